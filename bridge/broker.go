@@ -1,0 +1,37 @@
+package bridge
+
+// Broker turns the postbacks of one stock broker into orders. An implementation is pure: it does no I/O, keeps no
+// state between calls and is safe for concurrent use. It owns none of the bytes it is given and keeps none of them.
+type Broker interface {
+	// Name is the broker's word in routes, subjects and metrics: lower-case letters only.
+	Name() string
+
+	// Verify says whether the postback is genuine, and what proved it (the event's verified_by). An error is a
+	// *Refusal: it names neither a secret nor what was expected. All comparisons take constant time.
+	Verify(p *Postback) (how string, err error)
+
+	// Normalize reads the order out of a body. It needs no secret, so it can run again later on what was kept. An
+	// error means that the body cannot be understood; the caller keeps it as a dead letter.
+	Normalize(body []byte) (Order, error)
+}
+
+// Postback is one POST from a broker, as it arrived.
+type Postback struct {
+	// PathToken is what follows /<broker>/ in the path, QueryToken the parameter token; each empty if not given.
+	PathToken, QueryToken string
+
+	// Body is at most POSTBRIDGE_MAX_BODY long. It is valid only until Verify or Normalize returns.
+	Body []byte
+}
+
+// Refusal is why a postback is not taken: it proved nothing, or something else than its origin.
+type Refusal struct {
+	// Status is the HTTP status of the answer: 400, 401, 403 or 404.
+	Status int
+	// Reason is the label of postbridge_refused_total, one of a small fixed set.
+	Reason string
+	// Detail is the sentence in the answer and in the log. It never says what was expected.
+	Detail string
+}
+
+func (r *Refusal) Error() string { return r.Detail }

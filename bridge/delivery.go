@@ -1,0 +1,188 @@
+package bridge
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Destination is where a copy of an event goes: a JetStream stream or a Kafka topic.
+type Destination string
+
+// The destinations.
+const (
+	Orders      Destination = "orders"      // every understood event
+	Rejects     Destination = "rejects"     // a second copy of each event with status rejected
+	Deadletters Destination = "deadletters" // proven but not understood, or refused by the bus
+)
+
+// Delivery is one event on its way to a bus: the encoded event, and what addresses and describes it there. It is what
+// a spool record holds.
+type Delivery struct {
+	// Spool and Sequence say which spool the event comes from and its number there: they name this acceptance.
+	// They are not part of the record; the spool knows them.
+	Spool    string
+	Sequence uint64
+
+	// What the event says of itself, for subjects, keys and headers.
+	ID, Broker, UserID, OrderID string
+	Status                      Status
+	ReceivedAt                  time.Time
+	// TraceParent is the W3C trace context made for the postback.
+	TraceParent string
+
+	// Deadletter is set for a postback that was not understood, and for an event that the bus refused.
+	Deadletter bool
+
+	// Data is the event: one line of JSON.
+	Data []byte
+}
+
+// AsDeadletter is the same event as the bus gets it after it refused it for good.
+func (d *Delivery) AsDeadletter() *Delivery {
+	dead := *d
+	dead.Deadletter = true
+	return &dead
+}
+
+// Destinations are all places where the bus has to store the event.
+func (d *Delivery) Destinations() []Destination {
+	switch {
+	case d.Deadletter:
+		return []Destination{Deadletters}
+	case d.Status == StatusRejected:
+		return []Destination{Orders, Rejects}
+	default:
+		return []Destination{Orders}
+	}
+}
+
+// Key is the event's key in Kafka, and what order is kept by: <broker>.<user_id>.<order_id>. Dead letters have no
+// order among themselves; their key is <broker>.<event id>.
+func (d *Delivery) Key() string {
+	if d.Deadletter {
+		return d.Broker + "." + d.ID
+	}
+	return d.Broker + "." + EscapeToken(d.UserID) + "." + EscapeToken(d.OrderID)
+}
+
+// Subject is the event's NATS subject in a destination, without prefix.
+func (d *Delivery) Subject(dest Destination) string {
+	if dest == Deadletters {
+		return string(dest) + "." + d.Broker
+	}
+	return string(dest) + "." + d.Key()
+}
+
+// MsgID names this acceptance of the event, so that a retry is stored once and a returning state is not swallowed.
+func (d *Delivery) MsgID() string { return d.Spool + "." + d.SequenceText() }
+
+// SequenceText is the number in the spool, zero-padded to 20 digits so that it sorts as text.
+func (d *Delivery) SequenceText() string { return fmt.Sprintf("%020d", d.Sequence) }
+
+// CloudEventsType is the CloudEvents type of every event.
+const CloudEventsType = "postbridge.order.v1"
+
+// Attributes are the CloudEvents 1.0 attributes of the event, names without the prefix that a binding puts before
+// them, except datacontenttype, which each binding spells its own way, and traceparent, which has no prefix.
+func (d *Delivery) Attributes() [9][2]string {
+	return [9][2]string{
+		{"id", d.ID},
+		{"source", "/postbridge/" + d.Broker},
+		{"specversion", "1.0"},
+		{"type", CloudEventsType},
+		{"time", d.ReceivedAt.UTC().Format(time.RFC3339Nano)},
+		{"subject", d.UserID + "/" + d.OrderID},
+		{"orderstatus", string(d.Status)},
+		{"spool", d.Spool},
+		{"sequence", d.SequenceText()},
+	}
+}
+
+// ContentType is the media type of Data.
+const ContentType = "application/json"
+
+// maxToken is the longest token of a subject, in bytes; a longer one is hashed.
+const maxToken = 64
+
+// EscapeToken makes an id that anybody may have written safe as one token of a NATS subject and of a Kafka key: letters,
+// digits, _ and - stay, every other byte becomes % and two hex digits; an empty id becomes _, and one that would be
+// longer than 64 bytes the SHA-256 of the id in hex.
+func EscapeToken(id string) string {
+	if id == "" {
+		return "_"
+	}
+	extra := 0
+	for i := range len(id) {
+		if !plain(id[i]) {
+			extra += 2
+		}
+	}
+	if len(id)+extra > maxToken {
+		sum := sha256.Sum256([]byte(id))
+		return hex.EncodeToString(sum[:])
+	}
+	if extra == 0 {
+		return id
+	}
+	const digits = "0123456789ABCDEF"
+	b := make([]byte, 0, len(id)+extra)
+	for i := range len(id) {
+		if c := id[i]; plain(c) {
+			b = append(b, c)
+		} else {
+			b = append(b, '%', digits[c>>4], digits[c&15])
+		}
+	}
+	return string(b)
+}
+
+func plain(c byte) bool {
+	return c >= '0' && c <= '9' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z' || c == '_' || c == '-'
+}
+
+// recordVersion is the first byte of a record. A record of another version is one that this build cannot read.
+const recordVersion = 1
+
+// appendRecord appends the delivery as a spool record: version, flags, received (Unix nanoseconds), trace context, then
+// the texts, each behind its length as a uvarint, then the event to the end.
+func (d *Delivery) appendRecord(b []byte) []byte {
+	var flags byte
+	if d.Deadletter {
+		flags = 1
+	}
+	b = append(b, recordVersion, flags)
+	b = binary.LittleEndian.AppendUint64(b, uint64(d.ReceivedAt.UnixNano()))
+	for _, s := range [...]string{d.TraceParent, d.ID, d.Broker, d.UserID, d.OrderID, string(d.Status)} {
+		b = binary.AppendUvarint(b, uint64(len(s)))
+		b = append(b, s...)
+	}
+	return append(b, d.Data...)
+}
+
+var errRecord = errors.New("the record is not one that this version of postbridge reads")
+
+// parseRecord reads a record. The delivery shares the bytes of Data, which nobody may change any more.
+func parseRecord(b []byte) (*Delivery, error) {
+	if len(b) < 10 || b[0] != recordVersion || b[1] > 1 {
+		return nil, errRecord
+	}
+	d := &Delivery{
+		Deadletter: b[1] == 1,
+		ReceivedAt: time.Unix(0, int64(binary.LittleEndian.Uint64(b[2:]))),
+	}
+	b = b[10:]
+	for _, s := range [...]*string{&d.TraceParent, &d.ID, &d.Broker, &d.UserID, &d.OrderID, (*string)(&d.Status)} {
+		n, w := binary.Uvarint(b)
+		if w <= 0 || n > uint64(len(b)-w) {
+			return nil, errRecord
+		}
+		*s = string(b[w : w+int(n)])
+		b = b[w+int(n):]
+	}
+	d.Data = b
+	return d, nil
+}

@@ -1,0 +1,277 @@
+package bridge
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// Status is the state of an order in postbridge's words, the same for all brokers.
+type Status string
+
+// The states of an order. StatusUnknown is a word of the broker's that is not in the table of its adapter, or a
+// postback that was not understood at all.
+const (
+	StatusPending         Status = "pending"
+	StatusOpen            Status = "open"
+	StatusTriggerPending  Status = "trigger_pending"
+	StatusPartiallyFilled Status = "partially_filled"
+	StatusFilled          Status = "filled"
+	StatusPendingReplace  Status = "pending_replace"
+	StatusPendingCancel   Status = "pending_cancel"
+	StatusCancelled       Status = "cancelled"
+	StatusRejected        Status = "rejected"
+	StatusExpired         Status = "expired"
+	StatusUnknown         Status = "unknown"
+)
+
+// Statuses returns every status, in the order of an order's life.
+func Statuses() []Status {
+	return []Status{
+		StatusPending, StatusOpen, StatusTriggerPending, StatusPartiallyFilled, StatusFilled, StatusPendingReplace,
+		StatusPendingCancel, StatusCancelled, StatusRejected, StatusExpired, StatusUnknown,
+	}
+}
+
+// Event is one state of one order, as it is published: JSON, UTF-8, one schema for all brokers. A field that is not
+// known is left out; null or empty never means anything. The JSON Schema in deploy/event.schema.json is made from
+// this type and these comments.
+type Event struct {
+	// The same state of the same order has the same id, however often it is sent: 32 hex digits, a hash over what the order says of itself. Of a postback that was not understood: a hash of broker and body.
+	ID string `json:"id"`
+	// The stock broker that sent the postback: kite or dhan.
+	Broker string `json:"broker"`
+
+	Order
+
+	// When the postback arrived: RFC 3339, UTC, nanoseconds.
+	ReceivedAt string `json:"received_at"`
+	// What proved the origin: checksum, checksum:user_id, token, or checksum+token.
+	VerifiedBy string `json:"verified_by"`
+	// Where the event comes from: postback.
+	Source string `json:"source"`
+	// The broker's body, if it is JSON; bytes that are not UTF-8 as U+FFFD.
+	Raw jsontext.Value `json:"raw,omitzero"`
+	// The broker's body, if it is text but not JSON.
+	RawText string `json:"raw_text,omitzero"`
+	// The broker's body in base64, if it is neither JSON nor text.
+	RawBase64 []byte `json:"raw_base64,omitzero"`
+}
+
+// Order is what a broker says of one order at one time. The zero value of a field is "not known".
+type Order struct {
+	// The broker's id of the user (Kite user_id, Dhan dhanClientId).
+	UserID string `json:"user_id,omitzero"`
+	// The broker's id of the order.
+	OrderID string `json:"order_id,omitzero"`
+	// The state of the order, the same words for all brokers.
+	Status Status `json:"status"`
+	// The broker's own word for the state.
+	BrokerStatus string `json:"broker_status,omitzero"`
+	// Why the order was rejected or cancelled.
+	Reason string `json:"reason,omitzero"`
+	// The broker's code for the reason.
+	ReasonCode string `json:"reason_code,omitzero"`
+	// The reason as the broker's order management system wrote it.
+	ReasonRaw string `json:"reason_raw,omitzero"`
+	// The exchange's id of the order.
+	ExchangeOrderID string `json:"exchange_order_id,omitzero"`
+	// The order that this one is a leg or a slice of.
+	ParentOrderID string `json:"parent_order_id,omitzero"`
+	// The id that the client gave when it placed the order (Dhan correlationId).
+	ClientOrderID string `json:"client_order_id,omitzero"`
+	// The tag that the client gave when it placed the order.
+	Tag string `json:"tag,omitzero"`
+	// NSE, BSE, NFO, BFO, CDS, BCD, MCX, or the broker's own word.
+	Exchange string `json:"exchange,omitzero"`
+	// The trading symbol.
+	Symbol string `json:"symbol,omitzero"`
+	// The broker's id of the instrument (Kite instrument_token, Dhan securityId).
+	InstrumentID string `json:"instrument_id,omitzero"`
+	// The side: buy or sell.
+	Side string `json:"side,omitzero"`
+	// market, limit, stop_limit, stop_market, or the broker's own word in lower case.
+	OrderType string `json:"order_type,omitzero"`
+	// cnc, mis, nrml, mtf, or the broker's own word in lower case.
+	Product string `json:"product,omitzero"`
+	// How long the order stands: the broker's word in lower case (day, ioc, ttl).
+	Validity string `json:"validity,omitzero"`
+	// The kind of order: the broker's word in lower case (regular, amo, co, iceberg, auction).
+	Variety string `json:"variety,omitzero"`
+	// The quantity ordered, as the broker counts (MCX: may be lots).
+	Quantity Quantity `json:"quantity,omitzero"`
+	// The quantity filled so far.
+	FilledQuantity Quantity `json:"filled_quantity,omitzero"`
+	// The quantity cancelled.
+	CancelledQuantity Quantity `json:"cancelled_quantity,omitzero"`
+	// The quantity still open.
+	PendingQuantity Quantity `json:"pending_quantity,omitzero"`
+	// The quantity shown in the market.
+	DisclosedQuantity Quantity `json:"disclosed_quantity,omitzero"`
+	// The limit price: decimal text with the broker's own digits.
+	Price string `json:"price,omitzero"`
+	// The trigger price: decimal text with the broker's own digits.
+	TriggerPrice string `json:"trigger_price,omitzero"`
+	// The average price of what is filled: decimal text with the broker's own digits.
+	AveragePrice string `json:"average_price,omitzero"`
+	// When the order was placed, as the broker says: RFC 3339 with zone.
+	OrderTime string `json:"order_time,omitzero"`
+	// When the exchange took the order: RFC 3339 with zone.
+	ExchangeTime string `json:"exchange_time,omitzero"`
+	// When the order last changed: RFC 3339 with zone.
+	UpdatedTime string `json:"updated_time,omitzero"`
+}
+
+// Quantity is a whole number as the broker counts it. The zero value is not known, which is not 0.
+type Quantity struct {
+	n     int64
+	known bool
+}
+
+// QuantityOf returns the known quantity n.
+func QuantityOf(n int64) Quantity { return Quantity{n, true} }
+
+// Get returns the number, 0 if it is not known, and whether it is.
+func (q Quantity) Get() (n int64, known bool) { return q.n, q.known }
+
+// IsZero reports that the quantity is not known; such a field is left out of the JSON.
+func (q Quantity) IsZero() bool { return !q.known }
+
+// MarshalJSONTo writes the number.
+func (q Quantity) MarshalJSONTo(enc *jsontext.Encoder) error {
+	return enc.WriteToken(jsontext.Int(q.n))
+}
+
+// UnmarshalJSONFrom reads a number.
+func (q *Quantity) UnmarshalJSONFrom(dec *jsontext.Decoder) error {
+	q.known = true
+	return json.UnmarshalDecode(dec, &q.n)
+}
+
+// eventID hashes what tells one state of an order from another, each field behind its length, so that no two sets of
+// fields run into the same bytes. Left out are the fields in which a broker's doubled postback differs from the first:
+// checksum, guid, pending quantity, arrival.
+func eventID(broker string, o *Order) string {
+	var buf [512]byte
+	b := appendField(buf[:0], broker)
+	for _, s := range [...]string{
+		o.UserID, o.OrderID, string(o.Status), o.Reason, o.ExchangeOrderID, o.Side, o.OrderType, o.Product, o.Validity,
+		quantityText(o.Quantity), quantityText(o.FilledQuantity), quantityText(o.CancelledQuantity),
+		canonicalDecimal(o.Price), canonicalDecimal(o.TriggerPrice), canonicalDecimal(o.AveragePrice), o.UpdatedTime,
+	} {
+		b = appendField(b, s)
+	}
+	if o.Status == StatusUnknown {
+		// Two words that postbridge does not know are not known to mean the same.
+		b = appendField(b, o.BrokerStatus)
+	}
+	return hashText(b)
+}
+
+// deadletterID hashes broker and body: nothing else is known of a postback that was not understood.
+func deadletterID(broker string, body []byte) string {
+	return hashText(append(appendField(nil, broker), body...))
+}
+
+func hashText(b []byte) string {
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:16])
+}
+
+func appendField(b []byte, s string) []byte {
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(s)))
+	return append(b, s...)
+}
+
+// quantityText is the number, or nothing for 0, which is like absent: brokers leave out or send 0 at will.
+func quantityText(q Quantity) string {
+	if q.n == 0 {
+		return ""
+	}
+	return strconv.FormatInt(q.n, 10)
+}
+
+// canonicalDecimal is the one way to write the number s: without leading or trailing zeros or a sign on zero, and
+// nothing for 0, which is like absent. 470, 470.0 and 0470.00 are the same price.
+func canonicalDecimal(s string) string {
+	sign := ""
+	if strings.HasPrefix(s, "-") {
+		sign, s = "-", s[1:]
+	}
+	s = strings.TrimLeft(s, "0")
+	if strings.Contains(s, ".") {
+		s = strings.TrimRight(strings.TrimRight(s, "0"), ".")
+	}
+	if s == "" {
+		return ""
+	}
+	return sign + s
+}
+
+// SourcePostback is the source of an event that a broker's postback brought.
+const SourcePostback = "postback"
+
+// NewEvent is the way of a postback up to the spool: verify, then normalize. An error is the broker's *Refusal. A
+// postback that proved its origin but cannot be understood becomes an event too, with status unknown and no order id;
+// see Understood.
+func NewEvent(b Broker, p *Postback, received time.Time) (*Event, error) {
+	how, err := b.Verify(p)
+	if err != nil {
+		return nil, err
+	}
+	e := &Event{
+		Broker:     b.Name(),
+		ReceivedAt: received.UTC().Format(time.RFC3339Nano),
+		VerifiedBy: how,
+		Source:     SourcePostback,
+	}
+	e.setRaw(p.Body)
+	order, err := b.Normalize(p.Body)
+	if err != nil {
+		e.Status = StatusUnknown
+		e.ID = deadletterID(e.Broker, p.Body)
+		return e, nil
+	}
+	e.Order = order
+	e.ID = eventID(e.Broker, &order)
+	return e, nil
+}
+
+// Understood reports whether the event says anything of an order. One that does not goes to the dead letters.
+func (e *Event) Understood() bool { return e.OrderID != "" }
+
+// setRaw keeps the broker's body in the event, in the form that loses least: JSON as it is but on one line, text as
+// text, anything else as bytes.
+func (e *Event) setRaw(body []byte) {
+	switch {
+	case jsontext.Value(body).IsValid(laxJSON):
+		e.Raw = replaceInvalidUTF8(body)
+	case utf8.Valid(body):
+		e.RawText = string(body)
+	default:
+		e.RawBase64 = body
+	}
+}
+
+// Encode is the event as it is published: one line of JSON.
+func (e *Event) Encode() ([]byte, error) {
+	return json.Marshal(e, laxJSON, jsontext.PreserveRawStrings(true))
+}
+
+// laxJSON takes what brokers really send: repeated keys (an official sample has one) and bytes that are not UTF-8.
+var laxJSON = json.JoinOptions(jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+
+// replaceInvalidUTF8 puts U+FFFD in place of each byte that is not UTF-8, as the readers of strings do.
+func replaceInvalidUTF8(b []byte) []byte {
+	if utf8.Valid(b) {
+		return b
+	}
+	return []byte(string([]rune(string(b))))
+}

@@ -1,0 +1,40 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+)
+
+// ErrRejected is wrapped by the error of an event that the bus can never take, however often it is offered: one that
+// is too large. Everything else is an outage.
+var ErrRejected = errors.New("the bus can never take this event")
+
+// Publisher carries events to one bus.
+type Publisher interface {
+	// Publish takes deliveries in spool order and calls done exactly once for each, from any goroutine, in any
+	// order, but never from within Publish: nil once the bus stored it in all its destinations, or an error that
+	// wraps ErrRejected. Anything else the publisher retries itself, for ever, offering only the copies that are
+	// not stored yet, and keeping the order of each key.
+	//
+	// Publish does not wait for the bus; the caller bounds what is not done. A delivery made by AsDeadletter has
+	// no order among the others and may come from another goroutine at the same time. The delivery and its bytes
+	// belong to the publisher until done. After ctx ends, deliveries not done stay undone, and done is not called
+	// for them once Close has returned; the next start offers them again with the same ids and numbers.
+	Publish(ctx context.Context, d *Delivery, done func(error))
+
+	// Close ends the connection. It waits neither for the bus nor for what is undone.
+	Close() error
+}
+
+// Report tells what keeps events from a bus. An error says that cause holds, and why; nil that it is over. Repeating
+// the same is free: only changes are logged. A bus is up while no cause holds.
+type Report func(cause string, err error)
+
+// Bus is one bus of POSTBRIDGE_PUBLISH.
+type Bus struct {
+	// Name is the bus in metrics, in /status and in the name of its cursor: nats or kafka.
+	Name string
+	// Open makes the publisher, once the spool is locked. It must not wait for the bus, which may be down; its
+	// error is one that no waiting mends, and ends the process.
+	Open func(report Report) (Publisher, error)
+}
