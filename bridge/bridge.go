@@ -2,10 +2,20 @@ package bridge
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/postbridge/postbridge/bridge/spool"
 )
 
 // Options are what a Bridge is made of. All fields are required unless they say otherwise.
@@ -17,12 +27,14 @@ type Options struct {
 
 	// Listen and AdminListen are host:port. Only Listen may be reachable from outside.
 	Listen, AdminListen string
+	// Routes are the paths to register at the brokers, for the line that says where to POST. No tokens.
+	Routes []string
 	// MaxBody is the largest postback, in bytes.
 	MaxBody int64
 
-	// SpoolDir holds the spool; it is made if missing.
-	SpoolDir string
-	// SpoolMaxBytes is the limit of the files on disk, SpoolMinFree what stays free on the disk beside them, both in bytes.
+	// DataDir holds the spool, in spool/, and the quarantine files; it is made if missing.
+	DataDir string
+	// SpoolMaxBytes is the limit of the files on disk, SpoolMinFree what stays free on the disk beside them, in bytes.
 	SpoolMaxBytes, SpoolMinFree int64
 	// SpoolKeep is how long published events stay for replay, if there is room.
 	SpoolKeep time.Duration
@@ -36,13 +48,258 @@ type Options struct {
 	Log      *slog.Logger
 }
 
+// Limits of a connection and of the stop.
+const (
+	headerTimeout = 5 * time.Second  // to send the header
+	readTimeout   = 10 * time.Second // to send header and body
+	writeTimeout  = 30 * time.Second // from the header on, the disk included
+	idleTimeout   = 2 * time.Minute  // between postbacks; brokers come back on the same connection
+	maxHeader     = 16 << 10
+
+	// stopTimeout is how long the stop waits for requests in flight, drainTimeout how long then for the buses.
+	stopTimeout  = 15 * time.Second
+	drainTimeout = 10 * time.Second
+
+	// lockInterval is how often the lock of the spool is tried.
+	lockInterval = 250 * time.Millisecond
+)
+
 // Bridge is the whole path, from the listener to the buses.
-type Bridge struct{ o Options }
+type Bridge struct {
+	o        Options
+	ingest   *ingestMetrics
+	receiver *receiver
+
+	opened   atomic.Pointer[opened] // nil until the spool is open and the pumps run
+	stopping atomic.Bool
+}
+
+// opened is what there is once the spool is open.
+type opened struct {
+	spool *spool.Spool
+	pumps []*pump
+}
 
 // New makes a bridge. Nothing happens before Run.
-func New(o Options) *Bridge { return &Bridge{o} }
+func New(o Options) *Bridge {
+	m := newIngestMetrics(o.Registry)
+	b := &Bridge{o: o, ingest: m, receiver: newReceiver(o, m)}
+	o.Registry.MustRegister(collector{b})
+	return b
+}
 
 // Run listens, takes postbacks and publishes events until ctx ends; then it stops in order: no new connections, every
 // request in flight answered, the buses drained for a while, the cursors saved. Its error is the failure that ended
 // it, nil after an ordered stop.
-func (b *Bridge) Run(ctx context.Context) error { return nil }
+func (b *Bridge) Run(ctx context.Context) error {
+	// The listeners come first: while the spool waits for its lock, postbacks get an answer and probes the reason.
+	ingest, err := b.serve(b.o.Listen, b.receiver)
+	if err != nil {
+		return err
+	}
+	admin, err := b.serve(b.o.AdminListen, b.admin())
+	if err != nil {
+		return errors.Join(err, ingest.Close())
+	}
+	defer admin.Close()
+	b.o.Log.Info("listening", "ingest", ingest.addr, "admin", admin.addr)
+
+	s, err := b.openSpool(ctx)
+	if err != nil {
+		_ = ingest.Close() // the error before it is the one to tell
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	pumpCtx, stopPumps := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopPumps()
+	pumps, err := b.startPumps(pumpCtx, s)
+	if err != nil {
+		_ = ingest.Close()
+		return errors.Join(err, s.Close())
+	}
+	b.opened.Store(&opened{s, pumps.all})
+	b.receiver.spool.Store(s)
+	b.o.Log.Info("ready: POST postbacks to " + b.postTo(ingest.addr))
+
+	var failure error
+	select {
+	case <-ctx.Done():
+	case <-s.Failed():
+		failure = s.Err()
+	case failure = <-pumps.failed:
+	case failure = <-ingest.failed:
+	case failure = <-admin.failed:
+	}
+	return errors.Join(failure, b.stop(ingest, pumps, stopPumps, s, failure == nil))
+}
+
+// stop stops in the order of the path: nothing is taken any more, then what was taken is published, then the disk.
+func (b *Bridge) stop(ingest *server, pumps *pumps, stopPumps func(), s *spool.Spool, drain bool) error {
+	b.stopping.Store(true)
+	ingest.stop(b.o.Log)
+	b.receiver.stopping.Store(true)
+	if drain {
+		b.drain()
+	}
+	stopPumps()
+	err := pumps.stop()
+	b.sayWaiting()
+	return errors.Join(err, s.Close())
+}
+
+// drain waits until the buses that are up have got everything, or for drainTimeout.
+func (b *Bridge) drain() {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(drainTimeout); time.Now().Before(deadline); <-tick.C {
+		waiting := false
+		for _, bus := range b.status().Buses {
+			waiting = waiting || bus.Up && bus.Waiting > 0
+		}
+		if !waiting {
+			return
+		}
+	}
+}
+
+// sayWaiting says what stays in the spool for the next start.
+func (b *Bridge) sayWaiting() {
+	for name, bus := range b.status().Buses {
+		b.o.Log.Info(fmt.Sprintf("stopped: %d events stay in the spool for %s", bus.Waiting, name),
+			"bus", name, "waiting", bus.Waiting, "committed", bus.Committed)
+	}
+}
+
+// openSpool opens the spool, and waits as long as another process has it: a volume may be changing hands.
+func (b *Bridge) openSpool(ctx context.Context) (*spool.Spool, error) {
+	fs, err := spool.OSDir(filepath.Join(b.o.DataDir, "spool"))
+	if err != nil {
+		return nil, err
+	}
+	o := spool.Options{MaxBytes: b.o.SpoolMaxBytes, MinFree: b.o.SpoolMinFree, Keep: b.o.SpoolKeep, Log: b.o.Log}
+	for _, bus := range b.o.Buses {
+		o.Cursors = append(o.Cursors, bus.Name)
+	}
+	said := false
+	for {
+		s, err := spool.Open(fs, o)
+		if !errors.Is(err, spool.ErrLocked) {
+			return s, err
+		}
+		if !said {
+			b.o.Log.Warn("another process has the spool open: waiting for it to end", "dir", b.o.DataDir)
+			said = true
+		}
+		pause(ctx, lockInterval)
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// pumps are the running pumps and their publishers.
+type pumps struct {
+	all     []*pump
+	running sync.WaitGroup
+	failed  chan error // gets the first failure
+}
+
+func (b *Bridge) startPumps(ctx context.Context, s *spool.Spool) (*pumps, error) {
+	ps := &pumps{failed: make(chan error, 1)}
+	for _, bus := range b.o.Buses {
+		h := newHealth(b.o.Log.With("bus", bus.Name))
+		quarantine := filepath.Join(b.o.DataDir, "quarantine-"+bus.Name+".jsonl")
+		p, err := newPump(bus.Name, s, h, quarantine, b.o.Log)
+		if err != nil {
+			return nil, errors.Join(err, ps.close())
+		}
+		if p.publisher, err = bus.Open(h.report); err != nil {
+			return nil, errors.Join(fmt.Errorf("cannot open %s: %w", bus.Name, err), ps.close())
+		}
+		ps.all = append(ps.all, p)
+	}
+	for _, p := range ps.all {
+		ps.running.Go(func() {
+			if err := p.run(ctx); err != nil {
+				select {
+				case ps.failed <- err:
+				default:
+				}
+			}
+		})
+	}
+	return ps, nil
+}
+
+// stop waits for the pumps, whose context has ended, and closes the publishers.
+func (ps *pumps) stop() error {
+	ps.running.Wait()
+	return ps.close()
+}
+
+func (ps *pumps) close() error {
+	var errs []error
+	for _, p := range ps.all {
+		errs = append(errs, p.publisher.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// server is one listening HTTP server.
+type server struct {
+	*http.Server
+	addr   net.Addr
+	failed chan error // gets the error that ended it, unless it was closed
+}
+
+// serve listens at once, so that an address that is taken is known, and serves until the server is closed.
+func (b *Bridge) serve(addr string, h http.Handler) (*server, error) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("cannot listen: %w", err)
+	}
+	s := &server{
+		Server: &http.Server{
+			Handler:           h,
+			ReadHeaderTimeout: headerTimeout,
+			ReadTimeout:       readTimeout,
+			WriteTimeout:      writeTimeout,
+			IdleTimeout:       idleTimeout,
+			MaxHeaderBytes:    maxHeader,
+			ErrorLog:          slog.NewLogLogger(b.o.Log.Handler(), slog.LevelDebug),
+		},
+		addr:   l.Addr(),
+		failed: make(chan error, 1),
+	}
+	go func() {
+		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			s.failed <- fmt.Errorf("cannot serve %s: %w", l.Addr(), err)
+		}
+	}()
+	return s, nil
+}
+
+// stop takes no more connections and waits until all requests in flight are answered; who is too slow is cut.
+func (s *server) stop(log *slog.Logger) {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	if err := s.Shutdown(ctx); err != nil {
+		log.Warn("some requests were cut unanswered", "error", err)
+		_ = s.Close()
+	}
+}
+
+// postTo is where brokers have to POST to, as seen from this machine.
+func (b *Bridge) postTo(addr net.Addr) string {
+	host, port, _ := net.SplitHostPort(addr.String()) // an address has both
+	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	var urls []string
+	for _, route := range b.o.Routes {
+		urls = append(urls, "http://"+net.JoinHostPort(host, port)+route)
+	}
+	return strings.Join(urls, " and ")
+}

@@ -250,12 +250,18 @@ func (e *Event) Understood() bool { return e.OrderID != "" }
 // setRaw keeps the broker's body in the event, in the form that loses least: JSON as it is but on one line, text as
 // text, anything else as bytes.
 func (e *Event) setRaw(body []byte) {
-	switch {
-	case jsontext.Value(body).IsValid(laxJSON):
+	if jsontext.Value(body).IsValid(laxJSON) {
 		e.Raw = replaceInvalidUTF8(body)
-	case utf8.Valid(body):
+		return
+	}
+	e.setRawText(body)
+}
+
+func (e *Event) setRawText(body []byte) {
+	e.Raw = nil
+	if utf8.Valid(body) {
 		e.RawText = string(body)
-	default:
+	} else {
 		e.RawBase64 = body
 	}
 }

@@ -1,0 +1,312 @@
+package bridge
+
+import (
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"net/http"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+)
+
+// stubBroker answers as it is told.
+type stubBroker struct {
+	refusal      *Refusal
+	order        Order
+	normalizeErr error
+}
+
+func (stubBroker) Name() string { return "stub" }
+
+func (b stubBroker) Verify(*Postback) (string, error) {
+	if b.refusal != nil {
+		return "", b.refusal
+	}
+	return "token", nil
+}
+
+func (b stubBroker) Normalize([]byte) (Order, error) { return b.order, b.normalizeErr }
+
+func eventAt() time.Time {
+	return time.Date(2026, 1, 8, 15, 23, 46, 120, time.FixedZone("IST", 19800))
+}
+
+func TestNewEvent(t *testing.T) {
+	order := Order{OrderID: "1", UserID: "U", Status: StatusOpen, BrokerStatus: "OPEN", Quantity: QuantityOf(0)}
+	e, err := NewEvent(stubBroker{order: order}, &Postback{Body: []byte("{ \"a\" : 1.50,\n\"a\":2 }")}, eventAt())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !e.Understood() {
+		t.Error("an order was not understood")
+	}
+	got, err := e.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"id":"` + e.ID + `","broker":"stub","user_id":"U","order_id":"1","status":"open","broker_status":"OPEN",` +
+		`"quantity":0,"received_at":"2026-01-08T09:53:46.00000012Z","verified_by":"token","source":"postback",` +
+		`"raw":{"a":1.50,"a":2}}`
+	if string(got) != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
+func TestNewEventRefused(t *testing.T) {
+	refusal := &Refusal{Status: http.StatusForbidden, Reason: "checksum", Detail: "no"}
+	e, err := NewEvent(stubBroker{refusal: refusal}, &Postback{}, eventAt())
+	if e != nil || !errors.Is(err, error(refusal)) {
+		t.Errorf("got %v, %v", e, err)
+	}
+}
+
+// TestNewEventNotUnderstood keeps what proved its origin and cannot be read, and nothing that was half read.
+func TestNewEventNotUnderstood(t *testing.T) {
+	b := stubBroker{order: Order{OrderID: "half read"}, normalizeErr: errors.New("no order")}
+	e, err := NewEvent(b, &Postback{Body: []byte("x")}, eventAt())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e.Understood() || e.Status != StatusUnknown || e.ID != deadletterID("stub", []byte("x")) || e.RawText != "x" {
+		t.Errorf("got %+v", e)
+	}
+}
+
+func TestRaw(t *testing.T) {
+	for _, v := range []struct{ name, body, want string }{
+		{"JSON", `{"a":[1, 2.0]}`, `"raw":{"a":[1,2.0]}`},
+		{"escapes as sent", `{"a":"\u0041\/"}`, `"raw":{"a":"\u0041\/"}`},
+		{"JSON, not UTF-8", "{\"a\":\"\xff\"}", "\"raw\":{\"a\":\"\uFFFD\"}"},
+		{"JSON null", `null`, `"raw":null`},
+		{"text", "a\n\"b", `"raw_text":"a\n\"b"`},
+		{"bytes", "\xff\x00", `"raw_base64":"/wA="`},
+	} {
+		t.Run(v.name, func(t *testing.T) {
+			e, err := NewEvent(stubBroker{normalizeErr: errors.New("no order")}, &Postback{Body: []byte(v.body)}, eventAt())
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := e.Encode()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.HasSuffix(got, []byte(`"source":"postback",`+v.want+`}`)) {
+				t.Errorf("got %s, want it to end with %s", got, v.want)
+			}
+		})
+	}
+}
+
+// TestEventIDFields changes each field of an order in turn: the id changes with those that tell one state from another,
+// and with no other.
+func TestEventIDFields(t *testing.T) {
+	inID := map[string]bool{
+		"UserID": true, "OrderID": true, "Status": true, "Reason": true, "ExchangeOrderID": true, "Side": true,
+		"OrderType": true, "Product": true, "Validity": true, "Quantity": true, "FilledQuantity": true,
+		"CancelledQuantity": true, "Price": true, "TriggerPrice": true, "AveragePrice": true, "UpdatedTime": true,
+	}
+	none := eventID("b", &Order{})
+	if eventID("c", &Order{}) == none {
+		t.Error("the id does not depend on the broker")
+	}
+	seen := map[string]string{}
+	for f, v := range reflect.ValueOf(Order{}).Fields() {
+		var o Order
+		field := reflect.ValueOf(&o).Elem().FieldByIndex(f.Index)
+		if v.Kind() == reflect.String {
+			field.SetString("1")
+		} else {
+			field.Set(reflect.ValueOf(QuantityOf(1)))
+		}
+		id := eventID("b", &o)
+		if (id != none) != inID[f.Name] {
+			t.Errorf("%s: in the id %v, want %v", f.Name, id != none, inID[f.Name])
+		}
+		if other, ok := seen[id]; ok && inID[f.Name] {
+			t.Errorf("%s and %s have the same id", f.Name, other)
+		}
+		seen[id] = f.Name
+	}
+}
+
+// TestEventIDUnknownStatus tells two words of the broker apart that postbridge does not know.
+func TestEventIDUnknownStatus(t *testing.T) {
+	a := eventID("b", &Order{Status: StatusUnknown, BrokerStatus: "FROZEN"})
+	if a == eventID("b", &Order{Status: StatusUnknown, BrokerStatus: "THAWED"}) {
+		t.Error("two unknown words have the same id")
+	}
+}
+
+func TestDeadletterID(t *testing.T) {
+	if deadletterID("ab", []byte("c")) == deadletterID("a", []byte("bc")) {
+		t.Error("broker and body run into each other")
+	}
+	if len(deadletterID("a", nil)) != 32 {
+		t.Error("not 32 hex digits")
+	}
+}
+
+func TestCanonicalDecimal(t *testing.T) {
+	for want, all := range map[string][]string{
+		"":      {"", "0", "0.0", "-0", "-0.00", "000"},
+		"470":   {"470", "470.0", "0470.00"},
+		"4700":  {"4700"},
+		"47":    {"47", "47.000"},
+		"-1.5":  {"-1.5", "-1.50", "-01.5"},
+		".05":   {"0.05", "00.050"},
+		"10.01": {"10.01", "10.010"},
+	} {
+		for _, s := range all {
+			if got := canonicalDecimal(s); got != want {
+				t.Errorf("%q became %q, want %q", s, got, want)
+			}
+		}
+	}
+}
+
+func TestQuantity(t *testing.T) {
+	for q, want := range map[Quantity]string{{}: "", QuantityOf(0): "", QuantityOf(50): "50", QuantityOf(-1): "-1"} {
+		if got := quantityText(q); got != want {
+			t.Errorf("%v became %q, want %q", q, got, want)
+		}
+	}
+	if n, known := QuantityOf(0).Get(); n != 0 || !known {
+		t.Error("0 is not known")
+	}
+	if _, known := (Quantity{}).Get(); known {
+		t.Error("the zero value is known")
+	}
+}
+
+func TestEscapeToken(t *testing.T) {
+	for id, want := range map[string]string{
+		"":                      "_",
+		"260108152046774":       "260108152046774",
+		"AB_12-x":               "AB_12-x",
+		"a.b":                   "a%2Eb",
+		"*":                     "%2A",
+		">":                     "%3E",
+		"a b":                   "a%20b",
+		"%2E":                   "%252E",
+		"a\x00\xff":             "a%00%FF",
+		"é":                     "%C3%A9",
+		strings.Repeat("a", 64): strings.Repeat("a", 64),
+		strings.Repeat("a", 65): "635361c48bb9eab14198e76ea8ab7f1a41685d6ad62aa9146d301d4f17eb0ae0",
+		strings.Repeat(".", 21): strings.Repeat("%2E", 21),
+	} {
+		if got := EscapeToken(id); got != want {
+			t.Errorf("%q became %q, want %q", id, got, want)
+		}
+	}
+	if got := EscapeToken(strings.Repeat(".", 22)); len(got) != 64 || strings.Contains(got, "%") {
+		t.Errorf("22 points became %q, which is no hash", got)
+	}
+}
+
+// FuzzEscapeToken checks that no id makes a second token, a wildcard, or the token of another short id.
+func FuzzEscapeToken(f *testing.F) {
+	f.Add("a", "b")
+	f.Add("%2E", ".")
+	f.Add("", "_")
+	f.Fuzz(func(t *testing.T, a, b string) {
+		token := EscapeToken(a)
+		if token == "" || len(token) > maxToken || strings.ContainsAny(token, ".*> \x00\r\n\t") {
+			t.Errorf("%q became %q", a, token)
+		}
+		if b != a && a != "" && b != "" && EscapeToken(b) == token {
+			t.Errorf("%q and %q both became %q", a, b, token)
+		}
+	})
+}
+
+func someDelivery() Delivery {
+	return Delivery{
+		ID: "0123456789abcdef0123456789abcdef", Broker: "kite", UserID: "AB.12", OrderID: "1", Status: StatusRejected,
+		ReceivedAt: time.Unix(0, 1767866026123456789), TraceParent: "00-1-2-01", Data: []byte(`{"id":"x"}`),
+	}
+}
+
+func TestRecord(t *testing.T) {
+	d := someDelivery()
+	for _, d.Deadletter = range []bool{false, true} {
+		record := d.appendRecord([]byte("before"))
+		got, err := parseRecord(record[len("before"):])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(*got, d) {
+			t.Errorf("got %+v, want %+v", *got, d)
+		}
+	}
+}
+
+// TestRecordBytes pins the record: a release has to read what the one before it wrote.
+func TestRecordBytes(t *testing.T) {
+	d := Delivery{
+		ID: "i", Broker: "b", UserID: "u", OrderID: "o", Status: "open", ReceivedAt: time.Unix(0, 1), TraceParent: "t",
+		Deadletter: true, Data: []byte("{}"),
+	}
+	const want = "01" + "01" + "0100000000000000" + "0174" + "0169" + "0162" + "0175" + "016f" + "046f70656e" + "7b7d"
+	if got := hex.EncodeToString(d.appendRecord(nil)); got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+// TestRecordTorn cuts a record before its event: it is an error at every byte.
+func TestRecordTorn(t *testing.T) {
+	d := someDelivery()
+	record := d.appendRecord(nil)
+	for n := range len(record) - len(d.Data) {
+		if got, err := parseRecord(record[:n]); err == nil {
+			t.Errorf("%d bytes became %+v", n, got)
+		}
+	}
+	for _, at := range []int{0, 1} { // another version, unknown flags
+		other := bytes.Clone(record)
+		other[at] = 9
+		if _, err := parseRecord(other); err == nil {
+			t.Errorf("9 at byte %d was read", at)
+		}
+	}
+	if _, err := parseRecord(append(bytes.Repeat([]byte{1}, 2), bytes.Repeat([]byte{0xff}, 30)...)); err == nil {
+		t.Error("a length without end was read")
+	}
+}
+
+func TestAddresses(t *testing.T) {
+	d := someDelivery()
+	d.Spool, d.Sequence = "0a1b2c3d", 42
+	for _, v := range []struct{ what, got, want string }{
+		{"key", d.Key(), "kite.AB%2E12.1"},
+		{"subject", d.Subject(Orders), "orders.kite.AB%2E12.1"},
+		{"subject of a reject", d.Subject(Rejects), "rejects.kite.AB%2E12.1"},
+		{"subject of a dead letter", d.Subject(Deadletters), "deadletters.kite"},
+		{"message id", d.MsgID(), "0a1b2c3d.00000000000000000042"},
+		{"key of a dead letter", d.AsDeadletter().Key(), "kite.0123456789abcdef0123456789abcdef"},
+	} {
+		if v.got != v.want {
+			t.Errorf("%s: got %s, want %s", v.what, v.got, v.want)
+		}
+	}
+	if d.Deadletter {
+		t.Error("AsDeadletter changed the delivery it was made from")
+	}
+}
+
+func TestDestinations(t *testing.T) {
+	for _, v := range []struct {
+		d    Delivery
+		want []Destination
+	}{
+		{Delivery{Status: StatusOpen}, []Destination{Orders}},
+		{Delivery{Status: StatusUnknown}, []Destination{Orders}},
+		{Delivery{Status: StatusRejected}, []Destination{Orders, Rejects}},
+		{Delivery{Status: StatusRejected, Deadletter: true}, []Destination{Deadletters}},
+	} {
+		if got := v.d.Destinations(); !reflect.DeepEqual(got, v.want) {
+			t.Errorf("%+v goes to %v, want %v", v.d, got, v.want)
+		}
+	}
+}

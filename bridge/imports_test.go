@@ -1,0 +1,101 @@
+package bridge_test
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/postbridge/postbridge/"
+
+// listed is what go list says of a package.
+type listed struct {
+	ImportPath string
+	Imports    []string
+}
+
+// TestImports holds the direction of imports: cmd → brokers, publishers → bridge → bridge/spool → standard library.
+// Sibling adapters never see each other.
+func TestImports(t *testing.T) {
+	for _, p := range list(t, "./...") {
+		from := strings.TrimPrefix(p.ImportPath, module)
+		for _, path := range p.Imports {
+			to, ours := strings.CutPrefix(path, module)
+			if reason := forbidden(from, to, ours, isStandard(path)); reason != "" {
+				t.Errorf("%s imports %s: %s", from, path, reason)
+			}
+		}
+	}
+}
+
+// forbidden says why a package must not import another; empty if it may.
+func forbidden(from, to string, ours, standard bool) string {
+	under := func(path, dir string) bool { return path == dir || strings.HasPrefix(path, dir+"/") }
+	switch {
+	case under(from, "bridge/spool") && !standard && to != "bridge/spool":
+		return "the spool uses the standard library only"
+	case !ours:
+		return ""
+	case under(from, "bridge") && !under(to, "bridge/spool"):
+		return "the bridge knows no adapter"
+	case under(to, "cmd") || under(to, "deploy"):
+		return "nothing imports a command"
+	case under(from, "brokers") && under(to, "publishers"), under(from, "publishers") && under(to, "brokers"):
+		return "a broker and a bus never meet"
+	case (under(from, "brokers") || under(from, "publishers")) && under(to, "bridge/spool"):
+		return "an adapter does not see the spool"
+	case siblings(from, to):
+		return "sibling adapters never see each other"
+	}
+	return ""
+}
+
+// siblings reports whether both are adapters of the same kind.
+func siblings(from, to string) bool {
+	adapters := map[string]bool{"brokers/kite": true, "brokers/dhan": true, "publishers/nats": true, "publishers/kafka": true}
+	return from != to && adapters[from] && adapters[to]
+}
+
+func isStandard(path string) bool {
+	first, _, _ := strings.Cut(path, "/")
+	return !strings.Contains(first, ".")
+}
+
+// TestOnlyCommandTouchesTheProcess holds that environment and exits belong to cmd: whatever else reads a variable or
+// ends the process cannot be tested or stopped in order.
+func TestOnlyCommandTouchesTheProcess(t *testing.T) {
+	for _, dir := range []string{"../bridge", "../brokers", "../publishers"} {
+		out, err := exec.CommandContext(t.Context(), "grep", "-rnE", `os\.(Getenv|LookupEnv|Environ|Exit)\(|signal\.Notify|log\.Fatal|func init\(\)`,
+			"--include=*.go", "--exclude=*_test.go", dir).Output()
+		var exit *exec.ExitError
+		if err != nil && !(errors.As(err, &exit) && exit.ExitCode() == 1) {
+			t.Fatal(err)
+		}
+		if len(out) > 0 {
+			t.Errorf("belongs to cmd:\n%s", out)
+		}
+	}
+}
+
+func list(t *testing.T, pattern string) []listed {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Imports", pattern)
+	cmd.Dir = ".."
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []listed
+	for dec := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p listed
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			return all
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+}

@@ -1,0 +1,137 @@
+package bridge
+
+import (
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// fate is what became of a postback: received = accepted + repeated + refused + failed, once none is in flight.
+type fate int
+
+const (
+	accepted fate = iota // on disk
+	repeated             // the order's last state once more; on disk already
+	refused              // nothing proved it, or it is too large
+	failed               // proven, but not kept: answered 503
+	numFates
+)
+
+func (f fate) String() string {
+	return [...]string{"accepted", "repeated", "refused", "failed"}[f]
+}
+
+// busFate is what became of a sequence number on a bus: committed = stored + deadlettered + quarantined + skipped.
+type busFate int
+
+const (
+	stored       busFate = iota // in all its destinations
+	deadlettered                // in deadletters
+	quarantined                 // in the quarantine file: the bus can take it nowhere
+	skipped                     // no record: damaged, or removed before this bus came
+	numBusFates
+)
+
+func (f busFate) String() string {
+	return [...]string{"stored", "deadlettered", "quarantined", "skipped"}[f]
+}
+
+// ingestMetrics are what the receiver counts.
+type ingestMetrics struct {
+	brokers       map[string]*brokerMetrics // complete before the first postback
+	refused       *prometheus.CounterVec
+	answerSeconds prometheus.Histogram
+}
+
+// brokerMetrics count the postbacks of one broker.
+type brokerMetrics struct {
+	received atomic.Uint64
+	fates    [numFates]atomic.Uint64
+}
+
+func newIngestMetrics(r prometheus.Registerer) *ingestMetrics {
+	m := &ingestMetrics{
+		brokers: make(map[string]*brokerMetrics),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "postbridge_refused_total",
+			Help: "Postbacks refused, by the proof that failed.",
+		}, []string{"broker", "reason"}),
+		answerSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "postbridge_answer_seconds",
+			Help:    "Time from the arrival of a postback to its answer.",
+			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+		}),
+	}
+	r.MustRegister(m.refused, m.answerSeconds)
+	return m
+}
+
+func (m *ingestMetrics) broker(name string) *brokerMetrics {
+	b := new(brokerMetrics)
+	m.brokers[name] = b
+	return b
+}
+
+// collector exports what the bridge knows at the moment of the scrape.
+type collector struct{ b *Bridge }
+
+// Descriptions of what collector exports; immutable.
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("postbridge_"+name, help, labels, nil)
+}
+
+// Describe describes nothing: what is exported depends on the state of the spool.
+func (collector) Describe(chan<- *prometheus.Desc) {}
+
+// Collect exports the state now.
+func (c collector) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	counter := func(d *prometheus.Desc, v uint64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+	}
+	st := c.b.status()
+
+	received := desc("received_total", "Postbacks that arrived at a broker's route.", "broker")
+	postbacks := desc("postbacks_total", "Postbacks, by what became of them.", "broker", "fate")
+	for name, b := range st.Postbacks {
+		counter(received, b.Received, name)
+		for f, n := range b.Fates() {
+			counter(postbacks, n, name, f)
+		}
+	}
+
+	gauge(desc("ready", "1 if the spool takes postbacks."), oneIf(st.Ready))
+	gauge(desc("spool_limit_bytes", "Limit of the spool's files on disk."), float64(st.Spool.LimitBytes))
+	if st.Spool.ID == "" {
+		return // not open yet
+	}
+	gauge(desc("spool_bytes", "The spool's files on disk."), float64(st.Spool.Bytes))
+	gauge(desc("spool_waiting_bytes", "Bytes in the spool that are not yet on every bus."), float64(st.Spool.WaitingBytes))
+	counter(desc("spool_last_sequence", "The number of the last event in the spool."), st.Spool.Last)
+
+	fates := desc("bus_events_total", "Events of the spool, by what became of them on the bus, since the spool was made.", "bus", "fate")
+	committed := desc("bus_committed_sequence", "All events up to this number are done on the bus.", "bus")
+	waiting := desc("bus_waiting", "Events in the spool that are not yet done on the bus.", "bus")
+	oldest := desc("bus_oldest_waiting_seconds", "Age of the oldest event that is not yet done on the bus.", "bus")
+	up := desc("bus_up", "1 if nothing keeps events from the bus.", "bus")
+	rewound := desc("bus_rewound_total", "Times the bus was found to hold less than it had stored.", "bus")
+	for name, b := range st.Buses {
+		for f, n := range b.Fates() {
+			counter(fates, n, name, f)
+		}
+		counter(committed, b.Committed, name)
+		gauge(waiting, float64(b.Waiting), name)
+		gauge(oldest, b.OldestWaitingSeconds, name)
+		gauge(up, oneIf(b.Up), name)
+		counter(rewound, 0, name)
+	}
+}
+
+func oneIf(yes bool) float64 {
+	if yes {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,343 @@
+package bridge
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+
+	"github.com/postbridge/postbridge/bridge/spool"
+)
+
+// The look-ahead: how much a pump offers to its bus before what it offered first is done. All of it may have to be
+// looked up again after a crash.
+const (
+	maxUnacked      = 8192     // events offered and not done
+	maxUnackedBytes = 16 << 20 // their bytes
+	maxWindow       = 1 << 16  // events offered, from the first that is not done on
+)
+
+// stuckAfter is how long the look-ahead may be used up before the pump says what it waits for.
+const stuckAfter = 5 * time.Second
+
+// pump carries events from the spool to one bus: next, publish, commit.
+type pump struct {
+	// Immutable.
+	bus        string
+	spoolID    string
+	cursor     *spool.Cursor
+	health     *health
+	quarantine string // path of the file for what the bus can take nowhere
+	log        *slog.Logger
+	publisher  Publisher
+
+	end     func()         // ends run; set by it
+	burials sync.WaitGroup // of dead letters on their way
+
+	mu           sync.Mutex
+	room         sync.Cond // signalled when the look-ahead shrinks
+	window       []slot    // what was offered, from the first that is not done on, without gaps
+	first        uint64    // the offer number of window[0]
+	unacked      int
+	unackedBytes int
+	fates        [numBusFates]uint64 // of all that is committed
+	note         []byte              // reused
+	stuck        bool                // it was said what the look-ahead waits for
+	fatal        error               // set when an event could not be kept anywhere
+}
+
+// slot is one record that was offered to the bus.
+type slot struct {
+	record   spool.Record // without payload
+	delivery *Delivery    // nil once done
+	bytes    int
+	fate     busFate
+	done     bool
+}
+
+func newPump(bus string, s *spool.Spool, h *health, quarantine string, log *slog.Logger) (*pump, error) {
+	p := &pump{
+		bus: bus, spoolID: s.ID(), cursor: s.Cursor(bus), health: h, quarantine: quarantine,
+		log: log.With("bus", bus),
+	}
+	p.room.L = &p.mu
+	committed, note := p.cursor.Committed()
+	if note == nil {
+		// New to this spool: it starts at the oldest that is kept and has nothing of what was before.
+		p.fates[skipped] = committed
+		return p, nil
+	}
+	if err := p.parseNote(note); err != nil {
+		return nil, fmt.Errorf("cannot read the note in the cursor of %s: %w", bus, err)
+	}
+	return p, nil
+}
+
+// run carries events until ctx ends, or until one can be kept nowhere.
+func (p *pump) run(ctx context.Context) error {
+	ctx, p.end = context.WithCancel(ctx)
+	defer p.end()
+	wake := context.AfterFunc(ctx, p.wakeAll)
+	defer wake()
+	retry, unread := forever(), false
+	for {
+		if err := p.waitForRoom(ctx); err != nil {
+			return p.stopped()
+		}
+		r, err := p.cursor.Next(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return p.stopped()
+		case err != nil:
+			unread = true
+			p.health.report("spool", err)
+			pause(ctx, retry.NextBackOff())
+			continue
+		case unread:
+			unread = false
+			p.health.report("spool", nil)
+			retry.Reset()
+		}
+		p.offer(ctx, r)
+	}
+}
+
+// stopped waits for the dead letters that are being handed over, and returns why the pump ended: nil if it was told to.
+func (p *pump) stopped() error {
+	p.burials.Wait()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.fatal
+}
+
+// forever is a backoff that never gives up, with jitter, at most 30 s.
+func forever() *backoff.ExponentialBackOff {
+	return backoff.NewExponentialBackOff(
+		backoff.WithInitialInterval(100*time.Millisecond),
+		backoff.WithMultiplier(2),
+		backoff.WithMaxInterval(20*time.Second), // 30 s with its jitter
+		backoff.WithMaxElapsedTime(0),
+	)
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// waitForRoom waits until the look-ahead has room, and says what it waits for if that takes long.
+func (p *pump) waitForRoom(ctx context.Context) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.full() {
+		return ctx.Err()
+	}
+	stuck := time.AfterFunc(stuckAfter, p.sayStuck)
+	defer func() {
+		stuck.Stop()
+		if p.stuck {
+			p.stuck = false
+			p.health.report("look-ahead", nil)
+		}
+	}()
+	for p.full() && ctx.Err() == nil {
+		p.room.Wait()
+	}
+	return ctx.Err()
+}
+
+// full reports whether nothing more may be offered. Needs mu.
+func (p *pump) full() bool {
+	return p.unacked >= maxUnacked || p.unackedBytes >= maxUnackedBytes || len(p.window) >= maxWindow
+}
+
+func (p *pump) sayStuck() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.full() {
+		return
+	}
+	p.stuck = true
+	p.health.report("look-ahead", fmt.Errorf("used up by %d events that the bus does not take; the first is %s",
+		p.unacked, p.window[0].delivery.Key()))
+}
+
+func (p *pump) wakeAll() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.room.Broadcast()
+}
+
+// offer hands one record to the publisher.
+func (p *pump) offer(ctx context.Context, r spool.Record) {
+	if r.Lost > 0 || r.Payload == nil {
+		p.log.Error("events are missing in the spool and are skipped", "from", r.Sequence-r.Lost, "to", r.Sequence)
+	}
+	payload := r.Payload
+	r.Payload = nil
+	if payload == nil {
+		p.finish(p.add(r, nil, 0), skipped)
+		return
+	}
+	d, err := parseRecord(payload)
+	if err != nil {
+		p.finish(p.add(r, nil, 0), p.keepAside(&Delivery{Spool: p.spoolID, Sequence: r.Sequence, Data: payload}, err))
+		return
+	}
+	d.Spool, d.Sequence = p.spoolID, r.Sequence
+	n := p.add(r, d, len(payload))
+	p.publisher.Publish(ctx, d, func(err error) { p.answered(ctx, n, d, err) })
+}
+
+// add puts a record into the window and returns its offer number.
+func (p *pump) add(r spool.Record, d *Delivery, bytes int) uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.window = append(p.window, slot{record: r, delivery: d, bytes: bytes})
+	p.unacked++
+	p.unackedBytes += bytes
+	return p.first + uint64(len(p.window)) - 1
+}
+
+// answered is what the bus says of an event: stored, or that it can never take it. What it refuses goes to the dead
+// letters, and what it refuses there too, to the quarantine file; neither holds up what is behind it.
+func (p *pump) answered(ctx context.Context, n uint64, d *Delivery, err error) {
+	switch {
+	case err == nil && d.Deadletter:
+		p.finish(n, deadlettered)
+	case err == nil:
+		p.finish(n, stored)
+	case d.Deadletter:
+		p.finish(n, p.keepAside(d, err))
+	default:
+		p.log.Error("the bus refuses an event for good; it goes to the dead letters", "key", d.Key(), "id", d.ID, "error", err)
+		dead := d.AsDeadletter()
+		p.burials.Go(func() {
+			p.publisher.Publish(ctx, dead, func(err error) { p.answered(ctx, n, dead, err) })
+		})
+	}
+}
+
+// finish marks one offer as done and commits as far as all before it are done too.
+func (p *pump) finish(n uint64, f busFate) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := &p.window[n-p.first]
+	s.done, s.fate, s.delivery = true, f, nil
+	p.unacked--
+	p.unackedBytes -= s.bytes
+	p.commitPrefix()
+	p.room.Signal()
+}
+
+// commitPrefix commits what is done without a gap. Needs mu.
+func (p *pump) commitPrefix() {
+	n := 0
+	for n < len(p.window) && p.window[n].done && p.fatal == nil {
+		s := &p.window[n]
+		p.fates[s.fate]++
+		p.fates[skipped] += s.record.Lost
+		n++
+	}
+	if n == 0 {
+		return
+	}
+	last := p.window[n-1].record
+	p.window = p.window[n:]
+	p.first += uint64(n)
+	// Commit point: the bus holds these; a crash before this line only offers them again.
+	p.cursor.Commit(last, p.formatNote())
+}
+
+// The note in the cursor: the fates of all that is committed, as JSON.
+type cursorNote struct {
+	Stored       uint64 `json:"stored"`
+	Deadlettered uint64 `json:"deadlettered"`
+	Quarantined  uint64 `json:"quarantined"`
+	Skipped      uint64 `json:"skipped"`
+}
+
+// formatNote needs mu. The result is valid until the next call.
+func (p *pump) formatNote() []byte {
+	p.note = fmt.Appendf(p.note[:0], `{"stored":%d,"deadlettered":%d,"quarantined":%d,"skipped":%d}`+"\n",
+		p.fates[stored], p.fates[deadlettered], p.fates[quarantined], p.fates[skipped])
+	return p.note
+}
+
+func (p *pump) parseNote(note []byte) error {
+	var n cursorNote
+	if err := json.Unmarshal(note, &n); err != nil {
+		return err
+	}
+	p.fates = [numBusFates]uint64{n.Stored, n.Deadlettered, n.Quarantined, n.Skipped}
+	return nil
+}
+
+// quarantinedEvent is one line of the quarantine file.
+type quarantinedEvent struct {
+	Spool    string `json:"spool"`
+	Sequence uint64 `json:"sequence"`
+	Error    string `json:"error"`
+	Event    []byte `json:"event"` // in base64: it may be nothing that can be read
+}
+
+// keepAside writes an event that the bus can take nowhere to the quarantine file. If that fails too, the pump ends: the
+// event is still in the spool.
+func (p *pump) keepAside(d *Delivery, why error) busFate {
+	p.log.Error("an event can go nowhere on the bus and is put into quarantine",
+		"id", d.ID, "sequence", d.Sequence, "file", p.quarantine, "error", why)
+	line, err := json.Marshal(quarantinedEvent{d.Spool, d.Sequence, why.Error(), d.Data})
+	if err == nil {
+		err = appendLine(p.quarantine, line)
+	}
+	if err != nil {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.fatal = fmt.Errorf("cannot write to the quarantine file: %w", err)
+		p.end()
+	}
+	return quarantined
+}
+
+// appendLine appends a line to a file and syncs it.
+func appendLine(path string, line []byte) (err error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if _, err := f.Write(append(line, '\n')); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+// busState is what /status and the metrics say of a bus.
+type busState struct {
+	committed uint64
+	fates     [numBusFates]uint64
+	oldest    time.Time // arrival of the first event that is offered and not done; zero if none
+}
+
+func (p *pump) state() busState {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	st := busState{fates: p.fates}
+	for _, n := range p.fates {
+		st.committed += n
+	}
+	if len(p.window) > 0 && p.window[0].delivery != nil {
+		st.oldest = p.window[0].delivery.ReceivedAt
+	}
+	return st
+}

@@ -1,0 +1,353 @@
+package bridge_test
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/spool"
+)
+
+// TestPath takes postbacks in over HTTP and finds them on the bus, in order, across a restart.
+func TestPath(t *testing.T) {
+	f := newFakeBus(t)
+	o := testOptions(t, new(logBuffer))
+	o.Buses = []bridge.Bus{f.bus()}
+	n := 0
+	for range 2 {
+		log := new(logBuffer)
+		o2 := testOptions(t, log)
+		o2.Buses, o2.DataDir = o.Buses, o.DataDir
+		r := start(t, o2, log)
+		for range 20 {
+			r.mustPost("/kite", kiteBody("1", "OPEN", n))
+			n++
+		}
+		r.mustPost("/dhan/"+dhanToken, official(t, "dhan"))
+		n++
+		f.waitStored(n)
+		st := r.bus("all stored", func(b busStatus) bool { return b.Waiting == 0 })
+		if st.Stored != uint64(n) || st.last != uint64(n) || !st.Up {
+			t.Errorf("%d posted: %+v", n, st)
+		}
+		if err := r.stop(); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(log.String(), "stopped: 0 events stay in the spool for nats") {
+			t.Errorf("the log does not say what stays:\n%s", log)
+		}
+	}
+	for i, d := range f.stored {
+		if d.Sequence != uint64(i+1) || d.Spool != f.stored[0].Spool || len(d.Spool) != 8 {
+			t.Errorf("event %d is %s.%d", i, d.Spool, d.Sequence)
+		}
+	}
+}
+
+// TestBusDown takes postbacks while the bus takes nothing, and publishes them after a restart.
+func TestBusDown(t *testing.T) {
+	f := newFakeBus(t)
+	f.down = errors.New("not reachable")
+	f.setRule(func(*bridge.Delivery) verdict { return hold })
+	log := new(logBuffer)
+	o := testOptions(t, log)
+	o.Buses = []bridge.Bus{f.bus()}
+	r := start(t, o, log)
+	for i := range 10 {
+		r.mustPost("/kite", kiteBody("1", "OPEN", i))
+	}
+	st := r.bus("ten waiting", func(b busStatus) bool { return b.Waiting == 10 })
+	if st.Committed != 0 || st.Up {
+		t.Errorf("%+v", st)
+	}
+	if status, _ := r.get("/readyz"); status != http.StatusOK {
+		t.Errorf("a bus that takes nothing made it unready: %d", status)
+	}
+	// Nothing is waited for: the bus is known to take nothing.
+	ended := make(chan error)
+	go func() { ended <- r.stop() }()
+	log.waitFor(t, regexp.MustCompile(`stopped: 10 events stay in the spool for nats`))
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	f.setRule(nil)
+	f.down = nil
+
+	log = new(logBuffer)
+	o2 := testOptions(t, log)
+	o2.Buses, o2.DataDir = o.Buses, o.DataDir
+	r = start(t, o2, log)
+	f.waitStored(10)
+	r.bus("all committed", func(b busStatus) bool { return b.Waiting == 0 && b.Stored == 10 })
+}
+
+// TestStalledKey has one order stall while the others go on, and its events done later, in order.
+func TestStalledKey(t *testing.T) {
+	f := newFakeBus(t)
+	f.setRule(func(d *bridge.Delivery) verdict {
+		if d.OrderID == "stalled" {
+			return hold
+		}
+		return store
+	})
+	log := new(logBuffer)
+	o := testOptions(t, log)
+	o.Buses = []bridge.Bus{f.bus()}
+	r := start(t, o, log)
+	r.mustPost("/kite", kiteBody("stalled", "OPEN", 1))
+	for i := range 100 {
+		r.mustPost("/kite", kiteBody(fmt.Sprint(i), "OPEN", 1))
+	}
+	f.waitStored(100)
+	st := r.bus("nothing committed", func(b busStatus) bool { return b.Waiting == 101 })
+	if st.Committed != 0 {
+		t.Errorf("committed past an event that is not done: %+v", st)
+	}
+	f.setRule(nil)
+	r.bus("all committed", func(b busStatus) bool { return b.Stored == 101 && b.Waiting == 0 })
+}
+
+// TestRefusedByTheBus sends what the bus refuses to the dead letters, and what it refuses there to the quarantine; what
+// is behind goes on.
+func TestRefusedByTheBus(t *testing.T) {
+	f := newFakeBus(t)
+	f.setRule(func(d *bridge.Delivery) verdict {
+		if d.OrderID == "nowhere" || d.OrderID == "large" && !d.Deadletter {
+			return reject
+		}
+		return store
+	})
+	log := new(logBuffer)
+	o := testOptions(t, log)
+	o.Buses = []bridge.Bus{f.bus()}
+	r := start(t, o, log)
+	for _, order := range []string{"a", "large", "nowhere", "b"} {
+		r.mustPost("/kite", kiteBody(order, "OPEN", 1))
+	}
+	r.mustPost("/dhan/"+dhanToken, "not JSON")
+	r.bus("every fate", func(b busStatus) bool {
+		return b.Stored == 2 && b.Deadlettered == 2 && b.Quarantined == 1 && b.Committed == 5
+	})
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(filepath.Join(o.DataDir, "quarantine-nats.jsonl"))
+	if err != nil || bytes.Count(b, []byte("\n")) != 1 || !bytes.Contains(b, []byte(`"sequence":3`)) {
+		t.Errorf("quarantine %s, %v", b, err)
+	}
+	for _, d := range f.stored {
+		if dead := d.OrderID == "large" || d.OrderID == ""; dead != d.Deadletter {
+			t.Errorf("%s goes to %v", d.Key(), d.Destinations())
+		}
+	}
+}
+
+// TestQuarantineFails ends the process rather than lose the event, which the next start offers again.
+func TestQuarantineFails(t *testing.T) {
+	f := newFakeBus(t)
+	f.setRule(func(*bridge.Delivery) verdict { return reject })
+	log := new(logBuffer)
+	o := testOptions(t, log)
+	o.Buses = []bridge.Bus{f.bus()}
+	if err := os.Mkdir(filepath.Join(o.DataDir, "quarantine-nats.jsonl"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	r := start(t, o, log)
+	r.mustPost("/kite", kiteBody("1", "OPEN", 1))
+	log.waitFor(t, regexp.MustCompile(`stopped: 1 events stay`))
+	if err := r.stop(); err == nil || !strings.Contains(err.Error(), "quarantine") {
+		t.Errorf("ended with %v", err)
+	}
+}
+
+// TestDamage skips what cannot be read any more, and counts it, and goes on behind it.
+func TestDamage(t *testing.T) {
+	o := testOptions(t, io.Discard)
+	s := open(t, o.DataDir, spool.Options{})
+	h, _ := bridge.Handler(o, s)
+	for i := range 5 {
+		w := newRecorder(h, kiteBody("1", "OPEN", i))
+		checkAnswer(t, w, 200)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	segments, err := filepath.Glob(filepath.Join(o.DataDir, "spool", "*.seg"))
+	if err != nil || len(segments) != 1 {
+		t.Fatal(segments, err)
+	}
+	b, err := os.ReadFile(segments[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[bytes.Index(b, []byte(`"price":"2"`))+10] ^= 1
+	if err := os.WriteFile(segments[0], b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+
+	f, log := newFakeBus(t), new(logBuffer)
+	o2 := testOptions(t, log)
+	o2.DataDir, o2.Buses = o.DataDir, []bridge.Bus{f.bus()}
+	r := start(t, o2, log)
+	f.waitStored(4)
+	r.bus("one skipped", func(b busStatus) bool { return b.Skipped == 1 && b.Stored == 4 && b.Waiting == 0 })
+	if !strings.Contains(log.String(), "damaged") {
+		t.Errorf("nothing said:\n%s", log)
+	}
+	bad, _ := filepath.Glob(filepath.Join(o.DataDir, "spool", "*.bad"))
+	if len(bad) != 1 {
+		t.Errorf("kept %v", bad)
+	}
+}
+
+// TestLookAhead stops offering when the look-ahead is used up, says for which key, and goes on when there is room.
+func TestLookAhead(t *testing.T) {
+	t.Parallel()
+	o := testOptions(t, io.Discard)
+	o.MaxBody = 1 << 20
+	s := open(t, o.DataDir, spool.Options{})
+	h, _ := bridge.Handler(o, s)
+	n := bridge.MaxUnacked + 10
+	for i := range n {
+		checkAnswer(t, newRecorder(h, kiteBody(fmt.Sprint(i), "OPEN", 1)), 200)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	f, log := newFakeBus(t), new(logBuffer)
+	f.setRule(func(*bridge.Delivery) verdict { return hold })
+	o2 := testOptions(t, log)
+	o2.DataDir, o2.Buses = o.DataDir, []bridge.Bus{f.bus()}
+	r := start(t, o2, log)
+	r.bus("it says what it waits for", func(b busStatus) bool {
+		return !b.Up && strings.Contains(strings.Join(b.Causes, ""), "kite.AB1234.0")
+	})
+	f.mu.Lock()
+	if len(f.held) > bridge.MaxUnacked {
+		t.Errorf("%d offered and not done", len(f.held))
+	}
+	f.mu.Unlock()
+	f.setRule(nil)
+	r.bus("all stored", func(b busStatus) bool { return b.Up && b.Stored == uint64(n) && b.Waiting == 0 })
+}
+
+// TestLock waits, unready and answering, for a spool that another process has.
+func TestLock(t *testing.T) {
+	f, log := newFakeBus(t), new(logBuffer)
+	o := testOptions(t, log)
+	o.Buses = []bridge.Bus{f.bus()}
+	s := open(t, o.DataDir, spool.Options{})
+	r := startUnready(t, o, log)
+	log.waitFor(t, regexp.MustCompile(`another process has the spool open`))
+	if status, body := r.post("/kite", official(t, "kite")); status != http.StatusServiceUnavailable {
+		t.Errorf("answered %d %s", status, body)
+	}
+	if status, body := r.get("/readyz"); status != http.StatusServiceUnavailable {
+		t.Errorf("ready: %d %s", status, body)
+	}
+	if status, _ := r.get("/livez"); status != http.StatusOK {
+		t.Errorf("not live: %d", status)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	log.waitFor(t, readyLine)
+	r.mustPost("/kite", official(t, "kite"))
+	f.waitStored(1)
+}
+
+// TestMetrics finds every metric that dashboards rely on, with the numbers they should have.
+func TestMetrics(t *testing.T) {
+	f, log := newFakeBus(t), new(logBuffer)
+	o := testOptions(t, log)
+	o.Buses = []bridge.Bus{f.bus()}
+	r := start(t, o, log)
+	for i := range 3 {
+		r.mustPost("/kite", kiteBody("1", "OPEN", i))
+	}
+	r.mustPost("/kite", kiteBody("1", "OPEN", 2))
+	r.post("/kite", `{}`)
+	r.post("/kite", `{`)
+	r.post("/dhan", `{}`)
+	r.bus("all stored", func(b busStatus) bool { return b.Stored == 3 && b.Waiting == 0 })
+	_, body := r.get("/metrics")
+	for _, want := range []string{
+		`postbridge_received_total{broker="kite"} 6`,
+		`postbridge_postbacks_total{broker="kite",fate="accepted"} 3`,
+		`postbridge_postbacks_total{broker="kite",fate="repeated"} 1`,
+		`postbridge_postbacks_total{broker="kite",fate="refused"} 2`,
+		`postbridge_postbacks_total{broker="kite",fate="failed"} 0`,
+		`postbridge_postbacks_total{broker="dhan",fate="refused"} 1`,
+		`postbridge_refused_total{broker="kite",reason="checksum"} 1`,
+		`postbridge_refused_total{broker="kite",reason="not_json"} 1`,
+		`postbridge_refused_total{broker="dhan",reason="token"} 1`,
+		`postbridge_answer_seconds_count 7`,
+		`postbridge_ready 1`,
+		`postbridge_spool_limit_bytes 6.7108864e+07`,
+		`postbridge_spool_waiting_bytes 0`,
+		`postbridge_spool_last_sequence 3`,
+		`postbridge_bus_events_total{bus="nats",fate="stored"} 3`,
+		`postbridge_bus_events_total{bus="nats",fate="deadlettered"} 0`,
+		`postbridge_bus_events_total{bus="nats",fate="quarantined"} 0`,
+		`postbridge_bus_events_total{bus="nats",fate="skipped"} 0`,
+		`postbridge_bus_committed_sequence{bus="nats"} 3`,
+		`postbridge_bus_waiting{bus="nats"} 0`,
+		`postbridge_bus_oldest_waiting_seconds{bus="nats"} 0`,
+		`postbridge_bus_up{bus="nats"} 1`,
+		`postbridge_bus_rewound_total{bus="nats"} 0`,
+		`postbridge_spool_bytes `,
+	} {
+		if !strings.Contains(body, want+"\n") && !(strings.HasSuffix(want, " ") && strings.Contains(body, "\n"+want)) {
+			t.Errorf("no %s in\n%s", want, body)
+		}
+	}
+}
+
+// TestOrderedStop answers what is in flight when the stop begins, and publishes it.
+func TestOrderedStop(t *testing.T) {
+	f, log := newFakeBus(t), new(logBuffer)
+	o := testOptions(t, log)
+	o.Buses = []bridge.Bus{f.bus()}
+	r := start(t, o, log)
+	text := kiteBody("1", "OPEN", 1)
+	conn, err := net.Dial("tcp", strings.TrimPrefix(r.ingest, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprintf(conn, "POST /kite HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", len(text), text[:10])
+	r.bus("received", func(busStatus) bool {
+		_, body := r.get("/metrics")
+		return strings.Contains(body, `postbridge_received_total{broker="kite"} 1`)
+	})
+	stopped := make(chan error)
+	go func() { stopped <- r.stop() }()
+	for { // until no new connection is taken
+		resp, err := http.Get(r.ingest + "/kite")
+		if err != nil {
+			break
+		}
+		_ = resp.Body.Close()
+		time.Sleep(time.Millisecond)
+	}
+	_, _ = io.WriteString(conn, text[10:])
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Errorf("in flight, answered %v, %v", resp, err)
+	}
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+	f.waitStored(1)
+}

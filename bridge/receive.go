@@ -1,0 +1,240 @@
+package bridge
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/postbridge/postbridge/bridge/spool"
+)
+
+// receiver is the ingest handler: route, verify, normalize, append, answer.
+type receiver struct {
+	// Immutable.
+	brokers map[string]*route
+	maxBody int64
+	reload  func() bool
+	log     *slog.Logger
+	metrics *ingestMetrics
+	bodies  sync.Pool // of *bytes.Buffer
+
+	// spool is nil until it is open; stopping is set when the ordered stop begins.
+	spool    atomic.Pointer[spool.Spool]
+	stopping atomic.Bool
+	refusing atomic.Bool // the last append was refused; its change is logged
+
+	last lastAccepted
+}
+
+// route is one broker's way in.
+type route struct {
+	Broker
+	count *brokerMetrics
+}
+
+// answer is what one postback is told, and the fate it is counted under.
+type answer struct {
+	status int
+	fate   fate
+	reason string // of a refusal
+	id     string // of the event, if status is 200
+	detail string // otherwise
+}
+
+func newReceiver(o Options, m *ingestMetrics) *receiver {
+	r := &receiver{
+		brokers: make(map[string]*route),
+		maxBody: o.MaxBody,
+		reload:  o.Reload,
+		log:     o.Log,
+		metrics: m,
+		bodies:  sync.Pool{New: func() any { return new(bytes.Buffer) }},
+		last:    newLastAccepted(),
+	}
+	for _, b := range o.Brokers {
+		r.brokers[b.Name()] = &route{b, m.broker(b.Name())}
+	}
+	return r
+}
+
+// ServeHTTP takes one postback and answers it. Whatever names no broker's route is not a postback and is not counted.
+func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	arrival := time.Now()
+	to, p := r.route(req)
+	if to == nil {
+		writeAnswer(w, answer{status: http.StatusNotFound, detail: "no such route"})
+		return
+	}
+	if req.Method != http.MethodPost {
+		w.Header().Set("Allow", http.MethodPost)
+		writeAnswer(w, answer{status: http.StatusMethodNotAllowed, detail: "a postback is a POST"})
+		return
+	}
+	to.count.received.Add(1)
+	a := r.receive(w, req, to, p, arrival)
+	to.count.fates[a.fate].Add(1)
+	if a.fate == refused {
+		r.metrics.refused.WithLabelValues(to.Name(), a.reason).Inc()
+		r.log.Debug("postback refused", "broker", to.Name(), "status", a.status, "reason", a.reason, "detail", a.detail)
+	}
+	writeAnswer(w, a)
+	r.metrics.answerSeconds.Observe(time.Since(arrival).Seconds())
+}
+
+// route finds the broker of /<broker> or /<broker>/<token>; nil if there is none.
+func (r *receiver) route(req *http.Request) (*route, *Postback) {
+	name, token, _ := strings.Cut(strings.TrimPrefix(req.URL.Path, "/"), "/")
+	to := r.brokers[name]
+	if to == nil || strings.Contains(token, "/") {
+		return nil, nil
+	}
+	p := &Postback{PathToken: token}
+	if req.URL.RawQuery != "" {
+		p.QueryToken = req.URL.Query().Get("token")
+	}
+	return to, p
+}
+
+func (r *receiver) receive(w http.ResponseWriter, req *http.Request, to *route, p *Postback, arrival time.Time) answer {
+	buf := r.bodies.Get().(*bytes.Buffer)
+	defer r.bodies.Put(buf)
+	buf.Reset()
+	if a, ok := r.readBody(w, req, buf); !ok {
+		return a
+	}
+	p.Body = buf.Bytes()
+	e, err := r.verify(to, p, arrival)
+	if err != nil {
+		return refusal(err)
+	}
+	record, err := newRecord(e, arrival)
+	if err != nil {
+		// Only a body nested so deeply that it is JSON alone but not inside the event gets here.
+		e.setRawText(p.Body)
+		if record, err = newRecord(e, arrival); err != nil {
+			r.log.Error("an event cannot be encoded", "broker", to.Name(), "id", e.ID, "error", err)
+			return answer{status: http.StatusServiceUnavailable, fate: failed, detail: "cannot be kept"}
+		}
+	}
+	return r.append(e, record)
+}
+
+// readBody reads at most maxBody bytes. A Content-Type is not looked at: brokers are not to be trusted with it.
+func (r *receiver) readBody(w http.ResponseWriter, req *http.Request, buf *bytes.Buffer) (answer, bool) {
+	tooLarge := answer{http.StatusRequestEntityTooLarge, refused, "too_large", "", "the body is too large"}
+	if req.ContentLength > r.maxBody {
+		w.Header().Set("Connection", "close")
+		return tooLarge, false
+	}
+	_, err := buf.ReadFrom(http.MaxBytesReader(w, req.Body, r.maxBody))
+	var over *http.MaxBytesError
+	switch {
+	case err == nil:
+		return answer{}, true
+	case errors.As(err, &over):
+		return tooLarge, false
+	default:
+		return answer{http.StatusBadRequest, refused, "incomplete", "", "the body did not arrive whole"}, false
+	}
+}
+
+// verify makes the event. Before it refuses, it has the files of secrets read again: one may just have been rotated.
+func (r *receiver) verify(b Broker, p *Postback, arrival time.Time) (*Event, error) {
+	e, err := NewEvent(b, p, arrival)
+	var no *Refusal
+	if errors.As(err, &no) && (no.Status == http.StatusUnauthorized || no.Status == http.StatusForbidden) &&
+		r.reload != nil && r.reload() {
+		return NewEvent(b, p, arrival)
+	}
+	return e, err
+}
+
+// refusal is the answer to what Verify refused.
+func refusal(err error) answer {
+	var no *Refusal
+	if !errors.As(err, &no) {
+		no = &Refusal{Status: http.StatusForbidden, Reason: "proof", Detail: "the postback is not proven"}
+	}
+	return answer{status: no.Status, fate: refused, reason: no.Reason, detail: no.Detail}
+}
+
+// append puts the event on disk, unless it repeats the last state of its order, and answers only then.
+func (r *receiver) append(e *Event, record []byte) answer {
+	s := r.spool.Load()
+	if s == nil || r.stopping.Load() {
+		return answer{status: http.StatusServiceUnavailable, fate: failed, detail: "not ready"}
+	}
+	ticket, repeats, err := r.last.append(s, e, record)
+	if err == nil {
+		_, err = s.Wait(ticket)
+	}
+	r.noteRefusing(err)
+	switch {
+	case err != nil:
+		return answer{status: http.StatusServiceUnavailable, fate: failed, detail: "cannot be kept now"}
+	case repeats:
+		return answer{status: http.StatusOK, fate: repeated, id: e.ID}
+	default:
+		return answer{status: http.StatusOK, fate: accepted, id: e.ID}
+	}
+}
+
+// noteRefusing logs when the spool begins and ends to refuse.
+func (r *receiver) noteRefusing(err error) {
+	switch {
+	case err == nil && r.refusing.Load() && r.refusing.Swap(false):
+		r.log.Info("the spool takes postbacks again")
+	case err != nil && !r.refusing.Swap(true):
+		r.log.Error("postbacks are answered 503", "error", err)
+	}
+}
+
+// newRecord makes the spool record of an event.
+func newRecord(e *Event, arrival time.Time) ([]byte, error) {
+	data, err := e.Encode()
+	if err != nil {
+		return nil, fmt.Errorf("cannot encode the event: %w", err)
+	}
+	d := Delivery{
+		ID: e.ID, Broker: e.Broker, UserID: e.UserID, OrderID: e.OrderID, Status: e.Status,
+		ReceivedAt:  arrival,
+		TraceParent: newTraceParent(),
+		Deadletter:  !e.Understood(),
+		Data:        data,
+	}
+	return d.appendRecord(make([]byte, 0, len(data)+256)), nil
+}
+
+// newTraceParent starts a trace: what a postback brings along is nobody's to be trusted with. It is not sampled.
+func newTraceParent() string {
+	return fmt.Sprintf("00-%016x%016x-%016x-00", rand.Uint64(), rand.Uint64()|1, rand.Uint64()|1)
+}
+
+// writeAnswer writes the status and a short JSON body.
+func writeAnswer(w http.ResponseWriter, a answer) {
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	var body string
+	switch a.status {
+	case http.StatusOK:
+		body = `{"status":"ok","id":"` + a.id + `"}` + "\n"
+	case http.StatusServiceUnavailable:
+		// Jittered, so that those who were refused together do not come back together.
+		h.Set("Retry-After", strconv.Itoa(1+rand.IntN(5)))
+		fallthrough
+	default:
+		body = `{"status":"error","error":` + strconv.Quote(a.detail) + "}\n"
+	}
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(a.status)
+	_, _ = io.WriteString(w, body) // who no longer listens is not told
+}

@@ -1,0 +1,75 @@
+package bridge
+
+import (
+	"hash/maphash"
+	"sync"
+
+	"github.com/postbridge/postbridge/bridge/spool"
+)
+
+// rememberedOrders is how many orders lastAccepted remembers at least; it remembers at most twice as many.
+const rememberedOrders = 1 << 15
+
+// lastAccepted remembers the last event of each order, to tell a repeat from news. It is matched against that one only,
+// never against a set: a state that comes back after another one is news.
+type lastAccepted struct {
+	seed maphash.Seed
+
+	// mu is held over the comparison and the append, so that what is remembered last is what the log has last.
+	mu sync.Mutex
+	// Two generations bound the memory: when young is full it becomes old, and the old one is forgotten.
+	young, old map[uint64]acceptedEvent
+}
+
+// acceptedEvent holds no pointers, so that the garbage collector need not look at a map of them.
+type acceptedEvent struct {
+	id     [32]byte
+	ticket spool.Ticket
+}
+
+func newLastAccepted() lastAccepted {
+	return lastAccepted{seed: maphash.MakeSeed(), young: make(map[uint64]acceptedEvent)}
+}
+
+// append appends the record, unless it repeats the order's last event; then it returns that one's ticket, which may not
+// be durable yet either.
+func (l *lastAccepted) append(s *spool.Spool, e *Event, record []byte) (t spool.Ticket, repeats bool, err error) {
+	if !e.Understood() {
+		t, err = s.Append(record)
+		return t, false, err
+	}
+	order := l.hash(e)
+	id := [32]byte([]byte(e.ID))
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	last, ok := l.young[order]
+	if !ok {
+		last, ok = l.old[order]
+	}
+	if ok && last.id == id {
+		return last.ticket, true, nil
+	}
+	t, err = s.Append(record)
+	if err == nil {
+		l.remember(order, acceptedEvent{id, t})
+	}
+	return t, false, err
+}
+
+// hash names the order. Two orders of the same hash only make each other forgotten: the id tells them apart.
+func (l *lastAccepted) hash(e *Event) uint64 {
+	var h maphash.Hash
+	h.SetSeed(l.seed)
+	for _, s := range [...]string{e.Broker, e.UserID, e.OrderID} {
+		_, _ = h.WriteString(s)
+		_ = h.WriteByte(0)
+	}
+	return h.Sum64()
+}
+
+func (l *lastAccepted) remember(order uint64, e acceptedEvent) {
+	if len(l.young) >= rememberedOrders {
+		l.young, l.old = make(map[uint64]acceptedEvent, rememberedOrders), l.young
+	}
+	l.young[order] = e
+}

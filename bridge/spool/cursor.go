@@ -1,0 +1,164 @@
+package spool
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+)
+
+// Record is one record of the log, or the loss of some.
+type Record struct {
+	// Sequence is the record's number in this spool, from 1 on.
+	Sequence uint64
+	// Lost is how many numbers just before this one have no record: damaged, removed before this bus came, or never
+	// used.
+	Lost uint64
+	// Payload is what was appended, and nobody may change it; nil if Sequence itself is the last of the lost numbers.
+	Payload []byte
+
+	end int64 // where the log goes on behind it, in bytes since the spool was opened
+}
+
+// Cursor is how far one bus has come. Next belongs to one goroutine; Commit may be called from another.
+type Cursor struct {
+	s    *Spool
+	name string
+	wake chan struct{} // holds a token when there may be more to read
+
+	// Owned by the goroutine that calls Next.
+	next    uint64 // the lowest sequence not returned yet
+	segment *segment
+	reader  segmentReader
+
+	// Guarded by s.mu.
+	committed    uint64 // all up to here are done on this bus
+	committedEnd int64  // where the log goes on behind committed; the start of its segment until Next has been there
+	note         []byte // the bus's own, kept in the file
+	dirty        bool   // not saved yet
+}
+
+// Committed returns how far the bus has come and the note of the last Commit, nil for a new cursor.
+func (c *Cursor) Committed() (sequence uint64, note []byte) {
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	return c.committed, bytes.Clone(c.note)
+}
+
+// Commit says that everything up to and including the record is done on this bus. It returns at once: the file is
+// written a moment later, so that a crash may take the cursor back to an earlier Commit. The note is copied.
+func (c *Cursor) Commit(r Record, note []byte) {
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	c.committed, c.committedEnd, c.dirty = r.Sequence, r.end, true
+	c.note = append(c.note[:0], note...)
+	signal(c.s.save)
+}
+
+// Next returns the next record, in order, and waits until there is one. Only durable records are returned. An error
+// that is not ctx's is one of reading the disk; Next may be called again.
+func (c *Cursor) Next(ctx context.Context) (Record, error) {
+	for {
+		r, ok, err := c.read()
+		if ok || err != nil {
+			return r, err
+		}
+		select {
+		case <-c.wake:
+		case <-ctx.Done():
+			return Record{}, ctx.Err()
+		}
+	}
+}
+
+// read returns the next record if there is one.
+func (c *Cursor) read() (Record, bool, error) {
+	if c.segment == nil {
+		if err := c.enter(c.s.segmentOf(c.next)); err != nil {
+			return Record{}, false, err
+		}
+	}
+	for {
+		limit, last, following := c.s.extent(c.segment)
+		if c.next < c.segment.first {
+			return c.lose(c.segment.first-1, c.segment.base), true, nil
+		}
+		if c.reader.offset >= limit {
+			if following == nil {
+				return Record{}, false, nil
+			}
+			if err := c.enter(following); err != nil {
+				return Record{}, false, err
+			}
+			continue
+		}
+		r, ok, err := c.readIn(limit, last)
+		if ok || err != nil {
+			return r, ok, err
+		}
+	}
+}
+
+// readIn returns the next record of the segment that is not behind the cursor, or what was lost at the segment's end.
+func (c *Cursor) readIn(limit int64, last uint64) (Record, bool, error) {
+	sequence, payload, err := c.reader.record(limit)
+	switch {
+	case errors.Is(err, errDamaged):
+		found, err := c.skipDamage(limit)
+		if err != nil || found || c.next > last {
+			return Record{}, false, err
+		}
+		return c.lose(last, c.segment.base+limit), true, nil
+	case err != nil:
+		return Record{}, false, fmt.Errorf("cannot read the spool: %w", err)
+	}
+	end := c.segment.base + c.reader.offset
+	if sequence < c.next {
+		c.s.place(c, end)
+		return Record{}, false, nil
+	}
+	r := Record{Sequence: sequence, Lost: sequence - c.next, Payload: payload, end: end}
+	c.next = sequence + 1
+	return r, true, nil
+}
+
+// lose makes the record that stands for the numbers from next up to last.
+func (c *Cursor) lose(last uint64, end int64) Record {
+	r := Record{Sequence: last, Lost: last - c.next, end: end}
+	c.next = last + 1
+	return r
+}
+
+// skipDamage steps over bytes that do not check, keeps them in a file of their own and says so.
+func (c *Cursor) skipDamage(limit int64) (found bool, err error) {
+	start := c.reader.offset
+	damage, found, err := c.reader.resync(c.next, limit)
+	if err != nil {
+		return false, fmt.Errorf("cannot read the spool: %w", err)
+	}
+	name := fmt.Sprintf("%020d-%d%s", c.segment.first, start, badSuffix)
+	c.s.o.Log.Error("part of the spool is damaged and is skipped; compare the broker's order book with the bus",
+		"segment", c.segment.name(), "offset", start, "bytes", len(damage), "kept_in", name, "bus", c.name)
+	if err := c.s.keep(name, damage); err != nil {
+		c.s.o.Log.Error("cannot keep the damaged part of the spool", "file", name, "error", err)
+	}
+	return found, nil
+}
+
+func (c *Cursor) enter(g *segment) error {
+	f, err := c.s.fs.Open(g.name())
+	if err != nil {
+		return fmt.Errorf("cannot read the spool: %w", err)
+	}
+	c.leave()
+	c.segment = g
+	c.reader = segmentReader{id: c.s.id, file: f, offset: segmentHeaderLen}
+	return nil
+}
+
+func (c *Cursor) leave() {
+	if c.segment != nil {
+		_ = c.reader.file.Close() // only read from
+		c.segment = nil
+	}
+}

@@ -1,0 +1,223 @@
+package spool
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"strconv"
+	"strings"
+)
+
+// A segment is a header and then records. All numbers are little-endian.
+//
+//	segment header                            record
+//	 0  8  magic "PBSPOOL" 0xFF                0  4  magic 0xFE 'p' 'b' 0xFF
+//	 8  4  format version                      4  4  length of the payload
+//	12  4  spool id                            8  8  sequence
+//	16  8  first sequence, as in the name     16  4  CRC32C over spool id, bytes 4 to 16 and payload
+//	24  4  zero                               20     payload
+//	28  4  CRC32C over bytes 0 to 28
+//
+// 0xFE and 0xFF stand in no UTF-8 text, so no payload of text holds the magic of a record; and because the checksum
+// starts from the spool's random id, nobody outside can write a payload that would pass for a record when the one
+// around it is damaged.
+const (
+	segmentMagic = "PBSPOOL\xff"
+	recordMagic  = "\xfepb\xff"
+
+	segmentHeaderLen = 32
+	recordHeaderLen  = 20
+
+	// formatVersion is the newest version that this build reads, and the one it writes. A release that raises it
+	// writes the old one still, so that one step back works.
+	formatVersion = 1
+
+	segmentSuffix = ".seg"
+	badSuffix     = ".bad"
+	tmpSuffix     = ".tmp"
+	cursorPrefix  = "cursor-"
+	idName        = "spool"
+	lockName      = "lock"
+)
+
+// ErrNewer means that a file was written by a newer version of postbridge, in a format that this one does not know.
+var ErrNewer = errors.New("written by a newer version of postbridge: run that version, or move the file away")
+
+// errDamaged means that bytes do not check; what to do about it depends on where they are.
+var errDamaged = errors.New("damaged")
+
+// castagnoli is a table that never changes.
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// spoolID names a spool. It is made with the spool, at random, and seeds every checksum in it.
+type spoolID uint32
+
+func (id spoolID) String() string { return fmt.Sprintf("%08x", uint32(id)) }
+
+func (id spoolID) checksum(parts ...[]byte) uint32 {
+	var seed [4]byte
+	binary.LittleEndian.PutUint32(seed[:], uint32(id))
+	sum := crc32.Checksum(seed[:], castagnoli)
+	for _, p := range parts {
+		sum = crc32.Update(sum, castagnoli, p)
+	}
+	return sum
+}
+
+func segmentName(first uint64) string { return fmt.Sprintf("%020d%s", first, segmentSuffix) }
+
+// parseSegmentName returns the first sequence in the name of a segment.
+func parseSegmentName(name string) (first uint64, ok bool) {
+	digits, found := strings.CutSuffix(name, segmentSuffix)
+	if !found || len(digits) != 20 {
+		return 0, false
+	}
+	first, err := strconv.ParseUint(digits, 10, 64)
+	return first, err == nil && first > 0
+}
+
+func (id spoolID) appendSegmentHeader(b []byte, first uint64) []byte {
+	start := len(b)
+	b = append(b, segmentMagic...)
+	b = binary.LittleEndian.AppendUint32(b, formatVersion)
+	b = binary.LittleEndian.AppendUint32(b, uint32(id))
+	b = binary.LittleEndian.AppendUint64(b, first)
+	b = binary.LittleEndian.AppendUint32(b, 0)
+	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b[start:], castagnoli))
+}
+
+// parseSegmentHeader returns the id of the spool that the segment belongs to. Every version keeps these 32 bytes as
+// they are, so that a flipped bit is told from a newer version.
+func parseSegmentHeader(b []byte) (spoolID, error) {
+	if len(b) < segmentHeaderLen || !bytes.HasPrefix(b, []byte(segmentMagic)) ||
+		crc32.Checksum(b[:28], castagnoli) != binary.LittleEndian.Uint32(b[28:]) {
+		return 0, errDamaged
+	}
+	if v := binary.LittleEndian.Uint32(b[8:]); v > formatVersion {
+		return 0, fmt.Errorf("format version %d: %w", v, ErrNewer)
+	}
+	return spoolID(binary.LittleEndian.Uint32(b[12:])), nil
+}
+
+func (id spoolID) appendRecord(b []byte, sequence uint64, payload []byte) []byte {
+	start := len(b)
+	b = append(b, recordMagic...)
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(payload)))
+	b = binary.LittleEndian.AppendUint64(b, sequence)
+	b = binary.LittleEndian.AppendUint32(b, id.checksum(b[start+4:start+16], payload))
+	return append(b, payload...)
+}
+
+// recordLen returns the length of the record that b starts with, header included; false if it does not start with one
+// that can be whole within limit bytes.
+func recordLen(b []byte, limit int64) (int64, bool) {
+	if len(b) < recordHeaderLen || string(b[:4]) != recordMagic {
+		return 0, false
+	}
+	n := recordHeaderLen + int64(binary.LittleEndian.Uint32(b[4:]))
+	return n, n <= limit
+}
+
+func recordSequence(b []byte) uint64 { return binary.LittleEndian.Uint64(b[8:]) }
+
+// parseRecord checks b, one whole record, and returns its payload, which shares b.
+func (id spoolID) parseRecord(b []byte) (payload []byte, ok bool) {
+	payload = b[recordHeaderLen:]
+	return payload, id.checksum(b[4:16], payload) == binary.LittleEndian.Uint32(b[16:])
+}
+
+// findRecord returns where in b the first whole record starts that checks and has at least the given sequence.
+func (id spoolID) findRecord(b []byte, atLeast uint64) (offset int, ok bool) {
+	for at := 0; ; at++ {
+		i := bytes.Index(b[at:], []byte(recordMagic))
+		if i < 0 {
+			return 0, false
+		}
+		at += i
+		n, whole := recordLen(b[at:], int64(len(b)-at))
+		if !whole || recordSequence(b[at:]) < atLeast {
+			continue
+		}
+		if _, ok := id.parseRecord(b[at : at+int(n)]); ok {
+			return at, true
+		}
+	}
+}
+
+// highestNumber returns the highest sequence that a header in b claims, if it is one that b has room for after the
+// given one: numbers in bytes that are cut off are not used again.
+func highestNumber(b []byte, after uint64) uint64 {
+	highest, room := after, uint64(len(b)/recordHeaderLen+1)
+	for at := 0; ; at++ {
+		i := bytes.Index(b[at:], []byte(recordMagic))
+		if i < 0 || len(b)-at-i < 16 {
+			return highest
+		}
+		at += i
+		if n := recordSequence(b[at:]); n > highest && n <= after+room {
+			highest = n
+		}
+	}
+}
+
+// A cursor file is one line of text and then the note:
+//
+//	postbridge-cursor 1 <spool id> <sequence> <CRC32C in hex over spool id, sequence in decimal and note>
+const cursorWord = "postbridge-cursor"
+
+func (id spoolID) formatCursor(sequence uint64, note []byte) []byte {
+	head := fmt.Sprintf("%s %d %v %d %08x\n", cursorWord, formatVersion, id, sequence, id.cursorChecksum(sequence, note))
+	return append([]byte(head), note...)
+}
+
+func (id spoolID) cursorChecksum(sequence uint64, note []byte) uint32 {
+	return id.checksum(strconv.AppendUint(nil, sequence, 10), note)
+}
+
+func (id spoolID) parseCursor(b []byte) (sequence uint64, note []byte, err error) {
+	line, note, found := bytes.Cut(b, []byte("\n"))
+	words := strings.Fields(string(line))
+	if !found || len(words) < 2 || words[0] != cursorWord {
+		return 0, nil, errDamaged
+	}
+	if v, err := strconv.Atoi(words[1]); err != nil {
+		return 0, nil, errDamaged
+	} else if v > formatVersion {
+		return 0, nil, fmt.Errorf("format version %d: %w", v, ErrNewer)
+	}
+	if len(words) != 5 || words[2] != id.String() {
+		return 0, nil, errDamaged
+	}
+	sequence, err = strconv.ParseUint(words[3], 10, 64)
+	if err != nil || words[4] != fmt.Sprintf("%08x", id.cursorChecksum(sequence, note)) {
+		return 0, nil, errDamaged
+	}
+	return sequence, note, nil
+}
+
+// The id file is one line of text: postbridge-spool <format version> <spool id>
+const idWord = "postbridge-spool"
+
+func (id spoolID) formatID() []byte { return fmt.Appendf(nil, "%s %d %v\n", idWord, formatVersion, id) }
+
+func parseID(b []byte) (spoolID, error) {
+	words := strings.Fields(string(b))
+	if len(words) < 2 || words[0] != idWord {
+		return 0, errDamaged
+	}
+	if v, err := strconv.Atoi(words[1]); err != nil {
+		return 0, errDamaged
+	} else if v > formatVersion {
+		return 0, fmt.Errorf("format version %d: %w", v, ErrNewer)
+	}
+	if len(words) != 3 || len(words[2]) != 8 {
+		return 0, errDamaged
+	}
+	n, err := strconv.ParseUint(words[2], 16, 32)
+	if err != nil {
+		return 0, errDamaged
+	}
+	return spoolID(n), nil
+}

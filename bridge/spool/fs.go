@@ -1,0 +1,149 @@
+package spool
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+// ErrLocked means that another process has the spool open.
+var ErrLocked = errors.New("another process has the spool open")
+
+// FS is the directory of a spool. Names have no slashes. What a method did survives a crash only where that is said.
+type FS interface {
+	// List returns the files of the directory, in no order.
+	List() ([]FileInfo, error)
+	// Create makes a file, empty, in place of one of the same name. Its name survives after SyncDir.
+	Create(name string) (File, error)
+	// Open opens a file that exists, to read and to write.
+	Open(name string) (File, error)
+	// Rename replaces to at once: whoever opens it finds the old file or the new one. It survives after SyncDir.
+	Rename(from, to string) error
+	// Remove removes a file, which stays readable for those who have it open. It survives after SyncDir.
+	Remove(name string) error
+	// SyncDir makes names survive.
+	SyncDir() error
+	// Free returns how many bytes can still be written to the disk.
+	Free() (int64, error)
+	// Lock takes the lock of that name until it is closed or the process ends; ErrLocked if another has it.
+	Lock(name string) (io.Closer, error)
+}
+
+// FileInfo is what List says of a file.
+type FileInfo struct {
+	Name    string
+	Size    int64
+	ModTime time.Time
+}
+
+// File is one open file. Reads may run beside one writer.
+type File interface {
+	io.ReaderAt
+	io.WriterAt
+	io.Closer
+	// Truncate cuts the file to size bytes. It survives after Sync.
+	Truncate(size int64) error
+	// Sync makes the content survive. After an error nothing is known of what was written; it must not be retried.
+	Sync() error
+}
+
+// OSDir is the FS of a directory of the operating system. It makes the directory if there is none.
+func OSDir(dir string) (FS, error) {
+	if err := makeDir(filepath.Clean(dir)); err != nil {
+		return nil, fmt.Errorf("cannot make the spool directory: %w", err)
+	}
+	return osDir(dir), nil
+}
+
+// makeDir makes a directory and what is missing above it, and makes their names survive.
+func makeDir(dir string) error {
+	if _, err := os.Stat(dir); err == nil {
+		return nil
+	}
+	if err := makeDir(filepath.Dir(dir)); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	return syncDir(filepath.Dir(dir))
+}
+
+type osDir string
+
+func (d osDir) path(name string) string { return filepath.Join(string(d), name) }
+
+func (d osDir) List() ([]FileInfo, error) {
+	entries, err := os.ReadDir(string(d))
+	if err != nil {
+		return nil, err
+	}
+	var files []FileInfo
+	for _, e := range entries {
+		info, err := e.Info()
+		if errors.Is(err, os.ErrNotExist) || e.IsDir() {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, FileInfo{e.Name(), info.Size(), info.ModTime()})
+	}
+	return files, nil
+}
+
+func (d osDir) Create(name string) (File, error) {
+	return osFile(os.OpenFile(d.path(name), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600))
+}
+
+func (d osDir) Open(name string) (File, error) {
+	return osFile(os.OpenFile(d.path(name), os.O_RDWR, 0))
+}
+
+// osFile keeps a nil *os.File from becoming a File that is not nil.
+func osFile(f *os.File, err error) (File, error) {
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+func (d osDir) Rename(from, to string) error { return os.Rename(d.path(from), d.path(to)) }
+func (d osDir) Remove(name string) error     { return os.Remove(d.path(name)) }
+func (d osDir) SyncDir() error               { return syncDir(string(d)) }
+
+func (d osDir) Free() (int64, error) {
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(string(d), &st); err != nil {
+		return 0, &os.PathError{Op: "statfs", Path: string(d), Err: err}
+	}
+	return int64(st.Bavail) * int64(st.Bsize), nil
+}
+
+func (d osDir) Lock(name string) (io.Closer, error) {
+	f, err := os.OpenFile(d.path(name), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = f.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, ErrLocked
+		}
+		return nil, &os.PathError{Op: "flock", Path: f.Name(), Err: err}
+	}
+	return f, nil
+}
+
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Sync()
+}

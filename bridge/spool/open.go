@@ -1,0 +1,278 @@
+package spool
+
+import (
+	"cmp"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+)
+
+// Open opens the spool in a directory, makes it if there is none, and recovers it if it was not closed. It reads the
+// last segment and the headers of the others. ErrLocked means that another process has it open, for the caller to
+// wait; ErrNewer is wrapped if a file is of a format that this version does not know.
+func Open(fs FS, o Options) (*Spool, error) {
+	lock, err := fs.Lock(lockName)
+	if err != nil {
+		return nil, err
+	}
+	s := &Spool{
+		fs: fs, o: o, lock: lock,
+		work: make(chan struct{}, 1), save: make(chan struct{}, 1),
+		closing: make(chan struct{}), failed: make(chan struct{}),
+		filling: newBatch(nil),
+	}
+	s.room.L = &s.mu
+	if err := s.load(); err != nil {
+		if s.file != nil {
+			err = errors.Join(err, s.file.Close())
+		}
+		return nil, errors.Join(fmt.Errorf("cannot open the spool: %w", err), lock.Close())
+	}
+	s.finished.Add(2)
+	go s.write()
+	go s.saveMoved()
+	return s, nil
+}
+
+func (s *Spool) load() error {
+	files, err := s.fs.List()
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(files, func(a, b FileInfo) int { return cmp.Compare(a.Name, b.Name) })
+	for _, f := range files {
+		if strings.HasSuffix(f.Name, tmpSuffix) {
+			if err := s.fs.Remove(f.Name); err != nil {
+				return err
+			}
+		}
+	}
+	if err := s.loadID(files); err != nil {
+		return err
+	}
+	if err := s.loadSegments(files); err != nil {
+		return err
+	}
+	if err := s.loadCursors(files); err != nil {
+		return err
+	}
+	if err := s.startBehind(); err != nil {
+		return err
+	}
+	s.measure()
+	return nil
+}
+
+// loadID reads the spool's id. A lost or damaged id file is written anew from what the segments say.
+func (s *Spool) loadID(files []FileInfo) error {
+	b, err := s.readFile(files, idName)
+	if err != nil {
+		return err
+	}
+	s.id, err = parseID(b)
+	if err == nil || !errors.Is(err, errDamaged) {
+		return nameFile(idName, err)
+	}
+	if s.id, err = s.idOfSegments(files); err != nil {
+		return err
+	}
+	return replaceFile(s.fs, idName, s.id.formatID())
+}
+
+func (s *Spool) idOfSegments(files []FileInfo) (spoolID, error) {
+	found := false
+	for _, f := range files {
+		if _, ok := parseSegmentName(f.Name); !ok {
+			continue
+		}
+		found = true
+		if id, err := s.readHeader(f); err == nil {
+			return id, nil
+		} else if !errors.Is(err, errDamaged) {
+			return 0, err
+		}
+	}
+	if found {
+		s.o.Log.Error("the spool's id is lost: what its segments hold cannot be read any more and is kept")
+	}
+	var b [4]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return spoolID(binary.LittleEndian.Uint32(b[:])), nil
+}
+
+// loadSegments finds the segments and recovers the last one.
+func (s *Spool) loadSegments(files []FileInfo) error {
+	for _, f := range files {
+		if strings.HasSuffix(f.Name, badSuffix) {
+			s.bytes += f.Size
+		}
+		first, ok := parseSegmentName(f.Name)
+		if !ok {
+			continue
+		}
+		id, err := s.readHeader(f)
+		switch {
+		case errors.Is(err, errDamaged):
+			s.o.Log.Warn("the header of a segment is damaged; its records say what is needed", "segment", f.Name)
+		case err != nil:
+			return err
+		case id != s.id:
+			return fmt.Errorf("%s belongs to spool %v and not to %v: move away what does not belong here", f.Name, id, s.id)
+		}
+		if n := len(s.segments); n > 0 {
+			s.segments[n-1].last = first - 1
+		}
+		s.addSegment(&segment{first: first, size: f.Size, last: first - 1})
+		s.bytes += f.Size
+	}
+	if len(s.segments) == 0 {
+		return s.addFirst(1)
+	}
+	return s.recoverLast()
+}
+
+func (s *Spool) addFirst(sequence uint64) error {
+	f, err := createSegment(s.fs, s.id, sequence)
+	if err != nil {
+		return err
+	}
+	s.file, s.end, s.next, s.durable = f, segmentHeaderLen, sequence, sequence-1
+	s.addSegment(&segment{first: sequence, last: sequence - 1, size: segmentHeaderLen})
+	s.bytes += segmentHeaderLen
+	return nil
+}
+
+// recoverLast makes the last segment ready to be written to: what it holds survives, a torn end is cut off.
+func (s *Spool) recoverLast() error {
+	g := s.segments[len(s.segments)-1]
+	f, err := s.fs.Open(g.name())
+	if err != nil {
+		return err
+	}
+	s.file = f
+	found, err := recoverSegment(s.id, f, g.first, g.size)
+	if err != nil {
+		return fmt.Errorf("%s: %w", g.name(), err)
+	}
+	if found.torn > 0 {
+		s.o.Log.Warn("cut off the end of a write that was not finished and that nobody was told of",
+			"segment", g.name(), "bytes", found.torn)
+	}
+	if g.size != found.end {
+		if err := f.Truncate(found.end); err != nil {
+			return err
+		}
+	}
+	// The header is written again in case it was what a crash left unfinished; the rest was perhaps never synced.
+	if _, err := f.WriteAt(s.id.appendSegmentHeader(nil, g.first), 0); err != nil {
+		return err
+	}
+	if err := errors.Join(f.Sync(), s.fs.SyncDir()); err != nil {
+		return err
+	}
+	s.bytes += found.end - g.size
+	g.size, g.last = found.end, found.last
+	s.end, s.next, s.durable = found.end, found.highest+1, found.last
+	return nil
+}
+
+// loadCursors reads the cursors. No number that a bus may have seen is used again, even if its record is gone.
+func (s *Spool) loadCursors(files []FileInfo) error {
+	for _, name := range s.o.Cursors {
+		c := &Cursor{s: s, name: name, wake: make(chan struct{}, 1), committed: s.segments[0].first - 1}
+		if err := s.loadCursor(files, c); err != nil {
+			return err
+		}
+		c.next = c.committed + 1
+		c.committedEnd = s.segmentOf(c.next).base
+		s.cursors = append(s.cursors, c)
+	}
+	for _, f := range files {
+		if !strings.HasPrefix(f.Name, cursorPrefix) {
+			continue
+		}
+		b, err := s.readFile(files, f.Name)
+		if err != nil {
+			return err
+		}
+		if sequence, _, err := s.id.parseCursor(b); err == nil {
+			s.next = max(s.next, sequence+1)
+		}
+	}
+	return nil
+}
+
+func (s *Spool) loadCursor(files []FileInfo, c *Cursor) error {
+	name := cursorPrefix + c.name
+	b, err := s.readFile(files, name)
+	if err != nil || b == nil {
+		return err
+	}
+	sequence, note, err := s.id.parseCursor(b)
+	if errors.Is(err, errDamaged) {
+		s.o.Log.Error("a cursor is damaged; the bus is offered again all that the spool still holds",
+			"bus", c.name, "kept_in", name+badSuffix)
+		return s.fs.Rename(name, name+badSuffix)
+	}
+	if err != nil {
+		return nameFile(name, err)
+	}
+	c.committed, c.note = sequence, note
+	return nil
+}
+
+// startBehind starts a new segment if numbers behind the last record are not to be used: its name tells the cursors.
+func (s *Spool) startBehind() error {
+	if s.next == s.durable+1 {
+		return nil
+	}
+	before := s.file
+	if err := s.addFirst(s.next); err != nil {
+		return err
+	}
+	return before.Close()
+}
+
+func (s *Spool) readHeader(f FileInfo) (spoolID, error) {
+	b, err := s.readStart(f.Name, min(f.Size, segmentHeaderLen))
+	if err != nil {
+		return 0, err
+	}
+	id, err := parseSegmentHeader(b)
+	return id, nameFile(f.Name, err)
+}
+
+// readFile returns the content of a small file, nil if it is not in the list.
+func (s *Spool) readFile(files []FileInfo, name string) ([]byte, error) {
+	i := slices.IndexFunc(files, func(f FileInfo) bool { return f.Name == name })
+	if i < 0 {
+		return nil, nil
+	}
+	return s.readStart(name, files[i].Size)
+}
+
+func (s *Spool) readStart(name string, n int64) ([]byte, error) {
+	f, err := s.fs.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b := make([]byte, n)
+	read, err := f.ReadAt(b, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	return b[:read], nil
+}
+
+// nameFile says in which file the error is; nil stays nil.
+func nameFile(name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", name, err)
+}

@@ -1,0 +1,122 @@
+package spool
+
+import (
+	"errors"
+	"io"
+	"time"
+)
+
+// segment is one file of the log.
+type segment struct {
+	first uint64 // immutable
+	base  int64  // immutable: bytes in the segments before it, since the spool was opened
+
+	// Guarded by Spool.mu.
+	size int64     // durable bytes, header included
+	last uint64    // highest durable sequence; first-1 while there is none
+	next *segment  // the one written after it; nil while this one is written
+	done time.Time // when it was first seen published on every bus; zero before
+}
+
+func (g *segment) name() string { return segmentName(g.first) }
+
+// segmentReader reads the records of one segment.
+type segmentReader struct {
+	id     spoolID
+	file   File
+	offset int64  // where the next record starts
+	buf    []byte // bytes at offset; payloads share it, so it is never written again
+}
+
+// readAhead is how much is read at once, unless less is there: enough to make a drain cheap, and little enough that a
+// record which waits for long keeps little else in memory.
+const readAhead = 256 << 10
+
+// record returns the record at offset, of which limit is the end of what may be read, and steps behind it. It returns
+// errDamaged if the bytes there do not check.
+func (r *segmentReader) record(limit int64) (sequence uint64, payload []byte, err error) {
+	if err := r.fill(recordHeaderLen, limit); err != nil {
+		return 0, nil, err
+	}
+	n, whole := recordLen(r.buf, limit-r.offset)
+	if !whole {
+		return 0, nil, errDamaged
+	}
+	if err := r.fill(n, limit); err != nil {
+		return 0, nil, err
+	}
+	if int64(len(r.buf)) < n {
+		return 0, nil, errDamaged
+	}
+	b := r.buf[:n:n]
+	payload, ok := r.id.parseRecord(b)
+	if !ok {
+		return 0, nil, errDamaged
+	}
+	r.buf, r.offset = r.buf[n:], r.offset+n
+	return recordSequence(b), payload, nil
+}
+
+// fill has buf hold n bytes, or as many as there are before limit or the end of the file.
+func (r *segmentReader) fill(n, limit int64) error {
+	if int64(len(r.buf)) >= n || r.offset+int64(len(r.buf)) >= limit {
+		return nil
+	}
+	buf := make([]byte, min(max(n, readAhead), limit-r.offset))
+	read, err := r.file.ReadAt(buf, r.offset)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	r.buf = buf[:read]
+	return nil
+}
+
+// resync steps over bytes that do not check, to the next record of at least the given sequence or else to limit, and
+// returns them.
+func (r *segmentReader) resync(atLeast uint64, limit int64) (damage []byte, found bool, err error) {
+	r.buf = nil
+	if err := r.fill(limit-r.offset, limit); err != nil {
+		return nil, false, err
+	}
+	at, found := r.id.findRecord(r.buf, atLeast)
+	if !found {
+		damage, r.buf, r.offset = r.buf, nil, limit
+		return damage, false, nil
+	}
+	damage, r.buf, r.offset = r.buf[:at], r.buf[at:], r.offset+int64(at)
+	return damage, true, nil
+}
+
+// recovered is what a scan of the last segment found.
+type recovered struct {
+	end     int64  // behind the last record that checks
+	last    uint64 // its sequence; first-1 if there is none
+	torn    int64  // bytes behind end
+	highest uint64 // the highest number that was ever given out, as far as the segment shows
+}
+
+// recoverSegment reads the last segment. Bytes that do not check but have a record behind them are damage, and stay for
+// the cursors to find; those with none behind them are the torn end of a write that nobody was told of.
+func recoverSegment(id spoolID, f File, first uint64, size int64) (recovered, error) {
+	r := segmentReader{id: id, file: f, offset: segmentHeaderLen}
+	found := recovered{end: segmentHeaderLen, last: first - 1, highest: first - 1}
+	for r.offset < size {
+		sequence, _, err := r.record(size)
+		if errors.Is(err, errDamaged) {
+			damage, more, err := r.resync(found.last+1, size)
+			if err != nil {
+				return found, err
+			}
+			if !more {
+				found.torn = size - found.end
+				found.highest = highestNumber(damage, found.last)
+			}
+			continue
+		}
+		if err != nil {
+			return found, err
+		}
+		found.end, found.last, found.highest = r.offset, sequence, sequence
+	}
+	return found, nil
+}

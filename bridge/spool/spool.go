@@ -1,0 +1,605 @@
+package spool
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+)
+
+// Errors of Append.
+var (
+	// ErrFull means that the record was refused before anything was written, because of the limit or of the reserve.
+	ErrFull = errors.New("the spool is full")
+	// ErrFailed means that a write or fsync failed, now or before. Nothing is taken any more; opening anew recovers.
+	ErrFailed = errors.New("the spool failed")
+	// ErrClosed means that Close was called.
+	ErrClosed = errors.New("the spool is closed")
+)
+
+// Options are the limits of a spool.
+type Options struct {
+	// MaxBytes is the limit of the files on disk. No segment is larger than an eighth of it.
+	MaxBytes int64
+	// MinFree is how many bytes stay free on the disk.
+	MinFree int64
+	// Keep is how long records that are done on every bus stay, if there is room.
+	Keep time.Duration
+	// Cursors names the buses. Only these hold records back from removal.
+	Cursors []string
+	Log     *slog.Logger
+}
+
+const (
+	// maxSegment is the size of a segment if the limit does not ask for less: what has to be read after a crash.
+	maxSegment = 64 << 20
+	// overhead is set aside from the limit for the files that are not segments.
+	overhead = 16 << 10
+	// ordinaryRecord is a size that Stats takes a record to have.
+	ordinaryRecord = 4 << 10
+	// spareBuffer is the largest buffer that is used again.
+	spareBuffer = 1 << 20
+	// housekeeping is how often free space is measured and segments are looked at for removal.
+	housekeeping = time.Second
+	// saveInterval is how often a cursor that moves is written, at most.
+	saveInterval = 200 * time.Millisecond
+)
+
+// Spool is an open log. Its methods may be called from any goroutine.
+type Spool struct {
+	// Immutable after Open.
+	fs   FS
+	o    Options
+	id   spoolID
+	lock io.Closer
+
+	work     chan struct{} // holds a token when the writer has something to do
+	save     chan struct{} // holds a token when a cursor moved
+	closing  chan struct{} // closed by Close
+	failed   chan struct{} // closed by the first failure
+	finished sync.WaitGroup
+
+	// Owned by the writer goroutine.
+	file File  // of the last segment
+	end  int64 // where the next record goes in it
+
+	mu       sync.Mutex
+	room     sync.Cond // signalled when the writer has tried to make room
+	wantRoom bool      // an Append waits for room
+	err      error     // sticky; wraps ErrFailed
+	closed   bool
+	filling  *batch // what is appended now
+	writing  *batch // what the writer is making durable; nil if nothing
+	spare    []byte // the buffer of a batch that is done
+	next     uint64 // the sequence of the next record
+	durable  uint64 // the highest sequence that is durable or will never be used
+	segments []*segment
+	bytes    int64 // in files, or promised to batches
+	free     int64 // on the disk, as last measured, less what was promised since
+	cursors  []*Cursor
+}
+
+// batch is what one write and one fsync make durable.
+type batch struct {
+	buf  []byte
+	last uint64        // sequence of its last record
+	done chan struct{} // closed when it is durable or failed
+	err  error         // set before done is closed
+}
+
+// Ticket is a place in the log that is not durable yet. Only Wait makes a sequence of it.
+type Ticket struct{ sequence uint64 }
+
+// Append takes the record into the next batch; the order of calls is the order of the log. Nothing is durable, and
+// nothing may be said to anybody, before Wait has returned. It returns an error that wraps ErrFull, ErrFailed or
+// ErrClosed, and then the record is not taken. The payload is copied.
+func (s *Spool) Append(payload []byte) (Ticket, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return Ticket{}, ErrClosed
+	}
+	n := recordHeaderLen + int64(len(payload))
+	if err := s.makeRoom(n); err != nil {
+		return Ticket{}, err
+	}
+	b := s.filling
+	b.buf = s.id.appendRecord(b.buf, s.next, payload)
+	b.last = s.next
+	s.next++
+	s.bytes += n
+	s.free -= n
+	signal(s.work)
+	return Ticket{b.last}, nil
+}
+
+// Wait returns the sequence of the record once it is durable, or an error that wraps ErrFailed: then it may or may not
+// be in the log after a restart.
+func (s *Spool) Wait(t Ticket) (sequence uint64, err error) {
+	s.mu.Lock()
+	var b *batch
+	switch {
+	case t.sequence <= s.durable:
+	case s.writing != nil && t.sequence <= s.writing.last:
+		b = s.writing
+	case s.err != nil:
+		err = s.err
+	default:
+		b = s.filling
+	}
+	s.mu.Unlock()
+	if b != nil {
+		<-b.done
+		err = b.err
+	}
+	return t.sequence, err
+}
+
+// makeRoom returns nil if n bytes more may be written. What is done on every bus goes before anything is refused; the
+// writer removes it while this waits. Needs mu.
+func (s *Spool) makeRoom(n int64) error {
+	for s.err == nil {
+		limit, reserve := s.bytes+n > s.o.MaxBytes-overhead, s.free-n < s.o.MinFree
+		switch {
+		case !limit && !reserve:
+			return nil
+		case s.removable():
+			s.wantRoom = true
+			signal(s.work)
+			s.room.Wait()
+		case limit:
+			return fmt.Errorf("%w: %d bytes of %d wait for a bus", ErrFull, s.waitingBytes(), s.o.MaxBytes)
+		default:
+			return fmt.Errorf("%w: the disk has only %d bytes more than the reserve", ErrFull, max(0, s.free-s.o.MinFree))
+		}
+	}
+	return s.err
+}
+
+// Stats is the state of a spool.
+type Stats struct {
+	// Last is the highest durable sequence.
+	Last uint64
+	// Bytes are on disk, WaitingBytes of them not yet done on every bus.
+	Bytes, WaitingBytes int64
+	// Full says that a record would be refused, and why; nil if not.
+	Full error
+}
+
+// Stats returns the state now.
+func (s *Spool) Stats() Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := Stats{Last: s.durable, Bytes: s.bytes, WaitingBytes: s.waitingBytes()}
+	if !s.removable() && s.err == nil {
+		st.Full = s.makeRoom(ordinaryRecord)
+	}
+	return st
+}
+
+// ID is the spool's name: 8 hex digits, made with the spool.
+func (s *Spool) ID() string { return s.id.String() }
+
+// Cursor returns the cursor of a bus in Options.Cursors.
+func (s *Spool) Cursor(name string) *Cursor {
+	for _, c := range s.cursors {
+		if c.name == name {
+			return c
+		}
+	}
+	return nil
+}
+
+// Failed is closed when a write or fsync has failed; Err then says what.
+func (s *Spool) Failed() <-chan struct{} { return s.failed }
+
+// Err is nil as long as the spool takes records.
+func (s *Spool) Err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+// Close takes no more records, makes durable what was appended, saves the cursors and lets go of the lock. Nothing may
+// call Next any more.
+func (s *Spool) Close() error {
+	s.mu.Lock()
+	again := s.closed
+	s.closed = true
+	s.mu.Unlock()
+	if again {
+		return ErrClosed
+	}
+	close(s.closing)
+	s.finished.Wait()
+	for _, c := range s.cursors {
+		c.leave()
+	}
+	return errors.Join(s.file.Close(), s.lock.Close())
+}
+
+// write is the writer goroutine: it alone changes segments.
+func (s *Spool) write() {
+	defer s.finished.Done()
+	tick := time.NewTicker(housekeeping)
+	defer tick.Stop()
+	for {
+		select {
+		case <-s.work:
+		case <-tick.C:
+			s.housekeep()
+		case <-s.failed:
+			return
+		case <-s.closing:
+			s.flush()
+			return
+		}
+		s.flush()
+		s.answerRoom()
+	}
+}
+
+// flush makes durable what was appended so far.
+func (s *Spool) flush() {
+	s.mu.Lock()
+	b := s.filling
+	if len(b.buf) == 0 {
+		s.mu.Unlock()
+		return
+	}
+	s.filling, s.writing = newBatch(s.spare), b
+	s.spare = nil
+	s.mu.Unlock()
+
+	err := s.writeBatch(b)
+
+	s.mu.Lock()
+	s.writing = nil
+	if err != nil {
+		s.fail(err)
+		b.err = s.err
+	}
+	if cap(b.buf) <= spareBuffer {
+		s.spare = b.buf[:0]
+	}
+	s.mu.Unlock()
+	close(b.done)
+}
+
+// writeBatch writes the records of a batch, into as many segments as it takes, and syncs them.
+func (s *Spool) writeBatch(b *batch) error {
+	for buf := b.buf; len(buf) > 0; {
+		n := fitting(buf, s.segmentSize()-s.end)
+		if n == 0 && s.end > segmentHeaderLen {
+			if err := s.rotate(recordSequence(buf)); err != nil {
+				return err
+			}
+			continue
+		}
+		if n == 0 {
+			n, _ = recordLen(buf, int64(len(buf))) // larger than a segment, it gets one of its own
+		}
+		if _, err := s.file.WriteAt(buf[:n], s.end); err != nil {
+			return fmt.Errorf("cannot write: %w", err)
+		}
+		if err := s.file.Sync(); err != nil {
+			return fmt.Errorf("cannot sync: %w", err)
+		}
+		// Commit point: these records survive a crash from here on.
+		s.end += n
+		buf = buf[n:]
+		last := b.last
+		if len(buf) > 0 {
+			last = recordSequence(buf) - 1
+		}
+		s.grown(last)
+	}
+	return nil
+}
+
+// fitting returns the length of the records at the start of buf that fit into space.
+func fitting(buf []byte, space int64) int64 {
+	if int64(len(buf)) <= space {
+		return int64(len(buf))
+	}
+	var fit int64
+	for {
+		n, _ := recordLen(buf[fit:], int64(len(buf)))
+		if fit+n > space {
+			return fit
+		}
+		fit += n
+	}
+}
+
+func (s *Spool) segmentSize() int64 { return min(s.o.MaxBytes/8, maxSegment) }
+
+// grown lets the cursors read what the last segment has got.
+func (s *Spool) grown(last uint64) {
+	s.mu.Lock()
+	g := s.segments[len(s.segments)-1]
+	g.size, g.last, s.durable = s.end, last, last
+	s.mu.Unlock()
+	for _, c := range s.cursors {
+		signal(c.wake)
+	}
+}
+
+// rotate starts the segment of the given first sequence. What is in the one before it is durable.
+func (s *Spool) rotate(first uint64) error {
+	f, err := createSegment(s.fs, s.id, first)
+	if err != nil {
+		return err
+	}
+	closed := s.file.Close() // synced already
+	s.file, s.end = f, segmentHeaderLen
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.addSegment(&segment{first: first, last: first - 1, size: segmentHeaderLen})
+	s.bytes += segmentHeaderLen
+	return closed
+}
+
+// addSegment puts g behind the last segment. Needs mu, except in Open.
+func (s *Spool) addSegment(g *segment) {
+	if n := len(s.segments); n > 0 {
+		before := s.segments[n-1]
+		g.base = before.base + before.size
+		before.next = g
+	}
+	s.segments = append(s.segments, g)
+}
+
+// createSegment makes a segment whose name and header survive.
+func createSegment(fs FS, id spoolID, first uint64) (File, error) {
+	f, err := fs.Create(segmentName(first))
+	if err != nil {
+		return nil, fmt.Errorf("cannot make a segment: %w", err)
+	}
+	_, err = f.WriteAt(id.appendSegmentHeader(nil, first), 0)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err == nil {
+		err = fs.SyncDir()
+	}
+	if err != nil {
+		_ = f.Close() // the error before it is the one to tell
+		return nil, fmt.Errorf("cannot make a segment: %w", err)
+	}
+	return f, nil
+}
+
+// fail makes the failure sticky and tells all who wait for the batch that is being filled. Needs mu.
+func (s *Spool) fail(err error) {
+	if s.err != nil {
+		return
+	}
+	s.err = fmt.Errorf("%w: %w", ErrFailed, err)
+	s.filling.err = s.err
+	close(s.filling.done)
+	s.room.Broadcast()
+	close(s.failed)
+}
+
+// housekeep measures the disk and removes what has been done on every bus for long enough.
+func (s *Spool) housekeep() {
+	s.measure()
+	now := time.Now()
+	for {
+		s.mu.Lock()
+		g := s.segments[0]
+		due := g.next != nil && s.doneSegment(g)
+		if due && g.done.IsZero() {
+			g.done = now
+		}
+		due = due && now.Sub(g.done) >= s.o.Keep
+		s.mu.Unlock()
+		if !due || !s.removeOldest() {
+			return
+		}
+	}
+}
+
+func (s *Spool) measure() {
+	free, err := s.fs.Free()
+	if err != nil {
+		s.o.Log.Warn("cannot measure the free space of the spool's disk", "error", err)
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.free = free
+}
+
+// answerRoom makes room for the Appends that wait for it.
+func (s *Spool) answerRoom() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.wantRoom {
+		return
+	}
+	if s.removable() {
+		s.mu.Unlock()
+		s.removeOldest()
+		s.measure()
+		s.mu.Lock()
+	}
+	s.wantRoom = false
+	s.room.Broadcast()
+}
+
+// removable reports whether the oldest segment holds something and is done on every bus. Needs mu.
+func (s *Spool) removable() bool {
+	g := s.segments[0]
+	return s.doneSegment(g) && g.last >= g.first
+}
+
+// doneSegment reports whether every bus is past the segment. Needs mu.
+func (s *Spool) doneSegment(g *segment) bool {
+	for _, c := range s.cursors {
+		if c.committed < g.last {
+			return false
+		}
+	}
+	return true
+}
+
+// removeOldest removes the oldest segment, for which another takes over first if it is the one being written.
+func (s *Spool) removeOldest() bool {
+	s.mu.Lock()
+	g, last := s.segments[0], len(s.segments) == 1
+	s.mu.Unlock()
+	if last {
+		if err := s.rotate(g.last + 1); err != nil {
+			s.mu.Lock()
+			s.fail(err)
+			s.mu.Unlock()
+			return false
+		}
+	}
+	if err := s.fs.Remove(g.name()); err != nil {
+		s.o.Log.Error("cannot remove a published segment of the spool", "segment", g.name(), "error", err)
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.segments = s.segments[1:]
+	s.bytes -= g.size
+	return true
+}
+
+// waitingBytes is what some bus has not done yet. Needs mu.
+func (s *Spool) waitingBytes() int64 {
+	last := s.segments[len(s.segments)-1]
+	end := last.base + last.size
+	least := end
+	for _, c := range s.cursors {
+		if c.committed < s.durable {
+			least = min(least, c.committedEnd)
+		}
+	}
+	return end - least
+}
+
+// segmentOf returns the segment that holds the sequence, or the oldest if it is gone.
+func (s *Spool) segmentOf(sequence uint64) *segment {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := len(s.segments) - 1; i > 0; i-- {
+		if s.segments[i].first <= sequence {
+			return s.segments[i]
+		}
+	}
+	return s.segments[0]
+}
+
+// extent returns how much of a segment may be read, its last sequence, and the segment after it.
+func (s *Spool) extent(g *segment) (size int64, last uint64, next *segment) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return g.size, g.last, g.next
+}
+
+// place notes where the log goes on behind what a cursor has committed.
+func (s *Spool) place(c *Cursor, end int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.committedEnd = max(c.committedEnd, end)
+}
+
+// keep writes damaged bytes to a file of their own, once.
+func (s *Spool) keep(name string, damage []byte) error {
+	if f, err := s.fs.Open(name); err == nil {
+		return f.Close()
+	}
+	if err := replaceFile(s.fs, name, damage); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.bytes += int64(len(damage))
+	return nil
+}
+
+// replaceFile puts a file in place of another of that name, at once and for good.
+func replaceFile(fs FS, name string, content []byte) error {
+	f, err := fs.Create(name + tmpSuffix)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt(content, 0)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err := fs.Rename(name+tmpSuffix, name); err != nil {
+		return err
+	}
+	return fs.SyncDir()
+}
+
+// saveMoved is the goroutine that writes cursors: off the way of the records, at most once in saveInterval.
+func (s *Spool) saveMoved() {
+	defer s.finished.Done()
+	bad := false
+	for open := true; open; {
+		select {
+		case <-s.save:
+		case <-s.closing:
+			open = false
+		}
+		for _, c := range s.cursors {
+			err := s.saveCursor(c)
+			if err != nil && !bad {
+				s.o.Log.Error("cannot save a cursor; after a crash more would be offered to the bus again", "bus", c.name, "error", err)
+			}
+			bad = err != nil
+		}
+		if open {
+			s.pause(saveInterval)
+		}
+	}
+}
+
+// pause waits, but not for long once the spool is closing.
+func (s *Spool) pause(d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-s.closing:
+	}
+}
+
+func (s *Spool) saveCursor(c *Cursor) error {
+	s.mu.Lock()
+	content, dirty := s.id.formatCursor(c.committed, c.note), c.dirty
+	c.dirty = false
+	s.mu.Unlock()
+	if !dirty {
+		return nil
+	}
+	err := replaceFile(s.fs, cursorPrefix+c.name, content)
+	if err != nil {
+		s.mu.Lock()
+		c.dirty = true
+		signal(s.save)
+		s.mu.Unlock()
+	}
+	return err
+}
+
+// signal puts a token into a channel that holds one.
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+func newBatch(buf []byte) *batch { return &batch{buf: buf, done: make(chan struct{})} }

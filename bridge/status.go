@@ -1,0 +1,148 @@
+package bridge
+
+import (
+	"encoding/json"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// status is what /status says.
+type status struct {
+	Ready     bool                      `json:"ready"`
+	NotReady  string                    `json:"not_ready,omitempty"` // why
+	Postbacks map[string]postbackStatus `json:"postbacks"`           // by broker, since start
+	Spool     spoolStatus               `json:"spool"`
+	Buses     map[string]busStatus      `json:"buses"`
+}
+
+type postbackStatus struct {
+	Received uint64 `json:"received"`
+	Accepted uint64 `json:"accepted"`
+	Repeated uint64 `json:"repeated"`
+	Refused  uint64 `json:"refused"`
+	Failed   uint64 `json:"failed"`
+}
+
+// Fates returns the counts by fate.
+func (p postbackStatus) Fates() map[string]uint64 {
+	return map[string]uint64{
+		accepted.String(): p.Accepted, repeated.String(): p.Repeated,
+		refused.String(): p.Refused, failed.String(): p.Failed,
+	}
+}
+
+type spoolStatus struct {
+	ID           string `json:"id,omitempty"` // empty until the spool is open
+	Last         uint64 `json:"last"`
+	Bytes        int64  `json:"bytes"`
+	LimitBytes   int64  `json:"limit_bytes"`
+	WaitingBytes int64  `json:"waiting_bytes"`
+}
+
+type busStatus struct {
+	Up                   bool     `json:"up"`
+	Committed            uint64   `json:"committed"`
+	Waiting              uint64   `json:"waiting"`
+	Stored               uint64   `json:"stored"`
+	Deadlettered         uint64   `json:"deadlettered"`
+	Quarantined          uint64   `json:"quarantined"`
+	Skipped              uint64   `json:"skipped"`
+	OldestWaitingSeconds float64  `json:"oldest_waiting_seconds"`
+	Causes               []string `json:"causes,omitempty"`     // what keeps events from the bus now
+	LastError            string   `json:"last_error,omitempty"` // since start, mended or not
+}
+
+// Fates returns the counts by fate.
+func (s busStatus) Fates() map[string]uint64 {
+	return map[string]uint64{
+		stored.String(): s.Stored, deadlettered.String(): s.Deadlettered,
+		quarantined.String(): s.Quarantined, skipped.String(): s.Skipped,
+	}
+}
+
+func (b *Bridge) status() status {
+	st := status{
+		Postbacks: make(map[string]postbackStatus),
+		Spool:     spoolStatus{LimitBytes: b.o.SpoolMaxBytes},
+		Buses:     make(map[string]busStatus),
+	}
+	for name, m := range b.ingest.brokers {
+		// What is in flight is received and has no fate yet, so received is read last.
+		var p postbackStatus
+		p.Accepted, p.Repeated = m.fates[accepted].Load(), m.fates[repeated].Load()
+		p.Refused, p.Failed = m.fates[refused].Load(), m.fates[failed].Load()
+		p.Received = m.received.Load()
+		st.Postbacks[name] = p
+	}
+	reason := b.notReady()
+	st.Ready, st.NotReady = reason == "", reason
+	o := b.opened.Load()
+	if o == nil {
+		return st
+	}
+	for _, p := range o.pumps {
+		st.Buses[p.bus] = busStatusOf(p, o.spool.Stats().Last)
+	}
+	stats := o.spool.Stats()
+	st.Spool.ID, st.Spool.Last, st.Spool.Bytes, st.Spool.WaitingBytes = o.spool.ID(), stats.Last, stats.Bytes, stats.WaitingBytes
+	return st
+}
+
+// busStatusOf reads last before the pump's state, so the pump may already be further.
+func busStatusOf(p *pump, last uint64) busStatus {
+	s := p.state()
+	causes, lastError := p.health.state()
+	st := busStatus{
+		Up: len(causes) == 0, Causes: causes, LastError: lastError,
+		Committed: s.committed,
+		Waiting:   max(last, s.committed) - s.committed,
+		Stored:    s.fates[stored], Deadlettered: s.fates[deadlettered],
+		Quarantined: s.fates[quarantined], Skipped: s.fates[skipped],
+	}
+	if !s.oldest.IsZero() {
+		st.OldestWaitingSeconds = time.Since(s.oldest).Seconds()
+	}
+	return st
+}
+
+// notReady says why postbacks are not taken now; empty if they are. A bus that is down is no reason.
+func (b *Bridge) notReady() string {
+	o := b.opened.Load()
+	switch {
+	case b.stopping.Load():
+		return "shutting down"
+	case o == nil:
+		return "waiting for the spool"
+	case o.spool.Err() != nil:
+		return o.spool.Err().Error()
+	}
+	if full := o.spool.Stats().Full; full != nil {
+		return full.Error()
+	}
+	return ""
+}
+
+// admin serves /livez, /readyz, /metrics and /status.
+func (b *Bridge) admin() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write([]byte("ok\n"))
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if reason := b.notReady(); reason != "" {
+			http.Error(w, reason, http.StatusServiceUnavailable)
+			return
+		}
+		_, _ = w.Write([]byte("ok\n"))
+	})
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		enc := json.NewEncoder(w)
+		enc.SetIndent("", "  ")
+		_ = enc.Encode(b.status()) // who no longer listens is not told
+	})
+	mux.Handle("GET /metrics", promhttp.HandlerFor(b.o.Registry, promhttp.HandlerOpts{EnableOpenMetrics: true}))
+	return mux
+}
