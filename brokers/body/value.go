@@ -1,0 +1,133 @@
+package body
+
+import (
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/postbridge/postbridge/bridge"
+)
+
+// Value is the JSON value of a member, as it stands in the body.
+type Value []byte
+
+// Literal is the text of a string, or the digits of a number exactly as sent; empty for anything else. It is what a
+// broker's checksum is made over.
+func (v Value) Literal() string {
+	switch jsontext.Value(v).Kind() {
+	case jsontext.KindString:
+		return string(appendUnquoted(nil, v))
+	case jsontext.KindNumber:
+		return string(v)
+	default:
+		return ""
+	}
+}
+
+// Text is the literal, or empty if that is one of the ways to say that there is nothing.
+func (v Value) Text() string {
+	s := v.Literal()
+	if t := strings.TrimSpace(s); t == "" || strings.EqualFold(t, "NA") {
+		return ""
+	}
+	return s
+}
+
+// Word is the text of an enumerated field, in the form in which words are compared: lower case, no space around it.
+func (v Value) Word() string { return strings.ToLower(strings.TrimSpace(v.Text())) }
+
+// Quantity is a whole number, sent as 50, 50.0 or "50".
+func (v Value) Quantity() bridge.Quantity {
+	whole, fraction, _ := strings.Cut(v.Decimal(), ".")
+	n, err := strconv.ParseInt(whole, 10, 64)
+	if err != nil || strings.Trim(fraction, "0") != "" {
+		return bridge.Quantity{}
+	}
+	return bridge.QuantityOf(n)
+}
+
+// Decimal is a decimal number with the digits that the broker sent: 470 stays 470, and 470.0 stays 470.0. It is never
+// parsed into a float. A small exponent is written out.
+func (v Value) Decimal() string {
+	s := strings.TrimSpace(v.Text())
+	mantissa, exponent := s, 0
+	if i := strings.IndexAny(s, "eE"); i >= 0 {
+		n, err := strconv.Atoi(s[i+1:])
+		if err != nil || n < -maxExponent || n > maxExponent {
+			return ""
+		}
+		mantissa, exponent = s[:i], n
+	}
+	if !isDecimal(mantissa) {
+		return ""
+	}
+	return shift(mantissa, exponent)
+}
+
+// maxExponent bounds what is written out: no price has more places.
+const maxExponent = 20
+
+// isDecimal reports whether s is digits, perhaps with a minus before and a point between them.
+func isDecimal(s string) bool {
+	whole, fraction, point := strings.Cut(strings.TrimPrefix(s, "-"), ".")
+	return isDigits(whole) && (isDigits(fraction) || !point)
+}
+
+func isDigits(s string) bool {
+	for i := range len(s) {
+		if s[i] < '0' || s[i] > '9' {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// shift moves the point of a decimal by so many places to the right.
+func shift(s string, places int) string {
+	if places == 0 {
+		return s
+	}
+	sign := ""
+	if strings.HasPrefix(s, "-") {
+		sign, s = "-", s[1:]
+	}
+	whole, fraction, _ := strings.Cut(s, ".")
+	digits, point := whole+fraction, len(whole)+places
+	if point <= 0 {
+		digits, point = strings.Repeat("0", 1-point)+digits, 1
+	}
+	if point > len(digits) {
+		digits += strings.Repeat("0", point-len(digits))
+	}
+	whole = strings.TrimLeft(digits[:point-1], "0") + digits[point-1:point]
+	if point == len(digits) {
+		return sign + whole
+	}
+	return sign + whole + "." + digits[point:]
+}
+
+// India has one time zone and no daylight saving, so no time zone database is needed.
+const (
+	istOffset = 5*time.Hour + 30*time.Minute
+	istSuffix = "+05:30"
+)
+
+// Time is a time in RFC 3339, always in Indian time, so that one instant has one text. Brokers send
+// "2006-01-02 15:04:05" and mean Indian time; RFC 3339 says itself what it means.
+func (v Value) Time() string {
+	s := strings.TrimSpace(v.Text())
+	wall, err := time.Parse(time.DateTime, s)
+	if err != nil {
+		t, err := time.Parse(time.RFC3339, s)
+		if err != nil {
+			return ""
+		}
+		wall = t.UTC().Add(istOffset)
+	}
+	if wall.Year() <= 1 || wall.Year() > 9999 {
+		return "" // year one is how Go programs, Dhan's among them, print a time that was never set
+	}
+	return wall.Format("2006-01-02T15:04:05.999999999") + istSuffix
+}

@@ -1,0 +1,81 @@
+package body
+
+import (
+	"strconv"
+	"testing"
+
+	"github.com/postbridge/postbridge/bridge"
+)
+
+func TestText(t *testing.T) {
+	for sent, want := range map[string]string{
+		`"AB1234"`: "AB1234", `1953341975595868160`: "1953341975595868160", `"1953341975595868160"`: "1953341975595868160",
+		`4.70`: "4.70", `" x "`: " x ", `"\u0041\n\"\\"`: "A\n\"\\", `"सोना"`: "सोना", "\"a\xffb\"": "a\uFFFDb", `"\ud800x"`: "\uFFFDx",
+		`"\ud83d\ude00"`: "😀", `null`: "", `""`: "", `"NA"`: "", `" na "`: "", `" "`: "", `{}`: "", `["x"]`: "", `true`: "", `"NAB"`: "NAB",
+	} {
+		if got := Value(sent).Text(); got != want {
+			t.Errorf("%s became %q, want %q", sent, got, want)
+		}
+	}
+}
+
+// TestLiteral keeps what a checksum is made over, whatever it means.
+func TestLiteral(t *testing.T) {
+	for sent, want := range map[string]string{`"NA"`: "NA", `" "`: " ", `1.0`: "1.0", `1e5`: "1e5", `null`: "", `false`: "", `{"a":1}`: ""} {
+		if got := Value(sent).Literal(); got != want {
+			t.Errorf("%s became %q, want %q", sent, got, want)
+		}
+	}
+}
+
+func TestDecimal(t *testing.T) {
+	for sent, want := range map[string]string{
+		`470`: "470", `470.0`: "470.0", `72.755`: "72.755", `0.0`: "0.0", `0`: "0", `"470.50"`: "470.50", `" 11.25 "`: "11.25", `-1.5`: "-1.5",
+		`4.7e2`: "470", `4.70E+2`: "470", `4.7551e2`: "475.51", `1e-3`: "0.001", `12.5e-1`: "1.25", `-1e-2`: "-0.01", `1e0`: "1", `0.05e1`: "0.5", `0.05e3`: "50",
+		`1e20`: "100000000000000000000", `1e21`: "", `1e-21`: "", `1e99999999999999999999`: "",
+		`"1,000.5"`: "", `".5"`: "", `"5."`: "", `"+5"`: "", `"--5"`: "", `"0x10"`: "", `"1e"`: "", `"e5"`: "", `"Infinity"`: "", `"٣"`: "",
+		`null`: "", `""`: "", `"NA"`: "", `{}`: "", `[1]`: "", `true`: "",
+		`123456789012345678901234567890.123456789`: "123456789012345678901234567890.123456789",
+	} {
+		if got := Value(sent).Decimal(); got != want {
+			t.Errorf("%s became %q, want %q", sent, got, want)
+		}
+	}
+}
+
+func TestQuantity(t *testing.T) {
+	for sent, want := range map[string]bridge.Quantity{
+		`50`: bridge.QuantityOf(50), `"50"`: bridge.QuantityOf(50), `50.0`: bridge.QuantityOf(50), `"50.00"`: bridge.QuantityOf(50), `0`: bridge.QuantityOf(0),
+		`5e1`: bridge.QuantityOf(50), `-1`: bridge.QuantityOf(-1), `9223372036854775807`: bridge.QuantityOf(9223372036854775807),
+		`9223372036854775808`: {}, `50.5`: {}, `"fifty"`: {}, `null`: {}, `""`: {}, `"NA"`: {}, `{}`: {}, `true`: {},
+	} {
+		if got := Value(sent).Quantity(); got != want {
+			t.Errorf("%s became %v, want %v", sent, got, want)
+		}
+	}
+}
+
+func TestTime(t *testing.T) {
+	for sent, want := range map[string]string{
+		"2022-03-03 09:24:25": "2022-03-03T09:24:25+05:30", " 2022-03-03 09:24:25 ": "2022-03-03T09:24:25+05:30",
+		"2022-03-03 09:24:25.120": "2022-03-03T09:24:25.12+05:30", "2022-03-03T09:24:25+05:30": "2022-03-03T09:24:25+05:30",
+		"2022-03-03T03:54:25Z": "2022-03-03T09:24:25+05:30", "2021-12-31T20:00:00Z": "2022-01-01T01:30:00+05:30",
+		"0001-01-01 00:00:00": "", "0001-01-01T00:00:00Z": "", "0000-12-31T23:00:00Z": "", "9999-12-31T23:00:00Z": "",
+		"2022-02-30 09:24:25": "", "09:24:25": "", "2022-03-03": "", "NA": "", "": "", "yesterday": "",
+	} {
+		if got := Value(strconv.Quote(sent)).Time(); got != want {
+			t.Errorf("%q became %q, want %q", sent, got, want)
+		}
+	}
+	for _, sent := range []string{`null`, `1646279665`, `{}`} {
+		if got := Value(sent).Time(); got != "" {
+			t.Errorf("%s became %q", sent, got)
+		}
+	}
+}
+
+func TestWord(t *testing.T) {
+	if got := Value(`" SL-M "`).Word(); got != "sl-m" {
+		t.Errorf("%q", got)
+	}
+}

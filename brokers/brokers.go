@@ -1,0 +1,28 @@
+// Package brokers knows the stock brokers whose postbacks postbridge takes.
+package brokers
+
+import (
+	"fmt"
+
+	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/brokers/dhan"
+	"github.com/postbridge/postbridge/brokers/kite"
+)
+
+// Config has what each broker needs. Only that of the brokers that are made is looked at.
+type Config struct {
+	Kite kite.Config
+	Dhan func() dhan.Credentials
+}
+
+// New makes the broker of that name.
+func New(name string, c Config) (bridge.Broker, error) {
+	switch name {
+	case "kite":
+		return kite.New(c.Kite), nil
+	case "dhan":
+		return dhan.New(c.Dhan), nil
+	default:
+		return nil, fmt.Errorf("no broker is called %q", name)
+	}
+}

@@ -1,0 +1,60 @@
+package brokertest
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/postbridge/postbridge/bridge"
+)
+
+// FuzzNormalize feeds bodies to Normalize: whatever it makes an order of is one that can be published.
+func FuzzNormalize(f *testing.F, s Suite) {
+	schema := compileSchema(f)
+	for _, b := range s.seeds(f) {
+		f.Add(b.body)
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		order, err := s.Broker.Normalize(text)
+		if err == nil && (order.OrderID == "" || order.BrokerStatus == "" || !slices.Contains(bridge.Statuses(), order.Status)) {
+			t.Errorf("an order without id or status: %+v", order)
+		}
+		e, err := bridge.NewEvent(trusting{s.Broker}, &bridge.Postback{Body: text}, received())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := schema.validate(encode(t, e)); err != nil {
+			t.Errorf("the event does not fit the schema: %v", err)
+		}
+	})
+}
+
+// FuzzVerify feeds postbacks to Verify. Whatever it accepts, proven has to accept too: the adapter's rule once more,
+// written another way.
+func FuzzVerify(f *testing.F, s Suite, proven func(*bridge.Postback) bool) {
+	for _, b := range s.seeds(f) {
+		f.Add(s.PathToken, "", b.body)
+		f.Add("", s.PathToken, b.body)
+	}
+	f.Fuzz(func(t *testing.T, pathToken, queryToken string, text []byte) {
+		p := &bridge.Postback{PathToken: pathToken, QueryToken: queryToken, Body: text}
+		how, err := s.Broker.Verify(p)
+		switch {
+		case err != nil:
+			checkRefusal(t, err)
+		case how == "" || !proven(p):
+			t.Errorf("accepted without proof, verified by %q", how)
+		}
+	})
+}
+
+// seeds are all bodies of the suite, and each once more for each field that is changed in it.
+func (s Suite) seeds(f *testing.F) []sample {
+	all := append(s.genuine(f), s.samples(f, "unproven")...)
+	for _, b := range slices.Clone(all) {
+		members, _ := parseObject(b.body)
+		for i, m := range members {
+			all = append(all, sample{b.name, members.with(i, m.changed())})
+		}
+	}
+	return all
+}

@@ -1,0 +1,191 @@
+package dhan
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/brokers/body"
+)
+
+var (
+	errNoOrderID = errors.New("dhan: the body has no order id")
+	errNoStatus  = errors.New("dhan: the body has no order status")
+)
+
+// Normalize reads the order. Names are matched without regard to case: Dhan's documentation and what it sends differ in
+// it. Of names that are then the same the last counts.
+func (*Broker) Normalize(text []byte) (bridge.Order, error) {
+	var o order
+	if err := body.Scan(text, o.member); err != nil {
+		return bridge.Order{}, fmt.Errorf("dhan: %w", err)
+	}
+	if o.OrderID == "" {
+		return bridge.Order{}, errNoOrderID
+	}
+	if o.BrokerStatus == "" {
+		return bridge.Order{}, errNoStatus
+	}
+	o.settle()
+	return o.Order, nil
+}
+
+// order is an order while its body is read.
+type order struct {
+	bridge.Order
+
+	// Other spellings of one thing, used where the first has no value.
+	misspelledCode          string
+	camelCaseFilled         bridge.Quantity
+	averagePrice, lastPrice string
+}
+
+// settle fills in what depends on more than one member.
+func (o *order) settle() {
+	o.ReasonCode = cmp.Or(o.ReasonCode, o.misspelledCode)
+	o.FilledQuantity = cmp.Or(o.FilledQuantity, o.camelCaseFilled)
+	o.AveragePrice = cmp.Or(o.AveragePrice, o.averagePrice, o.lastPrice)
+	o.Status = body.PartialFill(status(o.BrokerStatus), o.FilledQuantity, o.Quantity)
+}
+
+// member is the field table of https://dhanhq.co/docs/v2/postback, and what the order API calls the rest.
+func (o *order) member(name []byte, v body.Value) {
+	var buf [32]byte
+	switch string(lower(buf[:0], name)) {
+	case "dhanclientid":
+		o.UserID = v.Text()
+	case "orderid":
+		o.OrderID = v.Text()
+	case "exchangeorderid":
+		o.ExchangeOrderID = v.Text()
+	case "correlationid":
+		o.ClientOrderID = v.Text()
+	case "orderstatus":
+		o.BrokerStatus = v.Text()
+	case "omserrorcode":
+		o.ReasonCode = v.Text()
+	case "omserroecode": // so in the field table of the documentation
+		o.misspelledCode = v.Text()
+	case "omserrordescription":
+		o.Reason = v.Text()
+	case "exchangesegment":
+		o.Exchange = exchange(v.Word())
+	case "tradingsymbol":
+		o.Symbol = v.Text()
+	case "securityid":
+		o.InstrumentID = v.Text()
+	case "transactiontype":
+		o.Side = v.Word()
+	case "ordertype":
+		o.OrderType = orderType(v.Word())
+	case "producttype":
+		o.Product = product(v.Word())
+	case "validity":
+		o.Validity = v.Word()
+	case "quantity":
+		o.Quantity = v.Quantity()
+	case "filled_qty": // the documented name, in an object that is otherwise in camel case
+		o.FilledQuantity = v.Quantity()
+	case "filledqty":
+		o.camelCaseFilled = v.Quantity()
+	case "remainingquantity":
+		o.PendingQuantity = v.Quantity()
+	case "disclosedquantity":
+		o.DisclosedQuantity = v.Quantity()
+	case "price":
+		o.Price = v.Decimal()
+	case "triggerprice":
+		o.TriggerPrice = v.Decimal()
+	case "averagetradedprice":
+		o.AveragePrice = v.Decimal()
+	case "averageprice":
+		o.averagePrice = v.Decimal()
+	case "tradedprice":
+		o.lastPrice = v.Decimal()
+	case "createtime":
+		o.OrderTime = v.Time()
+	case "exchangetime":
+		o.ExchangeTime = v.Time()
+	case "updatetime":
+		o.UpdatedTime = v.Time()
+	}
+}
+
+// lower appends the name with its ASCII letters in lower case: strings.ToLower would cost an allocation per member.
+func lower(dst, name []byte) []byte {
+	for _, c := range name {
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		dst = append(dst, c)
+	}
+	return dst
+}
+
+// status reads Dhan's word. PART_TRADED is documented for the order API only.
+func status(word string) bridge.Status {
+	switch strings.ToLower(strings.TrimSpace(word)) {
+	case "transit":
+		return bridge.StatusPending
+	case "pending":
+		return bridge.StatusOpen
+	case "part_traded":
+		return bridge.StatusPartiallyFilled
+	case "traded":
+		return bridge.StatusFilled
+	case "cancelled":
+		return bridge.StatusCancelled
+	case "rejected":
+		return bridge.StatusRejected
+	case "expired":
+		return bridge.StatusExpired
+	default:
+		return bridge.StatusUnknown
+	}
+}
+
+// exchange reads Dhan's exchange segment, as Kite writes it.
+func exchange(word string) string {
+	switch word {
+	case "nse_eq":
+		return "NSE"
+	case "bse_eq":
+		return "BSE"
+	case "nse_fno":
+		return "NFO"
+	case "bse_fno":
+		return "BFO"
+	case "nse_currency":
+		return "CDS"
+	case "bse_currency":
+		return "BCD"
+	case "mcx_comm":
+		return "MCX"
+	default:
+		return strings.ToUpper(word)
+	}
+}
+
+func orderType(word string) string {
+	switch word {
+	case "stop_loss":
+		return "stop_limit"
+	case "stop_loss_market":
+		return "stop_market"
+	default:
+		return word
+	}
+}
+
+func product(word string) string {
+	switch word {
+	case "intraday":
+		return "mis"
+	case "margin":
+		return "nrml"
+	default:
+		return word
+	}
+}

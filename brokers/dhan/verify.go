@@ -1,0 +1,34 @@
+package dhan
+
+import (
+	"cmp"
+	"errors"
+	"net/http"
+
+	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/brokers/body"
+	"github.com/postbridge/postbridge/brokers/proof"
+)
+
+// Verify checks the token, and that the client is a known one if clients are listed. Dhan does not say whether it
+// keeps the query of a registered URL, so the token may be in the path or in the query. It proves the origin of a body
+// that is not JSON too.
+func (b *Broker) Verify(p *bridge.Postback) (how string, err error) {
+	cred := b.credentials()
+	if !proof.OneOf(cmp.Or(p.PathToken, p.QueryToken), cred.Tokens) {
+		return "", refuse(http.StatusUnauthorized, "token", "the token is missing or wrong")
+	}
+	if len(cred.ClientIDs) == 0 {
+		return "token", nil
+	}
+	var o order
+	err = body.Scan(p.Body, o.member)
+	if !errors.Is(err, body.ErrNotJSON) && !proof.OneOf(o.UserID, cred.ClientIDs) {
+		return "", refuse(http.StatusForbidden, "client_id", "the client id is not a known one")
+	}
+	return "token", nil
+}
+
+func refuse(status int, reason, detail string) *bridge.Refusal {
+	return &bridge.Refusal{Status: status, Reason: reason, Detail: detail}
+}

@@ -1,0 +1,147 @@
+package kite_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/postbridge/postbridge/bridge"
+)
+
+// idOf is the event id of a body that is made of the one order of these tests and what differs from it.
+func idOf(t *testing.T, namesAndValues ...string) string {
+	t.Helper()
+	body := object(append([]string{
+		"order_id", `"260108152046774"`, "user_id", `"AB1234"`, "status", `"OPEN"`, "order_type", `"LIMIT"`,
+		"transaction_type", `"BUY"`, "quantity", "1", "filled_quantity", "0", "cancelled_quantity", "0", "pending_quantity", "1",
+		"price", "11.25", "trigger_price", "0", "average_price", "0", "order_timestamp", `"2026-01-08 15:23:46"`,
+		"exchange_update_timestamp", `"2026-01-08 15:23:46"`, "guid", `"1767866026-514556-RGZ539-ADMINAPI"`,
+	}, namesAndValues...)...) // of a repeated name the last counts
+	return eventOf(t, body, time.Unix(1767866026, 0)).ID
+}
+
+func eventOf(t *testing.T, body []byte, received time.Time) *bridge.Event {
+	t.Helper()
+	e, err := bridge.NewEvent(proven{newBroker("", nil)}, &bridge.Postback{Body: body}, received)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !e.Understood() {
+		t.Fatalf("not understood: %s", body)
+	}
+	return e
+}
+
+// proven takes any body as proven.
+type proven struct{ bridge.Broker }
+
+func (proven) Verify(*bridge.Postback) (string, error) { return "checksum", nil }
+
+func same(t *testing.T, a, b string) {
+	t.Helper()
+	if a != b {
+		t.Error("the ids differ")
+	}
+}
+
+func different(t *testing.T, a, b string) {
+	t.Helper()
+	if a == b {
+		t.Error("the ids are the same")
+	}
+}
+
+func TestRepeatHasSameID(t *testing.T) {
+	body := read(t, "testdata/genuine/official.json")
+	same(t, eventOf(t, body, time.Unix(1, 0)).ID, eventOf(t, body, time.Unix(2, 0)).ID)
+}
+
+func TestUpdateAndOpenOfSameNumbersHaveSameID(t *testing.T) {
+	same(t, idOf(t, "status", `"UPDATE"`), idOf(t, "status", `"OPEN"`))
+}
+
+func TestChangedPriceHasAnotherID(t *testing.T) {
+	different(t, idOf(t), idOf(t, "price", "11.35"))
+}
+
+func TestPriceThatComesBackWithinTheSecondHasTheFirstIDAgain(t *testing.T) {
+	first, second, third := idOf(t, "price", "11.25"), idOf(t, "price", "11.35"), idOf(t, "price", "11.25")
+	different(t, first, second)
+	same(t, first, third)
+}
+
+func TestDoubledCancelHasSameID(t *testing.T) {
+	first := eventOf(t, read(t, "testdata/genuine/series-2026-4-cancelled.json"), time.Unix(1, 0))
+	second := eventOf(t, read(t, "testdata/genuine/series-2026-5-cancelled.json"), time.Unix(2, 0))
+	same(t, first.ID, second.ID)
+}
+
+func TestCancelAndCancelledHaveSameID(t *testing.T) {
+	same(t, idOf(t, "status", `"CANCEL"`), idOf(t, "status", `"CANCELLED"`))
+}
+
+func TestAnotherGUIDHasSameID(t *testing.T) {
+	same(t, idOf(t), idOf(t, "guid", `"205871XvWfpJkFLquRq"`))
+}
+
+func TestAnotherPendingQuantityHasSameID(t *testing.T) {
+	same(t, idOf(t), idOf(t, "pending_quantity", "0"))
+}
+
+func TestAnotherChecksumHasSameID(t *testing.T) {
+	same(t, idOf(t), idOf(t, "checksum", `"00"`))
+}
+
+func TestDecimalsWithoutTrailingZeros(t *testing.T) {
+	same(t, idOf(t, "price", "470"), idOf(t, "price", "470.0"))
+	same(t, idOf(t, "price", "470"), idOf(t, "price", `"470.00"`))
+	different(t, idOf(t, "price", "470"), idOf(t, "price", "4700"))
+	different(t, idOf(t, "price", "470.5"), idOf(t, "price", "470.05"))
+}
+
+func TestZeroIsLikeAbsent(t *testing.T) {
+	for _, name := range []string{"price", "trigger_price", "average_price", "quantity", "filled_quantity", "cancelled_quantity"} {
+		same(t, idOf(t, name, "0"), idOf(t, name, "null"))
+		same(t, idOf(t, name, "0"), idOf(t, name, "0.0"))
+	}
+}
+
+// TestFieldsOfTheID changes each field that tells one state from another.
+func TestFieldsOfTheID(t *testing.T) {
+	seen := map[string]string{idOf(t): "nothing"}
+	for _, v := range [][2]string{
+		{"user_id", `"AB1235"`}, {"order_id", `"260108152046775"`}, {"status", `"REJECTED"`}, {"status_message", `"margin"`},
+		{"exchange_order_id", `"1"`}, {"transaction_type", `"SELL"`}, {"order_type", `"SL"`}, {"product", `"MIS"`},
+		{"validity", `"IOC"`}, {"quantity", "2"}, {"filled_quantity", "1"}, {"cancelled_quantity", "1"}, {"price", "1"},
+		{"trigger_price", "1"}, {"average_price", "1"}, {"exchange_update_timestamp", `"2026-01-08 15:23:47"`},
+	} {
+		id := idOf(t, v[0], v[1])
+		if before, ok := seen[id]; ok {
+			t.Errorf("%s changed has the id of %s changed", v[0], before)
+		}
+		seen[id] = v[0]
+	}
+}
+
+func TestNotUnderstoodHasIDOfBrokerAndBody(t *testing.T) {
+	id := func(body string) string {
+		e, err := bridge.NewEvent(proven{newBroker("", nil)}, &bridge.Postback{Body: []byte(body)}, time.Unix(1, 0))
+		if err != nil || e.Understood() {
+			t.Fatal("understood")
+		}
+		return e.ID
+	}
+	same(t, id("{}"), id("{}"))
+	different(t, id("{}"), id("{} "))
+}
+
+// TestSeriesOfOneOrder is the capture: placed, modified (UPDATE, then OPEN), cancelled (twice).
+func TestSeriesOfOneOrder(t *testing.T) {
+	var ids []string
+	for _, name := range []string{"1-open", "2-update", "3-open", "4-cancelled", "5-cancelled"} {
+		ids = append(ids, eventOf(t, read(t, "testdata/genuine/series-2026-"+name+".json"), time.Unix(1, 0)).ID)
+	}
+	same(t, ids[0], ids[1])
+	different(t, ids[1], ids[2])
+	different(t, ids[2], ids[3])
+	same(t, ids[3], ids[4])
+}
