@@ -1,0 +1,132 @@
+package nats
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+// EmbeddedConfig says where the embedded server listens and keeps its streams.
+type EmbeddedConfig struct {
+	// Listen is host:port for other clients; port 0 is a free one.
+	Listen string
+	// StoreDir holds the streams.
+	StoreDir string
+	Log      *slog.Logger
+}
+
+// Embedded is a JetStream server in this process: the bus of one machine. Any NATS client can connect to it. It
+// implements nats.InProcessConnProvider, for Config.Server.
+type Embedded struct {
+	server *server.Server
+	log    *serverLog
+}
+
+// embeddedName stays the same from run to run: the server finds its streams by it.
+const embeddedName = "postbridge"
+
+// StartEmbedded starts the server.
+func StartEmbedded(cfg EmbeddedConfig) (*Embedded, error) {
+	host, port, err := splitListen(cfg.Listen)
+	if err != nil {
+		return nil, err
+	}
+	s, err := server.NewServer(&server.Options{
+		ServerName: embeddedName,
+		Host:       host,
+		Port:       port,
+		NoSigs:     true, // signals are the process's own business
+		JetStream:  true,
+		StoreDir:   cfg.StoreDir,
+		// The spool keeps events for a while after the server acknowledged them (POSTBRIDGE_SPOOL_KEEP), so what
+		// a power failure takes from the server can be published again. An fsync for each would be a second one
+		// for the same event on the same disk.
+		SyncInterval: time.Second,
+		// Limits belong to the streams. One of the server's, by default a part of the free disk, would refuse to
+		// create streams on a small disk, and to load them when their limit was lowered.
+		JetStreamMaxStore: 1 << 60,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("embedded NATS server: %w", err)
+	}
+	e := &Embedded{s, &serverLog{log: cfg.Log, fatal: make(chan string, 1)}}
+	s.SetLoggerV2(e.log, false, false, false)
+	if err := e.start(cfg); err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// ClientURL is where other clients connect.
+func (e *Embedded) ClientURL() string { return e.server.ClientURL() }
+
+// InProcessConn makes a connection without a socket; it is called by the NATS client library.
+func (e *Embedded) InProcessConn() (net.Conn, error) { return e.server.InProcessConn() }
+
+func (e *Embedded) start(cfg EmbeddedConfig) error {
+	started := make(chan bool, 1)
+	go func() {
+		e.server.Start()
+		started <- e.server.ReadyForConnections(30 * time.Second)
+	}()
+	select {
+	case ok := <-started:
+		if ok && e.server.JetStreamEnabled() {
+			return nil
+		}
+	case text := <-e.log.fatal:
+		e.Shutdown()
+		return fmt.Errorf("embedded NATS server on %s, store %s: %s", cfg.Listen, cfg.StoreDir, text)
+	}
+	e.Shutdown()
+	return fmt.Errorf("embedded NATS server on %s, store %s: it does not become ready", cfg.Listen, cfg.StoreDir)
+}
+
+// Shutdown stops the server and waits until its streams are closed.
+func (e *Embedded) Shutdown() {
+	e.server.Shutdown()
+	e.server.WaitForShutdown()
+}
+
+func splitListen(listen string) (host string, port int, err error) {
+	host, text, err := net.SplitHostPort(listen)
+	if err == nil {
+		port, err = strconv.Atoi(text)
+	}
+	if err != nil || port < 0 || port > 65535 {
+		return "", 0, fmt.Errorf("%q is not host:port", listen)
+	}
+	if port == 0 {
+		port = server.RANDOM_PORT // 0 would be 4222
+	}
+	return host, port, nil
+}
+
+// serverLog hands the server's log to slog. What the server calls fatal does not end the process, as it would in its
+// own logger.
+type serverLog struct {
+	log   *slog.Logger
+	fatal chan string // the first fatal message
+}
+
+func (l *serverLog) Noticef(format string, v ...any) { l.log.Debug(text(format, v)) }
+func (l *serverLog) Debugf(format string, v ...any)  { l.log.Debug(text(format, v)) }
+func (l *serverLog) Tracef(format string, v ...any)  { l.log.Debug(text(format, v)) }
+func (l *serverLog) Warnf(format string, v ...any)   { l.log.Warn(text(format, v)) }
+func (l *serverLog) Errorf(format string, v ...any)  { l.log.Warn(text(format, v)) }
+func (l *serverLog) Fatalf(format string, v ...any) {
+	select {
+	case l.fatal <- text(format, v):
+	default:
+		l.log.Error(text(format, v))
+	}
+}
+
+func text(format string, v []any) string {
+	return "embedded NATS server: " + strings.TrimSpace(fmt.Sprintf(format, v...))
+}

@@ -1,0 +1,141 @@
+package nats
+
+import (
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+	natsgo "github.com/nats-io/nats.go"
+
+	"github.com/postbridge/postbridge/bridge"
+)
+
+// lane holds the events of one key, first in, first out. Only its head is ever sent. All of it is guarded by
+// Publisher.mu.
+type lane struct {
+	key        string
+	head, tail *entry
+
+	queued bool  // it is in Publisher.ready
+	next   *lane // behind it there
+
+	// While the head waits for a retry, timer runs. Both are nil as long as nothing went wrong.
+	timer   *time.Timer
+	backoff *backoff.ExponentialBackOff
+}
+
+// entry is one event until it is done.
+type entry struct {
+	delivery *bridge.Delivery
+	done     func(error)
+	lane     *lane
+	next     *entry // behind it in the lane
+	refused  error  // why the bus can never take one of the copies
+
+	copies [2]eventCopy
+	n      int // how many of copies are used
+}
+
+// eventCopy is what one destination has to store of an event.
+type eventCopy struct {
+	entry *entry
+	dest  *destination
+
+	settled bool        // stored or refused
+	attempt *natsgo.Msg // identifies what is under way, nil if nothing is
+	trouble *trouble    // what keeps it from being stored, as reported; nil if nothing did
+
+	// absent is a time at which the stream did not hold the copy; zero if it was never offered. The stream notices
+	// a repeat only as long as its duplicate window reaches back to it.
+	absent  time.Time
+	lookUps int // that had no answer, one after the other
+}
+
+func (p *Publisher) newEntry(d *bridge.Delivery, done func(error)) *entry {
+	e := &entry{delivery: d, done: done}
+	var absent time.Time
+	if d.ReceivedAt.Before(p.opened) {
+		// The run before may have sent it, at any time since it arrived.
+		absent = d.ReceivedAt
+	}
+	for _, name := range d.Destinations() {
+		e.copies[e.n] = eventCopy{entry: e, dest: p.destinations[name], absent: absent}
+		e.n++
+	}
+	return e
+}
+
+// settled reports whether every copy is stored or refused.
+func (e *entry) settled() bool {
+	for i := range e.n {
+		if !e.copies[i].settled {
+			return false
+		}
+	}
+	return true
+}
+
+// lookFirst reports whether the copy may be stored already without the stream noticing a repeat. Half the window is
+// left for the way there. Dead letters share their subject and are not looked up: there the window has to do.
+func (c *eventCopy) lookFirst(now time.Time) bool {
+	return !c.absent.IsZero() && now.Sub(c.absent) > c.dest.window/2 &&
+		!c.dest.blind && c.dest.name != bridge.Deadletters
+}
+
+func (l *lane) push(e *entry) {
+	e.lane = l
+	if l.tail == nil {
+		l.head = e
+	} else {
+		l.tail.next = e
+	}
+	l.tail = e
+}
+
+// pop removes the head, and with it everything that was wrong with it.
+func (l *lane) pop() {
+	l.head = l.head.next
+	if l.head == nil {
+		l.tail = nil
+	}
+	l.calm()
+	l.backoff = nil
+}
+
+// calm ends a wait for a retry.
+func (l *lane) calm() {
+	if l.timer != nil {
+		l.timer.Stop()
+		l.timer = nil
+	}
+}
+
+// laneQueue is a queue of lanes, linked through them.
+type laneQueue struct{ head, tail *lane }
+
+func (q *laneQueue) push(l *lane) {
+	if q.tail == nil {
+		q.head = l
+	} else {
+		q.tail.next = l
+	}
+	q.tail = l
+}
+
+func (q *laneQueue) pop() *lane {
+	l := q.head
+	q.head, l.next = l.next, nil
+	if q.head == nil {
+		q.tail = nil
+	}
+	return l
+}
+
+// newBackOff is the pace of retries: for ever, 30 s apart at most (20 s, and half of it jitter).
+func newBackOff() *backoff.ExponentialBackOff {
+	return backoff.NewExponentialBackOff(
+		backoff.WithInitialInterval(250*time.Millisecond),
+		backoff.WithMultiplier(2),
+		backoff.WithMaxInterval(20*time.Second),
+		backoff.WithMaxElapsedTime(0),
+	)
+}

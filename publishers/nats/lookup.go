@@ -1,0 +1,81 @@
+package nats
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/postbridge/postbridge/bridge"
+)
+
+// maxLookUps is how many look-ups in a row may go without an answer before the event is offered without: an event
+// stored twice is better than one that is held because it is not allowed to look.
+const maxLookUps = 3
+
+// goLookUp looks up a copy that may be stored already, longer ago than the stream would notice a repeat: by the run
+// before, or in flight when an outage began. It is called with mu held.
+func (p *Publisher) goLookUp(c *eventCopy) {
+	stream, ctx := c.dest.handle, p.ctx
+	p.inFlight[c.attempt] = c
+	attempt := c.attempt
+	p.running.Go(func() {
+		ctx, cancel := context.WithTimeout(ctx, ackTimeout)
+		defer cancel()
+		asked := time.Now()
+		held, err := holds(ctx, stream, c.dest.prefix+c.entry.delivery.Subject(c.dest.name), c.entry.delivery)
+		p.resolve(attempt, func(c *eventCopy) { p.lookedUp(c, asked, held, err) })
+	})
+}
+
+// lookedUp takes the answer of a look-up.
+func (p *Publisher) lookedUp(c *eventCopy, asked time.Time, held bool, err error) {
+	if err != nil {
+		c.lookUps++
+	} else {
+		c.lookUps = 0
+	}
+	switch {
+	case held:
+		p.settle(c, nil)
+	case err == nil, c.lookUps >= maxLookUps:
+		c.absent = asked
+		p.enqueue(c.entry.lane)
+	case disconnected(err):
+		p.enqueue(c.entry.lane)
+	default:
+		p.retry(c, &c.dest.failing, p.noAnswer(err))
+	}
+}
+
+// holds reports whether the stream holds the event on its subject.
+func holds(ctx context.Context, s jetstream.Stream, subject string, d *bridge.Delivery) (bool, error) {
+	last, err := s.GetLastMsgForSubject(ctx, subject)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return false, nil
+	}
+	if err != nil || sameEvent(last, d) {
+		return err == nil, err
+	}
+	if last.Header.Get(headerSpool) == d.Spool && last.Header.Get(headerSequence) < d.SequenceText() {
+		return false, nil // an order's events are stored in the order of their numbers
+	}
+	// What is stored last came later, or from another replica. That does not say that this one is stored before
+	// it: it may have been refused. The events of one order are few.
+	for seq := uint64(1); seq < last.Sequence; {
+		m, err := s.GetMsg(ctx, seq, jetstream.WithGetMsgSubject(subject))
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			return false, nil
+		}
+		if err != nil || sameEvent(m, d) {
+			return err == nil, err
+		}
+		seq = m.Sequence + 1
+	}
+	return false, nil
+}
+
+func sameEvent(m *jetstream.RawStreamMsg, d *bridge.Delivery) bool {
+	return m.Header.Get(jetstream.MsgIDHeader) == d.MsgID()
+}

@@ -1,0 +1,80 @@
+package nats
+
+import (
+	natsgo "github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/postbridge/postbridge/bridge"
+)
+
+// Names of headers. NATS compares them with regard to case.
+const (
+	headerSpool       = "ce-spool"
+	headerSequence    = "ce-sequence"
+	headerContentType = "ce-datacontenttype"
+	headerTraceParent = "traceparent"
+)
+
+// headers makes the headers of one message after the other in the same map: nats.go has encoded them when PublishMsg
+// returns, and nothing reads them after that. Owned by the sender goroutine.
+type headers struct {
+	header natsgo.Header
+	msgID  []string
+	names  []string // of the CloudEvents attributes, in the order of Delivery.Attributes
+	values [][]string
+	trace  []string
+}
+
+func newHeaders() *headers {
+	h := &headers{header: make(natsgo.Header), msgID: make([]string, 1), trace: make([]string, 1)}
+	for _, attribute := range new(bridge.Delivery).Attributes() {
+		value := make([]string, 1)
+		h.names = append(h.names, "ce-"+attribute[0])
+		h.values = append(h.values, value)
+		h.header["ce-"+attribute[0]] = value
+	}
+	h.header[jetstream.MsgIDHeader] = h.msgID
+	h.header[headerContentType] = []string{bridge.ContentType}
+	return h
+}
+
+// of returns the headers of d: the CloudEvents attributes in binary mode, the message id and the trace context. They
+// hold until the next call.
+func (h *headers) of(d *bridge.Delivery) natsgo.Header {
+	h.msgID[0] = d.MsgID()
+	for i, attribute := range d.Attributes() {
+		h.values[i][0] = percentEncode(attribute[1])
+	}
+	delete(h.header, headerTraceParent)
+	if d.TraceParent != "" {
+		h.trace[0] = d.TraceParent
+		h.header[headerTraceParent] = h.trace
+	}
+	return h.header
+}
+
+// percentEncode writes a value as the NATS binding of CloudEvents has it: of UTF-8, every byte that is not printable
+// ASCII, and space, " and %, as % and two hex digits.
+func percentEncode(s string) string {
+	extra := 0
+	for i := range len(s) {
+		if escaped(s[i]) {
+			extra += 2
+		}
+	}
+	if extra == 0 {
+		return s
+	}
+	const digits = "0123456789ABCDEF"
+	b := make([]byte, 0, len(s)+extra)
+	for i := range len(s) {
+		if c := s[i]; escaped(c) {
+			b = append(b, '%', digits[c>>4], digits[c&15])
+		} else {
+			b = append(b, c)
+		}
+	}
+	return string(b)
+}
+
+func escaped(c byte) bool { return c <= ' ' || c > '~' || c == '"' || c == '%' }

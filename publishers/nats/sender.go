@@ -1,0 +1,282 @@
+package nats
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	natsgo "github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/postbridge/postbridge/bridge"
+)
+
+// What a stream answers to a message that it will never take.
+const (
+	errCodeTooLarge       jetstream.ErrorCode = 10054
+	errCodeHeaderTooLarge jetstream.ErrorCode = 10097
+)
+
+// errCodeStoreFailed is what a full stream answers.
+const errCodeStoreFailed jetstream.ErrorCode = 10077
+
+// batch is what the sender takes to the bus at a time.
+type batch struct {
+	js     jetstream.JetStream
+	epoch  int
+	copies []outgoing
+}
+
+type outgoing struct {
+	msg  *natsgo.Msg
+	copy *eventCopy
+}
+
+// send is the only goroutine that publishes. It writes one message after the other; their acknowledgements come to
+// acked and failed on other goroutines.
+func (p *Publisher) send() {
+	b := batch{copies: make([]outgoing, 0, 2*sendBatch)}
+	h := newHeaders()
+	// The library's own retry would send an event after its successors.
+	once := []jetstream.PublishOpt{jetstream.WithRetryAttempts(0)}
+	for p.take(&b) {
+		for _, o := range b.copies {
+			d := o.copy.entry.delivery
+			o.msg.Subject = o.copy.dest.prefix + d.Subject(o.copy.dest.name)
+			o.msg.Header = h.of(d)
+			o.msg.Data = d.Data
+			if _, err := b.js.PublishMsgAsync(o.msg, once...); err != nil {
+				p.notSent(o.msg, err, b.epoch)
+			}
+		}
+	}
+}
+
+// take waits for something to send and takes it. False is the end.
+func (p *Publisher) take(b *batch) bool {
+	for {
+		clear(b.copies)
+		b.copies = b.copies[:0]
+		p.mu.Lock()
+		b.js, b.epoch = p.session.js, p.session.epoch
+		now := time.Now()
+		for range sendBatch {
+			if !p.session.up || p.ready.head == nil || p.away >= maxInFlight {
+				break
+			}
+			l := p.ready.pop()
+			l.queued = false
+			p.takeHead(l, now, b)
+		}
+		p.mu.Unlock()
+		if len(b.copies) > 0 {
+			return p.ctx.Err() == nil
+		}
+		select {
+		case <-p.wake:
+		case <-p.ctx.Done():
+			return false
+		}
+	}
+}
+
+// takeHead takes what there is to send of the lane's first event. A copy whose stream does not fit stays; the check of
+// the stream queues the lane again.
+func (p *Publisher) takeHead(l *lane, now time.Time, b *batch) {
+	if l.head == nil {
+		return // a retry that was queued came through by another way
+	}
+	for i := range l.head.n {
+		c := &l.head.copies[i]
+		if c.settled || c.attempt != nil || !c.dest.ready {
+			continue
+		}
+		c.attempt = new(natsgo.Msg)
+		p.away++
+		if c.lookFirst(now) {
+			p.goLookUp(c)
+			continue
+		}
+		if c.absent.IsZero() {
+			c.absent = now
+		}
+		p.inFlight[c.attempt] = c
+		b.copies = append(b.copies, outgoing{c.attempt, c})
+	}
+}
+
+// enqueue tells the sender that the lane may have something to send. Guarded by mu, as everything below that is not
+// said to take it.
+func (p *Publisher) enqueue(l *lane) {
+	if !l.queued {
+		l.queued = true
+		p.ready.push(l)
+	}
+	p.signal()
+}
+
+func (p *Publisher) signal() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// wakeAll ends every wait for a retry, the oldest event first.
+func (p *Publisher) wakeAll() {
+	var waiting []*lane
+	for _, l := range p.lanes {
+		l.calm()
+		if !l.queued {
+			waiting = append(waiting, l)
+		}
+	}
+	slices.SortFunc(waiting, func(a, b *lane) int {
+		return cmp.Compare(a.head.delivery.Sequence, b.head.delivery.Sequence)
+	})
+	for _, l := range waiting {
+		p.enqueue(l)
+	}
+	p.signal() // for those that were queued all the while
+}
+
+// acked takes an acknowledgement. It runs on the goroutine that reads them. It takes mu.
+func (p *Publisher) acked(_ jetstream.JetStream, m *natsgo.Msg, ack *jetstream.PubAck) {
+	p.resolve(m, func(c *eventCopy) {
+		if ack.Stream != c.dest.stream {
+			p.retry(c, &c.dest.failing, fmt.Errorf("stream %s stored an event that belongs in %s: its subjects overlap", ack.Stream, c.dest.stream))
+			c.dest.wantCheck()
+			return
+		}
+		// ack.Duplicate says that an earlier attempt was stored: just as good.
+		p.settle(c, nil)
+	})
+}
+
+// failed takes an error that came instead of an acknowledgement. It runs on goroutines of the library, once with its
+// lock held, and takes mu.
+func (p *Publisher) failed(_ jetstream.JetStream, m *natsgo.Msg, err error) {
+	p.resolve(m, func(c *eventCopy) { p.judge(c, err) })
+}
+
+// notSent takes the error of a message that did not leave. It takes mu.
+func (p *Publisher) notSent(m *natsgo.Msg, err error, epoch int) {
+	if disconnected(err) {
+		p.mu.Lock()
+		if p.session.epoch == epoch {
+			// The callback that says so is on its way. Until it comes, trying again would be a busy loop.
+			p.session.up = false
+		}
+		p.mu.Unlock()
+	}
+	p.resolve(m, func(c *eventCopy) { p.judge(c, err) })
+}
+
+// resolve ends an attempt: the first result of each counts, and outcome says what it means. It takes mu, and calls
+// done if that was the event's last copy.
+func (p *Publisher) resolve(attempt *natsgo.Msg, outcome func(*eventCopy)) {
+	p.life.RLock()
+	defer p.life.RUnlock()
+	if p.closed {
+		return
+	}
+	p.mu.Lock()
+	c := p.inFlight[attempt]
+	if c == nil {
+		p.mu.Unlock()
+		return
+	}
+	done := p.conclude(c, outcome)
+	p.mu.Unlock()
+	if done != nil {
+		done.done(done.refused)
+	}
+}
+
+// conclude ends what is under way for the copy. It returns the event if that is now done.
+func (p *Publisher) conclude(c *eventCopy, outcome func(*eventCopy)) *entry {
+	delete(p.inFlight, c.attempt)
+	c.attempt = nil
+	p.away--
+	outcome(c)
+	e := c.entry
+	if e.settled() {
+		p.advance(e.lane)
+	} else {
+		e = nil
+	}
+	if p.ready.head != nil {
+		p.signal() // there is room for one more
+	}
+	return e
+}
+
+// advance goes on to the lane's next event.
+func (p *Publisher) advance(l *lane) {
+	l.pop()
+	if l.head != nil {
+		p.enqueue(l)
+		return
+	}
+	if p.lanes[l.key] == l {
+		delete(p.lanes, l.key)
+	}
+}
+
+// judge decides what an error means for a copy.
+func (p *Publisher) judge(c *eventCopy, err error) {
+	var api *jetstream.APIError
+	errors.As(err, &api)
+	switch {
+	case disconnected(err):
+		p.enqueue(c.entry.lane)
+	case errors.Is(err, natsgo.ErrMaxPayload),
+		api != nil && (api.ErrorCode == errCodeTooLarge || api.ErrorCode == errCodeHeaderTooLarge):
+		p.settle(c, fmt.Errorf("%w: %s: %w", bridge.ErrRejected, c.dest.stream, err))
+	case errors.Is(err, jetstream.ErrNoStreamResponse):
+		c.dest.wantCheck()
+		p.retry(c, &c.dest.failing, fmt.Errorf("no stream answers for %s", c.dest.subjects))
+	case api != nil && api.ErrorCode == errCodeStoreFailed:
+		p.retry(c, &c.dest.failing, fmt.Errorf("stream %s takes no more: make room in it or raise its limits: %w", c.dest.stream, err))
+	case errors.Is(err, jetstream.ErrAsyncPublishTimeout):
+		p.retry(c, &c.dest.failing, p.noAnswer(fmt.Errorf("stream %s does not answer", c.dest.stream)))
+	default:
+		p.retry(c, &c.dest.failing, fmt.Errorf("stream %s: %w", c.dest.stream, err))
+	}
+}
+
+// disconnected reports whether the error is that of a connection that is not there. What it did to the message is not
+// known; it is offered again as soon as there is one.
+func disconnected(err error) bool {
+	return errors.Is(err, natsgo.ErrDisconnected) || errors.Is(err, natsgo.ErrReconnectBufExceeded) ||
+		errors.Is(err, natsgo.ErrConnectionClosed) || errors.Is(err, natsgo.ErrConnectionReconnecting)
+}
+
+// settle ends the copy: stored, or refused for good.
+func (p *Publisher) settle(c *eventCopy, refused error) {
+	c.settled = true
+	if refused != nil {
+		c.entry.refused = refused
+	}
+	p.relieve(c)
+}
+
+// retry offers the copy again after a while.
+func (p *Publisher) retry(c *eventCopy, t *trouble, err error) {
+	p.afflict(c, t, err)
+	l := c.entry.lane
+	if l.timer != nil {
+		return
+	}
+	if l.backoff == nil {
+		l.backoff = newBackOff()
+	}
+	l.timer = time.AfterFunc(l.backoff.NextBackOff(), func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		l.timer = nil
+		p.enqueue(l)
+	})
+}

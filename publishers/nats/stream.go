@@ -1,0 +1,272 @@
+package nats
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	natsgo "github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/postbridge/postbridge/bridge"
+)
+
+// duplicateWindow is how long a stream that we create remembers message ids. Each costs it about 170 bytes; what is
+// older is looked up.
+const duplicateWindow = 2 * time.Minute
+
+// destination is one of our streams.
+type destination struct {
+	// Immutable.
+	name     bridge.Destination
+	prefix   string // of subjects, with its dot
+	stream   string
+	subjects string // what we create the stream for: orders.>
+	needed   string // what a stream has to take to be ours: orders.*.*.*
+
+	wanted chan struct{} // asks for a check; holds one
+
+	warned string // the warnings given last; owned by the goroutine of watchStream
+
+	// Guarded by Publisher.mu.
+	ready       bool                    // the stream fits, as far as we know; nothing is sent before
+	handle      jetstream.Stream        // set once ready
+	window      time.Duration           // how long the stream notices a repeat
+	blind       bool                    // we have no permission to look up what is stored
+	cancelCheck context.CancelCauseFunc // ends the check under way; nil if there is none
+	failing     trouble                 // the stream does not store
+	denied      trouble                 // we may not publish to some subjects
+}
+
+func newDestination(name bridge.Destination, prefix, tokens string) *destination {
+	d := &destination{
+		name:    name,
+		stream:  strings.ToUpper(string(name)),
+		wanted:  make(chan struct{}, 1),
+		failing: trouble{cause: "publish " + string(name)},
+		denied:  trouble{cause: "permission " + string(name)},
+	}
+	if prefix != "" {
+		d.prefix = prefix + "."
+		d.stream = strings.ToUpper(prefix) + "_" + d.stream
+	}
+	d.subjects = d.prefix + string(name) + ".>"
+	d.needed = d.prefix + string(name) + "." + tokens
+	return d
+}
+
+// wantCheck asks for a check of the stream.
+func (d *destination) wantCheck() {
+	select {
+	case d.wanted <- struct{}{}:
+	default:
+	}
+}
+
+// watchStream checks the stream whenever that is wanted, and again with a backoff while it does not fit.
+func (p *Publisher) watchStream(d *destination) {
+	var again <-chan time.Time
+	pace := newBackOff()
+	for {
+		select {
+		case <-p.ctx.Done():
+			return
+		case <-d.wanted:
+			pace.Reset()
+		case <-again:
+		}
+		again = nil
+		if !p.checkStream(d) {
+			again = time.After(pace.NextBackOff())
+		}
+	}
+}
+
+// checkStream looks the stream up, creates it if need be, and lets the destination's events go if it fits. False asks
+// for another check. It takes mu.
+func (p *Publisher) checkStream(d *destination) bool {
+	ctx, cancel := context.WithCancelCause(p.ctx)
+	defer cancel(nil)
+	p.mu.Lock()
+	s := p.session
+	d.cancelCheck = cancel
+	p.mu.Unlock()
+	if !s.up {
+		return true // the next connect wants a check
+	}
+
+	stream, err := p.findStream(ctx, s.js, d)
+	if cause := context.Cause(ctx); cause != nil {
+		err = cause
+	}
+
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	d.cancelCheck = nil
+	if !p.session.up || p.session.epoch != s.epoch || p.ctx.Err() != nil {
+		return true
+	}
+	if err != nil {
+		d.ready = false
+		p.report("stream "+d.stream, p.noAnswer(err))
+		return false
+	}
+	p.streamFits(d, stream)
+	return true
+}
+
+// streamFits lets the events of the destination go. Guarded by mu.
+func (p *Publisher) streamFits(d *destination, s jetstream.Stream) {
+	p.report("stream "+d.stream, nil)
+	d.handle = s
+	d.window = s.CachedInfo().Config.Duplicates
+	d.blind = false
+	if !d.ready {
+		d.ready = true
+		p.wakeAll()
+	}
+}
+
+// findStream returns the stream, created if it is missing, or why it cannot be used.
+func (p *Publisher) findStream(ctx context.Context, js jetstream.JetStream, d *destination) (jetstream.Stream, error) {
+	ctx, cancel := context.WithTimeout(ctx, ackTimeout)
+	defer cancel()
+	s, err := js.Stream(ctx, d.stream)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		if !p.cfg.CreateStreams {
+			return nil, fmt.Errorf("there is no stream %s: create it with subjects %s, or let postbridge do it (POSTBRIDGE_NATS_CREATE_STREAMS)", d.stream, d.subjects)
+		}
+		if s, err = p.createStream(ctx, js, d); err != nil {
+			return nil, fmt.Errorf("cannot create stream %s: %w", d.stream, err)
+		}
+	}
+	if err != nil {
+		return nil, lookupError(d, err)
+	}
+	config := &s.CachedInfo().Config
+	if err := d.misfit(config); err != nil {
+		return nil, err
+	}
+	if w := warnings(config, p.cfg.DiscardOld); w != d.warned {
+		d.warned = w
+		if w != "" {
+			p.log.Warn("the stream fits but is not safe", "stream", d.stream, "why", w)
+		}
+	}
+	return s, nil
+}
+
+func lookupError(d *destination, err error) error {
+	if errors.Is(err, natsgo.ErrNoResponders) || errors.Is(err, jetstream.ErrJetStreamNotEnabled) {
+		return fmt.Errorf("cannot look up stream %s: JetStream does not answer; is it enabled on the server, and for the account?", d.stream)
+	}
+	return fmt.Errorf("cannot look up stream %s: %w", d.stream, err)
+}
+
+func (p *Publisher) createStream(ctx context.Context, js jetstream.JetStream, d *destination) (jetstream.Stream, error) {
+	s, err := js.CreateStream(ctx, p.streamConfig(d))
+	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+		return js.Stream(ctx, d.stream) // somebody was quicker
+	}
+	if err == nil {
+		p.log.Info("created stream", "stream", d.stream, "subjects", d.subjects)
+	}
+	return s, err
+}
+
+// streamConfig is the stream as we create it.
+func (p *Publisher) streamConfig(d *destination) jetstream.StreamConfig {
+	c := jetstream.StreamConfig{
+		Name:        d.stream,
+		Description: "postbridge " + string(d.name),
+		Subjects:    []string{d.subjects},
+		Storage:     jetstream.FileStorage,
+		Retention:   jetstream.LimitsPolicy,
+		Discard:     jetstream.DiscardNew,
+		AllowDirect: true,
+		Duplicates:  duplicateWindow,
+		Replicas:    max(p.cfg.Replicas, 1),
+		MaxAge:      p.cfg.MaxAge,
+		MaxBytes:    -1,
+	}
+	if p.cfg.DiscardOld {
+		c.Discard = jetstream.DiscardOld
+	}
+	if p.cfg.MaxBytes > 0 {
+		c.MaxBytes = p.cfg.MaxBytes
+	}
+	if c.MaxAge > 0 && c.MaxAge < c.Duplicates {
+		c.Duplicates = c.MaxAge // the server wants it so
+	}
+	return c
+}
+
+// misfit is why events cannot go to an existing stream, which we never change, and what to do.
+func (d *destination) misfit(c *jetstream.StreamConfig) error {
+	var why string
+	switch {
+	case c.Mirror != nil:
+		why = "is a mirror, which takes no messages: publish to another account or prefix, or remove it"
+	case c.Sealed:
+		why = "is sealed, which cannot be undone: delete or rename it"
+	case !takes(c.Subjects, d.needed):
+		why = fmt.Sprintf("takes subjects %s, which misses %s: add %s", strings.Join(c.Subjects, ","), d.needed, d.subjects)
+	case c.NoAck:
+		why = "does not acknowledge (no_ack), so nothing would ever be known to be stored: set no_ack to false"
+	case c.Storage != jetstream.FileStorage:
+		why = "keeps messages in memory: they would be gone with a restart of the server. Recreate it with file storage"
+	case c.Retention == jetstream.WorkQueuePolicy:
+		why = "drops messages when they are acknowledged (workqueue retention): each would reach one consumer only. Recreate it with limits retention"
+	case c.Retention != jetstream.LimitsPolicy:
+		why = "drops messages that nobody is subscribed to (interest retention). Recreate it with limits retention"
+	default:
+		return nil
+	}
+	return fmt.Errorf("stream %s %s", d.stream, why)
+}
+
+// warnings says what of an existing stream may cost events, though we can publish to it.
+func warnings(c *jetstream.StreamConfig, discardOld bool) string {
+	var all []string
+	if c.Duplicates < duplicateWindow/4 {
+		all = append(all, fmt.Sprintf("its duplicate window of %v is short: make it %v", c.Duplicates, duplicateWindow))
+	}
+	if c.Discard == jetstream.DiscardOld && (c.MaxBytes > 0 || c.MaxMsgs > 0) && !discardOld {
+		all = append(all, "when full it drops the oldest events (discard old)")
+	}
+	if c.MaxMsgsPerSubject > 0 {
+		all = append(all, fmt.Sprintf("it keeps %d states of an order only (max_msgs_per_subject)", c.MaxMsgsPerSubject))
+	}
+	if c.PersistMode == jetstream.AsyncPersistMode {
+		all = append(all, "it acknowledges before it writes (async persist mode)")
+	}
+	return strings.Join(all, "; ")
+}
+
+// takes reports whether one of the stream's subjects takes all that the pattern does.
+func takes(subjects []string, pattern string) bool {
+	for _, s := range subjects {
+		if covers(s, pattern) {
+			return true
+		}
+	}
+	return false
+}
+
+// covers reports whether subject a takes everything that subject b takes.
+func covers(a, b string) bool {
+	as, bs := strings.Split(a, "."), strings.Split(b, ".")
+	for i, t := range as {
+		switch {
+		case t == ">":
+			return len(bs) > i
+		case i >= len(bs), bs[i] == ">":
+			return false
+		case t != "*" && t != bs[i]:
+			return false
+		}
+	}
+	return len(as) == len(bs)
+}

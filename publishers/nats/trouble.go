@@ -1,0 +1,121 @@
+package nats
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	natsgo "github.com/nats-io/nats.go"
+
+	"github.com/postbridge/postbridge/bridge"
+)
+
+// trouble is a reason why copies for one destination are not stored, reported as one cause for as long as any copy has
+// it. Guarded by Publisher.mu.
+type trouble struct {
+	cause string
+	count int        // copies that have it
+	shown *eventCopy // the one whose error is reported: with each its own, the report would change all the time
+}
+
+// afflict notes what keeps the copy from being stored.
+func (p *Publisher) afflict(c *eventCopy, t *trouble, err error) {
+	if c.trouble != t {
+		p.relieve(c)
+		c.trouble = t
+		t.count++
+	}
+	if t.shown == nil {
+		t.shown = c
+	}
+	if t.shown == c {
+		p.report(t.cause, err)
+	}
+}
+
+// relieve notes that nothing does any more.
+func (p *Publisher) relieve(c *eventCopy) {
+	t := c.trouble
+	if t == nil {
+		return
+	}
+	c.trouble = nil
+	t.count--
+	if t.shown == c {
+		t.shown = nil
+	}
+	if t.count == 0 {
+		p.report(t.cause, nil)
+	}
+}
+
+// noAnswer is err, or what is known of why no answer can come.
+func (p *Publisher) noAnswer(err error) error {
+	if p.inbox != nil {
+		return p.inbox
+	}
+	return err
+}
+
+// denied takes a permission violation, which the server tells apart from the message it refused: the subject is all
+// that says what failed. Without this, it would fail by timeout. It takes mu.
+func (p *Publisher) denied(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	text := err.Error()
+	subject, ok := quotedAfter(text, `Publish to "`)
+	if !ok {
+		if _, ok = quotedAfter(text, `Subscription to "`); ok {
+			p.inbox = fmt.Errorf("answers cannot arrive: %w", err)
+			p.report("permission inbox", p.inbox)
+		}
+		return
+	}
+	for _, d := range p.destinations {
+		if rest, ok := strings.CutPrefix(subject, d.prefix+string(d.name)+"."); ok {
+			p.deniedCopies(d, rest, err)
+		} else if strings.HasPrefix(subject, "$JS.API.DIRECT.GET."+d.stream) || subject == "$JS.API.STREAM.MSG.GET."+d.stream {
+			d.blind = true
+			p.log.Warn("no permission to look up what the stream holds: events may be stored twice after an outage", "error", err)
+		} else if d.cancelCheck != nil && strings.HasSuffix(subject, "."+d.stream) {
+			d.cancelCheck(err)
+		}
+	}
+}
+
+// deniedCopies fails what is in flight to the subject whose last tokens are rest.
+func (p *Publisher) deniedCopies(d *destination, rest string, err error) {
+	fail := func(c *eventCopy) { p.retry(c, &d.denied, err) }
+	if d.name == bridge.Deadletters {
+		for _, c := range p.inFlight {
+			if c.dest == d && c.entry.delivery.Broker == rest {
+				p.conclude(c, fail)
+			}
+		}
+		return
+	}
+	l := p.lanes[rest]
+	if l == nil {
+		return
+	}
+	for i := range l.head.n {
+		if c := &l.head.copies[i]; c.dest == d && p.inFlight[c.attempt] == c {
+			p.conclude(c, fail)
+		}
+	}
+}
+
+func quotedAfter(text, before string) (string, bool) {
+	_, text, ok := strings.Cut(text, before)
+	if !ok {
+		return "", false
+	}
+	text, _, ok = strings.Cut(text, `"`)
+	return text, ok
+}
+
+// authError reports whether the bus does not let us in.
+func authError(err error) bool {
+	return errors.Is(err, natsgo.ErrAuthorization) || errors.Is(err, natsgo.ErrAuthExpired) ||
+		errors.Is(err, natsgo.ErrAuthRevoked) || errors.Is(err, natsgo.ErrAccountAuthExpired)
+}

@@ -1,0 +1,31 @@
+// Package publishers makes the buses of POSTBRIDGE_PUBLISH.
+package publishers
+
+import (
+	"fmt"
+	"log/slog"
+
+	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/publishers/nats"
+)
+
+// Config holds the configuration of every bus there is.
+type Config struct {
+	NATS nats.Config
+}
+
+// New returns the bus of that name. The bus is not opened yet.
+func New(name string, cfg Config, log *slog.Logger) (bridge.Bus, error) {
+	switch name {
+	case "nats":
+		return bridge.Bus{Name: name, Open: func(report bridge.Report) (bridge.Publisher, error) {
+			p, err := nats.Open(cfg.NATS, report, log)
+			if err != nil {
+				return nil, err
+			}
+			return p, nil
+		}}, nil
+	default:
+		return bridge.Bus{}, fmt.Errorf("there is no bus %q: available is nats", name)
+	}
+}
