@@ -102,7 +102,7 @@ func (b *Bridge) Run(ctx context.Context) error {
 		return errors.Join(err, ingest.Close())
 	}
 	defer admin.Close()
-	b.o.Log.Info("listening", "ingest", ingest.addr, "admin", admin.addr)
+	b.o.Log.Info("listening", "ingest", ingest.addr.String(), "admin", admin.addr.String())
 
 	s, err := b.openSpool(ctx)
 	if err != nil {

@@ -94,7 +94,7 @@ func (d *Delivery) Attributes() [9][2]string {
 		{"source", "/postbridge/" + d.Broker},
 		{"specversion", "1.0"},
 		{"type", CloudEventsType},
-		{"time", d.ReceivedAt.UTC().Format(time.RFC3339Nano)},
+		{"time", d.ReceivedAt.UTC().Format(timeFormat)},
 		{"subject", d.UserID + "/" + d.OrderID},
 		{"orderstatus", string(d.Status)},
 		{"spool", d.Spool},

@@ -215,6 +215,9 @@ func canonicalDecimal(s string) string {
 	return sign + s
 }
 
+// timeFormat is RFC 3339 with all nine digits, so that times sort as text. It is for times in UTC.
+const timeFormat = "2006-01-02T15:04:05.000000000Z"
+
 // SourcePostback is the source of an event that a broker's postback brought.
 const SourcePostback = "postback"
 
@@ -228,7 +231,7 @@ func NewEvent(b Broker, p *Postback, received time.Time) (*Event, error) {
 	}
 	e := &Event{
 		Broker:     b.Name(),
-		ReceivedAt: received.UTC().Format(time.RFC3339Nano),
+		ReceivedAt: received.UTC().Format(timeFormat),
 		VerifiedBy: how,
 		Source:     SourcePostback,
 	}
@@ -272,7 +275,7 @@ func (e *Event) Encode() ([]byte, error) {
 }
 
 // laxJSON takes what brokers really send: repeated keys (an official sample has one) and bytes that are not UTF-8.
-var laxJSON = json.JoinOptions(jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+var laxJSON = json.JoinOptions(jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)) //nolint:gochecknoglobals // a constant
 
 // replaceInvalidUTF8 puts U+FFFD in place of each byte that is not UTF-8, as the readers of strings do.
 func replaceInvalidUTF8(b []byte) []byte {

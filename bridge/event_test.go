@@ -47,7 +47,7 @@ func TestNewEvent(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := `{"id":"` + e.ID + `","broker":"stub","user_id":"U","order_id":"1","status":"open","broker_status":"OPEN",` +
-		`"quantity":0,"received_at":"2026-01-08T09:53:46.00000012Z","verified_by":"token","source":"postback",` +
+		`"quantity":0,"received_at":"2026-01-08T09:53:46.000000120Z","verified_by":"token","source":"postback",` +
 		`"raw":{"a":1.50,"a":2}}`
 	if string(got) != want {
 		t.Errorf("got  %s\nwant %s", got, want)

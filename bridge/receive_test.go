@@ -175,7 +175,7 @@ func checkAnswer(t *testing.T, w *httptest.ResponseRecorder, status int) {
 // TestUnavailable has the rows of the status table that no body causes.
 func TestUnavailable(t *testing.T) {
 	genuine := official(t, "kite")
-	post := func(t *testing.T, h http.Handler, body string) *httptest.ResponseRecorder {
+	post := func(h http.Handler, body string) *httptest.ResponseRecorder {
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, httptest.NewRequest("POST", "/kite", strings.NewReader(body)))
 		return w
@@ -194,9 +194,9 @@ func TestUnavailable(t *testing.T) {
 		filler := strings.Repeat(" ", 30<<10)
 		for i := range 100 {
 			body := kiteBody(fmt.Sprint(i), "OPEN", i)
-			if w := post(t, h, strings.Replace(body, `"status"`, `"tag":"`+filler+`","status"`, 1)); w.Code != 200 {
+			if w := post(h, strings.Replace(body, `"status"`, `"tag":"`+filler+`","status"`, 1)); w.Code != 200 {
 				unavailable(t, w)
-				unavailable(t, post(t, h, strings.Replace(body, `"status"`, `"tag":"`+filler+`","status"`, 1)))
+				unavailable(t, post(h, strings.Replace(body, `"status"`, `"tag":"`+filler+`","status"`, 1)))
 				if n := strings.Count(log.String(), "answered 503"); n != 1 {
 					t.Errorf("said %d times", n)
 				}
@@ -209,15 +209,15 @@ func TestUnavailable(t *testing.T) {
 		o := testOptions(t, io.Discard)
 		s := open(t, o.DataDir, spool.Options{})
 		h, _ := bridge.Handler(o, s)
-		checkAnswer(t, post(t, h, genuine), 200)
+		checkAnswer(t, post(h, genuine), 200)
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
-		unavailable(t, post(t, h, kiteBody("1", "OPEN", 1)))
+		unavailable(t, post(h, kiteBody("1", "OPEN", 1)))
 	})
 	t.Run("not open yet", func(t *testing.T) {
 		h, _ := bridge.Handler(testOptions(t, io.Discard), nil)
-		unavailable(t, post(t, h, genuine))
+		unavailable(t, post(h, genuine))
 	})
 }
 

@@ -1,0 +1,66 @@
+# make run, make demo and make test need Go and make, nothing else.
+
+GOLANGCI_VERSION = v2.15.0
+GOLANGCI         = .tools/golangci-lint-$(GOLANGCI_VERSION)
+FUZZTIME         = 30s
+
+# deploy/dev.env, with what is in the environment already taking precedence.
+DEV = had=$$(export -p | grep ' POSTBRIDGE_'); set -a; . deploy/dev.env; eval "$$had"; set +a
+
+.PHONY: build run demo test lint fmt bench fuzz clean
+
+# ---- build and try ---------------------------------------------------------------------------------------------------
+
+build:
+	@go build -o bin/postbridge ./cmd/postbridge
+
+# Serves the example Kite app and a Dhan token, with an embedded bus. Data is in data/.
+run: build
+	@$(DEV); exec bin/postbridge serve
+
+# In a second shell: sends the official samples of both brokers and shows what came of them on JetStream.
+demo: build
+	@$(DEV); set -e; \
+	echo "--- sending deploy/samples/kite.json and deploy/samples/dhan.json"; \
+	bin/postbridge send deploy/samples/kite.json || { echo "demo: run 'make run' in another shell first" >&2; exit 1; }; \
+	bin/postbridge send --broker dhan deploy/samples/dhan.json; \
+	echo "--- the events on JetStream, with subject and headers"; \
+	bin/postbridge tail --from start --order 220303000308932 --headers --count 1 --timeout 10s; \
+	bin/postbridge tail --from start --order 112111182198 --headers --count 1 --timeout 10s
+
+# ---- check -----------------------------------------------------------------------------------------------------------
+
+# The race detector needs a C compiler. Without one the tests still say whether postbridge works on this machine.
+test:
+	@if [ "$$(go env CGO_ENABLED)" = 1 ] && command -v $$(go env CC) >/dev/null; then \
+		go test -race ./...; \
+	else \
+		echo "*** NO C COMPILER: TESTING WITHOUT THE RACE DETECTOR ***" >&2; \
+		go test ./...; \
+	fi
+
+lint: $(GOLANGCI)
+	@$(GOLANGCI) run
+
+fmt: $(GOLANGCI)
+	@$(GOLANGCI) fmt
+
+$(GOLANGCI):
+	GOBIN=$(CURDIR)/.tools go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
+	@mv .tools/golangci-lint $@
+
+# Every fuzz target for FUZZTIME.
+fuzz:
+	@set -e; for package in $$(go list ./...); do \
+		for target in $$(go test -list '^Fuzz' $$package | grep '^Fuzz'); do \
+			echo "--- $$package $$target"; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package; \
+		done; \
+	done
+
+# postbridge beside a bare HTTP server, in one go: ratios hold on any machine, requests per second do not.
+bench: build
+	@go run ./deploy/bench
+
+clean:
+	@rm -rf bin .tools

@@ -1,0 +1,210 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+func (c *config) checkHTTP() error {
+	if err := checkAddress("LISTEN", c.Listen); err != nil {
+		return err
+	}
+	if err := checkAddress("ADMIN_LISTEN", c.AdminListen); err != nil {
+		return err
+	}
+	if c.Listen == c.AdminListen && !strings.HasSuffix(c.Listen, ":0") {
+		return bad("ADMIN_LISTEN", "is the same address as POSTBRIDGE_LISTEN; give it another port")
+	}
+	if c.MaxBody < 1<<10 || c.MaxBody > 16<<20 {
+		return bad("MAX_BODY", "%v is out of range; set it between 1KiB and 16MiB", c.MaxBody)
+	}
+	return nil
+}
+
+func (c *config) checkBrokers() error {
+	switch {
+	case !c.kiteOn() && !c.dhanOn():
+		return misuse("no broker to take postbacks from; set POSTBRIDGE_KITE_SECRETS to app_id=api_secret, or POSTBRIDGE_DHAN_TOKENS")
+	case !c.kiteOn() && (c.KiteTokens != "" || c.KiteTokensFile != ""):
+		return bad("KITE_TOKENS", "is set but Kite is off; set POSTBRIDGE_KITE_SECRETS to app_id=api_secret, too")
+	case !c.dhanOn() && c.DhanClientIDs != nil:
+		return bad("DHAN_CLIENT_IDS", "is set but Dhan is off; set POSTBRIDGE_DHAN_TOKENS, too")
+	}
+	return checkChoice("KITE_CHECKSUM", c.KiteChecksum, "order_timestamp", "user_id")
+}
+
+func (c *config) kiteOn() bool { return c.KiteSecrets != "" || c.KiteSecretsFile != "" }
+
+func (c *config) dhanOn() bool { return c.DhanTokens != "" || c.DhanTokensFile != "" }
+
+func (c *config) checkBus() error {
+	for i, bus := range c.Publish {
+		switch {
+		case bus == "kafka":
+			return bad("PUBLISH", "this version of postbridge publishes to nats only; set it to nats")
+		case bus != "nats":
+			return bad("PUBLISH", "%q is not a bus; set it to nats", bus)
+		case slices.Contains(c.Publish[:i], bus):
+			return bad("PUBLISH", "names %s twice; set it to nats", bus)
+		}
+	}
+	for _, server := range c.natsServers() {
+		if err := checkNATSURL(server); err != nil {
+			return err
+		}
+	}
+	if err := checkAddress("NATS_LISTEN", c.NATSListen); err != nil {
+		return err
+	}
+	switch {
+	case c.embedded() && c.NATSReplicas != 1:
+		return bad("NATS_REPLICAS", "must be 1 with the embedded server; set POSTBRIDGE_NATS_URL to use a cluster")
+	case c.NATSReplicas < 1 || c.NATSReplicas > 5:
+		return bad("NATS_REPLICAS", "%d is out of range; set it between 1 and 5", c.NATSReplicas)
+	case c.NATSMaxAge <= 0:
+		return bad("NATS_MAX_AGE", "%v is not a time to keep events; set it like 168h", c.NATSMaxAge)
+	case strings.Trim(c.Prefix, letters) != "" || len(c.Prefix) > maxPrefix:
+		return bad("PREFIX", "%q cannot be part of a subject; use letters, digits, _ and -, at most %d of them", c.Prefix, maxPrefix)
+	}
+	if c.embedded() && c.NATSMaxBytes == 0 {
+		c.NATSMaxBytes = 4 << 30
+	}
+	return nil
+}
+
+// What a prefix is made of.
+const (
+	letters   = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
+	maxPrefix = 64
+)
+
+// embedded reports whether postbridge brings its own bus.
+func (c *config) embedded() bool { return c.NATSURL == "" }
+
+// natsServers are the servers of NATS_URL.
+func (c *config) natsServers() []string {
+	if c.embedded() {
+		return nil
+	}
+	return strings.Split(c.NATSURL, ",")
+}
+
+func (c *config) checkNATSLogin() error {
+	var ways []string
+	for _, way := range []struct {
+		name string
+		used bool
+	}{
+		{"POSTBRIDGE_NATS_CREDS_FILE", c.NATSCredsFile != ""},
+		{"POSTBRIDGE_NATS_USER", c.NATSUser != ""},
+		{"POSTBRIDGE_NATS_TOKEN", c.NATSToken != "" || c.NATSTokenFile != ""},
+		{"a user in POSTBRIDGE_NATS_URL", strings.Contains(c.NATSURL, "@")},
+	} {
+		if way.used {
+			ways = append(ways, way.name)
+		}
+	}
+	password := c.NATSPassword != "" || c.NATSPasswordFile != ""
+	switch {
+	case c.embedded() && len(ways) > 0:
+		return misuse("%s is set, but the embedded server has no login; unset it, or set POSTBRIDGE_NATS_URL", ways[0])
+	case len(ways) > 1:
+		return misuse("%s and %s are both set; NATS takes one way to log in, unset the other", ways[0], ways[1])
+	case password && c.NATSUser == "":
+		return bad("NATS_PASSWORD", "is set without a user; set POSTBRIDGE_NATS_USER, too")
+	case !password && c.NATSUser != "":
+		return bad("NATS_USER", "is set without a password; set POSTBRIDGE_NATS_PASSWORD, too")
+	case c.NATSTLSCertFile != "" && c.NATSTLSKeyFile == "":
+		return bad("NATS_TLS_CERT_FILE", "is set without its key; set POSTBRIDGE_NATS_TLS_KEY_FILE, too")
+	case c.NATSTLSCertFile == "" && c.NATSTLSKeyFile != "":
+		return bad("NATS_TLS_KEY_FILE", "is set without its certificate; set POSTBRIDGE_NATS_TLS_CERT_FILE, too")
+	}
+	return nil
+}
+
+// checkFiles finds a misspelt path at the start, before it looks like an outage of the bus.
+func (c *config) checkFiles() error {
+	for _, of := range append(c.brokerSecrets(), c.natsSecrets()...) {
+		if of.value != "" && of.path != "" {
+			return bad(of.name, "is set together with POSTBRIDGE_%s_FILE; unset one of them", of.name)
+		}
+	}
+	for _, f := range []struct{ name, path string }{
+		{"NATS_CREDS_FILE", c.NATSCredsFile},
+		{"NATS_TLS_CA_FILE", c.NATSTLSCAFile},
+		{"NATS_TLS_CERT_FILE", c.NATSTLSCertFile},
+		{"NATS_TLS_KEY_FILE", c.NATSTLSKeyFile},
+	} {
+		if f.path == "" {
+			continue
+		}
+		if _, err := os.Stat(f.path); err != nil {
+			return bad(f.name, "%v; name a file that can be read", err)
+		}
+	}
+	return nil
+}
+
+func (c *config) checkSpool() error {
+	// A spool has eight segments or more, each with room for several of the largest events.
+	least := max(1<<20, 16*c.MaxBody)
+	switch {
+	case c.SpoolMaxBytes < least:
+		return bad("SPOOL_MAX_BYTES", "%v is too small; set it to %v or more", c.SpoolMaxBytes, least)
+	case c.SpoolKeep < 0:
+		return bad("SPOOL_KEEP", "%v is less than nothing; set it like 1h, or to 0s", c.SpoolKeep)
+	}
+	return nil
+}
+
+func (c *config) checkLog() error {
+	if err := checkChoice("LOG_LEVEL", c.LogLevel, "debug", "info", "warn", "error"); err != nil {
+		return err
+	}
+	return checkChoice("LOG_FORMAT", orElse(c.LogFormat, "json"), "json", "text")
+}
+
+// bad is what is wrong with one setting, and what to do.
+func bad(name, format string, args ...any) error {
+	return misuse("%s%s: %s", envPrefix, name, fmt.Sprintf(format, args...))
+}
+
+func checkChoice(name, value string, choices ...string) error {
+	if slices.Contains(choices, value) {
+		return nil
+	}
+	return bad(name, "%q is not known; set it to one of %s", value, strings.Join(choices, ", "))
+}
+
+func checkAddress(name, value string) error {
+	_, port, err := net.SplitHostPort(value)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		return bad(name, "%q is not an address; write it like 127.0.0.1:8080 or :8080", value)
+	}
+	return nil
+}
+
+// checkNATSURL checks one server. A URL may hold a password, so errors do not show it.
+func checkNATSURL(server string) error {
+	u, err := parseNATSURL(server)
+	if err != nil || u.Hostname() == "" || !slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme) {
+		return bad("NATS_URL", "is not a list of NATS servers; write it like nats://host:4222, several with commas")
+	}
+	return nil
+}
+
+func parseNATSURL(server string) (*url.URL, error) {
+	server = strings.TrimSpace(server)
+	if !strings.Contains(server, "://") {
+		server = "nats://" + server
+	}
+	return url.Parse(server)
+}

@@ -1,0 +1,222 @@
+package main
+
+import (
+	"flag"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"reflect"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+var update = flag.Bool("update", false, "write the golden file and the table in README.md anew")
+
+// environ reads NAME=value words, without the prefix.
+func environ(words string) []string {
+	list := strings.Fields(words)
+	for i := range list {
+		list[i] = envPrefix + list[i]
+	}
+	return list
+}
+
+func TestConfigErrors(t *testing.T) {
+	const kite = "KITE_SECRETS=1234=s3cret "
+	for _, test := range []struct{ environ, want string }{
+		{"", "no broker to take postbacks from; set POSTBRIDGE_KITE_SECRETS to app_id=api_secret, or POSTBRIDGE_DHAN_TOKENS"},
+		{"KITE_SECRETS= DHAN_TOKENS=", "no broker to take postbacks from; set POSTBRIDGE_KITE_SECRETS to app_id=api_secret, or POSTBRIDGE_DHAN_TOKENS"},
+		{"KITE_SECRET=1234=s3cret", "POSTBRIDGE_KITE_SECRET: there is no such setting; did you mean POSTBRIDGE_KITE_SECRETS?"},
+		{kite + "PORTS=1", "POSTBRIDGE_PORTS: there is no such setting; unset it"},
+		{kite + "PORT_8080_XTP=1", "POSTBRIDGE_PORT_8080_XTP: there is no such setting; unset it"},
+		{kite + "KAFKA_BROKERS=b:9092", "POSTBRIDGE_KAFKA_BROKERS: this version of postbridge publishes to nats only; unset it"},
+		{kite + "PUBLISH=nats,kafka", "POSTBRIDGE_PUBLISH: this version of postbridge publishes to nats only; set it to nats"},
+		{kite + "PUBLISH=nats,nats", "POSTBRIDGE_PUBLISH: names nats twice; set it to nats"},
+		{kite + "PUBLISH=redis", "POSTBRIDGE_PUBLISH: \"redis\" is not a bus; set it to nats"},
+		{kite + "PUBLISH=nats,", "POSTBRIDGE_PUBLISH: \"nats,\" has an empty entry; write it like one,two"},
+
+		{"KITE_SECRETS=1234=", "POSTBRIDGE_KITE_SECRETS: entry 1 has an empty secret; write it like app_id=api_secret"},
+		{"KITE_SECRETS=1234=a,s3cret", "POSTBRIDGE_KITE_SECRETS: entry 2 has no app id; write it like app_id=api_secret"},
+		{"KITE_SECRETS=1234=a,", "POSTBRIDGE_KITE_SECRETS: entry 2 has no app id; write it like app_id=api_secret"},
+		{"KITE_SECRETS==s3cret", "POSTBRIDGE_KITE_SECRETS: entry 1 has no app id; write it like app_id=api_secret"},
+		{"DHAN_TOKENS=s3cret,,x", "POSTBRIDGE_DHAN_TOKENS: entry 2 is empty; write it like token1,token2"},
+		{"DHAN_TOKENS=s3cret/x", "POSTBRIDGE_DHAN_TOKENS: entry 1 cannot be part of a path; use letters, digits, - and _"},
+		{kite + "KITE_SECRETS_FILE=/s", "POSTBRIDGE_KITE_SECRETS: is set together with POSTBRIDGE_KITE_SECRETS_FILE; unset one of them"},
+		{kite + "DHAN_TOKENS_FILE=/no/such", "POSTBRIDGE_DHAN_TOKENS_FILE: stat /no/such: no such file or directory; name a file that can be read again and again"},
+		{kite + "DHAN_TOKENS_FILE=/dev/null", "POSTBRIDGE_DHAN_TOKENS_FILE: it is not a regular file; name a file that can be read again and again"},
+		{kite + "KITE_CHECKSUM=order_id", "POSTBRIDGE_KITE_CHECKSUM: \"order_id\" is not known; set it to one of order_timestamp, user_id"},
+		{"DHAN_TOKENS=t KITE_TOKENS=s3cret", "POSTBRIDGE_KITE_TOKENS: is set but Kite is off; set POSTBRIDGE_KITE_SECRETS to app_id=api_secret, too"},
+		{kite + "DHAN_CLIENT_IDS=1", "POSTBRIDGE_DHAN_CLIENT_IDS: is set but Dhan is off; set POSTBRIDGE_DHAN_TOKENS, too"},
+
+		{kite + "LISTEN=8080", "POSTBRIDGE_LISTEN: \"8080\" is not an address; write it like 127.0.0.1:8080 or :8080"},
+		{kite + "ADMIN_LISTEN=:http", "POSTBRIDGE_ADMIN_LISTEN: \":http\" is not an address; write it like 127.0.0.1:8080 or :8080"},
+		{kite + "ADMIN_LISTEN=:8080", "POSTBRIDGE_ADMIN_LISTEN: is the same address as POSTBRIDGE_LISTEN; give it another port"},
+		{kite + "NATS_LISTEN=:65536", "POSTBRIDGE_NATS_LISTEN: \":65536\" is not an address; write it like 127.0.0.1:8080 or :8080"},
+		{kite + "MAX_BODY=64KB", "POSTBRIDGE_MAX_BODY: \"64KB\" is not a size; write it like 64KiB, 512MiB, 8GiB or a plain number of bytes"},
+		{kite + "MAX_BODY=17MiB", "POSTBRIDGE_MAX_BODY: 17MiB is out of range; set it between 1KiB and 16MiB"},
+		{kite + "MAX_BODY=1023", "POSTBRIDGE_MAX_BODY: 1023 is out of range; set it between 1KiB and 16MiB"},
+		{kite + "SPOOL_MAX_BYTES=1023KiB", "POSTBRIDGE_SPOOL_MAX_BYTES: 1023KiB is too small; set it to 1MiB or more"},
+		{kite + "SPOOL_MAX_BYTES=10MiB MAX_BODY=1MiB", "POSTBRIDGE_SPOOL_MAX_BYTES: 10MiB is too small; set it to 16MiB or more"},
+		{kite + "SPOOL_MAX_BYTES=-1", "POSTBRIDGE_SPOOL_MAX_BYTES: \"-1\" is not a size; write it like 64KiB, 512MiB, 8GiB or a plain number of bytes"},
+		{kite + "SPOOL_MAX_BYTES=9999999TiB", "POSTBRIDGE_SPOOL_MAX_BYTES: \"9999999TiB\" is not a size; write it like 64KiB, 512MiB, 8GiB or a plain number of bytes"},
+		{kite + "SPOOL_KEEP=1d", "POSTBRIDGE_SPOOL_KEEP: \"1d\" is not a duration; write it like 90s, 15m or 168h"},
+		{kite + "SPOOL_KEEP=-1h", "POSTBRIDGE_SPOOL_KEEP: -1h0m0s is less than nothing; set it like 1h, or to 0s"},
+
+		{kite + "NATS_URL=http://bus", "POSTBRIDGE_NATS_URL: is not a list of NATS servers; write it like nats://host:4222, several with commas"},
+		{kite + "NATS_URL=nats://a,", "POSTBRIDGE_NATS_URL: is not a list of NATS servers; write it like nats://host:4222, several with commas"},
+		{kite + "NATS_CREATE_STREAMS=maybe", "POSTBRIDGE_NATS_CREATE_STREAMS: \"maybe\" is neither true nor false"},
+		{kite + "NATS_REPLICAS=3", "POSTBRIDGE_NATS_REPLICAS: must be 1 with the embedded server; set POSTBRIDGE_NATS_URL to use a cluster"},
+		{kite + "NATS_URL=nats://a NATS_REPLICAS=6", "POSTBRIDGE_NATS_REPLICAS: 6 is out of range; set it between 1 and 5"},
+		{kite + "NATS_REPLICAS=three", "POSTBRIDGE_NATS_REPLICAS: \"three\" is not a whole number"},
+		{kite + "NATS_MAX_AGE=0s", "POSTBRIDGE_NATS_MAX_AGE: 0s is not a time to keep events; set it like 168h"},
+		{kite + "PREFIX=desk.1", "POSTBRIDGE_PREFIX: \"desk.1\" cannot be part of a subject; use letters, digits, _ and -, at most 64 of them"},
+		{kite + "NATS_TOKEN=s3cret", "POSTBRIDGE_NATS_TOKEN is set, but the embedded server has no login; unset it, or set POSTBRIDGE_NATS_URL"},
+		{kite + "NATS_URL=bus NATS_USER=u", "POSTBRIDGE_NATS_USER: is set without a password; set POSTBRIDGE_NATS_PASSWORD, too"},
+		{kite + "NATS_PASSWORD=s3cret", "POSTBRIDGE_NATS_PASSWORD: is set without a user; set POSTBRIDGE_NATS_USER, too"},
+		{kite + "NATS_URL=bus NATS_USER=u NATS_PASSWORD=s3cret NATS_TOKEN=s3cret", "POSTBRIDGE_NATS_USER and POSTBRIDGE_NATS_TOKEN are both set; NATS takes one way to log in, unset the other"},
+		{kite + "NATS_URL=nats://u:s3cret@bus NATS_TOKEN=s3cret", "POSTBRIDGE_NATS_TOKEN and a user in POSTBRIDGE_NATS_URL are both set; NATS takes one way to log in, unset the other"},
+		{kite + "NATS_URL=bus:4222 NATS_CREDS_FILE=/no/such", "POSTBRIDGE_NATS_CREDS_FILE: stat /no/such: no such file or directory; name a file that can be read"},
+		{kite + "NATS_TLS_CERT_FILE=c", "POSTBRIDGE_NATS_TLS_CERT_FILE: is set without its key; set POSTBRIDGE_NATS_TLS_KEY_FILE, too"},
+		{kite + "NATS_TLS_KEY_FILE=k", "POSTBRIDGE_NATS_TLS_KEY_FILE: is set without its certificate; set POSTBRIDGE_NATS_TLS_CERT_FILE, too"},
+		{kite + "LOG_LEVEL=loud", "POSTBRIDGE_LOG_LEVEL: \"loud\" is not known; set it to one of debug, info, warn, error"},
+		{kite + "LOG_FORMAT=xml", "POSTBRIDGE_LOG_FORMAT: \"xml\" is not known; set it to one of json, text"},
+	} {
+		t.Run(test.environ, func(t *testing.T) {
+			for _, command := range []string{"config", "serve"} {
+				got := runWith(t, environ(test.environ), command)
+				if want := (result{2, "", "postbridge: " + test.want + "\n"}); got != want {
+					t.Errorf("%s: %+v\nwant %+v", command, got, want)
+				}
+			}
+			if strings.Contains(test.want, "s3cret") {
+				t.Error("shows a secret")
+			}
+		})
+	}
+}
+
+// TestConfig prints a configuration that uses much, and hides what it has to.
+func TestConfig(t *testing.T) {
+	tokens := write(t, "tokens", "s3cret1\ns3cret2\n")
+	got := runWith(t, environ("KITE_SECRETS=1234=s3cret,1234=s3cret2 DHAN_TOKENS_FILE="+tokens+
+		" NATS_URL=tls://bus1,nats://u:s3cret@bus2:4222 NATS_MAX_BYTES=1048576 PREFIX=desk1 SPOOL_MAX_BYTES=1025KiB MAX_BODY=16384"+
+		" DHAN_CLIENT_IDS=1,2 SPOOL_KEEP=90m KITE_TOKENS=s3cret"), "config")
+	if got.code != 0 || got.stderr != "" {
+		t.Fatalf("%+v", got)
+	}
+	if strings.Contains(got.stdout, "s3cret") {
+		t.Error("shows a secret")
+	}
+	golden(t, "testdata/config.golden", strings.ReplaceAll(got.stdout, tokens, "/run/secrets/tokens"))
+}
+
+// TestConfigDefaults is what holds if next to nothing is set; a name set to nothing is not set.
+func TestConfigDefaults(t *testing.T) {
+	got := runWith(t, environ("DHAN_TOKENS=dev-dhan-token LISTEN= NATS_REPLICAS= KITE_SECRETS="), "config")
+	if got.code != 0 || got.stderr != "" {
+		t.Fatalf("%+v", got)
+	}
+	golden(t, "testdata/config-defaults.golden", got.stdout)
+}
+
+func golden(t *testing.T, path, got string) {
+	t.Helper()
+	if *update {
+		rewrite(t, path, got)
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatalf("%v; go test -update writes it", err)
+	}
+	if got != string(want) {
+		t.Errorf("%s is not\n%s\ngo test -update writes it anew", path, got)
+	}
+}
+
+func TestKubernetesNames(t *testing.T) {
+	got := runWith(t, environ(`DHAN_TOKENS=t SERVICE_HOST=10.0.0.1 SERVICE_PORT=80 SERVICE_PORT_HTTP=80 SERVICE_PORT_ADMIN_2=81
+		PORT=tcp://10.0.0.1:80 PORT_8080_TCP=tcp://10.0.0.1:8080 PORT_8080_TCP_PROTO=tcp PORT_8080_TCP_PORT=8080
+		PORT_8080_TCP_ADDR=10.0.0.1 PORT_53_UDP_ADDR=1 PORT_53_SCTP=1`), "config")
+	if got.code != 0 {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestByteSize(t *testing.T) {
+	for text, want := range map[string]byteSize{"0": 0, "1": 1, "64KiB": 1 << 16, "8GiB": 8 << 30, "1TiB": 1 << 40, "1536KiB": 3 << 19} {
+		var got byteSize
+		if err := got.UnmarshalText([]byte(text)); err != nil || got != want || got.String() != text {
+			t.Errorf("%s: %d %v, %v", text, got, got, err)
+		}
+	}
+	for _, text := range []string{"", "KiB", "1 KiB", "1.5GiB", "+1", "1e3", "8388608TiB", "9223372036854775808"} {
+		if err := new(byteSize).UnmarshalText([]byte(text)); err == nil {
+			t.Errorf("%q is taken for a size", text)
+		}
+	}
+}
+
+// TestReadme compares the table in README.md with the struct that it describes.
+func TestReadme(t *testing.T) {
+	const path, begin, end = "../../README.md", "<!-- config -->\n", "<!-- /config -->"
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, rest, ok1 := strings.Cut(string(text), begin)
+	table, after, ok2 := strings.Cut(rest, end)
+	if !ok1 || !ok2 {
+		t.Fatalf("README.md needs lines %q and %q; the table belongs between them", strings.TrimSpace(begin), end)
+	}
+	want := configTable(t)
+	if *update {
+		rewrite(t, path, before+begin+want+end+after)
+	} else if table != want {
+		t.Errorf("the table in README.md is stale; go test -run Readme ./cmd/postbridge -update writes it anew")
+	}
+}
+
+// configTable is the table of settings: names and defaults from the tags, meanings from the comments.
+func configTable(t *testing.T) string {
+	t.Helper()
+	meanings := fieldComments(t)
+	var b strings.Builder
+	b.WriteString("| name | default | meaning |\n| --- | --- | --- |\n")
+	for _, f := range reflect.VisibleFields(reflect.TypeFor[config]()) {
+		meaning, fallback := meanings[f.Name], f.Tag.Get("envDefault")
+		if meaning == "" {
+			t.Errorf("config.%s has no comment", f.Name)
+		}
+		if fallback != "" {
+			fallback = "`" + fallback + "`"
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", settingName(f), fallback, meaning)
+	}
+	return b.String()
+}
+
+func fieldComments(t *testing.T) map[string]string {
+	t.Helper()
+	file, err := parser.ParseFile(token.NewFileSet(), "config.go", nil, parser.ParseComments)
+	if err != nil {
+		t.Fatal(err)
+	}
+	comments := make(map[string]string)
+	ast.Inspect(file, func(n ast.Node) bool {
+		spec, ok := n.(*ast.TypeSpec)
+		if !ok || spec.Name.Name != "config" {
+			return true
+		}
+		for _, f := range spec.Type.(*ast.StructType).Fields.List {
+			comments[f.Names[0].Name] = strings.ReplaceAll(strings.TrimSpace(f.Doc.Text()), "\n", " ")
+			if tag, err := strconv.Unquote(f.Tag.Value); err != nil || !strings.HasPrefix(tag, `env:"`) {
+				t.Errorf("config.%s has the tag %s", f.Names[0].Name, f.Tag.Value)
+			}
+		}
+		return false
+	})
+	return comments
+}

@@ -1,0 +1,159 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+
+	"github.com/postbridge/postbridge/brokers/kite"
+)
+
+// credentials are the secrets in force. Those that were given as files change while postbridge runs; a reader always
+// sees a whole set, the old one or the new one.
+type credentials struct {
+	kiteSecrets            atomic.Pointer[[]kite.Secret]
+	kiteTokens, dhanTokens atomic.Pointer[[]string]
+	natsPassword           atomic.Pointer[string]
+	natsToken              atomic.Pointer[string]
+
+	files *secretFiles
+}
+
+// secretSource is where one kind of secret comes from, and what takes it in.
+type secretSource struct {
+	name, value, path string
+	accept            func(s *credentials, text string) error
+}
+
+func (c *config) brokerSecrets() []secretSource {
+	return []secretSource{
+		{"KITE_SECRETS", string(c.KiteSecrets), c.KiteSecretsFile, (*credentials).setKiteSecrets},
+		{"KITE_TOKENS", string(c.KiteTokens), c.KiteTokensFile, (*credentials).setKiteTokens},
+		{"DHAN_TOKENS", string(c.DhanTokens), c.DhanTokensFile, (*credentials).setDhanTokens},
+	}
+}
+
+func (c *config) natsSecrets() []secretSource {
+	return []secretSource{
+		{"NATS_PASSWORD", string(c.NATSPassword), c.NATSPasswordFile, (*credentials).setNATSPassword},
+		{"NATS_TOKEN", string(c.NATSToken), c.NATSTokenFile, (*credentials).setNATSToken},
+	}
+}
+
+// readCredentials takes the secrets from the configuration and from the files that it names. Its error is a misuse.
+func readCredentials(sources []secretSource) (*credentials, error) {
+	s := &credentials{files: newSecretFiles()}
+	for _, of := range sources {
+		var err error
+		switch {
+		case of.value != "":
+			err = of.accept(s, of.value)
+		case of.path != "":
+			of.name += "_FILE"
+			err = s.files.add(of.name, of.path, func(text string) error { return of.accept(s, text) })
+		}
+		if err != nil {
+			return nil, bad(of.name, "%v", err)
+		}
+	}
+	return s, nil
+}
+
+func (s *credentials) setKiteSecrets(text string) error {
+	return set(&s.kiteSecrets, text, parseKiteSecrets)
+}
+func (s *credentials) setKiteTokens(text string) error { return set(&s.kiteTokens, text, parseTokens) }
+func (s *credentials) setDhanTokens(text string) error { return set(&s.dhanTokens, text, parseTokens) }
+func (s *credentials) setNATSPassword(text string) error {
+	return set(&s.natsPassword, text, parseWord)
+}
+func (s *credentials) setNATSToken(text string) error { return set(&s.natsToken, text, parseWord) }
+
+// set puts what a text says in force.
+func set[T any](value *atomic.Pointer[T], text string, parse func(string) (T, error)) error {
+	v, err := parse(text)
+	if err == nil {
+		value.Store(&v)
+	}
+	return err
+}
+
+// load is what is in force, or nothing.
+func load[T any](value *atomic.Pointer[T]) (v T) {
+	if p := value.Load(); p != nil {
+		v = *p
+	}
+	return v
+}
+
+// kite are the credentials in force of Kite.
+func (s *credentials) kite() kite.Credentials {
+	return kite.Credentials{Secrets: load(&s.kiteSecrets), Tokens: load(&s.kiteTokens)}
+}
+
+// splitEntries takes a list of secrets apart: entries are separated by commas or lines; empty lines do not count.
+func splitEntries(text string) (entries []string) {
+	for line := range strings.Lines(text) {
+		if strings.TrimSpace(line) == "" {
+			continue
+		}
+		for entry := range strings.SplitSeq(line, ",") {
+			entries = append(entries, strings.TrimSpace(entry))
+		}
+	}
+	return entries
+}
+
+var errNoEntry = errors.New("there is nothing in it; put at least one entry there")
+
+// parseKiteSecrets reads app_id=api_secret entries. Errors count entries rather than show them: what looks like an app
+// id may be a secret in the wrong place.
+func parseKiteSecrets(text string) (secrets []kite.Secret, err error) {
+	for i, entry := range splitEntries(text) {
+		app, secret, ok := strings.Cut(entry, "=")
+		app, secret = strings.TrimSpace(app), strings.TrimSpace(secret)
+		switch {
+		case !ok || app == "":
+			return nil, fmt.Errorf("entry %d has no app id; write it like app_id=api_secret", i+1)
+		case secret == "":
+			return nil, fmt.Errorf("entry %d has an empty secret; write it like app_id=api_secret", i+1)
+		}
+		secrets = append(secrets, kite.Secret{AppID: app, Secret: secret})
+	}
+	if secrets == nil {
+		return nil, errNoEntry
+	}
+	return secrets, nil
+}
+
+// parseTokens reads path tokens.
+func parseTokens(text string) ([]string, error) {
+	tokens := splitEntries(text)
+	for i, t := range tokens {
+		switch {
+		case t == "":
+			return nil, fmt.Errorf("entry %d is empty; write it like token1,token2", i+1)
+		case strings.ContainsFunc(t, notInSegment):
+			return nil, fmt.Errorf("entry %d cannot be part of a path; use letters, digits, - and _", i+1)
+		}
+	}
+	if tokens == nil {
+		return nil, errNoEntry
+	}
+	return tokens, nil
+}
+
+// notInSegment reports a character that a URL cannot have in one segment of its path, or not as itself.
+func notInSegment(r rune) bool {
+	return r <= ' ' || r > '~' || strings.ContainsRune(`/?#%"<>\^{|}`+"`", r)
+}
+
+// parseWord reads one secret; the end of the line is not part of it.
+func parseWord(text string) (string, error) {
+	word := strings.TrimRight(text, "\r\n")
+	if word == "" {
+		return "", errors.New("there is nothing in it; put the secret there")
+	}
+	return word, nil
+}

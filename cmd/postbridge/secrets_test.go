@@ -1,0 +1,226 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/postbridge/postbridge/brokers/kite"
+)
+
+func TestParseKiteSecrets(t *testing.T) {
+	want := []kite.Secret{{AppID: "1234", Secret: "a=b"}, {AppID: "1234", Secret: "c"}, {AppID: "5", Secret: "d"}}
+	for _, text := range []string{"1234=a=b,1234=c,5=d", "1234=a=b\n1234=c\r\n\n5=d\n", " 1234 = a=b , 1234=c\n5=d"} {
+		if got, err := parseKiteSecrets(text); err != nil || !slices.Equal(got, want) {
+			t.Errorf("%q: %v, %v", text, got, err)
+		}
+	}
+}
+
+func TestParseWord(t *testing.T) {
+	if got, err := parseWord(" pass word \r\n"); err != nil || got != " pass word " {
+		t.Errorf("%q, %v", got, err)
+	}
+	if _, err := parseWord("\n"); err == nil {
+		t.Error("an empty secret is taken")
+	}
+}
+
+// watched is a set of credentials with the Kite secrets and the Dhan tokens in files, and its log.
+type watched struct {
+	*credentials
+	kitePath, dhanPath string
+	log                *bytes.Buffer
+}
+
+func newWatched(t *testing.T, kitePath, dhanPath string) *watched {
+	t.Helper()
+	c := &config{KiteSecretsFile: kitePath, DhanTokensFile: dhanPath}
+	s, err := readCredentials(c.brokerSecrets())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &watched{s, kitePath, dhanPath, new(bytes.Buffer)}
+	s.files.log = slog.New(slog.NewTextHandler(w.log, nil))
+	return w
+}
+
+// logged counts the lines of the log since the last call, and fails if they show what is in a file.
+func (w *watched) logged(t *testing.T) int {
+	t.Helper()
+	w.files.mu.Lock() // held by who logs
+	defer w.files.mu.Unlock()
+	defer w.log.Reset()
+	if text := w.log.String(); strings.Contains(text, "s3cret") {
+		t.Errorf("the log shows a secret: %s", text)
+	}
+	return strings.Count(w.log.String(), "\n")
+}
+
+func (w *watched) wantSecret(t *testing.T, secret string) {
+	t.Helper()
+	if got := w.kite().Secrets; len(got) != 1 || got[0].Secret != secret {
+		t.Errorf("in force is %v, want %s", got, secret)
+	}
+}
+
+func (w *watched) wantOK(t *testing.T, ok float64) {
+	t.Helper()
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(w.files.ok)
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range families[0].GetMetric() {
+		if m.GetLabel()[0].GetValue() == "KITE_SECRETS_FILE" && m.GetGauge().GetValue() != ok {
+			t.Errorf("the metric is %v, want %v", m.GetGauge().GetValue(), ok)
+		}
+	}
+}
+
+// TestWatch walks a file through good and bad states. The clock is false, the files are real.
+func TestWatch(t *testing.T) {
+	path, tokens := write(t, "kite", "1=s3cret1\n"), write(t, "dhan", "s3cret")
+	synctest.Test(t, func(t *testing.T) {
+		w := newWatched(t, path, tokens)
+		ctx, stop := context.WithCancel(t.Context())
+		go w.files.watch(ctx)
+		defer stop()
+		for _, step := range []struct {
+			name   string
+			do     func()
+			secret string
+			ok     float64
+			logged int
+		}{
+			{"as it was", func() {}, "s3cret1", 1, 0},
+			{"new", func() { rewrite(t, path, "1=s3cret2") }, "s3cret2", 1, 1},
+			{"empty", func() { rewrite(t, path, "") }, "s3cret2", 0, 1},
+			{"still empty", func() {}, "s3cret2", 0, 0},
+			{"wrong", func() { rewrite(t, path, "s3cret") }, "s3cret2", 0, 1},
+			{"gone", func() { _ = os.Remove(path) }, "s3cret2", 0, 1},
+			{"a directory", func() { _ = os.Mkdir(path, 0o700) }, "s3cret2", 0, 1},
+			{"good again", func() { _ = os.Remove(path); rewrite(t, path, "1=s3cret2") }, "s3cret2", 1, 1},
+			{"only touched", func() { rewrite(t, path, "1=s3cret2") }, "s3cret2", 1, 0},
+			{"wrong", func() { rewrite(t, path, "1=") }, "s3cret2", 0, 1},
+			{"new and good", func() { rewrite(t, path, "1=s3cret3") }, "s3cret3", 1, 1},
+			{"too large", func() { rewrite(t, path, strings.Repeat("1=s3cret,", 1<<17)) }, "s3cret3", 0, 1},
+		} {
+			step.do()
+			time.Sleep(pollInterval)
+			synctest.Wait()
+			w.wantSecret(t, step.secret)
+			w.wantOK(t, step.ok)
+			if got := w.logged(t); got != step.logged {
+				t.Errorf("%s: %d lines in the log, want %d", step.name, got, step.logged)
+			}
+		}
+	})
+}
+
+// TestWatchMount swaps the link on the way to the file, as a mounted Kubernetes Secret does.
+func TestWatchMount(t *testing.T) {
+	dir := t.TempDir()
+	link := func(target string) {
+		for _, err := range []error{os.Symlink(target, dir+"/..new"), os.Rename(dir+"/..new", dir+"/..data")} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for version, text := range map[string]string{"v1": "1=s3cret1", "v2": "1=s3cret2"} {
+		if err := os.Mkdir(dir+"/"+version, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		rewrite(t, dir+"/"+version+"/kite", text)
+	}
+	link("v1")
+	if err := os.Symlink("..data/kite", dir+"/kite"); err != nil {
+		t.Fatal(err)
+	}
+	w := newWatched(t, dir+"/kite", "")
+	w.wantSecret(t, "s3cret1")
+	w.files.reload()
+	link("v2")
+	if !w.files.reload() {
+		t.Error("the swap is not news")
+	}
+	w.wantSecret(t, "s3cret2")
+}
+
+// TestReload asks as a refusal does: what is in force has to be what is in the file, whoever asked a moment ago.
+func TestReload(t *testing.T) {
+	path := write(t, "kite", "1=s3cret1")
+	synctest.Test(t, func(t *testing.T) {
+		w := newWatched(t, path, "")
+		if w.files.reload() {
+			t.Error("nothing changed, and it is news")
+		}
+		rewrite(t, path, "1=s3cret2")
+		if !w.files.reload() {
+			t.Error("a change right after a reading is missed")
+		}
+		w.wantSecret(t, "s3cret2")
+		if !w.files.reload() {
+			t.Error("who looked at the old secrets a moment ago does not learn that there are new ones")
+		}
+		time.Sleep(recentChange)
+		if w.files.reload() {
+			t.Error("it is news for ever")
+		}
+		_ = os.Remove(path)
+		time.Sleep(rereadAfter)
+		if w.files.reload() {
+			t.Error("a file that is gone is news")
+		}
+		rewrite(t, path, "1=s3cret3")
+		if !w.files.reload() {
+			t.Error("a file that came back is missed")
+		}
+		w.wantSecret(t, "s3cret3")
+	})
+}
+
+// TestReloadRace swaps secrets under readers; each sees one of the sets, whole.
+func TestReloadRace(t *testing.T) {
+	path := write(t, "kite", "1=a,2=a")
+	w := newWatched(t, path, "")
+	var readers sync.WaitGroup
+	stop := make(chan struct{})
+	for range 4 {
+		readers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if s := w.kite().Secrets; len(s) != 2 || s[0].Secret != s[1].Secret {
+					t.Errorf("half a set: %v", s)
+					return
+				}
+				w.files.reload()
+			}
+		})
+	}
+	for i := range 50 {
+		next := path + ".next"
+		rewrite(t, next, []string{"1=a,2=a", "1=bb,2=bb"}[i%2])
+		if err := os.Rename(next, path); err != nil {
+			t.Fatal(err)
+		}
+		w.files.reload()
+	}
+	close(stop)
+	readers.Wait()
+}

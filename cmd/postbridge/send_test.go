@@ -1,0 +1,397 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/brokers/dhan"
+	"github.com/postbridge/postbridge/brokers/kite"
+)
+
+// edge takes postbacks as postbridge does, and remembers the events they become.
+type edge struct {
+	*httptest.Server
+	brokers map[string]bridge.Broker
+	status  func(n int64) int // of the answer to postback n, 200 if nil
+	seen    atomic.Int64
+
+	mu     sync.Mutex
+	orders map[string][]*bridge.Event // by order id
+	busy   map[string]bool            // orders with a postback that waits for its answer
+	bodies []string
+	errors []string
+}
+
+func newEdge(t *testing.T) *edge {
+	e := &edge{orders: make(map[string][]*bridge.Event), busy: make(map[string]bool), brokers: map[string]bridge.Broker{
+		"kite": kite.New(kite.Config{Credentials: func() kite.Credentials {
+			return kite.Credentials{Secrets: []kite.Secret{{AppID: "1234", Secret: "s3cret"}}}
+		}}),
+		"dhan": dhan.New(func() dhan.Credentials { return dhan.Credentials{Tokens: []string{"t0ken"}} }),
+	}}
+	e.Server = httptest.NewServer(e)
+	t.Cleanup(func() {
+		e.Close()
+		for _, text := range e.errors {
+			t.Error(text)
+		}
+	})
+	return e
+}
+
+func (e *edge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if e.status != nil {
+		if status := e.status(e.seen.Add(1)); status != http.StatusOK {
+			http.Error(w, "not today", status)
+			return
+		}
+	}
+	event, err := e.take(r)
+	if err != nil {
+		e.mu.Lock()
+		e.errors = append(e.errors, err.Error())
+		e.mu.Unlock()
+		http.Error(w, err.Error(), http.StatusForbidden)
+		return
+	}
+	time.Sleep(time.Duration(len(event.ID)) * 10 * time.Microsecond) // a second postback of the order would show here
+	e.mu.Lock()
+	e.busy[event.OrderID] = false
+	e.mu.Unlock()
+	fmt.Fprintf(w, `{"status":"ok","id":%q}`, event.ID)
+}
+
+func (e *edge) take(r *http.Request) (*bridge.Event, error) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	name, token, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	event, err := bridge.NewEvent(e.brokers[name], &bridge.Postback{PathToken: token, Body: body}, time.Now())
+	if err != nil {
+		return nil, fmt.Errorf("refused: %w: %s", err, body)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !event.Understood() || event.Status == bridge.StatusUnknown {
+		return nil, fmt.Errorf("not understood: %s", body)
+	}
+	if e.busy[event.OrderID] {
+		return nil, fmt.Errorf("two postbacks of order %s at once", event.OrderID)
+	}
+	e.busy[event.OrderID] = true
+	e.orders[event.OrderID] = append(e.orders[event.OrderID], event)
+	e.bodies = append(e.bodies, string(body))
+	return event, nil
+}
+
+// sent runs send with --json and returns its report.
+func (e *edge) sent(t *testing.T, code int, args ...string) report {
+	t.Helper()
+	args = append([]string{"send", "--url", e.URL, "--json"}, args...)
+	got := runWith(t, environ("KITE_SECRETS=1234=s3cret DHAN_TOKENS=t0ken"), args...)
+	var r report
+	if err := json.Unmarshal([]byte(got.stdout), &r); err != nil || got.code != code {
+		t.Fatalf("%+v", got)
+	}
+	return r
+}
+
+// TestSendLives sends many orders at once and looks at what the edge made of each.
+func TestSendLives(t *testing.T) {
+	for _, broker := range []string{"kite", "dhan"} {
+		t.Run(broker, func(t *testing.T) {
+			e := newEdge(t)
+			r := e.sent(t, 0, "--broker", broker, "--count", "2000", "--connections", "8", "--repeats", "0.2", "--late", "0.2", "--users", "7")
+			if r.Sent != 2000 || r.OK != 2000 || r.Statuses[200] != 2000 || len(r.Lost) != 0 || r.Refused != 0 {
+				t.Errorf("%+v", r)
+			}
+			if r.Milliseconds.P50 <= 0 || r.Milliseconds.P99 < r.Milliseconds.P50 || r.Milliseconds.Max < r.Milliseconds.P99 {
+				t.Errorf("%+v", r.Milliseconds)
+			}
+			checkLives(t, e.orders)
+		})
+	}
+}
+
+func checkLives(t *testing.T, orders map[string][]*bridge.Event) {
+	t.Helper()
+	users, fates, repeats, late, states := make(map[string]bool), make(map[bridge.Status]int), 0, 0, 0
+	for id, events := range orders {
+		if events[0].Status != bridge.StatusPending || len(id) != 19 {
+			t.Errorf("order %s begins with %s", id, events[0].Status)
+		}
+		for i, event := range events {
+			users[event.UserID] = true
+			fates[event.Status]++
+			states++
+			switch {
+			case i > 0 && event.ID == events[i-1].ID:
+				repeats++
+			case i > 0 && event.UpdatedTime < events[i-1].UpdatedTime:
+				late++
+			}
+		}
+	}
+	if len(users) != 7 {
+		t.Errorf("%d users", len(users))
+	}
+	for _, s := range []bridge.Status{bridge.StatusOpen, bridge.StatusPartiallyFilled, bridge.StatusFilled, bridge.StatusCancelled, bridge.StatusRejected} {
+		if fates[s] == 0 {
+			t.Errorf("no order is %s: %v", s, fates)
+		}
+	}
+	if repeats < states/10 || repeats > states/4 {
+		t.Errorf("%d of %d states are repeats", repeats, states)
+	}
+	if late < len(orders)/20 || late > len(orders)/4 {
+		t.Errorf("%d late arrivals in %d orders", late, len(orders))
+	}
+}
+
+// TestSendSeed holds that the same seed sends the same bytes, and another seed other orders.
+func TestSendSeed(t *testing.T) {
+	bodies := func(args ...string) []string {
+		e := newEdge(t)
+		e.sent(t, 0, append(args, "--count", "50", "--repeats", "0.3", "--late", "0.5")...)
+		return e.bodies
+	}
+	one, again, other, clock := bodies("--seed", "1"), bodies("--seed", "1"), bodies("--seed", "2"), bodies()
+	if !slices.Equal(one, again) {
+		t.Error("the same seed sends other orders")
+	}
+	if slices.Equal(one, other) || slices.Equal(one, clock) {
+		t.Error("another seed sends the same orders")
+	}
+}
+
+func TestSendAcked(t *testing.T) {
+	e := newEdge(t)
+	path := write(t, "acked", "before\n")
+	e.sent(t, 0, "--count", "300", "--connections", "3", "--acked", path)
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSuffix(string(text), "\n"), "\n")
+	if len(lines) != 301 || lines[0] != "before" {
+		t.Fatalf("%d lines, the first is %q", len(lines), lines[0])
+	}
+	for _, line := range lines[1:] {
+		fields := strings.Split(line, "\t")
+		n, err := strconv.Atoi(fields[2])
+		if err != nil || e.orders[fields[1]][n].ID != fields[0] {
+			t.Errorf("%q is not what was acknowledged", line)
+		}
+	}
+}
+
+func TestSendFiles(t *testing.T) {
+	e := newEdge(t)
+	body := `{"order_id":"7", "order_timestamp":"2026-01-05 09:15:00","status":"OPEN","user_id":"AB1","checksum": "%s"}`
+	sum := sha256.Sum256([]byte("72026-01-05 09:15:00s3cret"))
+	right, wrong := fmt.Sprintf(body, hex.EncodeToString(sum[:])), fmt.Sprintf(body, "123")
+	for _, test := range []struct {
+		name, text string
+		args       []string
+		want       int
+	}{
+		{"as it is", right, nil, 0},
+		{"signed again", wrong, []string{"--sign"}, 0},
+		{"a wrong one", wrong, nil, 1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			before := len(e.bodies)
+			r := e.sent(t, test.want, append(test.args, write(t, "body.json", test.text), write(t, "body.json", test.text))...)
+			if test.want == 0 && (r.OK != 2 || !slices.Equal(e.bodies[before:], []string{right, right})) {
+				t.Errorf("%+v %q", r, e.bodies[before:])
+			}
+			if test.want == 1 && (r.Sent != 1 || r.Statuses[403] != 1) {
+				t.Errorf("%+v", r)
+			}
+		})
+	}
+	e.errors = nil // of the wrong one
+	got := runInput(t.Context(), right, nil, "send", "--url", e.URL, "-")
+	if got.code != 0 || !strings.HasPrefix(got.stdout, "sent 1 postbacks in 0.") || !strings.Contains(got.stdout, "1 acknowledged") {
+		t.Errorf("%+v", got)
+	}
+}
+
+// TestSendAnswers holds what each answer means: the end, or with --tolerate only a number.
+func TestSendAnswers(t *testing.T) {
+	failing := func(status int) func(int64) int {
+		return func(n int64) int {
+			if n%10 == 5 {
+				return status
+			}
+			return http.StatusOK
+		}
+	}
+	for _, test := range []struct {
+		status int
+		args   []string
+		code   int
+		sent   int64
+	}{
+		{503, nil, 1, 5},
+		{503, []string{"--tolerate"}, 0, 40},
+		{403, nil, 1, 5},
+		{403, []string{"--tolerate"}, 1, 5},
+	} {
+		t.Run(fmt.Sprint(test.status, test.args), func(t *testing.T) {
+			e := newEdge(t)
+			e.status = failing(test.status)
+			r := e.sent(t, test.code, append(test.args, "--count", "40")...)
+			if r.Sent != test.sent || r.Sent != r.OK+r.Statuses[test.status] {
+				t.Errorf("%+v", r)
+			}
+		})
+	}
+}
+
+func TestSendWrongAnswer(t *testing.T) {
+	for _, answer := range []string{"", "ok", `{"status":"ok"}`, `{"status":"ok","id":"0123"}`, `{"status":"no","id":"0123456789abcdef0123456789abcdef"}`, `{"status":"ok","id":"0123456789abcdef0123456789abcdeF"}`} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, answer) }))
+		got := runWith(t, nil, "send", "--secret", "1234=s3cret", "--url", server.URL, "--tolerate")
+		if got.code != 1 || !strings.Contains(got.stderr, "without an event id") {
+			t.Errorf("%q: %+v", answer, got)
+		}
+		server.Close()
+	}
+}
+
+// TestSendOutage starts before there is anything to connect to, and loses answers: each postback is sent once at most.
+func TestSendOutage(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := listener.Addr().String()
+	_ = listener.Close()
+	send := func(args ...string) result {
+		return runWith(t, nil, append([]string{"send", "--secret", "1234=s3cret", "--url", "http://" + address, "--json"}, args...)...)
+	}
+	if got := send(); got.code != 1 || !strings.Contains(got.stderr, "connection refused; is postbridge running?") {
+		t.Errorf("%+v", got)
+	}
+	if got := send("--tolerate", "--for", "50ms"); got.code != 0 || !strings.Contains(got.stdout, `"sent":0`) {
+		t.Errorf("%+v", got)
+	}
+
+	e := newEdge(t)
+	var arrived atomic.Int64
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if arrived.Add(1)%4 == 0 {
+			panic(http.ErrAbortHandler) // taken, but the answer is lost
+		}
+		e.ServeHTTP(w, r)
+	})
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: time.Second}
+	go func() {
+		time.Sleep(100 * time.Millisecond)
+		if listener, err := net.Listen("tcp", address); err == nil {
+			_ = server.Serve(listener)
+		}
+	}()
+	defer server.Close()
+	got := send("--tolerate", "--count", "40")
+	var r report
+	if err := json.Unmarshal([]byte(got.stdout), &r); err != nil || got.code != 0 {
+		t.Fatalf("%+v", got)
+	}
+	if r.Sent != 40 || r.OK != 30 || r.Lost["connection closed"] != 10 || r.Refused == 0 || arrived.Load() != 40 {
+		t.Errorf("%+v, %d arrived", r, arrived.Load())
+	}
+}
+
+// TestSendPace holds the rate, and that latency counts from when a postback was due.
+func TestSendPace(t *testing.T) {
+	e := newEdge(t)
+	began := time.Now()
+	r := e.sent(t, 0, "--count", "50", "--rate", "200")
+	if took := time.Since(began); took < 240*time.Millisecond {
+		t.Errorf("50 postbacks at 200/s took %v", took)
+	}
+	if r.Sent != 50 {
+		t.Errorf("%+v", r)
+	}
+	var stalled atomic.Bool
+	e.status = func(int64) int {
+		if stalled.CompareAndSwap(false, true) {
+			time.Sleep(200 * time.Millisecond)
+		}
+		return http.StatusOK
+	}
+	if r := e.sent(t, 0, "--count", "40", "--rate", "200"); r.Milliseconds.P50 < 20 {
+		t.Errorf("a stall of 200ms is hidden: %+v", r.Milliseconds)
+	}
+	e.status = nil
+	if r := e.sent(t, 0, "--for", "100ms", "--rate", "100"); r.Sent < 5 || r.Sent > 11 {
+		t.Errorf("100ms at 100/s: %+v", r)
+	}
+}
+
+func TestSendInterrupted(t *testing.T) {
+	e := newEdge(t)
+	ctx, stop := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer stop()
+	got := runInput(ctx, "", nil, "send", "--secret", "1234=s3cret", "--url", e.URL, "--for", "1h")
+	if got.code != 0 || !strings.HasPrefix(got.stdout, "sent ") {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestSendMisuse(t *testing.T) {
+	for _, test := range []struct{ args, want string }{
+		{"", "no Kite app to sign with; set --secret or POSTBRIDGE_KITE_SECRETS to app_id=api_secret"},
+		{"--secret s3cret", "no Kite app to sign with; set --secret or POSTBRIDGE_KITE_SECRETS to app_id=api_secret"},
+		{"--broker dhan", "Dhan's route needs a path token; set --token or POSTBRIDGE_DHAN_TOKENS"},
+		{"--broker x", "--broker \"x\" is not known; set it to kite or dhan"},
+		{"--count -1", "--count, --for and --rate cannot be negative; leave out what is not to limit it"},
+		{"--connections 0", "--connections and --users must be at least 1"},
+		{"--late 2", "--repeats and --late are fractions; set them between 0 and 1"},
+		{"--sign", "--sign is for files of --broker kite; leave it out"},
+		{"--secret 1=2 --url 127.0.0.1:8080", "--url \"127.0.0.1:8080\" is not a URL; write it like http://127.0.0.1:8080"},
+		{"--count x", "invalid value \"x\" for flag -count: parse error; run 'postbridge send --help'"},
+	} {
+		got := runWith(t, nil, append([]string{"send"}, strings.Fields(test.args)...)...)
+		if want := (result{2, "", "postbridge: send: " + test.want + "\n"}); got != want {
+			t.Errorf("%s: %+v\nwant %+v", test.args, got, want)
+		}
+	}
+}
+
+func TestHistogram(t *testing.T) {
+	var h histogram
+	for d := range 1000 {
+		h.record(time.Duration(d+1) * time.Millisecond)
+	}
+	for q, want := range map[float64]time.Duration{0.5: 500 * time.Millisecond, 0.99: 990 * time.Millisecond, 0: time.Millisecond} {
+		if got := h.quantile(q); got < want || got > want+want/16 {
+			t.Errorf("quantile %v is %v, want %v", q, got, want)
+		}
+	}
+	var sum histogram
+	sum.add(&h)
+	sum.record(time.Hour)
+	if sum.n != 1001 || sum.quantile(1) != time.Hour {
+		t.Errorf("%d, %v", sum.n, sum.quantile(1))
+	}
+}

@@ -1,0 +1,145 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const (
+	// answerTimeout is how long an answer may take.
+	answerTimeout = 30 * time.Second
+	// idleLimit is how long a connection may be unused before it is made anew: the other side closes idle ones, and
+	// a postback that meets that would look like a lost one.
+	idleLimit = 5 * time.Second
+)
+
+// target is where postbacks go.
+type target struct {
+	address string
+	tls     *tls.Config // nil for http
+	head    []byte      // of every request, up to the length of its body
+}
+
+func newTarget(base, route string) (*target, error) {
+	u, err := url.Parse(base)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return nil, misuse("send: --url %q is not a URL; write it like http://127.0.0.1:8080", base)
+	}
+	t := &target{address: u.Host}
+	port := "80"
+	if u.Scheme == "https" {
+		t.tls, port = &tls.Config{ServerName: u.Hostname()}, "443"
+	}
+	if u.Port() == "" {
+		t.address = net.JoinHostPort(u.Hostname(), port)
+	}
+	t.head = []byte("POST " + strings.TrimRight(u.EscapedPath(), "/") + route + " HTTP/1.1\r\nHost: " + u.Host +
+		"\r\nUser-Agent: postbridge-send\r\nContent-Type: application/json\r\nContent-Length: ")
+	return t, nil
+}
+
+func (t *target) dial(ctx context.Context) (net.Conn, error) {
+	ctx, stop := context.WithTimeout(ctx, answerTimeout)
+	defer stop()
+	if t.tls != nil {
+		return (&tls.Dialer{Config: t.tls}).DialContext(ctx, "tcp", t.address)
+	}
+	return new(net.Dialer).DialContext(ctx, "tcp", t.address)
+}
+
+// connection posts over one connection at a time. It is a load generator that shares its processors with what it loads,
+// hence no http.Client; and it never sends anything twice, which an http.Client now and then does.
+type connection struct {
+	*target
+	conn    net.Conn // nil if there is none
+	reader  *bufio.Reader
+	used    time.Time
+	request []byte
+}
+
+// open makes sure that there is a connection.
+func (c *connection) open(ctx context.Context) error {
+	if c.conn != nil && time.Since(c.used) < idleLimit {
+		return nil
+	}
+	c.close()
+	conn, err := c.dial(ctx)
+	if err != nil {
+		return err
+	}
+	c.conn, c.reader, c.used = conn, bufio.NewReader(conn), time.Now()
+	return nil
+}
+
+func (c *connection) close() {
+	if c.conn != nil {
+		_ = c.conn.Close() // nothing is lost with it
+		c.conn = nil
+	}
+}
+
+// post sends one postback and reads the answer. After an error nobody knows whether it arrived.
+func (c *connection) post(body []byte) (status int, answer []byte, err error) {
+	c.request = strconv.AppendInt(append(c.request[:0], c.head...), int64(len(body)), 10)
+	c.request = append(append(c.request, "\r\n\r\n"...), body...)
+	status, answer, err = c.exchange()
+	if err != nil {
+		c.close()
+	}
+	c.used = time.Now()
+	return status, answer, err
+}
+
+func (c *connection) exchange() (status int, answer []byte, err error) {
+	if err := c.conn.SetDeadline(time.Now().Add(answerTimeout)); err != nil {
+		return 0, nil, err
+	}
+	if _, err := c.conn.Write(c.request); err != nil {
+		return 0, nil, err
+	}
+	response, err := http.ReadResponse(c.reader, nil)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer response.Body.Close()
+	answer, err = io.ReadAll(io.LimitReader(response.Body, 64<<10))
+	if err == nil && response.Close {
+		c.close()
+	}
+	return response.StatusCode, answer, err
+}
+
+// eventID is the id in the answer to an accepted postback.
+func eventID(answer []byte) (id string, ok bool) {
+	var a struct{ Status, ID string }
+	if json.Unmarshal(answer, &a) != nil || a.Status != "ok" || len(a.ID) != 32 {
+		return "", false
+	}
+	return a.ID, strings.Trim(a.ID, "0123456789abcdef") == ""
+}
+
+// lossOf is why there is no answer, in a few words to count by.
+func lossOf(err error) string {
+	var timeout net.Error
+	switch {
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return "connection reset"
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return "connection closed"
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return "timeout"
+	default:
+		return "other"
+	}
+}

@@ -1,0 +1,231 @@
+package main
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"path/filepath"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/brokers"
+	"github.com/postbridge/postbridge/brokers/dhan"
+	"github.com/postbridge/postbridge/brokers/kite"
+	"github.com/postbridge/postbridge/publishers"
+	"github.com/postbridge/postbridge/publishers/nats"
+)
+
+const serveHelp = `Take postbacks and publish them, until SIGTERM or SIGINT: then answer those in flight, publish
+what is waiting for up to ten seconds, and say how many stay in the spool for the next start. A
+second signal ends at once; that costs nothing that was answered 200.
+
+Usage: postbridge serve
+
+The configuration is the environment, names that start with POSTBRIDGE_; README.md has the table
+and 'postbridge config' checks it. Without POSTBRIDGE_NATS_URL an embedded NATS JetStream server
+is the bus. What happens is logged on stderr; one line says where to POST.
+
+Exit code: 0 after an ordered stop, 2 for a bad configuration, 1 for any other end.
+
+Example, with the official example secret of Kite:
+  POSTBRIDGE_KITE_SECRETS=1234=0hdv7iw5examplesecret POSTBRIDGE_LISTEN=127.0.0.1:8080 \
+    postbridge serve
+`
+
+// serve puts the path together and runs it.
+//
+//	             ┌──────────────────────── bridge ────────────────────────┐
+//	 broker      │  ┌─────────┐     ┌───────┐     ┌──────┐               │      bus
+//	┌──────┐ POST│  │ receive │     │ spool │     │ pump │     publisher │   ┌───────────┐
+//	│ Kite ├─────┼─►│ brokers/├────►│ fsync ├────►│      ├────►publishers/┼──►│ JetStream │
+//	│ Dhan │◄────┼──┤         │◄────┤       │◄────┤      │◄────           │◄──┤           │
+//	└──────┘  200│  └────▲────┘     └───────┘ done└──────┘ ack           │   └─────▲─────┘
+//	             └───────┼────────────────────────────────────────────────┘         ┊
+//	              credentials: environment or files,                    embedded, if there is no
+//	              which are read again when they change                 POSTBRIDGE_NATS_URL
+func (p *process) serve(ctx context.Context, args []string) error {
+	fs := newFlags("serve")
+	if err := parseFlags(fs, args); err != nil {
+		return err
+	}
+	if err := noArguments(fs); err != nil {
+		return err
+	}
+	c, creds, err := readConfig(p.env)
+	if err != nil {
+		return err
+	}
+	log := c.logger(p.stderr)
+	c.warn(log)
+	log.Info("postbridge starts", "version", buildVersion(), "data", c.DataDir)
+
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	creds.files.start(ctx, log, registry)
+
+	takers, routes, err := c.brokers(creds)
+	if err != nil {
+		return err
+	}
+	buses, err := c.buses(creds, log)
+	if err != nil {
+		return err
+	}
+	return bridge.New(bridge.Options{
+		Brokers:       takers,
+		Buses:         buses,
+		Listen:        c.Listen,
+		AdminListen:   c.AdminListen,
+		Routes:        routes,
+		MaxBody:       int64(c.MaxBody),
+		DataDir:       c.DataDir,
+		SpoolMaxBytes: int64(c.SpoolMaxBytes),
+		SpoolMinFree:  int64(c.SpoolMinFreeBytes),
+		SpoolKeep:     c.SpoolKeep,
+		Reload:        creds.files.reload,
+		Registry:      registry,
+		Log:           log,
+	}).Run(ctx)
+}
+
+// logger writes what happens to stderr: for people on a terminal, else for programs.
+func (c *config) logger(stderr io.Writer) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(c.LogLevel)) // was checked
+	o := &slog.HandlerOptions{Level: level}
+	if c.logFormat(isTerminal(stderr)) == "text" {
+		return slog.New(slog.NewTextHandler(stderr, o))
+	}
+	return slog.New(slog.NewJSONHandler(stderr, o))
+}
+
+// warn says what is allowed but should be known.
+func (c *config) warn(log *slog.Logger) {
+	if c.KiteChecksum == string(kite.UserID) && c.kiteOn() {
+		log.Warn("POSTBRIDGE_KITE_CHECKSUM is user_id: a checksum that stays the same through all states of an order is accepted beside the official one; unset it once the sender signs as Kite documents")
+	}
+	if host, _, err := net.SplitHostPort(c.NATSListen); c.embedded() && err == nil {
+		if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+			log.Warn("POSTBRIDGE_NATS_LISTEN is open to other machines, and the embedded server asks nobody for a login: keep strangers out, or use a NATS server of your own")
+		}
+	}
+}
+
+// brokers are those that postbacks are taken from, and their routes; a token in a route is only named.
+func (c *config) brokers(creds *credentials) (takers []bridge.Broker, routes []string, err error) {
+	for _, of := range []struct {
+		name, route string
+		on          bool
+	}{
+		{"kite", c.kiteRoute(), c.kiteOn()},
+		{"dhan", "/dhan/{token}", c.dhanOn()},
+	} {
+		if !of.on {
+			continue
+		}
+		b, err := brokers.New(of.name, brokers.Config{
+			Kite: kite.Config{Checksum: kite.Formula(c.KiteChecksum), Credentials: creds.kite},
+			Dhan: func() dhan.Credentials {
+				return dhan.Credentials{Tokens: load(&creds.dhanTokens), ClientIDs: c.DhanClientIDs}
+			},
+		})
+		if err != nil {
+			return nil, nil, err
+		}
+		takers, routes = append(takers, b), append(routes, of.route)
+	}
+	return takers, routes, nil
+}
+
+func (c *config) kiteRoute() string {
+	if c.KiteTokens != "" || c.KiteTokensFile != "" {
+		return "/kite/{token}"
+	}
+	return "/kite"
+}
+
+// buses are those that events are published to.
+func (c *config) buses(creds *credentials, log *slog.Logger) (buses []bridge.Bus, err error) {
+	for _, name := range c.Publish {
+		if name == "nats" && c.embedded() {
+			buses = append(buses, c.embeddedBus(name, creds, log))
+			continue
+		}
+		bus, err := publishers.New(name, publishers.Config{NATS: c.natsConfig(creds)}, log)
+		if err != nil {
+			return nil, err
+		}
+		buses = append(buses, bus)
+	}
+	return buses, nil
+}
+
+func (c *config) natsConfig(creds *credentials) nats.Config {
+	n := nats.Config{
+		URL:           c.NATSURL,
+		CredsFile:     c.NATSCredsFile,
+		User:          c.NATSUser,
+		Password:      func() string { return load(&creds.natsPassword) },
+		TLSCAFile:     c.NATSTLSCAFile,
+		TLSCertFile:   c.NATSTLSCertFile,
+		TLSKeyFile:    c.NATSTLSKeyFile,
+		Prefix:        c.Prefix,
+		CreateStreams: c.NATSCreateStreams,
+		Replicas:      c.NATSReplicas,
+		MaxAge:        c.NATSMaxAge,
+		MaxBytes:      int64(c.NATSMaxBytes),
+		DiscardOld:    c.embedded(),
+	}
+	if creds.natsToken.Load() != nil {
+		n.Token = func() string { return load(&creds.natsToken) }
+	}
+	return n
+}
+
+// embeddedBus is NATS with a server of our own. It is started when the bus is opened: by then the spool is locked, so
+// no other postbridge has the server's files.
+func (c *config) embeddedBus(name string, creds *credentials, log *slog.Logger) bridge.Bus {
+	return bridge.Bus{Name: name, Open: func(report bridge.Report) (bridge.Publisher, error) {
+		server, err := nats.StartEmbedded(nats.EmbeddedConfig{
+			Listen:   c.NATSListen,
+			StoreDir: filepath.Join(c.DataDir, "nats"),
+			Log:      log,
+		})
+		if err != nil {
+			return nil, err
+		}
+		n := c.natsConfig(creds)
+		n.Server = server
+		p, err := openBus(name, publishers.Config{NATS: n}, report, log)
+		if err != nil {
+			server.Shutdown()
+			return nil, err
+		}
+		log.Info("the embedded NATS server is the bus", "url", server.ClientURL())
+		return &withServer{p, server}, nil
+	}}
+}
+
+func openBus(name string, cfg publishers.Config, report bridge.Report, log *slog.Logger) (bridge.Publisher, error) {
+	bus, err := publishers.New(name, cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	return bus.Open(report)
+}
+
+// withServer is a publisher whose server ends with it.
+type withServer struct {
+	bridge.Publisher
+	server *nats.Embedded
+}
+
+// Close ends the connection, then the server.
+func (p *withServer) Close() error {
+	err := p.Publisher.Close()
+	p.server.Shutdown()
+	return err
+}

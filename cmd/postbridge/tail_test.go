@@ -1,0 +1,297 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/postbridge/postbridge/bridge"
+	embedded "github.com/postbridge/postbridge/publishers/nats"
+)
+
+// bus is an embedded server to publish to by hand.
+type bus struct {
+	*embedded.Embedded
+	address, dir string
+	conn         *nats.Conn
+	js           jetstream.JetStream
+}
+
+func startBus(t *testing.T, listen, dir string) *bus {
+	t.Helper()
+	server, err := embedded.StartEmbedded(embedded.EmbeddedConfig{Listen: listen, StoreDir: dir, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Shutdown)
+	u, err := url.Parse(server.ClientURL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := nats.Connect(server.ClientURL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(conn.Close)
+	js, err := jetstream.New(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &bus{server, u.Host, dir, conn, js}
+}
+
+// addStream makes the stream of a destination.
+func (b *bus) addStream(t *testing.T, prefix, destination string) {
+	t.Helper()
+	subject := destination + ".>"
+	if prefix != "" {
+		subject = prefix + "." + subject
+	}
+	_, err := b.js.CreateStream(t.Context(), jetstream.StreamConfig{Name: streamName(prefix, destination), Subjects: []string{subject}})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// add publishes one event as postbridge does.
+func (b *bus) add(t *testing.T, prefix string, dest bridge.Destination, d bridge.Delivery) {
+	t.Helper()
+	if d.Data == nil {
+		d.Data = []byte(fmt.Sprintf(`{"id":"%s<","broker":"%s","user_id":%q,"order_id":%q,"status":%q}`, d.ID, d.Broker, d.UserID, d.OrderID, d.Status))
+	}
+	m := nats.NewMsg(prefix + d.Subject(dest))
+	m.Data = d.Data
+	for _, a := range d.Attributes() {
+		m.Header.Set("ce-"+a[0], a[1])
+	}
+	if _, err := b.js.PublishMsg(t.Context(), m); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (b *bus) tail(t *testing.T, args string) result {
+	t.Helper()
+	return runWith(t, environ("NATS_LISTEN="+b.address), append([]string{"tail"}, strings.Fields(args)...)...)
+}
+
+// ids are the ids of the events in the output, one JSON object a line.
+func (r result) ids(t *testing.T) (ids []string) {
+	t.Helper()
+	for line := range strings.Lines(r.stdout) {
+		var e struct{ ID string }
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			t.Errorf("%q: %v", line, err)
+		}
+		ids = append(ids, strings.TrimSuffix(e.ID, "<"))
+	}
+	return ids
+}
+
+func TestTailFilters(t *testing.T) {
+	b := startBus(t, "127.0.0.1:0", t.TempDir())
+	for _, dest := range []string{"orders", "rejects", "deadletters"} {
+		b.addStream(t, "", dest)
+	}
+	for _, d := range []bridge.Delivery{
+		{ID: "1", Broker: "kite", UserID: "AB1", OrderID: "7", Status: bridge.StatusOpen},
+		{ID: "2", Broker: "kite", UserID: "A.*", OrderID: "8", Status: bridge.StatusRejected},
+		{ID: "3", Broker: "dhan", UserID: "AB1", OrderID: "9", Status: bridge.StatusFilled},
+		{ID: "4", Broker: "kite", UserID: "AB1", OrderID: "7", Status: bridge.StatusFilled},
+		{ID: "5", Broker: "dhan", Deadletter: true, Status: bridge.StatusUnknown},
+	} {
+		for _, dest := range d.Destinations() {
+			b.add(t, "", dest, d)
+		}
+	}
+	for _, test := range []struct{ args, want string }{
+		{"--count 4", "1 2 3 4"},
+		{"--count 3 --broker kite", "1 2 4"},
+		{"--count 3 --user AB1", "1 3 4"},
+		{"--count 1 --user A.*", "2"},
+		{"--count 2 --order 7", "1 4"},
+		{"--count 2 --status filled", "3 4"},
+		{"--count 3 --status filled,open", "1 3 4"},
+		{"--count 3 --status filled --status rejected", "2 3 4"},
+		{"--count 1 --broker kite --order 7 --status filled", "4"},
+		{"--count 1 --destination rejects", "2"},
+		{"--count 1 --destination deadletters", "5"},
+		{"--count 4 --from 1h", "1 2 3 4"},
+		{"--count 4 --from 2020-01-05T09:15:00+05:30", "1 2 3 4"},
+	} {
+		t.Run(test.args, func(t *testing.T) {
+			args := test.args
+			if !strings.Contains(args, "--from") {
+				args += " --from start"
+			}
+			got := b.tail(t, args+" --timeout 10s")
+			if ids := got.ids(t); got.code != 0 || !slices.Equal(ids, strings.Fields(test.want)) {
+				t.Errorf("%v, exit %d, %s", ids, got.code, got.stderr)
+			}
+		})
+	}
+	got := b.tail(t, "--from start --count 5 --timeout 300ms")
+	if got.code != 1 || len(got.ids(t)) != 4 || !strings.HasSuffix(got.stderr, "postbridge: tail: timed out after 300ms with 4 of 5 events\n") {
+		t.Errorf("%+v", got)
+	}
+	if got := b.tail(t, "--from now --timeout 300ms"); got.code != 0 || got.stdout != "" {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestTailHeaders(t *testing.T) {
+	b := startBus(t, "127.0.0.1:0", t.TempDir())
+	b.addStream(t, "desk1", "orders")
+	d := bridge.Delivery{ID: "1", Broker: "kite", UserID: "AB1", OrderID: "7", Status: bridge.StatusOpen, Data: []byte(`{"id": "1","raw":{"x":"<&>"}}`)}
+	b.add(t, "desk1.", bridge.Orders, d)
+	got := runWith(t, environ("PREFIX=desk1 NATS_URL="+b.address), "tail", "--headers", "--from", "start", "--count", "1", "--timeout", "10s")
+	var line struct {
+		Subject string
+		Headers map[string]string
+		Event   json.RawMessage
+	}
+	if err := json.Unmarshal([]byte(got.stdout), &line); err != nil {
+		t.Fatalf("%v: %+v", err, got)
+	}
+	if line.Subject != "desk1.orders.kite.AB1.7" || line.Headers["ce-orderstatus"] != "open" || string(line.Event) != string(d.Data) {
+		t.Errorf("%+v", line)
+	}
+	if got := runWith(t, environ("PREFIX=desk1 NATS_URL="+b.address), "tail", "--from", "start", "--count", "1"); got.stdout != string(d.Data)+"\n" {
+		t.Errorf("the event is not as it was: %q", got.stdout)
+	}
+}
+
+// following is a tail that runs beside the test.
+type following struct {
+	done   chan int
+	mu     sync.Mutex
+	stdout bytes.Buffer
+	stderr bytes.Buffer
+}
+
+// locked writes to one of the buffers.
+type locked struct {
+	f *following
+	b *bytes.Buffer
+}
+
+func (l locked) Write(p []byte) (int, error) {
+	l.f.mu.Lock()
+	defer l.f.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func follow(ctx context.Context, environ []string, args ...string) *following {
+	f := &following{done: make(chan int, 1)}
+	go func() {
+		f.done <- run(ctx, append([]string{"tail"}, args...), environ, strings.NewReader(""), locked{f, &f.stdout}, locked{f, &f.stderr})
+	}()
+	return f
+}
+
+// waitFor waits until the text is there, on stdout or on stderr.
+func (f *following) waitFor(t *testing.T, text string) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		f.mu.Lock()
+		found := strings.Contains(f.stdout.String(), text) || strings.Contains(f.stderr.String(), text)
+		f.mu.Unlock()
+		if found {
+			return
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	t.Fatalf("no %q in\n%s%s", text, &f.stdout, &f.stderr)
+}
+
+// TestTailWaits starts before the bus and before the stream, and lives through a restart of the bus.
+func TestTailWaits(t *testing.T) {
+	b := startBus(t, "127.0.0.1:0", t.TempDir())
+	b.Shutdown()
+	ctx, interrupt := context.WithCancel(t.Context())
+	defer interrupt()
+	f := follow(ctx, environ("NATS_LISTEN="+b.address))
+	f.waitFor(t, "waiting for the bus: ")
+	b = startBus(t, b.address, b.dir)
+	f.waitFor(t, "waiting for stream ORDERS, which is not there yet\n")
+	b.addStream(t, "", "orders")
+	b.add(t, "", bridge.Orders, bridge.Delivery{ID: "1", Broker: "kite", UserID: "AB1", OrderID: "7", Status: bridge.StatusOpen})
+	f.waitFor(t, `"id":"1<"`)
+	b.Shutdown()
+	b = startBus(t, b.address, b.dir)
+	b.add(t, "", bridge.Orders, bridge.Delivery{ID: "2", Broker: "kite", UserID: "AB1", OrderID: "7", Status: bridge.StatusFilled})
+	f.waitFor(t, `"id":"2<"`)
+	interrupt()
+	if code := <-f.done; code != 0 {
+		t.Errorf("exit %d after an interrupt\n%s", code, &f.stderr)
+	}
+	if n := strings.Count(f.stdout.String(), "\n"); n != 2 {
+		t.Errorf("%d lines\n%s", n, &f.stdout)
+	}
+}
+
+// TestTailNow shows only what comes after it looked.
+func TestTailNow(t *testing.T) {
+	b := startBus(t, "127.0.0.1:0", t.TempDir())
+	b.addStream(t, "", "orders")
+	b.add(t, "", bridge.Orders, bridge.Delivery{ID: "1", Broker: "kite", UserID: "AB1", OrderID: "7", Status: bridge.StatusOpen})
+	f := follow(t.Context(), environ("NATS_LISTEN="+b.address), "--count", "1", "--timeout", "10s")
+	f.waitFor(t, "following orders.*.*.* at nats://")
+	b.add(t, "", bridge.Orders, bridge.Delivery{ID: "2", Broker: "kite", UserID: "AB1", OrderID: "7", Status: bridge.StatusOpen})
+	if code := <-f.done; code != 0 || strings.Contains(f.stdout.String(), `"1<"`) || !strings.Contains(f.stdout.String(), `"2<"`) {
+		t.Errorf("exit %d\n%s%s", code, &f.stdout, &f.stderr)
+	}
+}
+
+func TestTailMisuse(t *testing.T) {
+	for _, test := range []struct{ args, want string }{
+		{"--destination trades", "--destination \"trades\" is not known; set it to one of orders, rejects, deadletters"},
+		{"--status complete", "--status \"complete\" is not known; set it to one of pending, open, trigger_pending, partially_filled, filled, pending_replace, pending_cancel, cancelled, rejected, expired, unknown"},
+		{"--destination deadletters --user AB1", "dead letters have no user and no order; leave out --user and --order"},
+		{"--from yesterday", "--from \"yesterday\" is not known; set it to start, now, a time like 2026-01-05T09:15:00+05:30 or how long ago like 10m"},
+		{"--count -1", "--count and --timeout cannot be negative; leave out what is not to end it"},
+		{"orders", "takes no argument \"orders\"; run 'postbridge tail --help'"},
+	} {
+		got := runWith(t, nil, append([]string{"tail"}, strings.Fields(test.args)...)...)
+		if want := (result{2, "", "postbridge: tail: " + test.want + "\n"}); got != want {
+			t.Errorf("%s: %+v\nwant %+v", test.args, got, want)
+		}
+	}
+	if got := runWith(t, environ("NATS_URL=http://x"), "tail"); got.code != 2 {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestHumanLine(t *testing.T) {
+	ist := time.FixedZone("IST", 19800)
+	for _, test := range []struct{ event, want string }{
+		{
+			`{"broker":"kite","user_id":"AB1234","order_id":"220303000308932","status":"filled","symbol":"SBIN","side":"buy","quantity":10,"filled_quantity":10,"price":"0","average_price":"470.5","received_at":"2026-01-05T03:45:00.5Z"}`,
+			"09:15:00.500 kite AB1234     220303000308932     filled           buy      10/10 SBIN @ 470.5",
+		},
+		{
+			`{"broker":"dhan","user_id":"1000000003","order_id":"1121","status":"rejected","instrument_id":"11536","side":"sell","quantity":5,"price":"12.5","reason":"no \u001b[2Jfunds","received_at":"2026-01-05T03:45:00Z"}`,
+			"09:15:00.000 dhan 1000000003 1121                rejected         sell       0/5 11536 @ 12.5 no .[2Jfunds",
+		},
+		{
+			`{"broker":"dhan","status":"unknown","raw_text":"{\n","received_at":"2026-01-05T03:45:00Z"}`,
+			"09:15:00.000 dhan -          -                   unknown                          not understood: {.",
+		},
+		{"other\tthings", "other.things"},
+	} {
+		if got := string(humanLine([]byte(test.event), ist)); got != test.want+"\n" {
+			t.Errorf("%q\nwant %q", got, test.want)
+		}
+	}
+}

@@ -1,0 +1,121 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"time"
+	"unicode"
+
+	jsonv2 "github.com/go-json-experiment/json"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/postbridge/postbridge/bridge"
+)
+
+// notes are what tail says of itself, on stderr; the same is said once.
+type notes struct {
+	mu    sync.Mutex
+	w     io.Writer
+	last  string
+	ended bool
+}
+
+func (n *notes) say(format string, args ...any) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if text := fmt.Sprintf(format, args...); text != n.last && !n.ended {
+		n.last = text
+		fmt.Fprintln(n.w, "postbridge: tail:", text)
+	}
+}
+
+// end is the last of it: the NATS library calls back even after its connection was closed.
+func (n *notes) end() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.ended = true
+}
+
+// line chooses how a message is written.
+func (o *tailOptions) line(terminal bool) func(jetstream.Msg) []byte {
+	switch {
+	case o.headers:
+		return wholeLine
+	case terminal && !o.json:
+		return func(m jetstream.Msg) []byte { return humanLine(m.Data(), time.Local) }
+	default:
+		return func(m jetstream.Msg) []byte { return append(m.Data(), '\n') }
+	}
+}
+
+// wholeLine is all of a message; the event in it keeps its bytes.
+func wholeLine(m jetstream.Msg) []byte {
+	headers := make(map[string]string)
+	for name := range m.Headers() {
+		headers[name] = m.Headers().Get(name)
+	}
+	subject, _ := json.Marshal(m.Subject()) // of text
+	described, _ := json.Marshal(headers)
+	return fmt.Appendf(nil, "{\"subject\":%s,\"headers\":%s,\"event\":%s}\n", subject, described, m.Data())
+}
+
+// humanLine is an event for people.
+func humanLine(data []byte, zone *time.Location) []byte {
+	var e bridge.Event
+	if err := jsonv2.Unmarshal(data, &e); err != nil {
+		return []byte(printable(string(data)) + "\n")
+	}
+	arrived, _ := time.Parse(time.RFC3339Nano, e.ReceivedAt) // year one if it is another's event
+	text := fmt.Sprintf("%s %-4s %-10s %-19s %-16s %-4s %9s %s %s",
+		arrived.In(zone).Format("15:04:05.000"), e.Broker, orElse(e.UserID, "-"), orElse(e.OrderID, "-"), e.Status,
+		e.Side, progress(&e.Order), what(&e.Order), remark(&e))
+	return []byte(strings.TrimRight(printable(text), " ") + "\n")
+}
+
+// progress is filled/ordered.
+func progress(o *bridge.Order) string {
+	filled, _ := o.FilledQuantity.Get()
+	quantity, known := o.Quantity.Get()
+	if !known {
+		return ""
+	}
+	return fmt.Sprintf("%d/%d", filled, quantity)
+}
+
+// what is the symbol and the price that counts: the one reached, else the one asked for.
+func what(o *bridge.Order) string {
+	price := o.Price
+	if filled, _ := o.FilledQuantity.Get(); filled > 0 && o.AveragePrice != "" {
+		price = o.AveragePrice
+	}
+	symbol := orElse(o.Symbol, o.InstrumentID)
+	if price == "" {
+		return symbol
+	}
+	return symbol + " @ " + price
+}
+
+// remark is why the broker or postbridge did not do what was asked.
+func remark(e *bridge.Event) string {
+	if e.OrderID != "" {
+		return e.Reason
+	}
+	body := orElse(string(e.Raw), e.RawText)
+	if len(body) > 80 {
+		body = body[:80] + "…"
+	}
+	return "not understood: " + body
+}
+
+// printable keeps what a broker wrote from moving the cursor about.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return '.'
+	}, s)
+}
