@@ -10,18 +10,9 @@ type Broker interface {
 	// *Refusal: it names neither a secret nor what was expected. All comparisons take constant time.
 	Verify(p *Postback) (how string, err error)
 
-	// Normalize reads the order out of a body. It needs no secret, so it can run again later on what was kept. An
+	// Normalize reads the order out of the body. It needs no secret, so it can run again later on what was kept. An
 	// error means that the body cannot be understood; the caller keeps it as a dead letter.
-	Normalize(body []byte) (Order, error)
-}
-
-// Postback is one POST from a broker, as it arrived.
-type Postback struct {
-	// PathToken is what follows /<broker>/ in the path, QueryToken the parameter token; each empty if not given.
-	PathToken, QueryToken string
-
-	// Body is at most POSTBRIDGE_MAX_BODY long. It is valid only until Verify or Normalize returns.
-	Body []byte
+	Normalize(p *Postback) (Order, error)
 }
 
 // Refusal is why a postback is not taken: it proved nothing, or something else than its origin.

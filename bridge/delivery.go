@@ -5,7 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
-	"fmt"
+	"strconv"
 	"time"
 )
 
@@ -81,7 +81,10 @@ func (d *Delivery) Subject(dest Destination) string {
 func (d *Delivery) MsgID() string { return d.Spool + "." + d.SequenceText() }
 
 // SequenceText is the number in the spool, zero-padded to 20 digits so that it sorts as text.
-func (d *Delivery) SequenceText() string { return fmt.Sprintf("%020d", d.Sequence) }
+func (d *Delivery) SequenceText() string {
+	text := strconv.FormatUint(d.Sequence, 10) // at most 20 digits
+	return "00000000000000000000"[len(text):] + text
+}
 
 // CloudEventsType is the CloudEvents type of every event.
 const CloudEventsType = "postbridge.order.v1"

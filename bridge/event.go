@@ -1,9 +1,11 @@
 package bridge
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"strconv"
 	"strings"
 	"time"
@@ -235,8 +237,8 @@ func NewEvent(b Broker, p *Postback, received time.Time) (*Event, error) {
 		VerifiedBy: how,
 		Source:     SourcePostback,
 	}
-	e.setRaw(p.Body)
-	order, err := b.Normalize(p.Body)
+	e.setRaw(p)
+	order, err := b.Normalize(p)
 	if err != nil {
 		e.Status = StatusUnknown
 		e.ID = deadletterID(e.Broker, p.Body)
@@ -252,26 +254,31 @@ func (e *Event) Understood() bool { return e.OrderID != "" }
 
 // setRaw keeps the broker's body in the event, in the form that loses least: JSON as it is but on one line, text as
 // text, anything else as bytes.
-func (e *Event) setRaw(body []byte) {
-	if jsontext.Value(body).IsValid(laxJSON) {
-		e.Raw = replaceInvalidUTF8(body)
-		return
-	}
-	e.setRawText(body)
-}
-
-func (e *Event) setRawText(body []byte) {
-	e.Raw = nil
-	if utf8.Valid(body) {
-		e.RawText = string(body)
-	} else {
-		e.RawBase64 = body
+func (e *Event) setRaw(p *Postback) {
+	_, err := p.Members()
+	switch {
+	case !errors.Is(err, ErrNotJSON) && !tooDeep(p.Body):
+		e.Raw = oneLine(replaceInvalidUTF8(p.Body))
+	case utf8.Valid(p.Body):
+		e.RawText = string(p.Body)
+	default:
+		e.RawBase64 = p.Body
 	}
 }
 
-// Encode is the event as it is published: one line of JSON.
-func (e *Event) Encode() ([]byte, error) {
-	return json.Marshal(e, laxJSON, jsontext.PreserveRawStrings(true))
+// tooDeep reports whether a body may be nested so deeply that it could not be read any more inside of the event: JSON
+// readers stop at 10,000 levels or much earlier. No broker nests at all.
+func tooDeep(body []byte) bool {
+	return bytes.Count(body, []byte("["))+bytes.Count(body, []byte("{")) > 1000
+}
+
+// oneLine is JSON without line breaks, so that an event is a line whatever it came from.
+func oneLine(v jsontext.Value) jsontext.Value {
+	if bytes.ContainsAny(v, "\r\n") {
+		v = v.Clone()
+		_ = v.Compact(laxJSON, jsontext.PreserveRawStrings(true)) // it was read before, so it is JSON
+	}
+	return v
 }
 
 // laxJSON takes what brokers really send: repeated keys (an official sample has one) and bytes that are not UTF-8.

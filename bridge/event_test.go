@@ -4,11 +4,15 @@ import (
 	"bytes"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"net/http"
 	"reflect"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 // stubBroker answers as it is told.
@@ -27,7 +31,7 @@ func (b stubBroker) Verify(*Postback) (string, error) {
 	return "token", nil
 }
 
-func (b stubBroker) Normalize([]byte) (Order, error) { return b.order, b.normalizeErr }
+func (b stubBroker) Normalize(*Postback) (Order, error) { return b.order, b.normalizeErr }
 
 func eventAt() time.Time {
 	return time.Date(2026, 1, 8, 15, 23, 46, 120, time.FixedZone("IST", 19800))
@@ -35,20 +39,17 @@ func eventAt() time.Time {
 
 func TestNewEvent(t *testing.T) {
 	order := Order{OrderID: "1", UserID: "U", Status: StatusOpen, BrokerStatus: "OPEN", Quantity: QuantityOf(0)}
-	e, err := NewEvent(stubBroker{order: order}, &Postback{Body: []byte("{ \"a\" : 1.50,\n\"a\":2 }")}, eventAt())
+	e, err := NewEvent(stubBroker{order: order}, &Postback{Body: []byte("{ \"a\" : 1.50,\"a\":2 }")}, eventAt())
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !e.Understood() {
 		t.Error("an order was not understood")
 	}
-	got, err := e.Encode()
-	if err != nil {
-		t.Fatal(err)
-	}
+	got := e.Encode()
 	want := `{"id":"` + e.ID + `","broker":"stub","user_id":"U","order_id":"1","status":"open","broker_status":"OPEN",` +
 		`"quantity":0,"received_at":"2026-01-08T09:53:46.000000120Z","verified_by":"token","source":"postback",` +
-		`"raw":{"a":1.50,"a":2}}`
+		`"raw":{ "a" : 1.50,"a":2 }}`
 	if string(got) != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
@@ -76,7 +77,10 @@ func TestNewEventNotUnderstood(t *testing.T) {
 
 func TestRaw(t *testing.T) {
 	for _, v := range []struct{ name, body, want string }{
-		{"JSON", `{"a":[1, 2.0]}`, `"raw":{"a":[1,2.0]}`},
+		{"JSON", `{"a":[1, 2.0]}`, `"raw":{"a":[1, 2.0]}`},
+		{"JSON on two lines", "{\"a\":\r\n[1, 2.0]}", `"raw":{"a":[1,2.0]}`},
+		{"JSON nested too deeply", strings.Repeat("[", 2000) + strings.Repeat("]", 2000),
+			`"raw_text":"` + strings.Repeat("[", 2000) + strings.Repeat("]", 2000) + `"`},
 		{"escapes as sent", `{"a":"\u0041\/"}`, `"raw":{"a":"\u0041\/"}`},
 		{"JSON, not UTF-8", "{\"a\":\"\xff\"}", "\"raw\":{\"a\":\"\uFFFD\"}"},
 		{"JSON null", `null`, `"raw":null`},
@@ -88,14 +92,43 @@ func TestRaw(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := e.Encode()
-			if err != nil {
-				t.Fatal(err)
-			}
+			got := e.Encode()
 			if !bytes.HasSuffix(got, []byte(`"source":"postback",`+v.want+`}`)) {
 				t.Errorf("got %s, want it to end with %s", got, v.want)
 			}
 		})
+	}
+}
+
+// TestEncode holds that Encode says what json.Marshal would, for each field alone and all together.
+func TestEncode(t *testing.T) {
+	check := func(e *Event) {
+		t.Helper()
+		want, err := json.Marshal(e, laxJSON, jsontext.PreserveRawStrings(true))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := e.Encode(); string(got) != string(want) {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
+	}
+	full := &Event{ID: "i", Broker: "b", Order: Order{Status: "s"}, ReceivedAt: "r", VerifiedBy: "v", Source: "s"}
+	check(full)
+	for _, of := range []reflect.Value{reflect.ValueOf(full).Elem(), reflect.ValueOf(&full.Order).Elem()} {
+		for i := range of.NumField() {
+			switch f := of.Field(i); f.Interface().(type) {
+			case Quantity:
+				f.Set(reflect.ValueOf(QuantityOf(int64(-i))))
+			case jsontext.Value:
+				f.SetBytes([]byte(`{"a":"\u0041"}`))
+			case []byte:
+				f.SetBytes([]byte("\xff\x00"))
+			case Order:
+			default:
+				f.SetString(fmt.Sprintf("<%d> \"\\ \n\xff é \u2028", i))
+			}
+			check(full)
+		}
 	}
 }
 

@@ -25,7 +25,7 @@ const (
 const RememberedOrders = rememberedOrders
 
 // Record is the spool record of an event.
-func Record(e *Event) ([]byte, error) { return newRecord(e, time.Unix(1700000000, 0)) }
+func Record(e *Event) []byte { return newRecord(e, time.Unix(1700000000, 0)) }
 
 // ParseRecord reads a spool record.
 func ParseRecord(b []byte) (*Delivery, error) { return parseRecord(b) }

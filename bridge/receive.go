@@ -2,8 +2,9 @@ package bridge
 
 import (
 	"bytes"
+	"encoding/binary"
+	"encoding/hex"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"math/rand/v2"
@@ -25,7 +26,7 @@ type receiver struct {
 	reload  func() bool
 	log     *slog.Logger
 	metrics *ingestMetrics
-	bodies  sync.Pool // of *bytes.Buffer
+	intakes sync.Pool // of *intake
 
 	// spool is nil until it is open; stopping is set when the ordered stop begins.
 	spool    atomic.Pointer[spool.Spool]
@@ -39,6 +40,12 @@ type receiver struct {
 type route struct {
 	Broker
 	count *brokerMetrics
+}
+
+// intake is what one postback needs while it is taken in, used again for the next.
+type intake struct {
+	body     bytes.Buffer
+	postback Postback
 }
 
 // answer is what one postback is told, and the fate it is counted under.
@@ -57,7 +64,7 @@ func newReceiver(o Options, m *ingestMetrics) *receiver {
 		reload:  o.Reload,
 		log:     o.Log,
 		metrics: m,
-		bodies:  sync.Pool{New: func() any { return new(bytes.Buffer) }},
+		intakes: sync.Pool{New: func() any { return new(intake) }},
 		last:    newLastAccepted(),
 	}
 	for _, b := range o.Brokers {
@@ -69,7 +76,7 @@ func newReceiver(o Options, m *ingestMetrics) *receiver {
 // ServeHTTP takes one postback and answers it. Whatever names no broker's route is not a postback and is not counted.
 func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	arrival := time.Now()
-	to, p := r.route(req)
+	to, pathToken := r.route(req)
 	if to == nil {
 		writeAnswer(w, answer{status: http.StatusNotFound, detail: "no such route"})
 		return
@@ -80,7 +87,7 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	to.count.received.Add(1)
-	a := r.receive(w, req, to, p, arrival)
+	a := r.receive(w, req, to, pathToken, arrival)
 	to.count.fates[a.fate].Add(1)
 	if a.fate == refused {
 		r.metrics.refused.WithLabelValues(to.Name(), a.reason).Inc()
@@ -91,45 +98,39 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 }
 
 // route finds the broker of /<broker> or /<broker>/<token>; nil if there is none.
-func (r *receiver) route(req *http.Request) (*route, *Postback) {
+func (r *receiver) route(req *http.Request) (to *route, pathToken string) {
 	name, token, _ := strings.Cut(strings.TrimPrefix(req.URL.Path, "/"), "/")
-	to := r.brokers[name]
-	if to == nil || strings.Contains(token, "/") {
-		return nil, nil
+	if strings.Contains(token, "/") {
+		return nil, ""
 	}
-	p := &Postback{PathToken: token}
-	if req.URL.RawQuery != "" {
-		p.QueryToken = req.URL.Query().Get("token")
-	}
-	return to, p
+	return r.brokers[name], token
 }
 
-func (r *receiver) receive(w http.ResponseWriter, req *http.Request, to *route, p *Postback, arrival time.Time) answer {
-	buf := r.bodies.Get().(*bytes.Buffer)
-	defer r.bodies.Put(buf)
-	buf.Reset()
-	if a, ok := r.readBody(w, req, buf); !ok {
+func (r *receiver) receive(w http.ResponseWriter, req *http.Request, to *route, pathToken string, arrival time.Time) answer {
+	in := r.intakes.Get().(*intake)
+	defer r.intakes.Put(in)
+	if a, ok := r.readBody(w, req, &in.body); !ok {
 		return a
 	}
-	p.Body = buf.Bytes()
+	p := &in.postback
+	p.Reset(pathToken, queryToken(req), in.body.Bytes())
 	e, err := r.verify(to, p, arrival)
 	if err != nil {
 		return refusal(err)
 	}
-	record, err := newRecord(e, arrival)
-	if err != nil {
-		// Only a body nested so deeply that it is JSON alone but not inside the event gets here.
-		e.setRawText(p.Body)
-		if record, err = newRecord(e, arrival); err != nil {
-			r.log.Error("an event cannot be encoded", "broker", to.Name(), "id", e.ID, "error", err)
-			return answer{status: http.StatusServiceUnavailable, fate: failed, detail: "cannot be kept"}
-		}
+	return r.append(e, newRecord(e, arrival))
+}
+
+func queryToken(req *http.Request) string {
+	if req.URL.RawQuery == "" {
+		return ""
 	}
-	return r.append(e, record)
+	return req.URL.Query().Get("token")
 }
 
 // readBody reads at most maxBody bytes. A Content-Type is not looked at: brokers are not to be trusted with it.
 func (r *receiver) readBody(w http.ResponseWriter, req *http.Request, buf *bytes.Buffer) (answer, bool) {
+	buf.Reset()
 	tooLarge := answer{http.StatusRequestEntityTooLarge, refused, "too_large", "", "the body is too large"}
 	if req.ContentLength > r.maxBody {
 		w.Header().Set("Connection", "close")
@@ -199,24 +200,24 @@ func (r *receiver) noteRefusing(err error) {
 }
 
 // newRecord makes the spool record of an event.
-func newRecord(e *Event, arrival time.Time) ([]byte, error) {
-	data, err := e.Encode()
-	if err != nil {
-		return nil, fmt.Errorf("cannot encode the event: %w", err)
-	}
+func newRecord(e *Event, arrival time.Time) []byte {
 	d := Delivery{
 		ID: e.ID, Broker: e.Broker, UserID: e.UserID, OrderID: e.OrderID, Status: e.Status,
 		ReceivedAt:  arrival,
 		TraceParent: newTraceParent(),
 		Deadletter:  !e.Understood(),
-		Data:        data,
+		Data:        e.Encode(),
 	}
-	return d.appendRecord(make([]byte, 0, len(data)+256)), nil
+	return d.appendRecord(make([]byte, 0, len(d.Data)+256))
 }
 
 // newTraceParent starts a trace: what a postback brings along is nobody's to be trusted with. It is not sampled.
 func newTraceParent() string {
-	return fmt.Sprintf("00-%016x%016x-%016x-00", rand.Uint64(), rand.Uint64()|1, rand.Uint64()|1)
+	var id [24]byte
+	for i := 0; i < len(id); i += 8 {
+		binary.BigEndian.PutUint64(id[i:], rand.Uint64()|1) // neither id may be all zeros
+	}
+	return "00-" + hex.EncodeToString(id[:16]) + "-" + hex.EncodeToString(id[16:]) + "-00"
 }
 
 // writeAnswer writes the status and a short JSON body.

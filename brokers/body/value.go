@@ -1,3 +1,6 @@
+// Package body reads the values in the bodies of postbacks: scalars of no reliable type. An id may be a number, a
+// quantity a string, and "nothing" is null, "", "NA" or a time in year one. What cannot be read is absent, never an
+// error, because the event keeps the broker's body as it came.
 package body
 
 import (
@@ -18,7 +21,7 @@ type Value []byte
 func (v Value) Literal() string {
 	switch jsontext.Value(v).Kind() {
 	case jsontext.KindString:
-		return string(appendUnquoted(nil, v))
+		return string(bridge.Unquote(jsontext.Value(v)))
 	case jsontext.KindNumber:
 		return string(v)
 	default:

@@ -14,7 +14,7 @@ func FuzzNormalize(f *testing.F, s Suite) {
 		f.Add(b.body)
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
-		order, err := s.Broker.Normalize(text)
+		order, err := s.Broker.Normalize(&bridge.Postback{Body: text})
 		if err == nil && (order.OrderID == "" || order.BrokerStatus == "" || !slices.Contains(bridge.Statuses(), order.Status)) {
 			t.Errorf("an order without id or status: %+v", order)
 		}

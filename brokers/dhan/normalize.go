@@ -17,10 +17,14 @@ var (
 
 // Normalize reads the order. Names are matched without regard to case: Dhan's documentation and what it sends differ in
 // it. Of names that are then the same the last counts.
-func (*Broker) Normalize(text []byte) (bridge.Order, error) {
+func (*Broker) Normalize(p *bridge.Postback) (bridge.Order, error) {
 	var o order
-	if err := body.Scan(text, o.member); err != nil {
+	members, err := p.Members()
+	if err != nil {
 		return bridge.Order{}, fmt.Errorf("dhan: %w", err)
+	}
+	for _, m := range members {
+		o.member(m.Name, body.Value(m.Value))
 	}
 	if o.OrderID == "" {
 		return bridge.Order{}, errNoOrderID

@@ -11,7 +11,7 @@ import (
 func normalize(t *testing.T, members string) bridge.Order {
 	t.Helper()
 	text := `{"orderId":"1","orderStatus":"TRANSIT"` + members + `}`
-	order, err := newBroker(nil, nil).Normalize([]byte(text))
+	order, err := newBroker(nil, nil).Normalize(&bridge.Postback{Body: []byte(text)})
 	if err != nil {
 		t.Fatalf("%v\n%s", err, text)
 	}
@@ -61,7 +61,7 @@ func TestNotUnderstood(t *testing.T) {
 		``, `[]`, `null`, `{}`, `{"orderId":"1"}`, `{"orderStatus":"PENDING"}`, `{"orderId":null,"orderStatus":"PENDING"}`,
 		`{"orderId":"1","orderStatus":"NA"}`, `{"orderId":[1],"orderStatus":"PENDING"}`, `{"orderId":"1","orderStatus":"PENDING","legName": ,}`,
 	} {
-		if order, err := newBroker(nil, nil).Normalize([]byte(text)); err == nil {
+		if order, err := newBroker(nil, nil).Normalize(&bridge.Postback{Body: []byte(text)}); err == nil {
 			t.Errorf("%s became %+v", text, order)
 		}
 	}

@@ -21,9 +21,12 @@ func (b *Broker) Verify(p *bridge.Postback) (how string, err error) {
 	if len(cred.ClientIDs) == 0 {
 		return "token", nil
 	}
+	members, err := p.Members()
 	var o order
-	err = body.Scan(p.Body, o.member)
-	if !errors.Is(err, body.ErrNotJSON) && !proof.OneOf(o.UserID, cred.ClientIDs) {
+	for _, m := range members {
+		o.member(m.Name, body.Value(m.Value))
+	}
+	if !errors.Is(err, bridge.ErrNotJSON) && !proof.OneOf(o.UserID, cred.ClientIDs) {
 		return "", refuse(http.StatusForbidden, "client_id", "the client id is not a known one")
 	}
 	return "token", nil

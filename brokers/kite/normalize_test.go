@@ -8,7 +8,7 @@ import (
 
 func normalize(t *testing.T, text []byte) bridge.Order {
 	t.Helper()
-	order, err := newBroker("", nil).Normalize(text)
+	order, err := newBroker("", nil).Normalize(&bridge.Postback{Body: text})
 	if err != nil {
 		t.Fatalf("%v\n%s", err, text)
 	}
@@ -73,7 +73,7 @@ func TestNotUnderstood(t *testing.T) {
 		`{"order_id":{"a":1},"status":"OPEN"}`, `{"order_id":"1","status":["OPEN"]}`, `{"order_id":"1","status":" "}`,
 		`{"order_id":"1","status":"OPEN"}x`, `{"Order_Id":"1","status":"OPEN"}`,
 	} {
-		if order, err := newBroker("", nil).Normalize([]byte(text)); err == nil {
+		if order, err := newBroker("", nil).Normalize(&bridge.Postback{Body: []byte(text)}); err == nil {
 			t.Errorf("%s became %+v", text, order)
 		} else if order != (bridge.Order{}) {
 			t.Errorf("%s is an error, and yet the order has something in it: %+v", text, order)

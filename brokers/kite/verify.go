@@ -22,15 +22,18 @@ func (b *Broker) Verify(p *bridge.Postback) (how string, err error) {
 	}
 	withToken := len(cred.Tokens) > 0
 
-	c := claim{userIDFormula: b.config.Checksum == UserID}
-	err = body.Scan(p.Body, c.member)
+	members, err := p.Members()
 	switch {
-	case errors.Is(err, body.ErrNotJSON) && withToken:
+	case errors.Is(err, bridge.ErrNotJSON) && withToken:
 		return "token", nil
-	case errors.Is(err, body.ErrNotJSON):
+	case errors.Is(err, bridge.ErrNotJSON):
 		return "", refuse(http.StatusBadRequest, "not_json", "the body is not JSON")
 	case err != nil:
 		return "", refuse(http.StatusForbidden, "checksum", "the body is not an object with a checksum")
+	}
+	c := claim{userIDFormula: b.config.Checksum == UserID}
+	for _, m := range members {
+		c.member(m.Name, body.Value(m.Value))
 	}
 	how, err = c.check(cred.Secrets)
 	if err == nil && withToken {

@@ -1,4 +1,4 @@
-package body
+package bridge
 
 import (
 	"errors"
@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-func TestScan(t *testing.T) {
+func TestMembers(t *testing.T) {
 	for _, v := range []struct {
 		text string
 		want []string
@@ -41,7 +41,10 @@ func TestScan(t *testing.T) {
 		{`[] []`, nil, ErrNotJSON},
 	} {
 		var got []string
-		err := Scan([]byte(v.text), func(name []byte, value Value) { got = append(got, string(name)+" "+string(value)) })
+		members, err := (&Postback{Body: []byte(v.text)}).Members()
+		for _, m := range members {
+			got = append(got, string(m.Name)+" "+string(m.Value))
+		}
 		if !errors.Is(err, v.err) {
 			t.Errorf("%.40q: error %v, want %v", v.text, err, v.err)
 		}
@@ -51,14 +54,15 @@ func TestScan(t *testing.T) {
 	}
 }
 
-// TestScanAllocates holds the cost of a scan: it does not grow with the number of members.
-func TestScanAllocates(t *testing.T) {
-	text, err := os.ReadFile("../kite/testdata/genuine/official.json")
+// TestMembersAllocate holds the cost of a scan: it does not grow with the number of members.
+func TestMembersAllocate(t *testing.T) {
+	text, err := os.ReadFile("../deploy/samples/kite.json")
 	if err != nil {
 		t.Fatal(err)
 	}
+	p := new(Postback)
 	allocs := testing.AllocsPerRun(100, func() {
-		if err := Scan(text, func([]byte, Value) {}); err != nil {
+		if err := scan(p, text); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -67,14 +71,21 @@ func TestScanAllocates(t *testing.T) {
 	}
 }
 
-func BenchmarkScan(b *testing.B) {
-	text, err := os.ReadFile("../kite/testdata/genuine/official.json")
+func scan(p *Postback, text []byte) error {
+	p.Reset("", "", text)
+	_, err := p.Members()
+	return err
+}
+
+func BenchmarkMembers(b *testing.B) {
+	text, err := os.ReadFile("../deploy/samples/kite.json")
 	if err != nil {
 		b.Fatal(err)
 	}
+	p := new(Postback)
 	b.ReportAllocs()
 	for b.Loop() {
-		if err := Scan(text, func([]byte, Value) {}); err != nil {
+		if err := scan(p, text); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -1,0 +1,115 @@
+package bridge
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"unicode/utf8"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// The ways in which a body is not what every broker documents.
+var (
+	ErrNotJSON   = errors.New("the body is not JSON")
+	ErrNotObject = errors.New("the body is JSON, but not an object")
+)
+
+// Postback is one POST from a broker, as it arrived. It belongs to one goroutine.
+type Postback struct {
+	// PathToken is what follows /<broker>/ in the path, QueryToken the parameter token; each empty if not given.
+	PathToken, QueryToken string
+
+	// Body is at most POSTBRIDGE_MAX_BODY long. It is valid only until Verify or Normalize returns.
+	Body []byte
+
+	// The body is scanned once, for Verify, Normalize and what is kept of it.
+	scanned bool
+	members []Member
+	err     error
+	decoder jsontext.Decoder
+}
+
+// Member is one member of the JSON object that a body is. Both are valid as long as the body.
+type Member struct {
+	// Name is the text of the name; bytes that are not UTF-8 are U+FFFD.
+	Name []byte
+	// Value is the JSON text of the value, as it stands in the body.
+	Value jsontext.Value
+}
+
+// Members returns the members of the object that the body is, in order, repeated names included, or an error that wraps
+// ErrNotJSON or ErrNotObject.
+func (p *Postback) Members() ([]Member, error) {
+	if !p.scanned {
+		p.scanned = true
+		p.members, p.err = p.scan(p.members[:0])
+	}
+	return p.members, p.err
+}
+
+// Reset makes the postback one of another body. Its memory is used again.
+func (p *Postback) Reset(pathToken, queryToken string, body []byte) {
+	p.PathToken, p.QueryToken, p.Body = pathToken, queryToken, body
+	p.scanned, p.err = false, nil
+}
+
+func (p *Postback) scan(members []Member) ([]Member, error) {
+	dec := &p.decoder
+	dec.Reset(bytes.NewBuffer(p.Body), laxJSON)
+	if dec.PeekKind() != jsontext.KindBeginObject {
+		if jsontext.Value(p.Body).IsValid(laxJSON) {
+			return nil, ErrNotObject
+		}
+		return nil, ErrNotJSON
+	}
+	members, err := p.scanObject(members)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNotJSON, err)
+	}
+	if _, err := dec.ReadToken(); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%w: something follows the object", ErrNotJSON)
+	}
+	return members, nil
+}
+
+func (p *Postback) scanObject(members []Member) ([]Member, error) {
+	if _, err := p.decoder.ReadToken(); err != nil {
+		return nil, err
+	}
+	for p.decoder.PeekKind() != jsontext.KindEndObject {
+		name, err := p.readValue()
+		if err != nil {
+			return nil, err
+		}
+		value, err := p.readValue()
+		if err != nil {
+			return nil, err
+		}
+		members = append(members, Member{Unquote(name), value})
+	}
+	_, err := p.decoder.ReadToken()
+	return members, err
+}
+
+// readValue returns the next value as the bytes of the body that it is; what the decoder returns is valid only until
+// its next call.
+func (p *Postback) readValue() (jsontext.Value, error) {
+	v, err := p.decoder.ReadValue()
+	if err != nil {
+		return nil, err
+	}
+	end := p.decoder.InputOffset()
+	return p.Body[end-int64(len(v)) : end], nil
+}
+
+// Unquote returns the text of a JSON string. Without escapes that is the string itself, not a copy.
+func Unquote(quoted jsontext.Value) []byte {
+	if text := quoted[1 : len(quoted)-1]; bytes.IndexByte(text, '\\') < 0 && utf8.Valid(text) {
+		return text
+	}
+	// The error only says again that something was replaced by U+FFFD.
+	text, _ := jsontext.AppendUnquote(nil, quoted)
+	return text
+}
