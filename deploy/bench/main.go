@@ -199,7 +199,7 @@ func (b *bench) load(ctx context.Context, srv *server, w *workload) (*figures, *
 		time.Sleep(b.duration)
 		end = usageNow(srv)
 	}()
-	r, err := b.plan.run(ctx, srv.ingest, w)
+	r, err := b.run(ctx, srv.ingest, w)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -269,7 +269,7 @@ func fsyncTimes(dir string) (*histogram, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close() //nolint:errcheck // nothing of value is in it
+	defer f.Close()
 	times, block := new(histogram), make([]byte, 4096)
 	for range 200 {
 		from := time.Now()

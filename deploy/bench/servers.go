@@ -54,7 +54,7 @@ func (s *server) command(ctx context.Context, env []string, name string, args ..
 	if err != nil {
 		return err
 	}
-	defer log.Close() //nolint:errcheck // the process has its own
+	defer log.Close()
 	s.cmd = exec.CommandContext(context.WithoutCancel(ctx), name, args...)
 	s.cmd.Env = env
 	s.cmd.Stderr = log
@@ -262,7 +262,7 @@ func (s *server) status(ctx context.Context) (*status, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer resp.Body.Close() //nolint:errcheck // only read
+	defer resp.Body.Close()
 	st := new(status)
 	return st, json.NewDecoder(resp.Body).Decode(st)
 }
