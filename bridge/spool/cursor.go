@@ -36,6 +36,7 @@ type Cursor struct {
 	committedEnd int64  // where the log goes on behind committed; the start of its segment until Next has been there
 	note         []byte // the bus's own, kept in the file
 	dirty        bool   // not saved yet
+	saved        uint64 // what the file says
 }
 
 // Committed returns how far the bus has come and the note of the last Commit, nil for a new cursor.
@@ -101,10 +102,10 @@ func (c *Cursor) read() (Record, bool, error) {
 
 // readIn returns the next record of the segment that is not behind the cursor, or what was lost at the segment's end.
 func (c *Cursor) readIn(limit int64, last uint64) (Record, bool, error) {
-	sequence, payload, err := c.reader.record(limit)
+	sequence, payload, err := c.reader.record(limit, last)
 	switch {
 	case errors.Is(err, errDamaged):
-		found, err := c.skipDamage(limit)
+		found, err := c.skipDamage(limit, last)
 		if err != nil || found || c.next > last {
 			return Record{}, false, err
 		}
@@ -130,16 +131,19 @@ func (c *Cursor) lose(last uint64, end int64) Record {
 }
 
 // skipDamage steps over bytes that do not check, keeps them in a file of their own and says so.
-func (c *Cursor) skipDamage(limit int64) (found bool, err error) {
+func (c *Cursor) skipDamage(limit int64, last uint64) (found bool, err error) {
 	start := c.reader.offset
-	damage, found, err := c.reader.resync(c.next, limit)
+	damage, found, err := c.reader.resync(limit, last)
 	if err != nil {
 		return false, fmt.Errorf("cannot read the spool: %w", err)
 	}
 	name := fmt.Sprintf("%020d-%d%s", c.segment.first, start, badSuffix)
-	c.s.o.Log.Error("part of the spool is damaged and is skipped; compare the broker's order book with the bus",
-		"segment", c.segment.name(), "offset", start, "bytes", len(damage), "kept_in", name, "bus", c.name)
-	if err := c.s.keep(name, damage); err != nil {
+	told, err := c.s.keep(name, damage)
+	if !told {
+		c.s.o.Log.Error("part of the spool is damaged and is skipped; compare the broker's order book with the bus",
+			"segment", c.segment.name(), "offset", start, "bytes", len(damage), "kept_in", name)
+	}
+	if err != nil {
 		c.s.o.Log.Error("cannot keep the damaged part of the spool", "file", name, "error", err)
 	}
 	return found, nil
@@ -152,7 +156,7 @@ func (c *Cursor) enter(g *segment) error {
 	}
 	c.leave()
 	c.segment = g
-	c.reader = segmentReader{id: c.s.id, file: f, offset: segmentHeaderLen}
+	c.reader = segmentReader{id: c.s.id, file: f, next: g.first, offset: segmentHeaderLen}
 	return nil
 }
 

@@ -49,7 +49,7 @@ var ErrNewer = errors.New("written by a newer version of postbridge: run that ve
 var errDamaged = errors.New("damaged")
 
 // castagnoli is a table that never changes.
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+var castagnoli = crc32.MakeTable(crc32.Castagnoli) //nolint:gochecknoglobals // a constant
 
 // spoolID names a spool. It is made with the spool, at random, and seeds every checksum in it.
 type spoolID uint32
@@ -128,8 +128,8 @@ func (id spoolID) parseRecord(b []byte) (payload []byte, ok bool) {
 	return payload, id.checksum(b[4:16], payload) == binary.LittleEndian.Uint32(b[16:])
 }
 
-// findRecord returns where in b the first whole record starts that checks and has at least the given sequence.
-func (id spoolID) findRecord(b []byte, atLeast uint64) (offset int, ok bool) {
+// findRecord returns where in b the first whole record starts that checks and has a sequence from low to high.
+func (id spoolID) findRecord(b []byte, low, high uint64) (offset int, ok bool) {
 	for at := 0; ; at++ {
 		i := bytes.Index(b[at:], []byte(recordMagic))
 		if i < 0 {
@@ -137,7 +137,7 @@ func (id spoolID) findRecord(b []byte, atLeast uint64) (offset int, ok bool) {
 		}
 		at += i
 		n, whole := recordLen(b[at:], int64(len(b)-at))
-		if !whole || recordSequence(b[at:]) < atLeast {
+		if !whole || recordSequence(b[at:]) < low || recordSequence(b[at:]) > high {
 			continue
 		}
 		if _, ok := id.parseRecord(b[at : at+int(n)]); ok {
@@ -146,10 +146,10 @@ func (id spoolID) findRecord(b []byte, atLeast uint64) (offset int, ok bool) {
 	}
 }
 
-// highestNumber returns the highest sequence that a header in b claims, if it is one that b has room for after the
-// given one: numbers in bytes that are cut off are not used again.
+// highestNumber returns the highest sequence that was perhaps given to a record in b, behind the given one: what the
+// headers claim that can still be read, of what b has room for, and one at least.
 func highestNumber(b []byte, after uint64) uint64 {
-	highest, room := after, uint64(len(b)/recordHeaderLen+1)
+	highest, room := after+1, uint64(len(b)/recordHeaderLen+1)
 	for at := 0; ; at++ {
 		i := bytes.Index(b[at:], []byte(recordMagic))
 		if i < 0 || len(b)-at-i < 16 {
@@ -168,56 +168,57 @@ func highestNumber(b []byte, after uint64) uint64 {
 const cursorWord = "postbridge-cursor"
 
 func (id spoolID) formatCursor(sequence uint64, note []byte) []byte {
-	head := fmt.Sprintf("%s %d %v %d %08x\n", cursorWord, formatVersion, id, sequence, id.cursorChecksum(sequence, note))
-	return append([]byte(head), note...)
-}
-
-func (id spoolID) cursorChecksum(sequence uint64, note []byte) uint32 {
-	return id.checksum(strconv.AppendUint(nil, sequence, 10), note)
+	sum := id.checksum(strconv.AppendUint(nil, sequence, 10), note)
+	return append(fmt.Appendf(nil, "%s %d %v %d %08x\n", cursorWord, formatVersion, id, sequence, sum), note...)
 }
 
 func (id spoolID) parseCursor(b []byte) (sequence uint64, note []byte, err error) {
-	line, note, found := bytes.Cut(b, []byte("\n"))
-	words := strings.Fields(string(line))
-	if !found || len(words) < 2 || words[0] != cursorWord {
-		return 0, nil, errDamaged
+	line, note, _ := bytes.Cut(b, []byte("\n"))
+	words, err := versionedLine(line, cursorWord)
+	if err != nil {
+		return 0, nil, err
 	}
-	if v, err := strconv.Atoi(words[1]); err != nil {
-		return 0, nil, errDamaged
-	} else if v > formatVersion {
-		return 0, nil, fmt.Errorf("format version %d: %w", v, ErrNewer)
+	if len(words) == 3 {
+		sequence, _ = strconv.ParseUint(words[1], 10, 64) // what is wrong is found below
 	}
-	if len(words) != 5 || words[2] != id.String() {
-		return 0, nil, errDamaged
-	}
-	sequence, err = strconv.ParseUint(words[3], 10, 64)
-	if err != nil || words[4] != fmt.Sprintf("%08x", id.cursorChecksum(sequence, note)) {
+	if !bytes.Equal(b, id.formatCursor(sequence, note)) {
 		return 0, nil, errDamaged
 	}
 	return sequence, note, nil
 }
 
-// The id file is one line of text: postbridge-spool <format version> <spool id>
-const idWord = "postbridge-spool"
-
-func (id spoolID) formatID() []byte { return fmt.Appendf(nil, "%s %d %v\n", idWord, formatVersion, id) }
-
-func parseID(b []byte) (spoolID, error) {
-	words := strings.Fields(string(b))
-	if len(words) < 2 || words[0] != idWord {
-		return 0, errDamaged
+// versionedLine returns the words behind the first one, which says what the file is, and its format version.
+func versionedLine(line []byte, first string) ([]string, error) {
+	words := strings.Fields(string(line))
+	if len(words) < 2 || words[0] != first {
+		return nil, errDamaged
 	}
 	if v, err := strconv.Atoi(words[1]); err != nil {
-		return 0, errDamaged
+		return nil, errDamaged
 	} else if v > formatVersion {
-		return 0, fmt.Errorf("format version %d: %w", v, ErrNewer)
+		return nil, fmt.Errorf("format version %d: %w", v, ErrNewer)
 	}
-	if len(words) != 3 || len(words[2]) != 8 {
-		return 0, errDamaged
-	}
-	n, err := strconv.ParseUint(words[2], 16, 32)
+	return words[2:], nil
+}
+
+// The id file is one line of text: postbridge-spool <format version> <spool id> <CRC32C in hex over spool id>
+const idWord = "postbridge-spool"
+
+func (id spoolID) formatID() []byte {
+	return fmt.Appendf(nil, "%s %d %v %08x\n", idWord, formatVersion, id, id.checksum())
+}
+
+func parseID(b []byte) (id spoolID, err error) {
+	words, err := versionedLine(b, idWord)
 	if err != nil {
+		return 0, err
+	}
+	if len(words) == 2 {
+		n, _ := strconv.ParseUint(words[0], 16, 32) // what is wrong is found below
+		id = spoolID(n)
+	}
+	if !bytes.Equal(b, id.formatID()) {
 		return 0, errDamaged
 	}
-	return spoolID(n), nil
+	return id, nil
 }

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
-	"time"
 )
 
 // ErrLocked means that another process has the spool open.
@@ -35,9 +34,8 @@ type FS interface {
 
 // FileInfo is what List says of a file.
 type FileInfo struct {
-	Name    string
-	Size    int64
-	ModTime time.Time
+	Name string
+	Size int64
 }
 
 // File is one open file. Reads may run beside one writer.
@@ -91,7 +89,7 @@ func (d osDir) List() ([]FileInfo, error) {
 		if err != nil {
 			return nil, err
 		}
-		files = append(files, FileInfo{e.Name(), info.Size(), info.ModTime()})
+		files = append(files, FileInfo{e.Name(), info.Size()})
 	}
 	return files, nil
 }

@@ -44,12 +44,8 @@ func (s *Spool) load() error {
 		return err
 	}
 	slices.SortFunc(files, func(a, b FileInfo) int { return cmp.Compare(a.Name, b.Name) })
-	for _, f := range files {
-		if strings.HasSuffix(f.Name, tmpSuffix) {
-			if err := s.fs.Remove(f.Name); err != nil {
-				return err
-			}
-		}
+	if files, err = s.removeUnfinished(files); err != nil {
+		return err
 	}
 	if err := s.loadID(files); err != nil {
 		return err
@@ -60,21 +56,34 @@ func (s *Spool) load() error {
 	if err := s.loadCursors(files); err != nil {
 		return err
 	}
-	if err := s.startBehind(); err != nil {
+	if err := s.measure(); err != nil {
 		return err
 	}
-	s.measure()
-	return nil
+	return s.startBehind()
+}
+
+// removeUnfinished removes the files that a crash kept from replacing others, and returns the rest.
+func (s *Spool) removeUnfinished(files []FileInfo) (rest []FileInfo, err error) {
+	for _, f := range files {
+		if !strings.HasSuffix(f.Name, tmpSuffix) {
+			rest = append(rest, f)
+		} else if err := s.fs.Remove(f.Name); err != nil {
+			return nil, err
+		}
+	}
+	return rest, nil
 }
 
 // loadID reads the spool's id. A lost or damaged id file is written anew from what the segments say.
-func (s *Spool) loadID(files []FileInfo) error {
-	b, err := s.readFile(files, idName)
-	if err != nil {
-		return err
+func (s *Spool) loadID(files []FileInfo) (err error) {
+	var b []byte
+	if i := slices.IndexFunc(files, func(f FileInfo) bool { return f.Name == idName }); i >= 0 {
+		if b, err = s.readStart(idName, files[i].Size); err != nil {
+			return err
+		}
 	}
 	s.id, err = parseID(b)
-	if err == nil || !errors.Is(err, errDamaged) {
+	if !errors.Is(err, errDamaged) {
 		return nameFile(idName, err)
 	}
 	if s.id, err = s.idOfSegments(files); err != nil {
@@ -83,6 +92,7 @@ func (s *Spool) loadID(files []FileInfo) error {
 	return replaceFile(s.fs, idName, s.id.formatID())
 }
 
+// idOfSegments returns the id in the header of some segment, or a new one if there are no segments.
 func (s *Spool) idOfSegments(files []FileInfo) (spoolID, error) {
 	found := false
 	for _, f := range files {
@@ -90,14 +100,12 @@ func (s *Spool) idOfSegments(files []FileInfo) (spoolID, error) {
 			continue
 		}
 		found = true
-		if id, err := s.readHeader(f); err == nil {
-			return id, nil
-		} else if !errors.Is(err, errDamaged) {
-			return 0, err
+		if id, err := s.readHeader(f); !errors.Is(err, errDamaged) {
+			return id, err
 		}
 	}
 	if found {
-		s.o.Log.Error("the spool's id is lost: what its segments hold cannot be read any more and is kept")
+		return 0, errors.New("the spool's id is lost, and without it its segments cannot be read: move them away")
 	}
 	var b [4]byte
 	_, _ = rand.Read(b[:]) // never fails
@@ -106,6 +114,7 @@ func (s *Spool) idOfSegments(files []FileInfo) (spoolID, error) {
 
 // loadSegments finds the segments and recovers the last one.
 func (s *Spool) loadSegments(files []FileInfo) error {
+	headerChecks := false // of the last one
 	for _, f := range files {
 		if strings.HasSuffix(f.Name, badSuffix) {
 			s.bytes += f.Size
@@ -115,6 +124,7 @@ func (s *Spool) loadSegments(files []FileInfo) error {
 			continue
 		}
 		id, err := s.readHeader(f)
+		headerChecks = err == nil
 		switch {
 		case errors.Is(err, errDamaged):
 			s.o.Log.Warn("the header of a segment is damaged; its records say what is needed", "segment", f.Name)
@@ -123,31 +133,27 @@ func (s *Spool) loadSegments(files []FileInfo) error {
 		case id != s.id:
 			return fmt.Errorf("%s belongs to spool %v and not to %v: move away what does not belong here", f.Name, id, s.id)
 		}
-		if n := len(s.segments); n > 0 {
-			s.segments[n-1].last = first - 1
-		}
-		s.addSegment(&segment{first: first, size: f.Size, last: first - 1})
-		s.bytes += f.Size
+		s.addSegment(first, f.Size)
 	}
 	if len(s.segments) == 0 {
-		return s.addFirst(1)
+		return s.startSegment(1)
 	}
-	return s.recoverLast()
+	return s.recoverLast(headerChecks)
 }
 
-func (s *Spool) addFirst(sequence uint64) error {
-	f, err := createSegment(s.fs, s.id, sequence)
+// startSegment makes a segment from which on the numbers are used.
+func (s *Spool) startSegment(first uint64) error {
+	f, err := createSegment(s.fs, s.id, first)
 	if err != nil {
 		return err
 	}
-	s.file, s.end, s.next, s.durable = f, segmentHeaderLen, sequence, sequence-1
-	s.addSegment(&segment{first: sequence, last: sequence - 1, size: segmentHeaderLen})
-	s.bytes += segmentHeaderLen
+	s.file, s.end, s.next, s.durable = f, segmentHeaderLen, first, first-1
+	s.addSegment(first, segmentHeaderLen)
 	return nil
 }
 
 // recoverLast makes the last segment ready to be written to: what it holds survives, a torn end is cut off.
-func (s *Spool) recoverLast() error {
+func (s *Spool) recoverLast(headerChecks bool) error {
 	g := s.segments[len(s.segments)-1]
 	f, err := s.fs.Open(g.name())
 	if err != nil {
@@ -159,18 +165,17 @@ func (s *Spool) recoverLast() error {
 		return fmt.Errorf("%s: %w", g.name(), err)
 	}
 	if found.torn > 0 {
-		s.o.Log.Warn("cut off the end of a write that was not finished and that nobody was told of",
-			"segment", g.name(), "bytes", found.torn)
-	}
-	if g.size != found.end {
+		s.o.Log.Warn("cut off the end of a write that was not finished", "segment", g.name(), "bytes", found.torn)
 		if err := f.Truncate(found.end); err != nil {
 			return err
 		}
 	}
-	// The header is written again in case it was what a crash left unfinished; the rest was perhaps never synced.
-	if _, err := f.WriteAt(s.id.appendSegmentHeader(nil, g.first), 0); err != nil {
-		return err
+	if !headerChecks { // a crash came before it was whole
+		if _, err := f.WriteAt(s.id.appendSegmentHeader(nil, g.first), 0); err != nil {
+			return err
+		}
 	}
+	// The process before this one perhaps never came to sync what it wrote.
 	if err := errors.Join(f.Sync(), s.fs.SyncDir()); err != nil {
 		return err
 	}
@@ -184,54 +189,61 @@ func (s *Spool) recoverLast() error {
 func (s *Spool) loadCursors(files []FileInfo) error {
 	for _, name := range s.o.Cursors {
 		c := &Cursor{s: s, name: name, wake: make(chan struct{}, 1), committed: s.segments[0].first - 1}
-		if err := s.loadCursor(files, c); err != nil {
-			return err
-		}
-		c.next = c.committed + 1
-		c.committedEnd = s.segmentOf(c.next).base
 		s.cursors = append(s.cursors, c)
 	}
 	for _, f := range files {
-		if !strings.HasPrefix(f.Name, cursorPrefix) {
+		name, ok := strings.CutPrefix(f.Name, cursorPrefix)
+		if !ok || strings.HasSuffix(name, badSuffix) {
 			continue
 		}
-		b, err := s.readFile(files, f.Name)
-		if err != nil {
-			return err
+		if err := s.loadCursor(f, s.Cursor(name)); err != nil {
+			return nameFile(f.Name, err)
 		}
-		if sequence, _, err := s.id.parseCursor(b); err == nil {
-			s.next = max(s.next, sequence+1)
-		}
+	}
+	for _, c := range s.cursors {
+		c.next = c.committed + 1
+		c.committedEnd = s.segmentOf(c.next).base
 	}
 	return nil
 }
 
-func (s *Spool) loadCursor(files []FileInfo, c *Cursor) error {
-	name := cursorPrefix + c.name
-	b, err := s.readFile(files, name)
-	if err != nil || b == nil {
+// loadCursor reads the file of a cursor; c is nil if no bus has it now.
+func (s *Spool) loadCursor(f FileInfo, c *Cursor) error {
+	b, err := s.readStart(f.Name, f.Size)
+	if err != nil {
 		return err
 	}
 	sequence, note, err := s.id.parseCursor(b)
 	if errors.Is(err, errDamaged) {
+		if c == nil {
+			return nil
+		}
 		s.o.Log.Error("a cursor is damaged; the bus is offered again all that the spool still holds",
-			"bus", c.name, "kept_in", name+badSuffix)
-		return s.fs.Rename(name, name+badSuffix)
+			"bus", c.name, "kept_in", f.Name+badSuffix)
+		return s.fs.Rename(f.Name, f.Name+badSuffix)
 	}
 	if err != nil {
-		return nameFile(name, err)
+		return err
 	}
-	c.committed, c.note = sequence, note
+	s.next = max(s.next, sequence+1)
+	if c != nil {
+		c.committed, c.saved, c.note = sequence, sequence, note
+	}
 	return nil
 }
 
-// startBehind starts a new segment if numbers behind the last record are not to be used: its name tells the cursors.
+// startBehind starts a new segment if numbers behind the last record are not to be used: its name tells the cursors and
+// the next start. A disk that is full has to do without: then only this process knows, until the next record.
 func (s *Spool) startBehind() error {
 	if s.next == s.durable+1 {
 		return nil
 	}
+	if s.free < ordinaryRecord {
+		s.durable = s.next - 1
+		return nil
+	}
 	before := s.file
-	if err := s.addFirst(s.next); err != nil {
+	if err := s.startSegment(s.next); err != nil {
 		return err
 	}
 	return before.Close()
@@ -244,15 +256,6 @@ func (s *Spool) readHeader(f FileInfo) (spoolID, error) {
 	}
 	id, err := parseSegmentHeader(b)
 	return id, nameFile(f.Name, err)
-}
-
-// readFile returns the content of a small file, nil if it is not in the list.
-func (s *Spool) readFile(files []FileInfo, name string) ([]byte, error) {
-	i := slices.IndexFunc(files, func(f FileInfo) bool { return f.Name == name })
-	if i < 0 {
-		return nil, nil
-	}
-	return s.readStart(name, files[i].Size)
 }
 
 func (s *Spool) readStart(name string, n int64) ([]byte, error) {

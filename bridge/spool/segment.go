@@ -3,6 +3,7 @@ package spool
 import (
 	"errors"
 	"io"
+	"math"
 	"time"
 )
 
@@ -24,6 +25,7 @@ func (g *segment) name() string { return segmentName(g.first) }
 type segmentReader struct {
 	id     spoolID
 	file   File
+	next   uint64 // the lowest sequence that may come: a lower one is in bytes that the disk held before
 	offset int64  // where the next record starts
 	buf    []byte // bytes at offset; payloads share it, so it is never written again
 }
@@ -32,9 +34,9 @@ type segmentReader struct {
 // record which waits for long keeps little else in memory.
 const readAhead = 256 << 10
 
-// record returns the record at offset, of which limit is the end of what may be read, and steps behind it. It returns
-// errDamaged if the bytes there do not check.
-func (r *segmentReader) record(limit int64) (sequence uint64, payload []byte, err error) {
+// record returns the record at offset and steps behind it. Nothing at or behind limit is read, and no record has a number
+// above last. It returns errDamaged if the bytes there do not check.
+func (r *segmentReader) record(limit int64, last uint64) (sequence uint64, payload []byte, err error) {
 	if err := r.fill(recordHeaderLen, limit); err != nil {
 		return 0, nil, err
 	}
@@ -50,11 +52,12 @@ func (r *segmentReader) record(limit int64) (sequence uint64, payload []byte, er
 	}
 	b := r.buf[:n:n]
 	payload, ok := r.id.parseRecord(b)
-	if !ok {
+	sequence = recordSequence(b)
+	if !ok || sequence < r.next || sequence > last {
 		return 0, nil, errDamaged
 	}
-	r.buf, r.offset = r.buf[n:], r.offset+n
-	return recordSequence(b), payload, nil
+	r.buf, r.offset, r.next = r.buf[n:], r.offset+n, sequence+1
+	return sequence, payload, nil
 }
 
 // fill has buf hold n bytes, or as many as there are before limit or the end of the file.
@@ -71,14 +74,12 @@ func (r *segmentReader) fill(n, limit int64) error {
 	return nil
 }
 
-// resync steps over bytes that do not check, to the next record of at least the given sequence or else to limit, and
-// returns them.
-func (r *segmentReader) resync(atLeast uint64, limit int64) (damage []byte, found bool, err error) {
-	r.buf = nil
+// resync steps over bytes that do not check, to the next record or else to limit, and returns them.
+func (r *segmentReader) resync(limit int64, last uint64) (damage []byte, found bool, err error) {
 	if err := r.fill(limit-r.offset, limit); err != nil {
 		return nil, false, err
 	}
-	at, found := r.id.findRecord(r.buf, atLeast)
+	at, found := r.id.findRecord(r.buf, r.next, last)
 	if !found {
 		damage, r.buf, r.offset = r.buf, nil, limit
 		return damage, false, nil
@@ -98,12 +99,12 @@ type recovered struct {
 // recoverSegment reads the last segment. Bytes that do not check but have a record behind them are damage, and stay for
 // the cursors to find; those with none behind them are the torn end of a write that nobody was told of.
 func recoverSegment(id spoolID, f File, first uint64, size int64) (recovered, error) {
-	r := segmentReader{id: id, file: f, offset: segmentHeaderLen}
+	r := segmentReader{id: id, file: f, next: first, offset: segmentHeaderLen}
 	found := recovered{end: segmentHeaderLen, last: first - 1, highest: first - 1}
 	for r.offset < size {
-		sequence, _, err := r.record(size)
+		sequence, _, err := r.record(size, math.MaxUint64)
 		if errors.Is(err, errDamaged) {
-			damage, more, err := r.resync(found.last+1, size)
+			damage, more, err := r.resync(size, math.MaxUint64)
 			if err != nil {
 				return found, err
 			}

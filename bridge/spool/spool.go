@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
+	"os"
 	"sync"
 	"time"
 )
@@ -62,12 +64,17 @@ type Spool struct {
 	finished sync.WaitGroup
 
 	// Owned by the writer goroutine.
-	file File  // of the last segment
-	end  int64 // where the next record goes in it
+	file  File  // of the last segment
+	end   int64 // where the next record goes in it
+	blind bool  // the free space could not be measured
+
+	// files is held while a file that is not a segment is replaced. It is taken before mu.
+	files sync.Mutex
 
 	mu       sync.Mutex
 	room     sync.Cond // signalled when the writer has tried to make room
 	wantRoom bool      // an Append waits for room
+	stuck    bool      // the oldest segment could not be removed; the next housekeeping tries again
 	err      error     // sticky; wraps ErrFailed
 	closed   bool
 	filling  *batch // what is appended now
@@ -98,9 +105,6 @@ type Ticket struct{ sequence uint64 }
 func (s *Spool) Append(payload []byte) (Ticket, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
-		return Ticket{}, ErrClosed
-	}
 	n := recordHeaderLen + int64(len(payload))
 	if err := s.makeRoom(n); err != nil {
 		return Ticket{}, err
@@ -140,9 +144,13 @@ func (s *Spool) Wait(t Ticket) (sequence uint64, err error) {
 // makeRoom returns nil if n bytes more may be written. What is done on every bus goes before anything is refused; the
 // writer removes it while this waits. Needs mu.
 func (s *Spool) makeRoom(n int64) error {
-	for s.err == nil {
+	for {
 		limit, reserve := s.bytes+n > s.o.MaxBytes-overhead, s.free-n < s.o.MinFree
 		switch {
+		case s.closed:
+			return ErrClosed
+		case s.err != nil:
+			return s.err
 		case !limit && !reserve:
 			return nil
 		case s.removable():
@@ -155,7 +163,6 @@ func (s *Spool) makeRoom(n int64) error {
 			return fmt.Errorf("%w: the disk has only %d bytes more than the reserve", ErrFull, max(0, s.free-s.o.MinFree))
 		}
 	}
-	return s.err
 }
 
 // Stats is the state of a spool.
@@ -203,11 +210,13 @@ func (s *Spool) Err() error {
 }
 
 // Close takes no more records, makes durable what was appended, saves the cursors and lets go of the lock. Nothing may
-// call Next any more.
+// call Next any more. It returns an error that wraps ErrFailed if the spool fails only now, and ErrClosed the second
+// time.
 func (s *Spool) Close() error {
 	s.mu.Lock()
-	again := s.closed
+	again, told := s.closed, s.err != nil
 	s.closed = true
+	s.room.Broadcast()
 	s.mu.Unlock()
 	if again {
 		return ErrClosed
@@ -217,21 +226,23 @@ func (s *Spool) Close() error {
 	for _, c := range s.cursors {
 		c.leave()
 	}
-	return errors.Join(s.file.Close(), s.lock.Close())
+	err := errors.Join(s.file.Close(), s.lock.Close())
+	if !told {
+		err = errors.Join(s.Err(), err)
+	}
+	return err
 }
 
-// write is the writer goroutine: it alone changes segments.
+// write is the writer goroutine: it alone changes segments, and it ends with the first failure.
 func (s *Spool) write() {
 	defer s.finished.Done()
 	tick := time.NewTicker(housekeeping)
 	defer tick.Stop()
-	for {
+	for s.Err() == nil {
 		select {
 		case <-s.work:
 		case <-tick.C:
 			s.housekeep()
-		case <-s.failed:
-			return
 		case <-s.closing:
 			s.flush()
 			return
@@ -322,6 +333,10 @@ func (s *Spool) grown(last uint64) {
 	g := s.segments[len(s.segments)-1]
 	g.size, g.last, s.durable = s.end, last, last
 	s.mu.Unlock()
+	s.wakeCursors()
+}
+
+func (s *Spool) wakeCursors() {
 	for _, c := range s.cursors {
 		signal(c.wake)
 	}
@@ -336,23 +351,25 @@ func (s *Spool) rotate(first uint64) error {
 	closed := s.file.Close() // synced already
 	s.file, s.end = f, segmentHeaderLen
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.addSegment(&segment{first: first, last: first - 1, size: segmentHeaderLen})
-	s.bytes += segmentHeaderLen
+	s.addSegment(first, segmentHeaderLen)
+	s.mu.Unlock()
+	s.wakeCursors() // so that none keeps the old one open, which would hold its bytes after it is removed
 	return closed
 }
 
-// addSegment puts g behind the last segment. Needs mu, except in Open.
-func (s *Spool) addSegment(g *segment) {
+// addSegment puts a segment behind the last one. Needs mu, except in Open.
+func (s *Spool) addSegment(first uint64, size int64) {
+	g := &segment{first: first, last: first - 1, size: size}
 	if n := len(s.segments); n > 0 {
 		before := s.segments[n-1]
 		g.base = before.base + before.size
-		before.next = g
+		before.next, before.last = g, first-1
 	}
 	s.segments = append(s.segments, g)
+	s.bytes += size
 }
 
-// createSegment makes a segment whose name and header survive.
+// createSegment makes a segment whose name survives. Its header does with the first record.
 func createSegment(fs FS, id spoolID, first uint64) (File, error) {
 	f, err := fs.Create(segmentName(first))
 	if err != nil {
@@ -360,13 +377,12 @@ func createSegment(fs FS, id spoolID, first uint64) (File, error) {
 	}
 	_, err = f.WriteAt(id.appendSegmentHeader(nil, first), 0)
 	if err == nil {
-		err = f.Sync()
-	}
-	if err == nil {
 		err = fs.SyncDir()
 	}
 	if err != nil {
-		_ = f.Close() // the error before it is the one to tell
+		// The error before these is the one to tell.
+		_ = f.Close()
+		_ = fs.Remove(segmentName(first))
 		return nil, fmt.Errorf("cannot make a segment: %w", err)
 	}
 	return f, nil
@@ -374,9 +390,6 @@ func createSegment(fs FS, id spoolID, first uint64) (File, error) {
 
 // fail makes the failure sticky and tells all who wait for the batch that is being filled. Needs mu.
 func (s *Spool) fail(err error) {
-	if s.err != nil {
-		return
-	}
 	s.err = fmt.Errorf("%w: %w", ErrFailed, err)
 	s.filling.err = s.err
 	close(s.filling.done)
@@ -386,7 +399,10 @@ func (s *Spool) fail(err error) {
 
 // housekeep measures the disk and removes what has been done on every bus for long enough.
 func (s *Spool) housekeep() {
-	s.measure()
+	_ = s.measure() // said once
+	s.mu.Lock()
+	s.stuck = false
+	s.mu.Unlock()
 	now := time.Now()
 	for {
 		s.mu.Lock()
@@ -403,38 +419,40 @@ func (s *Spool) housekeep() {
 	}
 }
 
-func (s *Spool) measure() {
+// measure looks how much room the disk has. If that cannot be told, what was known before holds.
+func (s *Spool) measure() error {
 	free, err := s.fs.Free()
-	if err != nil {
-		s.o.Log.Warn("cannot measure the free space of the spool's disk", "error", err)
-		return
+	if err != nil && !s.blind {
+		s.o.Log.Error("cannot measure the free space of the spool's disk", "error", err)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.free = free
+	if s.blind = err != nil; !s.blind {
+		s.mu.Lock()
+		s.free = free - int64(len(s.filling.buf))
+		s.mu.Unlock()
+	}
+	return err
 }
 
 // answerRoom makes room for the Appends that wait for it.
 func (s *Spool) answerRoom() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.wantRoom {
-		return
-	}
-	if s.removable() {
-		s.mu.Unlock()
+	try := s.wantRoom && s.err == nil && s.removable()
+	s.mu.Unlock()
+	if try {
 		s.removeOldest()
-		s.measure()
-		s.mu.Lock()
+		_ = s.measure() // said once
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.wantRoom = false
 	s.room.Broadcast()
 }
 
-// removable reports whether the oldest segment holds something and is done on every bus. Needs mu.
+// removable reports whether removing the oldest segment makes room: it is done on every bus, and if it is the one being
+// written the disk has room for another. Needs mu.
 func (s *Spool) removable() bool {
 	g := s.segments[0]
-	return s.doneSegment(g) && g.last >= g.first
+	return !s.stuck && s.doneSegment(g) && g.last >= g.first && (g.next != nil || s.free >= ordinaryRecord)
 }
 
 // doneSegment reports whether every bus is past the segment. Needs mu.
@@ -447,28 +465,43 @@ func (s *Spool) doneSegment(g *segment) bool {
 	return true
 }
 
-// removeOldest removes the oldest segment, for which another takes over first if it is the one being written.
+// removeOldest removes the oldest segment and reports whether it could.
 func (s *Spool) removeOldest() bool {
+	err := s.remove(s.segments[0]) // only this goroutine changes segments
+	if err == nil {
+		return true
+	}
+	s.o.Log.Error("cannot remove a published segment of the spool", "error", err)
 	s.mu.Lock()
-	g, last := s.segments[0], len(s.segments) == 1
-	s.mu.Unlock()
-	if last {
-		if err := s.rotate(g.last + 1); err != nil {
-			s.mu.Lock()
-			s.fail(err)
-			s.mu.Unlock()
-			return false
+	defer s.mu.Unlock()
+	s.stuck = true
+	return false
+}
+
+// remove removes the oldest segment, for which another takes over first if it is the one being written.
+func (s *Spool) remove(g *segment) error {
+	// A crash must not take a cursor back to before what is left: that would look like a loss.
+	for _, c := range s.cursors {
+		if err := s.saveCursor(c, g.last); err != nil {
+			return err
 		}
 	}
-	if err := s.fs.Remove(g.name()); err != nil {
-		s.o.Log.Error("cannot remove a published segment of the spool", "segment", g.name(), "error", err)
-		return false
+	if g.next == nil {
+		if err := s.rotate(s.durable + 1); err != nil {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.fail(err)
+			return err
+		}
+	}
+	if err := s.fs.Remove(g.name()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.segments = s.segments[1:]
 	s.bytes -= g.size
-	return true
+	return nil
 }
 
 // waitingBytes is what some bus has not done yet. Needs mu.
@@ -510,18 +543,29 @@ func (s *Spool) place(c *Cursor, end int64) {
 	c.committedEnd = max(c.committedEnd, end)
 }
 
-// keep writes damaged bytes to a file of their own, once.
-func (s *Spool) keep(name string, damage []byte) error {
+// keep writes damaged bytes to a file of their own, if there is room, and reports whether that was done before.
+func (s *Spool) keep(name string, damage []byte) (before bool, err error) {
+	s.files.Lock()
+	defer s.files.Unlock()
 	if f, err := s.fs.Open(name); err == nil {
-		return f.Close()
+		return true, f.Close()
 	}
-	if err := replaceFile(s.fs, name, damage); err != nil {
-		return err
-	}
+	n := int64(len(damage))
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.bytes += int64(len(damage))
-	return nil
+	room := s.bytes+n <= s.o.MaxBytes-overhead
+	if room {
+		s.bytes += n
+	}
+	s.mu.Unlock()
+	if !room {
+		return false, fmt.Errorf("%w: %d bytes more", ErrFull, n)
+	}
+	if err = replaceFile(s.fs, name, damage); err != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.bytes -= n
+	}
+	return false, err
 }
 
 // replaceFile puts a file in place of another of that name, at once and for good.
@@ -546,52 +590,50 @@ func replaceFile(fs FS, name string, content []byte) error {
 // saveMoved is the goroutine that writes cursors: off the way of the records, at most once in saveInterval.
 func (s *Spool) saveMoved() {
 	defer s.finished.Done()
-	bad := false
+	failing := false
 	for open := true; open; {
 		select {
 		case <-s.save:
 		case <-s.closing:
 			open = false
 		}
+		var err error
 		for _, c := range s.cursors {
-			err := s.saveCursor(c)
-			if err != nil && !bad {
-				s.o.Log.Error("cannot save a cursor; after a crash more would be offered to the bus again", "bus", c.name, "error", err)
-			}
-			bad = err != nil
+			err = errors.Join(err, s.saveCursor(c, math.MaxUint64))
 		}
-		if open {
-			s.pause(saveInterval)
+		if err != nil && !failing {
+			s.o.Log.Error("cannot save the cursors; after a crash more would be offered to the buses again", "error", err)
+		}
+		failing = err != nil
+		select {
+		case <-time.After(saveInterval):
+		case <-s.closing:
 		}
 	}
 }
 
-// pause waits, but not for long once the spool is closing.
-func (s *Spool) pause(d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-s.closing:
-	}
-}
-
-func (s *Spool) saveCursor(c *Cursor) error {
+// saveCursor writes the cursor, unless it has not moved or its file says already that all up to upTo is done.
+func (s *Spool) saveCursor(c *Cursor, upTo uint64) error {
+	s.files.Lock()
+	defer s.files.Unlock()
 	s.mu.Lock()
-	content, dirty := s.id.formatCursor(c.committed, c.note), c.dirty
-	c.dirty = false
-	s.mu.Unlock()
-	if !dirty {
+	if !c.dirty || c.saved >= upTo {
+		s.mu.Unlock()
 		return nil
 	}
+	committed, content := c.committed, s.id.formatCursor(c.committed, c.note)
+	c.dirty = false
+	s.mu.Unlock()
 	err := replaceFile(s.fs, cursorPrefix+c.name, content)
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if err != nil {
-		s.mu.Lock()
 		c.dirty = true
 		signal(s.save)
-		s.mu.Unlock()
+		return fmt.Errorf("%s%s: %w", cursorPrefix, c.name, err)
 	}
-	return err
+	c.saved = committed
+	return nil
 }
 
 // signal puts a token into a channel that holds one.

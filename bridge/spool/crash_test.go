@@ -1,0 +1,348 @@
+package spool_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/postbridge/postbridge/bridge/spool"
+	"github.com/postbridge/postbridge/bridge/spool/crashfs"
+)
+
+// TestCrash has many goroutines append, read and commit, loses the power at some operation on the disk, opens what is
+// left and goes on with that, a few times. In some runs an operation fails before.
+func TestCrash(t *testing.T) {
+	seeds := 300
+	if testing.Short() {
+		seeds = 50
+	}
+	const shards = 4
+	for shard := range shards {
+		t.Run(fmt.Sprint(shard), func(t *testing.T) {
+			t.Parallel()
+			for seed := shard; seed < seeds && !t.Failed(); seed += shards {
+				synctest.Test(t, func(t *testing.T) {
+					newStory(t, uint64(seed)).run()
+				})
+				if t.Failed() {
+					t.Logf("seed %d", seed)
+				}
+			}
+		})
+	}
+}
+
+// story is one spool through several crashes, and what was said of it.
+type story struct {
+	t *testing.T
+	o spool.Options
+
+	rng       *rand.Rand // of the goroutine that tells the story
+	fs        *crashfs.FS
+	syncFails bool // what is read after that and before the power is lost may be lost, though a bus has seen it
+
+	mu    sync.Mutex  // held while the power is lost
+	dice  *rand.Rand  // says what is left then
+	known             // in the life of the process
+	left  *crashfs.FS // the disk after the power was lost
+	atEnd known       // what was known then; what was said later has no consequences
+}
+
+// known is what was said to anybody.
+type known struct {
+	acked     map[uint64]string // what Wait returned
+	attempted map[string]bool   // what was given to Append
+	seen      map[uint64]string // what a cursor returned
+	committed map[string]uint64 // the highest, by cursor
+}
+
+func (k known) clone() known {
+	return known{maps.Clone(k.acked), maps.Clone(k.attempted), maps.Clone(k.seen), maps.Clone(k.committed)}
+}
+
+func newStory(t *testing.T, seed uint64) *story {
+	o := options()
+	o.MaxBytes = 48 << 10
+	o.Cursors = []string{"a", "b"}
+	rng := rand.New(rand.NewPCG(seed, 1))
+	o.Keep = []time.Duration{0, 300 * time.Millisecond, time.Hour}[rng.IntN(3)]
+	return &story{
+		t: t, rng: rng, fs: crashfs.New(t), o: o,
+		known: known{map[uint64]string{}, map[string]bool{}, map[uint64]string{}, map[string]uint64{}},
+	}
+}
+
+func (st *story) run() {
+	for generation := 0; generation < 4 && !st.t.Failed(); generation++ {
+		st.plan()
+		if s, err := spool.Open(st.fs, st.o); err == nil {
+			st.work(s, generation)
+			_ = s.Close() // an error if the spool failed
+		}
+		if st.left == nil && !st.syncFails && st.rng.IntN(4) == 0 {
+			st.left, st.atEnd = st.fs.Restart(), st.known // it was only killed
+		}
+		st.losePower()
+		st.fs, st.known = st.left, st.atEnd
+		st.check()
+	}
+}
+
+// plan decides on an operation that fails, and on the one at which the power is lost.
+func (st *story) plan() {
+	st.left, st.dice = nil, rand.New(rand.NewPCG(st.rng.Uint64(), 4))
+	if st.rng.IntN(3) == 0 {
+		ops := []crashfs.Op{
+			crashfs.Create, crashfs.Open, crashfs.Rename, crashfs.Remove, crashfs.SyncDir, crashfs.Free,
+			crashfs.Read, crashfs.Write, crashfs.Truncate, crashfs.Sync, crashfs.Close,
+		}
+		op := ops[st.rng.IntN(len(ops))]
+		st.syncFails = st.syncFails || op == crashfs.Sync
+		outcomes := []crashfs.Outcome{crashfs.Failed, crashfs.Happened, crashfs.Half}
+		st.fs.Inject(crashfs.Fault{
+			Op: op, Nth: 1 + st.rng.IntN(40),
+			Outcome: outcomes[st.rng.IntN(len(outcomes))], Sticky: st.rng.IntN(2) == 0,
+		})
+	}
+	var count atomic.Int64
+	at := int64(1 + st.rng.IntN(1000))
+	st.fs.Before(func(crashfs.Op) {
+		if count.Add(1) == at {
+			st.losePower()
+		}
+	})
+}
+
+// losePower keeps what would be left if the power were lost now. The first time in a generation counts.
+func (st *story) losePower() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.left == nil {
+		keep := []float64{0, 0.3, 0.7, 1}[st.dice.IntN(4)]
+		st.left, st.atEnd = st.fs.CrashClone(st.dice, keep), st.known.clone()
+	}
+}
+
+// work has writers append and buses read until the writers are done.
+func (st *story) work(s *spool.Spool, generation int) {
+	ctx, cancel := context.WithCancel(st.t.Context())
+	var writers, buses sync.WaitGroup
+	for w := range 4 {
+		rng := rand.New(rand.NewPCG(st.rng.Uint64(), 2))
+		writers.Go(func() { st.write(s, rng, fmt.Sprintf("%d/%d", generation, w)) })
+	}
+	for _, name := range st.o.Cursors {
+		rng := rand.New(rand.NewPCG(st.rng.Uint64(), 3))
+		buses.Go(func() { st.consume(ctx, s, s.Cursor(name), name, rng) })
+	}
+	writers.Wait()
+	time.Sleep(time.Duration(st.rng.IntN(2)) * time.Second)
+	cancel()
+	buses.Wait()
+}
+
+// write appends a few records at a time, with their numbers in its own order in front.
+func (st *story) write(s *spool.Spool, rng *rand.Rand, name string) {
+	for i := 0; i < 30; {
+		tickets := map[spool.Ticket]string{}
+		for range 1 + rng.IntN(4) {
+			size := rng.IntN(300)
+			if rng.IntN(10) == 0 {
+				size = rng.IntN(6000)
+			}
+			payload := fmt.Sprintf("%s/%d/%s", name, i, strings.Repeat("x", size))
+			ticket, err := st.append(s, payload)
+			if err != nil {
+				return
+			}
+			tickets[ticket] = payload
+			i++
+		}
+		for ticket, payload := range tickets {
+			sequence, err := s.Wait(ticket)
+			if err != nil {
+				continue
+			}
+			st.mu.Lock()
+			st.acked[sequence] = payload
+			st.mu.Unlock()
+		}
+	}
+}
+
+// append tries for a while if the spool is full.
+func (st *story) append(s *spool.Spool, payload string) (spool.Ticket, error) {
+	st.mu.Lock()
+	st.attempted[payload] = true
+	st.mu.Unlock()
+	for tries := 0; ; tries++ {
+		ticket, err := s.Append([]byte(payload))
+		if !errors.Is(err, spool.ErrFull) || tries == 30 {
+			return ticket, err
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+// consume is a bus: it reads, and says for some of the records that all up to there are done.
+func (st *story) consume(ctx context.Context, s *spool.Spool, c *spool.Cursor, name string, rng *rand.Rand) {
+	last, _ := c.Committed()
+	for {
+		r, err := c.Next(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			time.Sleep(50 * time.Millisecond)
+			continue
+		}
+		st.mu.Lock()
+		st.see(last, r)
+		last = r.Sequence
+		commit := rng.IntN(3) > 0
+		if commit {
+			st.committed[name] = max(st.committed[name], r.Sequence)
+		}
+		st.mu.Unlock()
+		if commit {
+			c.Commit(r, fmt.Append(nil, r.Sequence))
+		}
+		if rng.IntN(4) == 0 {
+			time.Sleep(time.Duration(rng.IntN(100)) * time.Millisecond)
+		}
+	}
+}
+
+// see checks one record that a cursor returned after that of the given number, and remembers it. Needs mu.
+func (st *story) see(after uint64, r spool.Record) {
+	if r.Sequence-r.Lost != after+1 {
+		st.t.Errorf("after %d comes %d with %d lost", after, r.Sequence, r.Lost)
+	}
+	for n := after + 1; n <= r.Sequence; n++ {
+		if payload, ok := st.acked[n]; ok && (n < r.Sequence || r.Payload == nil) {
+			st.t.Errorf("%d was acknowledged and is lost: %.20s", n, payload)
+		}
+	}
+	if r.Payload == nil {
+		return
+	}
+	payload := string(r.Payload)
+	if !st.attempted[payload] {
+		st.t.Errorf("%d was never appended: %.20s", r.Sequence, payload)
+	}
+	if before, ok := st.seen[r.Sequence]; ok && before != payload {
+		st.t.Errorf("%d was %.20s and is now %.20s", r.Sequence, before, payload)
+	}
+	st.seen[r.Sequence] = payload
+}
+
+// check opens what was left and compares it with what was known.
+func (st *story) check() {
+	o := st.o
+	o.Cursors = append([]string{"audit"}, o.Cursors...)
+	s, err := spool.Open(st.fs, o)
+	if err != nil {
+		st.t.Errorf("cannot open what the crash left: %v", err)
+		return
+	}
+	least := st.checkCursors(s)
+	st.checkRecords(drain(st.t, s.Cursor("audit")), least)
+	if err := s.Close(); err != nil {
+		st.t.Error(err)
+	}
+	if names := st.fs.OpenFiles(); names != nil {
+		st.t.Errorf("left open: %q", names)
+	}
+}
+
+// checkCursors returns the lowest of what the cursors say is done.
+func (st *story) checkCursors(s *spool.Spool) uint64 {
+	least := uint64(math.MaxUint64)
+	for _, name := range st.o.Cursors {
+		committed, note := s.Cursor(name).Committed()
+		if committed > st.committed[name] {
+			st.t.Errorf("%s has committed %d and stands at %d", name, st.committed[name], committed)
+		}
+		if note != nil && string(note) != fmt.Sprint(committed) {
+			st.t.Errorf("%s stands at %d with the note of %s", name, committed, note)
+		}
+		after := committed
+		for _, r := range drain(st.t, s.Cursor(name)) {
+			st.see(after, r)
+			after = r.Sequence
+		}
+		if last := s.Stats().Last; after != last {
+			st.t.Errorf("%s comes to %d of %d", name, after, last)
+		}
+		least = min(least, committed)
+	}
+	return least
+}
+
+// checkRecords checks that all that was acknowledged and that some bus has not done is there, once, and that the order
+// is that of each writer.
+func (st *story) checkRecords(records []spool.Record, least uint64) {
+	found := map[uint64]string{}
+	times := map[string]int{}
+	order := map[string]int{}
+	for _, r := range records {
+		if r.Payload == nil {
+			continue
+		}
+		payload := string(r.Payload)
+		found[r.Sequence] = payload
+		if times[payload]++; times[payload] > 1 || !st.attempted[payload] {
+			st.t.Errorf("%d: %.20s is there %d times; appended: %v", r.Sequence, payload, times[payload], st.attempted[payload])
+		}
+		words := strings.Split(payload, "/")
+		writer := words[0] + "/" + words[1]
+		i, _ := strconv.Atoi(words[2])
+		if before, ok := order[writer]; ok && i <= before {
+			st.t.Errorf("%s has appended %d before %d", writer, before, i)
+		}
+		order[writer] = i
+	}
+	for sequence, payload := range st.acked {
+		if got, ok := found[sequence]; got != payload && (ok || sequence > least) {
+			st.t.Errorf("%d was acknowledged as %.20s and is %.20s", sequence, payload, got)
+		}
+	}
+}
+
+// TestFailedSyncThatIsSeenAllTheSame is the worst that a kernel does: after a failed fsync the next process reads what
+// never reaches the disk. Nothing acknowledged behind it is lost when the power goes later.
+func TestFailedSyncThatIsSeenAllTheSame(t *testing.T) {
+	fs := crashfs.New(t)
+	s := open(t, fs, options())
+	appendAll(t, s, "a")
+	fs.Inject(crashfs.Fault{Op: crashfs.Sync, Nth: 1, Outcome: crashfs.Failed})
+	ticket, err := s.Append([]byte("never on disk"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Wait(ticket); !errors.Is(err, spool.ErrFailed) {
+		t.Fatal(err)
+	}
+	_ = s.Close()
+
+	fs = fs.Restart()
+	s = open(t, fs, options())
+	appendAll(t, s, "c", "d")
+	wantRecords(t, s.Cursor("bus"), "1:a 2:never on disk 3:c 4:d")
+
+	left := fs.CrashClone(nil, 0)
+	after := open(t, left, options())
+	wantRecords(t, after.Cursor("bus"), "1:a lost(2-2) 3:c 4:d")
+	closeSpool(t, after)
+	closeSpool(t, s)
+}

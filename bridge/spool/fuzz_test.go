@@ -1,0 +1,104 @@
+package spool_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/postbridge/postbridge/bridge/spool"
+	"github.com/postbridge/postbridge/bridge/spool/crashfs"
+)
+
+// numbered is the payload that the record of a number has in the fuzz tests.
+func numbered(n uint64) string { return fmt.Sprintf("the payload of %d", n) }
+
+// FuzzSegment has any bytes as a segment, with another one behind it and as the last one.
+func FuzzSegment(f *testing.F) {
+	whole := segmentFile(1, numbered(1), numbered(2), numbered(3), numbered(4))
+	f.Add(whole, false)
+	f.Add(whole, true)
+	f.Add(whole[:len(whole)-3], true)
+	f.Add(append(bytes.Clone(whole), make([]byte, 100)...), true)
+	f.Add(append(bytes.Clone(whole), whole[32:]...), true)
+	f.Add(append(bytes.Clone(whole), record(testID, 9, numbered(9))...), false)
+	f.Add([]byte{}, true)
+	f.Fuzz(func(t *testing.T, b []byte, last bool) {
+		fs := crashfs.New(t)
+		fs.WriteFile("spool", idFile(1, testID))
+		fs.WriteFile(segmentName(1), b)
+		if !last {
+			fs.WriteFile(segmentName(5), segmentFile(5, numbered(5), numbered(6)))
+		}
+		o := options()
+		o.MaxBytes += 10 * int64(len(b))
+		s, err := spool.Open(fs, o)
+		if err != nil {
+			return // of another spool, or newer
+		}
+		appended := appendNumbered(t, s)
+		records := drain(t, s.Cursor("bus"))
+		wantNumbered(t, records, appended)
+		closeSpool(t, s)
+
+		s = open(t, fs.CrashClone(nil, 0), o)
+		if again := describe(drain(t, s.Cursor("bus"))); again != describe(records) {
+			t.Errorf("opened again, it has %q, and before %q", again, describe(records))
+		}
+		closeSpool(t, s)
+	})
+}
+
+// appendNumbered appends a record with the payload of its number.
+func appendNumbered(t *testing.T, s *spool.Spool) uint64 {
+	next := s.Stats().Last + 1
+	if n := appendAll(t, s, numbered(next)); n != next {
+		t.Errorf("the record behind %d has number %d", next-1, n)
+	}
+	return next
+}
+
+func wantNumbered(t *testing.T, records []spool.Record, last uint64) {
+	after := uint64(0)
+	for _, r := range records {
+		if r.Sequence-r.Lost != after+1 {
+			t.Errorf("after %d comes %d with %d lost", after, r.Sequence, r.Lost)
+		}
+		if after = r.Sequence; r.Payload != nil && string(r.Payload) != numbered(r.Sequence) {
+			t.Errorf("%d is %q", r.Sequence, r.Payload)
+		}
+	}
+	if after != last {
+		t.Errorf("the bus comes to %d of %d", after, last)
+	}
+}
+
+// FuzzCursor has any bytes as a cursor: what is not one is told from one, and kept.
+func FuzzCursor(f *testing.F) {
+	f.Add(cursorFile(1, testID, 4, "note"))
+	f.Add(cursorFile(1, testID, 12, ""))
+	f.Add(cursorFile(2, testID, 4, "note"))
+	f.Add(cursorFile(1, testID+1, 4, "note"))
+	f.Add([]byte("postbridge-cursor 1"))
+	f.Add([]byte("\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		fs := threeSegments(t)
+		fs.WriteFile("cursor-bus", b)
+		s, err := spool.Open(fs, options())
+		if errors.Is(err, spool.ErrNewer) {
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		committed, note := s.Cursor("bus").Committed()
+		kept := fs.ReadFile("cursor-bus.bad")
+		if isCursor := bytes.Equal(b, cursorFile(1, testID, committed, string(note))); isCursor == (kept != nil) {
+			t.Errorf("the bus stands at %d with %q, and kept is %q", committed, note, kept)
+		}
+		if kept != nil && (committed != 0 || !bytes.Equal(kept, b)) {
+			t.Errorf("the bus stands at %d after a damaged cursor, and kept is %q", committed, kept)
+		}
+		closeSpool(t, s)
+	})
+}

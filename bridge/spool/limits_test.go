@@ -1,0 +1,560 @@
+package spool_test
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/postbridge/postbridge/bridge/spool"
+	"github.com/postbridge/postbridge/bridge/spool/crashfs"
+)
+
+// fill appends records of 1000 bytes until there is no more room, and returns how many.
+func fill(t testing.TB, s *spool.Spool) (n int) {
+	t.Helper()
+	for {
+		ticket, err := s.Append(make([]byte, 980))
+		if errors.Is(err, spool.ErrFull) {
+			return n
+		}
+		if err == nil {
+			_, err = s.Wait(ticket)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		n++
+	}
+}
+
+// publishAll has the bus do all that there is.
+func publishAll(t testing.TB, c *spool.Cursor) {
+	t.Helper()
+	records := drain(t, c)
+	if len(records) > 0 {
+		c.Commit(records[len(records)-1], nil)
+	}
+}
+
+func TestFullAndRoomAgain(t *testing.T) {
+	s := open(t, crashfs.New(t), options())
+	defer s.Close()
+	// 48 KiB are for segments.
+	if n := fill(t, s); n != 48 {
+		t.Errorf("there was room for %d records, want 48", n)
+	}
+	if st := s.Stats(); !errors.Is(st.Full, spool.ErrFull) || st.WaitingBytes != st.Bytes {
+		t.Errorf("a full spool: %+v", st)
+	}
+	if err := s.Err(); err != nil {
+		t.Errorf("a full spool failed: %v", err)
+	}
+	records := drain(t, s.Cursor("bus"))
+	s.Cursor("bus").Commit(records[6], nil)
+	if n := fill(t, s); n != 0 {
+		t.Errorf("there is room for %d records, although the oldest segment is not done", n)
+	}
+	s.Cursor("bus").Commit(records[7], nil) // the last of the oldest segment
+	if st := s.Stats(); st.Full != nil {
+		t.Errorf("a spool that can make room says that it is full: %v", st.Full)
+	}
+	if n := fill(t, s); n != 8 {
+		t.Errorf("there was room for %d records again, want 8", n)
+	}
+	publishAll(t, s.Cursor("bus"))
+	if n := fill(t, s); n != 48 {
+		t.Errorf("with all done there was room for %d records, want 48", n)
+	}
+}
+
+func TestTheSegmentBeingWrittenGoesToo(t *testing.T) {
+	fs, o := crashfs.New(t), options()
+	o.MaxBytes = 16<<10 + 2000
+	s := open(t, fs, o)
+	for i := range 20 {
+		appendAll(t, s, strings.Repeat("x", 1500)) // a segment has 2300 bytes, and there is room for no second record
+		publishAll(t, s.Cursor("bus"))
+		if last := s.Stats().Last; last != uint64(i+1) {
+			t.Errorf("the last is %d, want %d", last, i+1)
+		}
+	}
+	closeSpool(t, s)
+	s = open(t, fs.CrashClone(nil, 0), o)
+	defer s.Close()
+	wantCommitted(t, s.Cursor("bus"), 20, "")
+	if last := appendAll(t, s, "new"); last != 21 {
+		t.Errorf("the next number is %d, want 21", last)
+	}
+}
+
+func TestMaxBytesIsNeverExceeded(t *testing.T) {
+	for seed := range uint64(20) {
+		synctest.Test(t, func(t *testing.T) {
+			rng := rand.New(rand.NewPCG(seed, 5))
+			fs, o := crashfs.New(t), options()
+			o.Cursors = []string{"nats", "kafka"}
+			s := open(t, fs, o)
+			refused := 0
+			for range 2000 {
+				if _, err := s.Append(make([]byte, rng.IntN(2500))); errors.Is(err, spool.ErrFull) {
+					refused++
+				} else if err != nil {
+					t.Fatal(err)
+				}
+				if rng.IntN(40) == 0 {
+					synctest.Wait()
+					c := s.Cursor(o.Cursors[rng.IntN(2)])
+					if records := drain(t, c); len(records) > 0 {
+						c.Commit(records[rng.IntN(len(records))], make([]byte, 1000))
+					}
+				}
+				if rng.IntN(300) == 0 {
+					time.Sleep(time.Second)
+					closeSpool(t, s)
+					s = open(t, fs, o)
+				}
+			}
+			closeSpool(t, s)
+			if fs.Peak() > o.MaxBytes || fs.Peak() < o.MaxBytes*2/3 || refused == 0 {
+				t.Errorf("at most %d bytes of %d were used, and %d refused", fs.Peak(), o.MaxBytes, refused)
+			}
+			for _, name := range fs.Names() {
+				if size := len(fs.ReadFile(name)); strings.HasSuffix(name, ".seg") && int64(size) > o.MaxBytes/8 {
+					t.Errorf("%s has %d bytes", name, size)
+				}
+			}
+		})
+	}
+}
+
+func TestDamageIsNotKeptBeyondTheLimit(t *testing.T) {
+	fs := crashfs.New(t)
+	s := open(t, fs, options())
+	fill(t, s)
+	closeSpool(t, s)
+	flip(fs, segmentName(1), 100)
+	s = open(t, fs, options())
+	defer s.Close()
+	if records := drain(t, s.Cursor("bus")); records[0].Sequence != 2 || records[0].Lost != 1 {
+		t.Errorf("got %d first with %d lost", records[0].Sequence, records[0].Lost)
+	}
+	if bad := badFiles(fs); bad != nil || fs.Size() > options().MaxBytes {
+		t.Errorf("%d bytes on disk with %q", fs.Size(), bad)
+	}
+}
+
+func TestReserveOfTheDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fs, o := crashfs.New(t), options()
+		o.MinFree = 100_000
+		fs.SetFree(o.MinFree + 10_500)
+		s := open(t, fs, o)
+		defer s.Close()
+		n := fill(t, s)
+		if free, _ := fs.Free(); n < 8 || free < o.MinFree {
+			t.Errorf("%d records left %d bytes free", n, free)
+		}
+		if st := s.Stats(); !errors.Is(st.Full, spool.ErrFull) || !strings.Contains(st.Full.Error(), "reserve") {
+			t.Errorf("a full disk: %v", st.Full)
+		}
+		// What is published goes before anything is refused.
+		publishAll(t, s.Cursor("bus"))
+		if n := fill(t, s); n < 8 {
+			t.Errorf("with all done there was room for %d records", n)
+		}
+		// Somebody else makes room, which is seen a moment later.
+		fs.SetFree(o.MinFree + 4_500)
+		time.Sleep(1100 * time.Millisecond)
+		if n := fill(t, s); n != 4 {
+			t.Errorf("there was room for %d records, want 4", n)
+		}
+		if err := s.Err(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestReserveCountsWhatIsPromised: what was appended and is not written yet is not free, whenever it is measured.
+func TestReserveCountsWhatIsPromised(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fs, o := crashfs.New(t), options()
+		o.MinFree = 100_000
+		fs.SetFree(o.MinFree + 10_500)
+		s := open(t, fs, o)
+		measure, write := make(chan struct{}), make(chan struct{})
+		fs.Before(func(op crashfs.Op) {
+			switch op {
+			case crashfs.Free:
+				<-measure
+			case crashfs.Write:
+				<-write
+			}
+		})
+		appendSome := func() {
+			for range 8 {
+				if _, err := s.Append(make([]byte, 980)); err != nil && !errors.Is(err, spool.ErrFull) {
+					t.Fatal(err)
+				}
+			}
+			synctest.Wait()
+		}
+		time.Sleep(1100 * time.Millisecond)
+		appendSome()
+		close(measure)
+		synctest.Wait()
+		appendSome()
+		close(write)
+		closeSpool(t, s)
+		if free, _ := fs.Free(); free < o.MinFree {
+			t.Errorf("%d bytes are free, less than the reserve", free)
+		}
+	})
+}
+
+// TestADiskThatCannotBeMeasured is said once, and the last measure holds.
+func TestADiskThatCannotBeMeasured(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fs, o := crashfs.New(t), options()
+		var log lines
+		o.Log = log.logger()
+		s := open(t, fs, o)
+		defer s.Close()
+		fs.Inject(crashfs.Fault{Op: crashfs.Free, Nth: 1, Outcome: crashfs.Failed, Sticky: true})
+		time.Sleep(time.Minute)
+		appendAll(t, s, "a")
+		if n := log.count(); n != 1 {
+			t.Errorf("it is said %d times", n)
+		}
+	})
+}
+
+// TestAFullDiskIsNoFailure: the segment being written stays if there is no room for the one that would take over.
+func TestAFullDiskIsNoFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fs, o := crashfs.New(t), options()
+		s := open(t, fs, o)
+		defer s.Close()
+		appendAll(t, s, "a")
+		publishAll(t, s.Cursor("bus"))
+		time.Sleep(time.Second)
+		fs.SetFree(10)
+		time.Sleep(2 * time.Second)
+		if _, err := s.Append([]byte("b")); !errors.Is(err, spool.ErrFull) || s.Err() != nil {
+			t.Errorf("Append on a full disk: %v; the spool: %v", err, s.Err())
+		}
+	})
+}
+
+func TestAFullDiskStillOpens(t *testing.T) {
+	for name, torn := range map[string]int{"closed": 0, "torn a little": 5, "torn": 15} {
+		synctest.Test(t, func(t *testing.T) {
+			fs := threeSegments(t)
+			change(fs, segmentName(7), func(b []byte) []byte { return append(b, record(testID, 10, "j")[:torn]...) })
+			fs.SetFree(0)
+			s := open(t, fs, options())
+			if n := fs.Count(crashfs.Write); n != 0 {
+				t.Errorf("%s: a full disk was written to %d times", name, n)
+			}
+			wantRecords(t, s.Cursor("bus"), all)
+			publishAll(t, s.Cursor("bus"))
+			if _, err := s.Append([]byte("x")); !errors.Is(err, spool.ErrFull) || s.Err() != nil {
+				t.Errorf("%s: Append on a full disk: %v", name, err)
+			}
+			fs.SetFree(1 << 20)
+			time.Sleep(1100 * time.Millisecond)
+			last := appendAll(t, s, "new")
+			want, lost := uint64(10), uint64(0)
+			if torn > 0 {
+				want, lost = 11, 1
+			}
+			if r := drain(t, s.Cursor("bus")); last != want || len(r) != 1 || r[0].Lost != lost {
+				t.Errorf("%s: the next record is %d, and the bus gets %q", name, last, describe(r))
+			}
+			closeSpool(t, s)
+		})
+	}
+}
+
+// TestAFullDiskThatLies is one with no reserve: the write that finds it full is a failure, and opening anew recovers.
+func TestAFullDiskThatLies(t *testing.T) {
+	fs := crashfs.New(t)
+	s := open(t, fs, options())
+	appendAll(t, s, "a")
+	fs.SetFree(25)
+	ticket, err := s.Append([]byte("more than there is room for"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Wait(ticket); !errors.Is(err, spool.ErrFailed) {
+		t.Errorf("Wait for what did not fit: %v", err)
+	}
+	closeSpool(t, s)
+	fs = fs.Restart()
+	s = open(t, fs, options())
+	wantRecords(t, s.Cursor("bus"), "1:a")
+	if _, err := s.Append([]byte("more than there is room for")); !errors.Is(err, spool.ErrFull) {
+		t.Errorf("Append on the full disk: %v", err)
+	}
+	closeSpool(t, s)
+}
+
+// TestAFullDiskAtTheStartOfASegment leaves nothing behind that keeps the spool from opening.
+func TestAFullDiskAtTheStartOfASegment(t *testing.T) {
+	fs := crashfs.New(t)
+	s := open(t, fs, options())
+	appendAll(t, s, strings.Repeat("x", 8000))
+	fs.SetFree(10)
+	ticket, err := s.Append(make([]byte, 980))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Wait(ticket); !errors.Is(err, spool.ErrFailed) {
+		t.Errorf("Wait for what did not fit: %v", err)
+	}
+	closeSpool(t, s)
+	fs = fs.Restart()
+	fs.SetFree(0)
+	s = open(t, fs, options())
+	if r := drain(t, s.Cursor("bus")); len(r) != 1 {
+		t.Errorf("%d records are left, want 1", len(r))
+	}
+	closeSpool(t, s)
+}
+
+// TestNumbersSkippedOnAFullDisk stay skipped when the segment is removed before the next record.
+func TestNumbersSkippedOnAFullDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fs := threeSegments(t)
+		change(fs, segmentName(7), func(b []byte) []byte { return append(b, record(testID, 10, "j")[:15]...) })
+		fs.SetFree(0)
+		s := open(t, fs, options())
+		publishAll(t, s.Cursor("bus"))
+		fs.SetFree(1 << 20)
+		time.Sleep(2 * time.Second)
+		evictAll(t, s)
+		closeSpool(t, s)
+		s = open(t, fs, options())
+		if last := appendAll(t, s, "new"); last != 11 {
+			t.Errorf("the next record is %d, want 11", last)
+		}
+		closeSpool(t, s)
+	})
+}
+
+// evictAll has all that is published removed, by asking for more room than there can be.
+func evictAll(t *testing.T, s *spool.Spool) {
+	t.Helper()
+	if _, err := s.Append(make([]byte, 1<<20)); !errors.Is(err, spool.ErrFull) {
+		t.Errorf("Append of more than the limit: %v", err)
+	}
+	if st := s.Stats(); st.Bytes != 32 {
+		t.Errorf("with all removed: %+v", st)
+	}
+}
+
+// keeps makes a spool with two segments of which the first is published.
+func keeps(t *testing.T, fs *crashfs.FS, o spool.Options) *spool.Spool {
+	s := open(t, fs, o)
+	for range 9 { // eight in a segment
+		appendAll(t, s, strings.Repeat("x", 980))
+	}
+	records := drain(t, s.Cursor(o.Cursors[0]))
+	s.Cursor(o.Cursors[0]).Commit(records[7], nil)
+	return s
+}
+
+func has(fs *crashfs.FS, name string) bool { return slices.Contains(fs.Names(), name) }
+
+func TestPublishedRecordsAreKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fs := crashfs.New(t)
+		s := keeps(t, fs, options())
+		defer s.Close()
+		time.Sleep(time.Hour - time.Second)
+		if !has(fs, segmentName(1)) {
+			t.Error("a published segment is gone too early")
+		}
+		time.Sleep(4 * time.Second)
+		if has(fs, segmentName(1)) {
+			t.Error("a published segment is kept too long")
+		}
+		if !has(fs, segmentName(9)) {
+			t.Error("the segment being written is gone, and nothing asks for room")
+		}
+		wantCommitted(t, s.Cursor("bus"), 8, "")
+	})
+}
+
+func TestOnlyConfiguredBusesHoldBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fs, o := crashfs.New(t), options()
+		o.Keep = 0
+		o.Cursors = []string{"nats", "kafka"}
+		s := keeps(t, fs, o)
+		time.Sleep(time.Minute)
+		if !has(fs, segmentName(1)) {
+			t.Error("a segment is gone that one bus has not done")
+		}
+		closeSpool(t, s)
+
+		o.Cursors = []string{"nats"}
+		s = open(t, fs, o)
+		time.Sleep(time.Minute)
+		if has(fs, segmentName(1)) {
+			t.Error("a segment is kept for a bus that is not configured")
+		}
+		closeSpool(t, s)
+
+		o.Cursors = []string{"kafka", "new"}
+		s = open(t, fs, o)
+		defer s.Close()
+		for _, name := range o.Cursors {
+			if r := drain(t, s.Cursor(name)); len(r) != 1 || r[0].Sequence != 9 {
+				t.Errorf("%s gets %d records first %d", name, len(r), r[0].Sequence)
+			}
+		}
+	})
+}
+
+// TestRemovedSegmentsAreLetGo: a bus that waits behind the last record keeps no removed file open, which would hold its
+// bytes.
+func TestRemovedSegmentsAreLetGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fs := crashfs.New(t)
+		s := open(t, fs, options())
+		c := s.Cursor("bus")
+		appendAll(t, s, "a")
+		publishAll(t, c)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			_, _ = c.Next(ctx)
+		}()
+		synctest.Wait()
+		evictAll(t, s)
+		synctest.Wait()
+		for _, name := range fs.OpenFiles() {
+			if !has(fs, name) {
+				t.Errorf("%s is removed and still open", name)
+			}
+		}
+		cancel()
+		<-done
+		closeSpool(t, s)
+	})
+}
+
+// TestAPublishedSegmentThatCannotBeRemoved is no reason to wait for ever, and is tried again.
+func TestAPublishedSegmentThatCannotBeRemoved(t *testing.T) {
+	for _, op := range []crashfs.Op{crashfs.Remove, crashfs.Rename} { // of the segment, of the cursor before it
+		synctest.Test(t, func(t *testing.T) {
+			fs := crashfs.New(t)
+			s := open(t, fs, options())
+			defer s.Close()
+			fill(t, s)
+			fs.Inject(crashfs.Fault{Op: op, Nth: 1, Outcome: crashfs.Failed, Sticky: true})
+			publishAll(t, s.Cursor("bus"))
+			if _, err := s.Append(make([]byte, 980)); !errors.Is(err, spool.ErrFull) {
+				t.Errorf("Append with %v failing: %v", op, err)
+			}
+			if st := s.Stats(); !errors.Is(st.Full, spool.ErrFull) {
+				t.Errorf("Stats with %v failing: %+v", op, st)
+			}
+			fs.Heal()
+			time.Sleep(2 * time.Second)
+			appendAll(t, s, strings.Repeat("x", 980))
+		})
+	}
+}
+
+// TestWhatIsSavedIsEnough: a cursor that stood behind a segment when it was last saved lets it go, even if it cannot be
+// saved now, for want of the very room.
+func TestWhatIsSavedIsEnough(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fs := crashfs.New(t)
+		s := open(t, fs, options())
+		defer s.Close()
+		fill(t, s)
+		records := drain(t, s.Cursor("bus"))
+		s.Cursor("bus").Commit(records[7], nil)
+		time.Sleep(time.Second)
+		fs.Inject(crashfs.Fault{Op: crashfs.Rename, Nth: 1, Outcome: crashfs.Failed, Sticky: true})
+		s.Cursor("bus").Commit(records[30], nil)
+		if n := fill(t, s); n != 8 {
+			t.Errorf("there was room for %d records, want 8", n)
+		}
+	})
+}
+
+func TestASegmentRemovedBySomebodyElse(t *testing.T) {
+	fs := crashfs.New(t)
+	s := open(t, fs, options())
+	defer s.Close()
+	fill(t, s)
+	publishAll(t, s.Cursor("bus"))
+	fs.RemoveFile(segmentName(1))
+	appendAll(t, s, strings.Repeat("x", 980))
+}
+
+func TestCloseEndsTheWaitForRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fs := crashfs.New(t)
+		s := open(t, fs, options())
+		fill(t, s)
+		hold := make(chan struct{})
+		fs.Before(func(op crashfs.Op) {
+			if op == crashfs.Remove {
+				<-hold
+			}
+		})
+		publishAll(t, s.Cursor("bus"))
+		appended, closed := make(chan error, 3), make(chan error, 1)
+		for range cap(appended) {
+			go func() {
+				_, err := s.Append(make([]byte, 980))
+				appended <- err
+			}()
+		}
+		synctest.Wait()
+		go func() { closed <- s.Close() }()
+		for range cap(appended) {
+			if err := <-appended; !errors.Is(err, spool.ErrClosed) {
+				t.Errorf("Append while the spool is closed: %v", err)
+			}
+		}
+		close(hold)
+		if err := <-closed; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestALowerLimit(t *testing.T) {
+	fs, o := crashfs.New(t), options()
+	s := open(t, fs, o)
+	n := fill(t, s)
+	closeSpool(t, s)
+	o.MaxBytes /= 2
+	s = open(t, fs, o)
+	defer s.Close()
+	if more := fill(t, s); more != 0 {
+		t.Errorf("there is room for %d records beyond the limit", more)
+	}
+	records := drain(t, s.Cursor("bus"))
+	if len(records) != n {
+		t.Errorf("%d records are left of %d", len(records), n)
+	}
+	s.Cursor("bus").Commit(records[len(records)-1], nil)
+	if more := fill(t, s); more != 16 {
+		t.Errorf("with all done there was room for %d records, want 16", more)
+	}
+	if size := fs.Size(); size > o.MaxBytes {
+		t.Errorf("%d bytes are on disk", size)
+	}
+}

@@ -1,0 +1,487 @@
+package spool_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"flag"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/postbridge/postbridge/bridge/spool"
+	"github.com/postbridge/postbridge/bridge/spool/crashfs"
+)
+
+// The format, written a second time, from the byte maps in DESIGN.md.
+
+const testID = 0x5b001dea
+
+func crc(parts ...[]byte) uint32 {
+	return crc32.Checksum(bytes.Join(parts, nil), crc32.MakeTable(crc32.Castagnoli))
+}
+
+func le32(n uint32) []byte { return binary.LittleEndian.AppendUint32(nil, n) }
+func le64(n uint64) []byte { return binary.LittleEndian.AppendUint64(nil, n) }
+
+func segmentHeader(version, id uint32, first uint64) []byte {
+	b := slices.Concat([]byte("PBSPOOL\xff"), le32(version), le32(id), le64(first), le32(0))
+	return append(b, le32(crc(b))...)
+}
+
+func record(id uint32, sequence uint64, payload string) []byte {
+	covered := slices.Concat(le32(uint32(len(payload))), le64(sequence))
+	sum := crc(le32(id), covered, []byte(payload))
+	return slices.Concat([]byte("\xfepb\xff"), covered, le32(sum), []byte(payload))
+}
+
+func segmentFile(first uint64, payloads ...string) []byte {
+	b := segmentHeader(1, testID, first)
+	for i, p := range payloads {
+		b = append(b, record(testID, first+uint64(i), p)...)
+	}
+	return b
+}
+
+func cursorFile(version int, id uint32, sequence uint64, note string) []byte {
+	sum := crc(le32(id), fmt.Append(nil, sequence), []byte(note))
+	return fmt.Appendf(nil, "postbridge-cursor %d %08x %d %08x\n%s", version, id, sequence, sum, note)
+}
+
+func idFile(version int, id uint32) []byte {
+	return fmt.Appendf(nil, "postbridge-spool %d %08x %08x\n", version, id, crc(le32(id)))
+}
+
+func segmentName(first uint64) string { return fmt.Sprintf("%020d.seg", first) }
+
+// threeSegments is a spool of the records 1:a to 9:i, three to a segment, of which the bus has done none.
+func threeSegments(t testing.TB) *crashfs.FS {
+	fs := crashfs.New(t)
+	fs.WriteFile("spool", idFile(1, testID))
+	fs.WriteFile(segmentName(1), segmentFile(1, "a", "b", "c"))
+	fs.WriteFile(segmentName(4), segmentFile(4, "d", "e", "f"))
+	fs.WriteFile(segmentName(7), segmentFile(7, "g", "h", "i"))
+	return fs
+}
+
+const (
+	all        = "1:a 2:b 3:c 4:d 5:e 6:f 7:g 8:h 9:i"
+	recordSize = 21 // of these
+)
+
+// at is where the nth record of a segment starts, from 0.
+func at(nth int) int { return 32 + nth*recordSize }
+
+// change changes bytes of a file.
+func change(fs *crashfs.FS, name string, f func([]byte) []byte) {
+	fs.WriteFile(name, f(fs.ReadFile(name)))
+}
+
+func flip(fs *crashfs.FS, name string, offset int) {
+	change(fs, name, func(b []byte) []byte { b[offset] ^= 0x10; return b })
+}
+
+func cut(fs *crashfs.FS, name string, size int) {
+	change(fs, name, func(b []byte) []byte { return b[:size] })
+}
+
+func TestRecovery(t *testing.T) {
+	first, second, last := segmentName(1), segmentName(4), segmentName(7)
+	tests := []struct {
+		name    string
+		corrupt func(*crashfs.FS)
+		want    string // what the bus gets, and then the number of the next record
+		bad     string // what is kept
+	}{
+		{"nothing", func(*crashfs.FS) {}, all + " 10:new", ""},
+		{"zero-filled tail", func(fs *crashfs.FS) {
+			change(fs, last, func(b []byte) []byte { return append(b, make([]byte, 5000)...) })
+		}, all + " lost(10-10) 11:new", ""},
+		{"tail of another time", func(fs *crashfs.FS) {
+			change(fs, last, func(b []byte) []byte { return append(b, record(testID, 2, "b")...) })
+		}, all + " lost(10-10) 11:new", ""},
+		{"records of another time in the middle", func(fs *crashfs.FS) {
+			change(fs, last, func(b []byte) []byte {
+				return slices.Concat(b[:at(1)], record(testID, 6, "f"), record(testID, 7, "g"), b[at(1):])
+			})
+		}, all + " 10:new", "00000000000000000007-53.bad"},
+		{"torn tail of several records", func(fs *crashfs.FS) {
+			change(fs, last, func(b []byte) []byte {
+				torn := slices.Concat(record(testID, 10, "j"), record(testID, 11, "k"), record(testID, 12, "l"))
+				torn[20] ^= 1
+				torn[recordSize+20] ^= 1
+				return slices.Concat(b, torn[:3*recordSize-1])
+			})
+		}, all + " lost(10-12) 13:new", ""},
+		{"hole before the end of a torn write", func(fs *crashfs.FS) {
+			change(fs, last, func(b []byte) []byte {
+				return slices.Concat(b, make([]byte, 2*recordSize), record(testID, 12, "l"))
+			})
+		}, all + " lost(10-11) 12:l 13:new", "00000000000000000007-95.bad"},
+		{"flip in the first segment", func(fs *crashfs.FS) { flip(fs, first, at(1)+20) },
+			"1:a lost(2-2) 3:c 4:d 5:e 6:f 7:g 8:h 9:i 10:new", "00000000000000000001-53.bad"},
+		{"flip at the end of the first segment", func(fs *crashfs.FS) { flip(fs, first, at(2)+20) },
+			"1:a 2:b lost(3-3) 4:d 5:e 6:f 7:g 8:h 9:i 10:new", "00000000000000000001-74.bad"},
+		{"flip in the last segment", func(fs *crashfs.FS) { flip(fs, last, at(0)+20) },
+			"1:a 2:b 3:c 4:d 5:e 6:f lost(7-7) 8:h 9:i 10:new", "00000000000000000007-32.bad"},
+		{"flip in two neighbours", func(fs *crashfs.FS) { flip(fs, last, at(0)+20); flip(fs, last, at(1)+20) },
+			"1:a 2:b 3:c 4:d 5:e 6:f lost(7-8) 9:i 10:new", "00000000000000000007-32.bad"},
+		{"flip in two that are not", func(fs *crashfs.FS) { flip(fs, second, at(0)+20); flip(fs, second, at(2)+20) },
+			"1:a 2:b 3:c lost(4-4) 5:e lost(6-6) 7:g 8:h 9:i 10:new", "00000000000000000004-32.bad 00000000000000000004-74.bad"},
+		{"flip in the very last record", func(fs *crashfs.FS) { flip(fs, last, at(2)+20) },
+			"1:a 2:b 3:c 4:d 5:e 6:f 7:g 8:h lost(9-9) 10:new", ""},
+		{"flip in the magic of the very last record", func(fs *crashfs.FS) { flip(fs, last, at(2)) },
+			"1:a 2:b 3:c 4:d 5:e 6:f 7:g 8:h lost(9-9) 10:new", ""},
+		{"flip in the number of the very last record", func(fs *crashfs.FS) { flip(fs, last, at(2)+8) },
+			"1:a 2:b 3:c 4:d 5:e 6:f 7:g 8:h lost(9-9) 10:new", ""},
+		{"flip in the magic of a record", func(fs *crashfs.FS) { flip(fs, second, at(1)) },
+			"1:a 2:b 3:c 4:d lost(5-5) 6:f 7:g 8:h 9:i 10:new", "00000000000000000004-53.bad"},
+		{"flip in the number of a record", func(fs *crashfs.FS) { flip(fs, second, at(1)+8) },
+			"1:a 2:b 3:c 4:d lost(5-5) 6:f 7:g 8:h 9:i 10:new", "00000000000000000004-53.bad"},
+		{"length a little longer", func(fs *crashfs.FS) { flip(fs, second, at(1)+4) },
+			"1:a 2:b 3:c 4:d lost(5-5) 6:f 7:g 8:h 9:i 10:new", "00000000000000000004-53.bad"},
+		{"length of gigabytes", func(fs *crashfs.FS) { flip(fs, last, at(1)+7) },
+			"1:a 2:b 3:c 4:d 5:e 6:f 7:g lost(8-8) 9:i 10:new", "00000000000000000007-53.bad"},
+		{"header of the first segment", func(fs *crashfs.FS) { flip(fs, first, 3) }, all + " 10:new", ""},
+		{"header of the last segment", func(fs *crashfs.FS) { flip(fs, last, 17) }, all + " 10:new", ""},
+		{"a segment cut in its header", func(fs *crashfs.FS) { cut(fs, second, 31) },
+			"1:a 2:b 3:c lost(4-6) 7:g 8:h 9:i 10:new", ""},
+		{"the last segment cut in its header", func(fs *crashfs.FS) { cut(fs, last, 31) },
+			"1:a 2:b 3:c 4:d 5:e 6:f 7:new", ""},
+		{"a segment cut in a record", func(fs *crashfs.FS) { cut(fs, second, at(1)+5) },
+			"1:a 2:b 3:c 4:d lost(5-6) 7:g 8:h 9:i 10:new", "00000000000000000004-53.bad"},
+		{"a segment cut between records", func(fs *crashfs.FS) { cut(fs, second, at(1)) },
+			"1:a 2:b 3:c 4:d lost(5-6) 7:g 8:h 9:i 10:new", ""},
+		{"missing segment", func(fs *crashfs.FS) { fs.RemoveFile(second) },
+			"1:a 2:b 3:c lost(4-6) 7:g 8:h 9:i 10:new", ""},
+		{"missing first segment", func(fs *crashfs.FS) { fs.RemoveFile(first) },
+			"4:d 5:e 6:f 7:g 8:h 9:i 10:new", ""},
+		{"segment that a crash left without content", func(fs *crashfs.FS) { fs.WriteFile(segmentName(10), nil) },
+			all + " 10:new", ""},
+		{"segment without records", func(fs *crashfs.FS) { fs.WriteFile(segmentName(10), segmentHeader(1, testID, 10)) },
+			all + " 10:new", ""},
+		{"torn first record of a segment", func(fs *crashfs.FS) {
+			fs.WriteFile(segmentName(10), append(segmentHeader(1, testID, 10), record(testID, 10, "j")[:20]...))
+		}, all + " lost(10-10) 11:new", ""},
+		{"lost id file", func(fs *crashfs.FS) { fs.RemoveFile("spool") }, all + " 10:new", ""},
+		{"flip in the id file", func(fs *crashfs.FS) { flip(fs, "spool", 22) }, all + " 10:new", ""},
+		{"lost id file and a damaged header", func(fs *crashfs.FS) { fs.RemoveFile("spool"); flip(fs, first, 3) },
+			all + " 10:new", ""},
+		{"unfinished files", func(fs *crashfs.FS) {
+			for _, name := range []string{"spool.tmp", "cursor-bus.tmp", "00000000000000000001-53.bad.tmp"} {
+				fs.WriteFile(name, []byte("half"))
+			}
+		}, all + " 10:new", ""},
+		{"files of somebody else", func(fs *crashfs.FS) {
+			for _, name := range []string{"lost+found", "1.seg", "0000000000000000000x.seg", "00000000000000000000.seg"} {
+				fs.WriteFile(name, []byte("not ours"))
+			}
+		}, all + " 10:new", ""},
+		{"cursor", func(fs *crashfs.FS) { fs.WriteFile("cursor-bus", cursorFile(1, testID, 4, "")) },
+			"5:e 6:f 7:g 8:h 9:i 10:new", ""},
+		{"cursor at the end", func(fs *crashfs.FS) { fs.WriteFile("cursor-bus", cursorFile(1, testID, 9, "")) },
+			"10:new", ""},
+		{"cursor before the oldest", func(fs *crashfs.FS) {
+			fs.RemoveFile(first)
+			fs.WriteFile("cursor-bus", cursorFile(1, testID, 1, ""))
+		}, "lost(2-3) 4:d 5:e 6:f 7:g 8:h 9:i 10:new", ""},
+		{"cursor ahead of the log", func(fs *crashfs.FS) { fs.WriteFile("cursor-bus", cursorFile(1, testID, 20, "")) },
+			"21:new", ""},
+		{"another bus ahead of the log", func(fs *crashfs.FS) { fs.WriteFile("cursor-old", cursorFile(1, testID, 20, "")) },
+			all + " lost(10-20) 21:new", ""},
+		{"cursor ahead of an empty segment", func(fs *crashfs.FS) {
+			fs.WriteFile(segmentName(10), segmentHeader(1, testID, 10))
+			fs.WriteFile("cursor-old", cursorFile(1, testID, 20, ""))
+		}, all + " lost(10-20) 21:new", ""},
+		{"damaged cursor", func(fs *crashfs.FS) {
+			fs.WriteFile("cursor-bus", cursorFile(1, testID, 4, "note"))
+			flip(fs, "cursor-bus", len(cursorFile(1, testID, 4, ""))-3)
+		}, all + " 10:new", "cursor-bus.bad"},
+		{"damaged note", func(fs *crashfs.FS) {
+			fs.WriteFile("cursor-bus", cursorFile(1, testID, 4, "note"))
+			flip(fs, "cursor-bus", len(cursorFile(1, testID, 4, "")))
+		}, all + " 10:new", "cursor-bus.bad"},
+		{"empty cursor", func(fs *crashfs.FS) { fs.WriteFile("cursor-bus", nil) }, all + " 10:new", "cursor-bus.bad"},
+		{"damaged cursor of another bus", func(fs *crashfs.FS) { fs.WriteFile("cursor-old", []byte("?\n")) },
+			all + " 10:new", ""},
+		{"cursor of another spool", func(fs *crashfs.FS) { fs.WriteFile("cursor-bus", cursorFile(1, testID+1, 4, "")) },
+			all + " 10:new", "cursor-bus.bad"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			fs := threeSegments(t)
+			tt.corrupt(fs)
+			wantRecovered(t, fs, tt.want, tt.bad)
+		})
+	}
+}
+
+// wantRecovered opens a spool three times: what it holds must stay the same, over a crash too, and no number come twice.
+func wantRecovered(t *testing.T, fs *crashfs.FS, want, bad string) {
+	t.Helper()
+	s := open(t, fs, options())
+	if s.ID() != fmt.Sprintf("%08x", testID) {
+		t.Errorf("the id is %s", s.ID())
+	}
+	// Opened and closed without anything new, numbers that were given up are not found again.
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, fs.CrashClone(nil, 0), options())
+	appendAll(t, s, "new")
+	wantRecords(t, s.Cursor("bus"), want)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, fs, options())
+	appendAll(t, s, "new")
+	wantRecords(t, s.Cursor("bus"), want)
+	if got := strings.Join(badFiles(fs), " "); got != bad {
+		t.Errorf("kept is %q, want %q", got, bad)
+	}
+	closeSpool(t, s)
+	s = open(t, fs, options())
+	wantRecords(t, s.Cursor("bus"), want)
+	if got := strings.Join(badFiles(fs), " "); got != bad {
+		t.Errorf("kept is %q the second time, want %q", got, bad)
+	}
+	if last := lastSegment(fs); !bytes.HasPrefix(fs.ReadFile(segmentName(last)), segmentHeader(1, testID, last)) {
+		t.Errorf("the last segment begins with %q", fs.ReadFile(segmentName(last))[:32])
+	}
+	if names := fs.Names(); slices.ContainsFunc(names, func(n string) bool { return strings.HasSuffix(n, ".tmp") }) {
+		t.Errorf("unfinished files are left: %q", names)
+	}
+	closeSpool(t, s)
+}
+
+func lastSegment(fs *crashfs.FS) (first uint64) {
+	for _, name := range fs.Names() {
+		if n, err := strconv.ParseUint(strings.TrimSuffix(name, ".seg"), 10, 64); err == nil && name == segmentName(n) {
+			first = n
+		}
+	}
+	return first
+}
+
+func badFiles(fs *crashfs.FS) (names []string) {
+	for _, name := range fs.Names() {
+		if strings.HasSuffix(name, ".bad") {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+func TestDamageIsKeptAsItWas(t *testing.T) {
+	fs := threeSegments(t)
+	flip(fs, segmentName(4), at(1)+20)
+	want := fs.ReadFile(segmentName(4))[at(1):at(2)]
+	o := options()
+	o.Cursors = []string{"a", "b"}
+	s := open(t, fs, o)
+	before := s.Stats().Bytes
+	drain(t, s.Cursor("a"))
+	drain(t, s.Cursor("b"))
+	if got := fs.ReadFile("00000000000000000004-53.bad"); !bytes.Equal(got, want) {
+		t.Errorf("kept is %q, want %q", got, want)
+	}
+	if got := s.Stats().Bytes - before; got != recordSize {
+		t.Errorf("two buses that found it count %d bytes, want %d", got, recordSize)
+	}
+	closeSpool(t, s)
+	s = open(t, fs, o)
+	if got := s.Stats().Bytes - before; got != recordSize {
+		t.Errorf("opened again it counts %d bytes, want %d", got, recordSize)
+	}
+	closeSpool(t, s)
+}
+
+// TestDamageFoundByTwoAtOnce is kept once and said once.
+func TestDamageFoundByTwoAtOnce(t *testing.T) {
+	for range 100 {
+		fs := threeSegments(t)
+		flip(fs, segmentName(4), at(1)+20)
+		var log lines
+		o := options()
+		o.Log, o.Cursors = log.logger(), []string{"a", "b"}
+		s := open(t, fs, o)
+		before := s.Stats().Bytes
+		fs.Before(func(crashfs.Op) { runtime.Gosched() })
+		var both sync.WaitGroup
+		for _, name := range o.Cursors {
+			both.Go(func() { drain(t, s.Cursor(name)) })
+		}
+		both.Wait()
+		if n := s.Stats().Bytes - before; n != recordSize || log.count() != 1 {
+			t.Errorf("it counts %d bytes and is said %d times", n, log.count())
+		}
+		closeSpool(t, s)
+	}
+}
+
+// TestTornAtEveryByte cuts the last segment at every length: whole records stay, and no number that was cut off is used
+// for another record.
+func TestTornAtEveryByte(t *testing.T) {
+	whole := segmentFile(7, "g", "h", "i")
+	for size := range len(whole) {
+		fs := threeSegments(t)
+		cut(fs, segmentName(7), size)
+		want, next := "1:a 2:b 3:c 4:d 5:e 6:f", 7
+		for i, payload := range []string{"g", "h", "i"} {
+			if size >= at(i+1) {
+				want, next = fmt.Sprintf("%s %d:%s", want, 7+i, payload), 8+i
+			}
+		}
+		if torn := size - at(next-7); torn > 0 {
+			want, next = fmt.Sprintf("%s lost(%d-%d)", want, next, next), next+1
+		}
+		t.Run(fmt.Sprint(size), func(t *testing.T) { wantRecovered(t, fs, fmt.Sprintf("%s %d:new", want, next), "") })
+	}
+}
+
+// TestFlipOfEveryBit flips each bit of the last segment: never more than one record is lost, and none is made up.
+func TestFlipOfEveryBit(t *testing.T) {
+	for bit := range 8 * len(segmentFile(7, "g", "h", "i")) {
+		fs := threeSegments(t)
+		change(fs, segmentName(7), func(b []byte) []byte { b[bit/8] ^= 1 << (bit % 8); return b })
+		want := all
+		if nth := (bit/8 - 32) / recordSize; bit/8 >= 32 {
+			intact := fmt.Sprintf("%d:%c", 7+nth, 'g'+nth)
+			want = strings.Replace(all, intact, fmt.Sprintf("lost(%d-%d)", 7+nth, 7+nth), 1)
+		}
+		s := open(t, fs, options())
+		if got := describe(drain(t, s.Cursor("bus"))); got != want {
+			t.Errorf("bit %d: got %q, want %q", bit, got, want)
+		}
+		closeSpool(t, s)
+	}
+}
+
+func TestWhatIsNewerIsRefused(t *testing.T) {
+	for name, content := range map[string][]byte{
+		"spool":        idFile(2, testID),
+		segmentName(1): append(segmentHeader(2, testID, 1), "in a way not known"...),
+		segmentName(7): append(segmentHeader(2, testID, 7), "in a way not known"...),
+		"cursor-bus":   []byte("postbridge-cursor 2 in a way not known\n"),
+		"cursor-old":   []byte("postbridge-cursor 12 in a way not known\n"),
+	} {
+		fs := threeSegments(t)
+		fs.WriteFile(name, content)
+		before := contents(fs)
+		_, err := spool.Open(fs, options())
+		if !errors.Is(err, spool.ErrNewer) || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s of a newer version: %v", name, err)
+		}
+		if after := contents(fs); after != before {
+			t.Errorf("a spool with %s of a newer version was changed:\n%s\n%s", name, before, after)
+		}
+		if names := fs.OpenFiles(); names != nil {
+			t.Errorf("left open: %q", names)
+		}
+	}
+}
+
+// contents writes out all files but the lock.
+func contents(fs *crashfs.FS) string {
+	var b strings.Builder
+	for _, name := range fs.Names() {
+		fmt.Fprintf(&b, "%s %q\n", name, fs.ReadFile(name))
+	}
+	return b.String()
+}
+
+func TestForeignSegmentIsRefused(t *testing.T) {
+	for _, first := range []uint64{1, 7} {
+		fs := threeSegments(t)
+		fs.WriteFile(segmentName(first), segmentHeader(1, testID+1, first))
+		before := contents(fs)
+		_, err := spool.Open(fs, options())
+		if err == nil || !strings.Contains(err.Error(), "belongs to spool 5b001deb") {
+			t.Errorf("a segment of another spool: %v", err)
+		}
+		if contents(fs) != before {
+			t.Error("a spool with a segment of another one was changed")
+		}
+	}
+}
+
+// TestLostIDIsRefused: without the id no record can be checked, and a guess would have them all cut off.
+func TestLostIDIsRefused(t *testing.T) {
+	fs := crashfs.New(t)
+	fs.WriteFile(segmentName(1), segmentFile(1, "a"))
+	flip(fs, segmentName(1), 12)
+	before := contents(fs)
+	if _, err := spool.Open(fs, options()); err == nil || !strings.Contains(err.Error(), "id is lost") {
+		t.Errorf("a spool that lost its id: %v", err)
+	}
+	if contents(fs) != before {
+		t.Error("a spool that lost its id was changed")
+	}
+}
+
+// TestForgedRecord has payloads that look like records; when the one around it is damaged, none comes out of it.
+func TestForgedRecord(t *testing.T) {
+	for name, forged := range map[string][]byte{
+		"no id":      record(0, 3, "forged"),
+		"another id": record(testID+1, 3, "forged"),
+		"plain checksum": slices.Concat([]byte("\xfepb\xff"), le32(6), le64(3),
+			le32(crc(le32(6), le64(3), []byte("forged"))), []byte("forged")),
+		"a header and all behind it": slices.Concat([]byte("\xfepb\xff"), le32(200), le64(3), le32(0), make([]byte, 300)),
+		"a segment":                  segmentHeader(1, testID, 3),
+	} {
+		fs := crashfs.New(t)
+		fs.WriteFile("spool", idFile(1, testID))
+		fs.WriteFile(segmentName(1), segmentFile(1, "a", "before "+string(forged)+" after", "c", "d"))
+		for offset := range len(forged) + 20 {
+			clone := fs.CrashClone(nil, 0)
+			flip(clone, segmentName(1), at(1)+offset)
+			s := open(t, clone, options())
+			if got := describe(drain(t, s.Cursor("bus"))); got != "1:a lost(2-2) 3:c 4:d" {
+				t.Errorf("%s, damaged at %d: the bus gets %q", name, offset, got)
+			}
+			closeSpool(t, s)
+		}
+	}
+}
+
+var update = flag.Bool("update", false, "write testdata anew")
+
+// TestGolden reads a spool as the first release wrote it, and writes the same bytes.
+func TestGolden(t *testing.T) {
+	fs := crashfs.New(t)
+	fs.WriteFile("spool", idFile(1, testID))
+	s := open(t, fs, options())
+	appendAll(t, s, `{"id":"1"}`, "", strings.Repeat("long ", 100))
+	records := drain(t, s.Cursor("bus"))
+	s.Cursor("bus").Commit(records[1], []byte("note\n"))
+	closeSpool(t, s)
+
+	golden := crashfs.New(t)
+	for _, name := range []string{"spool", segmentName(1), "cursor-bus"} {
+		path := filepath.Join("testdata", "v1", name)
+		if *update {
+			if err := os.WriteFile(path, fs.ReadFile(name), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		golden.WriteFile(name, want)
+		if got := fs.ReadFile(name); !bytes.Equal(got, want) {
+			t.Errorf("%s is now\n%q, and was\n%q", name, got, want)
+		}
+	}
+	s = open(t, golden, options())
+	wantCommitted(t, s.Cursor("bus"), 2, "note\n")
+	wantRecords(t, s.Cursor("bus"), "3:"+strings.Repeat("long ", 100))
+	closeSpool(t, s)
+}
