@@ -168,8 +168,8 @@ func (p *pump) sayStuck() {
 		return
 	}
 	p.stuck = true
-	p.health.report("look-ahead", fmt.Errorf("used up by %d events that the bus does not take; the first is %s",
-		p.unacked, p.window[0].delivery.Key()))
+	p.health.report("look-ahead", fmt.Errorf("used up: the bus does not take %s and what came with it",
+		p.window[0].delivery.Key()))
 }
 
 func (p *pump) wakeAll() {

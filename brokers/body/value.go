@@ -4,6 +4,7 @@
 package body
 
 import (
+	"bytes"
 	"strconv"
 	"strings"
 	"time"
@@ -116,6 +117,20 @@ const (
 	istOffset = 5*time.Hour + 30*time.Minute
 	istSuffix = "+05:30"
 )
+
+// Times reads the times of one postback. Most say the same time two or three times over, so the last one read is kept.
+type Times struct {
+	text Value
+	time string
+}
+
+// Read returns the value's Time.
+func (t *Times) Read(v Value) string {
+	if !bytes.Equal(v, t.text) {
+		t.text, t.time = v, v.Time()
+	}
+	return t.time
+}
 
 // Time is a time in RFC 3339, always in Indian time, so that one instant has one text. Brokers send
 // "2006-01-02 15:04:05" and mean Indian time; RFC 3339 says itself what it means.

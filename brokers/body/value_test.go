@@ -74,6 +74,20 @@ func TestTime(t *testing.T) {
 	}
 }
 
+func TestTimes(t *testing.T) {
+	var times Times
+	for _, v := range []struct{ sent, want string }{
+		{`"2022-03-03 09:24:25"`, "2022-03-03T09:24:25+05:30"},
+		{`"2022-03-03 09:24:25"`, "2022-03-03T09:24:25+05:30"},
+		{`null`, ""},
+		{`"2022-03-03 09:24:26"`, "2022-03-03T09:24:26+05:30"},
+	} {
+		if got := times.Read(Value(v.sent)); got != v.want {
+			t.Errorf("%s became %q", v.sent, got)
+		}
+	}
+}
+
 func TestWord(t *testing.T) {
 	if got := Value(`" SL-M "`).Word(); got != "sl-m" {
 		t.Errorf("%q", got)

@@ -39,6 +39,7 @@ func (*Broker) Normalize(p *bridge.Postback) (bridge.Order, error) {
 // order is an order while its body is read.
 type order struct {
 	bridge.Order
+	times body.Times
 
 	// Other spellings of one thing, used where the first has no value.
 	misspelledCode          string
@@ -109,11 +110,11 @@ func (o *order) member(name []byte, v body.Value) {
 	case "tradedprice":
 		o.lastPrice = v.Decimal()
 	case "createtime":
-		o.OrderTime = v.Time()
+		o.OrderTime = o.times.Read(v)
 	case "exchangetime":
-		o.ExchangeTime = v.Time()
+		o.ExchangeTime = o.times.Read(v)
 	case "updatetime":
-		o.UpdatedTime = v.Time()
+		o.UpdatedTime = o.times.Read(v)
 	}
 }
 

@@ -39,6 +39,7 @@ func (*Broker) Normalize(p *bridge.Postback) (bridge.Order, error) {
 // order is an order while its body is read.
 type order struct {
 	bridge.Order
+	times body.Times
 	accountID string
 }
 
@@ -104,11 +105,11 @@ func (o *order) member(name []byte, v body.Value) {
 	case "average_price":
 		o.AveragePrice = v.Decimal()
 	case "order_timestamp":
-		o.OrderTime = v.Time()
+		o.OrderTime = o.times.Read(v)
 	case "exchange_timestamp":
-		o.ExchangeTime = v.Time()
+		o.ExchangeTime = o.times.Read(v)
 	case "exchange_update_timestamp":
-		o.UpdatedTime = v.Time()
+		o.UpdatedTime = o.times.Read(v)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"runtime/debug"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -57,6 +58,11 @@ func (p *process) serve(ctx context.Context, args []string) error {
 	c, creds, err := readConfig(p.env)
 	if err != nil {
 		return err
+	}
+	if p.env["GOGC"] == "" {
+		// A postback is garbage as soon as it is published. Collecting it later costs some 50 MiB and saves a tenth of
+		// the processor's time.
+		debug.SetGCPercent(400)
 	}
 	log := c.logger(p.stderr)
 	c.warn(log)
