@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"context"
 	"net/http"
 	"time"
 
@@ -29,3 +30,33 @@ func Record(e *Event) []byte { return newRecord(e, time.Unix(1700000000, 0)) }
 
 // ParseRecord reads a spool record.
 func ParseRecord(b []byte) (*Delivery, error) { return parseRecord(b) }
+
+// Pumping is a bridge without listeners: its pumps run on a spool.
+func Pumping(ctx context.Context, o Options, s *spool.Spool) (b *Bridge, stop func() error, err error) {
+	b = New(o)
+	ctx, cancel := context.WithCancel(ctx)
+	ps, err := b.startPumps(ctx, s)
+	if err != nil {
+		cancel()
+		return nil, nil, err
+	}
+	b.opened.Store(&opened{s, ps.all})
+	return b, func() error { cancel(); return ps.stop() }, nil
+}
+
+// Drain waits as the stop does.
+func (b *Bridge) Drain() { b.drain() }
+
+// Bus is what /status says of a bus.
+func (b *Bridge) Bus(name string) (up bool, waiting uint64, causes []string) {
+	st := b.status().Buses[name]
+	return st.Up, st.Waiting, st.Causes
+}
+
+// DrainTimeout is how long the stop waits for the buses.
+const DrainTimeout = drainTimeout
+
+// NewDelivery is a record of the order as the spool holds it.
+func NewDelivery(order string) []byte {
+	return (&Delivery{ID: order, Broker: "kite", UserID: "u", OrderID: order, Status: StatusOpen, ReceivedAt: time.Now(), Data: []byte("{}")}).appendRecord(nil)
+}

@@ -72,6 +72,7 @@ type fakeBus struct {
 	stored  []bridge.Delivery
 	held    []func() // answers that wait for release
 	down    error
+	report  bridge.Report
 	// rule says what to do with a delivery; nil stores it at once.
 	rule func(*bridge.Delivery) verdict
 }
@@ -95,6 +96,7 @@ func (f *fakeBus) bus() bridge.Bus {
 	return bridge.Bus{Name: "nats", Open: func(report bridge.Report) (bridge.Publisher, error) {
 		f.mu.Lock()
 		defer f.mu.Unlock()
+		f.report = report
 		report("connection", f.down)
 		f.offered = make(map[string]uint64)
 		return f, nil
