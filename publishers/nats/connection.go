@@ -8,6 +8,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/cenkalti/backoff/v4"
 	natsgo "github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -46,6 +47,7 @@ func (p *Publisher) stayConnected() {
 func (p *Publisher) attend(conn *natsgo.Conn, closed <-chan struct{}) {
 	poll := time.NewTicker(pollInterval)
 	defer poll.Stop()
+	deaf := newPacer()
 	for {
 		select {
 		case <-p.ctx.Done():
@@ -61,12 +63,35 @@ func (p *Publisher) attend(conn *natsgo.Conn, closed <-chan struct{}) {
 			}
 		}
 		if p.certificates != nil && p.certificates.changed() {
-			p.log.Info("TLS files changed: renewing the connection")
-			if err := conn.ForceReconnect(); err != nil {
-				p.log.Debug("cannot renew the connection", "error", err)
-			}
+			p.renew(conn, "the TLS files changed")
+		} else if p.deaf() && deaf.due(time.Now()) {
+			p.renew(conn, "answers cannot arrive; perhaps that is mended")
 		}
 	}
+}
+
+// renew replaces the connection by a new one. What is in flight is offered again on that.
+func (p *Publisher) renew(conn *natsgo.Conn, why string) {
+	p.log.Info("renewing the connection", "why", why)
+	if err := conn.ForceReconnect(); err != nil {
+		p.log.Debug("cannot renew the connection", "error", err)
+	}
+}
+
+// pacer spaces out something that is tried now and then.
+type pacer struct {
+	backoff *backoff.ExponentialBackOff
+	next    time.Time
+}
+
+func newPacer() *pacer { return &pacer{backoff: newBackOff()} }
+
+func (r *pacer) due(now time.Time) bool {
+	if now.Before(r.next) {
+		return false
+	}
+	r.next = now.Add(r.backoff.NextBackOff())
+	return true
 }
 
 func (p *Publisher) options() []natsgo.Option {
@@ -142,12 +167,13 @@ func (p *Publisher) up(conn *natsgo.Conn) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.session = session{conn: conn, js: js, up: true, epoch: p.session.epoch + 1}
-	p.report("connection", nil)
-	if p.inbox != nil {
-		p.inbox = nil // the server says it again if it still holds
-		p.report("permission inbox", nil)
+	if p.ctx.Err() != nil {
+		return
 	}
+	p.session.end()
+	p.session = session{conn: conn, js: js, up: true, epoch: p.session.epoch + 1}
+	p.session.ctx, p.session.end = context.WithCancel(p.ctx)
+	p.report("connection", nil)
 	for _, d := range p.destinations {
 		d.ready = false // it may be another server's, or changed
 		d.wantCheck()
@@ -170,6 +196,7 @@ func (p *Publisher) down(conn *natsgo.Conn, err error) {
 	p.mu.Lock()
 	if p.session.conn == conn {
 		p.session.up = false
+		p.session.end()
 	}
 	p.mu.Unlock()
 	if err == nil {
@@ -221,7 +248,7 @@ func (d dialer) Dial(network, address string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	stop := context.AfterFunc(d.ctx, func() { conn.Close() })
+	stop := context.AfterFunc(d.ctx, func() { _ = conn.Close() })
 	return &abortableConn{conn, stop}, nil
 }
 

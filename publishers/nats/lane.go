@@ -47,14 +47,18 @@ type eventCopy struct {
 	// absent is a time at which the stream did not hold the copy; zero if it was never offered. The stream notices
 	// a repeat only as long as its duplicate window reaches back to it.
 	absent  time.Time
-	lookUps int // that had no answer, one after the other
+	lookUps int // that had no answer
 }
 
+// newEntry is called with Publisher.mu held.
 func (p *Publisher) newEntry(d *bridge.Delivery, done func(error)) *entry {
 	e := &entry{delivery: d, done: done}
+	if p.first == 0 {
+		p.first = d.Sequence
+	}
 	var absent time.Time
-	if d.ReceivedAt.Before(p.opened) {
-		// The run before may have sent it, at any time since it arrived.
+	if d.ReceivedAt.Before(p.opened) && (p.cfg.LookAhead == 0 || d.Sequence-p.first < p.cfg.LookAhead) {
+		// A run before may have sent it, at any time since it arrived.
 		absent = d.ReceivedAt
 	}
 	for _, name := range d.Destinations() {
@@ -78,7 +82,7 @@ func (e *entry) settled() bool {
 // left for the way there. Dead letters share their subject and are not looked up: there the window has to do.
 func (c *eventCopy) lookFirst(now time.Time) bool {
 	return !c.absent.IsZero() && now.Sub(c.absent) > c.dest.window/2 &&
-		!c.dest.blind && c.dest.name != bridge.Deadletters
+		!c.dest.blind && c.lookUps < maxLookUps && c.dest.name != bridge.Deadletters
 }
 
 func (l *lane) push(e *entry) {

@@ -3,49 +3,50 @@ package nats
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
+	natsgo "github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/postbridge/postbridge/bridge"
 )
 
-// maxLookUps is how many look-ups in a row may go without an answer before the event is offered without: an event
-// stored twice is better than one that is held because it is not allowed to look.
+// maxLookUps is how many look-ups of a copy may go without an answer before it is offered without: an event that is
+// stored twice is better than one that is held because we cannot look.
 const maxLookUps = 3
 
 // goLookUp looks up a copy that may be stored already, longer ago than the stream would notice a repeat: by the run
 // before, or in flight when an outage began. It is called with mu held.
 func (p *Publisher) goLookUp(c *eventCopy) {
-	stream, ctx := c.dest.handle, p.ctx
+	stream, session := c.dest.handle, p.session.ctx
 	p.inFlight[c.attempt] = c
 	attempt := c.attempt
 	p.running.Go(func() {
-		ctx, cancel := context.WithTimeout(ctx, ackTimeout)
+		ctx, cancel := context.WithTimeout(session, ackTimeout)
 		defer cancel()
 		asked := time.Now()
 		held, err := holds(ctx, stream, c.dest.prefix+c.entry.delivery.Subject(c.dest.name), c.entry.delivery)
+		if err != nil && session.Err() != nil {
+			err = natsgo.ErrDisconnected
+		}
 		p.resolve(attempt, func(c *eventCopy) { p.lookedUp(c, asked, held, err) })
 	})
 }
 
 // lookedUp takes the answer of a look-up.
 func (p *Publisher) lookedUp(c *eventCopy, asked time.Time, held bool, err error) {
-	if err != nil {
-		c.lookUps++
-	} else {
-		c.lookUps = 0
-	}
 	switch {
 	case held:
 		p.settle(c, nil)
-	case err == nil, c.lookUps >= maxLookUps:
+	case err == nil:
 		c.absent = asked
 		p.enqueue(c.entry.lane)
 	case disconnected(err):
 		p.enqueue(c.entry.lane)
 	default:
-		p.retry(c, &c.dest.failing, p.noAnswer(err))
+		c.lookUps++
+		p.retry(c, &c.dest.failing, p.noAnswer(fmt.Errorf("cannot look up what stream %s holds: %w", c.dest.stream, err)))
 	}
 }
 
@@ -59,7 +60,9 @@ func holds(ctx context.Context, s jetstream.Stream, subject string, d *bridge.De
 		return err == nil, err
 	}
 	if last.Header.Get(headerSpool) == d.Spool && last.Header.Get(headerSequence) < d.SequenceText() {
-		return false, nil // an order's events are stored in the order of their numbers
+		// An order's events are stored in the order of their numbers. Where one came late because it was missing,
+		// what is stored before it is stored again: rare enough, and at least once.
+		return false, nil
 	}
 	// What is stored last came later, or from another replica. That does not say that this one is stored before
 	// it: it may have been refused. The events of one order are few.

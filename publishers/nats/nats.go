@@ -10,6 +10,10 @@
 // Each event is stored once. A retry carries the same Nats-Msg-Id, which the stream remembers for its duplicate
 // window; what may have been sent longer ago is looked up in the stream before it is offered again (lookup.go).
 //
+// The user on the bus needs to publish to orders.>, rejects.>, deadletters.> and, for each stream,
+// $JS.API.STREAM.INFO.<stream>, $JS.API.STREAM.CREATE.<stream> (to create it) and $JS.API.DIRECT.GET.<stream>.> (to look
+// up what is stored; without, an event may be stored twice after an outage), and to subscribe to _INBOX.>.
+//
 // Locks: nothing calls into nats.go while it holds mu, because nats.go holds its own lock while it dials, and some of
 // its callbacks come with a lock held.
 package nats
@@ -36,7 +40,7 @@ const (
 	// maxInFlight is how many copies are un-acknowledged at a time. A stream takes 10,000 into its queue and refuses
 	// the rest.
 	maxInFlight = 4096
-	// sendBatch is how many lanes the sender takes in one hold of the lock.
+	// sendBatch is how many copies the sender takes in one hold of the lock.
 	sendBatch = 128
 )
 
@@ -68,6 +72,10 @@ type Config struct {
 	MaxBytes      int64
 	// DiscardOld makes a full stream drop its oldest events. Otherwise it refuses new ones, which then wait here.
 	DiscardOld bool
+
+	// LookAhead is how many events, from the first that Publish gets on, a run before may have offered already. They
+	// are looked up if they are old. 0 is all that arrived before Open.
+	LookAhead uint64
 }
 
 // Publisher carries events to JetStream. It implements bridge.Publisher.
@@ -97,6 +105,7 @@ type Publisher struct {
 	inFlight map[*natsgo.Msg]*eventCopy // what waits for an acknowledgement
 	away     int                        // copies in flight or being looked up
 	session  session                    // the connection there is
+	first    uint64                     // the number of the first event, 0 before it
 	inbox    error                      // why answers cannot arrive: no permission to subscribe to them
 	report   bridge.Report              // called with mu held, so that reports of a cause keep their order
 }
@@ -109,6 +118,10 @@ type session struct {
 	js    jetstream.JetStream
 	up    bool
 	epoch int // counts connects
+
+	// ctx ends with the session: the library lets a request wait for its answer across a reconnect.
+	ctx context.Context
+	end context.CancelFunc
 }
 
 // Open makes a publisher. It does not wait for the bus, which may be down; it connects, and connects again, until
@@ -137,6 +150,7 @@ func Open(cfg Config, report bridge.Report, log *slog.Logger) (*Publisher, error
 		p.certificates = newCertificates(cfg, func(err error) { report("certificate", err) })
 	}
 	p.ctx, p.stop = context.WithCancel(context.Background())
+	p.session.end = func() {}
 	p.running.Go(p.stayConnected)
 	p.running.Go(p.send)
 	for _, d := range p.destinations {
@@ -151,11 +165,11 @@ func (p *Publisher) Publish(ctx context.Context, d *bridge.Delivery, done func(e
 	if ctx.Err() != nil {
 		return
 	}
-	e := p.newEntry(d, done)
 	key := d.Key()
 
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	e := p.newEntry(d, done)
 	l := p.lanes[key]
 	if l == nil {
 		l = &lane{key: key}
@@ -187,10 +201,8 @@ func (p *Publisher) Close() error {
 // validate returns the hosts of the URL, or what is wrong with the configuration. Its errors name no secret: a URL may
 // hold one.
 func (c *Config) validate() (hosts string, err error) {
-	for i := range len(c.Prefix) {
-		if bridge.EscapeToken(c.Prefix) != c.Prefix {
-			return "", fmt.Errorf("prefix %q: byte %d: only letters, digits, _ and - can be part of a stream's name", c.Prefix, i)
-		}
+	if c.Prefix != "" && bridge.EscapeToken(c.Prefix) != c.Prefix {
+		return "", fmt.Errorf("prefix %q: it becomes part of a stream's name: up to 64 letters, digits, _ and -", c.Prefix)
 	}
 	if (c.TLSCertFile == "") != (c.TLSKeyFile == "") {
 		return "", errors.New("a TLS certificate needs its key, and the key its certificate: give both files or none")

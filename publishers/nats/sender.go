@@ -37,7 +37,7 @@ type outgoing struct {
 // send is the only goroutine that publishes. It writes one message after the other; their acknowledgements come to
 // acked and failed on other goroutines.
 func (p *Publisher) send() {
-	b := batch{copies: make([]outgoing, 0, 2*sendBatch)}
+	b := batch{copies: make([]outgoing, 0, sendBatch+1)}
 	h := newHeaders()
 	// The library's own retry would send an event after its successors.
 	once := []jetstream.PublishOpt{jetstream.WithRetryAttempts(0)}
@@ -54,7 +54,8 @@ func (p *Publisher) send() {
 	}
 }
 
-// take waits for something to send and takes it. False is the end.
+// take waits for something to send and takes it. When it waits, nothing is ready, or nothing may be sent: whatever
+// changes that signals. False is the end.
 func (p *Publisher) take(b *batch) bool {
 	for {
 		clear(b.copies)
@@ -62,10 +63,7 @@ func (p *Publisher) take(b *batch) bool {
 		p.mu.Lock()
 		b.js, b.epoch = p.session.js, p.session.epoch
 		now := time.Now()
-		for range sendBatch {
-			if !p.session.up || p.ready.head == nil || p.away >= maxInFlight {
-				break
-			}
+		for p.session.up && p.ready.head != nil && p.away < maxInFlight && len(b.copies) < sendBatch {
 			l := p.ready.pop()
 			l.queued = false
 			p.takeHead(l, now, b)

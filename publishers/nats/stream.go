@@ -87,15 +87,16 @@ func (p *Publisher) watchStream(d *destination) {
 // checkStream looks the stream up, creates it if need be, and lets the destination's events go if it fits. False asks
 // for another check. It takes mu.
 func (p *Publisher) checkStream(d *destination) bool {
-	ctx, cancel := context.WithCancelCause(p.ctx)
-	defer cancel(nil)
 	p.mu.Lock()
 	s := p.session
-	d.cancelCheck = cancel
-	p.mu.Unlock()
 	if !s.up {
+		p.mu.Unlock()
 		return true // the next connect wants a check
 	}
+	ctx, cancel := context.WithCancelCause(s.ctx)
+	defer cancel(nil)
+	d.cancelCheck = cancel
+	p.mu.Unlock()
 
 	stream, err := p.findStream(ctx, s.js, d)
 	if cause := context.Cause(ctx); cause != nil {
@@ -105,7 +106,7 @@ func (p *Publisher) checkStream(d *destination) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	d.cancelCheck = nil
-	if !p.session.up || p.session.epoch != s.epoch || p.ctx.Err() != nil {
+	if s.ctx.Err() != nil {
 		return true
 	}
 	if err != nil {
@@ -120,6 +121,7 @@ func (p *Publisher) checkStream(d *destination) bool {
 // streamFits lets the events of the destination go. Guarded by mu.
 func (p *Publisher) streamFits(d *destination, s jetstream.Stream) {
 	p.report("stream "+d.stream, nil)
+	p.heard()
 	d.handle = s
 	d.window = s.CachedInfo().Config.Duplicates
 	d.blind = false

@@ -57,6 +57,21 @@ func (p *Publisher) noAnswer(err error) error {
 	return err
 }
 
+// deaf reports whether we were refused to subscribe to answers. Only a new connection asks for it again. It takes mu.
+func (p *Publisher) deaf() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.inbox != nil
+}
+
+// heard notes that an answer arrived.
+func (p *Publisher) heard() {
+	if p.inbox != nil {
+		p.inbox = nil
+		p.report("permission inbox", nil)
+	}
+}
+
 // denied takes a permission violation, which the server tells apart from the message it refused: the subject is all
 // that says what failed. Without this, it would fail by timeout. It takes mu.
 func (p *Publisher) denied(err error) {

@@ -1,0 +1,212 @@
+package nats_test
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/publishers/nats"
+	"github.com/postbridge/postbridge/publishers/publishertest"
+)
+
+func TestStreamsCreated(t *testing.T) {
+	t.Parallel()
+	n := startServer(t, nil)
+	js := n.admin(t)
+	e := openEdge(t, nats.Config{
+		URL: n.url(), Prefix: "desk1", CreateStreams: true, Replicas: 1, MaxAge: time.Hour, MaxBytes: 1 << 20,
+	})
+	dead := order(1).AsDeadletter()
+	rejected := order(2)
+	rejected.Status = bridge.StatusRejected
+	e.publish(dead, rejected)
+	wantStored(t, js, "DESK1_DEADLETTERS", 1)
+	wantStored(t, js, "DESK1_ORDERS", 2)
+	wantStored(t, js, "DESK1_REJECTS", 2)
+
+	c := streamConfig(t, js, "DESK1_ORDERS")
+	if !slices.Equal(c.Subjects, []string{"desk1.orders.>"}) || c.Storage != jetstream.FileStorage ||
+		c.Retention != jetstream.LimitsPolicy || c.Discard != jetstream.DiscardNew || !c.AllowDirect ||
+		c.Duplicates != 2*time.Minute || c.Replicas != 1 || c.MaxAge != time.Hour || c.MaxBytes != 1<<20 {
+		t.Errorf("created as %+v", c)
+	}
+}
+
+func TestStreamsCreatedDiscardOld(t *testing.T) {
+	t.Parallel()
+	n := startServer(t, nil)
+	e := openEdge(t, nats.Config{URL: n.url(), CreateStreams: true, DiscardOld: true, MaxAge: time.Minute})
+	e.publish(order(1))
+	c := streamConfig(t, n.admin(t), "ORDERS")
+	// The server takes no duplicate window that is longer than the age.
+	if c.Discard != jetstream.DiscardOld || c.Duplicates != time.Minute || c.MaxBytes != -1 {
+		t.Errorf("created as %+v", c)
+	}
+}
+
+func TestExistingStreamUntouched(t *testing.T) {
+	t.Parallel()
+	n := startServer(t, nil)
+	js := n.admin(t)
+	before := createStream(t, js, jetstream.StreamConfig{
+		Name: "ORDERS", Subjects: []string{"orders.*.*.*", "other"}, Description: "somebody's", MaxMsgs: 1000,
+		Duplicates: time.Second, Compression: jetstream.S2Compression,
+	})
+	e := openEdge(t, nats.Config{URL: n.url(), CreateStreams: true, Replicas: 1, MaxAge: time.Hour})
+	e.publish(order(1), order(2))
+	if after := streamConfig(t, js, "ORDERS"); !reflect.DeepEqual(before, after) {
+		t.Errorf("changed from %+v to %+v", before, after)
+	}
+}
+
+// A stream that does not fit holds up its own events only, and no longer than it does not fit.
+func TestStreamDoesNotFit(t *testing.T) {
+	t.Parallel()
+	n := startServer(t, nil)
+	js := n.admin(t)
+	before := createStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}, Storage: jetstream.MemoryStorage})
+	e := openEdge(t, nats.Config{URL: n.url(), CreateStreams: true})
+	held := e.offer(order(1))
+	e.waitCause("stream ORDERS", "memory")
+	e.publish(order(2).AsDeadletter())
+	undone(t, held)
+	if after := streamConfig(t, js, "ORDERS"); !reflect.DeepEqual(before, after) {
+		t.Errorf("changed from %+v to %+v", before, after)
+	}
+	if err := js.DeleteStream(t.Context(), "ORDERS"); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.wait(held); err != nil {
+		t.Error(err)
+	}
+	e.waitNoCauses()
+	wantStored(t, js, "ORDERS", 1)
+}
+
+func TestStreamsNotCreated(t *testing.T) {
+	t.Parallel()
+	n := startServer(t, nil)
+	js := n.admin(t)
+	e := openEdge(t, nats.Config{URL: n.url()})
+	held := e.offer(order(1))
+	e.waitCause("stream ORDERS", "create it with subjects orders.>")
+	for _, name := range []string{"orders", "rejects", "deadletters"} {
+		createStream(t, js, jetstream.StreamConfig{Name: strings.ToUpper(name), Subjects: []string{name + ".>"}})
+	}
+	if err := e.wait(held); err != nil {
+		t.Error(err)
+	}
+	e.waitNoCauses()
+}
+
+func TestStreamDeleted(t *testing.T) {
+	t.Parallel()
+	n := startServer(t, nil)
+	js := n.admin(t)
+	e := openEdge(t, nats.Config{URL: n.url(), CreateStreams: true})
+	e.publish(order(1))
+	if err := js.DeleteStream(t.Context(), "ORDERS"); err != nil {
+		t.Fatal(err)
+	}
+	e.publish(order(2))
+	wantStored(t, js, "ORDERS", 2)
+	e.waitNoCauses()
+}
+
+// Another stream in the place of ours would keep events by rules that nobody checked.
+func TestStoredBySomebodyElse(t *testing.T) {
+	t.Parallel()
+	n := startServer(t, nil)
+	js := n.admin(t)
+	e := openEdge(t, nats.Config{URL: n.url(), CreateStreams: true})
+	e.publish(order(1))
+	if err := js.DeleteStream(t.Context(), "ORDERS"); err != nil {
+		t.Fatal(err)
+	}
+	createStream(t, js, jetstream.StreamConfig{Name: "ALL", Subjects: []string{"orders.>"}})
+	held := e.offer(order(2))
+	e.waitCause("stream ORDERS", "cannot create")
+	undone(t, held)
+	if err := js.DeleteStream(t.Context(), "ALL"); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.wait(held); err != nil {
+		t.Error(err)
+	}
+	wantStored(t, js, "ORDERS", 2)
+}
+
+func TestNoJetStream(t *testing.T) {
+	t.Parallel()
+	n := startServer(t, func(o *server.Options) { o.JetStream = false })
+	e := openEdge(t, nats.Config{URL: n.url(), CreateStreams: true})
+	held := e.offer(order(1))
+	e.waitCause("stream ORDERS", "JetStream")
+	undone(t, held)
+}
+
+func TestTooLargeForServer(t *testing.T) {
+	t.Parallel()
+	n := startServer(t, func(o *server.Options) { o.MaxPayload = 4096 })
+	e := openEdge(t, nats.Config{URL: n.url(), CreateStreams: true})
+	large := order(1)
+	large.Data = make([]byte, 5000)
+	first, next := e.offer(large), e.offer(order(2))
+	wantRejected(t, e.wait(first))
+	if err := e.wait(next); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestHeaderTooLarge(t *testing.T) {
+	t.Parallel()
+	n := startServer(t, nil)
+	e := openEdge(t, nats.Config{URL: n.url(), CreateStreams: true})
+	large := order(1)
+	large.UserID = strings.Repeat("é", 20_000)
+	wantRejected(t, e.wait(e.offer(large)))
+}
+
+// Both copies of a rejected order are tried, whatever becomes of the other.
+func TestOneCopyRefused(t *testing.T) {
+	t.Parallel()
+	n := startServer(t, nil)
+	js := n.admin(t)
+	createStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}, MaxMsgSize: 1000})
+	e := openEdge(t, nats.Config{URL: n.url(), CreateStreams: true})
+	d := order(1)
+	d.Status, d.Data = bridge.StatusRejected, make([]byte, 2000)
+	wantRejected(t, e.wait(e.offer(d)))
+	wantStored(t, js, "ORDERS")
+	wantStored(t, js, "REJECTS", 1)
+}
+
+// However many events are held by one stream, those of another do not wait behind them.
+func TestManyHeld(t *testing.T) {
+	t.Parallel()
+	n := startServer(t, nil)
+	createStream(t, n.admin(t), jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}, Storage: jetstream.MemoryStorage})
+	proxy := publishertest.NewProxy(t, n.url()[len("nats://"):])
+	e := openEdge(t, nats.Config{URL: "nats://" + proxy.Addr(), CreateStreams: true})
+	e.waitCause("stream ORDERS", "memory")
+	proxy.LoseAnswers(true)
+	proxy.Cut()
+	for i := range uint64(2000) {
+		d := order(i + 1)
+		d.OrderID = fmt.Sprint(i)
+		e.offer(d)
+	}
+	dead := e.offer(order(3000).AsDeadletter())
+	proxy.LoseAnswers(false)
+	proxy.Cut()
+	if err := e.wait(dead); err != nil {
+		t.Error(err)
+	}
+}

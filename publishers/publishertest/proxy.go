@@ -1,0 +1,96 @@
+package publishertest
+
+import (
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+)
+
+// Proxy stands between a publisher and a TCP server, and can cut connections and lose what the server says.
+type Proxy struct {
+	listener net.Listener
+	target   string
+	lose     atomic.Bool
+
+	mu    sync.Mutex
+	conns map[net.Conn]bool // guarded by mu
+}
+
+// NewProxy starts a proxy to the server at target.
+func NewProxy(t *testing.T, target string) *Proxy {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &Proxy{listener: l, target: target, conns: make(map[net.Conn]bool)}
+	t.Cleanup(func() {
+		l.Close()
+		p.Cut()
+	})
+	go p.accept()
+	return p
+}
+
+// Addr is the proxy's host:port.
+func (p *Proxy) Addr() string { return p.listener.Addr().String() }
+
+// Cut cuts all connections.
+func (p *Proxy) Cut() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.conns {
+		c.Close()
+	}
+	clear(p.conns)
+}
+
+// LoseAnswers says whether what the server says is lost.
+func (p *Proxy) LoseAnswers(lose bool) { p.lose.Store(lose) }
+
+func (p *Proxy) accept() {
+	for {
+		client, err := p.listener.Accept()
+		if err != nil {
+			return
+		}
+		server, err := net.Dial("tcp", p.target)
+		if err != nil {
+			client.Close()
+			continue
+		}
+		p.mu.Lock()
+		p.conns[client], p.conns[server] = true, true
+		p.mu.Unlock()
+		go p.pipe(server, client, client)
+		go p.pipe(client, server, answers{server, &p.lose})
+	}
+}
+
+// pipe copies what from reads off one connection to the other, until one ends, and then ends both.
+func (p *Proxy) pipe(to, other net.Conn, from io.Reader) {
+	_, _ = io.Copy(to, from)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	to.Close()
+	other.Close()
+	delete(p.conns, to)
+	delete(p.conns, other)
+}
+
+// answers reads what the server says, and nothing while that is lost.
+type answers struct {
+	server io.Reader
+	lose   *atomic.Bool
+}
+
+// Read implements io.Reader.
+func (a answers) Read(b []byte) (int, error) {
+	for {
+		n, err := a.server.Read(b)
+		if err != nil || !a.lose.Load() {
+			return n, err
+		}
+	}
+}
