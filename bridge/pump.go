@@ -23,6 +23,10 @@ const (
 	maxWindow       = 1 << 16  // events offered, from the first that is not done on
 )
 
+// MaxAhead is how far beyond its cursor, as it is found after a crash, a bus may have been offered events: the window,
+// and what was committed since the cursor was saved last, which is a fraction of a second ago.
+const MaxAhead = maxWindow + 1<<17
+
 // stuckAfter is how long the look-ahead may be used up before the pump says what it waits for.
 const stuckAfter = 5 * time.Second
 

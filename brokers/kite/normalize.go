@@ -39,7 +39,7 @@ func (*Broker) Normalize(p *bridge.Postback) (bridge.Order, error) {
 // order is an order while its body is read.
 type order struct {
 	bridge.Order
-	times body.Times
+	times     body.Times
 	accountID string
 }
 

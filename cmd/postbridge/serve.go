@@ -184,6 +184,7 @@ func (c *config) natsConfig(creds *credentials) nats.Config {
 		MaxAge:        c.NATSMaxAge,
 		MaxBytes:      int64(c.NATSMaxBytes),
 		DiscardOld:    c.embedded(),
+		LookAhead:     bridge.MaxAhead,
 	}
 	if creds.natsToken.Load() != nil {
 		n.Token = func() string { return load(&creds.natsToken) }
