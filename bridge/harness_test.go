@@ -46,7 +46,7 @@ func kiteBody(order, status string, price int) string {
 		`"quantity":1,"price":%d}`, kiteApp, sum, order, status, at, price)
 }
 
-func testOptions(t *testing.T, log io.Writer) bridge.Options {
+func testOptions(t testing.TB, log io.Writer) bridge.Options {
 	return bridge.Options{
 		Brokers:       testBrokers(),
 		Listen:        "127.0.0.1:0",
