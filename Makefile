@@ -24,9 +24,9 @@ demo: build
 	echo "--- sending deploy/samples/kite.json and deploy/samples/dhan.json"; \
 	bin/postbridge send deploy/samples/kite.json || { echo "demo: run 'make run' in another shell first" >&2; exit 1; }; \
 	bin/postbridge send --broker dhan deploy/samples/dhan.json; \
-	echo "--- the events on JetStream, with subject and headers"; \
-	bin/postbridge tail --from start --order 220303000308932 --headers --count 1 --timeout 10s; \
-	bin/postbridge tail --from start --order 112111182198 --headers --count 1 --timeout 10s
+	echo "--- the events on JetStream (postbridge tail --headers shows subject and headers, too)"; \
+	bin/postbridge tail --from start --order 220303000308932 --count 1 --timeout 10s; \
+	bin/postbridge tail --from start --order 112111182198 --count 1 --timeout 10s
 
 # ---- check -----------------------------------------------------------------------------------------------------------
 
@@ -59,8 +59,8 @@ fuzz:
 	done
 
 # postbridge beside a bare HTTP server, in one go: ratios hold on any machine, requests per second do not.
-bench: build
+bench:
 	@go run ./deploy/bench
 
 clean:
-	@rm -rf bin .tools
+	@rm -rf bin .tools .bench-*

@@ -67,8 +67,9 @@ const (
 // Bridge is the whole path, from the listener to the buses.
 type Bridge struct {
 	o        Options
-	ingest   *ingestMetrics
+	metrics  *ingestMetrics
 	receiver *receiver
+	openDir  func(dir string) (spool.FS, error) // spool.OSDir; another disk in tests
 
 	opened   atomic.Pointer[opened] // nil until the spool is open and the pumps run
 	stopping atomic.Bool
@@ -83,7 +84,7 @@ type opened struct {
 // New makes a bridge. Nothing happens before Run.
 func New(o Options) *Bridge {
 	m := newIngestMetrics(o.Registry)
-	b := &Bridge{o: o, ingest: m, receiver: newReceiver(o, m)}
+	b := &Bridge{o: o, metrics: m, receiver: newReceiver(o, m), openDir: spool.OSDir}
 	o.Registry.MustRegister(collector{b})
 	return b
 }
@@ -93,11 +94,11 @@ func New(o Options) *Bridge {
 // it, nil after an ordered stop.
 func (b *Bridge) Run(ctx context.Context) error {
 	// The listeners come first: while the spool waits for its lock, postbacks get an answer and probes the reason.
-	ingest, err := b.serve(b.o.Listen, b.receiver)
+	ingest, err := b.serve("POSTBRIDGE_LISTEN", b.o.Listen, b.receiver)
 	if err != nil {
 		return err
 	}
-	admin, err := b.serve(b.o.AdminListen, b.admin())
+	admin, err := b.serve("POSTBRIDGE_ADMIN_LISTEN", b.o.AdminListen, b.admin())
 	if err != nil {
 		return errors.Join(err, ingest.Close())
 	}
@@ -136,15 +137,15 @@ func (b *Bridge) Run(ctx context.Context) error {
 }
 
 // stop stops in the order of the path: nothing is taken any more, then what was taken is published, then the disk.
-func (b *Bridge) stop(ingest *server, pumps *pumps, stopPumps func(), s *spool.Spool, drain bool) error {
+func (b *Bridge) stop(ingest *server, ps *pumps, stopPumps func(), s *spool.Spool, drain bool) error {
 	b.stopping.Store(true)
+	b.o.Log.Info("stopping: answering what is in flight, then publishing what waits")
 	ingest.stop(b.o.Log)
-	b.receiver.stopping.Store(true)
 	if drain {
 		b.drain()
 	}
 	stopPumps()
-	err := pumps.stop()
+	err := ps.stop()
 	b.sayWaiting()
 	return errors.Join(err, s.Close())
 }
@@ -174,7 +175,7 @@ func (b *Bridge) sayWaiting() {
 
 // openSpool opens the spool, and waits as long as another process has it: a volume may be changing hands.
 func (b *Bridge) openSpool(ctx context.Context) (*spool.Spool, error) {
-	fs, err := spool.OSDir(filepath.Join(b.o.DataDir, "spool"))
+	fs, err := b.openDir(filepath.Join(b.o.DataDir, "spool"))
 	if err != nil {
 		return nil, err
 	}
@@ -254,11 +255,12 @@ type server struct {
 	failed chan error // gets the error that ended it, unless it was closed
 }
 
-// serve listens at once, so that an address that is taken is known, and serves until the server is closed.
-func (b *Bridge) serve(addr string, h http.Handler) (*server, error) {
+// serve listens at once, so that an address that is taken is known, and serves until the server is closed. The setting
+// is what the address comes from.
+func (b *Bridge) serve(setting, addr string, h http.Handler) (*server, error) {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
-		return nil, fmt.Errorf("cannot listen: %w", err)
+		return nil, fmt.Errorf("cannot listen; set %s to another address: %w", setting, err)
 	}
 	s := &server{
 		Server: &http.Server{

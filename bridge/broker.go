@@ -19,10 +19,14 @@ type Broker interface {
 type Refusal struct {
 	// Status is the HTTP status of the answer: 400, 401, 403 or 404.
 	Status int
-	// Reason is the label of postbridge_refused_total, one of a small fixed set.
+	// Reason is the label of postbridge_refused_total: route, not_json, token, app_id, checksum, repeated_key or
+	// client_id. The bridge's own are too_large and incomplete.
 	Reason string
 	// Detail is the sentence in the answer and in the log. It never says what was expected.
 	Detail string
 }
 
 func (r *Refusal) Error() string { return r.Detail }
+
+// Refuse is the error of a Verify.
+func Refuse(status int, reason, detail string) *Refusal { return &Refusal{status, reason, detail} }

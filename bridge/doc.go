@@ -5,6 +5,7 @@
 //   - broker: a stock broker (Kite, Dhan, …). Never NATS or Kafka.
 //   - postback: one HTTP POST from a broker, as it arrived.
 //   - event: what a postback becomes: one state of one order, in postbridge's own shape.
+//   - delivery: an event on its way to a bus, as the spool holds it.
 //   - spool: the log on local disk between the 200 and the bus.
 //   - bus: NATS JetStream or Kafka.
 //   - publisher: what carries events from the spool to one bus.

@@ -18,8 +18,9 @@ func Handler(o Options, s *spool.Spool) (http.Handler, *Bridge) {
 
 // Limits of the look-ahead.
 const (
-	MaxUnacked = maxUnacked
-	MaxWindow  = maxWindow
+	MaxUnacked      = maxUnacked
+	MaxUnackedBytes = maxUnackedBytes
+	MaxWindow       = maxWindow
 )
 
 // RememberedOrders is how many orders are remembered at least.
@@ -56,7 +57,16 @@ func (b *Bridge) Bus(name string) (up bool, waiting uint64, causes []string) {
 // DrainTimeout is how long the stop waits for the buses.
 const DrainTimeout = drainTimeout
 
-// NewDelivery is a record of the order as the spool holds it.
-func NewDelivery(order string) []byte {
-	return (&Delivery{ID: order, Broker: "kite", UserID: "u", OrderID: order, Status: StatusOpen, ReceivedAt: time.Now(), Data: []byte("{}")}).appendRecord(nil)
+// NewDelivery is a record of the order as the spool holds it, with so many bytes of event.
+func NewDelivery(order string, size int) []byte {
+	d := &Delivery{ID: order, Broker: "kite", UserID: "u", OrderID: order, Status: StatusOpen, ReceivedAt: time.Now()}
+	d.Data = make([]byte, size)
+	return d.appendRecord(nil)
+}
+
+// OnDisk is a bridge whose spool is on another disk.
+func OnDisk(o Options, disk spool.FS) *Bridge {
+	b := New(o)
+	b.openDir = func(string) (spool.FS, error) { return disk, nil }
+	return b
 }

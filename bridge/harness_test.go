@@ -34,7 +34,9 @@ func testBrokers(tokens ...string) []bridge.Broker {
 		kite.New(kite.Config{Credentials: func() kite.Credentials {
 			return kite.Credentials{Secrets: []kite.Secret{{AppID: kiteApp, Secret: kiteSecret}}, Tokens: tokens}
 		}}),
-		dhan.New(func() dhan.Credentials { return dhan.Credentials{Tokens: []string{dhanToken}} }),
+		dhan.New(func() dhan.Credentials {
+			return dhan.Credentials{Tokens: []string{dhanToken}, ClientIDs: []string{"1000000003"}}
+		}),
 	}
 }
 
@@ -116,24 +118,21 @@ func (f *fakeBus) Publish(ctx context.Context, d *bridge.Delivery, done func(err
 	}
 	switch v {
 	case store:
-		go f.store(ctx, d, done)
+		f.stored = append(f.stored, *d)
+		go done(nil)
 	case reject:
 		go done(fmt.Errorf("%w: too large", bridge.ErrRejected))
 	case hold:
-		f.held = append(f.held, func() { f.store(ctx, d, done) })
+		f.held = append(f.held, func() {
+			if ctx.Err() == nil {
+				f.mu.Lock()
+				f.stored = append(f.stored, *d)
+				f.mu.Unlock()
+				done(nil)
+			}
+		})
 	}
 	f.changed.Broadcast()
-}
-
-func (f *fakeBus) store(ctx context.Context, d *bridge.Delivery, done func(error)) {
-	if ctx.Err() != nil {
-		return
-	}
-	f.mu.Lock()
-	f.stored = append(f.stored, *d)
-	f.changed.Broadcast()
-	f.mu.Unlock()
-	done(nil)
 }
 
 func (f *fakeBus) Close() error { return nil }
@@ -198,8 +197,14 @@ func start(t *testing.T, o bridge.Options, log *logBuffer) *running {
 func startUnready(t *testing.T, o bridge.Options, log *logBuffer) *running {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
+	return run(t, ctx, cancel, bridge.New(o), log)
+}
+
+// run runs a bridge.
+func run(t *testing.T, ctx context.Context, cancel func(), b *bridge.Bridge, log *logBuffer) *running {
+	t.Helper()
 	ended := make(chan error, 1)
-	go func() { ended <- bridge.New(o).Run(ctx) }()
+	go func() { ended <- b.Run(ctx) }()
 	var once sync.Once
 	var err error
 	stop := func() error {

@@ -54,7 +54,7 @@ func newIngestMetrics(r prometheus.Registerer) *ingestMetrics {
 		brokers: make(map[string]*brokerMetrics),
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "postbridge_refused_total",
-			Help: "Postbacks refused, by the proof that failed.",
+			Help: "Postbacks refused, by reason: a proof that failed, or a body that could not be read.",
 		}, []string{"broker", "reason"}),
 		answerSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "postbridge_answer_seconds",
@@ -75,7 +75,7 @@ func (m *ingestMetrics) broker(name string) *brokerMetrics {
 // collector exports what the bridge knows at the moment of the scrape.
 type collector struct{ b *Bridge }
 
-// Descriptions of what collector exports; immutable.
+// desc describes a metric.
 func desc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("postbridge_"+name, help, labels, nil)
 }

@@ -21,11 +21,12 @@ const (
 	maxUnacked      = 8192     // events offered and not done
 	maxUnackedBytes = 16 << 20 // their bytes
 	maxWindow       = 1 << 16  // events offered, from the first that is not done on
+	// maxUnsaved is what may be committed while the cursor's file is written, at the highest rates there are.
+	maxUnsaved = 1 << 17
 )
 
-// MaxAhead is how far beyond its cursor, as it is found after a crash, a bus may have been offered events: the window,
-// and what was committed since the cursor was saved last, which is a fraction of a second ago.
-const MaxAhead = maxWindow + 1<<17
+// LookAhead is how far beyond its cursor, as it is found after a crash, a bus may have been offered events.
+const LookAhead = maxWindow + maxUnsaved
 
 // stuckAfter is how long the look-ahead may be used up before the pump says what it waits for.
 const stuckAfter = 5 * time.Second
@@ -41,8 +42,8 @@ type pump struct {
 	log        *slog.Logger
 	publisher  Publisher
 
-	end     func()         // ends run; set by it
-	burials sync.WaitGroup // of dead letters on their way
+	end       func()         // ends run; set by it
+	redirects sync.WaitGroup // of refused events to the dead letters
 
 	mu           sync.Mutex
 	room         sync.Cond // signalled when the look-ahead shrinks
@@ -114,7 +115,7 @@ func (p *pump) run(ctx context.Context) error {
 
 // stopped waits for the dead letters that are being handed over, and returns why the pump ended: nil if it was told to.
 func (p *pump) stopped() error {
-	p.burials.Wait()
+	p.redirects.Wait()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.fatal
@@ -195,7 +196,7 @@ func (p *pump) offer(ctx context.Context, r spool.Record) {
 	}
 	d, err := parseRecord(payload)
 	if err != nil {
-		p.finish(p.add(r, nil, 0), p.keepAside(&Delivery{Spool: p.spoolID, Sequence: r.Sequence, Data: payload}, err))
+		p.finish(p.add(r, nil, 0), p.putAside(&Delivery{Spool: p.spoolID, Sequence: r.Sequence, Data: payload}, err))
 		return
 	}
 	d.Spool, d.Sequence = p.spoolID, r.Sequence
@@ -222,11 +223,11 @@ func (p *pump) answered(ctx context.Context, n uint64, d *Delivery, err error) {
 	case err == nil:
 		p.finish(n, stored)
 	case d.Deadletter:
-		p.finish(n, p.keepAside(d, err))
+		p.finish(n, p.putAside(d, err))
 	default:
 		p.log.Error("the bus refuses an event for good; it goes to the dead letters", "key", d.Key(), "id", d.ID, "error", err)
 		dead := d.AsDeadletter()
-		p.burials.Go(func() {
+		p.redirects.Go(func() {
 			p.publisher.Publish(ctx, dead, func(err error) { p.answered(ctx, n, dead, err) })
 		})
 	}
@@ -295,9 +296,9 @@ type quarantinedEvent struct {
 	Event    []byte `json:"event"` // in base64: it may be nothing that can be read
 }
 
-// keepAside writes an event that the bus can take nowhere to the quarantine file. If that fails too, the pump ends: the
+// putAside writes an event that the bus can take nowhere to the quarantine file. If that fails too, the pump ends: the
 // event is still in the spool.
-func (p *pump) keepAside(d *Delivery, why error) busFate {
+func (p *pump) putAside(d *Delivery, why error) busFate {
 	p.log.Error("an event can go nowhere on the bus and is put into quarantine",
 		"id", d.ID, "sequence", d.Sequence, "file", p.quarantine, "error", why)
 	line, err := json.Marshal(quarantinedEvent{d.Spool, d.Sequence, why.Error(), d.Data})

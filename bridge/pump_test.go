@@ -211,37 +211,6 @@ func TestDamage(t *testing.T) {
 	}
 }
 
-// TestLookAhead stops offering when the look-ahead is used up, says for which key, and goes on when there is room.
-func TestLookAhead(t *testing.T) {
-	t.Parallel()
-	o := testOptions(t, io.Discard)
-	o.MaxBody = 1 << 20
-	s := open(t, o.DataDir, spool.Options{})
-	h, _ := bridge.Handler(o, s)
-	n := bridge.MaxUnacked + 10
-	for i := range n {
-		checkAnswer(t, newRecorder(h, kiteBody(fmt.Sprint(i), "OPEN", 1)), 200)
-	}
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	f, log := newFakeBus(t), new(logBuffer)
-	f.setRule(func(*bridge.Delivery) verdict { return hold })
-	o2 := testOptions(t, log)
-	o2.DataDir, o2.Buses = o.DataDir, []bridge.Bus{f.bus()}
-	r := start(t, o2, log)
-	r.bus("it says what it waits for", func(b busStatus) bool {
-		return !b.Up && strings.Contains(strings.Join(b.Causes, ""), "kite.AB1234.0")
-	})
-	f.mu.Lock()
-	if len(f.held) > bridge.MaxUnacked {
-		t.Errorf("%d offered and not done", len(f.held))
-	}
-	f.mu.Unlock()
-	f.setRule(nil)
-	r.bus("all stored", func(b busStatus) bool { return b.Up && b.Stored == uint64(n) && b.Waiting == 0 })
-}
-
 // TestLock waits, unready and answering, for a spool that another process has.
 func TestLock(t *testing.T) {
 	f, log := newFakeBus(t), new(logBuffer)

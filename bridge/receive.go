@@ -18,6 +18,9 @@ import (
 	"github.com/postbridge/postbridge/bridge/spool"
 )
 
+// sayInterval is how often refusals for one reason are logged, at most.
+const sayInterval = time.Minute
+
 // receiver is the ingest handler: route, verify, normalize, append, answer.
 type receiver struct {
 	// Immutable.
@@ -28,12 +31,12 @@ type receiver struct {
 	metrics *ingestMetrics
 	intakes sync.Pool // of *intake
 
-	// spool is nil until it is open; stopping is set when the ordered stop begins.
-	spool    atomic.Pointer[spool.Spool]
-	stopping atomic.Bool
-	refusing atomic.Bool // the last append was refused; its change is logged
+	spool   atomic.Pointer[spool.Spool] // nil until it is open
+	failing atomic.Bool                 // the last append failed; its change is logged
+	last    lastAccepted
 
-	last lastAccepted
+	saidMu sync.Mutex
+	said   map[string]time.Time // when a refusal was logged, by broker and reason
 }
 
 // route is one broker's way in.
@@ -66,6 +69,7 @@ func newReceiver(o Options, m *ingestMetrics) *receiver {
 		metrics: m,
 		intakes: sync.Pool{New: func() any { return new(intake) }},
 		last:    newLastAccepted(),
+		said:    make(map[string]time.Time),
 	}
 	for _, b := range o.Brokers {
 		r.brokers[b.Name()] = &route{b, m.broker(b.Name())}
@@ -91,10 +95,25 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	to.count.fates[a.fate].Add(1)
 	if a.fate == refused {
 		r.metrics.refused.WithLabelValues(to.Name(), a.reason).Inc()
-		r.log.Debug("postback refused", "broker", to.Name(), "status", a.status, "reason", a.reason, "detail", a.detail)
+		r.sayRefused(to.Name(), a, req.RemoteAddr)
 	}
 	writeAnswer(w, a)
 	r.metrics.answerSeconds.Observe(time.Since(arrival).Seconds())
+}
+
+// sayRefused logs a refusal, each reason once in sayInterval: whoever guesses must not be able to fill the log.
+func (r *receiver) sayRefused(broker string, a answer, from string) {
+	now, what := time.Now(), broker+" "+a.reason
+	r.saidMu.Lock()
+	said := now.Sub(r.said[what]) < sayInterval
+	if !said {
+		r.said[what] = now
+	}
+	r.saidMu.Unlock()
+	if !said {
+		r.log.Warn("postbacks are refused; postbridge_refused_total counts them",
+			"broker", broker, "status", a.status, "reason", a.reason, "detail", a.detail, "from", from)
+	}
 }
 
 // route finds the broker of /<broker> or /<broker>/<token>; nil if there is none.
@@ -131,7 +150,7 @@ func queryToken(req *http.Request) string {
 // readBody reads at most maxBody bytes. A Content-Type is not looked at: brokers are not to be trusted with it.
 func (r *receiver) readBody(w http.ResponseWriter, req *http.Request, buf *bytes.Buffer) (answer, bool) {
 	buf.Reset()
-	tooLarge := answer{http.StatusRequestEntityTooLarge, refused, "too_large", "", "the body is too large"}
+	tooLarge := answer{status: http.StatusRequestEntityTooLarge, fate: refused, reason: "too_large", detail: "the body is too large"}
 	if req.ContentLength > r.maxBody {
 		w.Header().Set("Connection", "close")
 		return tooLarge, false
@@ -144,7 +163,7 @@ func (r *receiver) readBody(w http.ResponseWriter, req *http.Request, buf *bytes
 	case errors.As(err, &over):
 		return tooLarge, false
 	default:
-		return answer{http.StatusBadRequest, refused, "incomplete", "", "the body did not arrive whole"}, false
+		return answer{status: http.StatusBadRequest, fate: refused, reason: "incomplete", detail: "the body did not arrive whole"}, false
 	}
 }
 
@@ -171,14 +190,16 @@ func refusal(err error) answer {
 // append puts the event on disk, unless it repeats the last state of its order, and answers only then.
 func (r *receiver) append(e *Event, record []byte) answer {
 	s := r.spool.Load()
-	if s == nil || r.stopping.Load() {
+	if s == nil {
 		return answer{status: http.StatusServiceUnavailable, fate: failed, detail: "not ready"}
 	}
 	ticket, repeats, err := r.last.append(s, e, record)
 	if err == nil {
 		_, err = s.Wait(ticket)
 	}
-	r.noteRefusing(err)
+	if !repeats {
+		r.noteFailing(err)
+	}
 	switch {
 	case err != nil:
 		return answer{status: http.StatusServiceUnavailable, fate: failed, detail: "cannot be kept now"}
@@ -189,12 +210,12 @@ func (r *receiver) append(e *Event, record []byte) answer {
 	}
 }
 
-// noteRefusing logs when the spool begins and ends to refuse.
-func (r *receiver) noteRefusing(err error) {
+// noteFailing logs when proven postbacks begin and cease to be answered 503.
+func (r *receiver) noteFailing(err error) {
 	switch {
-	case err == nil && r.refusing.Load() && r.refusing.Swap(false):
+	case err == nil && r.failing.Load() && r.failing.Swap(false):
 		r.log.Info("the spool takes postbacks again")
-	case err != nil && !r.refusing.Swap(true):
+	case err != nil && !r.failing.Swap(true):
 		r.log.Error("postbacks are answered 503", "error", err)
 	}
 }

@@ -105,9 +105,10 @@ func TestAnswers(t *testing.T) {
 		{"dhan, token in the query", "POST", "/dhan?token=" + dhanToken, dhan, nil, 200, bridge.Orders},
 		{"dhan, no token", "POST", "/dhan", dhan, nil, 401, ""},
 		{"dhan, wrong token", "POST", "/dhan/" + dhanToken + "x", dhan, nil, 401, ""},
+		{"dhan, client not known", "POST", "/dhan/" + dhanToken, strings.Replace(dhan, `"1000000003"`, `"1000000004"`, 1), nil, 403, ""},
 		{"dhan, no JSON", "POST", "/dhan/" + dhanToken, `{"legName": ,}`, nil, 200, bridge.Deadletters},
 		{"dhan, neither JSON nor text", "POST", "/dhan/" + dhanToken, "\xff\x00", nil, 200, bridge.Deadletters},
-		{"dhan, no order id", "POST", "/dhan/" + dhanToken, `{"orderStatus":"TRADED"}`, nil, 200, bridge.Deadletters},
+		{"dhan, no order id", "POST", "/dhan/" + dhanToken, `{"dhanClientId":"1000000003","orderStatus":"TRADED"}`, nil, 200, bridge.Deadletters},
 		{"not a POST", "GET", "/kite", "", nil, 405, ""},
 		{"not a POST either", "PUT", "/dhan/" + dhanToken, dhan, nil, 405, ""},
 		{"no route", "POST", "/", genuine, nil, 404, ""},
@@ -205,6 +206,11 @@ func TestUnavailable(t *testing.T) {
 		}
 		t.Error("never full")
 	})
+	t.Run("reserve of the disk", func(t *testing.T) {
+		o := testOptions(t, io.Discard)
+		h, _ := bridge.Handler(o, open(t, o.DataDir, spool.Options{MinFree: 1 << 60}))
+		unavailable(t, post(h, genuine))
+	})
 	t.Run("closed", func(t *testing.T) {
 		o := testOptions(t, io.Discard)
 		s := open(t, o.DataDir, spool.Options{})
@@ -276,8 +282,7 @@ func TestReload(t *testing.T) {
 	o := testOptions(t, io.Discard)
 	asked, changed := 0, true
 	o.Reload = func() bool { asked++; return changed }
-	secret := "old"
-	b := &swapped{Broker: o.Brokers[0], genuine: func() bool { return secret == "new" || asked > 0 && changed }}
+	b := &swapped{Broker: o.Brokers[0], genuine: func() bool { return asked > 0 && changed }}
 	o.Brokers = []bridge.Broker{b}
 	s := open(t, o.DataDir, spool.Options{})
 	h, _ := bridge.Handler(o, s)
@@ -326,8 +331,8 @@ func TestSlowClient(t *testing.T) {
 	_, _ = io.WriteString(conn, "POST /kite HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
 	_ = conn.SetReadDeadline(time.Now().Add(30 * time.Second))
 	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
-	if err == nil && resp.StatusCode != http.StatusBadRequest {
-		t.Errorf("answered %s", resp.Status)
+	if err != nil || resp.StatusCode != http.StatusBadRequest {
+		t.Errorf("answered %v, %v", resp, err)
 	}
 	if _, body := r.get("/metrics"); !strings.Contains(body, `postbridge_refused_total{broker="kite",reason="incomplete"} 1`) {
 		t.Errorf("not counted:\n%s", body)
@@ -337,31 +342,35 @@ func TestSlowClient(t *testing.T) {
 // FuzzReceive feeds whole requests: no panic, no 5xx, no event without a proven origin, nothing proven lost.
 func FuzzReceive(f *testing.F) {
 	for _, broker := range []string{"kite", "dhan"} {
-		f.Add("/"+broker, []byte(official(f, broker)))
-		f.Add("/"+broker+"/"+kiteToken, []byte(official(f, broker)))
-		f.Add("/"+broker+"/"+dhanToken, []byte(official(f, broker)))
+		f.Add("/"+broker, "", []byte(official(f, broker)))
+		f.Add("/"+broker+"/"+kiteToken, "", []byte(official(f, broker)))
+		f.Add("/"+broker, "token="+dhanToken, []byte(official(f, broker)))
 	}
-	f.Add("/dhan/"+dhanToken, []byte(`{"legName": ,}`))
-	f.Add("/kite?token=%zz", []byte("\xff"))
+	f.Add("/dhan/"+dhanToken, "", []byte(`{"legName": ,}`))
+	f.Add("/kite", "token=%zz", []byte("\xff"))
 	o := bridge.Options{Brokers: testBrokers(kiteToken), MaxBody: 64 << 10, Registry: prometheus.NewRegistry(), Log: slog.New(slog.DiscardHandler)}
-	h, _ := bridge.Handler(o, open(f, f.TempDir(), spool.Options{MaxBytes: 1 << 40}))
-	f.Fuzz(func(t *testing.T, path string, body []byte) {
+	s := open(f, f.TempDir(), spool.Options{MaxBytes: 1 << 40})
+	h, _ := bridge.Handler(o, s)
+	f.Fuzz(func(t *testing.T, path, query string, body []byte) {
 		req, err := http.NewRequest("POST", "http://x/", bytes.NewReader(body))
 		if err != nil {
 			t.Fatal(err)
 		}
-		req.URL.Path, req.URL.RawQuery, _ = strings.Cut(path, "?")
+		req.URL.Path, req.URL.RawQuery = path, query
+		before := s.Stats().Last
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, req)
-		if w.Code >= 500 {
-			t.Fatalf("a body caused %d %s", w.Code, w.Body)
+		news := s.Stats().Last - before
+		if w.Code >= 500 || w.Code != 200 && news != 0 || news > 1 {
+			t.Fatalf("answered %d %s, %d events", w.Code, w.Body, news)
 		}
-		proven := w.Code == 200
-		if hasToken := strings.Contains(path, kiteToken) || strings.Contains(path, dhanToken) || strings.Contains(path, "%"); proven && !hasToken {
-			t.Fatalf("%s was answered %d", path, w.Code)
+		if w.Code == 200 && path != "/kite/"+kiteToken && path != "/dhan/"+dhanToken && req.URL.Query().Get("token") != dhanToken {
+			t.Fatalf("%s?%s was answered %d", path, query, w.Code)
 		}
-		if proven && !strings.Contains(w.Body.String(), `"id":"`) {
-			t.Fatalf("answered 200 %s", w.Body)
+		if news == 1 {
+			if d := nextEvent(t, s); !strings.Contains(w.Body.String(), d.ID) || !json.Valid(d.Data) {
+				t.Fatalf("answered %s, in the spool is %s", w.Body, d.Data)
+			}
 		}
 	})
 }

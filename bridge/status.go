@@ -68,7 +68,7 @@ func (b *Bridge) status() status {
 		Spool:     spoolStatus{LimitBytes: b.o.SpoolMaxBytes},
 		Buses:     make(map[string]busStatus),
 	}
-	for name, m := range b.ingest.brokers {
+	for name, m := range b.metrics.brokers {
 		// What is in flight is received and has no fate yet, so received is read last.
 		var p postbackStatus
 		p.Accepted, p.Repeated = m.fates[accepted].Load(), m.fates[repeated].Load()
@@ -82,10 +82,10 @@ func (b *Bridge) status() status {
 	if o == nil {
 		return st
 	}
-	for _, p := range o.pumps {
-		st.Buses[p.bus] = busStatusOf(p, o.spool.Stats().Last)
-	}
 	stats := o.spool.Stats()
+	for _, p := range o.pumps {
+		st.Buses[p.bus] = busStatusOf(p, stats.Last)
+	}
 	st.Spool.ID, st.Spool.Last, st.Spool.Bytes, st.Spool.WaitingBytes = o.spool.ID(), stats.Last, stats.Bytes, stats.WaitingBytes
 	return st
 }

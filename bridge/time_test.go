@@ -2,8 +2,12 @@ package bridge_test
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
+	"net/http"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -18,7 +22,7 @@ import (
 func pumping(t *testing.T, f *fakeBus, fs *crashfs.FS) (*bridge.Bridge, *spool.Spool) {
 	t.Helper()
 	s, err := spool.Open(fs, spool.Options{
-		MaxBytes: 1 << 20, Cursors: []string{"nats"}, Log: slog.New(slog.DiscardHandler),
+		MaxBytes: 256 << 20, Cursors: []string{"nats"}, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -42,7 +46,12 @@ func pumping(t *testing.T, f *fakeBus, fs *crashfs.FS) (*bridge.Bridge, *spool.S
 
 func appendOrder(t *testing.T, s *spool.Spool, order string) {
 	t.Helper()
-	ticket, err := s.Append(bridge.NewDelivery(order))
+	appendDelivery(t, s, bridge.NewDelivery(order, 2))
+}
+
+func appendDelivery(t *testing.T, s *spool.Spool, record []byte) {
+	t.Helper()
+	ticket, err := s.Append(record)
 	if err == nil {
 		_, err = s.Wait(ticket)
 	}
@@ -106,4 +115,74 @@ func TestUnreadableDisk(t *testing.T) {
 			t.Errorf("up %v, %d waiting, %v", up, waiting, causes)
 		}
 	})
+}
+
+// TestLookAhead stops offering when the look-ahead is used up, says for which key, and goes on when there is room: for
+// events that are not done, for their bytes, and for events behind one that is not done.
+func TestLookAhead(t *testing.T) {
+	first := func(d *bridge.Delivery) verdict {
+		if d.OrderID == "0" {
+			return hold
+		}
+		return store
+	}
+	all := func(*bridge.Delivery) verdict { return hold }
+	for name, of := range map[string]struct {
+		rule    func(*bridge.Delivery) verdict
+		events  int
+		size    int
+		offered int
+	}{
+		"events":     {all, bridge.MaxUnacked + 10, 2, bridge.MaxUnacked},
+		"bytes":      {all, 300, bridge.MaxUnackedBytes / 200, 200},
+		"one behind": {first, bridge.MaxWindow + 10, 2, bridge.MaxWindow},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFakeBus(t)
+				f.setRule(of.rule)
+				b, s := pumping(t, f, crashfs.New(t))
+				for i := range of.events {
+					appendDelivery(t, s, bridge.NewDelivery(strconv.Itoa(i), of.size))
+				}
+				time.Sleep(time.Minute)
+				up, waiting, causes := b.Bus("nats")
+				if up || waiting != uint64(of.events) || !strings.Contains(strings.Join(causes, ""), "kite.u.0") {
+					t.Errorf("up %v, %d waiting, %v", up, waiting, causes)
+				}
+				f.mu.Lock()
+				offered := len(f.offered)
+				f.mu.Unlock()
+				if offered > of.offered || offered < of.offered-1 {
+					t.Errorf("%d offered, want %d", offered, of.offered)
+				}
+				f.setRule(nil)
+				time.Sleep(time.Minute)
+				if up, waiting, causes := b.Bus("nats"); !up || waiting != 0 {
+					t.Errorf("up %v, %d waiting, %v", up, waiting, causes)
+				}
+			})
+		})
+	}
+}
+
+// TestDiskFails ends the process when a write cannot be made durable: 503 to whoever waits, not ready, the error of Run.
+func TestDiskFails(t *testing.T) {
+	disk := crashfs.New(t)
+	f, log := newFakeBus(t), new(logBuffer)
+	o := testOptions(t, log)
+	o.Buses = []bridge.Bus{f.bus()}
+	ctx, cancel := context.WithCancel(t.Context())
+	r := run(t, ctx, cancel, bridge.OnDisk(o, disk), log)
+	log.waitFor(t, readyLine)
+	r.mustPost("/kite", kiteBody("1", "OPEN", 1))
+	f.waitStored(1)
+	disk.Inject(crashfs.Fault{Op: crashfs.Sync, Nth: 1, Outcome: crashfs.Happened, Sticky: true})
+	if status, answer := r.post("/kite", kiteBody("1", "OPEN", 2)); status != http.StatusServiceUnavailable {
+		t.Errorf("answered %d %s", status, answer)
+	}
+	log.waitFor(t, regexp.MustCompile("stopped: "))
+	if err := r.stop(); !errors.Is(err, spool.ErrFailed) {
+		t.Errorf("ended with %v", err)
+	}
 }

@@ -16,7 +16,7 @@ import (
 func (b *Broker) Verify(p *bridge.Postback) (how string, err error) {
 	cred := b.credentials()
 	if !proof.OneOf(cmp.Or(p.PathToken, p.QueryToken), cred.Tokens) {
-		return "", refuse(http.StatusUnauthorized, "token", "the token is missing or wrong")
+		return "", bridge.Refuse(http.StatusUnauthorized, "token", "the token is missing or wrong")
 	}
 	if len(cred.ClientIDs) == 0 {
 		return "token", nil
@@ -27,11 +27,7 @@ func (b *Broker) Verify(p *bridge.Postback) (how string, err error) {
 		o.member(m.Name, body.Value(m.Value))
 	}
 	if !errors.Is(err, bridge.ErrNotJSON) && !proof.OneOf(o.UserID, cred.ClientIDs) {
-		return "", refuse(http.StatusForbidden, "client_id", "the client id is not a known one")
+		return "", bridge.Refuse(http.StatusForbidden, "client_id", "the client id is not a known one")
 	}
 	return "token", nil
-}
-
-func refuse(status int, reason, detail string) *bridge.Refusal {
-	return &bridge.Refusal{Status: status, Reason: reason, Detail: detail}
 }

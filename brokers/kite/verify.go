@@ -27,9 +27,9 @@ func (b *Broker) Verify(p *bridge.Postback) (how string, err error) {
 	case errors.Is(err, bridge.ErrNotJSON) && withToken:
 		return "token", nil
 	case errors.Is(err, bridge.ErrNotJSON):
-		return "", refuse(http.StatusBadRequest, "not_json", "the body is not JSON")
+		return "", bridge.Refuse(http.StatusBadRequest, "not_json", "the body is not JSON")
 	case err != nil:
-		return "", refuse(http.StatusForbidden, "checksum", "the body is not an object with a checksum")
+		return "", bridge.Refuse(http.StatusForbidden, "checksum", "the body is not an object with a checksum")
 	}
 	c := claim{userIDFormula: b.config.Checksum == UserID}
 	for _, m := range members {
@@ -47,9 +47,9 @@ func (b *Broker) Verify(p *bridge.Postback) (how string, err error) {
 func checkPath(token string, tokens []string) error {
 	switch {
 	case len(tokens) > 0 && !proof.OneOf(token, tokens):
-		return refuse(http.StatusUnauthorized, "token", "the path token is missing or wrong")
+		return bridge.Refuse(http.StatusUnauthorized, "token", "the path token is missing or wrong")
 	case len(tokens) == 0 && token != "" && token != "postback":
-		return refuse(http.StatusNotFound, "route", "there is no such route")
+		return bridge.Refuse(http.StatusNotFound, "route", "no such route")
 	}
 	return nil
 }
@@ -103,11 +103,11 @@ func (c *claim) repeated() bool {
 // check finds the secret and the formula that made the checksum.
 func (c *claim) check(secrets []Secret) (how string, err error) {
 	if c.repeated() {
-		return "", refuse(http.StatusForbidden, "repeated_key", "a name that matters to the checksum appears twice")
+		return "", bridge.Refuse(http.StatusForbidden, "repeated_key", "a name that matters to the checksum appears twice")
 	}
 	candidates := c.candidates(secrets)
 	if len(candidates) == 0 && c.appID != "" {
-		return "", refuse(http.StatusForbidden, "app_id", "the app id is not a known one")
+		return "", bridge.Refuse(http.StatusForbidden, "app_id", "the app id is not a known one")
 	}
 	sum, ok := parseChecksum(c.checksum)
 	byTime := c.madeWith(c.orderTime, sum, candidates)
@@ -118,7 +118,7 @@ func (c *claim) check(secrets []Secret) (how string, err error) {
 	case ok && byUser:
 		return "checksum:user_id", nil
 	}
-	return "", refuse(http.StatusForbidden, "checksum", "the checksum is missing or does not fit the body")
+	return "", bridge.Refuse(http.StatusForbidden, "checksum", "the checksum is missing or does not fit the body")
 }
 
 // candidates are the secrets of the app that the body names: all of them if it names none.
@@ -158,8 +158,4 @@ func parseChecksum(s string) (sum [sha256.Size]byte, ok bool) {
 	}
 	_, err := hex.Decode(sum[:], []byte(s))
 	return sum, err == nil
-}
-
-func refuse(status int, reason, detail string) *bridge.Refusal {
-	return &bridge.Refusal{Status: status, Reason: reason, Detail: detail}
 }

@@ -184,7 +184,7 @@ func (c *config) natsConfig(creds *credentials) nats.Config {
 		MaxAge:        c.NATSMaxAge,
 		MaxBytes:      int64(c.NATSMaxBytes),
 		DiscardOld:    c.embedded(),
-		LookAhead:     bridge.MaxAhead,
+		LookAhead:     bridge.LookAhead,
 	}
 	if creds.natsToken.Load() != nil {
 		n.Token = func() string { return load(&creds.natsToken) }
