@@ -68,7 +68,7 @@ func BenchmarkWriteAndSync(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer f.Close()
-	record := make([]byte, benchSize+20)
+	record := make([]byte, benchSize+24)
 	b.SetBytes(benchSize)
 	for b.Loop() {
 		if _, err := f.Write(record); err != nil {

@@ -19,8 +19,8 @@ import (
 	"github.com/postbridge/postbridge/bridge/spool/crashfs"
 )
 
-// TestCrash has many goroutines append, read and commit, loses the power at some operation on the disk, opens what is
-// left and goes on with that, a few times. In some runs an operation fails before.
+// TestCrash has many goroutines append, read and commit, loses the power or is killed at some operation on the disk,
+// opens what is left and goes on with that, a few times. In some runs an operation fails before.
 func TestCrash(t *testing.T) {
 	seeds := 300
 	if testing.Short() {
@@ -51,11 +51,14 @@ type story struct {
 	fs        *crashfs.FS
 	syncFails bool // what is read after that and before the power is lost may be lost, though a bus has seen it
 
-	mu    sync.Mutex  // held while the power is lost
-	dice  *rand.Rand  // says what is left then
-	known             // in the life of the process
-	left  *crashfs.FS // the disk after the power was lost
-	atEnd known       // what was known then; what was said later has no consequences
+	lost map[uint64]bool // numbers without a record, as found by the last check
+
+	mu     sync.Mutex  // held while the power is lost
+	dice   *rand.Rand  // says what is left then
+	known              // in the life of the process
+	left   *crashfs.FS // the disk after the power was lost
+	killed bool        // the power was not lost, only the process
+	atEnd  known       // what was known then; what was said later has no consequences
 }
 
 // known is what was said to anybody.
@@ -89,9 +92,6 @@ func (st *story) run() {
 			st.work(s, generation)
 			_ = s.Close() // an error if the spool failed
 		}
-		if st.left == nil && !st.syncFails && st.rng.IntN(4) == 0 {
-			st.left, st.atEnd = st.fs.Restart(), st.known // it was only killed
-		}
 		st.losePower()
 		st.fs, st.known = st.left, st.atEnd
 		st.check()
@@ -123,14 +123,21 @@ func (st *story) plan() {
 	})
 }
 
-// losePower keeps what would be left if the power were lost now. The first time in a generation counts.
+// losePower keeps what would be left if the power were lost now, or the process killed. The first time in a generation
+// counts.
 func (st *story) losePower() {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if st.left == nil {
-		keep := []float64{0, 0.3, 0.7, 1}[st.dice.IntN(4)]
-		st.left, st.atEnd = st.fs.CrashClone(st.dice, keep), st.known.clone()
+	if st.left != nil {
+		return
 	}
+	st.atEnd = st.clone()
+	if st.killed = !st.syncFails && st.dice.IntN(4) == 0; st.killed {
+		st.left = st.fs.Kill(st.dice)
+		return
+	}
+	keep := []float64{0, 0.3, 0.7, 1}[st.dice.IntN(4)]
+	st.left = st.fs.CrashClone(st.dice, keep)
 }
 
 // work has writers append and buses read until the writers are done.
@@ -143,7 +150,7 @@ func (st *story) work(s *spool.Spool, generation int) {
 	}
 	for _, name := range st.o.Cursors {
 		rng := rand.New(rand.NewPCG(st.rng.Uint64(), 3))
-		buses.Go(func() { st.consume(ctx, s, s.Cursor(name), name, rng) })
+		buses.Go(func() { st.consume(ctx, s.Cursor(name), name, rng) })
 	}
 	writers.Wait()
 	time.Sleep(time.Duration(st.rng.IntN(2)) * time.Second)
@@ -195,7 +202,7 @@ func (st *story) append(s *spool.Spool, payload string) (spool.Ticket, error) {
 }
 
 // consume is a bus: it reads, and says for some of the records that all up to there are done.
-func (st *story) consume(ctx context.Context, s *spool.Spool, c *spool.Cursor, name string, rng *rand.Rand) {
+func (st *story) consume(ctx context.Context, c *spool.Cursor, name string, rng *rand.Rand) {
 	last, _ := c.Committed()
 	for {
 		r, err := c.Next(ctx)
@@ -256,7 +263,9 @@ func (st *story) check() {
 		return
 	}
 	least := st.checkCursors(s)
-	st.checkRecords(drain(st.t, s.Cursor("audit")), least)
+	records := drain(st.t, s.Cursor("audit"))
+	st.checkRecords(records, least)
+	st.checkLost(records)
 	if err := s.Close(); err != nil {
 		st.t.Error(err)
 	}
@@ -317,6 +326,20 @@ func (st *story) checkRecords(records []spool.Record, least uint64) {
 			st.t.Errorf("%d was acknowledged as %.20s and is %.20s", sequence, payload, got)
 		}
 	}
+}
+
+// checkLost checks that no number is lost to a process that is killed, whatever it was doing.
+func (st *story) checkLost(records []spool.Record) {
+	lost := map[uint64]bool{}
+	for _, r := range records {
+		for n := r.Sequence - r.Lost; n < r.Sequence || n == r.Sequence && r.Payload == nil; n++ {
+			lost[n] = true
+			if st.killed && !st.lost[n] {
+				st.t.Errorf("%d is lost, and the process was only killed", n)
+			}
+		}
+	}
+	st.lost = lost
 }
 
 // TestFailedSyncThatIsSeenAllTheSame is the worst that a kernel does: after a failed fsync the next process reads what

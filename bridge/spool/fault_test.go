@@ -198,6 +198,9 @@ func (f *faultRun) check() {
 		}
 		found, tried := map[uint64]string{}, 0
 		for _, r := range drain(f.t, s.Cursor("audit")) {
+			if name == "killed" && (r.Lost > 0 || r.Payload == nil) {
+				f.t.Errorf("%s: %d are lost before %d", name, r.Lost, r.Sequence)
+			}
 			if r.Payload == nil {
 				continue
 			}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"iter"
 	"strconv"
 	"strings"
 )
@@ -16,9 +17,12 @@ import (
 //	 0  8  magic "PBSPOOL" 0xFF                0  4  magic 0xFE 'p' 'b' 0xFF
 //	 8  4  format version                      4  4  length of the payload
 //	12  4  spool id                            8  8  sequence
-//	16  8  first sequence, as in the name     16  4  CRC32C over spool id, bytes 4 to 16 and payload
-//	24  4  zero                               20     payload
-//	28  4  CRC32C over bytes 0 to 28
+//	16  8  first sequence, as in the name     16  4  CRC32C over spool id and bytes 0 to 16
+//	24  4  zero                               20  4  CRC32C over spool id, bytes 0 to 16 and payload
+//	28  4  CRC32C over bytes 0 to 28          24     payload
+//
+// A record's header has a checksum of its own, so that its length can be believed before the payload is there: only so
+// is a record that was never finished told from one that was damaged later.
 //
 // 0xFE and 0xFF stand in no UTF-8 text, so no payload of text holds the magic of a record; and because the checksum
 // starts from the spool's random id, nobody outside can write a payload that would pass for a record when the one
@@ -28,7 +32,7 @@ const (
 	recordMagic  = "\xfepb\xff"
 
 	segmentHeaderLen = 32
-	recordHeaderLen  = 20
+	recordHeaderLen  = 24
 
 	// formatVersion is the newest version that this build reads, and the one it writes. A release that raises it
 	// writes the old one still, so that one step back works.
@@ -57,9 +61,11 @@ type spoolID uint32
 func (id spoolID) String() string { return fmt.Sprintf("%08x", uint32(id)) }
 
 func (id spoolID) checksum(parts ...[]byte) uint32 {
-	var seed [4]byte
-	binary.LittleEndian.PutUint32(seed[:], uint32(id))
-	sum := crc32.Checksum(seed[:], castagnoli)
+	sum := ^uint32(0) // by hand, as a slice of the id would be one more thing on the heap for each record
+	for shift := 0; shift < 32; shift += 8 {
+		sum = castagnoli[byte(sum)^byte(id>>shift)] ^ sum>>8
+	}
+	sum = ^sum
 	for _, p := range parts {
 		sum = crc32.Update(sum, castagnoli, p)
 	}
@@ -106,60 +112,79 @@ func (id spoolID) appendRecord(b []byte, sequence uint64, payload []byte) []byte
 	b = append(b, recordMagic...)
 	b = binary.LittleEndian.AppendUint32(b, uint32(len(payload)))
 	b = binary.LittleEndian.AppendUint64(b, sequence)
-	b = binary.LittleEndian.AppendUint32(b, id.checksum(b[start+4:start+16], payload))
+	header := id.checksum(b[start:])
+	b = binary.LittleEndian.AppendUint32(b, header)
+	b = binary.LittleEndian.AppendUint32(b, crc32.Update(header, castagnoli, payload))
 	return append(b, payload...)
 }
 
-// recordLen returns the length of the record that b starts with, header included; false if it does not start with one
-// that can be whole within limit bytes.
-func recordLen(b []byte, limit int64) (int64, bool) {
-	if len(b) < recordHeaderLen || string(b[:4]) != recordMagic {
+// recordLen returns the length of the record that b starts with, header included, of which b may lack the end; false if
+// b does not start with a header that checks.
+func (id spoolID) recordLen(b []byte) (int64, bool) {
+	if len(b) < recordHeaderLen || id.checksum(b[:16]) != binary.LittleEndian.Uint32(b[16:]) {
 		return 0, false
 	}
-	n := recordHeaderLen + int64(binary.LittleEndian.Uint32(b[4:]))
-	return n, n <= limit
+	return recordHeaderLen + int64(binary.LittleEndian.Uint32(b[4:])), true
 }
 
+// recordSequence returns the number in a header that checks.
 func recordSequence(b []byte) uint64 { return binary.LittleEndian.Uint64(b[8:]) }
 
-// parseRecord checks b, one whole record, and returns its payload, which shares b.
-func (id spoolID) parseRecord(b []byte) (payload []byte, ok bool) {
+// parseRecord checks b, a whole record whose header checks, and returns its payload, which shares b.
+func parseRecord(b []byte) (payload []byte, ok bool) {
 	payload = b[recordHeaderLen:]
-	return payload, id.checksum(b[4:16], payload) == binary.LittleEndian.Uint32(b[16:])
+	header := binary.LittleEndian.Uint32(b[16:]) // the sum goes on from there
+	return payload, crc32.Update(header, castagnoli, payload) == binary.LittleEndian.Uint32(b[20:])
+}
+
+// headers yields where in b the headers start that check, and the length of the record of each.
+func (id spoolID) headers(b []byte) iter.Seq2[int, int64] {
+	return func(yield func(int, int64) bool) {
+		for at := 0; ; at++ {
+			i := bytes.Index(b[at:], []byte(recordMagic))
+			if i < 0 {
+				return
+			}
+			at += i
+			if n, ok := id.recordLen(b[at:]); ok && !yield(at, n) {
+				return
+			}
+		}
+	}
 }
 
 // findRecord returns where in b the first whole record starts that checks and has a sequence from low to high.
 func (id spoolID) findRecord(b []byte, low, high uint64) (offset int, ok bool) {
-	for at := 0; ; at++ {
-		i := bytes.Index(b[at:], []byte(recordMagic))
-		if i < 0 {
-			return 0, false
-		}
-		at += i
-		n, whole := recordLen(b[at:], int64(len(b)-at))
-		if !whole || recordSequence(b[at:]) < low || recordSequence(b[at:]) > high {
+	for at, n := range id.headers(b) {
+		if n > int64(len(b)-at) || recordSequence(b[at:]) < low || recordSequence(b[at:]) > high {
 			continue
 		}
-		if _, ok := id.parseRecord(b[at : at+int(n)]); ok {
+		if _, ok := parseRecord(b[at : at+int(n)]); ok {
 			return at, true
 		}
 	}
+	return 0, false
 }
 
-// highestNumber returns the highest sequence that was perhaps given to a record in b, behind the given one: what the
-// headers claim that can still be read, of what b has room for, and one at least.
-func highestNumber(b []byte, after uint64) uint64 {
-	highest, room := after+1, uint64(len(b)/recordHeaderLen+1)
-	for at := 0; ; at++ {
-		i := bytes.Index(b[at:], []byte(recordMagic))
-		if i < 0 || len(b)-at-i < 16 {
-			return highest
+// highestNumber returns the highest sequence that was perhaps told to anybody, of a log that goes as far as the given
+// one and then ends with b, in which no record checks. A record that ends behind the end of the log was never finished,
+// so nobody was told of it and no cursor has read it: its number is free.
+func (id spoolID) highestNumber(b []byte, after uint64) uint64 {
+	highest, end := after, int64(0) // where the record of the highest number ends
+	for at, n := range id.headers(b) {
+		sequence := recordSequence(b[at:])
+		if sequence <= highest || int64(at) < end {
+			continue // of another time, or in a payload
 		}
-		at += i
-		if n := recordSequence(b[at:]); n > highest && n <= after+room {
-			highest = n
+		if end = int64(at) + n; end > int64(len(b)) {
+			return sequence - 1
 		}
+		highest = sequence
 	}
+	if int64(len(b))-end >= recordHeaderLen {
+		highest++ // there was a header that does not check
+	}
+	return highest
 }
 
 // A cursor file is one line of text and then the note:

@@ -3,6 +3,7 @@ package spool_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -14,11 +15,14 @@ import (
 	"github.com/postbridge/postbridge/bridge/spool/crashfs"
 )
 
+// thousand is the payload of a record of 1000 bytes.
+var thousand = make([]byte, 1000-recordHeaderLen)
+
 // fill appends records of 1000 bytes until there is no more room, and returns how many.
 func fill(t testing.TB, s *spool.Spool) (n int) {
 	t.Helper()
 	for {
-		ticket, err := s.Append(make([]byte, 980))
+		ticket, err := s.Append(thousand)
 		if errors.Is(err, spool.ErrFull) {
 			return n
 		}
@@ -44,9 +48,9 @@ func publishAll(t testing.TB, c *spool.Cursor) {
 func TestFullAndRoomAgain(t *testing.T) {
 	s := open(t, crashfs.New(t), options())
 	defer s.Close()
-	// 48 KiB are for segments.
-	if n := fill(t, s); n != 48 {
-		t.Errorf("there was room for %d records, want 48", n)
+	// 48 KiB are for segments, and there must be room for an ordinary record of 4 KiB.
+	if n := fill(t, s); n != 45 {
+		t.Errorf("there was room for %d records, want 45", n)
 	}
 	if st := s.Stats(); !errors.Is(st.Full, spool.ErrFull) || st.WaitingBytes != st.Bytes {
 		t.Errorf("a full spool: %+v", st)
@@ -67,17 +71,95 @@ func TestFullAndRoomAgain(t *testing.T) {
 		t.Errorf("there was room for %d records again, want 8", n)
 	}
 	publishAll(t, s.Cursor("bus"))
-	if n := fill(t, s); n != 48 {
-		t.Errorf("with all done there was room for %d records, want 48", n)
+	if n := fill(t, s); n != 40 { // the segment being written holds five that are done
+		t.Errorf("with all done there was room for %d records, want 40", n)
 	}
+}
+
+// wantTaken checks that an ordinary record is taken, or refused, and that Stats says so.
+func wantTaken(t *testing.T, s *spool.Spool, want bool, when string) {
+	t.Helper()
+	full := s.Stats().Full
+	ticket, err := s.Append(thousand)
+	if err == nil {
+		_, err = s.Wait(ticket)
+	}
+	if err != nil && !errors.Is(err, spool.ErrFull) {
+		t.Fatal(err)
+	}
+	if (full == nil) != want || (err == nil) != want {
+		t.Errorf("%s: Stats says %v, and Append %v", when, full, err)
+	}
+}
+
+// TestFullUntilThereIsSlack: between what is refused and what is taken again lies a 64th of the limit, or else a spool
+// near its limit would say now this and now that.
+func TestFullUntilThereIsSlack(t *testing.T) {
+	fs, o := crashfs.New(t), options()
+	o.MaxBytes = 1 << 20
+	s := open(t, fs, o)
+	defer s.Close()
+	appendAll(t, s, "small", strings.Repeat("large", 30_000)) // each in a segment of its own
+	room := func() int64 { return o.MaxBytes - 16<<10 - s.Stats().Bytes }
+	for room() > 10_000 {
+		appendAll(t, s, string(thousand))
+	}
+	wantTaken(t, s, true, "near the limit")
+	if _, err := s.Append(make([]byte, room())); !errors.Is(err, spool.ErrFull) {
+		t.Errorf("Append of more than there is room for: %v", err)
+	}
+	wantTaken(t, s, false, "after a large record was refused")
+	records := drain(t, s.Cursor("bus"))
+	s.Cursor("bus").Commit(records[0], nil)
+	wantTaken(t, s, false, "with a little done")
+	if has(fs, segmentName(1)) {
+		t.Error("a record was refused before a published segment was removed")
+	}
+	s.Cursor("bus").Commit(records[1], nil)
+	wantTaken(t, s, true, "with much done")
+	if n := fill(t, s); n < 16 {
+		t.Errorf("there was room for %d records", n)
+	}
+	wantTaken(t, s, false, "at the limit")
+}
+
+// TestFullDiskUntilThereIsSlack: the same for the reserve, from the first time that anybody was told.
+func TestFullDiskUntilThereIsSlack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fs, o := crashfs.New(t), options()
+		o.MaxBytes, o.MinFree = 4<<20, 100_000
+		fs.SetFree(o.MinFree + 1_000)
+		s := open(t, fs, o)
+		defer s.Close()
+		free := func(n int64) {
+			fs.SetFree(o.MinFree + n)
+			time.Sleep(1100 * time.Millisecond)
+		}
+		if st := s.Stats(); !errors.Is(st.Full, spool.ErrFull) {
+			t.Errorf("a disk that was full at Open: %v", st.Full)
+		}
+		free(60_000)
+		wantTaken(t, s, false, "with a little room")
+		free(70_000)
+		wantTaken(t, s, true, "with room")
+		free(20_000)
+		wantTaken(t, s, true, "with a little room left")
+		if _, err := s.Append(make([]byte, 30_000)); !errors.Is(err, spool.ErrFull) {
+			t.Errorf("Append of more than there is room for: %v", err)
+		}
+		free(60_000)
+		wantTaken(t, s, false, "with a little room again")
+		free(70_000)
+		wantTaken(t, s, true, "with room again")
+	})
 }
 
 func TestTheSegmentBeingWrittenGoesToo(t *testing.T) {
 	fs, o := crashfs.New(t), options()
-	o.MaxBytes = 16<<10 + 2000
+	o.MaxBytes = 16<<10 + 5000
 	s := open(t, fs, o)
 	for i := range 20 {
-		appendAll(t, s, strings.Repeat("x", 1500)) // a segment has 2300 bytes, and there is room for no second record
+		appendAll(t, s, strings.Repeat("x", 1500)) // a segment has 2600 bytes, and there is room for no second record
 		publishAll(t, s.Cursor("bus"))
 		if last := s.Stats().Last; last != uint64(i+1) {
 			t.Errorf("the last is %d, want %d", last, i+1)
@@ -101,10 +183,16 @@ func TestMaxBytesIsNeverExceeded(t *testing.T) {
 			s := open(t, fs, o)
 			refused := 0
 			for range 2000 {
-				if _, err := s.Append(make([]byte, rng.IntN(2500))); errors.Is(err, spool.ErrFull) {
+				synctest.Wait()
+				said := s.Stats().Full
+				_, err := s.Append(make([]byte, rng.IntN(2500)))
+				if errors.Is(err, spool.ErrFull) {
 					refused++
 				} else if err != nil {
 					t.Fatal(err)
+				}
+				if (said == nil) != (err == nil) {
+					t.Errorf("Stats said %v, and Append %v", said, err)
 				}
 				if rng.IntN(40) == 0 {
 					synctest.Wait()
@@ -137,10 +225,12 @@ func TestDamageIsNotKeptBeyondTheLimit(t *testing.T) {
 	s := open(t, fs, options())
 	fill(t, s)
 	closeSpool(t, s)
-	flip(fs, segmentName(1), 100)
+	for nth := range 4 { // more than there is room for
+		flip(fs, segmentName(1), 32+1000*nth)
+	}
 	s = open(t, fs, options())
 	defer s.Close()
-	if records := drain(t, s.Cursor("bus")); records[0].Sequence != 2 || records[0].Lost != 1 {
+	if records := drain(t, s.Cursor("bus")); records[0].Sequence != 5 || records[0].Lost != 4 {
 		t.Errorf("got %d first with %d lost", records[0].Sequence, records[0].Lost)
 	}
 	if bad := badFiles(fs); bad != nil || fs.Size() > options().MaxBytes {
@@ -152,7 +242,7 @@ func TestReserveOfTheDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fs, o := crashfs.New(t), options()
 		o.MinFree = 100_000
-		fs.SetFree(o.MinFree + 10_500)
+		fs.SetFree(o.MinFree + 14_500)
 		s := open(t, fs, o)
 		defer s.Close()
 		n := fill(t, s)
@@ -168,10 +258,10 @@ func TestReserveOfTheDisk(t *testing.T) {
 			t.Errorf("with all done there was room for %d records", n)
 		}
 		// Somebody else makes room, which is seen a moment later.
-		fs.SetFree(o.MinFree + 4_500)
+		fs.SetFree(o.MinFree + 8_500)
 		time.Sleep(1100 * time.Millisecond)
-		if n := fill(t, s); n != 4 {
-			t.Errorf("there was room for %d records, want 4", n)
+		if n := fill(t, s); n != 5 {
+			t.Errorf("there was room for %d records, want 5", n)
 		}
 		if err := s.Err(); err != nil {
 			t.Error(err)
@@ -197,7 +287,7 @@ func TestReserveCountsWhatIsPromised(t *testing.T) {
 		})
 		appendSome := func() {
 			for range 8 {
-				if _, err := s.Append(make([]byte, 980)); err != nil && !errors.Is(err, spool.ErrFull) {
+				if _, err := s.Append(thousand); err != nil && !errors.Is(err, spool.ErrFull) {
 					t.Fatal(err)
 				}
 			}
@@ -251,10 +341,13 @@ func TestAFullDiskIsNoFailure(t *testing.T) {
 }
 
 func TestAFullDiskStillOpens(t *testing.T) {
-	for name, torn := range map[string]int{"closed": 0, "torn a little": 5, "torn": 15} {
+	for name, tail := range map[string][]byte{
+		"closed": nil, "not finished": record(testID, 10, "j")[:15],
+		"a little damage": make([]byte, 30), "damage": make([]byte, 300),
+	} {
 		synctest.Test(t, func(t *testing.T) {
 			fs := threeSegments(t)
-			change(fs, segmentName(7), func(b []byte) []byte { return append(b, record(testID, 10, "j")[:torn]...) })
+			change(fs, segmentName(7), func(b []byte) []byte { return slices.Concat(b, tail) })
 			fs.SetFree(0)
 			s := open(t, fs, options())
 			if n := fs.Count(crashfs.Write); n != 0 {
@@ -269,7 +362,7 @@ func TestAFullDiskStillOpens(t *testing.T) {
 			time.Sleep(1100 * time.Millisecond)
 			last := appendAll(t, s, "new")
 			want, lost := uint64(10), uint64(0)
-			if torn > 0 {
+			if len(tail) >= recordHeaderLen {
 				want, lost = 11, 1
 			}
 			if r := drain(t, s.Cursor("bus")); last != want || len(r) != 1 || r[0].Lost != lost {
@@ -309,7 +402,7 @@ func TestAFullDiskAtTheStartOfASegment(t *testing.T) {
 	s := open(t, fs, options())
 	appendAll(t, s, strings.Repeat("x", 8000))
 	fs.SetFree(10)
-	ticket, err := s.Append(make([]byte, 980))
+	ticket, err := s.Append(thousand)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -330,7 +423,7 @@ func TestAFullDiskAtTheStartOfASegment(t *testing.T) {
 func TestNumbersSkippedOnAFullDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fs := threeSegments(t)
-		change(fs, segmentName(7), func(b []byte) []byte { return append(b, record(testID, 10, "j")[:15]...) })
+		change(fs, segmentName(7), func(b []byte) []byte { return append(b, make([]byte, 30)...) })
 		fs.SetFree(0)
 		s := open(t, fs, options())
 		publishAll(t, s.Cursor("bus"))
@@ -361,7 +454,7 @@ func evictAll(t *testing.T, s *spool.Spool) {
 func keeps(t *testing.T, fs *crashfs.FS, o spool.Options) *spool.Spool {
 	s := open(t, fs, o)
 	for range 9 { // eight in a segment
-		appendAll(t, s, strings.Repeat("x", 980))
+		appendAll(t, s, string(thousand))
 	}
 	records := drain(t, s.Cursor(o.Cursors[0]))
 	s.Cursor(o.Cursors[0]).Commit(records[7], nil)
@@ -460,7 +553,7 @@ func TestAPublishedSegmentThatCannotBeRemoved(t *testing.T) {
 			fill(t, s)
 			fs.Inject(crashfs.Fault{Op: op, Nth: 1, Outcome: crashfs.Failed, Sticky: true})
 			publishAll(t, s.Cursor("bus"))
-			if _, err := s.Append(make([]byte, 980)); !errors.Is(err, spool.ErrFull) {
+			if _, err := s.Append(thousand); !errors.Is(err, spool.ErrFull) {
 				t.Errorf("Append with %v failing: %v", op, err)
 			}
 			if st := s.Stats(); !errors.Is(st.Full, spool.ErrFull) {
@@ -468,7 +561,7 @@ func TestAPublishedSegmentThatCannotBeRemoved(t *testing.T) {
 			}
 			fs.Heal()
 			time.Sleep(2 * time.Second)
-			appendAll(t, s, strings.Repeat("x", 980))
+			appendAll(t, s, string(thousand))
 		})
 	}
 }
@@ -499,7 +592,7 @@ func TestASegmentRemovedBySomebodyElse(t *testing.T) {
 	fill(t, s)
 	publishAll(t, s.Cursor("bus"))
 	fs.RemoveFile(segmentName(1))
-	appendAll(t, s, strings.Repeat("x", 980))
+	appendAll(t, s, string(thousand))
 }
 
 func TestCloseEndsTheWaitForRoom(t *testing.T) {
@@ -517,7 +610,7 @@ func TestCloseEndsTheWaitForRoom(t *testing.T) {
 		appended, closed := make(chan error, 3), make(chan error, 1)
 		for range cap(appended) {
 			go func() {
-				_, err := s.Append(make([]byte, 980))
+				_, err := s.Append(thousand)
 				appended <- err
 			}()
 		}
@@ -551,10 +644,25 @@ func TestALowerLimit(t *testing.T) {
 		t.Errorf("%d records are left of %d", len(records), n)
 	}
 	s.Cursor("bus").Commit(records[len(records)-1], nil)
-	if more := fill(t, s); more != 16 {
-		t.Errorf("with all done there was room for %d records, want 16", more)
+	if more := fill(t, s); more != 13 {
+		t.Errorf("with all done there was room for %d records, want 13", more)
 	}
 	if size := fs.Size(); size > o.MaxBytes {
 		t.Errorf("%d bytes are on disk", size)
+	}
+}
+
+// TestALimitOfOneRecord: what Stats expects of the removal of all there is holds to the byte.
+func TestALimitOfOneRecord(t *testing.T) {
+	for room, want := range map[int64]bool{4<<10 - 1: false, 4 << 10: true} {
+		fs, o := crashfs.New(t), options()
+		s := open(t, fs, o)
+		appendAll(t, s, string(thousand))
+		publishAll(t, s.Cursor("bus"))
+		closeSpool(t, s)
+		o.MaxBytes = 16<<10 + 32 + room // for the other files, and for the header of the segment that takes over
+		s = open(t, fs, o)
+		wantTaken(t, s, want, fmt.Sprintf("with room for %d bytes", room))
+		closeSpool(t, s)
 	}
 }

@@ -165,7 +165,7 @@ func (s *Spool) recoverLast(headerChecks bool) error {
 		return fmt.Errorf("%s: %w", g.name(), err)
 	}
 	if found.torn > 0 {
-		s.o.Log.Warn("cut off the end of a write that was not finished", "segment", g.name(), "bytes", found.torn)
+		s.sayTorn(g, found)
 		if err := f.Truncate(found.end); err != nil {
 			return err
 		}
@@ -183,6 +183,17 @@ func (s *Spool) recoverLast(headerChecks bool) error {
 	g.size, g.last = found.end, found.last
 	s.end, s.next, s.durable = found.end, found.highest+1, found.last
 	return nil
+}
+
+// sayTorn says what is cut off. What a process leaves that is killed while it writes is nothing to worry about; what a
+// loss of power leaves cannot be told from damage to what was acknowledged.
+func (s *Spool) sayTorn(g *segment, found recovered) {
+	if found.highest == found.last {
+		s.o.Log.Info("cut off the end of a write that was not finished", "segment", g.name(), "bytes", found.torn)
+		return
+	}
+	s.o.Log.Warn("cut off the end of the spool, which does not check; its numbers are not used again",
+		"segment", g.name(), "bytes", found.torn, "from", found.last+1, "to", found.highest)
 }
 
 // loadCursors reads the cursors. No number that a bus may have seen is used again, even if its record is gone.

@@ -36,10 +36,12 @@ func segmentHeader(version, id uint32, first uint64) []byte {
 	return append(b, le32(crc(b))...)
 }
 
+const recordHeaderLen = 24
+
 func record(id uint32, sequence uint64, payload string) []byte {
-	covered := slices.Concat(le32(uint32(len(payload))), le64(sequence))
-	sum := crc(le32(id), covered, []byte(payload))
-	return slices.Concat([]byte("\xfepb\xff"), covered, le32(sum), []byte(payload))
+	start := slices.Concat([]byte("\xfepb\xff"), le32(uint32(len(payload))), le64(sequence))
+	header, whole := crc(le32(id), start), crc(le32(id), start, []byte(payload))
+	return slices.Concat(start, le32(header), le32(whole), []byte(payload))
 }
 
 func segmentFile(first uint64, payloads ...string) []byte {
@@ -73,7 +75,7 @@ func threeSegments(t testing.TB) *crashfs.FS {
 
 const (
 	all        = "1:a 2:b 3:c 4:d 5:e 6:f 7:g 8:h 9:i"
-	recordSize = 21 // of these
+	recordSize = recordHeaderLen + 1 // of these
 )
 
 // at is where the nth record of a segment starts, from 0.
@@ -111,44 +113,44 @@ func TestRecovery(t *testing.T) {
 			change(fs, last, func(b []byte) []byte {
 				return slices.Concat(b[:at(1)], record(testID, 6, "f"), record(testID, 7, "g"), b[at(1):])
 			})
-		}, all + " 10:new", "00000000000000000007-53.bad"},
+		}, all + " 10:new", "00000000000000000007-57.bad"},
 		{"torn tail of several records", func(fs *crashfs.FS) {
 			change(fs, last, func(b []byte) []byte {
 				torn := slices.Concat(record(testID, 10, "j"), record(testID, 11, "k"), record(testID, 12, "l"))
-				torn[20] ^= 1
-				torn[recordSize+20] ^= 1
+				torn[recordHeaderLen] ^= 1
+				torn[recordSize+recordHeaderLen] ^= 1
 				return slices.Concat(b, torn[:3*recordSize-1])
 			})
-		}, all + " lost(10-12) 13:new", ""},
+		}, all + " lost(10-11) 12:new", ""},
 		{"hole before the end of a torn write", func(fs *crashfs.FS) {
 			change(fs, last, func(b []byte) []byte {
 				return slices.Concat(b, make([]byte, 2*recordSize), record(testID, 12, "l"))
 			})
-		}, all + " lost(10-11) 12:l 13:new", "00000000000000000007-95.bad"},
-		{"flip in the first segment", func(fs *crashfs.FS) { flip(fs, first, at(1)+20) },
-			"1:a lost(2-2) 3:c 4:d 5:e 6:f 7:g 8:h 9:i 10:new", "00000000000000000001-53.bad"},
-		{"flip at the end of the first segment", func(fs *crashfs.FS) { flip(fs, first, at(2)+20) },
-			"1:a 2:b lost(3-3) 4:d 5:e 6:f 7:g 8:h 9:i 10:new", "00000000000000000001-74.bad"},
-		{"flip in the last segment", func(fs *crashfs.FS) { flip(fs, last, at(0)+20) },
+		}, all + " lost(10-11) 12:l 13:new", "00000000000000000007-107.bad"},
+		{"flip in the first segment", func(fs *crashfs.FS) { flip(fs, first, at(1)+recordHeaderLen) },
+			"1:a lost(2-2) 3:c 4:d 5:e 6:f 7:g 8:h 9:i 10:new", "00000000000000000001-57.bad"},
+		{"flip at the end of the first segment", func(fs *crashfs.FS) { flip(fs, first, at(2)+recordHeaderLen) },
+			"1:a 2:b lost(3-3) 4:d 5:e 6:f 7:g 8:h 9:i 10:new", "00000000000000000001-82.bad"},
+		{"flip in the last segment", func(fs *crashfs.FS) { flip(fs, last, at(0)+recordHeaderLen) },
 			"1:a 2:b 3:c 4:d 5:e 6:f lost(7-7) 8:h 9:i 10:new", "00000000000000000007-32.bad"},
-		{"flip in two neighbours", func(fs *crashfs.FS) { flip(fs, last, at(0)+20); flip(fs, last, at(1)+20) },
+		{"flip in two neighbours", func(fs *crashfs.FS) { flip(fs, last, at(0)+recordHeaderLen); flip(fs, last, at(1)+recordHeaderLen) },
 			"1:a 2:b 3:c 4:d 5:e 6:f lost(7-8) 9:i 10:new", "00000000000000000007-32.bad"},
-		{"flip in two that are not", func(fs *crashfs.FS) { flip(fs, second, at(0)+20); flip(fs, second, at(2)+20) },
-			"1:a 2:b 3:c lost(4-4) 5:e lost(6-6) 7:g 8:h 9:i 10:new", "00000000000000000004-32.bad 00000000000000000004-74.bad"},
-		{"flip in the very last record", func(fs *crashfs.FS) { flip(fs, last, at(2)+20) },
+		{"flip in two that are not", func(fs *crashfs.FS) { flip(fs, second, at(0)+recordHeaderLen); flip(fs, second, at(2)+recordHeaderLen) },
+			"1:a 2:b 3:c lost(4-4) 5:e lost(6-6) 7:g 8:h 9:i 10:new", "00000000000000000004-32.bad 00000000000000000004-82.bad"},
+		{"flip in the very last record", func(fs *crashfs.FS) { flip(fs, last, at(2)+recordHeaderLen) },
 			"1:a 2:b 3:c 4:d 5:e 6:f 7:g 8:h lost(9-9) 10:new", ""},
 		{"flip in the magic of the very last record", func(fs *crashfs.FS) { flip(fs, last, at(2)) },
 			"1:a 2:b 3:c 4:d 5:e 6:f 7:g 8:h lost(9-9) 10:new", ""},
 		{"flip in the number of the very last record", func(fs *crashfs.FS) { flip(fs, last, at(2)+8) },
 			"1:a 2:b 3:c 4:d 5:e 6:f 7:g 8:h lost(9-9) 10:new", ""},
 		{"flip in the magic of a record", func(fs *crashfs.FS) { flip(fs, second, at(1)) },
-			"1:a 2:b 3:c 4:d lost(5-5) 6:f 7:g 8:h 9:i 10:new", "00000000000000000004-53.bad"},
+			"1:a 2:b 3:c 4:d lost(5-5) 6:f 7:g 8:h 9:i 10:new", "00000000000000000004-57.bad"},
 		{"flip in the number of a record", func(fs *crashfs.FS) { flip(fs, second, at(1)+8) },
-			"1:a 2:b 3:c 4:d lost(5-5) 6:f 7:g 8:h 9:i 10:new", "00000000000000000004-53.bad"},
+			"1:a 2:b 3:c 4:d lost(5-5) 6:f 7:g 8:h 9:i 10:new", "00000000000000000004-57.bad"},
 		{"length a little longer", func(fs *crashfs.FS) { flip(fs, second, at(1)+4) },
-			"1:a 2:b 3:c 4:d lost(5-5) 6:f 7:g 8:h 9:i 10:new", "00000000000000000004-53.bad"},
+			"1:a 2:b 3:c 4:d lost(5-5) 6:f 7:g 8:h 9:i 10:new", "00000000000000000004-57.bad"},
 		{"length of gigabytes", func(fs *crashfs.FS) { flip(fs, last, at(1)+7) },
-			"1:a 2:b 3:c 4:d 5:e 6:f 7:g lost(8-8) 9:i 10:new", "00000000000000000007-53.bad"},
+			"1:a 2:b 3:c 4:d 5:e 6:f 7:g lost(8-8) 9:i 10:new", "00000000000000000007-57.bad"},
 		{"header of the first segment", func(fs *crashfs.FS) { flip(fs, first, 3) }, all + " 10:new", ""},
 		{"header of the last segment", func(fs *crashfs.FS) { flip(fs, last, 17) }, all + " 10:new", ""},
 		{"a segment cut in its header", func(fs *crashfs.FS) { cut(fs, second, 31) },
@@ -156,7 +158,7 @@ func TestRecovery(t *testing.T) {
 		{"the last segment cut in its header", func(fs *crashfs.FS) { cut(fs, last, 31) },
 			"1:a 2:b 3:c 4:d 5:e 6:f 7:new", ""},
 		{"a segment cut in a record", func(fs *crashfs.FS) { cut(fs, second, at(1)+5) },
-			"1:a 2:b 3:c 4:d lost(5-6) 7:g 8:h 9:i 10:new", "00000000000000000004-53.bad"},
+			"1:a 2:b 3:c 4:d lost(5-6) 7:g 8:h 9:i 10:new", "00000000000000000004-57.bad"},
 		{"a segment cut between records", func(fs *crashfs.FS) { cut(fs, second, at(1)) },
 			"1:a 2:b 3:c 4:d lost(5-6) 7:g 8:h 9:i 10:new", ""},
 		{"missing segment", func(fs *crashfs.FS) { fs.RemoveFile(second) },
@@ -168,14 +170,14 @@ func TestRecovery(t *testing.T) {
 		{"segment without records", func(fs *crashfs.FS) { fs.WriteFile(segmentName(10), segmentHeader(1, testID, 10)) },
 			all + " 10:new", ""},
 		{"torn first record of a segment", func(fs *crashfs.FS) {
-			fs.WriteFile(segmentName(10), append(segmentHeader(1, testID, 10), record(testID, 10, "j")[:20]...))
-		}, all + " lost(10-10) 11:new", ""},
+			fs.WriteFile(segmentName(10), append(segmentHeader(1, testID, 10), record(testID, 10, "j")[:recordSize-1]...))
+		}, all + " 10:new", ""},
 		{"lost id file", func(fs *crashfs.FS) { fs.RemoveFile("spool") }, all + " 10:new", ""},
 		{"flip in the id file", func(fs *crashfs.FS) { flip(fs, "spool", 22) }, all + " 10:new", ""},
 		{"lost id file and a damaged header", func(fs *crashfs.FS) { fs.RemoveFile("spool"); flip(fs, first, 3) },
 			all + " 10:new", ""},
 		{"unfinished files", func(fs *crashfs.FS) {
-			for _, name := range []string{"spool.tmp", "cursor-bus.tmp", "00000000000000000001-53.bad.tmp"} {
+			for _, name := range []string{"spool.tmp", "cursor-bus.tmp", "00000000000000000001-57.bad.tmp"} {
 				fs.WriteFile(name, []byte("half"))
 			}
 		}, all + " 10:new", ""},
@@ -281,7 +283,7 @@ func badFiles(fs *crashfs.FS) (names []string) {
 
 func TestDamageIsKeptAsItWas(t *testing.T) {
 	fs := threeSegments(t)
-	flip(fs, segmentName(4), at(1)+20)
+	flip(fs, segmentName(4), at(1)+recordHeaderLen)
 	want := fs.ReadFile(segmentName(4))[at(1):at(2)]
 	o := options()
 	o.Cursors = []string{"a", "b"}
@@ -289,7 +291,7 @@ func TestDamageIsKeptAsItWas(t *testing.T) {
 	before := s.Stats().Bytes
 	drain(t, s.Cursor("a"))
 	drain(t, s.Cursor("b"))
-	if got := fs.ReadFile("00000000000000000004-53.bad"); !bytes.Equal(got, want) {
+	if got := fs.ReadFile("00000000000000000004-57.bad"); !bytes.Equal(got, want) {
 		t.Errorf("kept is %q, want %q", got, want)
 	}
 	if got := s.Stats().Bytes - before; got != recordSize {
@@ -307,7 +309,7 @@ func TestDamageIsKeptAsItWas(t *testing.T) {
 func TestDamageFoundByTwoAtOnce(t *testing.T) {
 	for range 100 {
 		fs := threeSegments(t)
-		flip(fs, segmentName(4), at(1)+20)
+		flip(fs, segmentName(4), at(1)+recordHeaderLen)
 		var log lines
 		o := options()
 		o.Log, o.Cursors = log.logger(), []string{"a", "b"}
@@ -326,8 +328,8 @@ func TestDamageFoundByTwoAtOnce(t *testing.T) {
 	}
 }
 
-// TestTornAtEveryByte cuts the last segment at every length: whole records stay, and no number that was cut off is used
-// for another record.
+// TestTornAtEveryByte cuts the last segment at every length: whole records stay, and the number of the one that was not
+// finished is used again.
 func TestTornAtEveryByte(t *testing.T) {
 	whole := segmentFile(7, "g", "h", "i")
 	for size := range len(whole) {
@@ -339,10 +341,76 @@ func TestTornAtEveryByte(t *testing.T) {
 				want, next = fmt.Sprintf("%s %d:%s", want, 7+i, payload), 8+i
 			}
 		}
-		if torn := size - at(next-7); torn > 0 {
-			want, next = fmt.Sprintf("%s lost(%d-%d)", want, next, next), next+1
-		}
 		t.Run(fmt.Sprint(size), func(t *testing.T) { wantRecovered(t, fs, fmt.Sprintf("%s %d:new", want, next), "") })
+	}
+}
+
+// TestEndOfTheLog has something follow the last record: a write that was not finished, which nobody was told of and no
+// bus has seen, burns no number and is no warning; what is damaged may have been told and seen.
+func TestEndOfTheLog(t *testing.T) {
+	const payload = "a payload that takes a while to write"
+	batch := slices.Concat(record(testID, 10, "j"), record(testID, 11, payload))
+	unfinished := func(sequence uint64) []byte { return record(testID, sequence, payload)[:recordHeaderLen+10] }
+	flipped := func(b []byte, offset int) []byte {
+		b = bytes.Clone(b)
+		b[offset] ^= 0x10
+		return b
+	}
+	type test struct {
+		name string
+		tail []byte
+		want string
+	}
+	tests := []test{
+		{"zeros where the payload should be", slices.Concat(unfinished(10), make([]byte, len(payload)-10)),
+			"lost(10-10) 11:new"},
+		{"a whole record with a flip", flipped(record(testID, 10, "j"), recordHeaderLen), "lost(10-10) 11:new"},
+		{"damage, and a write that was not finished", slices.Concat(flipped(record(testID, 10, "j"), recordHeaderLen),
+			unfinished(11)), "lost(10-10) 11:new"},
+		{"damage, and less than a header", slices.Concat(flipped(record(testID, 10, "j"), recordHeaderLen),
+			make([]byte, recordHeaderLen-1)), "lost(10-10) 11:new"},
+		{"damage, and damage in a header", slices.Concat(flipped(record(testID, 10, "j"), recordHeaderLen),
+			flipped(record(testID, 11, "k"), 4)), "lost(10-11) 12:new"},
+		{"damage in a header, and damage", slices.Concat(flipped(record(testID, 10, "j"), 4),
+			flipped(record(testID, 11, "k"), recordHeaderLen)), "lost(10-11) 12:new"},
+		{"a hole, and a write that was not finished", slices.Concat(make([]byte, 2*recordSize), unfinished(12)),
+			"lost(10-11) 12:new"},
+		{"a header in a damaged payload", flipped(record(testID, 10, string(record(testID, 90, "k"))), recordSize+recordHeaderLen-1),
+			"lost(10-10) 11:new"},
+		{"the start of a record of another time", unfinished(9), "lost(10-10) 11:new"},
+		{"the start of a record of another spool", record(testID+1, 10, payload)[:recordHeaderLen+10], "lost(10-10) 11:new"},
+	}
+	for size := range 2 * recordHeaderLen {
+		want := "10:new"
+		if size >= recordHeaderLen {
+			want = "lost(10-10) 11:new"
+		}
+		tests = append(tests, test{fmt.Sprintf("%d zeros", size), make([]byte, size), want})
+	}
+	for size := recordSize; size < len(batch); size++ {
+		tests = append(tests, test{fmt.Sprintf("a batch cut at %d", size), batch[:size], "10:j 11:new"})
+		for offset := recordSize; offset < recordSize+recordHeaderLen && size >= recordSize+recordHeaderLen; offset++ {
+			want := "10:j lost(11-11) 12:new"
+			if offset >= recordSize+20 {
+				want = "10:j 11:new" // the checksum of what is not there
+			}
+			name := fmt.Sprintf("a batch cut at %d with a flip at %d", size, offset)
+			tests = append(tests, test{name, flipped(batch[:size], offset), want})
+		}
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			fs := threeSegments(t)
+			change(fs, segmentName(7), func(b []byte) []byte { return slices.Concat(b, tt.tail) })
+			var log lines
+			o := options()
+			o.Log = log.logger()
+			closeSpool(t, open(t, fs.CrashClone(nil, 0), o))
+			if n, lost := log.count(), strings.Count(tt.want, "lost"); n != int64(lost) {
+				t.Errorf("there are %d warnings of %d losses", n, lost)
+			}
+			wantRecovered(t, fs, all+" "+tt.want, "")
+		})
 	}
 }
 
@@ -431,15 +499,16 @@ func TestForgedRecord(t *testing.T) {
 	for name, forged := range map[string][]byte{
 		"no id":      record(0, 3, "forged"),
 		"another id": record(testID+1, 3, "forged"),
-		"plain checksum": slices.Concat([]byte("\xfepb\xff"), le32(6), le64(3),
-			le32(crc(le32(6), le64(3), []byte("forged"))), []byte("forged")),
-		"a header and all behind it": slices.Concat([]byte("\xfepb\xff"), le32(200), le64(3), le32(0), make([]byte, 300)),
+		"plain checksums": slices.Concat([]byte("\xfepb\xff"), le32(6), le64(3),
+			le32(crc([]byte("\xfepb\xff"), le32(6), le64(3))),
+			le32(crc([]byte("\xfepb\xff"), le32(6), le64(3), []byte("forged"))), []byte("forged")),
+		"a header and all behind it": slices.Concat([]byte("\xfepb\xff"), le32(200), le64(3), le64(0), make([]byte, 300)),
 		"a segment":                  segmentHeader(1, testID, 3),
 	} {
 		fs := crashfs.New(t)
 		fs.WriteFile("spool", idFile(1, testID))
 		fs.WriteFile(segmentName(1), segmentFile(1, "a", "before "+string(forged)+" after", "c", "d"))
-		for offset := range len(forged) + 20 {
+		for offset := range len(forged) + recordHeaderLen {
 			clone := fs.CrashClone(nil, 0)
 			flip(clone, segmentName(1), at(1)+offset)
 			s := open(t, clone, options())

@@ -40,8 +40,8 @@ func (r *segmentReader) record(limit int64, last uint64) (sequence uint64, paylo
 	if err := r.fill(recordHeaderLen, limit); err != nil {
 		return 0, nil, err
 	}
-	n, whole := recordLen(r.buf, limit-r.offset)
-	if !whole {
+	n, ok := r.id.recordLen(r.buf)
+	if !ok {
 		return 0, nil, errDamaged
 	}
 	if err := r.fill(n, limit); err != nil {
@@ -51,7 +51,7 @@ func (r *segmentReader) record(limit int64, last uint64) (sequence uint64, paylo
 		return 0, nil, errDamaged
 	}
 	b := r.buf[:n:n]
-	payload, ok := r.id.parseRecord(b)
+	payload, ok = parseRecord(b)
 	sequence = recordSequence(b)
 	if !ok || sequence < r.next || sequence > last {
 		return 0, nil, errDamaged
@@ -93,11 +93,11 @@ type recovered struct {
 	end     int64  // behind the last record that checks
 	last    uint64 // its sequence; first-1 if there is none
 	torn    int64  // bytes behind end
-	highest uint64 // the highest number that was ever given out, as far as the segment shows
+	highest uint64 // the highest number that was perhaps said to anybody, as far as the segment shows
 }
 
 // recoverSegment reads the last segment. Bytes that do not check but have a record behind them are damage, and stay for
-// the cursors to find; those with none behind them are the torn end of a write that nobody was told of.
+// the cursors to find; those with none behind them are torn: most often the end of a write that nobody was told of.
 func recoverSegment(id spoolID, f File, first uint64, size int64) (recovered, error) {
 	r := segmentReader{id: id, file: f, next: first, offset: segmentHeaderLen}
 	found := recovered{end: segmentHeaderLen, last: first - 1, highest: first - 1}
@@ -110,7 +110,7 @@ func recoverSegment(id spoolID, f File, first uint64, size int64) (recovered, er
 			}
 			if !more {
 				found.torn = size - found.end
-				found.highest = highestNumber(damage, found.last)
+				found.highest = id.highestNumber(damage, found.last)
 			}
 			continue
 		}

@@ -39,8 +39,10 @@ const (
 	maxSegment = 64 << 20
 	// overhead is set aside from the limit for the files that are not segments.
 	overhead = 16 << 10
-	// ordinaryRecord is a size that Stats takes a record to have.
+	// ordinaryRecord is room that there must be for any record, so that Stats can say whether one will be taken.
 	ordinaryRecord = 4 << 10
+	// maxSlack is the room that there must be, at most, before a spool that was full takes records again.
+	maxSlack = 1 << 20
 	// spareBuffer is the largest buffer that is used again.
 	spareBuffer = 1 << 20
 	// housekeeping is how often free space is measured and segments are looked at for removal.
@@ -75,6 +77,7 @@ type Spool struct {
 	room     sync.Cond // signalled when the writer has tried to make room
 	wantRoom bool      // an Append waits for room
 	stuck    bool      // the oldest segment could not be removed; the next housekeeping tries again
+	full     bool      // what Append or Stats said last
 	err      error     // sticky; wraps ErrFailed
 	closed   bool
 	filling  *batch // what is appended now
@@ -101,7 +104,7 @@ type Ticket struct{ sequence uint64 }
 
 // Append takes the record into the next batch; the order of calls is the order of the log. Nothing is durable, and
 // nothing may be said to anybody, before Wait has returned. It returns an error that wraps ErrFull, ErrFailed or
-// ErrClosed, and then the record is not taken. The payload is copied.
+// ErrClosed, and then the record is not taken. After ErrFull none is until there is some slack. The payload is copied.
 func (s *Spool) Append(payload []byte) (Ticket, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -145,24 +148,38 @@ func (s *Spool) Wait(t Ticket) (sequence uint64, err error) {
 // writer removes it while this waits. Needs mu.
 func (s *Spool) makeRoom(n int64) error {
 	for {
-		limit, reserve := s.bytes+n > s.o.MaxBytes-overhead, s.free-n < s.o.MinFree
+		refusal := s.refusal(n, 0)
 		switch {
 		case s.closed:
 			return ErrClosed
 		case s.err != nil:
 			return s.err
-		case !limit && !reserve:
-			return nil
-		case s.removable():
+		case refusal != nil && s.removable(s.segments[0]):
 			s.wantRoom = true
 			signal(s.work)
 			s.room.Wait()
-		case limit:
-			return fmt.Errorf("%w: %d bytes of %d wait for a bus", ErrFull, s.waitingBytes(), s.o.MaxBytes)
 		default:
-			return fmt.Errorf("%w: the disk has only %d bytes more than the reserve", ErrFull, max(0, s.free-s.o.MinFree))
+			s.full = refusal != nil
+			return refusal
 		}
 	}
+}
+
+// refusal returns why a record of n bytes would not be taken if there were so many bytes more; nil if it would. A spool
+// that was full takes nothing, however small, before there is some slack: or else it would be full and not full in turn.
+// Needs mu.
+func (s *Spool) refusal(n, more int64) error {
+	need := max(n, ordinaryRecord)
+	if s.full {
+		need = max(need, min(s.o.MaxBytes/64, maxSlack))
+	}
+	switch {
+	case s.bytes-more+need > s.o.MaxBytes-overhead:
+		return fmt.Errorf("%w: %d bytes of %d wait for a bus", ErrFull, s.waitingBytes(), s.o.MaxBytes)
+	case s.free+more-need < s.o.MinFree:
+		return fmt.Errorf("%w: the disk has only %d bytes more than the reserve", ErrFull, max(0, s.free-s.o.MinFree))
+	}
+	return nil
 }
 
 // Stats is the state of a spool.
@@ -171,7 +188,7 @@ type Stats struct {
 	Last uint64
 	// Bytes are on disk, WaitingBytes of them not yet done on every bus.
 	Bytes, WaitingBytes int64
-	// Full says that a record would be refused, and why; nil if not.
+	// Full says that an ordinary record would be refused, and why; nil if not.
 	Full error
 }
 
@@ -180,8 +197,9 @@ func (s *Spool) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := Stats{Last: s.durable, Bytes: s.bytes, WaitingBytes: s.waitingBytes()}
-	if !s.removable() && s.err == nil {
-		st.Full = s.makeRoom(ordinaryRecord)
+	if s.err == nil {
+		st.Full = s.refusal(0, s.removableBytes())
+		s.full = st.Full != nil
 	}
 	return st
 }
@@ -282,7 +300,7 @@ func (s *Spool) flush() {
 // writeBatch writes the records of a batch, into as many segments as it takes, and syncs them.
 func (s *Spool) writeBatch(b *batch) error {
 	for buf := b.buf; len(buf) > 0; {
-		n := fitting(buf, s.segmentSize()-s.end)
+		n := s.id.fitting(buf, s.segmentSize()-s.end)
 		if n == 0 && s.end > segmentHeaderLen {
 			if err := s.rotate(recordSequence(buf)); err != nil {
 				return err
@@ -290,7 +308,7 @@ func (s *Spool) writeBatch(b *batch) error {
 			continue
 		}
 		if n == 0 {
-			n, _ = recordLen(buf, int64(len(buf))) // larger than a segment, it gets one of its own
+			n, _ = s.id.recordLen(buf) // larger than a segment, it gets one of its own
 		}
 		if _, err := s.file.WriteAt(buf[:n], s.end); err != nil {
 			return fmt.Errorf("cannot write: %w", err)
@@ -311,13 +329,13 @@ func (s *Spool) writeBatch(b *batch) error {
 }
 
 // fitting returns the length of the records at the start of buf that fit into space.
-func fitting(buf []byte, space int64) int64 {
+func (id spoolID) fitting(buf []byte, space int64) int64 {
 	if int64(len(buf)) <= space {
 		return int64(len(buf))
 	}
 	var fit int64
 	for {
-		n, _ := recordLen(buf[fit:], int64(len(buf)))
+		n, _ := id.recordLen(buf[fit:])
 		if fit+n > space {
 			return fit
 		}
@@ -436,7 +454,7 @@ func (s *Spool) measure() error {
 // answerRoom makes room for the Appends that wait for it.
 func (s *Spool) answerRoom() {
 	s.mu.Lock()
-	try := s.wantRoom && s.err == nil && s.removable()
+	try := s.wantRoom && s.err == nil && s.removable(s.segments[0])
 	s.mu.Unlock()
 	if try {
 		s.removeOldest()
@@ -448,10 +466,23 @@ func (s *Spool) answerRoom() {
 	s.room.Broadcast()
 }
 
-// removable reports whether removing the oldest segment makes room: it is done on every bus, and if it is the one being
-// written the disk has room for another. Needs mu.
-func (s *Spool) removable() bool {
-	g := s.segments[0]
+// removableBytes is the room that the removal of all that can be removed makes. Needs mu.
+func (s *Spool) removableBytes() (n int64) {
+	for _, g := range s.segments {
+		if !s.removable(g) {
+			break
+		}
+		n += g.size
+		if g.next == nil {
+			n -= segmentHeaderLen // of the one that takes over
+		}
+	}
+	return n
+}
+
+// removable reports whether removing a segment, when it is the oldest, makes room: it is done on every bus, and if it is
+// the one being written the disk has room for another. Needs mu.
+func (s *Spool) removable(g *segment) bool {
 	return !s.stuck && s.doneSegment(g) && g.last >= g.first && (g.next != nil || s.free >= ordinaryRecord)
 }
 

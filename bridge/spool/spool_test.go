@@ -157,7 +157,7 @@ func TestRecordsOfAllSizes(t *testing.T) {
 	s := open(t, fs, o)
 	var want []string
 	// The segments of this spool have 128 KiB: a record fits exactly, just not, and not at all.
-	for _, n := range []int{0, 1, 511, 128<<10 - 32 - 20, 128<<10 - 32 - 20 + 1, 300 << 10, 0, 64 << 10} {
+	for _, n := range []int{0, 1, 511, 128<<10 - 32 - recordHeaderLen, 128<<10 - 32 - recordHeaderLen + 1, 300 << 10, 0, 64 << 10} {
 		want = append(want, strings.Repeat("x", n))
 	}
 	appendAll(t, s, want...)
@@ -189,7 +189,7 @@ func TestALargeRecordIsAlone(t *testing.T) {
 			}
 		})
 		var last spool.Ticket
-		for _, size := range []int{10, 10, 9000, 10, 10} { // the first is a batch of its own
+		for _, size := range []int{6, 6, 9000, 6, 6} { // the first is a batch of its own
 			ticket, err := s.Append(make([]byte, size))
 			if err != nil {
 				t.Fatal(err)
@@ -201,7 +201,7 @@ func TestALargeRecordIsAlone(t *testing.T) {
 		if _, err := s.Wait(last); err != nil {
 			t.Fatal(err)
 		}
-		for first, want := range map[uint64]int{1: 32 + 2*30, 3: 32 + 9020, 4: 32 + 2*30} {
+		for first, want := range map[uint64]int{1: 32 + 2*30, 3: 32 + 9000 + recordHeaderLen, 4: 32 + 2*30} {
 			if got := len(fs.ReadFile(segmentName(first))); got != want {
 				t.Errorf("the segment of %d has %d bytes, want %d", first, got, want)
 			}
@@ -360,9 +360,9 @@ func TestStatsAreExact(t *testing.T) {
 		}
 	}
 	want(0, 32, 0)
-	appendAll(t, s, "1234567890") // each record takes 30 bytes
+	appendAll(t, s, "123456") // each record takes 30 bytes
 	want(1, 62, 62)
-	appendAll(t, s, "1234567890", "1234567890")
+	appendAll(t, s, "123456", "123456")
 	nats, kafka := drain(t, s.Cursor("nats")), drain(t, s.Cursor("kafka"))
 	s.Cursor("nats").Commit(nats[2], nil)
 	want(3, 122, 122)
@@ -370,7 +370,7 @@ func TestStatsAreExact(t *testing.T) {
 	want(3, 122, 60)
 	s.Cursor("kafka").Commit(kafka[2], nil)
 	want(3, 122, 0)
-	appendAll(t, s, "1234567890")
+	appendAll(t, s, "123456")
 	want(4, 152, 30)
 	closeSpool(t, s)
 
@@ -387,15 +387,15 @@ func TestStatsAcrossSegments(t *testing.T) {
 	s := open(t, fs, options())
 	defer s.Close()
 	for range 5 { // four in a segment
-		appendAll(t, s, strings.Repeat("x", 2000))
+		appendAll(t, s, strings.Repeat("x", 2000-recordHeaderLen))
 	}
 	for i, r := range drain(t, s.Cursor("bus")) {
 		s.Cursor("bus").Commit(r, nil)
-		waiting := int64(4-i)*2020 + 32 // and the header of the second segment
+		waiting := int64(4-i)*2000 + 32 // and the header of the second segment
 		if i == 4 {
 			waiting = 0
 		}
-		if st := s.Stats(); st.Bytes != 5*2020+64 || st.WaitingBytes != waiting {
+		if st := s.Stats(); st.Bytes != 5*2000+64 || st.WaitingBytes != waiting {
 			t.Errorf("with %d done: %+v, want %d waiting", i+1, st, waiting)
 		}
 	}

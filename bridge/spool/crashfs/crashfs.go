@@ -1,7 +1,8 @@
 // Package crashfs is a spool.FS in memory, for tests, that can lose power, run full and fail.
 //
 // What a process sees is kept apart from what would survive: the content of a file survives its Sync, and the making,
-// renaming and removing of names survives SyncDir. CrashClone is the loss of power, Restart the death of the process.
+// renaming and removing of names survives SyncDir. CrashClone is the loss of power, Restart the death of the process
+// and Kill its death in the middle of a write.
 //
 // It also polices the caller: what is never right on a disk is an error of the test.
 package crashfs
@@ -11,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -116,6 +118,28 @@ func (d *FS) Restart() *FS {
 	return c
 }
 
+// Kill is Restart for a process that was killed in the middle of a write: of the last one to each file a prefix is there,
+// if it made the file longer and was not synced.
+func (d *FS) Kill(rng *rand.Rand) *FS {
+	c := d.Restart()
+	for _, name := range slices.Sorted(maps.Keys(c.names)) {
+		c.names[name].interrupt(rng)
+	}
+	return c
+}
+
+func (n *inode) interrupt(rng *rand.Rand) {
+	if len(n.pending) == 0 {
+		return
+	}
+	ch := &n.pending[len(n.pending)-1]
+	if ch.data == nil || ch.offset+int64(len(ch.data)) != int64(len(n.cache)) {
+		return
+	}
+	ch.data = ch.data[:rng.IntN(len(ch.data)+1)]
+	n.cache = n.cache[:ch.offset+int64(len(ch.data))]
+}
+
 // put makes a file that is durable.
 func (d *FS) put(name string, n *inode) { d.names[name], d.durable[name] = n, n }
 
@@ -141,7 +165,7 @@ func (n *inode) crash(rng *rand.Rand, keep float64, survived map[*inode]*inode) 
 
 // part applies a change, or a part of it: the start, the end, some sectors, or only the new size.
 func (ch change) part(rng *rand.Rand, b []byte) []byte {
-	if ch.data == nil || len(ch.data) == 0 {
+	if len(ch.data) == 0 {
 		return ch.apply(b)
 	}
 	cut := rng.IntN(len(ch.data))
