@@ -59,6 +59,12 @@ const (
 	// stopTimeout is how long the stop waits for requests in flight, drainTimeout how long then for the buses.
 	stopTimeout  = 15 * time.Second
 	drainTimeout = 10 * time.Second
+	// lameDuck is how long new requests are still taken when the stop begins, each on a connection that ends with it:
+	// a connection that is closed while a request is on its way loses that request.
+	lameDuck = time.Second
+
+	// stalled is how long a bus that has trouble may take nothing before it is waited for no longer.
+	stalled = time.Second
 
 	// lockInterval is how often the lock of the spool is tried.
 	lockInterval = 250 * time.Millisecond
@@ -129,7 +135,6 @@ func (b *Bridge) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	case <-s.Failed():
 		failure = s.Err()
-	case failure = <-pumps.failed:
 	case failure = <-ingest.failed:
 	case failure = <-admin.failed:
 	}
@@ -140,6 +145,8 @@ func (b *Bridge) Run(ctx context.Context) error {
 func (b *Bridge) stop(ingest *server, ps *pumps, stopPumps func(), s *spool.Spool, drain bool) error {
 	b.stopping.Store(true)
 	b.o.Log.Info("stopping: answering what is in flight, then publishing what waits")
+	b.receiver.leaving.Store(true)
+	pause(context.Background(), lameDuck)
 	ingest.stop(b.o.Log)
 	if drain {
 		b.drain()
@@ -150,16 +157,23 @@ func (b *Bridge) stop(ingest *server, ps *pumps, stopPumps func(), s *spool.Spoo
 	return errors.Join(err, s.Close())
 }
 
-// drain waits until the buses that are up have got everything, or for drainTimeout.
+// drain waits until the buses have got everything, for drainTimeout at most, and for a bus that something keeps events
+// from only as long as it takes others.
 func (b *Bridge) drain() {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
+	moved, before := time.Now(), uint64(0)
 	for deadline := time.Now().Add(drainTimeout); time.Now().Before(deadline); <-tick.C {
-		waiting := false
+		waiting, up, committed := false, false, uint64(0)
 		for _, bus := range b.status().Buses {
-			waiting = waiting || bus.Up && bus.Waiting > 0
+			waiting = waiting || bus.Waiting > 0
+			up = up || bus.Up && bus.Waiting > 0
+			committed += bus.Committed
 		}
-		if !waiting {
+		if committed > before {
+			moved, before = time.Now(), committed
+		}
+		if !waiting || !up && time.Since(moved) > stalled {
 			return
 		}
 	}
@@ -204,15 +218,14 @@ func (b *Bridge) openSpool(ctx context.Context) (*spool.Spool, error) {
 type pumps struct {
 	all     []*pump
 	running sync.WaitGroup
-	failed  chan error // gets the first failure
 }
 
 func (b *Bridge) startPumps(ctx context.Context, s *spool.Spool) (*pumps, error) {
-	ps := &pumps{failed: make(chan error, 1)}
+	ps := new(pumps)
 	for _, bus := range b.o.Buses {
 		h := newHealth(b.o.Log.With("bus", bus.Name))
-		quarantine := filepath.Join(b.o.DataDir, "quarantine-"+bus.Name+".jsonl")
-		p, err := newPump(bus.Name, s, h, quarantine, b.o.Log)
+		q := &quarantine{path: filepath.Join(b.o.DataDir, "quarantine-"+bus.Name+".jsonl")}
+		p, err := newPump(bus.Name, s, h, q, b.o.Log)
 		if err != nil {
 			return nil, errors.Join(err, ps.close())
 		}
@@ -222,14 +235,7 @@ func (b *Bridge) startPumps(ctx context.Context, s *spool.Spool) (*pumps, error)
 		ps.all = append(ps.all, p)
 	}
 	for _, p := range ps.all {
-		ps.running.Go(func() {
-			if err := p.run(ctx); err != nil {
-				select {
-				case ps.failed <- err:
-				default:
-				}
-			}
-		})
+		ps.running.Go(func() { p.run(ctx) })
 	}
 	return ps, nil
 }
@@ -270,7 +276,9 @@ func (b *Bridge) serve(setting, addr string, h http.Handler) (*server, error) {
 			WriteTimeout:      writeTimeout,
 			IdleTimeout:       idleTimeout,
 			MaxHeaderBytes:    maxHeader,
-			ErrorLog:          slog.NewLogLogger(b.o.Log.Handler(), slog.LevelDebug),
+			// OPTIONS * is no route either.
+			DisableGeneralOptionsHandler: true,
+			ErrorLog:                     slog.NewLogLogger(b.o.Log.Handler(), slog.LevelDebug),
 		},
 		addr:   l.Addr(),
 		failed: make(chan error, 1),

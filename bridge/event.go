@@ -129,6 +129,10 @@ type Order struct {
 	ExchangeTime string `json:"exchange_time,omitzero"`
 	// When the order last changed: RFC 3339 with zone.
 	UpdatedTime string `json:"updated_time,omitzero"`
+
+	// Unread is the text of values that the id is made of but that could not be read; it is part of the id in their
+	// place, so that a state is not taken for a repeat only because postbridge cannot tell what changed.
+	Unread string `json:"-"`
 }
 
 // Quantity is a whole number as the broker counts it. The zero value is not known, which is not 0.
@@ -169,6 +173,9 @@ func eventID(broker string, o *Order) string {
 		canonicalDecimal(o.Price), canonicalDecimal(o.TriggerPrice), canonicalDecimal(o.AveragePrice), o.UpdatedTime,
 	} {
 		b = appendField(b, s)
+	}
+	if o.Unread != "" {
+		b = appendField(b, o.Unread)
 	}
 	if o.Status == StatusUnknown {
 		// Two words that postbridge does not know are not known to mean the same.

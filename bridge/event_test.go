@@ -138,7 +138,7 @@ func TestEventIDFields(t *testing.T) {
 	inID := map[string]bool{
 		"UserID": true, "OrderID": true, "Status": true, "Reason": true, "ExchangeOrderID": true, "Side": true,
 		"OrderType": true, "Product": true, "Validity": true, "Quantity": true, "FilledQuantity": true,
-		"CancelledQuantity": true, "Price": true, "TriggerPrice": true, "AveragePrice": true, "UpdatedTime": true,
+		"CancelledQuantity": true, "Price": true, "TriggerPrice": true, "AveragePrice": true, "UpdatedTime": true, "Unread": true,
 	}
 	none := eventID("b", &Order{})
 	if eventID("c", &Order{}) == none {

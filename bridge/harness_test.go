@@ -197,11 +197,11 @@ func start(t *testing.T, o bridge.Options, log *logBuffer) *running {
 func startUnready(t *testing.T, o bridge.Options, log *logBuffer) *running {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	return run(t, ctx, cancel, bridge.New(o), log)
+	return run(ctx, t, cancel, bridge.New(o), log)
 }
 
 // run runs a bridge.
-func run(t *testing.T, ctx context.Context, cancel func(), b *bridge.Bridge, log *logBuffer) *running {
+func run(ctx context.Context, t *testing.T, cancel func(), b *bridge.Bridge, log *logBuffer) *running {
 	t.Helper()
 	ended := make(chan error, 1)
 	go func() { ended <- b.Run(ctx) }()

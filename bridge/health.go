@@ -13,6 +13,7 @@ type health struct {
 	log *slog.Logger // with the bus
 
 	mu     sync.Mutex
+	begun  bool                // there was a connection
 	causes map[string]*trouble // what holds now
 	last   string              // the last error there was
 }
@@ -33,6 +34,7 @@ func (h *health) report(cause string, err error) {
 	defer h.mu.Unlock()
 	t := h.causes[cause]
 	if err == nil {
+		h.begun = h.begun || cause == causeConnection
 		if t != nil {
 			delete(h.causes, cause)
 			h.log.Info("the bus takes events again", "cause", cause)
@@ -54,10 +56,16 @@ func (h *health) report(cause string, err error) {
 // maxSaid is how many reasons of one cause are logged, should they have something in them that always changes.
 const maxSaid = 10
 
+// causeConnection is the cause that every bus reports first: that there is none, or why there is.
+const causeConnection = "connection"
+
 // state returns the causes that hold now, and the last error there was.
 func (h *health) state() (causes []string, last string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if !h.begun && h.causes[causeConnection] == nil {
+		causes = append(causes, causeConnection+": not connected yet")
+	}
 	for _, cause := range slices.Sorted(maps.Keys(h.causes)) {
 		causes = append(causes, cause+": "+h.causes[cause].now.Error())
 	}

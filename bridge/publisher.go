@@ -27,7 +27,8 @@ type Publisher interface {
 }
 
 // Report tells what keeps events from a bus. An error says that cause holds, and why; nil that it is over. Repeating
-// the same is free: only changes are logged. A bus is up while no cause holds.
+// the same is free: only changes are logged. A bus is up while no cause holds, and from the first time on that the
+// cause "connection" is over.
 type Report func(cause string, err error)
 
 // Bus is one bus of POSTBRIDGE_PUBLISH.

@@ -3,10 +3,8 @@ package bridge
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"sync"
 	"time"
 
@@ -38,12 +36,9 @@ type pump struct {
 	spoolID    string
 	cursor     *spool.Cursor
 	health     *health
-	quarantine string // path of the file for what the bus can take nowhere
+	quarantine *quarantine
 	log        *slog.Logger
 	publisher  Publisher
-
-	end       func()         // ends run; set by it
-	redirects sync.WaitGroup // of refused events to the dead letters
 
 	mu           sync.Mutex
 	room         sync.Cond // signalled when the look-ahead shrinks
@@ -54,21 +49,20 @@ type pump struct {
 	fates        [numBusFates]uint64 // of all that is committed
 	note         []byte              // reused
 	stuck        bool                // it was said what the look-ahead waits for
-	fatal        error               // set when an event could not be kept anywhere
 }
 
 // slot is one record that was offered to the bus.
 type slot struct {
 	record   spool.Record // without payload
-	delivery *Delivery    // nil once done
+	delivery *Delivery    // nil once done, and of a record that was lost
 	bytes    int
 	fate     busFate
 	done     bool
 }
 
-func newPump(bus string, s *spool.Spool, h *health, quarantine string, log *slog.Logger) (*pump, error) {
+func newPump(bus string, s *spool.Spool, h *health, q *quarantine, log *slog.Logger) (*pump, error) {
 	p := &pump{
-		bus: bus, spoolID: s.ID(), cursor: s.Cursor(bus), health: h, quarantine: quarantine,
+		bus: bus, spoolID: s.ID(), cursor: s.Cursor(bus), health: h, quarantine: q,
 		log: log.With("bus", bus),
 	}
 	p.room.L = &p.mu
@@ -84,21 +78,16 @@ func newPump(bus string, s *spool.Spool, h *health, quarantine string, log *slog
 	return p, nil
 }
 
-// run carries events until ctx ends, or until one can be kept nowhere.
-func (p *pump) run(ctx context.Context) error {
-	ctx, p.end = context.WithCancel(ctx)
-	defer p.end()
-	wake := context.AfterFunc(ctx, p.wakeAll)
-	defer wake()
+// run carries events until ctx ends.
+func (p *pump) run(ctx context.Context) {
+	stop := context.AfterFunc(ctx, p.wakeAll)
+	defer stop()
 	retry, unread := forever(), false
-	for {
-		if err := p.waitForRoom(ctx); err != nil {
-			return p.stopped()
-		}
+	for p.waitForRoom(ctx) {
 		r, err := p.cursor.Next(ctx)
 		switch {
 		case ctx.Err() != nil:
-			return p.stopped()
+			return
 		case err != nil:
 			unread = true
 			p.health.report("spool", err)
@@ -111,14 +100,6 @@ func (p *pump) run(ctx context.Context) error {
 		}
 		p.offer(ctx, r)
 	}
-}
-
-// stopped waits for the dead letters that are being handed over, and returns why the pump ended: nil if it was told to.
-func (p *pump) stopped() error {
-	p.redirects.Wait()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.fatal
 }
 
 // forever is a backoff that never gives up, with jitter, at most 30 s.
@@ -140,12 +121,13 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// waitForRoom waits until the look-ahead has room, and says what it waits for if that takes long.
-func (p *pump) waitForRoom(ctx context.Context) error {
+// waitForRoom waits until the look-ahead has room, and says what it waits for if that takes long. False is the end of
+// ctx.
+func (p *pump) waitForRoom(ctx context.Context) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.full() {
-		return ctx.Err()
+		return ctx.Err() == nil
 	}
 	stuck := time.AfterFunc(stuckAfter, p.sayStuck)
 	defer func() {
@@ -158,7 +140,7 @@ func (p *pump) waitForRoom(ctx context.Context) error {
 	for p.full() && ctx.Err() == nil {
 		p.room.Wait()
 	}
-	return ctx.Err()
+	return ctx.Err() == nil
 }
 
 // full reports whether nothing more may be offered. Needs mu.
@@ -196,11 +178,14 @@ func (p *pump) offer(ctx context.Context, r spool.Record) {
 	}
 	d, err := parseRecord(payload)
 	if err != nil {
-		p.finish(p.add(r, nil, 0), p.putAside(&Delivery{Spool: p.spoolID, Sequence: r.Sequence, Data: payload}, err))
-		return
+		d = &Delivery{Deadletter: true, Data: payload} // of a version that this one does not know
 	}
 	d.Spool, d.Sequence = p.spoolID, r.Sequence
 	n := p.add(r, d, len(payload))
+	if err != nil {
+		p.putAside(ctx, n, d, err)
+		return
+	}
 	p.publisher.Publish(ctx, d, func(err error) { p.answered(ctx, n, d, err) })
 }
 
@@ -223,14 +208,33 @@ func (p *pump) answered(ctx context.Context, n uint64, d *Delivery, err error) {
 	case err == nil:
 		p.finish(n, stored)
 	case d.Deadletter:
-		p.finish(n, p.putAside(d, err))
+		p.putAside(ctx, n, d, err)
 	default:
 		p.log.Error("the bus refuses an event for good; it goes to the dead letters", "key", d.Key(), "id", d.ID, "error", err)
 		dead := d.AsDeadletter()
-		p.redirects.Go(func() {
-			p.publisher.Publish(ctx, dead, func(err error) { p.answered(ctx, n, dead, err) })
-		})
+		p.publisher.Publish(ctx, dead, func(err error) { p.answered(ctx, n, dead, err) })
 	}
+}
+
+// putAside puts an event that the bus can take nowhere into the quarantine file, however long the disk refuses that.
+func (p *pump) putAside(ctx context.Context, n uint64, d *Delivery, why error) {
+	p.log.Error("an event can go nowhere on the bus and is put into quarantine",
+		"id", d.ID, "sequence", d.Sequence, "file", p.quarantine.path, "error", why)
+	go func() {
+		retry := forever()
+		for {
+			err := p.quarantine.put(d, why)
+			p.health.report("quarantine", err)
+			if err == nil {
+				p.finish(n, quarantined)
+				return
+			}
+			pause(ctx, retry.NextBackOff())
+			if ctx.Err() != nil {
+				return // the next start offers it again
+			}
+		}
+	}()
 }
 
 // finish marks one offer as done and commits as far as all before it are done too.
@@ -248,7 +252,7 @@ func (p *pump) finish(n uint64, f busFate) {
 // commitPrefix commits what is done without a gap. Needs mu.
 func (p *pump) commitPrefix() {
 	n := 0
-	for n < len(p.window) && p.window[n].done && p.fatal == nil {
+	for n < len(p.window) && p.window[n].done {
 		s := &p.window[n]
 		p.fates[s.fate]++
 		p.fates[skipped] += s.record.Lost
@@ -286,45 +290,6 @@ func (p *pump) parseNote(note []byte) error {
 	}
 	p.fates = [numBusFates]uint64{n.Stored, n.Deadlettered, n.Quarantined, n.Skipped}
 	return nil
-}
-
-// quarantinedEvent is one line of the quarantine file.
-type quarantinedEvent struct {
-	Spool    string `json:"spool"`
-	Sequence uint64 `json:"sequence"`
-	Error    string `json:"error"`
-	Event    []byte `json:"event"` // in base64: it may be nothing that can be read
-}
-
-// putAside writes an event that the bus can take nowhere to the quarantine file. If that fails too, the pump ends: the
-// event is still in the spool.
-func (p *pump) putAside(d *Delivery, why error) busFate {
-	p.log.Error("an event can go nowhere on the bus and is put into quarantine",
-		"id", d.ID, "sequence", d.Sequence, "file", p.quarantine, "error", why)
-	line, err := json.Marshal(quarantinedEvent{d.Spool, d.Sequence, why.Error(), d.Data})
-	if err == nil {
-		err = appendLine(p.quarantine, line)
-	}
-	if err != nil {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		p.fatal = fmt.Errorf("cannot write to the quarantine file: %w", err)
-		p.end()
-	}
-	return quarantined
-}
-
-// appendLine appends a line to a file and syncs it.
-func appendLine(path string, line []byte) (err error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	if _, err := f.Write(append(line, '\n')); err != nil {
-		return err
-	}
-	return f.Sync()
 }
 
 // busState is what /status and the metrics say of a bus.

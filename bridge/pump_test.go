@@ -153,21 +153,32 @@ func TestRefusedByTheBus(t *testing.T) {
 	}
 }
 
-// TestQuarantineFails ends the process rather than lose the event, which the next start offers again.
+// TestQuarantineFails holds what is to go into quarantine until the disk takes it, and ends a line that a crash cut.
 func TestQuarantineFails(t *testing.T) {
 	f := newFakeBus(t)
 	f.setRule(func(*bridge.Delivery) verdict { return reject })
 	log := new(logBuffer)
 	o := testOptions(t, log)
 	o.Buses = []bridge.Bus{f.bus()}
-	if err := os.Mkdir(filepath.Join(o.DataDir, "quarantine-nats.jsonl"), 0o700); err != nil {
+	file := filepath.Join(o.DataDir, "quarantine-nats.jsonl")
+	if err := os.Mkdir(file, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	r := start(t, o, log)
 	r.mustPost("/kite", kiteBody("1", "OPEN", 1))
-	log.waitFor(t, regexp.MustCompile(`stopped: 1 events stay`))
-	if err := r.stop(); err == nil || !strings.Contains(err.Error(), "quarantine") {
-		t.Errorf("ended with %v", err)
+	r.bus("it says so", func(b busStatus) bool {
+		return !b.Up && b.Waiting == 1 && strings.Contains(strings.Join(b.Causes, ""), "quarantine")
+	})
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(`{"spool":"torn`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.bus("one in quarantine", func(b busStatus) bool { return b.Up && b.Quarantined == 1 && b.Waiting == 0 })
+	lines, err := os.ReadFile(file)
+	if err != nil || !regexp.MustCompile(`^\{"spool":"torn\n\{.*\}\n$`).Match(lines) {
+		t.Errorf("quarantine %s, %v", lines, err)
 	}
 }
 

@@ -33,6 +33,7 @@ type receiver struct {
 
 	spool   atomic.Pointer[spool.Spool] // nil until it is open
 	failing atomic.Bool                 // the last append failed; its change is logged
+	leaving atomic.Bool                 // the stop has begun: connections end with their request
 	last    lastAccepted
 
 	saidMu sync.Mutex
@@ -80,6 +81,9 @@ func newReceiver(o Options, m *ingestMetrics) *receiver {
 // ServeHTTP takes one postback and answers it. Whatever names no broker's route is not a postback and is not counted.
 func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	arrival := time.Now()
+	if r.leaving.Load() {
+		w.Header().Set("Connection", "close")
+	}
 	to, pathToken := r.route(req)
 	if to == nil {
 		writeAnswer(w, answer{status: http.StatusNotFound, detail: "no such route"})
@@ -118,7 +122,7 @@ func (r *receiver) sayRefused(broker string, a answer, from string) {
 
 // route finds the broker of /<broker> or /<broker>/<token>; nil if there is none.
 func (r *receiver) route(req *http.Request) (to *route, pathToken string) {
-	name, token, _ := strings.Cut(strings.TrimPrefix(req.URL.Path, "/"), "/")
+	name, token, _ := strings.Cut(strings.TrimPrefix(req.URL.EscapedPath(), "/"), "/")
 	if strings.Contains(token, "/") {
 		return nil, ""
 	}

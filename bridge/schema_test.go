@@ -164,6 +164,9 @@ func (s *schemaDoc) addFields(t *testing.T, of reflect.Type, docs map[string]str
 			continue
 		}
 		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
+		if name == "-" {
+			continue // not published
+		}
 		p := fieldSchema(t, name, f.Type)
 		p.Description = docs[of.Name()+"."+f.Name]
 		if p.Description == "" {

@@ -82,22 +82,24 @@ func (b *Bridge) status() status {
 	if o == nil {
 		return st
 	}
-	stats := o.spool.Stats()
-	for _, p := range o.pumps {
-		st.Buses[p.bus] = busStatusOf(p, stats.Last)
+	states := make([]busState, len(o.pumps))
+	for i, p := range o.pumps {
+		states[i] = p.state()
+	}
+	stats := o.spool.Stats() // after the pumps, so that none is further than the spool
+	for i, p := range o.pumps {
+		st.Buses[p.bus] = busStatusOf(states[i], p.health, stats.Last)
 	}
 	st.Spool.ID, st.Spool.Last, st.Spool.Bytes, st.Spool.WaitingBytes = o.spool.ID(), stats.Last, stats.Bytes, stats.WaitingBytes
 	return st
 }
 
-// busStatusOf reads last before the pump's state, so the pump may already be further.
-func busStatusOf(p *pump, last uint64) busStatus {
-	s := p.state()
-	causes, lastError := p.health.state()
+func busStatusOf(s busState, h *health, last uint64) busStatus {
+	causes, lastError := h.state()
 	st := busStatus{
 		Up: len(causes) == 0, Causes: causes, LastError: lastError,
 		Committed: s.committed,
-		Waiting:   max(last, s.committed) - s.committed,
+		Waiting:   last - s.committed,
 		Stored:    s.fates[stored], Deadlettered: s.fates[deadlettered],
 		Quarantined: s.fates[quarantined], Skipped: s.fates[skipped],
 	}

@@ -118,18 +118,51 @@ const (
 	istSuffix = "+05:30"
 )
 
-// Times reads the times of one postback. Most say the same time two or three times over, so the last one read is kept.
-type Times struct {
+// Reader reads the values of one postback, and notes what could not be read of those that tell one state of an order
+// from another.
+type Reader struct {
+	// Unread is the text of what could not be read, for bridge.Order.Unread.
+	Unread string
+
+	// Most postbacks say the same time two or three times over, so the last one read is kept.
 	text Value
 	time string
 }
 
-// Read returns the value's Time.
-func (t *Times) Read(v Value) string {
-	if !bytes.Equal(v, t.text) {
-		t.text, t.time = v, v.Time()
+// Time is the value's Time.
+func (r *Reader) Time(v Value) string {
+	if !bytes.Equal(v, r.text) {
+		r.text, r.time = v, v.Time()
 	}
-	return t.time
+	return r.time
+}
+
+// StateTime is the Time of a value that is part of the id.
+func (r *Reader) StateTime(v Value) string {
+	t := r.Time(v)
+	r.note(v, t != "" || strings.HasPrefix(v.Literal(), "0001-"))
+	return t
+}
+
+// Decimal is the value's Decimal.
+func (r *Reader) Decimal(v Value) string {
+	d := v.Decimal()
+	r.note(v, d != "")
+	return d
+}
+
+// Quantity is the value's Quantity.
+func (r *Reader) Quantity(v Value) bridge.Quantity {
+	q := v.Quantity()
+	r.note(v, !q.IsZero())
+	return q
+}
+
+// note keeps the text of a value that was not read, unless it says that there is nothing.
+func (r *Reader) note(v Value, read bool) {
+	if !read && string(v) != "null" && (v.Text() != "" || v.Literal() == "" && v[0] != '"') {
+		r.Unread += string(v) + "\n"
+	}
 }
 
 // Time is a time in RFC 3339, always in Indian time, so that one instant has one text. Brokers send
@@ -139,6 +172,9 @@ func (v Value) Time() string {
 	wall, err := time.Parse(time.DateTime, s)
 	if err != nil {
 		t, err := time.Parse(time.RFC3339, s)
+		if err != nil {
+			t, err = time.Parse("2006-01-02T15:04:05-0700", s) // gokiteconnect reads this one too
+		}
 		if err != nil {
 			return ""
 		}

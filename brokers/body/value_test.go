@@ -59,7 +59,7 @@ func TestTime(t *testing.T) {
 	for sent, want := range map[string]string{
 		"2022-03-03 09:24:25": "2022-03-03T09:24:25+05:30", " 2022-03-03 09:24:25 ": "2022-03-03T09:24:25+05:30",
 		"2022-03-03 09:24:25.120": "2022-03-03T09:24:25.12+05:30", "2022-03-03T09:24:25+05:30": "2022-03-03T09:24:25+05:30",
-		"2022-03-03T03:54:25Z": "2022-03-03T09:24:25+05:30", "2021-12-31T20:00:00Z": "2022-01-01T01:30:00+05:30",
+		"2022-03-03T03:54:25Z": "2022-03-03T09:24:25+05:30", "2022-03-03T09:24:25+0530": "2022-03-03T09:24:25+05:30", "2021-12-31T20:00:00Z": "2022-01-01T01:30:00+05:30",
 		"0001-01-01 00:00:00": "", "0001-01-01T00:00:00Z": "", "0000-12-31T23:00:00Z": "", "9999-12-31T23:00:00Z": "",
 		"2022-02-30 09:24:25": "", "09:24:25": "", "2022-03-03": "", "NA": "", "": "", "yesterday": "",
 	} {
@@ -74,17 +74,32 @@ func TestTime(t *testing.T) {
 	}
 }
 
-func TestTimes(t *testing.T) {
-	var times Times
-	for _, v := range []struct{ sent, want string }{
-		{`"2022-03-03 09:24:25"`, "2022-03-03T09:24:25+05:30"},
-		{`"2022-03-03 09:24:25"`, "2022-03-03T09:24:25+05:30"},
-		{`null`, ""},
-		{`"2022-03-03 09:24:26"`, "2022-03-03T09:24:26+05:30"},
-	} {
-		if got := times.Read(Value(v.sent)); got != v.want {
-			t.Errorf("%s became %q", v.sent, got)
+// TestReader keeps the text of what it cannot read, and of nothing else.
+func TestReader(t *testing.T) {
+	var r Reader
+	for range 2 {
+		if got := r.Time(Value(`"2022-03-03 09:24:25"`)); got != "2022-03-03T09:24:25+05:30" {
+			t.Errorf("the time became %q", got)
 		}
+	}
+	for _, nothing := range []string{`null`, `""`, `" "`, `"NA"`} {
+		if r.StateTime(Value(nothing)) != "" || r.Decimal(Value(nothing)) != "" || !r.Quantity(Value(nothing)).IsZero() {
+			t.Errorf("%s became something", nothing)
+		}
+	}
+	r.StateTime(Value(`"0001-01-01 00:00:00"`))
+	r.Time(Value(`"yesterday"`)) // is no part of the id
+	r.Decimal(Value(`470.5`))
+	r.Quantity(Value(`"50"`))
+	if r.Unread != "" {
+		t.Errorf("read, and yet unread: %q", r.Unread)
+	}
+	r.Decimal(Value(`"1,100.50"`))
+	r.Quantity(Value(`0.5`))
+	r.StateTime(Value(`"yesterday"`))
+	r.Decimal(Value(`{"a":1}`))
+	if want := "\"1,100.50\"\n0.5\n\"yesterday\"\n{\"a\":1}\n"; r.Unread != want {
+		t.Errorf("unread %q, want %q", r.Unread, want)
 	}
 }
 

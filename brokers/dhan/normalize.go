@@ -39,7 +39,7 @@ func (*Broker) Normalize(p *bridge.Postback) (bridge.Order, error) {
 // order is an order while its body is read.
 type order struct {
 	bridge.Order
-	times body.Times
+	read body.Reader
 
 	// Other spellings of one thing, used where the first has no value.
 	misspelledCode          string
@@ -49,6 +49,7 @@ type order struct {
 
 // settle fills in what depends on more than one member.
 func (o *order) settle() {
+	o.Unread = o.read.Unread
 	o.ReasonCode = cmp.Or(o.ReasonCode, o.misspelledCode)
 	o.FilledQuantity = cmp.Or(o.FilledQuantity, o.camelCaseFilled)
 	o.AveragePrice = cmp.Or(o.AveragePrice, o.averagePrice, o.lastPrice)
@@ -90,31 +91,31 @@ func (o *order) member(name []byte, v body.Value) {
 	case "validity":
 		o.Validity = v.Word()
 	case "quantity":
-		o.Quantity = v.Quantity()
+		o.Quantity = o.read.Quantity(v)
 	case "filled_qty": // the documented name, in an object that is otherwise in camel case
-		o.FilledQuantity = v.Quantity()
+		o.FilledQuantity = o.read.Quantity(v)
 	case "filledqty":
-		o.camelCaseFilled = v.Quantity()
+		o.camelCaseFilled = o.read.Quantity(v)
 	case "remainingquantity":
 		o.PendingQuantity = v.Quantity()
 	case "disclosedquantity":
 		o.DisclosedQuantity = v.Quantity()
 	case "price":
-		o.Price = v.Decimal()
+		o.Price = o.read.Decimal(v)
 	case "triggerprice":
-		o.TriggerPrice = v.Decimal()
+		o.TriggerPrice = o.read.Decimal(v)
 	case "averagetradedprice":
-		o.AveragePrice = v.Decimal()
+		o.AveragePrice = o.read.Decimal(v)
 	case "averageprice":
-		o.averagePrice = v.Decimal()
+		o.averagePrice = o.read.Decimal(v)
 	case "tradedprice":
-		o.lastPrice = v.Decimal()
+		o.lastPrice = o.read.Decimal(v)
 	case "createtime":
-		o.OrderTime = o.times.Read(v)
+		o.OrderTime = o.read.Time(v)
 	case "exchangetime":
-		o.ExchangeTime = o.times.Read(v)
+		o.ExchangeTime = o.read.Time(v)
 	case "updatetime":
-		o.UpdatedTime = o.times.Read(v)
+		o.UpdatedTime = o.read.StateTime(v)
 	}
 }
 

@@ -2,7 +2,6 @@ package dhan
 
 import (
 	"cmp"
-	"errors"
 	"net/http"
 
 	"github.com/postbridge/postbridge/bridge"
@@ -12,7 +11,7 @@ import (
 
 // Verify checks the token, and that the client is a known one if clients are listed. Dhan does not say whether it
 // keeps the query of a registered URL, so the token may be in the path or in the query. It proves the origin of a body
-// that is not JSON too.
+// that is not an object too, which names no client and is kept as a dead letter.
 func (b *Broker) Verify(p *bridge.Postback) (how string, err error) {
 	cred := b.credentials()
 	if !proof.OneOf(cmp.Or(p.PathToken, p.QueryToken), cred.Tokens) {
@@ -26,7 +25,7 @@ func (b *Broker) Verify(p *bridge.Postback) (how string, err error) {
 	for _, m := range members {
 		o.member(m.Name, body.Value(m.Value))
 	}
-	if !errors.Is(err, bridge.ErrNotJSON) && !proof.OneOf(o.UserID, cred.ClientIDs) {
+	if err == nil && !proof.OneOf(o.UserID, cred.ClientIDs) {
 		return "", bridge.Refuse(http.StatusForbidden, "client_id", "the client id is not a known one")
 	}
 	return "token", nil

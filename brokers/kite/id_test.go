@@ -69,6 +69,14 @@ func TestPriceThatComesBackWithinTheSecondHasTheFirstIDAgain(t *testing.T) {
 	same(t, first, third)
 }
 
+// TestValueThatCannotBeReadIsPartOfTheID holds that a state is news even if what is new in it cannot be read.
+func TestValueThatCannotBeReadIsPartOfTheID(t *testing.T) {
+	different(t, idOf(t, "price", `"1,100.50"`), idOf(t, "price", `"1,200.50"`))
+	same(t, idOf(t, "price", `"1,100.50"`), idOf(t, "price", `"1,100.50"`))
+	different(t, idOf(t, "exchange_update_timestamp", `"today"`), idOf(t, "exchange_update_timestamp", `"tomorrow"`))
+	same(t, idOf(t, "exchange_timestamp", `"today"`), idOf(t, "exchange_timestamp", `"tomorrow"`))
+}
+
 func TestDoubledCancelHasSameID(t *testing.T) {
 	first := eventOf(t, read(t, "testdata/genuine/series-2026-4-cancelled.json"), time.Unix(1, 0))
 	second := eventOf(t, read(t, "testdata/genuine/series-2026-5-cancelled.json"), time.Unix(2, 0))

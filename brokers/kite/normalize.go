@@ -39,12 +39,13 @@ func (*Broker) Normalize(p *bridge.Postback) (bridge.Order, error) {
 // order is an order while its body is read.
 type order struct {
 	bridge.Order
-	times     body.Times
+	read      body.Reader
 	accountID string
 }
 
 // settle fills in what depends on more than one member.
 func (o *order) settle() {
+	o.Unread = o.read.Unread
 	o.UserID = cmp.Or(o.UserID, o.accountID)
 	o.UpdatedTime = cmp.Or(o.UpdatedTime, o.OrderTime)
 	o.Status = body.PartialFill(status(o.BrokerStatus), o.FilledQuantity, o.Quantity)
@@ -89,27 +90,27 @@ func (o *order) member(name []byte, v body.Value) {
 	case "variety":
 		o.Variety = v.Word()
 	case "quantity":
-		o.Quantity = v.Quantity()
+		o.Quantity = o.read.Quantity(v)
 	case "filled_quantity":
-		o.FilledQuantity = v.Quantity()
+		o.FilledQuantity = o.read.Quantity(v)
 	case "cancelled_quantity":
-		o.CancelledQuantity = v.Quantity()
+		o.CancelledQuantity = o.read.Quantity(v)
 	case "pending_quantity":
 		o.PendingQuantity = v.Quantity()
 	case "disclosed_quantity":
 		o.DisclosedQuantity = v.Quantity()
 	case "price":
-		o.Price = v.Decimal()
+		o.Price = o.read.Decimal(v)
 	case "trigger_price":
-		o.TriggerPrice = v.Decimal()
+		o.TriggerPrice = o.read.Decimal(v)
 	case "average_price":
-		o.AveragePrice = v.Decimal()
+		o.AveragePrice = o.read.Decimal(v)
 	case "order_timestamp":
-		o.OrderTime = o.times.Read(v)
+		o.OrderTime = o.read.StateTime(v)
 	case "exchange_timestamp":
-		o.ExchangeTime = o.times.Read(v)
+		o.ExchangeTime = o.read.Time(v)
 	case "exchange_update_timestamp":
-		o.UpdatedTime = o.times.Read(v)
+		o.UpdatedTime = o.read.StateTime(v)
 	}
 }
 

@@ -192,3 +192,20 @@ func TestRefusalTellsNothing(t *testing.T) {
 		}
 	}
 }
+
+// TestRecut refuses a genuine checksum whose digits were moved from the order id to the time, or back: it would prove
+// another order.
+func TestRecut(t *testing.T) {
+	genuine := string(read(t, "testdata/genuine/official.json"))
+	for _, cut := range [][2]string{{"22030300030893", "22022-03-03 09:24:25"}, {"2203030003089322", "022-03-03 09:24:25"}} {
+		body := strings.Replace(genuine, "220303000308932", cut[0], 1)
+		body = strings.Replace(body, `"order_timestamp": "2022-03-03 09:24:25"`, `"order_timestamp":"`+cut[1]+`"`, 1)
+		body = strings.Replace(body, `"order_timestamp":"2022-03-03 09:24:25"`, `"order_timestamp":"`+cut[1]+`"`, 1)
+		if !strings.Contains(body, cut[1]) {
+			t.Fatal("the sample has another form")
+		}
+		if how, err := newBroker("", nil).Verify(&bridge.Postback{Body: []byte(body)}); err == nil {
+			t.Errorf("%q and %q are accepted, by %s", cut[0], cut[1], how)
+		}
+	}
+}

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"net"
-	"net/url"
 	"os"
 	"slices"
 	"strconv"
@@ -53,13 +52,12 @@ func (c *config) checkBus() error {
 			return bad("PUBLISH", "names %s twice; set it to nats", bus)
 		}
 	}
-	for _, server := range c.natsServers() {
-		if err := checkNATSURL(server); err != nil {
-			return err
-		}
-	}
 	if err := checkAddress("NATS_LISTEN", c.NATSListen); err != nil {
 		return err
+	}
+	n := c.natsConfig(nil)
+	if err := n.Validate(); err != nil {
+		return misuse("%v", err)
 	}
 	switch {
 	case c.embedded() && c.NATSReplicas != 1:
@@ -68,8 +66,6 @@ func (c *config) checkBus() error {
 		return bad("NATS_REPLICAS", "%d is out of range; set it between 1 and 5", c.NATSReplicas)
 	case c.NATSMaxAge <= 0:
 		return bad("NATS_MAX_AGE", "%v is not a time to keep events; set it like 168h", c.NATSMaxAge)
-	case strings.Trim(c.Prefix, letters) != "" || len(c.Prefix) > maxPrefix:
-		return bad("PREFIX", "%q cannot be part of a subject; use letters, digits, _ and -, at most %d of them", c.Prefix, maxPrefix)
 	}
 	if c.embedded() && c.NATSMaxBytes == 0 {
 		c.NATSMaxBytes = 4 << 30
@@ -77,55 +73,8 @@ func (c *config) checkBus() error {
 	return nil
 }
 
-// What a prefix is made of.
-const (
-	letters   = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
-	maxPrefix = 64
-)
-
 // embedded reports whether postbridge brings its own bus.
 func (c *config) embedded() bool { return c.NATSURL == "" }
-
-// natsServers are the servers of NATS_URL.
-func (c *config) natsServers() []string {
-	if c.embedded() {
-		return nil
-	}
-	return strings.Split(c.NATSURL, ",")
-}
-
-func (c *config) checkNATSLogin() error {
-	var ways []string
-	for _, way := range []struct {
-		name string
-		used bool
-	}{
-		{"POSTBRIDGE_NATS_CREDS_FILE", c.NATSCredsFile != ""},
-		{"POSTBRIDGE_NATS_USER", c.NATSUser != ""},
-		{"POSTBRIDGE_NATS_TOKEN", c.NATSToken != "" || c.NATSTokenFile != ""},
-		{"a user in POSTBRIDGE_NATS_URL", strings.Contains(c.NATSURL, "@")},
-	} {
-		if way.used {
-			ways = append(ways, way.name)
-		}
-	}
-	password := c.NATSPassword != "" || c.NATSPasswordFile != ""
-	switch {
-	case c.embedded() && len(ways) > 0:
-		return misuse("%s is set, but the embedded server has no login; unset it, or set POSTBRIDGE_NATS_URL", ways[0])
-	case len(ways) > 1:
-		return misuse("%s and %s are both set; NATS takes one way to log in, unset the other", ways[0], ways[1])
-	case password && c.NATSUser == "":
-		return bad("NATS_PASSWORD", "is set without a user; set POSTBRIDGE_NATS_USER, too")
-	case !password && c.NATSUser != "":
-		return bad("NATS_USER", "is set without a password; set POSTBRIDGE_NATS_PASSWORD, too")
-	case c.NATSTLSCertFile != "" && c.NATSTLSKeyFile == "":
-		return bad("NATS_TLS_CERT_FILE", "is set without its key; set POSTBRIDGE_NATS_TLS_KEY_FILE, too")
-	case c.NATSTLSCertFile == "" && c.NATSTLSKeyFile != "":
-		return bad("NATS_TLS_KEY_FILE", "is set without its certificate; set POSTBRIDGE_NATS_TLS_CERT_FILE, too")
-	}
-	return nil
-}
 
 // checkFiles finds a misspelt path at the start, before it looks like an outage of the bus.
 func (c *config) checkFiles() error {
@@ -181,6 +130,14 @@ func checkChoice(name, value string, choices ...string) error {
 	return bad(name, "%q is not known; set it to one of %s", value, strings.Join(choices, ", "))
 }
 
+// checkBroker checks the --broker of a command.
+func checkBroker(command, name string) error {
+	if slices.Contains(brokerNames(), name) {
+		return nil
+	}
+	return misuse("%s: --broker %q is not known; set it to %s", command, name, strings.Join(brokerNames(), " or "))
+}
+
 func checkAddress(name, value string) error {
 	_, port, err := net.SplitHostPort(value)
 	if err == nil {
@@ -190,21 +147,4 @@ func checkAddress(name, value string) error {
 		return bad(name, "%q is not an address; write it like 127.0.0.1:8080 or :8080", value)
 	}
 	return nil
-}
-
-// checkNATSURL checks one server. A URL may hold a password, so errors do not show it.
-func checkNATSURL(server string) error {
-	u, err := parseNATSURL(server)
-	if err != nil || u.Hostname() == "" || !slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme) {
-		return bad("NATS_URL", "is not a list of NATS servers; write it like nats://host:4222, several with commas")
-	}
-	return nil
-}
-
-func parseNATSURL(server string) (*url.URL, error) {
-	server = strings.TrimSpace(server)
-	if !strings.Contains(server, "://") {
-		server = "nats://" + server
-	}
-	return url.Parse(server)
 }

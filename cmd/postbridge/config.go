@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/caarlos0/env/v10"
+
+	"github.com/postbridge/postbridge/publishers/nats"
 )
 
 // envPrefix is before every name of the configuration in the environment.
@@ -98,26 +100,26 @@ type config struct {
 func readConfig(environ map[string]string) (*config, *credentials, error) {
 	c, err := parseConfig(environ)
 	if err == nil {
-		err = firstError(c.checkHTTP, c.checkBrokers, c.checkBus, c.checkNATSLogin, c.checkFiles, c.checkSpool, c.checkLog)
+		err = firstError(c.checkHTTP, c.checkBrokers, c.checkBus, c.checkFiles, c.checkSpool, c.checkLog)
 	}
 	if err != nil {
 		return nil, nil, err
 	}
-	s, err := readCredentials(append(c.brokerSecrets(), c.natsSecrets()...))
-	return c, s, err
+	credentials, err := readCredentials(append(c.brokerSecrets(), c.natsSecrets()...))
+	return c, credentials, err
 }
 
 // readBusConfig reads what concerns the bus, for those who only listen to it.
 func readBusConfig(environ map[string]string) (*config, *credentials, error) {
 	c, err := parseConfig(environ)
 	if err == nil {
-		err = firstError(c.checkBus, c.checkNATSLogin, c.checkFiles)
+		err = firstError(c.checkBus, c.checkFiles)
 	}
 	if err != nil {
 		return nil, nil, err
 	}
-	s, err := readCredentials(c.natsSecrets())
-	return c, s, err
+	credentials, err := readCredentials(c.natsSecrets())
+	return c, credentials, err
 }
 
 func firstError(checks ...func() error) error {
@@ -225,11 +227,16 @@ func (c *config) lines() string {
 
 // redactedNATSURL is NATS_URL without the users and passwords in it.
 func (c *config) redactedNATSURL() string {
-	servers := c.natsServers()
-	for i, server := range servers {
-		if u, err := parseNATSURL(server); err == nil && u.User != nil {
-			servers[i] = u.Scheme + "://(set)@" + u.Host
+	if c.embedded() {
+		return ""
+	}
+	servers, _ := nats.ParseURL(c.NATSURL) // was checked
+	texts := make([]string, len(servers))
+	for i, u := range servers {
+		texts[i] = u.String()
+		if u.User != nil {
+			texts[i] = u.Scheme + "://(set)@" + u.Host
 		}
 	}
-	return strings.Join(servers, ",")
+	return strings.Join(texts, ",")
 }

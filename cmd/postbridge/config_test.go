@@ -73,14 +73,16 @@ func TestConfigErrors(t *testing.T) {
 		{kite + "NATS_REPLICAS=three", "POSTBRIDGE_NATS_REPLICAS: \"three\" is not a whole number"},
 		{kite + "NATS_MAX_AGE=0s", "POSTBRIDGE_NATS_MAX_AGE: 0s is not a time to keep events; set it like 168h"},
 		{kite + "PREFIX=desk.1", "POSTBRIDGE_PREFIX: \"desk.1\" cannot be part of a subject; use letters, digits, _ and -, at most 64 of them"},
-		{kite + "NATS_TOKEN=s3cret", "POSTBRIDGE_NATS_TOKEN is set, but the embedded server has no login; unset it, or set POSTBRIDGE_NATS_URL"},
+		{kite + "NATS_TOKEN=s3cret", "POSTBRIDGE_NATS_TOKEN is set, but the embedded server has neither login nor TLS; unset it, or set POSTBRIDGE_NATS_URL"},
+		{kite + "NATS_PASSWORD_FILE=/s", "POSTBRIDGE_NATS_PASSWORD is set, but the embedded server has neither login nor TLS; unset it, or set POSTBRIDGE_NATS_URL"},
+		{kite + "NATS_TLS_CA_FILE=ca", "POSTBRIDGE_NATS_TLS_CA_FILE is set, but the embedded server has neither login nor TLS; unset it, or set POSTBRIDGE_NATS_URL"},
 		{kite + "NATS_URL=bus NATS_USER=u", "POSTBRIDGE_NATS_USER: is set without a password; set POSTBRIDGE_NATS_PASSWORD, too"},
-		{kite + "NATS_PASSWORD=s3cret", "POSTBRIDGE_NATS_PASSWORD: is set without a user; set POSTBRIDGE_NATS_USER, too"},
+		{kite + "NATS_URL=bus NATS_PASSWORD=s3cret", "POSTBRIDGE_NATS_PASSWORD: is set without a user; set POSTBRIDGE_NATS_USER, too"},
 		{kite + "NATS_URL=bus NATS_USER=u NATS_PASSWORD=s3cret NATS_TOKEN=s3cret", "POSTBRIDGE_NATS_USER and POSTBRIDGE_NATS_TOKEN are both set; NATS takes one way to log in, unset the other"},
 		{kite + "NATS_URL=nats://u:s3cret@bus NATS_TOKEN=s3cret", "POSTBRIDGE_NATS_TOKEN and a user in POSTBRIDGE_NATS_URL are both set; NATS takes one way to log in, unset the other"},
 		{kite + "NATS_URL=bus:4222 NATS_CREDS_FILE=/no/such", "POSTBRIDGE_NATS_CREDS_FILE: stat /no/such: no such file or directory; name a file that can be read"},
-		{kite + "NATS_TLS_CERT_FILE=c", "POSTBRIDGE_NATS_TLS_CERT_FILE: is set without its key; set POSTBRIDGE_NATS_TLS_KEY_FILE, too"},
-		{kite + "NATS_TLS_KEY_FILE=k", "POSTBRIDGE_NATS_TLS_KEY_FILE: is set without its certificate; set POSTBRIDGE_NATS_TLS_CERT_FILE, too"},
+		{kite + "NATS_URL=bus NATS_TLS_CERT_FILE=c", "POSTBRIDGE_NATS_TLS_CERT_FILE: is set without its key; set POSTBRIDGE_NATS_TLS_KEY_FILE, too"},
+		{kite + "NATS_URL=bus NATS_TLS_KEY_FILE=k", "POSTBRIDGE_NATS_TLS_KEY_FILE: is set without its certificate; set POSTBRIDGE_NATS_TLS_CERT_FILE, too"},
 		{kite + "LOG_LEVEL=loud", "POSTBRIDGE_LOG_LEVEL: \"loud\" is not known; set it to one of debug, info, warn, error"},
 		{kite + "LOG_FORMAT=xml", "POSTBRIDGE_LOG_FORMAT: \"xml\" is not known; set it to one of json, text"},
 	} {
@@ -102,7 +104,7 @@ func TestConfigErrors(t *testing.T) {
 func TestConfig(t *testing.T) {
 	tokens := write(t, "tokens", "s3cret1\ns3cret2\n")
 	got := runWith(t, environ("KITE_SECRETS=1234=s3cret,1234=s3cret2 DHAN_TOKENS_FILE="+tokens+
-		" NATS_URL=tls://bus1,nats://u:s3cret@bus2:4222 NATS_MAX_BYTES=1048576 PREFIX=desk1 SPOOL_MAX_BYTES=1025KiB MAX_BODY=16384"+
+		" NATS_URL=tls://bus1,bus3,nats://u:s3cret@bus2:4222 NATS_MAX_BYTES=1048576 PREFIX=desk1 SPOOL_MAX_BYTES=1025KiB MAX_BODY=16384"+
 		" DHAN_CLIENT_IDS=1,2 SPOOL_KEEP=90m KITE_TOKENS=s3cret"), "config")
 	if got.code != 0 || got.stderr != "" {
 		t.Fatalf("%+v", got)

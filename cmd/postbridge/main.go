@@ -37,9 +37,12 @@ func run(ctx context.Context, args, environ []string, stdin io.Reader, stdout, s
 	p := &process{env.ToMap(environ), stdin, stdout, stderr}
 	err := p.dispatch(ctx, args)
 	var misuse *misuseError
+	var logged *loggedError
 	switch {
 	case err == nil:
 		return exitOK
+	case errors.As(err, &logged):
+		return exitFailure
 	case errors.As(err, &misuse):
 		fmt.Fprintln(stderr, "postbridge:", err)
 		return exitMisuse
@@ -99,6 +102,8 @@ func (p *process) dispatch(ctx context.Context, args []string) error {
 	switch name {
 	case "help", "-h", "-help", "--help":
 		return p.help(rest)
+	case "-version", "--version":
+		name = "version"
 	}
 	for _, c := range commands() {
 		if c.name != name {
@@ -138,6 +143,9 @@ func (e *misuseError) Error() string { return e.text }
 func misuse(format string, args ...any) error {
 	return &misuseError{fmt.Sprintf(format, args...)}
 }
+
+// loggedError is a failure that the log tells already.
+type loggedError struct{ error }
 
 // newFlags makes a flag set that prints nothing itself: what goes wrong is one line, and help is a screen that was
 // written for people.

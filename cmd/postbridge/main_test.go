@@ -3,7 +3,9 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"flag"
+	"net"
 	"os"
 	"slices"
 	"strings"
@@ -51,6 +53,8 @@ func TestUsage(t *testing.T) {
 		{"-h", 0, ""},
 		{"--help", 0, ""},
 		{"version", 0, ""},
+		{"--version", 0, ""},
+		{"--version x", 2, "postbridge: version: takes no argument \"x\"; run 'postbridge version --help'\n"},
 	} {
 		t.Run(test.args, func(t *testing.T) {
 			got := runWith(t, nil, strings.Fields(test.args)...)
@@ -61,6 +65,28 @@ func TestUsage(t *testing.T) {
 				t.Errorf("stdout %q", got.stdout)
 			}
 		})
+	}
+}
+
+// TestServeFailure holds that the failure that ends serve is the last line of its log, and told once.
+func TestServeFailure(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	got := runWith(t, environ("DHAN_TOKENS=t LISTEN=127.0.0.1:0 ADMIN_LISTEN=127.0.0.1:0 DATA_DIR="+t.TempDir()+" NATS_LISTEN="+l.Addr().String()), "serve")
+	lines := strings.Split(strings.TrimSpace(got.stderr), "\n")
+	var last struct{ Level, Msg, Error string }
+	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &last); err != nil || got.code != 1 {
+		t.Fatalf("%v: %+v", err, got)
+	}
+	want := "cannot open nats: the embedded NATS server cannot listen on " + l.Addr().String() + ": address already in use; set POSTBRIDGE_NATS_LISTEN"
+	if last.Level != "ERROR" || last.Msg != "postbridge ends" || last.Error != want {
+		t.Errorf("%+v\nwant %s", last, want)
+	}
+	if n := strings.Count(got.stderr, want); n != 1 {
+		t.Errorf("told %d times:\n%s", n, got.stderr)
 	}
 }
 

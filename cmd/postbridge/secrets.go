@@ -23,7 +23,7 @@ type credentials struct {
 // secretSource is where one kind of secret comes from, and what takes it in.
 type secretSource struct {
 	name, value, path string
-	accept            func(s *credentials, text string) error
+	accept            func(c *credentials, text string) error
 }
 
 func (c *config) brokerSecrets() []secretSource {
@@ -43,32 +43,32 @@ func (c *config) natsSecrets() []secretSource {
 
 // readCredentials takes the secrets from the configuration and from the files that it names. Its error is a misuse.
 func readCredentials(sources []secretSource) (*credentials, error) {
-	s := &credentials{files: newSecretFiles()}
+	all := &credentials{files: newSecretFiles()}
 	for _, of := range sources {
 		var err error
 		switch {
 		case of.value != "":
-			err = of.accept(s, of.value)
+			err = of.accept(all, of.value)
 		case of.path != "":
 			of.name += "_FILE"
-			err = s.files.add(of.name, of.path, func(text string) error { return of.accept(s, text) })
+			err = all.files.add(of.name, of.path, func(text string) error { return of.accept(all, text) })
 		}
 		if err != nil {
 			return nil, bad(of.name, "%v", err)
 		}
 	}
-	return s, nil
+	return all, nil
 }
 
-func (s *credentials) setKiteSecrets(text string) error {
-	return set(&s.kiteSecrets, text, parseKiteSecrets)
+func (c *credentials) setKiteSecrets(text string) error {
+	return set(&c.kiteSecrets, text, parseKiteSecrets)
 }
-func (s *credentials) setKiteTokens(text string) error { return set(&s.kiteTokens, text, parseTokens) }
-func (s *credentials) setDhanTokens(text string) error { return set(&s.dhanTokens, text, parseTokens) }
-func (s *credentials) setNATSPassword(text string) error {
-	return set(&s.natsPassword, text, parseWord)
+func (c *credentials) setKiteTokens(text string) error { return set(&c.kiteTokens, text, parseTokens) }
+func (c *credentials) setDhanTokens(text string) error { return set(&c.dhanTokens, text, parseTokens) }
+func (c *credentials) setNATSPassword(text string) error {
+	return set(&c.natsPassword, text, parseWord)
 }
-func (s *credentials) setNATSToken(text string) error { return set(&s.natsToken, text, parseWord) }
+func (c *credentials) setNATSToken(text string) error { return set(&c.natsToken, text, parseWord) }
 
 // set puts what a text says in force.
 func set[T any](value *atomic.Pointer[T], text string, parse func(string) (T, error)) error {
@@ -87,9 +87,15 @@ func load[T any](value *atomic.Pointer[T]) (v T) {
 	return v
 }
 
+// fresh is what is in force after a look at the files.
+func (c *credentials) fresh(value *atomic.Pointer[string]) string {
+	c.files.reload()
+	return load(value)
+}
+
 // kite are the credentials in force of Kite.
-func (s *credentials) kite() kite.Credentials {
-	return kite.Credentials{Secrets: load(&s.kiteSecrets), Tokens: load(&s.kiteTokens)}
+func (c *credentials) kite() kite.Credentials {
+	return kite.Credentials{Secrets: load(&c.kiteSecrets), Tokens: load(&c.kiteTokens)}
 }
 
 // splitEntries takes a list of secrets apart: entries are separated by commas or lines; empty lines do not count.

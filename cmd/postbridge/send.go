@@ -15,11 +15,11 @@ import (
 
 const sendHelp = `Send postbacks to a running postbridge: files as they are, or generated lives of orders (placed,
 open, partial fills, then filled, cancelled or rejected), signed as the broker signs. One state
-of an order waits for the answer to the one before. Nothing is ever sent a second time.
+of an order waits for the answer to the one before. What got no answer is not sent again.
 
 Usage: postbridge send [flags] [file ...]
 
-  --url URL             postbridge (default http://127.0.0.1:8080)
+  --url URL             postbridge (default: POSTBRIDGE_LISTEN on this machine)
   --broker NAME         kite or dhan (default kite)
   --secret APP=SECRET   Kite app to sign with (default first of POSTBRIDGE_KITE_SECRETS)
   --token TOKEN         path token (default first of POSTBRIDGE_KITE_TOKENS or _DHAN_TOKENS)
@@ -28,7 +28,8 @@ Usage: postbridge send [flags] [file ...]
   --rate N              postbacks per second (default 0, as fast as it goes)
   --connections N       orders under way at once, each on its own connection (default 1)
   --users N             users the orders belong to (default 100)
-  --repeats, --late F   fraction of states sent twice, of orders with a fill after the end
+  --repeats F           fraction of states that are sent twice
+  --late F              fraction of orders with a fill that comes after the end
   --seed N              the same seed sends the same orders (default by the clock)
   --acked FILE          append event id, order id and number of each acknowledged postback
   --tolerate            go on through refused connections, lost answers and 5xx
@@ -54,7 +55,7 @@ type sendOptions struct {
 
 func sendFlags(o *sendOptions) *flag.FlagSet {
 	fs := newFlags("send")
-	fs.StringVar(&o.url, "url", "http://127.0.0.1:8080", "")
+	fs.StringVar(&o.url, "url", "", "")
 	fs.StringVar(&o.broker, "broker", "kite", "")
 	fs.StringVar(&o.secret, "secret", "", "")
 	fs.StringVar(&o.token, "token", "", "")
@@ -78,21 +79,18 @@ func (p *process) send(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	newSource, err := p.newSource(o)
-	if err != nil {
+	s := &sending{pace: newPace(o), tolerate: o.tolerate}
+	if s.target, err = newTarget(o.url, o.route()); err != nil {
 		return err
 	}
-	acked, err := openAcked(o.acked)
-	if err != nil {
+	if s.newSource, err = p.newSource(o); err != nil {
 		return err
 	}
-	s := &sending{newSource: newSource, pace: newPace(o), tolerate: o.tolerate, acked: acked}
-	s.target, err = newTarget(o.url, o.route())
-	if err != nil {
+	if s.acked, err = openAcked(o.acked); err != nil {
 		return err
 	}
 	total, failure := s.run(ctx, o.connections)
-	return errors.Join(failure, acked.close(), p.print(total.text(o.json)))
+	return errors.Join(failure, s.acked.close(), p.print(total.text(o.json)))
 }
 
 func (p *process) sendOptions(args []string) (*sendOptions, error) {
@@ -112,13 +110,27 @@ func (p *process) sendOptions(args []string) (*sendOptions, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
+	if err := p.sendURL(o); err != nil {
+		return nil, err
+	}
 	return o, p.sendSecrets(o)
 }
 
+// sendURL fills in a URL that the flags left out: serve on this machine, if it runs from the same environment.
+func (p *process) sendURL(o *sendOptions) error {
+	if o.url != "" {
+		return nil
+	}
+	listen := orElse(p.env[envPrefix+"LISTEN"], ":8080")
+	o.url = "http://" + onThisMachine(listen)
+	return checkAddress("LISTEN", listen)
+}
+
 func (o *sendOptions) check() error {
+	if err := checkBroker("send", o.broker); err != nil {
+		return err
+	}
 	switch {
-	case o.broker != "kite" && o.broker != "dhan":
-		return misuse("send: --broker %q is not known; set it to kite or dhan", o.broker)
 	case o.count < 0 || o.duration < 0 || o.rate < 0:
 		return misuse("send: --count, --for and --rate cannot be negative; leave out what is not to limit it")
 	case o.connections < 1 || o.users < 1:
@@ -304,7 +316,7 @@ func openAcked(path string) (ackedFile, error) {
 		return ackedFile{}, nil
 	}
 	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
-	return ackedFile{f}, err
+	return ackedFile{f}, ofFile(err)
 }
 
 func (a ackedFile) add(id string, pb postback) error {
@@ -312,14 +324,22 @@ func (a ackedFile) add(id string, pb postback) error {
 		return nil
 	}
 	_, err := fmt.Fprintf(a.file, "%s\t%s\t%d\n", id, pb.order, pb.n)
-	return err
+	return ofFile(err)
 }
 
 func (a ackedFile) close() error {
 	if a.file == nil {
 		return nil
 	}
-	return a.file.Close()
+	return ofFile(a.file.Close())
+}
+
+// ofFile says whose error that of a file is.
+func ofFile(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("send: %w", err)
 }
 
 // pace says when each postback is due: at a fixed rate, however long the answers take, or at once.

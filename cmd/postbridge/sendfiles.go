@@ -18,7 +18,7 @@ func (p *process) fileSource(o *sendOptions) (func() source, error) {
 	for i, name := range o.files {
 		body, err := p.readFile(name)
 		if err != nil {
-			return nil, err
+			return nil, ofFile(err)
 		}
 		if o.sign {
 			if body, err = signAgain(body, parseApp(o.secret).Secret); err != nil {

@@ -89,7 +89,12 @@ func (s *summary) text(asJSON bool) string {
 		return string(text) + "\n"
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "sent %d postbacks in %.2fs, %d acknowledged, %.0f/s\n", r.Sent, r.Seconds, r.OK, r.Rate)
+	some := s.latencies.n >= 2 // one answer says nothing about rate and latency
+	fmt.Fprintf(&b, "sent %s in %.2fs, %d acknowledged", postbacks(r.Sent), r.Seconds, r.OK)
+	if some {
+		fmt.Fprintf(&b, ", %.0f/s", r.Rate)
+	}
+	b.WriteString("\n")
 	for _, status := range slices.Sorted(maps.Keys(r.Statuses)) {
 		fmt.Fprintf(&b, "  status %d: %d\n", status, r.Statuses[status])
 	}
@@ -99,8 +104,17 @@ func (s *summary) text(asJSON bool) string {
 	if r.Refused > 0 {
 		fmt.Fprintf(&b, "  connections refused: %d\n", r.Refused)
 	}
-	fmt.Fprintf(&b, "latency p50 %.2fms, p99 %.2fms, max %.2fms\n", r.Milliseconds.P50, r.Milliseconds.P99, r.Milliseconds.Max)
+	if some {
+		fmt.Fprintf(&b, "latency p50 %.2fms, p99 %.2fms, max %.2fms\n", r.Milliseconds.P50, r.Milliseconds.P99, r.Milliseconds.Max)
+	}
 	return b.String()
+}
+
+func postbacks(n int64) string {
+	if n == 1 {
+		return "1 postback"
+	}
+	return fmt.Sprintf("%d postbacks", n)
 }
 
 // histogram counts latencies in buckets that are 3% wide, so that a run of any length takes little room.

@@ -36,17 +36,6 @@ Example, with the official example secret of Kite:
     postbridge serve
 `
 
-// serve puts the path together and runs it.
-//
-//	             ┌──────────────────────── bridge ────────────────────────┐
-//	 broker      │  ┌─────────┐     ┌───────┐     ┌──────┐               │      bus
-//	┌──────┐ POST│  │ receive │     │ spool │     │ pump │     publisher │   ┌───────────┐
-//	│ Kite ├─────┼─►│ brokers/├────►│ fsync ├────►│      ├────►publishers/┼──►│ JetStream │
-//	│ Dhan │◄────┼──┤         │◄────┤       │◄────┤      │◄────           │◄──┤           │
-//	└──────┘  200│  └────▲────┘     └───────┘ done└──────┘ ack           │   └─────▲─────┘
-//	             └───────┼────────────────────────────────────────────────┘         ┊
-//	              credentials: environment or files,                    embedded, if there is no
-//	              which are read again when they change                 POSTBRIDGE_NATS_URL
 func (p *process) serve(ctx context.Context, args []string) error {
 	fs := newFlags("serve")
 	if err := parseFlags(fs, args); err != nil {
@@ -55,7 +44,7 @@ func (p *process) serve(ctx context.Context, args []string) error {
 	if err := noArguments(fs); err != nil {
 		return err
 	}
-	c, creds, err := readConfig(p.env)
+	c, credentials, err := readConfig(p.env)
 	if err != nil {
 		return err
 	}
@@ -68,20 +57,39 @@ func (p *process) serve(ctx context.Context, args []string) error {
 	c.warn(log)
 	log.Info("postbridge starts", "version", buildVersion(), "data", c.DataDir)
 
+	if err := c.run(ctx, credentials, log); err != nil {
+		log.Error("postbridge ends", "error", err)
+		return &loggedError{err}
+	}
+	return nil
+}
+
+// run puts the path together and runs it.
+//
+//	             ┌──────────────────────── bridge ────────────────────────┐
+//	 broker      │  ┌─────────┐     ┌───────┐     ┌──────┐               │      bus
+//	┌──────┐ POST│  │ receive │     │ spool │     │ pump │     publisher │   ┌───────────┐
+//	│ Kite ├─────┼─►│ brokers/├────►│ fsync ├────►│      ├────►publishers/┼──►│ JetStream │
+//	│ Dhan │◄────┼──┤         │◄────┤       │◄────┤      │◄────           │◄──┤           │
+//	└──────┘  200│  └────▲────┘     └───────┘ done└──────┘ ack           │   └─────▲─────┘
+//	             └───────┼────────────────────────────────────────────────┘         ┊
+//	              credentials: environment or files,                    embedded, if there is no
+//	              which are read again when they change                 POSTBRIDGE_NATS_URL
+func (c *config) run(ctx context.Context, credentials *credentials, log *slog.Logger) error {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	creds.files.start(ctx, log, registry)
+	credentials.files.start(ctx, log, registry)
 
-	takers, routes, err := c.brokers(creds)
+	brokers, routes, err := c.brokers(credentials)
 	if err != nil {
 		return err
 	}
-	buses, err := c.buses(creds, log)
+	buses, err := c.buses(credentials, log)
 	if err != nil {
 		return err
 	}
 	return bridge.New(bridge.Options{
-		Brokers:       takers,
+		Brokers:       brokers,
 		Buses:         buses,
 		Listen:        c.Listen,
 		AdminListen:   c.AdminListen,
@@ -91,7 +99,7 @@ func (p *process) serve(ctx context.Context, args []string) error {
 		SpoolMaxBytes: int64(c.SpoolMaxBytes),
 		SpoolMinFree:  int64(c.SpoolMinFreeBytes),
 		SpoolKeep:     c.SpoolKeep,
-		Reload:        creds.files.reload,
+		Reload:        credentials.files.reload,
 		Registry:      registry,
 		Log:           log,
 	}).Run(ctx)
@@ -120,30 +128,29 @@ func (c *config) warn(log *slog.Logger) {
 	}
 }
 
+// brokerNames are those of all brokers there are.
+func brokerNames() []string { return []string{"kite", "dhan"} }
+
 // brokers are those that postbacks are taken from, and their routes; a token in a route is only named.
-func (c *config) brokers(creds *credentials) (takers []bridge.Broker, routes []string, err error) {
-	for _, of := range []struct {
-		name, route string
-		on          bool
-	}{
-		{"kite", c.kiteRoute(), c.kiteOn()},
-		{"dhan", "/dhan/{token}", c.dhanOn()},
-	} {
-		if !of.on {
+func (c *config) brokers(credentials *credentials) (all []bridge.Broker, routes []string, err error) {
+	on := map[string]bool{"kite": c.kiteOn(), "dhan": c.dhanOn()}
+	route := map[string]string{"kite": c.kiteRoute(), "dhan": "/dhan/{token}"}
+	for _, name := range brokerNames() {
+		if !on[name] {
 			continue
 		}
-		b, err := brokers.New(of.name, brokers.Config{
-			Kite: kite.Config{Checksum: kite.Formula(c.KiteChecksum), Credentials: creds.kite},
+		b, err := brokers.New(name, brokers.Config{
+			Kite: kite.Config{Checksum: kite.Formula(c.KiteChecksum), Credentials: credentials.kite},
 			Dhan: func() dhan.Credentials {
-				return dhan.Credentials{Tokens: load(&creds.dhanTokens), ClientIDs: c.DhanClientIDs}
+				return dhan.Credentials{Tokens: load(&credentials.dhanTokens), ClientIDs: c.DhanClientIDs}
 			},
 		})
 		if err != nil {
 			return nil, nil, err
 		}
-		takers, routes = append(takers, b), append(routes, of.route)
+		all, routes = append(all, b), append(routes, route[name])
 	}
-	return takers, routes, nil
+	return all, routes, nil
 }
 
 func (c *config) kiteRoute() string {
@@ -154,13 +161,9 @@ func (c *config) kiteRoute() string {
 }
 
 // buses are those that events are published to.
-func (c *config) buses(creds *credentials, log *slog.Logger) (buses []bridge.Bus, err error) {
+func (c *config) buses(credentials *credentials, log *slog.Logger) (buses []bridge.Bus, err error) {
 	for _, name := range c.Publish {
-		if name == "nats" && c.embedded() {
-			buses = append(buses, c.embeddedBus(name, creds, log))
-			continue
-		}
-		bus, err := publishers.New(name, publishers.Config{NATS: c.natsConfig(creds)}, log)
+		bus, err := publishers.New(name, publishers.Config{NATS: c.natsConfig(credentials)}, log)
 		if err != nil {
 			return nil, err
 		}
@@ -169,12 +172,12 @@ func (c *config) buses(creds *credentials, log *slog.Logger) (buses []bridge.Bus
 	return buses, nil
 }
 
-func (c *config) natsConfig(creds *credentials) nats.Config {
+// natsConfig is what the settings say about NATS. Secrets are looked at anew for each connection.
+func (c *config) natsConfig(credentials *credentials) nats.Config {
 	n := nats.Config{
 		URL:           c.NATSURL,
 		CredsFile:     c.NATSCredsFile,
 		User:          c.NATSUser,
-		Password:      func() string { return load(&creds.natsPassword) },
 		TLSCAFile:     c.NATSTLSCAFile,
 		TLSCertFile:   c.NATSTLSCertFile,
 		TLSKeyFile:    c.NATSTLSKeyFile,
@@ -183,56 +186,17 @@ func (c *config) natsConfig(creds *credentials) nats.Config {
 		Replicas:      c.NATSReplicas,
 		MaxAge:        c.NATSMaxAge,
 		MaxBytes:      int64(c.NATSMaxBytes),
-		DiscardOld:    c.embedded(),
 		LookAhead:     bridge.LookAhead,
 	}
-	if creds.natsToken.Load() != nil {
-		n.Token = func() string { return load(&creds.natsToken) }
+	if c.NATSPassword != "" || c.NATSPasswordFile != "" {
+		n.Password = func() string { return credentials.fresh(&credentials.natsPassword) }
+	}
+	if c.NATSToken != "" || c.NATSTokenFile != "" {
+		n.Token = func() string { return credentials.fresh(&credentials.natsToken) }
+	}
+	if c.embedded() {
+		n.Embedded = &nats.EmbeddedConfig{Listen: c.NATSListen, StoreDir: filepath.Join(c.DataDir, "nats")}
+		n.DiscardOld = true
 	}
 	return n
-}
-
-// embeddedBus is NATS with a server of our own. It is started when the bus is opened: by then the spool is locked, so
-// no other postbridge has the server's files.
-func (c *config) embeddedBus(name string, creds *credentials, log *slog.Logger) bridge.Bus {
-	return bridge.Bus{Name: name, Open: func(report bridge.Report) (bridge.Publisher, error) {
-		server, err := nats.StartEmbedded(nats.EmbeddedConfig{
-			Listen:   c.NATSListen,
-			StoreDir: filepath.Join(c.DataDir, "nats"),
-			Log:      log,
-		})
-		if err != nil {
-			return nil, err
-		}
-		n := c.natsConfig(creds)
-		n.Server = server
-		p, err := openBus(name, publishers.Config{NATS: n}, report, log)
-		if err != nil {
-			server.Shutdown()
-			return nil, err
-		}
-		log.Info("the embedded NATS server is the bus", "url", server.ClientURL())
-		return &withServer{p, server}, nil
-	}}
-}
-
-func openBus(name string, cfg publishers.Config, report bridge.Report, log *slog.Logger) (bridge.Publisher, error) {
-	bus, err := publishers.New(name, cfg, log)
-	if err != nil {
-		return nil, err
-	}
-	return bus.Open(report)
-}
-
-// withServer is a publisher whose server ends with it.
-type withServer struct {
-	bridge.Publisher
-	server *nats.Embedded
-}
-
-// Close ends the connection, then the server.
-func (p *withServer) Close() error {
-	err := p.Publisher.Close()
-	p.server.Shutdown()
-	return err
 }

@@ -15,6 +15,7 @@ import (
 	"os/signal"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -38,7 +39,7 @@ func TestStories(t *testing.T) {
 			return err
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"listen":    cmdListen,
+			"listen":    (&addresses{given: make(map[string]bool)}).cmdListen,
 			"await":     cmdAwait,
 			"post":      cmdPost,
 			"stored":    cmdStored,
@@ -50,33 +51,64 @@ func TestStories(t *testing.T) {
 
 // natsServer is a NATS server in a process of its own: nats-server ADDRESS DIRECTORY.
 func natsServer() {
-	host, port, err := net.SplitHostPort(os.Args[1])
+	stop, _, err := startNATS(os.Args[1], os.Args[2])
 	if err != nil {
 		panic(err)
+	}
+	defer stop()
+	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer cancel()
+	<-ctx.Done()
+}
+
+// startNATS starts a NATS server; port 0 is a free one.
+func startNATS(listen, dir string) (stop func(), address string, err error) {
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return nil, "", err
 	}
 	n, err := strconv.Atoi(port)
 	if err != nil {
-		panic(err)
+		return nil, "", err
 	}
-	s, err := server.NewServer(&server.Options{Host: host, Port: n, JetStream: true, StoreDir: os.Args[2], NoSigs: true, NoLog: true})
+	if n == 0 {
+		n = server.RANDOM_PORT
+	}
+	s, err := server.NewServer(&server.Options{Host: host, Port: n, JetStream: true, StoreDir: dir, NoSigs: true, NoLog: true})
 	if err != nil {
-		panic(err)
+		return nil, "", err
+	}
+	stop = func() {
+		s.Shutdown()
+		s.WaitForShutdown()
 	}
 	s.Start()
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	<-ctx.Done()
-	s.Shutdown()
-	s.WaitForShutdown()
+	if !s.ReadyForConnections(20 * time.Second) {
+		stop()
+		return nil, "", errors.New("the NATS server does not become ready")
+	}
+	return stop, s.Addr().String(), nil
 }
 
-// cmdListen sets each name to a free address of this machine.
-func cmdListen(ts *testscript.TestScript, _ bool, names []string) {
-	for _, name := range names {
+// addresses gives out free addresses of this machine, none of them twice: stories run at the same time.
+type addresses struct {
+	mu    sync.Mutex
+	given map[string]bool // guarded by mu
+}
+
+// cmdListen sets each name to an address.
+func (a *addresses) cmdListen(ts *testscript.TestScript, _ bool, names []string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for len(names) > 0 {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		ts.Check(err)
-		ts.Setenv(name, l.Addr().String())
-		ts.Check(l.Close())
+		defer l.Close() // until all are chosen, so that the next is another
+		if address := l.Addr().String(); !a.given[address] {
+			a.given[address] = true
+			ts.Setenv(names[0], address)
+			names = names[1:]
+		}
 	}
 }
 

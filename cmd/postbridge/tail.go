@@ -11,10 +11,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go"
+	natsgo "github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/publishers/nats"
 )
 
 const tailHelp = `Follow the events on the bus: NATS at POSTBRIDGE_NATS_URL, or the embedded server of a postbridge
@@ -62,6 +63,9 @@ func tailFlags(o *tailOptions) *flag.FlagSet {
 }
 
 func (o *tailOptions) check() error {
+	if err := checkBroker("tail", o.broker); o.broker != "" && err != nil {
+		return err
+	}
 	destinations := []string{string(bridge.Orders), string(bridge.Rejects), string(bridge.Deadletters)}
 	if !slices.Contains(destinations, o.destination) {
 		return misuse("tail: --destination %q is not known; set it to one of %s", o.destination, strings.Join(destinations, ", "))
@@ -104,7 +108,7 @@ func (p *process) tail(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	c, login, err := readBusConfig(p.env)
+	c, credentials, err := readBusConfig(p.env)
 	if err != nil {
 		return err
 	}
@@ -120,12 +124,20 @@ func (p *process) tail(ctx context.Context, args []string) error {
 		notes:    &notes{w: p.stderr},
 		messages: make(chan jetstream.Msg, 256),
 	}
-	end, err := f.follow(ctx, c, login)
+	end, err := f.follow(ctx, c.busAddress(), c.natsConfig(credentials))
 	if err != nil {
 		return err
 	}
 	defer end()
 	return o.write(ctx, p.stdout, f.messages)
+}
+
+// busAddress is where the bus is for others than serve.
+func (c *config) busAddress() string {
+	if c.embedded() {
+		return "nats://" + onThisMachine(c.NATSListen)
+	}
+	return c.NATSURL
 }
 
 // parseFrom reads --from into where the consumer starts.
@@ -227,14 +239,14 @@ type follower struct {
 }
 
 // follow connects, waits until the stream is there, and lets the messages come until end is called.
-func (f *follower) follow(ctx context.Context, c *config, login *credentials) (end func(), err error) {
-	options := append(natsOptions(c, login),
-		nats.Name("postbridge tail"),
-		nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(retryInterval), nats.IgnoreAuthErrorAbort(),
-		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { f.notes.say("waiting for the bus: %v", err) }),
-		nats.ReconnectHandler(func(*nats.Conn) { f.notes.say("connected again") }),
+func (f *follower) follow(ctx context.Context, address string, bus nats.Config) (end func(), err error) {
+	options := append(nats.ConnectOptions(bus),
+		natsgo.Name("postbridge tail"),
+		natsgo.RetryOnFailedConnect(true), natsgo.MaxReconnects(-1), natsgo.ReconnectWait(retryInterval), natsgo.IgnoreAuthErrorAbort(),
+		natsgo.DisconnectErrHandler(func(_ *natsgo.Conn, err error) { f.notes.say("waiting for the bus: %v", err) }),
+		natsgo.ReconnectHandler(func(*natsgo.Conn) { f.notes.say("connected again") }),
 	)
-	nc, err := nats.Connect(c.busAddress(), options...)
+	nc, err := natsgo.Connect(address, options...)
 	if err != nil {
 		return nil, fmt.Errorf("tail: %w", err)
 	}

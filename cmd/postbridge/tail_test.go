@@ -5,8 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"log/slog"
-	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -17,29 +15,24 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/postbridge/postbridge/bridge"
-	embedded "github.com/postbridge/postbridge/publishers/nats"
 )
 
-// bus is an embedded server to publish to by hand.
+// bus is a server to publish to by hand.
 type bus struct {
-	*embedded.Embedded
 	address, dir string
+	stop         func()
 	conn         *nats.Conn
 	js           jetstream.JetStream
 }
 
 func startBus(t *testing.T, listen, dir string) *bus {
 	t.Helper()
-	server, err := embedded.StartEmbedded(embedded.EmbeddedConfig{Listen: listen, StoreDir: dir, Log: slog.New(slog.DiscardHandler)})
+	stop, address, err := startNATS(listen, dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(server.Shutdown)
-	u, err := url.Parse(server.ClientURL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn, err := nats.Connect(server.ClientURL())
+	t.Cleanup(stop)
+	conn, err := nats.Connect("nats://" + address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +41,7 @@ func startBus(t *testing.T, listen, dir string) *bus {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &bus{server, u.Host, dir, conn, js}
+	return &bus{address, dir, stop, conn, js}
 }
 
 // addStream makes the stream of a destination.
@@ -218,7 +211,7 @@ func (f *following) waitFor(t *testing.T, text string) {
 // TestTailWaits starts before the bus and before the stream, and lives through a restart of the bus.
 func TestTailWaits(t *testing.T) {
 	b := startBus(t, "127.0.0.1:0", t.TempDir())
-	b.Shutdown()
+	b.stop()
 	ctx, interrupt := context.WithCancel(t.Context())
 	defer interrupt()
 	f := follow(ctx, environ("NATS_LISTEN="+b.address))
@@ -228,7 +221,7 @@ func TestTailWaits(t *testing.T) {
 	b.addStream(t, "", "orders")
 	b.add(t, "", bridge.Orders, bridge.Delivery{ID: "1", Broker: "kite", UserID: "AB1", OrderID: "7", Status: bridge.StatusOpen})
 	f.waitFor(t, `"id":"1<"`)
-	b.Shutdown()
+	b.stop()
 	b = startBus(t, b.address, b.dir)
 	b.add(t, "", bridge.Orders, bridge.Delivery{ID: "2", Broker: "kite", UserID: "AB1", OrderID: "7", Status: bridge.StatusFilled})
 	f.waitFor(t, `"id":"2<"`)
@@ -256,6 +249,7 @@ func TestTailNow(t *testing.T) {
 
 func TestTailMisuse(t *testing.T) {
 	for _, test := range []struct{ args, want string }{
+		{"--broker zerodha", "--broker \"zerodha\" is not known; set it to kite or dhan"},
 		{"--destination trades", "--destination \"trades\" is not known; set it to one of orders, rejects, deadletters"},
 		{"--status complete", "--status \"complete\" is not known; set it to one of pending, open, trigger_pending, partially_filled, filled, pending_replace, pending_cancel, cancelled, rejected, expired, unknown"},
 		{"--destination deadletters --user AB1", "dead letters have no user and no order; leave out --user and --order"},

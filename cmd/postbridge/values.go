@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
 	"strconv"
 	"strings"
 )
@@ -47,6 +48,15 @@ func (s byteSize) String() string {
 		}
 	}
 	return strconv.FormatInt(int64(s), 10)
+}
+
+// onThisMachine is where a program on this machine reaches what listens at an address.
+func onThisMachine(listen string) string {
+	host, port, err := net.SplitHostPort(listen)
+	if ip := net.ParseIP(host); err != nil || host != "" && !ip.IsUnspecified() {
+		return listen
+	}
+	return net.JoinHostPort("127.0.0.1", port)
 }
 
 // secret is a value that nothing prints.

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	natsgo "github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -27,16 +28,6 @@ func benchEvent(i, keys int, data []byte) *bridge.Delivery {
 	}
 }
 
-func benchServer(b *testing.B) *nats.Embedded {
-	b.Helper()
-	s, err := nats.StartEmbedded(nats.EmbeddedConfig{Listen: "127.0.0.1:0", StoreDir: b.TempDir(), Log: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(s.Shutdown)
-	return s
-}
-
 // BenchmarkPublish measures events of 1 KiB on their way to the embedded server in this process.
 func BenchmarkPublish(b *testing.B) {
 	for _, keys := range []int{1, 100, 10_000} {
@@ -45,7 +36,8 @@ func BenchmarkPublish(b *testing.B) {
 }
 
 func benchmarkPublish(b *testing.B, keys int) {
-	p, err := nats.Open(nats.Config{Server: benchServer(b), CreateStreams: true}, func(string, error) {}, slog.New(slog.DiscardHandler))
+	server := &nats.EmbeddedConfig{Listen: "127.0.0.1:0", StoreDir: b.TempDir()}
+	p, err := nats.Open(nats.Config{Embedded: server, CreateStreams: true}, func(string, error) {}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -81,7 +73,8 @@ func benchmarkPublish(b *testing.B, keys int) {
 // BenchmarkBare is what to compare BenchmarkPublish with: the same messages and headers through the library alone,
 // without order, retry or look-up.
 func BenchmarkBare(b *testing.B) {
-	nc, err := natsgo.Connect("", natsgo.InProcessServer(benchServer(b)))
+	n := startServer(b, func(o *server.Options) { o.SyncInterval = time.Second }) // as the embedded one
+	nc, err := natsgo.Connect("", natsgo.InProcessServer(n.server))
 	if err != nil {
 		b.Fatal(err)
 	}

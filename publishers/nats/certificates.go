@@ -24,7 +24,11 @@ type certificates struct {
 	pair    tls.Certificate
 }
 
+// newCertificates returns nil if no files are configured.
 func newCertificates(cfg Config, report func(error)) *certificates {
+	if cfg.TLSCAFile == "" && cfg.TLSCertFile == "" {
+		return nil
+	}
 	return &certificates{files: [3]string{cfg.TLSCAFile, cfg.TLSCertFile, cfg.TLSKeyFile}, report: report}
 }
 

@@ -47,7 +47,7 @@ func (p *Publisher) stayConnected() {
 func (p *Publisher) attend(conn *natsgo.Conn, closed <-chan struct{}) {
 	poll := time.NewTicker(pollInterval)
 	defer poll.Stop()
-	deaf := newPacer()
+	renewals := newPacer()
 	for {
 		select {
 		case <-p.ctx.Done():
@@ -64,7 +64,7 @@ func (p *Publisher) attend(conn *natsgo.Conn, closed <-chan struct{}) {
 		}
 		if p.certificates != nil && p.certificates.changed() {
 			p.renew(conn, "the TLS files changed")
-		} else if p.deaf() && deaf.due(time.Now()) {
+		} else if p.inboxDenied() && renewals.due(time.Now()) {
 			p.renew(conn, "answers cannot arrive; perhaps that is mended")
 		}
 	}
@@ -116,32 +116,10 @@ func (p *Publisher) options() []natsgo.Option {
 		natsgo.ReconnectErrHandler(func(_ *natsgo.Conn, err error) { p.stillDown(err) }),
 		natsgo.ErrorHandler(func(_ *natsgo.Conn, _ *natsgo.Subscription, err error) { p.asyncError(err) }),
 	}
-	options = append(options, p.cfg.login()...)
-	if p.cfg.Server != nil {
-		options = append(options, natsgo.InProcessServer(p.cfg.Server))
+	if p.server != nil {
+		options = append(options, natsgo.InProcessServer(p.server))
 	}
-	if p.certificates != nil {
-		options = append(options, p.certificates.option)
-	}
-	return options
-}
-
-// login is who we are on the bus. Everything is read again at each connect.
-func (c *Config) login() []natsgo.Option {
-	switch {
-	case c.CredsFile != "":
-		return []natsgo.Option{natsgo.UserCredentials(c.CredsFile)}
-	case c.Token != nil:
-		return []natsgo.Option{natsgo.TokenHandler(c.Token)}
-	case c.User != "":
-		return []natsgo.Option{natsgo.UserInfoHandler(func() (string, string) {
-			if c.Password == nil {
-				return c.User, ""
-			}
-			return c.User, c.Password()
-		})}
-	}
-	return nil
+	return append(options, p.cfg.connectOptions(p.certificates)...)
 }
 
 // reconnectWait doubles from attempt to attempt; half of it is jitter, so that replicas do not come all at once.

@@ -80,7 +80,7 @@ func TestStreamLookUpDenied(t *testing.T) {
 			Publish: &server.SubjectPermission{Deny: []string{"$JS.API.STREAM.INFO.ORDERS"}},
 		}}}
 	})
-	e := openEdge(t, nats.Config{URL: n.url(), User: "edge", CreateStreams: true})
+	e := openEdge(t, nats.Config{URL: n.url(), User: "edge", Password: noPassword, CreateStreams: true})
 	held := e.offer(order(1))
 	e.waitCause("stream ORDERS", `Publish to "$JS.API.STREAM.INFO.ORDERS"`)
 	e.publish(order(2).AsDeadletter())
@@ -94,7 +94,7 @@ func TestAnswersDenied(t *testing.T) {
 		Subscribe: &server.SubjectPermission{Deny: []string{"_INBOX.>"}},
 	}}
 	n := startServer(t, func(o *server.Options) { o.Users = []*server.User{user} })
-	e := openEdge(t, nats.Config{URL: n.url(), User: "edge", CreateStreams: true})
+	e := openEdge(t, nats.Config{URL: n.url(), User: "edge", Password: noPassword, CreateStreams: true})
 	held := e.offer(order(1))
 	e.waitCause("permission inbox", `Subscription to "_INBOX.`)
 	undone(t, held)

@@ -42,7 +42,7 @@ type node struct {
 	server  *server.Server
 }
 
-func (n *node) start(t *testing.T) {
+func (n *node) start(t testing.TB) {
 	t.Helper()
 	s, err := server.NewServer(n.options.Clone())
 	if err != nil {
@@ -62,7 +62,7 @@ func (n *node) stop() {
 }
 
 // freePort is a port that was free a moment ago. The nodes of a cluster have to know each other's before they start.
-func freePort(t *testing.T) int {
+func freePort(t testing.TB) int {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

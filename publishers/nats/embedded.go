@@ -1,9 +1,11 @@
 package nats
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -17,12 +19,10 @@ type EmbeddedConfig struct {
 	Listen string
 	// StoreDir holds the streams.
 	StoreDir string
-	Log      *slog.Logger
 }
 
-// Embedded is a JetStream server in this process: the bus of one machine. Any NATS client can connect to it. It
-// implements nats.InProcessConnProvider, for Config.Server.
-type Embedded struct {
+// embedded is a JetStream server in this process: the bus of one machine. Any NATS client can connect to it.
+type embedded struct {
 	server *server.Server
 	log    *serverLog
 }
@@ -30,10 +30,12 @@ type Embedded struct {
 // embeddedName stays the same from run to run: the server finds its streams by it.
 const embeddedName = "postbridge"
 
-// StartEmbedded starts the server.
-func StartEmbedded(cfg EmbeddedConfig) (*Embedded, error) {
+func startEmbedded(cfg EmbeddedConfig, log *slog.Logger) (*embedded, error) {
 	host, port, err := splitListen(cfg.Listen)
 	if err != nil {
+		return nil, err
+	}
+	if err := checkFree(cfg.Listen); err != nil {
 		return nil, err
 	}
 	s, err := server.NewServer(&server.Options{
@@ -54,21 +56,33 @@ func StartEmbedded(cfg EmbeddedConfig) (*Embedded, error) {
 	if err != nil {
 		return nil, fmt.Errorf("embedded NATS server: %w", err)
 	}
-	e := &Embedded{s, &serverLog{log: cfg.Log, fatal: make(chan string, 1)}}
+	e := &embedded{s, &serverLog{log: log, fatal: make(chan string, 1)}}
 	s.SetLoggerV2(e.log, false, false, false)
-	if err := e.start(cfg); err != nil {
-		return nil, err
+	if err := e.start(); err != nil {
+		e.shutdown()
+		return nil, fmt.Errorf("%w (it listens on %s and stores in %s)", err, cfg.Listen, cfg.StoreDir)
 	}
+	log.Info("the embedded NATS server is the bus", "url", s.ClientURL())
 	return e, nil
 }
 
-// ClientURL is where other clients connect.
-func (e *Embedded) ClientURL() string { return e.server.ClientURL() }
+// checkFree finds an address that is taken before the server opens its store, and tells it in fewer words.
+func checkFree(listen string) error {
+	l, err := net.Listen("tcp", listen)
+	if err == nil {
+		return l.Close()
+	}
+	var call *os.SyscallError
+	if errors.As(err, &call) {
+		err = call.Err
+	}
+	return fmt.Errorf("the embedded NATS server cannot listen on %s: %w; set POSTBRIDGE_NATS_LISTEN", listen, err)
+}
 
 // InProcessConn makes a connection without a socket; it is called by the NATS client library.
-func (e *Embedded) InProcessConn() (net.Conn, error) { return e.server.InProcessConn() }
+func (e *embedded) InProcessConn() (net.Conn, error) { return e.server.InProcessConn() }
 
-func (e *Embedded) start(cfg EmbeddedConfig) error {
+func (e *embedded) start() error {
 	started := make(chan bool, 1)
 	go func() {
 		e.server.Start()
@@ -79,16 +93,14 @@ func (e *Embedded) start(cfg EmbeddedConfig) error {
 		if ok && e.server.JetStreamEnabled() {
 			return nil
 		}
+		return errors.New("embedded NATS server: it does not become ready")
 	case text := <-e.log.fatal:
-		e.Shutdown()
-		return fmt.Errorf("embedded NATS server on %s, store %s: %s", cfg.Listen, cfg.StoreDir, text)
+		return errors.New(text)
 	}
-	e.Shutdown()
-	return fmt.Errorf("embedded NATS server on %s, store %s: it does not become ready", cfg.Listen, cfg.StoreDir)
 }
 
-// Shutdown stops the server and waits until its streams are closed.
-func (e *Embedded) Shutdown() {
+// shutdown stops the server and waits until its streams are closed.
+func (e *embedded) shutdown() {
 	e.server.Shutdown()
 	e.server.WaitForShutdown()
 }

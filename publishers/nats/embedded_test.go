@@ -1,8 +1,10 @@
 package nats_test
 
 import (
+	"fmt"
 	"log/slog"
 	"net"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -12,31 +14,21 @@ import (
 	"github.com/postbridge/postbridge/publishers/nats"
 )
 
-func startEmbedded(t *testing.T, dir string) *nats.Embedded {
-	t.Helper()
-	s, err := nats.StartEmbedded(nats.EmbeddedConfig{Listen: "127.0.0.1:0", StoreDir: dir, Log: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
-
 // The publisher comes without a socket, everybody else by TCP; streams outlast the process.
 func TestEmbedded(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	s := startEmbedded(t, dir)
-	// A limit far above the free disk, and then a smaller one.
-	e := openEdge(t, nats.Config{Server: s, CreateStreams: true, MaxBytes: 1 << 50, DiscardOld: true})
+	cfg := nats.Config{
+		Embedded:      &nats.EmbeddedConfig{Listen: fmt.Sprint("127.0.0.1:", freePort(t)), StoreDir: t.TempDir()},
+		CreateStreams: true, MaxBytes: 1 << 50, DiscardOld: true, // far above the free disk
+	}
+	e := openEdge(t, cfg)
 	e.publish(order(1), order(2))
 	e.Close()
-	s.Shutdown()
 
-	s = startEmbedded(t, dir)
-	defer s.Shutdown()
-	e = openEdge(t, nats.Config{Server: s, CreateStreams: true, MaxBytes: 1 << 30, DiscardOld: true})
+	cfg.MaxBytes = 1 << 30
+	e = openEdge(t, cfg)
 	e.publish(order(3))
-	nc, err := natsgo.Connect(s.ClientURL())
+	nc, err := natsgo.Connect("nats://" + cfg.Embedded.Listen)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,6 +41,18 @@ func TestEmbedded(t *testing.T) {
 	e.waitNoCauses()
 }
 
+// openEmbedded returns why the server cannot start.
+func openEmbedded(t *testing.T, listen, dir string) error {
+	t.Helper()
+	cfg := nats.Config{Embedded: &nats.EmbeddedConfig{Listen: listen, StoreDir: dir}}
+	p, err := nats.Open(cfg, func(string, error) {}, slog.New(slog.DiscardHandler))
+	if err == nil {
+		p.Close()
+		t.Fatalf("listens on %q, stores in %s", listen, dir)
+	}
+	return err
+}
+
 func TestEmbeddedAddressTaken(t *testing.T) {
 	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -56,25 +60,25 @@ func TestEmbeddedAddressTaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	_, err = nats.StartEmbedded(nats.EmbeddedConfig{Listen: l.Addr().String(), StoreDir: t.TempDir(), Log: slog.New(slog.DiscardHandler)})
-	if err == nil || !strings.Contains(err.Error(), l.Addr().String()) || !strings.Contains(err.Error(), "in use") {
-		t.Errorf("%v", err)
+	dir := filepath.Join(t.TempDir(), "store")
+	want := fmt.Sprintf("the embedded NATS server cannot listen on %s: address already in use; set POSTBRIDGE_NATS_LISTEN", l.Addr())
+	if err := openEmbedded(t, l.Addr().String(), dir); err.Error() != want {
+		t.Errorf("%v\nwant %s", err, want)
 	}
 }
 
 func TestEmbeddedStoreNotWritable(t *testing.T) {
 	t.Parallel()
-	_, err := nats.StartEmbedded(nats.EmbeddedConfig{Listen: "127.0.0.1:0", StoreDir: "/dev/null/store", Log: slog.New(slog.DiscardHandler)})
-	if err == nil || !strings.Contains(err.Error(), "/dev/null/store") {
-		t.Errorf("%v", err)
+	if err := openEmbedded(t, "127.0.0.1:0", "/dev/null/store"); !strings.Contains(err.Error(), "/dev/null/store") {
+		t.Error(err)
 	}
 }
 
 func TestEmbeddedListen(t *testing.T) {
 	t.Parallel()
 	for _, listen := range []string{"", "4222", "host:port", "host:70000"} {
-		if _, err := nats.StartEmbedded(nats.EmbeddedConfig{Listen: listen, StoreDir: t.TempDir()}); err == nil {
-			t.Errorf("%q: no error", listen)
+		if err := openEmbedded(t, listen, t.TempDir()); !strings.Contains(err.Error(), "is not host:port") {
+			t.Errorf("%q: %v", listen, err)
 		}
 	}
 }

@@ -19,7 +19,7 @@ import (
 )
 
 // startServer starts one server with JetStream; change, if not nil, changes its options.
-func startServer(t *testing.T, change func(*server.Options)) *node {
+func startServer(t testing.TB, change func(*server.Options)) *node {
 	t.Helper()
 	n := &node{options: &server.Options{
 		Host: "127.0.0.1", Port: -1, NoSigs: true, NoLog: true,
@@ -49,6 +49,8 @@ func (n *node) admin(t *testing.T, options ...natsgo.Option) jetstream.JetStream
 	}
 	return js
 }
+
+func noPassword() string { return "" }
 
 // edge is a publisher under test.
 type edge struct {

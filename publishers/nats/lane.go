@@ -44,10 +44,10 @@ type eventCopy struct {
 	attempt *natsgo.Msg // identifies what is under way, nil if nothing is
 	trouble *trouble    // what keeps it from being stored, as reported; nil if nothing did
 
-	// absent is a time at which the stream did not hold the copy; zero if it was never offered. The stream notices
+	// absentAt is a time at which the stream did not hold the copy; zero if it was never offered. The stream notices
 	// a repeat only as long as its duplicate window reaches back to it.
-	absent  time.Time
-	lookUps int // that had no answer
+	absentAt time.Time
+	lookUps  int // that had no answer
 }
 
 // newEntry is called with Publisher.mu held.
@@ -56,13 +56,13 @@ func (p *Publisher) newEntry(d *bridge.Delivery, done func(error)) *entry {
 	if p.first == 0 {
 		p.first = d.Sequence
 	}
-	var absent time.Time
+	var absentAt time.Time
 	if d.ReceivedAt.Before(p.opened) && (p.cfg.LookAhead == 0 || d.Sequence-p.first < p.cfg.LookAhead) {
 		// A run before may have sent it, at any time since it arrived.
-		absent = d.ReceivedAt
+		absentAt = d.ReceivedAt
 	}
 	for _, name := range d.Destinations() {
-		e.copies[e.n] = eventCopy{entry: e, dest: p.destinations[name], absent: absent}
+		e.copies[e.n] = eventCopy{entry: e, dest: p.destinations[name], absentAt: absentAt}
 		e.n++
 	}
 	return e
@@ -81,8 +81,8 @@ func (e *entry) settled() bool {
 // lookFirst reports whether the copy may be stored already without the stream noticing a repeat. Half the window is
 // left for the way there. Dead letters share their subject and are not looked up: there the window has to do.
 func (c *eventCopy) lookFirst(now time.Time) bool {
-	return !c.absent.IsZero() && now.Sub(c.absent) > c.dest.window/2 &&
-		!c.dest.blind && c.lookUps < maxLookUps && c.dest.name != bridge.Deadletters
+	return !c.absentAt.IsZero() && now.Sub(c.absentAt) > c.dest.window/2 &&
+		!c.dest.lookUpDenied && c.lookUps < maxLookUps && c.dest.name != bridge.Deadletters
 }
 
 func (l *lane) push(e *entry) {

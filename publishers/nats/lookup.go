@@ -40,7 +40,7 @@ func (p *Publisher) lookedUp(c *eventCopy, asked time.Time, held bool, err error
 	case held:
 		p.settle(c, nil)
 	case err == nil:
-		c.absent = asked
+		c.absentAt = asked
 		p.enqueue(c.entry.lane)
 	case disconnected(err):
 		p.enqueue(c.entry.lane)

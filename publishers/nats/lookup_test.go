@@ -160,7 +160,7 @@ func TestLookUpDenied(t *testing.T) {
 	})
 	js := n.admin(t, natsgo.UserInfo("admin", "admin"))
 	shortWindow(t, js)
-	e := openEdge(t, nats.Config{URL: n.url(), User: "edge", CreateStreams: true})
+	e := openEdge(t, nats.Config{URL: n.url(), User: "edge", Password: noPassword, CreateStreams: true})
 	e.publish(old(1, 2)...)
 	wantStored(t, js, "ORDERS", 1, 2)
 }

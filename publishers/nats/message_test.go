@@ -113,35 +113,6 @@ func TestCloudEvents(t *testing.T) {
 	}
 }
 
-func TestConfig(t *testing.T) {
-	const secret = "hunter2"
-	token := func() string { return secret }
-	for name, c := range map[string]Config{
-		"prefix":                {URL: "nats://host", Prefix: "a.b"},
-		"no URL":                {},
-		"scheme":                {URL: "http://host"},
-		"scheme with a secret":  {URL: "http://user:" + secret + "@host"},
-		"unreadable URL":        {URL: "nats://user:" + secret + "@host:port"},
-		"certificate alone":     {URL: "nats://host", TLSCertFile: "cert.pem"},
-		"key alone":             {URL: "nats://host", TLSKeyFile: "key.pem"},
-		"user and token":        {URL: "nats://host", User: "edge", Token: token},
-		"user twice":            {URL: "nats://edge:" + secret + "@host", User: "edge"},
-		"credentials and token": {URL: "nats://host", CredsFile: "edge.creds", Token: token},
-	} {
-		_, err := c.validate()
-		if err == nil {
-			t.Errorf("%s: no error", name)
-		} else if regexp.MustCompile(secret).MatchString(err.Error()) {
-			t.Errorf("%s: the error tells the secret: %v", name, err)
-		}
-	}
-	c := Config{URL: "nats://edge:" + secret + "@one:4222, tls://two", Prefix: "desk-1"}
-	hosts, err := c.validate()
-	if err != nil || hosts != "one:4222,two" {
-		t.Errorf("hosts %q, %v", hosts, err)
-	}
-}
-
 func TestReconnectWait(t *testing.T) {
 	for attempt := 1; attempt < 100; attempt++ {
 		if d := reconnectWait(attempt); d < minReconnectWait/2 || d > maxReconnectWait {

@@ -97,8 +97,8 @@ func (p *Publisher) takeHead(l *lane, now time.Time, b *batch) {
 			p.goLookUp(c)
 			continue
 		}
-		if c.absent.IsZero() {
-			c.absent = now
+		if c.absentAt.IsZero() {
+			c.absentAt = now
 		}
 		p.inFlight[c.attempt] = c
 		b.copies = append(b.copies, outgoing{c.attempt, c})
@@ -258,12 +258,12 @@ func (p *Publisher) settle(c *eventCopy, refused error) {
 	if refused != nil {
 		c.entry.refused = refused
 	}
-	p.relieve(c)
+	p.unblock(c)
 }
 
 // retry offers the copy again after a while.
 func (p *Publisher) retry(c *eventCopy, t *trouble, err error) {
-	p.afflict(c, t, err)
+	p.block(c, t, err)
 	l := c.entry.lane
 	if l.timer != nil {
 		return

@@ -31,13 +31,13 @@ type destination struct {
 	warned string // the warnings given last; owned by the goroutine of watchStream
 
 	// Guarded by Publisher.mu.
-	ready       bool                    // the stream fits, as far as we know; nothing is sent before
-	handle      jetstream.Stream        // set once ready
-	window      time.Duration           // how long the stream notices a repeat
-	blind       bool                    // we have no permission to look up what is stored
-	cancelCheck context.CancelCauseFunc // ends the check under way; nil if there is none
-	failing     trouble                 // the stream does not store
-	denied      trouble                 // we may not publish to some subjects
+	ready        bool                    // the stream fits, as far as we know; nothing is sent before
+	handle       jetstream.Stream        // set once ready
+	window       time.Duration           // how long the stream notices a repeat
+	lookUpDenied bool                    // we have no permission to look up what is stored
+	cancelCheck  context.CancelCauseFunc // ends the check under way; nil if there is none
+	failing      trouble                 // the stream does not store
+	denied       trouble                 // we may not publish to some subjects
 }
 
 func newDestination(name bridge.Destination, prefix, tokens string) *destination {
@@ -121,10 +121,10 @@ func (p *Publisher) checkStream(d *destination) bool {
 // streamFits lets the events of the destination go. Guarded by mu.
 func (p *Publisher) streamFits(d *destination, s jetstream.Stream) {
 	p.report("stream "+d.stream, nil)
-	p.heard()
+	p.inboxHeard()
 	d.handle = s
 	d.window = s.CachedInfo().Config.Duplicates
-	d.blind = false
+	d.lookUpDenied = false
 	if !d.ready {
 		d.ready = true
 		p.wakeAll()

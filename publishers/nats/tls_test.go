@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"math/big"
 	"net"
 	"os"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	natsgo "github.com/nats-io/nats.go"
 
 	"github.com/postbridge/postbridge/publishers/nats"
 )
@@ -173,4 +175,33 @@ func TestTLSUnknownAuthority(t *testing.T) {
 	replace(t, file, newAuthority(t).pem)
 	e := openEdge(t, nats.Config{URL: n.url(), TLSCAFile: file})
 	e.waitCause("connection", "unknown authority")
+}
+
+// Another client gets in by the same configuration as the publisher.
+func TestConnectOptions(t *testing.T) {
+	t.Parallel()
+	ca := newAuthority(t)
+	n := startServer(t, func(o *server.Options) {
+		ca.serverTLS(o)
+		o.Username, o.Password = "edge", "secret"
+	})
+	dir := t.TempDir()
+	cfg := nats.Config{
+		URL: n.url(), User: "edge", Password: func() string { return "secret" }, CreateStreams: true,
+		TLSCAFile: filepath.Join(dir, "ca.pem"), TLSCertFile: filepath.Join(dir, "cert.pem"), TLSKeyFile: filepath.Join(dir, "key.pem"),
+	}
+	cert, key := ca.issue("edge")
+	replace(t, cfg.TLSCAFile, ca.pem)
+	replace(t, cfg.TLSCertFile, cert)
+	replace(t, cfg.TLSKeyFile, key)
+	openEdge(t, cfg).publish(order(1))
+	nc, err := natsgo.Connect(cfg.URL, nats.ConnectOptions(cfg)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	nc.Close()
+	cfg.Password = func() string { return "wrong" }
+	if _, err := natsgo.Connect(cfg.URL, nats.ConnectOptions(cfg)...); !errors.Is(err, natsgo.ErrAuthorization) {
+		t.Errorf("%v", err)
+	}
 }

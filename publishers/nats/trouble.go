@@ -18,10 +18,10 @@ type trouble struct {
 	shown *eventCopy // the one whose error is reported: with each its own, the report would change all the time
 }
 
-// afflict notes what keeps the copy from being stored.
-func (p *Publisher) afflict(c *eventCopy, t *trouble, err error) {
+// block notes what keeps the copy from being stored.
+func (p *Publisher) block(c *eventCopy, t *trouble, err error) {
 	if c.trouble != t {
-		p.relieve(c)
+		p.unblock(c)
 		c.trouble = t
 		t.count++
 	}
@@ -33,8 +33,8 @@ func (p *Publisher) afflict(c *eventCopy, t *trouble, err error) {
 	}
 }
 
-// relieve notes that nothing does any more.
-func (p *Publisher) relieve(c *eventCopy) {
+// unblock notes that nothing does any more.
+func (p *Publisher) unblock(c *eventCopy) {
 	t := c.trouble
 	if t == nil {
 		return
@@ -57,15 +57,16 @@ func (p *Publisher) noAnswer(err error) error {
 	return err
 }
 
-// deaf reports whether we were refused to subscribe to answers. Only a new connection asks for it again. It takes mu.
-func (p *Publisher) deaf() bool {
+// inboxDenied reports whether we were refused to subscribe to answers. Only a new connection asks for it again. It takes
+// mu.
+func (p *Publisher) inboxDenied() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.inbox != nil
 }
 
-// heard notes that an answer arrived.
-func (p *Publisher) heard() {
+// inboxHeard notes that an answer arrived.
+func (p *Publisher) inboxHeard() {
 	if p.inbox != nil {
 		p.inbox = nil
 		p.report("permission inbox", nil)
@@ -90,7 +91,7 @@ func (p *Publisher) denied(err error) {
 		if rest, ok := strings.CutPrefix(subject, d.prefix+string(d.name)+"."); ok {
 			p.deniedCopies(d, rest, err)
 		} else if strings.HasPrefix(subject, "$JS.API.DIRECT.GET."+d.stream) || subject == "$JS.API.STREAM.MSG.GET."+d.stream {
-			d.blind = true
+			d.lookUpDenied = true
 			p.log.Warn("no permission to look up what the stream holds: events may be stored twice after an outage", "error", err)
 		} else if d.cancelCheck != nil && strings.HasSuffix(subject, "."+d.stream) {
 			d.cancelCheck(err)

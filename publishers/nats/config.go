@@ -1,0 +1,159 @@
+package nats
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	natsgo "github.com/nats-io/nats.go"
+
+	"github.com/postbridge/postbridge/bridge"
+)
+
+// Config says which JetStream, as whom, and what to do about its streams.
+type Config struct {
+	// URL is where the bus is: nats:// or tls://, several separated by commas.
+	URL string
+	// Embedded, if set, is a server of our own that is the bus; URL is not used.
+	Embedded *EmbeddedConfig
+
+	// At most one of CredsFile, User with Password, and Token. Password and Token are asked at each connect, so that
+	// a secret that was rotated counts from the next one on; they are called with locks held: they may read a file,
+	// but not wait.
+	CredsFile string
+	User      string
+	Password  func() string
+	Token     func() string
+
+	// TLS files in PEM, read again at each dial; when they change, the connection is renewed. CertFile and KeyFile
+	// come together.
+	TLSCAFile, TLSCertFile, TLSKeyFile string
+
+	// Prefix makes subjects <prefix>.orders.… and streams <PREFIX>_ORDERS.
+	Prefix string
+
+	// CreateStreams says to create missing streams, with the limits below. Zero MaxAge or MaxBytes is no limit.
+	CreateStreams bool
+	Replicas      int
+	MaxAge        time.Duration
+	MaxBytes      int64
+	// DiscardOld makes a full stream drop its oldest events. Otherwise it refuses new ones, which then wait here.
+	DiscardOld bool
+
+	// LookAhead is how many events, from the first that Publish gets on, a run before may have offered already. They
+	// are looked up if they are old. 0 is all that arrived before Open.
+	LookAhead uint64
+}
+
+// Validate returns what is wrong with the configuration: one line that names the setting and says what to do. It shows
+// no secret.
+func (c *Config) Validate() error {
+	if c.Prefix != "" && bridge.EscapeToken(c.Prefix) != c.Prefix {
+		return fmt.Errorf("POSTBRIDGE_PREFIX: %q cannot be part of a subject; use letters, digits, _ and -, at most 64 of them", c.Prefix)
+	}
+	logins := []setting{
+		{"POSTBRIDGE_NATS_CREDS_FILE", c.CredsFile != ""},
+		{"POSTBRIDGE_NATS_USER", c.User != ""},
+		{"POSTBRIDGE_NATS_TOKEN", c.Token != nil},
+	}
+	if c.Embedded != nil {
+		remote := namesSet(append(logins,
+			setting{"POSTBRIDGE_NATS_PASSWORD", c.Password != nil},
+			setting{"POSTBRIDGE_NATS_TLS_CA_FILE", c.TLSCAFile != ""},
+			setting{"POSTBRIDGE_NATS_TLS_CERT_FILE", c.TLSCertFile != ""},
+			setting{"POSTBRIDGE_NATS_TLS_KEY_FILE", c.TLSKeyFile != ""},
+		))
+		if remote != nil {
+			return fmt.Errorf("%s is set, but the embedded server has neither login nor TLS; unset it, or set POSTBRIDGE_NATS_URL", remote[0])
+		}
+		return nil
+	}
+	servers, err := ParseURL(c.URL)
+	if err != nil {
+		return err
+	}
+	ways := namesSet(append(logins, setting{"a user in POSTBRIDGE_NATS_URL", slices.ContainsFunc(servers, hasUser)}))
+	switch {
+	case len(ways) > 1:
+		return fmt.Errorf("%s and %s are both set; NATS takes one way to log in, unset the other", ways[0], ways[1])
+	case c.Password != nil && c.User == "":
+		return errors.New("POSTBRIDGE_NATS_PASSWORD: is set without a user; set POSTBRIDGE_NATS_USER, too")
+	case c.Password == nil && c.User != "":
+		return errors.New("POSTBRIDGE_NATS_USER: is set without a password; set POSTBRIDGE_NATS_PASSWORD, too")
+	case c.TLSCertFile != "" && c.TLSKeyFile == "":
+		return errors.New("POSTBRIDGE_NATS_TLS_CERT_FILE: is set without its key; set POSTBRIDGE_NATS_TLS_KEY_FILE, too")
+	case c.TLSCertFile == "" && c.TLSKeyFile != "":
+		return errors.New("POSTBRIDGE_NATS_TLS_KEY_FILE: is set without its certificate; set POSTBRIDGE_NATS_TLS_CERT_FILE, too")
+	}
+	return nil
+}
+
+// setting is the name of one, for messages, and whether it is set.
+type setting struct {
+	name string
+	set  bool
+}
+
+func namesSet(all []setting) (names []string) {
+	for _, s := range all {
+		if s.set {
+			names = append(names, s.name)
+		}
+	}
+	return names
+}
+
+func hasUser(u *url.URL) bool { return u.User != nil }
+
+// ParseURL takes apart the servers of Config.URL. Its error does not show the text, which may hold a password.
+func ParseURL(text string) (servers []*url.URL, err error) {
+	for server := range strings.SplitSeq(text, ",") {
+		server = strings.TrimSpace(server)
+		if !strings.Contains(server, "://") {
+			server = "nats://" + server
+		}
+		u, err := url.Parse(server)
+		if err != nil || u.Hostname() == "" || !slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme) {
+			return nil, errors.New("POSTBRIDGE_NATS_URL: is not a list of NATS servers; write it like nats://host:4222, several with commas")
+		}
+		servers = append(servers, u)
+	}
+	return servers, nil
+}
+
+// hosts says where the bus is, without users and passwords.
+func (c *Config) hosts() string {
+	if c.Embedded != nil {
+		return "this process"
+	}
+	servers, _ := ParseURL(c.URL) // was checked
+	var hosts []string
+	for _, u := range servers {
+		hosts = append(hosts, u.Host)
+	}
+	return strings.Join(hosts, ",")
+}
+
+// ConnectOptions are the login and the TLS files of a valid configuration, for another client of the same bus.
+// Everything is read again at each connect.
+func ConnectOptions(c Config) []natsgo.Option {
+	return c.connectOptions(newCertificates(c, func(error) {}))
+}
+
+func (c *Config) connectOptions(files *certificates) (options []natsgo.Option) {
+	switch {
+	case c.CredsFile != "":
+		options = append(options, natsgo.UserCredentials(c.CredsFile))
+	case c.Token != nil:
+		options = append(options, natsgo.TokenHandler(c.Token))
+	case c.User != "":
+		options = append(options, natsgo.UserInfoHandler(func() (string, string) { return c.User, c.Password() }))
+	}
+	if files != nil {
+		options = append(options, files.option)
+	}
+	return options
+}

@@ -1,0 +1,99 @@
+package nats_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	natsgo "github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/publishers/nats"
+)
+
+// The permissions that the comment of the package lists are enough, look-ups included. Without one that a look-up
+// needs, events would be stored twice here.
+func TestPermissions(t *testing.T) {
+	t.Parallel()
+	publish := []string{
+		"orders.>", "rejects.>", "deadletters.>",
+		"$JS.API.STREAM.INFO.ORDERS", "$JS.API.STREAM.INFO.REJECTS", "$JS.API.STREAM.INFO.DEADLETTERS",
+	}
+	create := []string{"$JS.API.STREAM.CREATE.ORDERS", "$JS.API.STREAM.CREATE.REJECTS", "$JS.API.STREAM.CREATE.DEADLETTERS"}
+	direct := []string{
+		"$JS.API.DIRECT.GET.ORDERS", "$JS.API.DIRECT.GET.ORDERS.>", "$JS.API.DIRECT.GET.REJECTS", "$JS.API.DIRECT.GET.REJECTS.>",
+	}
+	get := []string{"$JS.API.STREAM.MSG.GET.ORDERS", "$JS.API.STREAM.MSG.GET.REJECTS"}
+	t.Run("missing streams", func(t *testing.T) {
+		t.Parallel()
+		n := startRestricted(t, publish, create, direct)
+		checkPermissions(t, n)
+	})
+	t.Run("existing streams", func(t *testing.T) {
+		t.Parallel()
+		n := startRestricted(t, publish, direct)
+		createAll(t, n, true)
+		checkPermissions(t, n)
+	})
+	t.Run("without allow_direct", func(t *testing.T) {
+		t.Parallel()
+		n := startRestricted(t, publish, get)
+		createAll(t, n, false)
+		checkPermissions(t, n)
+	})
+}
+
+// startRestricted starts a server on which user edge may publish to these subjects and hear answers, and no more.
+func startRestricted(t *testing.T, subjects ...[]string) *node {
+	t.Helper()
+	permissions := &server.Permissions{
+		Publish:   &server.SubjectPermission{},
+		Subscribe: &server.SubjectPermission{Allow: []string{"_INBOX.>"}},
+	}
+	for _, s := range subjects {
+		permissions.Publish.Allow = append(permissions.Publish.Allow, s...)
+	}
+	return startServer(t, func(o *server.Options) {
+		o.Users = []*server.User{{Username: "admin", Password: "admin"}, {Username: "edge", Permissions: permissions}}
+	})
+}
+
+func createAll(t *testing.T, n *node, allowDirect bool) {
+	t.Helper()
+	js := n.admin(t, natsgo.UserInfo("admin", "admin"))
+	for _, name := range []string{"orders", "rejects", "deadletters"} {
+		createStream(t, js, jetstream.StreamConfig{Name: strings.ToUpper(name), Subjects: []string{name + ".>"}, AllowDirect: allowDirect})
+	}
+}
+
+// checkPermissions publishes, and offers the same again when the streams remember no message id any more.
+func checkPermissions(t *testing.T, n *node) {
+	t.Helper()
+	js := n.admin(t, natsgo.UserInfo("admin", "admin"))
+	cfg := nats.Config{URL: n.url(), User: "edge", Password: noPassword, CreateStreams: true}
+	rejected, dead := old(6)[0], order(7).AsDeadletter()
+	rejected.Status = bridge.StatusRejected
+
+	first := openEdge(t, cfg)
+	first.publish(old(1, 2, 4, 5)...)
+	first.publish(rejected, dead)
+	first.Close()
+	for _, stream := range []string{"ORDERS", "REJECTS"} {
+		c := streamConfig(t, js, stream)
+		c.Duplicates = 200 * time.Millisecond
+		if _, err := js.UpdateStream(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	forget(t, js)
+
+	again := openEdge(t, cfg)
+	again.publish(rejected)
+	again.publish(old(2, 3)...) // the last on the subject is another: all of them are looked at
+	again.waitNoCauses()
+	wantStored(t, js, "ORDERS", 1, 2, 4, 5, 6, 3)
+	wantStored(t, js, "REJECTS", 6)
+	wantStored(t, js, "DEADLETTERS", 7)
+}
