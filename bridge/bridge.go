@@ -196,6 +196,7 @@ func (b *Bridge) openSpool(ctx context.Context) (*spool.Spool, error) {
 	o := spool.Options{MaxBytes: b.o.SpoolMaxBytes, MinFree: b.o.SpoolMinFree, Keep: b.o.SpoolKeep, Log: b.o.Log}
 	for _, bus := range b.o.Buses {
 		o.Cursors = append(o.Cursors, bus.Name)
+		o.CursorDelay = max(o.CursorDelay, bus.Delay)
 	}
 	said := false
 	for {

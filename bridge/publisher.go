@@ -3,6 +3,7 @@ package bridge
 import (
 	"context"
 	"errors"
+	"time"
 )
 
 // ErrRejected is wrapped by the error of an event that the bus can never take, however often it is offered: one that
@@ -35,6 +36,9 @@ type Report func(cause string, err error)
 type Bus struct {
 	// Name is the bus in metrics, in /status and in the name of its cursor: nats or kafka.
 	Name string
+	// Delay is how long after its acknowledgement the bus may lose an event when this machine loses power. The cursor's
+	// file stays behind for so long, so that the next start offers the event again. 0 for a bus on other machines.
+	Delay time.Duration
 	// Open makes the publisher, once the spool is locked. It must not wait for the bus, which may be down; its
 	// error is one that no waiting mends, and ends the process.
 	Open func(report Report) (Publisher, error)

@@ -18,7 +18,7 @@ type Config struct {
 func New(name string, cfg Config, log *slog.Logger) (bridge.Bus, error) {
 	switch name {
 	case "nats":
-		return bridge.Bus{Name: name, Open: func(report bridge.Report) (bridge.Publisher, error) {
+		return bridge.Bus{Name: name, Delay: cfg.NATS.Delay(), Open: func(report bridge.Report) (bridge.Publisher, error) {
 			p, err := nats.Open(cfg.NATS, report, log)
 			if err != nil {
 				return nil, err

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Record is one record of the log, or the loss of some.
@@ -35,8 +36,29 @@ type Cursor struct {
 	committed    uint64 // all up to here are done on this bus
 	committedEnd int64  // where the log goes on behind committed; the start of its segment until Next has been there
 	note         []byte // the bus's own, kept in the file
-	dirty        bool   // not saved yet
+	dirty        bool   // committed is neither saved nor in unsaved
+	unsaved      []mark // what is to be saved, as it was committed, oldest first
 	saved        uint64 // what the file says
+}
+
+// mark is how far a cursor was at a time.
+type mark struct {
+	at        time.Time
+	committed uint64
+	content   []byte // of the file
+}
+
+// due returns the last of what was committed up to the given time and is to be saved. Needs s.mu.
+func (c *Cursor) due(now, upTo time.Time) (m mark, ok bool) {
+	if c.dirty {
+		c.dirty = false
+		c.unsaved = append(c.unsaved, mark{now, c.committed, c.s.id.formatCursor(c.committed, c.note)})
+	}
+	for len(c.unsaved) > 0 && !c.unsaved[0].at.After(upTo) {
+		m, ok = c.unsaved[0], true
+		c.unsaved = c.unsaved[1:]
+	}
+	return m, ok
 }
 
 // Committed returns how far the bus has come and the note of the last Commit, nil for a new cursor.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -665,4 +666,59 @@ func TestALimitOfOneRecord(t *testing.T) {
 		wantTaken(t, s, want, fmt.Sprintf("with room for %d bytes", room))
 		closeSpool(t, s)
 	}
+}
+
+// TestCursorDelay keeps the file of a cursor behind for so long, and not after Close; an idle cursor catches up.
+func TestCursorDelay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fs := crashfs.New(t)
+		o := spool.Options{MaxBytes: 1 << 20, CursorDelay: 3 * time.Second, Cursors: []string{"bus"}, Log: slog.New(slog.DiscardHandler)}
+		s, err := spool.Open(fs, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := s.Cursor("bus")
+		commit := func() {
+			ticket, err := s.Append([]byte("x"))
+			if err == nil {
+				_, err = s.Wait(ticket)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			r, err := c.Next(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.Commit(r, nil)
+		}
+		saved := func() string {
+			words := strings.Fields(string(fs.ReadFile("cursor-bus")) + " - - - -")
+			return words[3]
+		}
+		for range 10 {
+			commit()
+			time.Sleep(time.Second)
+		}
+		// The tenth was committed a second ago, so the file is three behind, or one more if it is just being written.
+		if got := saved(); got != "7" && got != "6" {
+			t.Errorf("saved %s of 10", got)
+		}
+		time.Sleep(4 * time.Second)
+		if got := saved(); got != "10" {
+			t.Errorf("idle, saved %s of 10", got)
+		}
+		writes := fs.Count(crashfs.Rename)
+		time.Sleep(time.Minute)
+		if n := fs.Count(crashfs.Rename); n != writes {
+			t.Errorf("idle, and yet saved %d times", n-writes)
+		}
+		commit()
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if got := saved(); got != "11" {
+			t.Errorf("closed, saved %s of 11", got)
+		}
+	})
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"os"
+	"runtime"
 	"sync"
 	"time"
 )
@@ -29,6 +30,9 @@ type Options struct {
 	MinFree int64
 	// Keep is how long records that are done on every bus stay, if there is room.
 	Keep time.Duration
+	// CursorDelay is how far the files of the cursors stay behind, until Close: what a bus acknowledged it may still
+	// lose with the power, if it is on this machine and syncs its own files later.
+	CursorDelay time.Duration
 	// Cursors names the buses. Only these hold records back from removal.
 	Cursors []string
 	Log     *slog.Logger
@@ -259,6 +263,8 @@ func (s *Spool) write() {
 	for s.Err() == nil {
 		select {
 		case <-s.work:
+			// Whoever is about to append comes along: an fsync costs more than letting them run first.
+			runtime.Gosched()
 		case <-tick.C:
 			s.housekeep()
 		case <-s.closing:
@@ -513,7 +519,7 @@ func (s *Spool) removeOldest() bool {
 func (s *Spool) remove(g *segment) error {
 	// A crash must not take a cursor back to before what is left: that would look like a loss.
 	for _, c := range s.cursors {
-		if err := s.saveCursor(c, g.last); err != nil {
+		if err := s.saveCursor(c, g.last, 0); err != nil {
 			return err
 		}
 	}
@@ -622,15 +628,16 @@ func replaceFile(fs FS, name string, content []byte) error {
 func (s *Spool) saveMoved() {
 	defer s.finished.Done()
 	failing := false
+	ago := s.o.CursorDelay
 	for open := true; open; {
 		select {
 		case <-s.save:
 		case <-s.closing:
-			open = false
+			open, ago = false, 0
 		}
 		var err error
 		for _, c := range s.cursors {
-			err = errors.Join(err, s.saveCursor(c, math.MaxUint64))
+			err = errors.Join(err, s.saveCursor(c, math.MaxUint64, ago))
 		}
 		if err != nil && !failing {
 			s.o.Log.Error("cannot save the cursors; after a crash more would be offered to the buses again", "error", err)
@@ -643,19 +650,26 @@ func (s *Spool) saveMoved() {
 	}
 }
 
-// saveCursor writes the cursor, unless it has not moved or its file says already that all up to upTo is done.
-func (s *Spool) saveCursor(c *Cursor, upTo uint64) error {
+// saveCursor writes what the cursor had committed that long ago, unless its file says already that all up to upTo is
+// done.
+func (s *Spool) saveCursor(c *Cursor, upTo uint64, ago time.Duration) error {
 	s.files.Lock()
 	defer s.files.Unlock()
 	s.mu.Lock()
-	if !c.dirty || c.saved >= upTo {
+	if c.saved >= upTo {
 		s.mu.Unlock()
 		return nil
 	}
-	committed, content := c.committed, s.id.formatCursor(c.committed, c.note)
-	c.dirty = false
+	now := time.Now()
+	m, ok := c.due(now, now.Add(-ago))
+	if len(c.unsaved) > 0 {
+		signal(s.save) // its time comes
+	}
 	s.mu.Unlock()
-	err := replaceFile(s.fs, cursorPrefix+c.name, content)
+	if !ok {
+		return nil
+	}
+	err := replaceFile(s.fs, cursorPrefix+c.name, m.content)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil {
@@ -663,7 +677,7 @@ func (s *Spool) saveCursor(c *Cursor, upTo uint64) error {
 		signal(s.save)
 		return fmt.Errorf("%s%s: %w", cursorPrefix, c.name, err)
 	}
-	c.saved = committed
+	c.saved = m.committed
 	return nil
 }
 

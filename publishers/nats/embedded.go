@@ -3,9 +3,11 @@ package nats
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -23,8 +25,21 @@ type EmbeddedConfig struct {
 
 // embedded is a JetStream server in this process: the bus of one machine. Any NATS client can connect to it.
 type embedded struct {
-	server *server.Server
-	log    *serverLog
+	server   *server.Server
+	storeDir string
+	log      *serverLog
+}
+
+// syncInterval is how often the embedded server syncs its files.
+const syncInterval = time.Second
+
+// Delay is for bridge.Bus: how long after its acknowledgement the embedded server may lose an event with the power. A
+// server elsewhere is another machine's business.
+func (c *Config) Delay() time.Duration {
+	if c.Embedded == nil {
+		return 0
+	}
+	return 3 * syncInterval // one to come round, one to sync, and one to spare
 }
 
 // embeddedName stays the same from run to run: the server finds its streams by it.
@@ -45,10 +60,9 @@ func startEmbedded(cfg EmbeddedConfig, log *slog.Logger) (*embedded, error) {
 		NoSigs:     true, // signals are the process's own business
 		JetStream:  true,
 		StoreDir:   cfg.StoreDir,
-		// The spool keeps events for a while after the server acknowledged them (POSTBRIDGE_SPOOL_KEEP), so what
-		// a power failure takes from the server can be published again. An fsync for each would be a second one
-		// for the same event on the same disk.
-		SyncInterval: time.Second,
+		// An fsync for each event would be a second one for the same event on the same disk. Instead the cursor
+		// stays behind: see Config.Delay.
+		SyncInterval: syncInterval,
 		// Limits belong to the streams. One of the server's, by default a part of the free disk, would refuse to
 		// create streams on a small disk, and to load them when their limit was lowered.
 		JetStreamMaxStore: 1 << 60,
@@ -56,7 +70,7 @@ func startEmbedded(cfg EmbeddedConfig, log *slog.Logger) (*embedded, error) {
 	if err != nil {
 		return nil, fmt.Errorf("embedded NATS server: %w", err)
 	}
-	e := &embedded{s, &serverLog{log: log, fatal: make(chan string, 1)}}
+	e := &embedded{s, cfg.StoreDir, &serverLog{log: log, fatal: make(chan string, 1)}}
 	s.SetLoggerV2(e.log, false, false, false)
 	if err := e.start(); err != nil {
 		e.shutdown()
@@ -99,10 +113,24 @@ func (e *embedded) start() error {
 	}
 }
 
-// shutdown stops the server and waits until its streams are closed.
+// shutdown stops the server, waits until its streams are closed, and has their files survive: the cursor does not stay
+// behind any more.
 func (e *embedded) shutdown() {
 	e.server.Shutdown()
 	e.server.WaitForShutdown()
+	err := filepath.WalkDir(e.storeDir, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		return errors.Join(f.Sync(), f.Close())
+	})
+	if err != nil {
+		e.log.log.Error("cannot sync the files of the embedded NATS server", "error", err)
+	}
 }
 
 func splitListen(listen string) (host string, port int, err error) {
