@@ -55,7 +55,7 @@ type Event struct {
 
 	// When the postback arrived: RFC 3339, UTC, nanoseconds.
 	ReceivedAt string `json:"received_at"`
-	// What proved the origin: checksum, checksum:user_id, token, or checksum+token.
+	// What proved the origin: checksum, checksum:user_id or token, and +token behind the first two if a token was checked as well.
 	VerifiedBy string `json:"verified_by"`
 	// Where the event comes from: postback.
 	Source string `json:"source"`

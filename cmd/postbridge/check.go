@@ -112,7 +112,7 @@ func (c *config) checkSpool() error {
 }
 
 func (c *config) checkLog() error {
-	if err := checkChoice("LOG_LEVEL", c.LogLevel, "debug", "info", "warn", "error"); err != nil {
+	if err := checkChoice("LOG_LEVEL", strings.ToLower(c.LogLevel), "debug", "info", "warn", "error"); err != nil {
 		return err
 	}
 	return checkChoice("LOG_FORMAT", orElse(c.LogFormat, "json"), "json", "text")

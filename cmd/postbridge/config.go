@@ -82,7 +82,7 @@ type config struct {
 	// For sharing a bus: `desk1` makes subjects `desk1.orders.…` and streams `DESK1_ORDERS`; letters, digits, `_` and `-`.
 	Prefix string `env:"PREFIX"`
 
-	// The limit of the spool's files on disk; when it is reached by events that wait for a bus, postbacks are answered 503.
+	// The limit of the spool's files on disk, 1MiB and 16 times `MAX_BODY` at least; when it is reached by events that wait for a bus, postbacks are answered 503.
 	SpoolMaxBytes byteSize `env:"SPOOL_MAX_BYTES" envDefault:"8GiB"`
 	// What stays free on the spool's disk; below it postbacks are answered 503.
 	SpoolMinFreeBytes byteSize `env:"SPOOL_MIN_FREE_BYTES" envDefault:"512MiB"`

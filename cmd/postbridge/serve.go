@@ -195,7 +195,12 @@ func (c *config) natsConfig(credentials *credentials) nats.Config {
 		n.Token = func() string { return credentials.fresh(&credentials.natsToken) }
 	}
 	if c.embedded() {
-		n.Embedded = &nats.EmbeddedConfig{Listen: c.NATSListen, StoreDir: filepath.Join(c.DataDir, "nats")}
+		n.Embedded = &nats.EmbeddedConfig{
+			Listen:   c.NATSListen,
+			StoreDir: filepath.Join(c.DataDir, "nats"),
+			// An event is little more than its body, unless that has to be escaped or written in base64.
+			MaxPayload: max(1<<20, 2*int32(c.MaxBody)),
+		}
 		n.DiscardOld = true
 	}
 	return n

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -21,6 +22,8 @@ type EmbeddedConfig struct {
 	Listen string
 	// StoreDir holds the streams.
 	StoreDir string
+	// MaxPayload is the largest event, in bytes; 0 is the server's default, 1 MiB.
+	MaxPayload int32
 }
 
 // embedded is a JetStream server in this process: the bus of one machine. Any NATS client can connect to it.
@@ -59,6 +62,7 @@ func startEmbedded(cfg EmbeddedConfig, log *slog.Logger) (*embedded, error) {
 		Port:       port,
 		NoSigs:     true, // signals are the process's own business
 		JetStream:  true,
+		MaxPayload: cfg.MaxPayload,
 		StoreDir:   cfg.StoreDir,
 		// An fsync for each event would be a second one for the same event on the same disk. Instead the cursor
 		// stays behind: see Config.Delay.
@@ -70,7 +74,7 @@ func startEmbedded(cfg EmbeddedConfig, log *slog.Logger) (*embedded, error) {
 	if err != nil {
 		return nil, fmt.Errorf("embedded NATS server: %w", err)
 	}
-	e := &embedded{s, cfg.StoreDir, &serverLog{log: log, fatal: make(chan string, 1)}}
+	e := &embedded{s, cfg.StoreDir, &serverLog{log: log, fatal: make(chan string, 1), said: make(map[string]time.Time)}}
 	s.SetLoggerV2(e.log, false, false, false)
 	if err := e.start(); err != nil {
 		e.shutdown()
@@ -152,13 +156,32 @@ func splitListen(listen string) (host string, port int, err error) {
 type serverLog struct {
 	log   *slog.Logger
 	fatal chan string // the first fatal message
+
+	mu   sync.Mutex
+	said map[string]time.Time // when a warning was logged; guarded by mu
+}
+
+// maxSaid bounds the memory for what was logged.
+const maxSaid = 100
+
+// warn logs a warning once a minute: what keeps a message from being stored comes again with each retry.
+func (l *serverLog) warn(text string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if now := time.Now(); now.Sub(l.said[text]) >= time.Minute {
+		if len(l.said) > maxSaid {
+			clear(l.said)
+		}
+		l.said[text] = now
+		l.log.Warn(text)
+	}
 }
 
 func (l *serverLog) Noticef(format string, v ...any) { l.log.Debug(text(format, v)) }
 func (l *serverLog) Debugf(format string, v ...any)  { l.log.Debug(text(format, v)) }
 func (l *serverLog) Tracef(format string, v ...any)  { l.log.Debug(text(format, v)) }
-func (l *serverLog) Warnf(format string, v ...any)   { l.log.Warn(text(format, v)) }
-func (l *serverLog) Errorf(format string, v ...any)  { l.log.Warn(text(format, v)) }
+func (l *serverLog) Warnf(format string, v ...any)   { l.warn(text(format, v)) }
+func (l *serverLog) Errorf(format string, v ...any)  { l.warn(text(format, v)) }
 func (l *serverLog) Fatalf(format string, v ...any) {
 	select {
 	case l.fatal <- text(format, v):
