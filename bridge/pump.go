@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"sync"
 	"time"
 
@@ -276,10 +277,13 @@ type cursorNote struct {
 	Skipped      uint64 `json:"skipped"`
 }
 
-// formatNote needs mu. The result is valid until the next call.
+// formatNote writes a cursorNote; it is called for each event. Needs mu. The result is valid until the next call.
 func (p *pump) formatNote() []byte {
-	p.note = fmt.Appendf(p.note[:0], `{"stored":%d,"deadlettered":%d,"quarantined":%d,"skipped":%d}`+"\n",
-		p.fates[stored], p.fates[deadlettered], p.fates[quarantined], p.fates[skipped])
+	b := strconv.AppendUint(append(p.note[:0], `{"stored":`...), p.fates[stored], 10)
+	b = strconv.AppendUint(append(b, `,"deadlettered":`...), p.fates[deadlettered], 10)
+	b = strconv.AppendUint(append(b, `,"quarantined":`...), p.fates[quarantined], 10)
+	b = strconv.AppendUint(append(b, `,"skipped":`...), p.fates[skipped], 10)
+	p.note = append(b, "}\n"...)
 	return p.note
 }
 

@@ -122,8 +122,9 @@ func (r *receiver) sayRefused(broker string, a answer, from string) {
 
 // route finds the broker of /<broker> or /<broker>/<token>; nil if there is none.
 func (r *receiver) route(req *http.Request) (to *route, pathToken string) {
-	name, token, _ := strings.Cut(strings.TrimPrefix(req.URL.EscapedPath(), "/"), "/")
-	if strings.Contains(token, "/") {
+	path, ok := strings.CutPrefix(req.URL.EscapedPath(), "/")
+	name, token, _ := strings.Cut(path, "/")
+	if !ok || strings.Contains(token, "/") {
 		return nil, ""
 	}
 	return r.brokers[name], token

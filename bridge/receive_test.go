@@ -364,6 +364,7 @@ func FuzzReceive(f *testing.F) {
 		if w.Code >= 500 || w.Code != 200 && news != 0 || news > 1 {
 			t.Fatalf("answered %d %s, %d events", w.Code, w.Body, news)
 		}
+		path = req.URL.EscapedPath()
 		if w.Code == 200 && path != "/kite/"+kiteToken && path != "/dhan/"+dhanToken && req.URL.Query().Get("token") != dhanToken {
 			t.Fatalf("%s?%s was answered %d", path, query, w.Code)
 		}

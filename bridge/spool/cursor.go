@@ -30,6 +30,8 @@ type Cursor struct {
 	// Owned by the goroutine that calls Next.
 	next    uint64 // the lowest sequence not returned yet
 	segment *segment
+	limit   int64  // of what may be read of segment, as it was last asked for: there may be more by now
+	last    uint64 // the last sequence before limit
 	reader  segmentReader
 
 	// Guarded by s.mu.
@@ -102,11 +104,14 @@ func (c *Cursor) read() (Record, bool, error) {
 		}
 	}
 	for {
-		limit, last, following := c.s.extent(c.segment)
+		var following *segment
+		if c.reader.offset >= c.limit {
+			c.limit, c.last, following = c.s.extent(c.segment)
+		}
 		if c.next < c.segment.first {
 			return c.lose(c.segment.first-1, c.segment.base), true, nil
 		}
-		if c.reader.offset >= limit {
+		if c.reader.offset >= c.limit {
 			if following == nil {
 				return Record{}, false, nil
 			}
@@ -115,7 +120,7 @@ func (c *Cursor) read() (Record, bool, error) {
 			}
 			continue
 		}
-		r, ok, err := c.readIn(limit, last)
+		r, ok, err := c.readIn(c.limit, c.last)
 		if ok || err != nil {
 			return r, ok, err
 		}
@@ -177,7 +182,7 @@ func (c *Cursor) enter(g *segment) error {
 		return fmt.Errorf("cannot read the spool: %w", err)
 	}
 	c.leave()
-	c.segment = g
+	c.segment, c.limit = g, 0
 	c.reader = segmentReader{id: c.s.id, file: f, next: g.first, offset: segmentHeaderLen}
 	return nil
 }
