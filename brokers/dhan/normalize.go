@@ -2,35 +2,21 @@ package dhan
 
 import (
 	"cmp"
-	"errors"
-	"fmt"
 	"strings"
 
 	"github.com/postbridge/postbridge/bridge"
 	"github.com/postbridge/postbridge/brokers/body"
 )
 
-var (
-	errNoOrderID = errors.New("dhan: the body has no order id")
-	errNoStatus  = errors.New("dhan: the body has no order status")
-)
-
 // Normalize reads the order. Names are matched without regard to case: Dhan's documentation and what it sends differ in
 // it. Of names that are then the same the last counts.
 func (*Broker) Normalize(p *bridge.Postback) (bridge.Order, error) {
 	var o order
-	members, err := p.Members()
-	if err != nil {
-		return bridge.Order{}, fmt.Errorf("dhan: %w", err)
+	if err := body.Scan(p, o.member); err != nil {
+		return bridge.Order{}, err
 	}
-	for _, m := range members {
-		o.member(m.Name, body.Value(m.Value))
-	}
-	if o.OrderID == "" {
-		return bridge.Order{}, errNoOrderID
-	}
-	if o.BrokerStatus == "" {
-		return bridge.Order{}, errNoStatus
+	if err := body.Complete(&o.Order); err != nil {
+		return bridge.Order{}, err
 	}
 	o.settle()
 	return o.Order, nil

@@ -23,7 +23,8 @@ func (b *Broker) Verify(p *bridge.Postback) (how string, err error) {
 	}
 	withToken := len(cred.Tokens) > 0
 
-	members, err := p.Members()
+	c := claim{userIDFormula: b.config.Checksum == UserID}
+	err = body.Scan(p, c.member)
 	switch {
 	case errors.Is(err, bridge.ErrNotJSON) && withToken:
 		return "token", nil
@@ -31,10 +32,6 @@ func (b *Broker) Verify(p *bridge.Postback) (how string, err error) {
 		return "", bridge.Refuse(http.StatusBadRequest, "not_json", "the body is not JSON")
 	case err != nil:
 		return "", bridge.Refuse(http.StatusForbidden, "checksum", "the body is not an object with a checksum")
-	}
-	c := claim{userIDFormula: b.config.Checksum == UserID}
-	for _, m := range members {
-		c.member(m.Name, body.Value(m.Value))
 	}
 	how, err = c.check(cred.Secrets)
 	if err == nil && withToken {
