@@ -77,8 +77,7 @@ type Bridge struct {
 	receiver *receiver
 	openDir  func(dir string) (spool.FS, error) // spool.OSDir; another disk in tests
 
-	opened   atomic.Pointer[opened] // nil until the spool is open and the pumps run
-	stopping atomic.Bool
+	opened atomic.Pointer[opened] // nil until the spool is open and the pumps run
 }
 
 // opened is what there is once the spool is open.
@@ -143,7 +142,6 @@ func (b *Bridge) Run(ctx context.Context) error {
 
 // stop stops in the order of the path: nothing is taken any more, then what was taken is published, then the disk.
 func (b *Bridge) stop(ingest *server, ps *pumps, stopPumps func(), s *spool.Spool, drain bool) error {
-	b.stopping.Store(true)
 	b.o.Log.Info("stopping: answering what is in flight, then publishing what waits")
 	b.receiver.leaving.Store(true)
 	pause(context.Background(), lameDuck)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"github.com/cenkalti/backoff/v4"
 )
 
 // ErrRejected is wrapped by the error of an event that the bus can never take, however often it is offered: one that
@@ -25,6 +27,17 @@ type Publisher interface {
 
 	// Close ends the connection. It waits neither for the bus nor for what is undone.
 	Close() error
+}
+
+// RetryForever is the pace of retries that never give up: the first after about that long, then twice as long each time,
+// with jitter, 30 s apart at most. It is for one goroutine.
+func RetryForever(first time.Duration) *backoff.ExponentialBackOff {
+	return backoff.NewExponentialBackOff(
+		backoff.WithInitialInterval(first),
+		backoff.WithMultiplier(2),
+		backoff.WithMaxInterval(20*time.Second), // 30 s with its jitter
+		backoff.WithMaxElapsedTime(0),
+	)
 }
 
 // Report tells what keeps events from a bus. An error says that cause holds, and why; nil that it is over. Repeating

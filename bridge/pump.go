@@ -9,8 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cenkalti/backoff/v4"
-
 	"github.com/postbridge/postbridge/bridge/spool"
 )
 
@@ -26,6 +24,9 @@ const (
 
 // LookAhead is how far beyond its cursor, as it is found after a crash, a bus may have been offered events.
 const LookAhead = maxWindow + maxUnsaved
+
+// firstRetry is how long the disk is left alone after it refused, the first time.
+const firstRetry = 100 * time.Millisecond
 
 // stuckAfter is how long the look-ahead may be used up before the pump says what it waits for.
 const stuckAfter = 5 * time.Second
@@ -83,7 +84,7 @@ func newPump(bus string, s *spool.Spool, h *health, q *quarantine, log *slog.Log
 func (p *pump) run(ctx context.Context) {
 	stop := context.AfterFunc(ctx, p.wakeAll)
 	defer stop()
-	retry, unread := forever(), false
+	retry, unread := RetryForever(firstRetry), false
 	for p.waitForRoom(ctx) {
 		r, err := p.cursor.Next(ctx)
 		switch {
@@ -101,16 +102,6 @@ func (p *pump) run(ctx context.Context) {
 		}
 		p.offer(ctx, r)
 	}
-}
-
-// forever is a backoff that never gives up, with jitter, at most 30 s.
-func forever() *backoff.ExponentialBackOff {
-	return backoff.NewExponentialBackOff(
-		backoff.WithInitialInterval(100*time.Millisecond),
-		backoff.WithMultiplier(2),
-		backoff.WithMaxInterval(20*time.Second), // 30 s with its jitter
-		backoff.WithMaxElapsedTime(0),
-	)
 }
 
 func pause(ctx context.Context, d time.Duration) {
@@ -222,7 +213,7 @@ func (p *pump) putAside(ctx context.Context, n uint64, d *Delivery, why error) {
 	p.log.Error("an event can go nowhere on the bus and is put into quarantine",
 		"id", d.ID, "sequence", d.Sequence, "file", p.quarantine.path, "error", why)
 	go func() {
-		retry := forever()
+		retry := RetryForever(firstRetry)
 		for {
 			err := p.quarantine.put(d, why)
 			p.health.report("quarantine", err)

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+
+	"github.com/postbridge/postbridge/bridge/spool"
 )
 
 // quarantine is the file of what a bus can take nowhere, one line of JSON for each event. People look at it; nothing
@@ -61,14 +63,5 @@ func appendLine(path string, line []byte) (err error) {
 	if _, err := f.Write(append(line, '\n')); err != nil {
 		return err
 	}
-	return errors.Join(f.Sync(), syncDir(filepath.Dir(path)))
-}
-
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return f.Sync()
+	return errors.Join(f.Sync(), spool.SyncDir(filepath.Dir(path)))
 }

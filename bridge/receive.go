@@ -33,7 +33,7 @@ type receiver struct {
 
 	spool   atomic.Pointer[spool.Spool] // nil until it is open
 	failing atomic.Bool                 // the last append failed; its change is logged
-	leaving atomic.Bool                 // the stop has begun: connections end with their request
+	leaving atomic.Bool                 // the stop has begun: not ready, and connections end with their request
 	last    lastAccepted
 
 	saidMu sync.Mutex

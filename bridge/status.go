@@ -113,7 +113,7 @@ func busStatusOf(s busState, h *health, last uint64) busStatus {
 func (b *Bridge) notReady() string {
 	o := b.opened.Load()
 	switch {
-	case b.stopping.Load():
+	case b.receiver.leaving.Load():
 		return "shutting down"
 	case o == nil:
 		return "waiting for the spool"

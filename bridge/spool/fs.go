@@ -68,7 +68,7 @@ func makeDir(dir string) error {
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
-	return syncDir(filepath.Dir(dir))
+	return SyncDir(filepath.Dir(dir))
 }
 
 type osDir string
@@ -112,7 +112,7 @@ func osFile(f *os.File, err error) (File, error) {
 
 func (d osDir) Rename(from, to string) error { return os.Rename(d.path(from), d.path(to)) }
 func (d osDir) Remove(name string) error     { return os.Remove(d.path(name)) }
-func (d osDir) SyncDir() error               { return syncDir(string(d)) }
+func (d osDir) SyncDir() error               { return SyncDir(string(d)) }
 
 func (d osDir) Free() (int64, error) {
 	var st syscall.Statfs_t
@@ -137,7 +137,8 @@ func (d osDir) Lock(name string) (io.Closer, error) {
 	return f, nil
 }
 
-func syncDir(dir string) error {
+// SyncDir makes the names in a directory of the operating system survive.
+func SyncDir(dir string) error {
 	f, err := os.Open(dir)
 	if err != nil {
 		return err

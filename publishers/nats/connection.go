@@ -11,6 +11,8 @@ import (
 	"github.com/cenkalti/backoff/v4"
 	natsgo "github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/postbridge/postbridge/bridge"
 )
 
 const (
@@ -84,7 +86,7 @@ type pacer struct {
 	next    time.Time
 }
 
-func newPacer() *pacer { return &pacer{backoff: newBackOff()} }
+func newPacer() *pacer { return &pacer{backoff: bridge.RetryForever(firstRetry)} }
 
 func (r *pacer) due(now time.Time) bool {
 	if now.Before(r.next) {

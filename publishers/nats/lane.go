@@ -133,13 +133,3 @@ func (q *laneQueue) pop() *lane {
 	}
 	return l
 }
-
-// newBackOff is the pace of retries: for ever, 30 s apart at most (20 s, and half of it jitter).
-func newBackOff() *backoff.ExponentialBackOff {
-	return backoff.NewExponentialBackOff(
-		backoff.WithInitialInterval(250*time.Millisecond),
-		backoff.WithMultiplier(2),
-		backoff.WithMaxInterval(20*time.Second),
-		backoff.WithMaxElapsedTime(0),
-	)
-}

@@ -38,6 +38,8 @@ import (
 const (
 	// ackTimeout is how long an acknowledgement, or an answer to a request, is waited for.
 	ackTimeout = 5 * time.Second
+	// firstRetry is how long the bus is left alone after it refused, the first time.
+	firstRetry = 250 * time.Millisecond
 	// maxInFlight is how many copies are un-acknowledged at a time. A stream takes 10,000 into its queue and refuses
 	// the rest.
 	maxInFlight = 4096

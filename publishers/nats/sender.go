@@ -269,7 +269,7 @@ func (p *Publisher) retry(c *eventCopy, t *trouble, err error) {
 		return
 	}
 	if l.backoff == nil {
-		l.backoff = newBackOff()
+		l.backoff = bridge.RetryForever(firstRetry)
 	}
 	l.timer = time.AfterFunc(l.backoff.NextBackOff(), func() {
 		p.mu.Lock()

@@ -68,7 +68,7 @@ func (d *destination) wantCheck() {
 // watchStream checks the stream whenever that is wanted, and again with a backoff while it does not fit.
 func (p *Publisher) watchStream(d *destination) {
 	var again <-chan time.Time
-	pace := newBackOff()
+	pace := bridge.RetryForever(firstRetry)
 	for {
 		select {
 		case <-p.ctx.Done():
