@@ -224,12 +224,9 @@ func (b *Bridge) startPumps(ctx context.Context, s *spool.Spool) (*pumps, error)
 	for _, bus := range b.o.Buses {
 		h := newHealth(b.o.Log.With("bus", bus.Name))
 		q := &quarantine{path: filepath.Join(b.o.DataDir, "quarantine-"+bus.Name+".jsonl")}
-		p, err := newPump(bus.Name, s, h, q, b.o.Log)
+		p, err := newPump(bus, s, h, q, b.o.Log)
 		if err != nil {
 			return nil, errors.Join(err, ps.close())
-		}
-		if p.publisher, err = bus.Open(h.report); err != nil {
-			return nil, errors.Join(fmt.Errorf("cannot open %s: %w", bus.Name, err), ps.close())
 		}
 		ps.all = append(ps.all, p)
 	}

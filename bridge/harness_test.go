@@ -75,6 +75,9 @@ type fakeBus struct {
 	held    []func() // answers that wait for release
 	down    error
 	report  bridge.Report
+	// note is the one that the bus was opened with.
+	note     []byte
+	keepNote func() error
 	// rule says what to do with a delivery; nil stores it at once.
 	rule func(*bridge.Delivery) verdict
 }
@@ -95,11 +98,11 @@ func newFakeBus(t *testing.T) *fakeBus {
 
 // bus is a fresh publisher on the same fake bus.
 func (f *fakeBus) bus() bridge.Bus {
-	return bridge.Bus{Name: "nats", Open: func(report bridge.Report) (bridge.Publisher, error) {
+	return bridge.Bus{Name: "nats", Open: func(o bridge.Opening) (bridge.Publisher, error) {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		f.report = report
-		report("connection", f.down)
+		f.report, f.note, f.keepNote = o.Report, o.Note, o.KeepNote
+		o.Report("connection", f.down)
 		f.offered = make(map[string]uint64)
 		return f, nil
 	}}
@@ -134,6 +137,9 @@ func (f *fakeBus) Publish(ctx context.Context, d *bridge.Delivery, done func(err
 	}
 	f.changed.Broadcast()
 }
+
+// Note is the number itself.
+func (f *fakeBus) Note(committed uint64) []byte { return fmt.Append(nil, committed) }
 
 func (f *fakeBus) Close() error { return nil }
 

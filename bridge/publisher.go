@@ -25,6 +25,12 @@ type Publisher interface {
 	// for them once Close has returned; the next start offers them again with the same ids and numbers.
 	Publish(ctx context.Context, d *Delivery, done func(error))
 
+	// Note returns what the next start has to know so that it does not store again what is stored: text that is kept
+	// with the cursor, and given to Open. It speaks of the time when all up to the event of that number was done, or of
+	// an earlier one. It is called with each commit, for numbers that grow, so it has to be quick; it must not call
+	// back. The result is valid until the next call. nil is nothing.
+	Note(committed uint64) []byte
+
 	// Close ends the connection. It waits neither for the bus nor for what is undone.
 	Close() error
 }
@@ -45,6 +51,16 @@ func RetryForever(first time.Duration) *backoff.ExponentialBackOff {
 // cause "connection" is over.
 type Report func(cause string, err error)
 
+// Opening is what a publisher gets when it is opened.
+type Opening struct {
+	Report Report
+	// Note is what Publisher.Note returned last, as far as it came to disk; nil if there is none.
+	Note []byte
+	// KeepNote writes what Publisher.Note returns now to disk, and returns once it is there. It may be called once
+	// Publish has been.
+	KeepNote func() error
+}
+
 // Bus is one bus of POSTBRIDGE_PUBLISH.
 type Bus struct {
 	// Name is the bus in metrics, in /status and in the name of its cursor: nats or kafka.
@@ -54,5 +70,5 @@ type Bus struct {
 	Delay time.Duration
 	// Open makes the publisher, once the spool is locked. It must not wait for the bus, which may be down; its
 	// error is one that no waiting mends, and ends the process.
-	Open func(report Report) (Publisher, error)
+	Open func(o Opening) (Publisher, error)
 }

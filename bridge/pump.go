@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -48,6 +49,7 @@ type pump struct {
 	first        uint64    // the offer number of window[0]
 	unacked      int
 	unackedBytes int
+	committed    uint64              // the number of the last event that is
 	fates        [numBusFates]uint64 // of all that is committed
 	note         []byte              // reused
 	stuck        bool                // it was said what the look-ahead waits for
@@ -62,20 +64,27 @@ type slot struct {
 	done     bool
 }
 
-func newPump(bus string, s *spool.Spool, h *health, q *quarantine, log *slog.Logger) (*pump, error) {
+func newPump(bus Bus, s *spool.Spool, h *health, q *quarantine, log *slog.Logger) (*pump, error) {
 	p := &pump{
-		bus: bus, spoolID: s.ID(), cursor: s.Cursor(bus), health: h, quarantine: q,
-		log: log.With("bus", bus),
+		bus: bus.Name, spoolID: s.ID(), cursor: s.Cursor(bus.Name), health: h, quarantine: q,
+		log: log.With("bus", bus.Name),
 	}
 	p.room.L = &p.mu
+	o := Opening{Report: h.report, KeepNote: p.keepNote}
 	committed, note := p.cursor.Committed()
+	p.committed = committed
 	if note == nil {
 		// New to this spool: it starts at the oldest that is kept and has nothing of what was before.
 		p.fates[skipped] = committed
-		return p, nil
+	} else {
+		var err error
+		if o.Note, err = p.parseNote(note); err != nil {
+			return nil, fmt.Errorf("cannot read the note in the cursor of %s: %w", bus.Name, err)
+		}
 	}
-	if err := p.parseNote(note); err != nil {
-		return nil, fmt.Errorf("cannot read the note in the cursor of %s: %w", bus, err)
+	var err error
+	if p.publisher, err = bus.Open(o); err != nil {
+		return nil, fmt.Errorf("cannot open %s: %w", bus.Name, err)
 	}
 	return p, nil
 }
@@ -256,11 +265,20 @@ func (p *pump) commitPrefix() {
 	last := p.window[n-1].record
 	p.window = p.window[n:]
 	p.first += uint64(n)
+	p.committed = last.Sequence
 	// Commit point: the bus holds these; a crash before this line only offers them again.
 	p.cursor.Commit(last, p.formatNote())
 }
 
-// The note in the cursor: the fates of all that is committed, as JSON.
+// keepNote brings the publisher's note to disk.
+func (p *pump) keepNote() error {
+	p.mu.Lock()
+	p.cursor.SetNote(p.formatNote())
+	p.mu.Unlock()
+	return p.cursor.Save()
+}
+
+// The note in the cursor: the fates of all that is committed, as a line of JSON, then the note of the publisher.
 type cursorNote struct {
 	Stored       uint64 `json:"stored"`
 	Deadlettered uint64 `json:"deadlettered"`
@@ -268,23 +286,29 @@ type cursorNote struct {
 	Skipped      uint64 `json:"skipped"`
 }
 
-// formatNote writes a cursorNote; it is called for each event. Needs mu. The result is valid until the next call.
+// formatNote writes the note; it is called for each event. Needs mu. The result is valid until the next call.
 func (p *pump) formatNote() []byte {
 	b := strconv.AppendUint(append(p.note[:0], `{"stored":`...), p.fates[stored], 10)
 	b = strconv.AppendUint(append(b, `,"deadlettered":`...), p.fates[deadlettered], 10)
 	b = strconv.AppendUint(append(b, `,"quarantined":`...), p.fates[quarantined], 10)
 	b = strconv.AppendUint(append(b, `,"skipped":`...), p.fates[skipped], 10)
-	p.note = append(b, "}\n"...)
+	b = append(b, "}\n"...)
+	p.note = append(b, p.publisher.Note(p.committed)...)
 	return p.note
 }
 
-func (p *pump) parseNote(note []byte) error {
+// parseNote reads a note and returns the publisher's, nil if it made none.
+func (p *pump) parseNote(note []byte) ([]byte, error) {
+	fates, rest, _ := bytes.Cut(note, []byte("\n"))
 	var n cursorNote
-	if err := json.Unmarshal(note, &n); err != nil {
-		return err
+	if err := json.Unmarshal(fates, &n); err != nil {
+		return nil, err
 	}
 	p.fates = [numBusFates]uint64{n.Stored, n.Deadlettered, n.Quarantined, n.Skipped}
-	return nil
+	if len(rest) == 0 {
+		return nil, nil
+	}
+	return rest, nil
 }
 
 // busState is what /status and the metrics say of a bus.

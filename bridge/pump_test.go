@@ -92,6 +92,41 @@ func TestBusDown(t *testing.T) {
 	r.bus("all committed", func(b busStatus) bool { return b.Waiting == 0 && b.Stored == 10 })
 }
 
+// TestNote keeps the publisher's note with the cursor: at once when asked for, else with the commits.
+func TestNote(t *testing.T) {
+	f := newFakeBus(t)
+	f.setRule(func(*bridge.Delivery) verdict { return hold })
+	log := new(logBuffer)
+	o := testOptions(t, log)
+	o.Buses = []bridge.Bus{f.bus()}
+	r := start(t, o, log)
+	r.mustPost("/kite", kiteBody("1", "OPEN", 1))
+	f.waitFor("the event", func() bool { return len(f.held) == 1 })
+	if err := f.keepNote(); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.ReadFile(filepath.Join(o.DataDir, "spool", "cursor-nats"))
+	if err != nil || !bytes.HasSuffix(file, []byte("}\n0")) {
+		t.Errorf("before the first commit the cursor's file is %q, %v", file, err)
+	}
+	f.setRule(nil)
+	f.waitStored(1)
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+
+	log = new(logBuffer)
+	again := testOptions(t, log)
+	again.Buses, again.DataDir = o.Buses, o.DataDir
+	r = start(t, again, log)
+	if string(f.note) != "1" {
+		t.Errorf("opened again with note %q, want 1", f.note)
+	}
+	if st := r.bus("one stored", func(b busStatus) bool { return b.Stored == 1 }); st.Committed != 1 {
+		t.Errorf("%+v", st)
+	}
+}
+
 // TestStalledKey has one order stall while the others go on, and its events done later, in order.
 func TestStalledKey(t *testing.T) {
 	f := newFakeBus(t)

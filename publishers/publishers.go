@@ -18,8 +18,8 @@ type Config struct {
 func New(name string, cfg Config, log *slog.Logger) (bridge.Bus, error) {
 	switch name {
 	case "nats":
-		return bridge.Bus{Name: name, Delay: cfg.NATS.Delay(), Open: func(report bridge.Report) (bridge.Publisher, error) {
-			p, err := nats.Open(cfg.NATS, report, log)
+		return bridge.Bus{Name: name, Delay: cfg.NATS.Delay(), Open: func(o bridge.Opening) (bridge.Publisher, error) {
+			p, err := nats.Open(cfg.NATS, o.Report, log)
 			if err != nil {
 				return nil, err
 			}

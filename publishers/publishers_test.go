@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/postbridge/postbridge/bridge"
 	"github.com/postbridge/postbridge/publishers"
 	"github.com/postbridge/postbridge/publishers/nats"
 )
@@ -15,7 +16,7 @@ func TestNew(t *testing.T) {
 	if err != nil || bus.Name != "nats" {
 		t.Fatalf("%+v, %v", bus, err)
 	}
-	p, err := bus.Open(func(string, error) {}) // the bus is down, which is no error
+	p, err := bus.Open(bridge.Opening{Report: func(string, error) {}}) // the bus is down, which is no error
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,7 +34,7 @@ func TestNewErrors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p, err := bus.Open(func(string, error) {}); err == nil || p != nil {
+	if p, err := bus.Open(bridge.Opening{Report: func(string, error) {}}); err == nil || p != nil {
 		t.Errorf("%v, %v", p, err)
 	}
 }

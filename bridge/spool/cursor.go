@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -79,6 +80,18 @@ func (c *Cursor) Commit(r Record, note []byte) {
 	c.note = append(c.note[:0], note...)
 	signal(c.s.save)
 }
+
+// SetNote replaces the note of the last Commit.
+func (c *Cursor) SetNote(note []byte) {
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	c.dirty = true
+	c.note = append(c.note[:0], note...)
+	signal(c.s.save)
+}
+
+// Save writes the file as of the last Commit and SetNote now. Its error is the disk's; it is tried again by itself.
+func (c *Cursor) Save() error { return c.s.saveCursor(c, math.MaxUint64, 0) }
 
 // Next returns the next record, in order, and waits until there is one. Only durable records are returned. An error
 // that is not ctx's is one of reading the disk; Next may be called again.

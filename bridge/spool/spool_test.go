@@ -1,6 +1,7 @@
 package spool_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -228,6 +229,26 @@ func TestCursorsAreIndependent(t *testing.T) {
 	wantRecords(t, s.Cursor("kafka"), "1:a 2:b 3:c")
 	wantRecords(t, s.Cursor("nats"), "3:c")
 	closeSpool(t, s)
+}
+
+// TestSave brings a note to disk at once, before anything is committed too.
+func TestSave(t *testing.T) {
+	fs, o := crashfs.New(t), options()
+	o.CursorDelay = time.Hour
+	s := open(t, fs, o)
+	defer s.Close()
+	c := s.Cursor("bus")
+	c.SetNote([]byte("first"))
+	if err := c.Save(); err != nil || !bytes.HasSuffix(fs.ReadFile("cursor-bus"), []byte("\nfirst")) {
+		t.Errorf("saved %q, %v", fs.ReadFile("cursor-bus"), err)
+	}
+	appendAll(t, s, "a")
+	c.Commit(drain(t, c)[0], []byte("second"))
+	c.SetNote([]byte("third"))
+	if err := c.Save(); err != nil || !bytes.HasSuffix(fs.ReadFile("cursor-bus"), []byte("\nthird")) {
+		t.Errorf("saved %q, %v", fs.ReadFile("cursor-bus"), err)
+	}
+	wantCommitted(t, c, 1, "third")
 }
 
 func wantCommitted(t testing.TB, c *spool.Cursor, sequence uint64, note string) {

@@ -11,6 +11,7 @@ import (
 	natsgo "github.com/nats-io/nats.go"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/publishers/tlsfiles"
 )
 
 // Config says which JetStream, as whom, and what to do about its streams.
@@ -143,7 +144,7 @@ func ConnectOptions(c Config) []natsgo.Option {
 	return c.connectOptions(newCertificates(c, func(error) {}))
 }
 
-func (c *Config) connectOptions(files *certificates) (options []natsgo.Option) {
+func (c *Config) connectOptions(files *tlsfiles.Files) (options []natsgo.Option) {
 	switch {
 	case c.CredsFile != "":
 		options = append(options, natsgo.UserCredentials(c.CredsFile))
@@ -153,7 +154,7 @@ func (c *Config) connectOptions(files *certificates) (options []natsgo.Option) {
 		options = append(options, natsgo.UserInfoHandler(func() (string, string) { return c.User, c.Password() }))
 	}
 	if files != nil {
-		options = append(options, files.option)
+		options = append(options, withCertificates(files))
 	}
 	return options
 }

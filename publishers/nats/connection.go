@@ -64,7 +64,7 @@ func (p *Publisher) attend(conn *natsgo.Conn, closed <-chan struct{}) {
 				p.stillDown(err)
 			}
 		}
-		if p.certificates != nil && p.certificates.changed() {
+		if p.certificates != nil && p.certificates.Changed() {
 			p.renew(conn, "the TLS files changed")
 		} else if p.inboxDenied() && renewals.due(time.Now()) {
 			p.renew(conn, "answers cannot arrive; perhaps that is mended")

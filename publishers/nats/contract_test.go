@@ -183,9 +183,9 @@ func (b *testBus) config() nats.Config {
 	}
 }
 
-func (b *testBus) Open(t *testing.T, report bridge.Report) bridge.Publisher {
+func (b *testBus) Open(t *testing.T, o bridge.Opening) bridge.Publisher {
 	t.Helper()
-	p, err := nats.Open(b.config(), report, slog.New(slog.DiscardHandler))
+	p, err := nats.Open(b.config(), o.Report, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -33,6 +33,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/publishers/tlsfiles"
 )
 
 const (
@@ -55,8 +56,8 @@ type Publisher struct {
 	server       *embedded // nil if the bus is another process
 	hosts        string    // where the bus is, without user info: for messages
 	destinations map[bridge.Destination]*destination
-	certificates *certificates // nil without TLS files
-	opened       time.Time     // events received before it may have been sent by the run before
+	certificates *tlsfiles.Files // nil without TLS files
+	opened       time.Time       // events received before it may have been sent by the run before
 	ctx          context.Context
 	stop         context.CancelFunc
 
@@ -154,6 +155,9 @@ func (p *Publisher) Publish(ctx context.Context, d *bridge.Delivery, done func(e
 		p.enqueue(l)
 	}
 }
+
+// Note is nothing: what is stored is looked up in the stream.
+func (p *Publisher) Note(uint64) []byte { return nil }
 
 // Close ends the connection and everything the publisher does, an embedded server last. What is undone stays undone. It
 // must not be called from within a done.

@@ -199,7 +199,7 @@ func testOfferedAgain(t *testing.T, bus Bus) {
 	bus.Cut()
 
 	// The next run offers the same deliveries with the same numbers.
-	again := open(t, bus)
+	again := r.reopen()
 	again.publish(all...)
 	again.waitDone(all...)
 	again.checkStored(append(before, all...)...)

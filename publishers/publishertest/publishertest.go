@@ -15,7 +15,7 @@ import (
 // they say.
 type Bus interface {
 	// Open opens a publisher on the bus. The bus may be down.
-	Open(t *testing.T, report bridge.Report) bridge.Publisher
+	Open(t *testing.T, o bridge.Opening) bridge.Publisher
 	// Stored returns all messages of a destination, in the order stored per key.
 	Stored(t *testing.T, dest bridge.Destination) []Message
 

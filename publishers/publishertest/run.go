@@ -24,15 +24,31 @@ type run struct {
 	// All below are guarded by mu.
 	results map[uint64]error // by sequence
 	changed chan struct{}    // closed and replaced with each result
+	prefix  uint64           // all events up to this number are done
+	note    []byte           // the publisher's, as of prefix
 	open    map[string]error // causes that hold
 	closed  bool
 }
 
-func open(t *testing.T, bus Bus) *run {
-	r := &run{t: t, bus: bus, results: make(map[uint64]error), changed: make(chan struct{}), open: make(map[string]error)}
-	r.publisher = bus.Open(t, r.report)
+func open(t *testing.T, bus Bus) *run { return openAt(t, bus, 0, nil) }
+
+// reopen is the next run, which knows what the one before, which was closed, had noted.
+func (r *run) reopen() *run { return openAt(r.t, r.bus, r.prefix, r.note) }
+
+func openAt(t *testing.T, bus Bus, prefix uint64, note []byte) *run {
+	r := &run{t: t, bus: bus, prefix: prefix, note: note,
+		results: make(map[uint64]error), changed: make(chan struct{}), open: make(map[string]error)}
+	r.publisher = bus.Open(t, bridge.Opening{Report: r.report, Note: note, KeepNote: r.keepNote})
 	t.Cleanup(r.close)
 	return r
+}
+
+// keepNote notes what the publisher has to say, as a pump does with each commit.
+func (r *run) keepNote() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.note = bytes.Clone(r.publisher.Note(r.prefix))
+	return nil
 }
 
 // close closes the publisher; a done after it is an error.
@@ -88,8 +104,18 @@ func (r *run) done(d *bridge.Delivery, err error) {
 		r.t.Errorf("done called twice for event %d", d.Sequence)
 	}
 	r.results[d.Sequence] = err
+	for ; r.has(r.prefix + 1); r.prefix++ {
+		// all up to the next are done
+	}
+	r.note = bytes.Clone(r.publisher.Note(r.prefix))
 	close(r.changed)
 	r.changed = make(chan struct{})
+}
+
+// has reports whether the event is done. Needs mu.
+func (r *run) has(sequence uint64) bool {
+	_, ok := r.results[sequence]
+	return ok
 }
 
 // waitSettled waits until done was called for all.
