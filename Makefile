@@ -1,4 +1,4 @@
-# make run, make demo and make test need Go and make, nothing else.
+# make run, make demo and make test need Go and make, nothing else. The tests against a real Kafka want Java and Maven, too.
 
 GOLANGCI_VERSION = v2.15.0
 GOLANGCI         = .tools/golangci-lint-$(GOLANGCI_VERSION)
@@ -7,7 +7,7 @@ FUZZTIME         = 30s
 # deploy/dev.env, with what is in the environment already taking precedence.
 DEV = had=$$(export -p | grep ' POSTBRIDGE_'); set -a; . deploy/dev.env; eval "$$had"; set +a
 
-.PHONY: build run demo test lint fmt bench fuzz clean
+.PHONY: build run demo kafka kafka-jars test lint fmt bench fuzz clean
 
 # ---- build and try ---------------------------------------------------------------------------------------------------
 
@@ -18,20 +18,38 @@ build:
 run: build
 	@$(DEV); exec bin/postbridge serve
 
-# In a second shell: sends the official samples of both brokers and shows what came of them on JetStream.
+# In a second shell: sends the official samples of both brokers and shows what came of them on the bus.
 demo: build
 	@$(DEV); set -e; \
 	echo "--- sending deploy/samples/kite.json and deploy/samples/dhan.json"; \
 	bin/postbridge send deploy/samples/kite.json || { echo "demo: run 'make run' in another shell first" >&2; exit 1; }; \
 	bin/postbridge send --broker dhan deploy/samples/dhan.json; \
-	echo "--- the events on JetStream (postbridge tail --headers shows subject and headers, too)"; \
+	echo "--- the events on the bus (postbridge tail --headers shows subject or key and headers, too)"; \
 	bin/postbridge tail --from start --order 220303000308932 --count 1 --timeout 10s; \
 	bin/postbridge tail --from start --order 112111182198 --count 1 --timeout 10s
+
+# A real Kafka on 127.0.0.1:9092, from Maven's jars: needs Java 17. It says how to publish to it and how to look.
+kafka:
+	@go run ./deploy/kafka
+
+# Fetches the jars beforehand, for tests without a network.
+kafka-jars:
+	@go run ./deploy/kafka -fetch
 
 # ---- check -----------------------------------------------------------------------------------------------------------
 
 # The race detector needs a C compiler. Without one the tests still say whether postbridge works on this machine.
+# KAFKA_TEST_REQUIRED=1 makes it fail without a real Kafka. KAFKA_TEST_BROKERS is one that runs, for tests that start none.
 test:
+	@if command -v java >/dev/null && command -v mvn >/dev/null; then \
+		$(MAKE) --no-print-directory kafka-jars || { \
+			echo "*** THE JARS OF KAFKA ARE NOT THERE: THE TESTS THAT START A REAL KAFKA ARE LEFT OUT ***" >&2; \
+			[ "$$KAFKA_TEST_REQUIRED" != 1 ]; \
+		}; \
+	elif [ -z "$$KAFKA_TEST_BROKERS" ]; then \
+		echo "*** NO JAVA OR MAVEN, AND NO KAFKA_TEST_BROKERS: THE TESTS AGAINST A REAL KAFKA ARE LEFT OUT ***" >&2; \
+		[ "$$KAFKA_TEST_REQUIRED" != 1 ]; \
+	fi
 	@if [ "$$(go env CGO_ENABLED)" = 1 ] && command -v $$(go env CC) >/dev/null; then \
 		go test -race ./...; \
 	else \

@@ -1,0 +1,79 @@
+// Command kafka runs a real Apache Kafka on this machine, to try postbridge with.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/postbridge/postbridge/publishers/kafka/kafkatest"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:], os.Stdout); err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintln(os.Stderr, "kafka:", err)
+		os.Exit(1)
+	}
+}
+
+// howTo says how to use the broker. The topics are those of all prefixes; a consumer looks for new ones each second.
+const howTo = `Kafka %[1]s listens on %[2]s. For postbridge:
+
+  export POSTBRIDGE_PUBLISH=kafka POSTBRIDGE_KAFKA_BROKERS=%[2]s
+
+To see what it publishes, with partition, key and headers:
+
+  java -cp '%[3]s/*' org.apache.kafka.tools.consumer.ConsoleConsumer --bootstrap-server %[2]s \
+    --include '(.*\.)?(orders|rejects|deadletters)' --from-beginning --command-property metadata.max.age.ms=1000 \
+    --formatter-property print.partition=true --formatter-property print.key=true --formatter-property print.headers=true
+
+Its data and logs are in %[4]s. Ctrl-C ends it.
+`
+
+func run(ctx context.Context, args []string, out io.Writer) (err error) {
+	fs := flag.NewFlagSet("kafka", flag.ContinueOnError)
+	listen := fs.String("listen", "127.0.0.1:9092", "where to listen")
+	dir := fs.String("dir", "", "where to keep the data (default: a temporary directory that is removed at the end)")
+	fetch := fs.Bool("fetch", false, "only fetch the jars, for another time without a network")
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	if fs.NArg() > 0 {
+		return errors.New("it takes no arguments, only flags; run with -help")
+	}
+	jars, err := kafkatest.Jars(ctx)
+	if err != nil || *fetch {
+		return err
+	}
+	if *dir == "" {
+		if *dir, err = os.MkdirTemp("", "kafka-"); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, os.RemoveAll(*dir)) }()
+	}
+	c, err := kafkatest.Start(ctx, kafkatest.Options{Dir: *dir, Listen: *listen})
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	defer c.Close()
+	data, err := filepath.Abs(*dir)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, howTo, kafkatest.Version, c.Brokers()[0], jars, data)
+	if err := c.Wait(ctx); err != nil {
+		return err // it has ended by itself
+	}
+	return c.Stop(0)
+}

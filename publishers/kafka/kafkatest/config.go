@@ -1,0 +1,191 @@
+package kafkatest
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"strings"
+)
+
+// Options says which Kafka.
+type Options struct {
+	// Dir is where everything is written: configuration, logs, data, certificates, temporary files. It is made if
+	// missing. The data of an earlier cluster of as many nodes is used again.
+	Dir string
+
+	// Nodes is how many: 0 or 1, or 3 with three replicas of everything, two of which have to have a record.
+	Nodes int
+
+	// Secure adds listeners with TLS and SASL: SCRAM-SHA-256, SCRAM-SHA-512 and PLAIN, for User with Password.
+	Secure bool
+
+	// ClientAuth adds listeners with TLS that require a client certificate. It makes its owner User, too.
+	ClientAuth bool
+
+	// ACLs denies everybody what is not granted, except on the plaintext listeners. Grant it there.
+	ACLs bool
+
+	// Properties are more lines for server.properties of each node, and go before those made here.
+	Properties map[string]string
+
+	// JVM are more options for the JVM of each node, and go before those given here.
+	JVM []string
+
+	// Listen is the host:port of the plaintext listener of the first node; empty for a free port on 127.0.0.1, as all
+	// others get.
+	Listen string
+}
+
+// User may log in at secure listeners with Password.
+const (
+	User     = "edge"
+	Password = "edge-secret"
+)
+
+// endpoints says where a node listens.
+type endpoints struct {
+	plain, secure, clientAuth, controller string // host:port
+}
+
+// chooseEndpoints finds free ports for all nodes.
+func chooseEndpoints(o Options) ([]endpoints, error) {
+	var held []net.Listener // until all are chosen, so that none is chosen twice
+	defer func() {
+		for _, l := range held {
+			_ = l.Close()
+		}
+	}()
+	var failure error
+	choose := func() string {
+		l, err := listenBelowEphemeral()
+		if err != nil {
+			failure = err
+			return ""
+		}
+		held = append(held, l)
+		return l.Addr().String()
+	}
+	nodes := make([]endpoints, max(1, o.Nodes))
+	for i := range nodes {
+		nodes[i] = endpoints{plain: choose(), secure: choose(), clientAuth: choose(), controller: choose()}
+	}
+	nodes[0].plain = cmp.Or(o.Listen, nodes[0].plain)
+	return nodes, failure
+}
+
+// listenBelowEphemeral listens on a port the system does not give out by itself, neither to listeners nor to outgoing
+// connections: nobody takes it while its node is down, and a client that dials a node that is down does not reach itself.
+func listenBelowEphemeral() (net.Listener, error) {
+	var err error
+	for range 100 {
+		var l net.Listener
+		if l, err = net.Listen("tcp", fmt.Sprint("127.0.0.1:", 20_000+rand.IntN(12_000))); err == nil {
+			return l, nil
+		}
+	}
+	return nil, fmt.Errorf("no free port found: %w", err)
+}
+
+func (o Options) check() error {
+	switch {
+	case o.Dir == "":
+		return errors.New("kafkatest: Options.Dir is empty")
+	case o.Nodes != 0 && o.Nodes != 1 && o.Nodes != 3:
+		return fmt.Errorf("kafkatest: %d nodes; there can be 1 or 3", o.Nodes)
+	}
+	return nil
+}
+
+// properties is server.properties of node i.
+func (o Options) properties(i int, all []endpoints, data, tls string) []byte {
+	voters := make([]string, len(all))
+	for j, e := range all {
+		voters[j] = fmt.Sprintf("%d@%s", j+1, e.controller)
+	}
+	listeners := []string{"PLAINTEXT://" + all[i].plain}
+	if o.Secure {
+		listeners = append(listeners, "SASL_SSL://"+all[i].secure)
+	}
+	if o.ClientAuth {
+		listeners = append(listeners, "SSL://"+all[i].clientAuth)
+	}
+	advertised := strings.Join(listeners, ",")
+	p := map[string]string{
+		"process.roles":                  "broker,controller",
+		"node.id":                        fmt.Sprint(i + 1),
+		"controller.quorum.voters":       strings.Join(voters, ","),
+		"controller.listener.names":      "CONTROLLER",
+		"listeners":                      advertised + ",CONTROLLER://" + all[i].controller,
+		"advertised.listeners":           advertised,
+		"listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,SSL:SSL",
+		"inter.broker.listener.name":     "PLAINTEXT",
+		"log.dirs":                       data,
+
+		"auto.create.topics.enable":    "false",
+		"offsets.topic.num.partitions": "1",
+		// kafka-go asks for a producer id at the coordinator of transactions, whose 50 partitions would be made first.
+		"transaction.state.log.num.partitions": "1",
+		"group.initial.rebalance.delay.ms":     "0",
+		// By default a broker that was killed comes back only after 9 s: its old session has to end.
+		"broker.session.timeout.ms":      "6000",
+		"broker.heartbeat.interval.ms":   "500",
+		"log.cleaner.dedupe.buffer.size": "2097152", // of 128 MB of heap
+	}
+	if len(all) > 1 {
+		p["default.replication.factor"] = fmt.Sprint(len(all))
+		p["min.insync.replicas"] = "2"
+	} else {
+		p["offsets.topic.replication.factor"] = "1"
+		p["transaction.state.log.replication.factor"] = "1"
+		p["transaction.state.log.min.isr"] = "1"
+		p["share.coordinator.state.topic.replication.factor"] = "1"
+		p["share.coordinator.state.topic.min.isr"] = "1"
+		p["broker.session.timeout.ms"] = "2000" // there is no other to lead meanwhile
+	}
+	if o.Secure {
+		o.secure(p)
+	}
+	if o.Secure || o.ClientAuth {
+		p["ssl.keystore.type"] = "PEM"
+		p["ssl.keystore.location"] = tls + "/server.pem"
+		p["ssl.truststore.type"] = "PEM"
+		p["ssl.truststore.location"] = tls + "/ca.pem"
+	}
+	if o.ClientAuth {
+		p["listener.name.ssl.ssl.client.auth"] = "required"
+		p["listener.name.ssl.ssl.principal.mapping.rules"] = "RULE:^CN=(.*?)$/$1/"
+	}
+	if o.ACLs {
+		p["authorizer.class.name"] = "org.apache.kafka.metadata.authorizer.StandardAuthorizer"
+		p["super.users"] = "User:ANONYMOUS" // who comes without a login, as the nodes themselves do
+	}
+	maps.Copy(p, o.Properties)
+	var b []byte
+	for _, name := range slices.Sorted(maps.Keys(p)) {
+		b = fmt.Appendf(b, "%s=%s\n", name, p[name])
+	}
+	return b
+}
+
+func (o Options) secure(p map[string]string) {
+	const scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+	p["sasl.enabled.mechanisms"] = "SCRAM-SHA-256,SCRAM-SHA-512,PLAIN"
+	p["listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config"] = scram
+	p["listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config"] = scram
+	p["listener.name.sasl_ssl.plain.sasl.jaas.config"] = fmt.Sprintf(
+		"org.apache.kafka.common.security.plain.PlainLoginModule required user_%s=%q;", User, Password)
+}
+
+// formatArgs are the arguments of StorageTool format that make the users of SCRAM.
+func (o Options) formatArgs() (args []string) {
+	if o.Secure {
+		for _, mechanism := range []string{"SCRAM-SHA-256", "SCRAM-SHA-512"} {
+			args = append(args, "--add-scram", fmt.Sprintf("%s=[name=%s,password=%s]", mechanism, User, Password))
+		}
+	}
+	return args
+}

@@ -1,0 +1,136 @@
+package kafkatest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// fetchTimeout is for the jars, when nobody has fetched them before.
+const fetchTimeout = 5 * time.Minute
+
+// Require returns if a real Kafka can be started here, for which it fetches the jars. Otherwise it skips the test and
+// says what is missing; with KAFKA_TEST_REQUIRED=1 it fails it.
+func Require(t testing.TB) {
+	t.Helper()
+	switch err := available(); {
+	case err == nil:
+	case os.Getenv("KAFKA_TEST_REQUIRED") == "1":
+		t.Fatalf("KAFKA_TEST_REQUIRED=1, and no real Kafka can be started here: %v", err)
+	default:
+		t.Skipf("no real Kafka can be started here: %v", err)
+	}
+}
+
+// available says why no Kafka can be started here. It is found out once: a fetch that fails takes its time.
+var available = sync.OnceValue(func() error { //nolint:gochecknoglobals // what the machine has, the same for all tests
+	if _, err := exec.LookPath("java"); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), fetchTimeout)
+	defer cancel()
+	_, err := Jars(ctx)
+	return err
+})
+
+// StartFor starts a cluster that ends with the test, in a directory of the test's unless Options has one. If the test
+// fails it logs what the nodes have said.
+func StartFor(t testing.TB, o Options) *Cluster {
+	t.Helper()
+	Require(t)
+	if o.Dir == "" {
+		o.Dir = t.TempDir()
+	}
+	c, err := Start(context.Background(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		c.Close()
+		if !t.Failed() {
+			return
+		}
+		for i, n := range c.nodes {
+			t.Logf("end of the log of node %d:\n%s", i, n.said())
+		}
+	})
+	return c
+}
+
+// shared is the node of Plain.
+type sharedNode struct {
+	mu      sync.Mutex
+	main    bool     // guarded by mu: Main runs
+	dir     string   // guarded by mu
+	cluster *Cluster // guarded by mu; nil until it is asked for
+	err     error    // guarded by mu: why there is none
+}
+
+var shared sharedNode //nolint:gochecknoglobals // it is there to be shared, and Main ends it
+
+// Plain returns the brokers of KAFKA_TEST_BROKERS, separated by commas, if that is set, else of one node without a login
+// that all tests of the process share: use topics of your own. The process's TestMain has to call Main.
+func Plain(t testing.TB) []string {
+	t.Helper()
+	if brokers := os.Getenv("KAFKA_TEST_BROKERS"); brokers != "" {
+		return strings.Split(brokers, ",")
+	}
+	Require(t)
+	c, err := shared.get()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c.Brokers()
+}
+
+func (s *sharedNode) get() (*Cluster, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case !s.main:
+		return nil, errors.New("kafkatest.Plain is for packages whose TestMain calls kafkatest.Main")
+	case s.cluster != nil || s.err != nil:
+		return s.cluster, s.err
+	}
+	if s.dir, s.err = os.MkdirTemp("", "kafkatest-"); s.err == nil {
+		s.cluster, s.err = Start(context.Background(), Options{Dir: s.dir})
+	}
+	return s.cluster, s.err
+}
+
+// Main runs the tests and ends the node of Plain: func TestMain(m *testing.M) { os.Exit(kafkatest.Main(m)) }.
+func Main(m interface{ Run() int }) (code int) {
+	shared.begin()
+	defer func() {
+		if err := shared.end(); err != nil {
+			fmt.Fprintln(os.Stderr, "kafkatest:", err)
+			code = 1
+		}
+	}()
+	return m.Run()
+}
+
+func (s *sharedNode) begin() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.main = true
+}
+
+// end ends the node, if there is one.
+func (s *sharedNode) end() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cluster != nil {
+		s.cluster.Close()
+	}
+	if s.dir == "" {
+		return nil
+	}
+	return os.RemoveAll(s.dir)
+}
