@@ -6,12 +6,14 @@ import (
 	"log/slog"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/publishers/kafka"
 	"github.com/postbridge/postbridge/publishers/nats"
 )
 
 // Config holds the configuration of every bus there is.
 type Config struct {
-	NATS nats.Config
+	NATS  nats.Config
+	Kafka kafka.Config
 }
 
 // New returns the bus of that name. The bus is not opened yet.
@@ -25,7 +27,15 @@ func New(name string, cfg Config, log *slog.Logger) (bridge.Bus, error) {
 			}
 			return p, nil
 		}}, nil
+	case "kafka":
+		return bridge.Bus{Name: name, Open: func(o bridge.Opening) (bridge.Publisher, error) {
+			p, err := kafka.Open(cfg.Kafka, o, log)
+			if err != nil {
+				return nil, err
+			}
+			return p, nil
+		}}, nil
 	default:
-		return bridge.Bus{}, fmt.Errorf("there is no bus %q: available is nats", name)
+		return bridge.Bus{}, fmt.Errorf("there is no bus %q: available are nats and kafka", name)
 	}
 }

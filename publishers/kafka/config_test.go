@@ -1,0 +1,69 @@
+package kafka
+
+import (
+	"strings"
+	"testing"
+)
+
+// What is wrong is told by the name of the setting, and without the secrets in it.
+func TestConfigErrors(t *testing.T) {
+	t.Parallel()
+	const secret = "hunter2"
+	ask := func() string { return secret }
+	for name, test := range map[string]struct {
+		change func(*Config)
+		want   string
+	}{
+		"prefix":                     {func(c *Config) { c.Prefix = "a.b" }, "POSTBRIDGE_PREFIX: "},
+		"long prefix":                {func(c *Config) { c.Prefix = strings.Repeat("a", 65) }, "POSTBRIDGE_PREFIX: "},
+		"no brokers":                 {func(c *Config) { c.Brokers = nil }, "POSTBRIDGE_KAFKA_BROKERS: "},
+		"no port":                    {func(c *Config) { c.Brokers = []string{"one:9092", "two"} }, `POSTBRIDGE_KAFKA_BROKERS: "two" `},
+		"no host":                    {func(c *Config) { c.Brokers = []string{":9092"} }, "POSTBRIDGE_KAFKA_BROKERS: "},
+		"bad port":                   {func(c *Config) { c.Brokers = []string{"one:http"} }, "POSTBRIDGE_KAFKA_BROKERS: "},
+		"port 0":                     {func(c *Config) { c.Brokers = []string{"one:0"} }, "POSTBRIDGE_KAFKA_BROKERS: "},
+		"empty broker":               {func(c *Config) { c.Brokers = []string{""} }, "POSTBRIDGE_KAFKA_BROKERS: "},
+		"scheme":                     {func(c *Config) { c.Brokers = []string{"kafka://one:9092"} }, "POSTBRIDGE_KAFKA_BROKERS: "},
+		"user in the broker":         {func(c *Config) { c.Brokers = []string{"kafka://edge:" + secret + "@one:9092"} }, "POSTBRIDGE_KAFKA_BROKERS: "},
+		"user before the broker":     {func(c *Config) { c.Brokers = []string{secret + "@one:9092"} }, "POSTBRIDGE_KAFKA_BROKERS: "},
+		"space":                      {func(c *Config) { c.Brokers = []string{"one two:9092"} }, "POSTBRIDGE_KAFKA_BROKERS: "},
+		"unknown mechanism":          {func(c *Config) { c.SASLMechanism, c.User, c.Password = "GSSAPI", "edge", ask }, "POSTBRIDGE_KAFKA_SASL_MECHANISM: "},
+		"mechanism in small letters": {func(c *Config) { c.SASLMechanism, c.User, c.Password = "plain", "edge", ask }, "use one of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512"},
+		"mechanism alone":            {func(c *Config) { c.SASLMechanism = "PLAIN" }, "POSTBRIDGE_KAFKA_SASL_MECHANISM: is set without a user"},
+		"user alone":                 {func(c *Config) { c.SASLMechanism, c.User = "PLAIN", "edge" }, "POSTBRIDGE_KAFKA_USER: "},
+		"password alone":             {func(c *Config) { c.SASLMechanism, c.Password = "PLAIN", ask }, "POSTBRIDGE_KAFKA_PASSWORD: "},
+		"no mechanism":               {func(c *Config) { c.User, c.Password = "edge", ask }, "set POSTBRIDGE_KAFKA_SASL_MECHANISM to one of PLAIN, "},
+		"certificate alone":          {func(c *Config) { c.TLSCertFile = "c.pem" }, "POSTBRIDGE_KAFKA_TLS_CERT_FILE: "},
+		"key alone":                  {func(c *Config) { c.TLSKeyFile = "k.pem" }, "POSTBRIDGE_KAFKA_TLS_KEY_FILE: "},
+		"partitions":                 {func(c *Config) { c.Partitions = 0 }, "POSTBRIDGE_KAFKA_PARTITIONS: 0 "},
+		"replication":                {func(c *Config) { c.Replication = -1 }, "POSTBRIDGE_KAFKA_REPLICATION: -1 "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := Config{Brokers: []string{"one:9092"}, CreateTopics: true, Partitions: 6, Replication: 1}
+			test.change(&c)
+			err := c.Validate()
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Fatalf("%v, want %q", err, test.want)
+			}
+			if strings.Contains(err.Error(), secret) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("tells the secret, or has several lines: %v", err)
+			}
+		})
+	}
+}
+
+func TestConfigValid(t *testing.T) {
+	t.Parallel()
+	ask := func() string { return "" }
+	for _, c := range []Config{
+		{Brokers: []string{"one:9092"}},
+		{Brokers: []string{"[::1]:9092", "127.0.0.1:9093"}, CreateTopics: true, Partitions: 1, Replication: 1, Prefix: "desk-1_a"},
+		{Brokers: []string{"one:9092"}, SASLMechanism: "PLAIN", User: "edge", Password: ask},
+		{Brokers: []string{"one:9092"}, SASLMechanism: "SCRAM-SHA-512", User: "edge", Password: ask, TLS: true},
+		{Brokers: []string{"one:9092"}, TLSCAFile: "ca.pem", TLSCertFile: "c.pem", TLSKeyFile: "k.pem"},
+	} {
+		if err := c.Validate(); err != nil {
+			t.Errorf("%+v: %v", c.Brokers, err)
+		}
+	}
+}

@@ -1,0 +1,26 @@
+package kafka
+
+import (
+	"log/slog"
+	"time"
+
+	"github.com/postbridge/postbridge/bridge"
+)
+
+// Limits are what a test may want shorter.
+type Limits = limits
+
+// OpenWith opens a publisher whose limits a function, if there is one, changed.
+func OpenWith(cfg Config, o bridge.Opening, log *slog.Logger, change func(*Limits)) (*Publisher, error) {
+	l := limits{unsureFor: unsureFor, shrinkAfter: shrinkAfter}
+	if change != nil {
+		change(&l)
+	}
+	return open(cfg, o, log, l)
+}
+
+// UnsureFor is for OpenWith.
+func UnsureFor(d time.Duration) func(*Limits) { return func(l *Limits) { l.unsureFor = d } }
+
+// ShrinkAfter is for OpenWith.
+func ShrinkAfter(d time.Duration) func(*Limits) { return func(l *Limits) { l.shrinkAfter = d } }

@@ -1,0 +1,171 @@
+// Package kafka carries events to Kafka.
+//
+// Order is kept per partition by one rule: each partition is a lane with one batch in flight, and the next is sent when
+// the broker has answered for the one before it. The key <broker>.<user_id>.<order_id> chooses the partition as Java
+// clients do, so an order's events stay in one lane. Lanes do not wait for each other.
+//
+//	Publish ──► topic ──► lane ──► batch ──► leader of the partition
+//	           by key      ▲                        │
+//	                       └── retry, look, next ◄──┘
+//
+// Each event is stored once. Each lane is an idempotent producer of its own: a batch carries the producer's id and the
+// number of its first record, and a broker stores a number only behind the one before it. That outlives a process: id,
+// number and offset of each lane are kept with the cursor (note.go), and what the partition holds beyond them is looked
+// at before anything is offered again (look.go).
+//
+// The user on the bus needs, on the topics orders, rejects and deadletters: Write; Describe; Read, to look at what is
+// there; and Create, or the same on the cluster, if they are not there yet.
+package kafka
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	kafkago "github.com/segmentio/kafka-go"
+
+	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/publishers/tlsfiles"
+)
+
+// Limits of what goes to the bus, and of how long it may take.
+const (
+	// batchRecords and batchBytes are how much a batch holds at most, before compression. A broker takes 1 MiB, unless
+	// it is told otherwise.
+	batchRecords = 500
+	batchBytes   = 512 << 10
+	// produceTimeout is how long a broker may take to store a batch on all replicas; requestTimeout, to answer anything
+	// else.
+	produceTimeout = 10 * time.Second
+	requestTimeout = 5 * time.Second
+	// firstRetry is the first pause after a failure. While a broker cannot be reached pauses get no longer than
+	// dialRetry, so that a lane goes on soon after it is back.
+	firstRetry = 50 * time.Millisecond
+	dialRetry  = 2 * time.Second
+)
+
+// Publisher publishes to one Kafka cluster.
+type Publisher struct {
+	cfg          Config
+	log          *slog.Logger
+	limits       limits
+	keepNote     func() error
+	transport    *transport
+	client       *kafkago.Client
+	certificates *tlsfiles.Files // nil without TLS files
+	topics       map[bridge.Destination]*topic
+	opened       time.Time // events received before it may have been sent by the run before
+	ctx          context.Context
+	stop         context.CancelFunc
+	running      sync.WaitGroup // every goroutine of the publisher
+	refresh      chan struct{}  // asks for fresh metadata; holds one
+	notes        notes
+
+	mu sync.Mutex
+	// Guarded by mu.
+	up      bool          // the cluster answered last time
+	brokers []string      // where to ask for metadata: those known, then those configured
+	report  bridge.Report // called with mu held, so that reports of a cause keep their order
+}
+
+var _ bridge.Publisher = (*Publisher)(nil)
+
+// entry is one event until it is done.
+type entry struct {
+	delivery *bridge.Delivery
+	done     func(error)
+
+	// Guarded by Publisher.mu.
+	copies  int   // not settled yet
+	refused error // why the bus can never take one of them
+}
+
+// Open makes a publisher. It does not wait for the bus, which may be down. Its error is one in cfg. The publisher calls
+// o.Report with locks held: it must not call the publisher.
+func Open(cfg Config, o bridge.Opening, log *slog.Logger) (*Publisher, error) {
+	return open(cfg, o, log, limits{unsureFor: unsureFor, shrinkAfter: shrinkAfter})
+}
+
+// limits are those that a test has no time for.
+type limits struct{ unsureFor, shrinkAfter time.Duration }
+
+func open(cfg Config, o bridge.Opening, log *slog.Logger, limits limits) (*Publisher, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	p := &Publisher{
+		cfg:      cfg,
+		log:      log,
+		limits:   limits,
+		keepNote: o.KeepNote,
+		refresh:  make(chan struct{}, 1),
+		brokers:  cfg.Brokers,
+		opened:   time.Now(),
+		report:   o.Report,
+	}
+	if err := p.notes.parse(o.Note); err != nil {
+		// What is known from before only saves repeats.
+		log.Error("cannot read what is noted of the partitions; events may be stored twice", "error", err)
+	}
+	p.certificates = tlsfiles.New(cfg.TLSCAFile, cfg.TLSCertFile, cfg.TLSKeyFile, func(err error) { o.Report("certificate", err) })
+	p.transport = newTransport(cfg, p.certificates)
+	p.client = &kafkago.Client{Transport: p.transport, Timeout: produceTimeout} // half of it is for the broker
+	p.ctx, p.stop = context.WithCancel(context.Background())
+	p.topics = make(map[bridge.Destination]*topic)
+	for _, dest := range []bridge.Destination{bridge.Orders, bridge.Rejects, bridge.Deadletters} {
+		p.topics[dest] = newTopic(p, dest)
+	}
+	p.running.Go(p.watch)
+	return p, nil
+}
+
+// Publish queues the delivery in the lane of its key. It never waits. With ctx ended it does nothing; what ended ctx is
+// expected to Close the publisher too.
+func (p *Publisher) Publish(ctx context.Context, d *bridge.Delivery, done func(error)) {
+	if ctx.Err() != nil {
+		return
+	}
+	destinations := d.Destinations()
+	e := &entry{delivery: d, done: done, copies: len(destinations)}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, dest := range destinations {
+		p.topics[dest].push(e)
+	}
+}
+
+// settle ends a copy of each of the events: stored, or refused for good.
+func (p *Publisher) settle(copies []*entry, refused error) {
+	done := make([]*entry, 0, len(copies))
+	p.mu.Lock()
+	for _, e := range copies {
+		e.copies--
+		if refused != nil {
+			e.refused = refused
+		}
+		if e.copies == 0 {
+			done = append(done, e)
+		}
+	}
+	p.mu.Unlock()
+	for _, e := range done {
+		e.done(e.refused)
+	}
+}
+
+// Note says how far each partition was written when all up to that event was done.
+func (p *Publisher) Note(committed uint64) []byte { return p.notes.asOf(committed) }
+
+// Close ends the connections and everything the publisher does. What is undone stays undone. It must not be called from
+// within a done.
+func (p *Publisher) Close() error {
+	p.stop()
+	p.transport.close()
+	p.running.Wait()
+	return nil
+}
+
+// address is a broker as the client wants it.
+func address(hostPort string) net.Addr { return kafkago.TCP(hostPort) }

@@ -1,0 +1,343 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	kafkago "github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol"
+
+	"github.com/postbridge/postbridge/bridge"
+)
+
+// unsureFor is how long a broker may refuse our numbers without the partition showing why. What it stored shows once
+// all replicas have it.
+const unsureFor = 30 * time.Second
+
+var errNoLeader = errors.New("has no leader")
+
+// lane writes one partition: first in, first out, one batch at a time. Its fields belong to the goroutine that runs it,
+// but for the queue.
+type lane struct {
+	p         *Publisher
+	topic     *topic
+	partition int
+	poked     chan struct{} // tells the lane to look at what changed; holds one
+
+	queue []*entry // guarded by Publisher.mu
+
+	pending []*entry // taken off the queue and not settled
+	at      position
+	opened  bool
+	limit   int // records in a batch
+
+	// doubted is set while something of ours may come into the partition that we know nothing of: a batch that the run
+	// before had sent. Then an answer is not believed, but looked after.
+	doubted   bool
+	found     map[uint64]bool // events that a look found, by number
+	highest   uint64          // of those ever found
+	blind     bool            // we may not look
+	sent      bool            // a batch is on its way, or may be stored
+	throttled time.Time       // until when the broker does not read what we send
+	unsure    time.Time       // since when the broker refuses our numbers; zero if it does not
+	blocked   bool            // it is reported why the lane does not go on
+	batch     batch
+}
+
+func newLane(t *topic, partition int) *lane {
+	return &lane{
+		p: t.p, topic: t, partition: partition, poked: make(chan struct{}, 1),
+		limit: batchRecords, found: make(map[uint64]bool),
+	}
+}
+
+// push queues an event. Guarded by mu.
+func (l *lane) push(e *entry) {
+	l.queue = append(l.queue, e)
+	if len(l.queue) == 1 {
+		l.poke()
+	}
+}
+
+func (l *lane) poke() {
+	select {
+	case l.poked <- struct{}{}:
+	default:
+	}
+}
+
+// run takes events and stores them until the publisher closes, or the topic gets other lanes.
+func (l *lane) run() {
+	for l.take() {
+		for len(l.pending) > 0 {
+			if !l.step() {
+				break
+			}
+		}
+		if len(l.pending) > 0 {
+			break
+		}
+		l.unblock()
+	}
+	l.unblock()
+	l.p.mu.Lock()
+	defer l.p.mu.Unlock()
+	if l.p.ctx.Err() == nil {
+		l.topic.end(append(l.pending, l.queue...))
+	}
+}
+
+// take waits for events. False is the end.
+func (l *lane) take() bool {
+	for {
+		l.p.mu.Lock()
+		ending := l.topic.wanted > 0
+		l.pending = l.queue
+		if ending {
+			l.pending = nil
+		} else {
+			l.queue = nil
+		}
+		l.p.mu.Unlock()
+		switch {
+		case ending || l.p.ctx.Err() != nil:
+			return false
+		case len(l.pending) > 0:
+			return true
+		}
+		select {
+		case <-l.poked:
+		case <-l.p.ctx.Done():
+		}
+	}
+}
+
+// step brings some of what is pending to an end. False is the end of the lane.
+func (l *lane) step() bool {
+	if !l.opened && !l.try(l.open) {
+		return false
+	}
+	if l.skipFound(); len(l.pending) == 0 {
+		return true
+	}
+	n := l.fit()
+	set, err := l.batch.encode(l.pending[:n], l.at)
+	if err != nil {
+		l.p.settle(l.pending[:n], err) // nothing but a record that nobody can encode
+		l.pending = l.pending[n:]
+		return true
+	}
+	offset, err := l.offer(set)
+	switch judge(err) {
+	case stored:
+		return l.stored(n, offset)
+	case refused:
+		l.refused(n, err)
+		return true
+	case unsure:
+		return l.settleDoubt(err)
+	default:
+		return false
+	}
+}
+
+// skipFound settles what a look found.
+func (l *lane) skipFound() {
+	n := 0
+	for n < len(l.pending) && len(l.found) > 0 && l.found[l.pending[n].delivery.Sequence] {
+		delete(l.found, l.pending[n].delivery.Sequence)
+		n++
+	}
+	if n > 0 {
+		l.p.settle(l.pending[:n], nil)
+		l.pending = l.pending[n:]
+	}
+}
+
+// fit is how many of the pending events go into the next batch: those up to the first that a look found, within the
+// limits, one at least.
+func (l *lane) fit() int {
+	bytes := 0
+	for n, e := range l.pending {
+		bytes += recordBytes(e.delivery)
+		if n > 0 && (n == l.limit || bytes > batchBytes || l.found[e.delivery.Sequence]) {
+			return n
+		}
+	}
+	return len(l.pending)
+}
+
+// offer sends a batch until the broker says what became of it. What the broker knows already it does not store again. An
+// error that stands for no verdict is the end of the lane.
+func (l *lane) offer(set []byte) (offset int64, err error) {
+	l.p.pause(time.Until(l.throttled))
+	ended := !l.try(func(ctx context.Context, leader string) error {
+		l.sent = true
+		var resp *kafkago.ProduceResponse
+		resp, err = l.p.produce(ctx, leader, l.topic.name, l.partition, set)
+		if err == nil {
+			offset, l.throttled = resp.BaseOffset, time.Now().Add(resp.Throttle)
+		}
+		if judge(err) == again {
+			return err
+		}
+		l.sent = false
+		return nil
+	})
+	if ended {
+		return 0, context.Canceled
+	}
+	return offset, err
+}
+
+// produce sends a batch and returns the answer of the broker.
+func (p *Publisher) produce(ctx context.Context, leader, topic string, partition int, set []byte) (*kafkago.ProduceResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, produceTimeout)
+	defer cancel()
+	resp, err := p.client.RawProduce(ctx, &kafkago.RawProduceRequest{
+		Addr:         address(leader),
+		Topic:        topic,
+		Partition:    partition,
+		RequiredAcks: kafkago.RequireAll,
+		RawRecords:   protocol.RawRecordSet{Reader: newReader(set)},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return resp, resp.Error
+}
+
+// stored takes the answer that the first n pending events are stored from that offset on.
+func (l *lane) stored(n int, offset int64) bool {
+	l.unsure = time.Time{}
+	l.unblock()
+	if l.limit < batchRecords {
+		l.limit++
+	}
+	if l.doubted && !l.blind {
+		// The broker knows these numbers; whether of these events, or of others in a batch that came late from the run
+		// before, only the partition tells. After this nothing can come late any more.
+		l.doubted = false
+		return l.try(l.look)
+	}
+	l.at.next = after(l.at.next, n)
+	l.at.offset = offset + int64(n)
+	l.note(l.pending[:n])
+	l.p.settle(l.pending[:n], nil)
+	l.pending = l.pending[n:]
+	return true
+}
+
+// note notes that these events are in the partition, before they are done.
+func (l *lane) note(written []*entry) {
+	highest := uint64(0)
+	for _, e := range written {
+		highest = max(highest, e.delivery.Sequence)
+	}
+	l.p.notes.stored(l.topic.name, l.partition, highest, l.at)
+}
+
+// refused takes the answer that the broker can never take a batch of n. Of several, one is to blame: they are offered in
+// smaller batches.
+func (l *lane) refused(n int, err error) {
+	if n > 1 {
+		l.limit = n / 2
+		return
+	}
+	l.p.settle(l.pending[:1], rejection(l.topic.name, err))
+	l.pending = l.pending[1:]
+}
+
+// settleDoubt looks for the reason why the broker refuses our numbers. If it knows nothing of us any more, a new
+// producer goes on; if it is just ahead, what it has will show.
+func (l *lane) settleDoubt(why error) bool {
+	if l.unsure.IsZero() {
+		l.unsure = time.Now()
+	}
+	next, found := l.at.next, len(l.found)
+	if !l.blind && !l.try(l.look) {
+		return false
+	}
+	if l.at.next != next || len(l.found) != found {
+		return true
+	}
+	if errors.Is(why, kafkago.OutOfOrderSequenceNumber) && time.Since(l.unsure) < l.p.limits.unsureFor {
+		l.block(explain(why))
+		l.pause(10 * firstRetry)
+		return l.p.ctx.Err() == nil
+	}
+	l.p.log.Warn("the broker no longer knows what this producer wrote; going on as a new one",
+		"topic", l.topic.name, "partition", l.partition, "producer", l.at.producer.id, "why", plain(why).Error())
+	l.unsure = time.Time{}
+	return l.try(l.renew)
+}
+
+// try does something at the leader of the partition until it works. False is the end of the lane.
+func (l *lane) try(do func(ctx context.Context, leader string) error) bool {
+	pace := bridge.RetryForever(firstRetry)
+	for {
+		leader, ending := l.leader()
+		if l.p.ctx.Err() != nil || ending {
+			return false
+		}
+		err := errNoLeader
+		if leader != "" {
+			err = do(l.p.ctx, leader)
+		}
+		if l.p.ctx.Err() != nil {
+			return false
+		}
+		if err == nil {
+			return true
+		}
+		l.block(explain(err))
+		l.p.wantMetadata()
+		wait := pace.NextBackOff()
+		if !fromBroker(err) {
+			wait = min(wait, dialRetry)
+		}
+		if l.pause(wait) {
+			pace.Reset() // there is something new, perhaps another leader
+		}
+	}
+}
+
+// leader is where the partition is written. The lane is ending if the topic has the partition no more, or if nothing is
+// on its way while the topic gets other lanes.
+func (l *lane) leader() (addr string, ending bool) {
+	l.p.mu.Lock()
+	defer l.p.mu.Unlock()
+	t := l.topic
+	if l.partition < len(t.leaders) {
+		addr = t.leaders[l.partition]
+	}
+	return addr, t.wanted > 0 && (l.partition >= t.wanted || addr == "" && !l.sent)
+}
+
+// pause waits, and reports whether it was cut short because something changed.
+func (l *lane) pause(d time.Duration) (poked bool) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return false
+	case <-l.poked:
+		return true
+	case <-l.p.ctx.Done():
+		return false
+	}
+}
+
+// block reports what keeps the lane from going on.
+func (l *lane) block(err error) {
+	l.blocked = true
+	l.p.block(l, err)
+}
+
+func (l *lane) unblock() {
+	if l.blocked {
+		l.blocked = false
+		l.p.unblock(l)
+	}
+}

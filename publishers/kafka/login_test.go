@@ -1,0 +1,208 @@
+package kafka
+
+import (
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	kafkago "github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol"
+	"github.com/segmentio/kafka-go/protocol/saslauthenticate"
+	"github.com/segmentio/kafka-go/protocol/saslhandshake"
+	"github.com/twmb/franz-go/pkg/kfake"
+
+	"github.com/postbridge/postbridge/publishers/kafka/kafkatest"
+	"github.com/postbridge/postbridge/publishers/tlsfiles"
+)
+
+func startKfake(t *testing.T, opts ...kfake.Opt) *kfake.Cluster {
+	t.Helper()
+	cluster, err := kfake.NewCluster(opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cluster.Close)
+	return cluster
+}
+
+func newFiles(cfg Config) *tlsfiles.Files {
+	return tlsfiles.New(cfg.TLSCAFile, cfg.TLSCertFile, cfg.TLSKeyFile, func(error) {})
+}
+
+func constant(text string) func() string { return func() string { return text } }
+
+// A wrong password is named as such, and the next connection asks again for it.
+func TestLogin(t *testing.T) {
+	t.Parallel()
+	const right, wrong = "right-secret", "wrong-secret"
+	for _, mechanism := range []string{mechanismPlain, mechanismScram256, mechanismScram512} {
+		t.Run(mechanism, func(t *testing.T) {
+			t.Parallel()
+			cluster := startKfake(t, kfake.NumBrokers(1), kfake.EnableSASL(), kfake.Superuser(mechanism, "edge", right))
+			addr := kafkago.TCP(cluster.ListenAddrs()...)
+			var password atomic.Value
+			password.Store(wrong)
+			tr := openTransport(t, Config{SASLMechanism: mechanism, User: "edge", Password: func() string { return password.Load().(string) }})
+			err := fails(t, tr, addr, "broker "+addr.String()+` refuses the login of user "edge" (`+mechanism+
+				"): check POSTBRIDGE_KAFKA_USER and POSTBRIDGE_KAFKA_PASSWORD: it closed the connection")
+			if !loginError(err) || strings.Contains(err.Error(), wrong) {
+				t.Errorf("login error: %t: %v", loginError(err), err)
+			}
+			password.Store(right)
+			mustAsk(t, tr, addr)
+			mustAsk(t, tr, addr)
+
+			// A connection stays logged in; it is for the owner to renew it.
+			password.Store(wrong)
+			mustAsk(t, tr, addr)
+			tr.renew()
+			if err := ask(t.Context(), tr, addr); !loginError(err) {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
+func TestLoginRefused(t *testing.T) {
+	t.Parallel()
+	const password = "hunter2"
+	for name, test := range map[string]struct {
+		answer protocol.Message
+		want   string
+	}{
+		"password": {&saslauthenticate.Response{ErrorCode: 58, ErrorMessage: "invalid credentials"}, `refuses the login of user "edge" (PLAIN): ` +
+			"check POSTBRIDGE_KAFKA_USER and POSTBRIDGE_KAFKA_PASSWORD: invalid credentials"},
+		"no words":     {&saslauthenticate.Response{ErrorCode: 58}, "POSTBRIDGE_KAFKA_PASSWORD: [58] SASL Authentication Failed"},
+		"indiscretion": {&saslauthenticate.Response{ErrorCode: 58, ErrorMessage: "not " + password}, "POSTBRIDGE_KAFKA_PASSWORD: in words that hold the password"},
+		"mechanism": {&saslhandshake.Response{ErrorCode: 33, Mechanisms: []string{"GSSAPI", "SCRAM-SHA-512"}},
+			"does not take PLAIN: set POSTBRIDGE_KAFKA_SASL_MECHANISM to what it offers: GSSAPI, SCRAM-SHA-512"},
+		"no login":         {&saslhandshake.Response{ErrorCode: 34}, "takes no login: unset POSTBRIDGE_KAFKA_SASL_MECHANISM or use its SASL port"},
+		"something else":   {&saslhandshake.Response{ErrorCode: -1}, "does not take PLAIN: [-1] Unknown"},
+		"closed":           {(*saslauthenticate.Response)(nil), "it closed the connection"},
+		"closed even then": {(*saslhandshake.Response)(nil), "it closed the connection"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := startScripted(t, func(req protocol.Message) (protocol.Message, bool) {
+				if req.ApiKey() != test.answer.ApiKey() {
+					return nil, true
+				}
+				closed := test.answer == (*saslauthenticate.Response)(nil) || test.answer == (*saslhandshake.Response)(nil)
+				return test.answer, !closed
+			})
+			tr := openTransport(t, Config{SASLMechanism: mechanismPlain, User: "edge", Password: constant(password)})
+			err := fails(t, tr, s.addr, "broker "+s.addr.String()+" ", test.want)
+			if !loginError(err) || strings.Contains(err.Error(), password) {
+				t.Errorf("login error: %t: %v", loginError(err), err)
+			}
+		})
+	}
+}
+
+// A broker has to prove that it knows the password, too.
+func TestLoginUnproven(t *testing.T) {
+	t.Parallel()
+	s := startScripted(t, func(req protocol.Message) (protocol.Message, bool) {
+		if a, ok := req.(*saslauthenticate.Request); ok {
+			_, nonce, _ := strings.Cut(string(a.AuthBytes), ",r=")
+			if strings.HasPrefix(string(a.AuthBytes), "n,,") {
+				return &saslauthenticate.Response{AuthBytes: []byte("r=" + nonce + "x,s=c2FsdA==,i=4096")}, true
+			}
+			return &saslauthenticate.Response{AuthBytes: []byte("v=bm90aGluZw==")}, true
+		}
+		return nil, true
+	})
+	tr := openTransport(t, Config{SASLMechanism: mechanismScram256, User: "edge", Password: constant("hunter2")})
+	if err := fails(t, tr, s.addr, "server validation failed"); !loginError(err) {
+		t.Errorf("%v", err)
+	}
+}
+
+// The library's error shows the character.
+func TestLoginCharacter(t *testing.T) {
+	t.Parallel()
+	s := startScripted(t, asUsual)
+	tr := openTransport(t, Config{SASLMechanism: mechanismScram256, User: "edge", Password: constant("hunter\u0007")})
+	if err := fails(t, tr, s.addr, "POSTBRIDGE_KAFKA_PASSWORD: it has a character that is not allowed"); !loginError(err) || strings.Contains(err.Error(), "0007") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestLoginWanted(t *testing.T) {
+	t.Parallel()
+	cluster := startKfake(t, kfake.NumBrokers(1), kfake.EnableSASL(), kfake.Superuser(mechanismPlain, "edge", "secret"))
+	fails(t, openTransport(t, Config{}), kafkago.TCP(cluster.ListenAddrs()...),
+		" closed the connection at the first request: perhaps it wants a login (POSTBRIDGE_KAFKA_SASL_MECHANISM)")
+}
+
+// A login may be for a time; the connection is not used after that.
+func TestLoginExpires(t *testing.T) {
+	t.Parallel()
+	s := startScripted(t, func(req protocol.Message) (protocol.Message, bool) {
+		if _, ok := req.(*saslauthenticate.Request); ok {
+			return &saslauthenticate.Response{SessionLifetimeMs: 10_000}, true
+		}
+		return nil, true
+	})
+	tr := openTransport(t, Config{SASLMechanism: mechanismPlain, User: "edge", Password: constant("secret")})
+	mustAsk(t, tr, s.addr)
+	if left := time.Until(tr.idleTo(s.addr)[0].until); left > 9*time.Second {
+		t.Errorf("is kept for %v", left)
+	}
+}
+
+// What a real broker does is not always what kfake does.
+func TestLoginKafka(t *testing.T) {
+	t.Parallel()
+	kafkatest.Require(t)
+	c := kafkatest.StartFor(t, kafkatest.Options{Secure: true, ClientAuth: true})
+	const wrong = "hunter2"
+	ca := Config{TLSCAFile: c.CAFile()}
+	own := Config{TLSCAFile: c.CAFile(), TLSCertFile: c.ClientCertFile(), TLSKeyFile: c.ClientKeyFile()}
+	stranger := ca
+	stranger.TLSCertFile, stranger.TLSKeyFile = filepath.Join(t.TempDir(), "cert.pem"), filepath.Join(t.TempDir(), "key.pem")
+	cert, key := newAuthority(t).issue("stranger", time.Hour)
+	replace(t, stranger.TLSCertFile, cert)
+	replace(t, stranger.TLSKeyFile, key)
+	as := func(cfg Config, mechanism, password string) Config {
+		cfg.SASLMechanism, cfg.User, cfg.Password = mechanism, kafkatest.User, constant(password)
+		return cfg
+	}
+	const right = kafkatest.Password
+	for name, test := range map[string]struct {
+		brokers []string
+		config  Config
+		want    string // empty if it lets us in
+		login   bool
+	}{
+		"plain":                   {c.Brokers(), Config{}, "", false},
+		"PLAIN":                   {c.SecureBrokers(), as(ca, mechanismPlain, right), "", false},
+		"SCRAM-SHA-256":           {c.SecureBrokers(), as(ca, mechanismScram256, right), "", false},
+		"SCRAM-SHA-512":           {c.SecureBrokers(), as(ca, mechanismScram512, right), "", false},
+		"certificate":             {c.ClientAuthBrokers(), own, "", false},
+		"wrong password, PLAIN":   {c.SecureBrokers(), as(ca, mechanismPlain, wrong), "POSTBRIDGE_KAFKA_PASSWORD: Authentication failed", true},
+		"wrong password, SCRAM":   {c.SecureBrokers(), as(ca, mechanismScram512, wrong), "POSTBRIDGE_KAFKA_PASSWORD: Authentication failed", true},
+		"no login":                {c.SecureBrokers(), ca, "perhaps it wants a login (POSTBRIDGE_KAFKA_SASL_MECHANISM)", false},
+		"login at the plain port": {c.Brokers(), as(Config{}, mechanismScram512, right), "takes no login", true},
+		"TLS at the plain port":   {c.Brokers(), Config{TLS: true}, "perhaps it does not speak TLS", false},
+		"plain at the TLS port":   {c.SecureBrokers(), Config{}, "answers in TLS: set POSTBRIDGE_KAFKA_TLS", false},
+		"no certificate":          {c.ClientAuthBrokers(), ca, "wants a client certificate", true},
+		"stranger's certificate":  {c.ClientAuthBrokers(), stranger, "refuses our certificate", true},
+		"another authority":       {c.SecureBrokers(), Config{TLS: true}, "check POSTBRIDGE_KAFKA_TLS_CA_FILE", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			tr, addr := openTransport(t, test.config), kafkago.TCP(test.brokers...)
+			if test.want == "" {
+				mustAsk(t, tr, addr)
+				return
+			}
+			err := fails(t, tr, addr, test.want)
+			if loginError(err) != test.login || strings.Contains(err.Error(), wrong) {
+				t.Errorf("login error: %t: %v", loginError(err), err)
+			}
+		})
+	}
+}

@@ -1,0 +1,198 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	kafkago "github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol"
+)
+
+const (
+	// fetchBytes is how much of a partition a look reads at a time.
+	fetchBytes = 4 << 20
+	// skew is how far the clocks of this machine and the brokers may be apart before a look misses something.
+	skew = 10 * time.Minute
+)
+
+// open makes the lane ready: where the run before came to, or with a new producer. What tells the next run is on disk
+// before anything is sent.
+func (l *lane) open(ctx context.Context, leader string) error {
+	noted, known := l.p.notes.find(l.topic.name, l.partition)
+	l.at, l.doubted = noted, known
+	// A run before may have sent the event, even if what that noted is lost.
+	before := known || l.pending[0].delivery.ReceivedAt.Before(l.p.opened)
+	var err error
+	if before {
+		err = l.skipAhead(ctx, leader)
+	} else {
+		l.at.offset, err = l.offset(ctx, leader, kafkago.LastOffset)
+	}
+	if err == nil && !known {
+		err = l.renew(ctx, leader)
+	}
+	if err == nil && before {
+		err = l.look(ctx, leader)
+	}
+	l.opened = err == nil
+	return err
+}
+
+// renew makes the lane go on as a new producer.
+func (l *lane) renew(ctx context.Context, leader string) error {
+	id, err := l.p.newProducer(ctx, leader)
+	if err != nil {
+		return err
+	}
+	l.at.producer, l.at.next = id, 0
+	l.p.notes.begin(l.topic.name, l.partition, l.at)
+	return l.p.keepNote()
+}
+
+// newProducer asks any broker for a producer id.
+func (p *Publisher) newProducer(ctx context.Context, broker string) (producer, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	resp, err := p.client.InitProducerID(ctx, &kafkago.InitProducerIDRequest{Addr: address(broker), ProducerID: -1, ProducerEpoch: -1})
+	if err == nil {
+		err = resp.Error // with an id of -1, which nothing would be guarded by
+	}
+	if err != nil {
+		return producer{}, fmt.Errorf("cannot get a producer id: %w", plain(err))
+	}
+	return producer{int64(resp.Producer.ProducerID), int16(resp.Producer.ProducerEpoch)}, nil
+}
+
+// offset asks the leader for an offset of the partition; see OffsetAt.
+func (l *lane) offset(ctx context.Context, leader string, at int64) (int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	return OffsetAt(ctx, l.p.client, leader, l.topic.name, l.partition, at)
+}
+
+// skipAhead moves a lane on over what is older than its first event: in a partition that many write to, it may be long
+// ago that we did. A dead letter that comes late may be missed, and stored twice, which harms nobody.
+func (l *lane) skipAhead(ctx context.Context, leader string) error {
+	since := l.pending[0].delivery.ReceivedAt.Add(-skew)
+	offset, err := l.offset(ctx, leader, since.UnixMilli())
+	if err == nil && offset == NoOffset { // nothing is as new as that
+		offset, err = l.offset(ctx, leader, kafkago.LastOffset)
+	}
+	if err != nil {
+		return err
+	}
+	if offset > l.at.offset {
+		l.at.offset = offset
+	}
+	return nil
+}
+
+// look reads what the partition holds from where the lane is on. It notes which of our events are there, and where our
+// numbers go on.
+func (l *lane) look(ctx context.Context, leader string) error {
+	for {
+		end, err := l.lookOnce(ctx, leader)
+		var code kafkago.Error
+		switch {
+		case errors.As(err, &code) && code == kafkago.OffsetOutOfRange:
+			if err := l.backInRange(ctx, leader); err != nil {
+				return err
+			}
+		case errors.As(err, &code) && code == kafkago.TopicAuthorizationFailed:
+			l.p.log.Warn("no permission to read what a partition holds: events may be stored twice after a crash; allow Read on the topic",
+				"topic", l.topic.name, "partition", l.partition, "error", plain(err))
+			l.blind = true
+			return nil
+		case err != nil:
+			return err
+		case l.at.offset >= end:
+			l.p.notes.stored(l.topic.name, l.partition, l.highest, l.at)
+			return nil
+		}
+	}
+}
+
+// lookOnce reads one answer's worth, and returns where the partition ends.
+func (l *lane) lookOnce(ctx context.Context, leader string) (end int64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	resp, err := l.p.client.Fetch(ctx, &kafkago.FetchRequest{
+		Addr: address(leader), Topic: l.topic.name, Partition: l.partition, Offset: l.at.offset, MaxBytes: fetchBytes,
+	})
+	if err == nil {
+		err = resp.Error
+	}
+	if err != nil {
+		return 0, err
+	}
+	before := l.at.offset
+	if err := l.readAll(resp.Records); err != nil {
+		return 0, fmt.Errorf("cannot read what the partition holds at offset %d: %w", l.at.offset, err)
+	}
+	if l.at.offset == before && before < resp.HighWatermark {
+		l.at.offset++ // there may be gaps
+	}
+	return resp.HighWatermark, nil
+}
+
+// readAll takes the batches of an answer.
+func (l *lane) readAll(batches protocol.RecordReader) error {
+	stream, ok := batches.(*protocol.RecordStream)
+	if !ok {
+		return nil // empty
+	}
+	for _, b := range stream.Records {
+		n := 0
+		for ; ; n++ {
+			r, err := b.ReadRecord()
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil {
+				return err
+			}
+			l.read(r)
+		}
+		if b, ok := b.(*protocol.RecordBatch); ok && (producer{b.ProducerID, b.ProducerEpoch}) == l.at.producer {
+			l.at.next = after(b.BaseSequence, n)
+		}
+	}
+	return nil
+}
+
+// read takes one record. An answer may begin before the offset that was asked for.
+func (l *lane) read(r *protocol.Record) {
+	for _, b := range []protocol.Bytes{r.Key, r.Value} {
+		if b != nil {
+			_ = b.Close() // of memory
+		}
+	}
+	if r.Offset < l.at.offset {
+		return
+	}
+	l.at.offset = r.Offset + 1
+	if number, ok := ours(r.Headers, l.spool()); ok {
+		l.found[number] = true
+		l.highest = max(l.highest, number)
+	}
+}
+
+// spool is the spool that our events come from.
+func (l *lane) spool() string { return l.pending[0].delivery.Spool }
+
+// backInRange moves a lane to where the partition begins, if it was before that, or behind the end.
+func (l *lane) backInRange(ctx context.Context, leader string) error {
+	first, err := l.offset(ctx, leader, kafkago.FirstOffset)
+	if err != nil {
+		return err
+	}
+	if first < l.at.offset {
+		l.p.log.Error("the partition ends before what it had stored: the topic was made anew, or a broker lost it",
+			"topic", l.topic.name, "partition", l.partition, "stored_to", l.at.offset)
+	}
+	l.at.offset = first
+	return nil
+}

@@ -1,0 +1,180 @@
+package kafka
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+)
+
+// position is how far a lane came in its partition.
+type position struct {
+	producer producer
+	next     int32 // the number of the next record
+	offset   int64 // all that we wrote before it is done
+}
+
+// producer is an idempotent producer, as Kafka names it.
+type producer struct {
+	id    int64
+	epoch int16
+}
+
+// place is what is noted of one partition. Guarded by notes.mu.
+type place struct {
+	topic     string
+	partition int
+
+	// noted is the lane's position when all up to some event was done that is not beyond the cursor. What the lane
+	// stored since then, marks has by the number of the event, which grows.
+	noted position
+	marks []mark
+	line  []byte // noted, as text
+}
+
+type mark struct {
+	number uint64
+	at     position
+}
+
+// notes is what the next start has to know of the partitions, so that it does not store again what is stored. As text it
+// is a line that names the cluster, and a line for each partition that was written to:
+//
+//	cluster <id>
+//	<topic> <partition> <producer id> <producer epoch> <next number> <offset>
+type notes struct {
+	mu sync.Mutex
+	// Guarded by mu.
+	cluster string
+	places  []*place
+	changed bool   // since text was made
+	text    []byte // written by asOf only, which nobody calls twice at a time
+}
+
+// parse takes what was noted by the run before.
+func (n *notes) parse(text []byte) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for line := range strings.Lines(string(text)) {
+		pl := new(place)
+		_, err := fmt.Sscanf(line, "%s %d %d %d %d %d", &pl.topic, &pl.partition,
+			&pl.noted.producer.id, &pl.noted.producer.epoch, &pl.noted.next, &pl.noted.offset)
+		pl.write()
+		switch cluster, ok := strings.CutPrefix(line, "cluster "); {
+		case ok:
+			n.cluster = strings.TrimSpace(cluster)
+		case err != nil || string(pl.line) != line:
+			n.places = nil
+			return errors.New("a line of it is not one of six fields")
+		default:
+			n.places = append(n.places, pl)
+		}
+	}
+	n.changed = true
+	return nil
+}
+
+// of takes the cluster that there is. False says that it is another than the one that the notes are of, which are gone
+// now.
+func (n *notes) of(cluster string) (same bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	same = n.cluster == cluster || n.cluster == ""
+	if !same {
+		n.places = nil
+	}
+	n.cluster, n.changed = cluster, true
+	return same
+}
+
+// find returns the noted position of a partition.
+func (n *notes) find(topic string, partition int) (position, bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if pl := n.place(topic, partition); pl != nil {
+		return pl.noted, true
+	}
+	return position{}, false
+}
+
+// place needs mu.
+func (n *notes) place(topic string, partition int) *place {
+	for _, pl := range n.places {
+		if pl.topic == topic && pl.partition == partition {
+			return pl
+		}
+	}
+	return nil
+}
+
+// begin notes a producer that is new to the partition, before it writes. Where there was another, all up to there that
+// is not done can be found in the partition.
+func (n *notes) begin(topic string, partition int, at position) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	pl := n.place(topic, partition)
+	if pl == nil {
+		pl = &place{topic: topic, partition: partition, noted: at}
+		n.places = append(n.places, pl)
+	}
+	pl.noted.producer, pl.noted.next = at.producer, at.next
+	for i := range pl.marks {
+		pl.marks[i].at.producer, pl.marks[i].at.next = at.producer, at.next
+	}
+	pl.write()
+	n.changed = true
+}
+
+// stored notes that the lane came to a position, by storing events up to the number, which is one that is not done.
+func (n *notes) stored(topic string, partition int, number uint64, at position) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	pl := n.place(topic, partition)
+	if pl == nil {
+		return // of another cluster
+	}
+	if len(pl.marks) > 0 {
+		// Dead letters come late. What counts is when all of them are done.
+		number = max(number, pl.marks[len(pl.marks)-1].number)
+	}
+	pl.marks = append(pl.marks, mark{number, at})
+}
+
+// asOf is the text as of the time when all up to that event was done, valid until the next call.
+func (n *notes) asOf(committed uint64) []byte {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, pl := range n.places {
+		if pl.pass(committed) {
+			n.changed = true
+		}
+	}
+	if n.changed {
+		n.changed = false
+		n.text = fmt.Appendf(n.text[:0], "cluster %s\n", n.cluster)
+		for _, pl := range n.places {
+			n.text = append(n.text, pl.line...)
+		}
+	}
+	return n.text
+}
+
+// pass takes the marks over that are up to that event, and reports whether there were any.
+func (pl *place) pass(committed uint64) bool {
+	n := 0
+	for n < len(pl.marks) && pl.marks[n].number <= committed {
+		n++
+	}
+	if n == 0 {
+		return false
+	}
+	pl.noted = pl.marks[n-1].at
+	pl.marks = pl.marks[n:]
+	pl.write()
+	return true
+}
+
+func (pl *place) write() {
+	p := pl.noted
+	pl.line = fmt.Appendf(pl.line[:0], "%s %d %d %d %d %d\n", pl.topic, pl.partition, p.producer.id, p.producer.epoch, p.next, p.offset)
+}

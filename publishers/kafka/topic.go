@@ -1,0 +1,130 @@
+package kafka
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	kafkago "github.com/segmentio/kafka-go"
+
+	"github.com/postbridge/postbridge/bridge"
+)
+
+// topic is where one destination goes. All of it is guarded by Publisher.mu, but for what never changes.
+type topic struct {
+	p    *Publisher
+	dest bridge.Destination
+	name string
+
+	lanes      []*lane // by partition; nil until the topic is known
+	partitions []int   // the numbers of lanes
+	leaders    []string
+	waiting    []*entry // without a lane: the topic is not known yet, or the lanes change
+
+	// wanted is how many partitions the topic has by now, if that is not len(lanes): the lanes end, one after the
+	// other, and new ones begin when the last has. Otherwise 0.
+	wanted int
+	ended  int       // lanes that have
+	fewer  time.Time // since when the topic seems to have fewer partitions; zero if it does not
+
+	failing trouble    // what keeps lanes from going on
+	missing bool       // the cluster does not have it
+	create  *retryPace // when to try that again
+	warned  bool       // that it has too few replicas
+}
+
+// shrinkAfter is how long a topic has to have fewer partitions before that is believed. A broker that just started may
+// not know all of them yet.
+const shrinkAfter = 5 * time.Second
+
+func newTopic(p *Publisher, dest bridge.Destination) *topic {
+	t := &topic{p: p, dest: dest, name: string(dest), create: newRetryPace()}
+	if p.cfg.Prefix != "" {
+		t.name = p.cfg.Prefix + "." + t.name
+	}
+	t.failing.cause = "publishing to " + t.name
+	return t
+}
+
+// push queues the event in the lane of its key. Guarded by mu, as everything below.
+func (t *topic) push(e *entry) {
+	if t.lanes == nil || t.wanted > 0 {
+		t.waiting = append(t.waiting, e)
+		return
+	}
+	t.laneOf(e.delivery.Key()).push(e)
+}
+
+// laneOf chooses the partition of a key as Java clients do.
+func (t *topic) laneOf(key string) *lane {
+	return t.lanes[partitioner().Balance(kafkago.Message{Key: []byte(key)}, t.partitions...)]
+}
+
+func partitioner() kafkago.Balancer { return kafkago.Murmur2Balancer{} }
+
+// learn takes what the cluster says of the topic.
+func (t *topic) learn(m kafkago.Topic) {
+	leaders := make([]string, len(m.Partitions))
+	for _, part := range m.Partitions {
+		if part.ID < len(leaders) {
+			leaders[part.ID] = hostPort(part.Leader)
+		}
+	}
+	t.adopt(len(leaders))
+	before := t.leaders
+	t.leaders = leaders
+	for i, l := range t.lanes {
+		if i < len(leaders) && leaders[i] != "" && (i >= len(before) || leaders[i] != before[i]) {
+			l.poke()
+		}
+	}
+}
+
+// adopt takes the number of partitions. Where it changed, keys move to other partitions: the lanes end first, so that an
+// order's next event is sent when the one before it is stored.
+func (t *topic) adopt(n int) {
+	now := max(t.wanted, len(t.lanes))
+	switch {
+	case n == now:
+		t.fewer = time.Time{}
+	case t.lanes == nil:
+		t.begin(n)
+	case t.wanted > 0: // one change at a time
+	case n < now && t.fewer.IsZero():
+		t.fewer = time.Now()
+	case n < now && time.Since(t.fewer) < t.p.limits.shrinkAfter:
+	default:
+		t.p.log.Warn("the number of partitions changed: orders go to other partitions than before, and consumers that count on them see an order in two",
+			"topic", t.name, "before", now, "now", n)
+		t.wanted, t.ended, t.fewer = n, 0, time.Time{}
+		for _, l := range t.lanes {
+			l.poke()
+		}
+	}
+}
+
+// begin makes the lanes and gives them what waits.
+func (t *topic) begin(n int) {
+	t.lanes, t.partitions, t.wanted = make([]*lane, n), make([]int, n), 0
+	for i := range t.lanes {
+		t.lanes[i], t.partitions[i] = newLane(t, i), i
+	}
+	waiting := t.waiting
+	t.waiting = nil
+	slices.SortStableFunc(waiting, func(a, b *entry) int { return cmp.Compare(a.delivery.Sequence, b.delivery.Sequence) })
+	for _, e := range waiting {
+		t.push(e)
+	}
+	for _, l := range t.lanes {
+		t.p.running.Go(l.run)
+	}
+}
+
+// end takes back what a lane did not send, for the lanes that come next.
+func (t *topic) end(left []*entry) {
+	t.waiting = append(t.waiting, left...)
+	t.ended++
+	if t.ended == len(t.lanes) {
+		t.begin(t.wanted)
+	}
+}

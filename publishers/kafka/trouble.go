@@ -1,0 +1,134 @@
+package kafka
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+	kafkago "github.com/segmentio/kafka-go"
+
+	"github.com/postbridge/postbridge/bridge"
+)
+
+// trouble is why lanes of a topic do not go on, reported as one cause for as long as any of them does not. Guarded by
+// Publisher.mu.
+type trouble struct {
+	cause string
+	lanes map[*lane]bool
+	shown *lane // the one whose error is reported: with each its own, the report would change all the time
+}
+
+// block notes what keeps the lane from going on.
+func (p *Publisher) block(l *lane, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	t := &l.topic.failing
+	if t.lanes == nil {
+		t.lanes = make(map[*lane]bool)
+	}
+	t.lanes[l] = true
+	if t.shown == nil {
+		t.shown = l
+	}
+	if t.shown == l {
+		p.report(t.cause, fmt.Errorf("partition %d: %w", l.partition, err))
+	}
+}
+
+// unblock notes that nothing does any more.
+func (p *Publisher) unblock(l *lane) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	t := &l.topic.failing
+	if !t.lanes[l] {
+		return
+	}
+	delete(t.lanes, l)
+	if t.shown == l {
+		t.shown = nil
+	}
+	if len(t.lanes) == 0 {
+		p.report(t.cause, nil)
+	}
+}
+
+// verdict is what an answer means for a batch.
+type verdict int
+
+const (
+	again   verdict = iota // it is sent again as it is: whether it is stored is not known
+	stored                 // it is
+	refused                // the broker can never take it
+	unsure                 // the broker knows other numbers than we do: look at what is stored
+)
+
+// judge decides what the error of a batch means.
+func judge(err error) verdict {
+	var code kafkago.Error
+	switch {
+	case err == nil:
+		return stored
+	case !errors.As(err, &code):
+		return again
+	}
+	switch code {
+	case kafkago.MessageSizeTooLarge, kafkago.RecordListTooLarge, kafkago.InvalidRecord:
+		return refused
+	case kafkago.OutOfOrderSequenceNumber, kafkago.DuplicateSequenceNumber, kafkago.InvalidProducerEpoch, kafkago.UnknownProducerId:
+		return unsure
+	default:
+		return again
+	}
+}
+
+// fromBroker reports whether the error is an answer, not the lack of one.
+func fromBroker(err error) bool {
+	var code kafkago.Error
+	return errors.As(err, &code)
+}
+
+// explain words an error for people: what to do, where that is known.
+func explain(err error) error {
+	var code kafkago.Error
+	if !errors.As(err, &code) {
+		return plain(err)
+	}
+	switch code {
+	case kafkago.TopicAuthorizationFailed:
+		return fmt.Errorf("no permission; allow Write, Describe and Read on the topic: %w", plain(err))
+	case kafkago.ClusterAuthorizationFailed:
+		return fmt.Errorf("no permission to publish as an idempotent producer; allow Write on the topic: %w", plain(err))
+	case kafkago.NotEnoughReplicas, kafkago.NotEnoughReplicasAfterAppend:
+		return fmt.Errorf("fewer replicas are in sync than min.insync.replicas: %w", plain(err))
+	default:
+		return plain(err)
+	}
+}
+
+// plain takes off the name of the function that the library puts before each error.
+func plain(err error) error {
+	if strings.HasPrefix(err.Error(), "kafka.(*Client)") {
+		if cause := errors.Unwrap(err); cause != nil {
+			return cause
+		}
+	}
+	return err
+}
+
+// retryPace spaces out something that is tried now and then.
+type retryPace struct {
+	backoff *backoff.ExponentialBackOff
+	next    time.Time
+}
+
+func newRetryPace() *retryPace { return &retryPace{backoff: bridge.RetryForever(firstRetry)} }
+
+func (r *retryPace) due(now time.Time) bool {
+	if now.Before(r.next) {
+		return false
+	}
+	r.next = now.Add(r.backoff.NextBackOff())
+	return true
+}
