@@ -41,17 +41,57 @@ func (c *config) kiteOn() bool { return c.KiteSecrets != "" || c.KiteSecretsFile
 
 func (c *config) dhanOn() bool { return c.DhanTokens != "" || c.DhanTokensFile != "" }
 
-func (c *config) checkBus() error {
-	for i, bus := range c.Publish {
-		switch {
-		case bus == "kafka":
-			return bad("PUBLISH", "this version of postbridge publishes to nats only; set it to nats")
-		case bus != "nats":
-			return bad("PUBLISH", "%q is not a bus; set it to nats", bus)
-		case slices.Contains(c.Publish[:i], bus):
-			return bad("PUBLISH", "names %s twice; set it to nats", bus)
+// busNames are those of all buses there are.
+func busNames() []string { return []string{"nats", "kafka"} }
+
+// busOf is the bus that a setting is about, or nothing.
+func busOf(setting string) string {
+	for _, bus := range busNames() {
+		if strings.HasPrefix(setting, envPrefix+strings.ToUpper(bus)+"_") {
+			return bus
 		}
 	}
+	return ""
+}
+
+func (c *config) publishes(bus string) bool { return slices.Contains(c.Publish, bus) }
+
+func (c *config) checkPublish() error {
+	const choices = "set it to nats, kafka or nats,kafka"
+	for i, bus := range c.Publish {
+		switch {
+		case !slices.Contains(busNames(), bus):
+			return bad("PUBLISH", "%q is not a bus; %s", bus, choices)
+		case slices.Contains(c.Publish[:i], bus):
+			return bad("PUBLISH", "names %s twice; %s", bus, choices)
+		}
+	}
+	return nil
+}
+
+// checkUnused refuses a setting of a bus that nothing is published to: whoever set it believes that it counts.
+func (c *config) checkUnused(settings map[string]string) error {
+	for _, name := range settingNames() {
+		if bus := busOf(name); settings[name] != "" && bus != "" && !c.publishes(bus) {
+			return misuse("%s: is set but nothing is published to %s; set POSTBRIDGE_PUBLISH to %s or nats,kafka, or unset it", name, bus, bus)
+		}
+	}
+	return nil
+}
+
+func (c *config) checkBuses() error {
+	if c.publishes("nats") {
+		if err := c.checkNATS(); err != nil {
+			return err
+		}
+	}
+	if c.publishes("kafka") {
+		return c.checkKafka()
+	}
+	return nil
+}
+
+func (c *config) checkNATS() error {
 	if err := checkAddress("NATS_LISTEN", c.NATSListen); err != nil {
 		return err
 	}
@@ -73,12 +113,22 @@ func (c *config) checkBus() error {
 	return nil
 }
 
+func (c *config) checkKafka() error {
+	c.KafkaSASLMechanism = strings.ToUpper(c.KafkaSASLMechanism)
+	c.KafkaTLS = c.KafkaTLS || c.KafkaTLSCAFile != "" || c.KafkaTLSCertFile != ""
+	k := c.kafkaConfig(nil)
+	if err := k.Validate(); err != nil {
+		return misuse("%v", err)
+	}
+	return nil
+}
+
 // embedded reports whether postbridge brings its own bus.
-func (c *config) embedded() bool { return c.NATSURL == "" }
+func (c *config) embedded() bool { return c.publishes("nats") && c.NATSURL == "" }
 
 // checkFiles finds a misspelt path at the start, before it looks like an outage of the bus.
 func (c *config) checkFiles() error {
-	for _, of := range append(c.brokerSecrets(), c.natsSecrets()...) {
+	for _, of := range append(c.brokerSecrets(), c.busSecrets()...) {
 		if of.value != "" && of.path != "" {
 			return bad(of.name, "is set together with POSTBRIDGE_%s_FILE; unset one of them", of.name)
 		}
@@ -88,6 +138,9 @@ func (c *config) checkFiles() error {
 		{"NATS_TLS_CA_FILE", c.NATSTLSCAFile},
 		{"NATS_TLS_CERT_FILE", c.NATSTLSCertFile},
 		{"NATS_TLS_KEY_FILE", c.NATSTLSKeyFile},
+		{"KAFKA_TLS_CA_FILE", c.KafkaTLSCAFile},
+		{"KAFKA_TLS_CERT_FILE", c.KafkaTLSCertFile},
+		{"KAFKA_TLS_KEY_FILE", c.KafkaTLSKeyFile},
 	} {
 		if f.path == "" {
 			continue

@@ -46,7 +46,7 @@ type config struct {
 	// If set, only these Dhan client ids are taken, separated by commas.
 	DhanClientIDs list `env:"DHAN_CLIENT_IDS"`
 
-	// The buses to publish to: `nats`.
+	// The buses to publish to: `nats`, `kafka` or `nats,kafka`; each gets every event at its own pace.
 	Publish list `env:"PUBLISH" envDefault:"nats"`
 
 	// The NATS servers, `nats://host:4222,…`. Without it an embedded JetStream server is the bus.
@@ -79,7 +79,33 @@ type config struct {
 	NATSMaxAge time.Duration `env:"NATS_MAX_AGE" envDefault:"168h"`
 	// The largest size of each created stream; without it none, embedded `4GiB`.
 	NATSMaxBytes byteSize `env:"NATS_MAX_BYTES"`
-	// For sharing a bus: `desk1` makes subjects `desk1.orders.…` and streams `DESK1_ORDERS`; letters, digits, `_` and `-`.
+
+	// The Kafka brokers to ask first, `host:9092,…`; needed to publish to Kafka.
+	KafkaBrokers list `env:"KAFKA_BROKERS"`
+	// How to log in to Kafka: `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`; without it there is no login.
+	KafkaSASLMechanism string `env:"KAFKA_SASL_MECHANISM"`
+	// A Kafka user.
+	KafkaUser string `env:"KAFKA_USER"`
+	// Its password.
+	KafkaPassword secret `env:"KAFKA_PASSWORD"`
+	// A file with the password; read again when it changes.
+	KafkaPasswordFile string `env:"KAFKA_PASSWORD_FILE"`
+	// Whether to use TLS; each of the files below switches it on, too.
+	KafkaTLS bool `env:"KAFKA_TLS" envDefault:"false"`
+	// The certificates that the Kafka brokers' are checked against, PEM; without it the system's.
+	KafkaTLSCAFile string `env:"KAFKA_TLS_CA_FILE"`
+	// The client certificate shown to the Kafka brokers, PEM.
+	KafkaTLSCertFile string `env:"KAFKA_TLS_CERT_FILE"`
+	// Its key, PEM.
+	KafkaTLSKeyFile string `env:"KAFKA_TLS_KEY_FILE"`
+	// Whether missing topics are created; an existing one is never changed.
+	KafkaCreateTopics bool `env:"KAFKA_CREATE_TOPICS" envDefault:"true"`
+	// Partitions of a created topic.
+	KafkaPartitions int `env:"KAFKA_PARTITIONS" envDefault:"6"`
+	// Replicas of a created topic.
+	KafkaReplication int `env:"KAFKA_REPLICATION" envDefault:"1"`
+
+	// For sharing a bus: `desk1` makes subjects `desk1.orders.…`, streams `DESK1_ORDERS` and topics `desk1.orders`; letters, digits, `_` and `-`.
 	Prefix string `env:"PREFIX"`
 
 	// The limit of the spool's files on disk, 1MiB and 16 times `MAX_BODY` at least; when it is reached by events that wait for a bus, postbacks are answered 503.
@@ -100,25 +126,25 @@ type config struct {
 func readConfig(environ map[string]string) (*config, *credentials, error) {
 	c, err := parseConfig(environ)
 	if err == nil {
-		err = firstError(c.checkHTTP, c.checkBrokers, c.checkBus, c.checkFiles, c.checkSpool, c.checkLog)
+		err = firstError(c.checkHTTP, c.checkBrokers, c.checkBuses, c.checkFiles, c.checkSpool, c.checkLog)
 	}
 	if err != nil {
 		return nil, nil, err
 	}
-	credentials, err := readCredentials(append(c.brokerSecrets(), c.natsSecrets()...))
+	credentials, err := readCredentials(append(c.brokerSecrets(), c.busSecrets()...))
 	return c, credentials, err
 }
 
-// readBusConfig reads what concerns the bus, for those who only listen to it.
+// readBusConfig reads what concerns the buses, for those who only listen to one.
 func readBusConfig(environ map[string]string) (*config, *credentials, error) {
 	c, err := parseConfig(environ)
 	if err == nil {
-		err = firstError(c.checkBus, c.checkFiles)
+		err = firstError(c.checkBuses, c.checkFiles)
 	}
 	if err != nil {
 		return nil, nil, err
 	}
-	credentials, err := readCredentials(c.natsSecrets())
+	credentials, err := readCredentials(c.busSecrets())
 	return c, credentials, err
 }
 
@@ -145,7 +171,10 @@ func parseConfig(environ map[string]string) (*config, error) {
 	if err := env.ParseWithOptions(c, env.Options{Environment: settings, Prefix: envPrefix}); err != nil {
 		return nil, parseMisuse(err, settings)
 	}
-	return c, nil
+	if err := c.checkPublish(); err != nil {
+		return nil, err
+	}
+	return c, c.checkUnused(settings)
 }
 
 // parseMisuse turns the first error of the env package into one line. Only settings that are not secret have a form
@@ -181,7 +210,8 @@ Usage: postbridge config
 
 The configuration is the environment, names that start with POSTBRIDGE_; README.md has the table.
 A bad one is one line on stderr and exit code 2. Secrets may be given as files: the name with
-_FILE after it. Such files are read too, and must be good.
+_FILE after it. Such files are read too, and must be good. The settings of NATS and of Kafka are
+printed for the buses in POSTBRIDGE_PUBLISH.
 
 Example:
   POSTBRIDGE_DHAN_TOKENS=dev-dhan-token postbridge config
@@ -211,11 +241,15 @@ func (c *config) logFormat(terminal bool) string {
 	return orElse(c.LogFormat, "json")
 }
 
-// lines is the configuration as NAME=value lines, in the order of the struct.
+// lines is the configuration as NAME=value lines, in the order of the struct, without the buses that nothing is
+// published to.
 func (c *config) lines() string {
 	var b strings.Builder
 	v := reflect.ValueOf(c).Elem()
 	for _, f := range reflect.VisibleFields(v.Type()) {
+		if bus := busOf(settingName(f)); bus != "" && !c.publishes(bus) {
+			continue
+		}
 		text := fmt.Sprint(v.FieldByIndex(f.Index))
 		if f.Name == "NATSURL" {
 			text = c.redactedNATSURL()
@@ -227,7 +261,7 @@ func (c *config) lines() string {
 
 // redactedNATSURL is NATS_URL without the users and passwords in it.
 func (c *config) redactedNATSURL() string {
-	if c.embedded() {
+	if c.NATSURL == "" {
 		return ""
 	}
 	servers, _ := nats.ParseURL(c.NATSURL) // was checked

@@ -1,16 +1,20 @@
 package main
 
 import (
+	"bytes"
 	"flag"
 	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"log/slog"
 	"os"
 	"reflect"
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/caarlos0/env/v10"
 )
 
 var update = flag.Bool("update", false, "write the golden file and the table in README.md anew")
@@ -26,16 +30,15 @@ func environ(words string) []string {
 
 func TestConfigErrors(t *testing.T) {
 	const kite = "KITE_SECRETS=1234=s3cret "
+	const kafka = kite + "PUBLISH=kafka KAFKA_BROKERS=b:9092 "
 	for _, test := range []struct{ environ, want string }{
 		{"", "no broker to take postbacks from; set POSTBRIDGE_KITE_SECRETS to app_id=api_secret, or POSTBRIDGE_DHAN_TOKENS"},
 		{"KITE_SECRETS= DHAN_TOKENS=", "no broker to take postbacks from; set POSTBRIDGE_KITE_SECRETS to app_id=api_secret, or POSTBRIDGE_DHAN_TOKENS"},
 		{"KITE_SECRET=1234=s3cret", "POSTBRIDGE_KITE_SECRET: there is no such setting; did you mean POSTBRIDGE_KITE_SECRETS?"},
 		{kite + "PORTS=1", "POSTBRIDGE_PORTS: there is no such setting; unset it"},
 		{kite + "PORT_8080_XTP=1", "POSTBRIDGE_PORT_8080_XTP: there is no such setting; unset it"},
-		{kite + "KAFKA_BROKERS=b:9092", "POSTBRIDGE_KAFKA_BROKERS: this version of postbridge publishes to nats only; unset it"},
-		{kite + "PUBLISH=nats,kafka", "POSTBRIDGE_PUBLISH: this version of postbridge publishes to nats only; set it to nats"},
-		{kite + "PUBLISH=nats,nats", "POSTBRIDGE_PUBLISH: names nats twice; set it to nats"},
-		{kite + "PUBLISH=redis", "POSTBRIDGE_PUBLISH: \"redis\" is not a bus; set it to nats"},
+		{kite + "PUBLISH=kafka,kafka", "POSTBRIDGE_PUBLISH: names kafka twice; set it to nats, kafka or nats,kafka"},
+		{kite + "PUBLISH=redis NATS_URL=bus", "POSTBRIDGE_PUBLISH: \"redis\" is not a bus; set it to nats, kafka or nats,kafka"},
 		{kite + "PUBLISH=nats,", "POSTBRIDGE_PUBLISH: \"nats,\" has an empty entry; write it like one,two"},
 
 		{"KITE_SECRETS=1234=", "POSTBRIDGE_KITE_SECRETS: entry 1 has an empty secret; write it like app_id=api_secret"},
@@ -83,6 +86,37 @@ func TestConfigErrors(t *testing.T) {
 		{kite + "NATS_URL=bus:4222 NATS_CREDS_FILE=/no/such", "POSTBRIDGE_NATS_CREDS_FILE: stat /no/such: no such file or directory; name a file that can be read"},
 		{kite + "NATS_URL=bus NATS_TLS_CERT_FILE=c", "POSTBRIDGE_NATS_TLS_CERT_FILE: is set without its key; set POSTBRIDGE_NATS_TLS_KEY_FILE, too"},
 		{kite + "NATS_URL=bus NATS_TLS_KEY_FILE=k", "POSTBRIDGE_NATS_TLS_KEY_FILE: is set without its certificate; set POSTBRIDGE_NATS_TLS_CERT_FILE, too"},
+
+		{kite + "KAFKA_REPLICATION=3 KAFKA_BROKERS=b:9092", "POSTBRIDGE_KAFKA_BROKERS: is set but nothing is published to kafka; set POSTBRIDGE_PUBLISH to kafka or nats,kafka, or unset it"},
+		{kite + "PUBLISH=nats KAFKA_TLS=false", "POSTBRIDGE_KAFKA_TLS: is set but nothing is published to kafka; set POSTBRIDGE_PUBLISH to kafka or nats,kafka, or unset it"},
+		{kite + "KAFKA_PASSWORD_FILE=/s", "POSTBRIDGE_KAFKA_PASSWORD_FILE: is set but nothing is published to kafka; set POSTBRIDGE_PUBLISH to kafka or nats,kafka, or unset it"},
+		{kafka + "NATS_TOKEN=s3cret NATS_URL=bus", "POSTBRIDGE_NATS_URL: is set but nothing is published to nats; set POSTBRIDGE_PUBLISH to nats or nats,kafka, or unset it"},
+		{kafka + "NATS_LISTEN=127.0.0.1:4222", "POSTBRIDGE_NATS_LISTEN: is set but nothing is published to nats; set POSTBRIDGE_PUBLISH to nats or nats,kafka, or unset it"},
+		{kafka + "KAFKA_BROKER=b:9092", "POSTBRIDGE_KAFKA_BROKER: there is no such setting; did you mean POSTBRIDGE_KAFKA_BROKERS?"},
+		{kite + "PUBLISH=kafka", "POSTBRIDGE_KAFKA_BROKERS: is not set; write host:port, several with commas"},
+		{kite + "PUBLISH=nats,kafka", "POSTBRIDGE_KAFKA_BROKERS: is not set; write host:port, several with commas"},
+		{kite + "PUBLISH=nats,kafka KAFKA_BROKERS=b:9092 NATS_REPLICAS=3", "POSTBRIDGE_NATS_REPLICAS: must be 1 with the embedded server; set POSTBRIDGE_NATS_URL to use a cluster"},
+		{kite + "PUBLISH=kafka KAFKA_BROKERS=b", "POSTBRIDGE_KAFKA_BROKERS: \"b\" is not a broker; write host:port, several with commas"},
+		{kite + "PUBLISH=kafka KAFKA_BROKERS=a:9092,u:s3cret@b:9092", "POSTBRIDGE_KAFKA_BROKERS: an entry with @ is not a broker; write host:port, several with commas"},
+		{kite + "PUBLISH=kafka KAFKA_BROKERS=a:9092,", "POSTBRIDGE_KAFKA_BROKERS: \"a:9092,\" has an empty entry; write it like one,two"},
+		{kafka + "PREFIX=desk.1", "POSTBRIDGE_PREFIX: \"desk.1\" cannot be part of a topic; use letters, digits, _ and -, at most 64 of them"},
+		{kafka + "KAFKA_SASL_MECHANISM=md5", "POSTBRIDGE_KAFKA_SASL_MECHANISM: \"MD5\" is not known; use one of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512"},
+		{kafka + "KAFKA_SASL_MECHANISM=plain", "POSTBRIDGE_KAFKA_SASL_MECHANISM: is set without a user; set POSTBRIDGE_KAFKA_USER and POSTBRIDGE_KAFKA_PASSWORD, too"},
+		{kafka + "KAFKA_PASSWORD=s3cret", "POSTBRIDGE_KAFKA_PASSWORD: is set without a user; set POSTBRIDGE_KAFKA_USER, too"},
+		{kafka + "KAFKA_USER=u", "POSTBRIDGE_KAFKA_USER: is set without a password; set POSTBRIDGE_KAFKA_PASSWORD, too"},
+		{kafka + "KAFKA_USER=u KAFKA_PASSWORD=s3cret", "POSTBRIDGE_KAFKA_USER: is set without a way to log in; set POSTBRIDGE_KAFKA_SASL_MECHANISM to one of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512"},
+		{kafka + "KAFKA_SASL_MECHANISM=PLAIN KAFKA_USER=u KAFKA_PASSWORD=s3cret KAFKA_PASSWORD_FILE=/s", "POSTBRIDGE_KAFKA_PASSWORD: is set together with POSTBRIDGE_KAFKA_PASSWORD_FILE; unset one of them"},
+		{kafka + "KAFKA_SASL_MECHANISM=PLAIN KAFKA_USER=u KAFKA_PASSWORD_FILE=/no/such", "POSTBRIDGE_KAFKA_PASSWORD_FILE: stat /no/such: no such file or directory; name a file that can be read again and again"},
+		{kafka + "KAFKA_TLS=yes", "POSTBRIDGE_KAFKA_TLS: \"yes\" is neither true nor false"},
+		{kafka + "KAFKA_TLS_CA_FILE=/no/such", "POSTBRIDGE_KAFKA_TLS_CA_FILE: stat /no/such: no such file or directory; name a file that can be read"},
+		{kafka + "KAFKA_TLS_CERT_FILE=c", "POSTBRIDGE_KAFKA_TLS_CERT_FILE: is set without its key; set POSTBRIDGE_KAFKA_TLS_KEY_FILE, too"},
+		{kafka + "KAFKA_TLS_KEY_FILE=k", "POSTBRIDGE_KAFKA_TLS_KEY_FILE: is set without its certificate; set POSTBRIDGE_KAFKA_TLS_CERT_FILE, too"},
+		{kafka + "KAFKA_TLS_CERT_FILE=/no/such KAFKA_TLS_KEY_FILE=/no/such", "POSTBRIDGE_KAFKA_TLS_CERT_FILE: stat /no/such: no such file or directory; name a file that can be read"},
+		{kafka + "KAFKA_CREATE_TOPICS=no", "POSTBRIDGE_KAFKA_CREATE_TOPICS: \"no\" is neither true nor false"},
+		{kafka + "KAFKA_PARTITIONS=0", "POSTBRIDGE_KAFKA_PARTITIONS: 0 is too few; a topic has 1 at least"},
+		{kafka + "KAFKA_REPLICATION=0", "POSTBRIDGE_KAFKA_REPLICATION: 0 is too few; a topic has 1 at least"},
+		{kafka + "KAFKA_PARTITIONS=six", "POSTBRIDGE_KAFKA_PARTITIONS: \"six\" is not a whole number"},
+
 		{kite + "LOG_LEVEL=loud", "POSTBRIDGE_LOG_LEVEL: \"loud\" is not known; set it to one of debug, info, warn, error"},
 		{kite + "LOG_FORMAT=xml", "POSTBRIDGE_LOG_FORMAT: \"xml\" is not known; set it to one of json, text"},
 	} {
@@ -113,6 +147,58 @@ func TestConfig(t *testing.T) {
 		t.Error("shows a secret")
 	}
 	golden(t, "testdata/config.golden", strings.ReplaceAll(got.stdout, tokens, "/run/secrets/tokens"))
+}
+
+// TestConfigBuses prints both buses, or one without what is about the other.
+func TestConfigBuses(t *testing.T) {
+	ca := write(t, "ca.pem", "a file that is there")
+	kafka := " KAFKA_BROKERS=b1:9092,b2:9092 KAFKA_SASL_MECHANISM=Scram-Sha-256 KAFKA_USER=u KAFKA_PASSWORD=s3cret KAFKA_TLS_CA_FILE=" + ca
+	both := runWith(t, environ("DHAN_TOKENS=t PUBLISH=nats,kafka"+kafka), "config")
+	one := runWith(t, environ("DHAN_TOKENS=t PUBLISH=kafka"+kafka), "config")
+	for _, got := range []result{both, one} {
+		if got.code != 0 || got.stderr != "" {
+			t.Fatalf("%+v", got)
+		}
+		if strings.Contains(got.stdout, "s3cret") {
+			t.Error("shows a secret")
+		}
+	}
+	golden(t, "testdata/config-both.golden", strings.ReplaceAll(both.stdout, ca, "/etc/kafka/ca.pem"))
+	var want []string
+	for line := range strings.Lines(strings.Replace(both.stdout, "PUBLISH=nats,kafka", "PUBLISH=kafka", 1)) {
+		if !strings.HasPrefix(line, "POSTBRIDGE_NATS_") {
+			want = append(want, line)
+		}
+	}
+	if want := strings.Join(want, ""); one.stdout != want {
+		t.Errorf("%s\nwant\n%s", one.stdout, want)
+	}
+}
+
+// TestWarnings holds what is said at start of what is allowed but should be known.
+func TestWarnings(t *testing.T) {
+	const login = "PUBLISH=kafka KAFKA_BROKERS=b:9092 KAFKA_USER=u KAFKA_PASSWORD=p KAFKA_SASL_MECHANISM="
+	ca := write(t, "ca.pem", "a file that is there")
+	for _, test := range []struct{ environ, want string }{
+		{"", ""},
+		{"KITE_SECRETS=1=s KITE_CHECKSUM=user_id", "POSTBRIDGE_KITE_CHECKSUM is user_id"},
+		{"NATS_LISTEN=:4222", "POSTBRIDGE_NATS_LISTEN is open to other machines"},
+		{"NATS_LISTEN=:4222 NATS_URL=bus", ""},
+		{login + "plain", "POSTBRIDGE_KAFKA_SASL_MECHANISM is PLAIN without TLS"},
+		{login + "PLAIN KAFKA_TLS=true", ""},
+		{login + "PLAIN KAFKA_TLS_CA_FILE=" + ca, ""},
+		{login + "SCRAM-SHA-512", ""},
+	} {
+		c, _, err := readConfig(env.ToMap(environ("DHAN_TOKENS=t " + test.environ)))
+		if err != nil {
+			t.Fatalf("%s: %v", test.environ, err)
+		}
+		var log bytes.Buffer
+		c.warn(slog.New(slog.NewTextHandler(&log, nil)))
+		if got := log.String(); !strings.Contains(got, test.want) || strings.Count(got, "\n") != min(len(test.want), 1) {
+			t.Errorf("%s: %q\nwant %q", test.environ, got, test.want)
+		}
+	}
 }
 
 // TestConfigDefaults is what holds if next to nothing is set; a name set to nothing is not set.

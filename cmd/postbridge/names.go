@@ -5,7 +5,6 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
-	"strings"
 )
 
 // injectedByKubernetes matches what Kubernetes sets in every pod beside a Service called postbridge.
@@ -18,8 +17,6 @@ func checkNames(settings map[string]string) error {
 	for _, name := range slices.Sorted(maps.Keys(settings)) {
 		switch {
 		case slices.Contains(known, name) || injected.MatchString(name):
-		case strings.HasPrefix(name, envPrefix+"KAFKA_"):
-			return misuse("%s: this version of postbridge publishes to nats only; unset it", name)
 		default:
 			return misuse("%s: there is no such setting; %s", name, suggestion(name, known))
 		}

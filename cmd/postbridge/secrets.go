@@ -16,6 +16,7 @@ type credentials struct {
 	kiteTokens, dhanTokens atomic.Pointer[[]string]
 	natsPassword           atomic.Pointer[string]
 	natsToken              atomic.Pointer[string]
+	kafkaPassword          atomic.Pointer[string]
 
 	files *secretFiles
 }
@@ -34,10 +35,11 @@ func (c *config) brokerSecrets() []secretSource {
 	}
 }
 
-func (c *config) natsSecrets() []secretSource {
+func (c *config) busSecrets() []secretSource {
 	return []secretSource{
 		{"NATS_PASSWORD", string(c.NATSPassword), c.NATSPasswordFile, (*credentials).setNATSPassword},
 		{"NATS_TOKEN", string(c.NATSToken), c.NATSTokenFile, (*credentials).setNATSToken},
+		{"KAFKA_PASSWORD", string(c.KafkaPassword), c.KafkaPasswordFile, (*credentials).setKafkaPassword},
 	}
 }
 
@@ -69,6 +71,9 @@ func (c *credentials) setNATSPassword(text string) error {
 	return set(&c.natsPassword, text, parseWord)
 }
 func (c *credentials) setNATSToken(text string) error { return set(&c.natsToken, text, parseWord) }
+func (c *credentials) setKafkaPassword(text string) error {
+	return set(&c.kafkaPassword, text, parseWord)
+}
 
 // set puts what a text says in force.
 func set[T any](value *atomic.Pointer[T], text string, parse func(string) (T, error)) error {

@@ -191,6 +191,30 @@ func TestReload(t *testing.T) {
 	})
 }
 
+// TestBusPassword holds that each connection to a bus gets the password that is in the file at that time.
+func TestBusPassword(t *testing.T) {
+	path := write(t, "password", "s3cret1\n")
+	for name, passwordOf := range map[string]func(*config, *credentials) func() string{
+		"nats":  func(c *config, s *credentials) func() string { n := c.natsConfig(s); return n.Password },
+		"kafka": func(c *config, s *credentials) func() string { k := c.kafkaConfig(s); return k.Password },
+	} {
+		rewrite(t, path, "s3cret1\n")
+		c := &config{Publish: list{name}, NATSURL: "bus", NATSPasswordFile: path, KafkaPasswordFile: path}
+		credentials, err := readCredentials(c.busSecrets())
+		if err != nil {
+			t.Fatal(err)
+		}
+		password := passwordOf(c, credentials)
+		if got := password(); got != "s3cret1" {
+			t.Errorf("%s: %q", name, got)
+		}
+		rewrite(t, path, "s3cret22\n")
+		if got := password(); got != "s3cret22" {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+}
+
 // TestReloadRace swaps secrets under readers; each sees one of the sets, whole.
 func TestReloadRace(t *testing.T) {
 	path := write(t, "kite", "1=a,2=a")

@@ -16,6 +16,7 @@ import (
 	"github.com/postbridge/postbridge/brokers/dhan"
 	"github.com/postbridge/postbridge/brokers/kite"
 	"github.com/postbridge/postbridge/publishers"
+	"github.com/postbridge/postbridge/publishers/kafka"
 	"github.com/postbridge/postbridge/publishers/nats"
 )
 
@@ -26,8 +27,9 @@ second signal ends at once; that costs nothing that was answered 200.
 Usage: postbridge serve
 
 The configuration is the environment, names that start with POSTBRIDGE_; README.md has the table
-and 'postbridge config' checks it. Without POSTBRIDGE_NATS_URL an embedded NATS JetStream server
-is the bus. What happens is logged on stderr; one line says where to POST.
+and 'postbridge config' checks it. POSTBRIDGE_PUBLISH names the bus: nats (the default), kafka or
+nats,kafka. Kafka is at POSTBRIDGE_KAFKA_BROKERS, NATS JetStream at POSTBRIDGE_NATS_URL; without
+that a JetStream server is embedded. What happens is logged on stderr; one line says where to POST.
 
 Exit code: 0 after an ordered stop, 2 for a bad configuration, 1 for any other end.
 
@@ -70,11 +72,13 @@ func (p *process) serve(ctx context.Context, args []string) error {
 //	 broker      │  ┌─────────┐     ┌───────┐     ┌──────┐               │      bus
 //	┌──────┐ POST│  │ receive │     │ spool │     │ pump │     publisher │   ┌───────────┐
 //	│ Kite ├─────┼─►│ brokers/├────►│ fsync ├────►│      ├────►publishers/┼──►│ JetStream │
-//	│ Dhan │◄────┼──┤         │◄────┤       │◄────┤      │◄────           │◄──┤           │
+//	│ Dhan │◄────┼──┤         │◄────┤       │◄────┤      │◄────           │◄──┤ or Kafka  │
 //	└──────┘  200│  └────▲────┘     └───────┘ done└──────┘ ack           │   └─────▲─────┘
 //	             └───────┼────────────────────────────────────────────────┘         ┊
-//	              credentials: environment or files,                    embedded, if there is no
-//	              which are read again when they change                 POSTBRIDGE_NATS_URL
+//	              credentials: environment or files,                    JetStream is embedded if there
+//	              which are read again when they change                 is no POSTBRIDGE_NATS_URL
+//
+// With both buses there are two of everything from the pump on.
 func (c *config) run(ctx context.Context, credentials *credentials, log *slog.Logger) error {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -126,6 +130,9 @@ func (c *config) warn(log *slog.Logger) {
 			log.Warn("POSTBRIDGE_NATS_LISTEN is open to other machines, and the embedded server asks nobody for a login: keep strangers out, or use a NATS server of your own")
 		}
 	}
+	if c.KafkaSASLMechanism == "PLAIN" && !c.KafkaTLS {
+		log.Warn("POSTBRIDGE_KAFKA_SASL_MECHANISM is PLAIN without TLS, which sends the password as it is: set POSTBRIDGE_KAFKA_TLS, or the mechanism to SCRAM-SHA-512")
+	}
 }
 
 // brokerNames are those of all brokers there are.
@@ -163,7 +170,7 @@ func (c *config) kiteRoute() string {
 // buses are those that events are published to.
 func (c *config) buses(credentials *credentials, log *slog.Logger) (buses []bridge.Bus, err error) {
 	for _, name := range c.Publish {
-		bus, err := publishers.New(name, publishers.Config{NATS: c.natsConfig(credentials)}, log)
+		bus, err := publishers.New(name, publishers.Config{NATS: c.natsConfig(credentials), Kafka: c.kafkaConfig(credentials)}, log)
 		if err != nil {
 			return nil, err
 		}
@@ -204,4 +211,25 @@ func (c *config) natsConfig(credentials *credentials) nats.Config {
 		n.DiscardOld = true
 	}
 	return n
+}
+
+// kafkaConfig is what the settings say about Kafka. The password is looked at anew for each connection.
+func (c *config) kafkaConfig(credentials *credentials) kafka.Config {
+	k := kafka.Config{
+		Brokers:       c.KafkaBrokers,
+		SASLMechanism: c.KafkaSASLMechanism,
+		User:          c.KafkaUser,
+		TLS:           c.KafkaTLS,
+		TLSCAFile:     c.KafkaTLSCAFile,
+		TLSCertFile:   c.KafkaTLSCertFile,
+		TLSKeyFile:    c.KafkaTLSKeyFile,
+		Prefix:        c.Prefix,
+		CreateTopics:  c.KafkaCreateTopics,
+		Partitions:    c.KafkaPartitions,
+		Replication:   c.KafkaReplication,
+	}
+	if c.KafkaPassword != "" || c.KafkaPasswordFile != "" {
+		k.Password = func() string { return credentials.fresh(&credentials.kafkaPassword) }
+	}
+	return k
 }

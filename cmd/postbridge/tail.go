@@ -11,19 +11,16 @@ import (
 	"strings"
 	"time"
 
-	natsgo "github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
-
 	"github.com/postbridge/postbridge/bridge"
-	"github.com/postbridge/postbridge/publishers/nats"
 )
 
-const tailHelp = `Follow the events on the bus: NATS at POSTBRIDGE_NATS_URL, or the embedded server of a postbridge
-on this machine. A line for people on a terminal, the event as it is (JSON) in a pipe. Waits for
-a bus or a stream that is not there yet.
+const tailHelp = `Follow the events on a bus of POSTBRIDGE_PUBLISH: Kafka at POSTBRIDGE_KAFKA_BROKERS, or NATS at
+POSTBRIDGE_NATS_URL or embedded in a postbridge on this machine. A line for people on a terminal,
+the event as it is (JSON) in a pipe. Waits for a bus, a stream or a topic that is not there yet.
 
 Usage: postbridge tail [flags]
 
+  --bus NAME            nats or kafka (default the first of POSTBRIDGE_PUBLISH)
   --broker NAME         only of this broker: kite, dhan
   --user ID             only of this user
   --order ID            only of this order
@@ -32,7 +29,8 @@ Usage: postbridge tail [flags]
   --from WHEN           start, now, a time (RFC 3339) or how long ago: 10m (default now)
   --count N             end after N events (default never)
   --timeout TIME        end after this time; a failure if --count was not reached
-  --headers             one object {"subject", "headers", "event"} per line
+  --headers             one object per line: "event", "headers", and "subject" or, of Kafka,
+                        "topic", "partition", "offset", "key"
   --json                JSON on a terminal, too
 
 Example: postbridge tail --from start --status filled,rejected --count 10
@@ -40,15 +38,16 @@ Example: postbridge tail --from start --status filled,rejected --count 10
 
 // tailOptions are the flags of tail, checked.
 type tailOptions struct {
-	broker, user, order, destination, from string
-	statuses                               list
-	count                                  int
-	timeout                                time.Duration
-	headers, json                          bool
+	bus, broker, user, order, destination, from string
+	statuses                                    list
+	count                                       int
+	timeout                                     time.Duration
+	headers, json                               bool
 }
 
 func tailFlags(o *tailOptions) *flag.FlagSet {
 	fs := newFlags("tail")
+	fs.StringVar(&o.bus, "bus", "", "")
 	fs.StringVar(&o.broker, "broker", "", "")
 	fs.StringVar(&o.user, "user", "", "")
 	fs.StringVar(&o.order, "order", "", "")
@@ -63,6 +62,9 @@ func tailFlags(o *tailOptions) *flag.FlagSet {
 }
 
 func (o *tailOptions) check() error {
+	if o.bus != "" && !slices.Contains(busNames(), o.bus) {
+		return misuse("tail: --bus %q is not known; set it to %s", o.bus, strings.Join(busNames(), " or "))
+	}
 	if err := checkBroker("tail", o.broker); o.broker != "" && err != nil {
 		return err
 	}
@@ -104,7 +106,7 @@ func (p *process) tail(ctx context.Context, args []string) error {
 	if err := errors.Join(noArguments(fs), o.check()); err != nil {
 		return err
 	}
-	start, err := parseFrom(o.from, time.Now())
+	from, err := parseFrom(o.from, time.Now())
 	if err != nil {
 		return err
 	}
@@ -112,19 +114,22 @@ func (p *process) tail(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	bus := orElse(o.bus, c.Publish[0])
+	if !c.publishes(bus) {
+		return misuse("tail: --bus %s is not in POSTBRIDGE_PUBLISH; set that to %s or nats,kafka, too", bus, bus)
+	}
 	if o.timeout > 0 {
 		var stop context.CancelFunc
 		ctx, stop = context.WithTimeoutCause(ctx, o.timeout, errTimeout)
 		defer stop()
 	}
-	f := &follower{
-		stream:   streamName(c.Prefix, o.destination),
-		subject:  o.subject(c.Prefix),
-		start:    start,
-		notes:    &notes{w: p.stderr},
-		messages: make(chan jetstream.Msg, 256),
+	f := follower{from: from, notes: &notes{w: p.stderr}, messages: make(chan *message, 256)}
+	var end func()
+	if bus == "kafka" {
+		end = newKafkaFollower(f, o, c.Prefix).follow(ctx, c.kafkaConfig(credentials))
+	} else {
+		end, err = newNATSFollower(f, o, c.Prefix).follow(ctx, c.natsAddress(), c.natsConfig(credentials))
 	}
-	end, err := f.follow(ctx, c.busAddress(), c.natsConfig(credentials))
 	if err != nil {
 		return err
 	}
@@ -132,66 +137,58 @@ func (p *process) tail(ctx context.Context, args []string) error {
 	return o.write(ctx, p.stdout, f.messages)
 }
 
-// busAddress is where the bus is for others than serve.
-func (c *config) busAddress() string {
-	if c.embedded() {
-		return "nats://" + onThisMachine(c.NATSListen)
-	}
-	return c.NATSURL
+// beginning is where following begins. The zero value is the start: the first event that is still there.
+type beginning struct {
+	now bool
+	at  time.Time
 }
 
-// parseFrom reads --from into where the consumer starts.
-func parseFrom(from string, now time.Time) (start jetstream.OrderedConsumerConfig, err error) {
+// parseFrom reads --from.
+func parseFrom(from string, now time.Time) (beginning, error) {
 	switch from {
 	case "start":
-		start.DeliverPolicy = jetstream.DeliverAllPolicy
-		return start, nil
+		return beginning{}, nil
 	case "now":
-		start.DeliverPolicy = jetstream.DeliverNewPolicy
-		return start, nil
+		return beginning{now: true}, nil
 	}
-	start.DeliverPolicy = jetstream.DeliverByStartTimePolicy
 	if ago, err := time.ParseDuration(from); err == nil && ago >= 0 {
-		at := now.Add(-ago)
-		start.OptStartTime = &at
-		return start, nil
+		return beginning{at: now.Add(-ago)}, nil
 	}
 	if at, err := time.Parse(time.RFC3339, from); err == nil {
-		start.OptStartTime = &at
-		return start, nil
+		return beginning{at: at}, nil
 	}
-	return start, misuse("tail: --from %q is not known; set it to start, now, a time like 2026-01-05T09:15:00+05:30 or how long ago like 10m", from)
+	return beginning{}, misuse("tail: --from %q is not known; set it to start, now, a time like 2026-01-05T09:15:00+05:30 or how long ago like 10m", from)
 }
 
-// streamName is the stream of a destination.
-func streamName(prefix, destination string) string {
-	if prefix != "" {
-		prefix += "_"
-	}
-	return strings.ToUpper(prefix + destination)
+// message is an event as a bus holds it.
+type message struct {
+	place   any    // where it is: an object for --headers
+	key     string // <broker>.<user_id>.<order_id>; of a dead letter, which has neither, the broker comes first
+	status  string // what a header says of it
+	headers map[string]string
+	data    []byte
 }
 
-// subject is the filter for all that the subject of an event can tell.
-func (o *tailOptions) subject(prefix string) string {
-	if prefix != "" {
-		prefix += "."
-	}
-	subject := prefix + o.destination + "." + orAny(o.broker)
-	if o.destination == string(bridge.Deadletters) {
-		return subject
-	}
-	return subject + "." + orAny(o.user) + "." + orAny(o.order)
+// follower is what following has in common on all buses: from where on, what to say of it, and where messages go to.
+type follower struct {
+	from     beginning
+	notes    *notes
+	messages chan *message
 }
 
-func orAny(id string) string {
-	if id == "" {
-		return "*"
+// send hands a message over, unless ctx ends first.
+func (f *follower) send(ctx context.Context, m *message) {
+	select {
+	case f.messages <- m:
+	case <-ctx.Done():
 	}
-	return bridge.EscapeToken(id)
 }
+
+// retryInterval is how often something is looked for that is not there.
+const retryInterval = 250 * time.Millisecond
 
 // write prints messages until there were enough, or ctx ends.
-func (o *tailOptions) write(ctx context.Context, stdout io.Writer, messages <-chan jetstream.Msg) error {
+func (o *tailOptions) write(ctx context.Context, stdout io.Writer, messages <-chan *message) error {
 	line := o.line(isTerminal(stdout))
 	w := bufio.NewWriter(stdout)
 	for n := 0; o.count == 0 || n < o.count; {
@@ -217,9 +214,18 @@ func (o *tailOptions) write(ctx context.Context, stdout io.Writer, messages <-ch
 	return nil
 }
 
-// wants filters by what is not in the subject.
-func (o *tailOptions) wants(m jetstream.Msg) bool {
-	return o.statuses == nil || slices.Contains(o.statuses, m.Headers().Get("ce-orderstatus"))
+// wants reports whether a message is one of those that were asked for. NATS leaves out most of the others itself.
+func (o *tailOptions) wants(m *message) bool {
+	if o.statuses != nil && !slices.Contains(o.statuses, m.status) {
+		return false
+	}
+	tokens := strings.Split(m.key, ".")
+	for i, id := range []string{o.broker, o.user, o.order} {
+		if id != "" && (i >= len(tokens) || tokens[i] != bridge.EscapeToken(id)) {
+			return false
+		}
+	}
+	return true
 }
 
 // ended decides whether an end before --count is a failure. Being interrupted is not.
@@ -228,108 +234,4 @@ func (o *tailOptions) ended(ctx context.Context, n int) error {
 		return nil
 	}
 	return fmt.Errorf("tail: timed out after %v with %d of %d events", o.timeout, n, o.count)
-}
-
-// follower brings the messages of a subject, through outages of the bus.
-type follower struct {
-	stream, subject string
-	start           jetstream.OrderedConsumerConfig
-	notes           *notes
-	messages        chan jetstream.Msg
-}
-
-// follow connects, waits until the stream is there, and lets the messages come until end is called.
-func (f *follower) follow(ctx context.Context, address string, bus nats.Config) (end func(), err error) {
-	options := append(nats.ConnectOptions(bus),
-		natsgo.Name("postbridge tail"),
-		natsgo.RetryOnFailedConnect(true), natsgo.MaxReconnects(-1), natsgo.ReconnectWait(retryInterval), natsgo.IgnoreAuthErrorAbort(),
-		natsgo.DisconnectErrHandler(func(_ *natsgo.Conn, err error) { f.notes.say("waiting for the bus: %v", err) }),
-		natsgo.ReconnectHandler(func(*natsgo.Conn) { f.notes.say("connected again") }),
-	)
-	nc, err := natsgo.Connect(address, options...)
-	if err != nil {
-		return nil, fmt.Errorf("tail: %w", err)
-	}
-	js, err := jetstream.New(nc)
-	if err != nil {
-		return nil, fmt.Errorf("tail: %w", err)
-	}
-	end = func() {
-		f.notes.end()
-		nc.Close()
-	}
-	if f.consume(ctx, js) { // otherwise ctx ended, as whoever reads the messages sees
-		f.notes.say("following %s at %s", f.subject, nc.ConnectedUrlRedacted())
-	}
-	return end, nil
-}
-
-const (
-	// retryInterval is how often a bus or a stream that is not there is looked for, lookTimeout how long one look takes.
-	retryInterval = 250 * time.Millisecond
-	lookTimeout   = 2 * time.Second
-)
-
-// consume starts the consumer as soon as that is possible; false if ctx ended first.
-func (f *follower) consume(ctx context.Context, js jetstream.JetStream) bool {
-	for {
-		err := f.tryConsume(ctx, js)
-		switch {
-		case err == nil:
-			return true
-		case ctx.Err() != nil:
-			return false
-		case errors.Is(err, jetstream.ErrStreamNotFound):
-			f.notes.say("waiting for stream %s, which is not there yet", f.stream)
-			f.start = jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverAllPolicy} // all of it will be new
-		default:
-			f.notes.say("waiting for the bus: %v", err)
-		}
-		if !pause(ctx, retryInterval) {
-			return false
-		}
-	}
-}
-
-func (f *follower) tryConsume(ctx context.Context, js jetstream.JetStream) error {
-	look, stop := context.WithTimeout(ctx, lookTimeout)
-	defer stop()
-	if !js.Conn().IsConnected() {
-		if err := js.Conn().LastError(); err != nil {
-			return err
-		}
-		return errors.New("not connected")
-	}
-	f.start.FilterSubjects = []string{f.subject}
-	if err := f.pinNow(look, js); err != nil {
-		return err
-	}
-	consumer, err := js.OrderedConsumer(look, f.stream, f.start)
-	if err != nil {
-		return err
-	}
-	_, err = consumer.Consume(
-		func(m jetstream.Msg) {
-			select {
-			case f.messages <- m:
-			case <-ctx.Done():
-			}
-		},
-		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) { f.notes.say("waiting for the bus: %v", err) }),
-	)
-	return err
-}
-
-// pinNow turns "now" into a place in the stream: if the connection is lost before the first event, following goes on
-// from there and not from a later now.
-func (f *follower) pinNow(ctx context.Context, js jetstream.JetStream) error {
-	if f.start.DeliverPolicy != jetstream.DeliverNewPolicy {
-		return nil
-	}
-	stream, err := js.Stream(ctx, f.stream)
-	if err != nil {
-		return err
-	}
-	f.start.DeliverPolicy, f.start.OptStartSeq = jetstream.DeliverByStartSequencePolicy, stream.CachedInfo().State.LastSeq+1
-	return nil
 }

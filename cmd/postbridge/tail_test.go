@@ -249,6 +249,8 @@ func TestTailNow(t *testing.T) {
 
 func TestTailMisuse(t *testing.T) {
 	for _, test := range []struct{ args, want string }{
+		{"--bus redis", "--bus \"redis\" is not known; set it to nats or kafka"},
+		{"--bus kafka", "--bus kafka is not in POSTBRIDGE_PUBLISH; set that to kafka or nats,kafka, too"},
 		{"--broker zerodha", "--broker \"zerodha\" is not known; set it to kite or dhan"},
 		{"--destination trades", "--destination \"trades\" is not known; set it to one of orders, rejects, deadletters"},
 		{"--status complete", "--status \"complete\" is not known; set it to one of pending, open, trigger_pending, partially_filled, filled, pending_replace, pending_cancel, cancelled, rejected, expired, unknown"},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -10,7 +11,6 @@ import (
 	"unicode"
 
 	jsonv2 "github.com/go-json-experiment/json"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/postbridge/postbridge/bridge"
 )
@@ -40,26 +40,22 @@ func (n *notes) end() {
 }
 
 // line chooses how a message is written.
-func (o *tailOptions) line(terminal bool) func(jetstream.Msg) []byte {
+func (o *tailOptions) line(terminal bool) func(*message) []byte {
 	switch {
 	case o.headers:
 		return wholeLine
 	case terminal && !o.json:
-		return func(m jetstream.Msg) []byte { return humanLine(m.Data(), time.Local) }
+		return func(m *message) []byte { return humanLine(m.data, time.Local) }
 	default:
-		return func(m jetstream.Msg) []byte { return append(m.Data(), '\n') }
+		return func(m *message) []byte { return append(m.data, '\n') }
 	}
 }
 
 // wholeLine is all of a message; the event in it keeps its bytes.
-func wholeLine(m jetstream.Msg) []byte {
-	headers := make(map[string]string)
-	for name := range m.Headers() {
-		headers[name] = m.Headers().Get(name)
-	}
-	subject, _ := json.Marshal(m.Subject()) // of text
-	described, _ := json.Marshal(headers)
-	return fmt.Appendf(nil, "{\"subject\":%s,\"headers\":%s,\"event\":%s}\n", subject, described, m.Data())
+func wholeLine(m *message) []byte {
+	place, _ := json.Marshal(m.place) // of text and numbers
+	headers, _ := json.Marshal(m.headers)
+	return fmt.Appendf(nil, "%s,\"headers\":%s,\"event\":%s}\n", bytes.TrimSuffix(place, []byte("}")), headers, m.data)
 }
 
 // humanLine is an event for people.
