@@ -12,11 +12,19 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/postbridge/postbridge/publishers/kafka/kafkatest"
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"postbridge": main, "nats-server": natsServer})
+	testscript.Main(withKafka{m}, map[string]func(){"postbridge": main, "nats-server": natsServer})
 }
+
+// withKafka are tests that may share a real Kafka, which ends with them.
+type withKafka struct{ *testing.M }
+
+// Run is called by testscript.
+func (w withKafka) Run() int { return kafkatest.Main(w.M) }
 
 // result is what a run of the program left behind.
 type result struct {
