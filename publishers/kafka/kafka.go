@@ -75,11 +75,16 @@ var _ bridge.Publisher = (*Publisher)(nil)
 // entry is one event until it is done.
 type entry struct {
 	delivery *bridge.Delivery
+	key      string // of the delivery
 	done     func(error)
 
 	// Guarded by Publisher.mu.
 	copies  int   // not settled yet
 	refused error // why the bus can never take one of them
+}
+
+func newEntry(d *bridge.Delivery, done func(error)) *entry {
+	return &entry{delivery: d, key: d.Key(), done: done, copies: len(d.Destinations())}
 }
 
 // Open makes a publisher. It does not wait for the bus, which may be down. Its error is one in cfg. The publisher calls
@@ -127,11 +132,10 @@ func (p *Publisher) Publish(ctx context.Context, d *bridge.Delivery, done func(e
 	if ctx.Err() != nil {
 		return
 	}
-	destinations := d.Destinations()
-	e := &entry{delivery: d, done: done, copies: len(destinations)}
+	e := newEntry(d, done)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, dest := range destinations {
+	for _, dest := range d.Destinations() {
 		p.topics[dest].push(e)
 	}
 }

@@ -29,6 +29,7 @@ type lane struct {
 
 	pending []*entry // taken off the queue and not settled
 	at      position
+	fresh   bool // the run before noted nothing
 	opened  bool
 	limit   int // records in a batch
 
@@ -37,8 +38,8 @@ type lane struct {
 	doubted   bool
 	found     map[uint64]bool // events that a look found, by number
 	highest   uint64          // of those ever found
-	blind     bool            // we may not look
 	sent      bool            // a batch is on its way, or may be stored
+	resent    bool            // it was sent before
 	throttled time.Time       // until when the broker does not read what we send
 	unsure    time.Time       // since when the broker refuses our numbers; zero if it does not
 	blocked   bool            // it is reported why the lane does not go on
@@ -133,8 +134,7 @@ func (l *lane) step() bool {
 	case stored:
 		return l.stored(n, offset)
 	case refused:
-		l.refused(n, err)
-		return true
+		return l.refused(n, err)
 	case unsure:
 		return l.settleDoubt(err)
 	default:
@@ -173,7 +173,7 @@ func (l *lane) fit() int {
 func (l *lane) offer(set []byte) (offset int64, err error) {
 	l.p.pause(time.Until(l.throttled))
 	ended := !l.try(func(ctx context.Context, leader string) error {
-		l.sent = true
+		l.resent, l.sent = l.sent, true
 		var resp *kafkago.ProduceResponse
 		resp, err = l.p.produce(ctx, leader, l.topic.name, l.partition, set)
 		if err == nil {
@@ -215,7 +215,7 @@ func (l *lane) stored(n int, offset int64) bool {
 	if l.limit < batchRecords {
 		l.limit++
 	}
-	if l.doubted && !l.blind {
+	if l.doubted {
 		// The broker knows these numbers; whether of these events, or of others in a batch that came late from the run
 		// before, only the partition tells. After this nothing can come late any more.
 		l.doubted = false
@@ -239,14 +239,24 @@ func (l *lane) note(written []*entry) {
 }
 
 // refused takes the answer that the broker can never take a batch of n. Of several, one is to blame: they are offered in
-// smaller batches.
-func (l *lane) refused(n int, err error) {
+// smaller batches. If it was sent before, it may be stored all the same, and its numbers be used up.
+func (l *lane) refused(n int, err error) bool {
+	if l.resent {
+		next := l.at.next
+		if !l.try(l.look) {
+			return false
+		}
+		if l.at.next != next {
+			return true
+		}
+	}
 	if n > 1 {
 		l.limit = n / 2
-		return
+		return true
 	}
 	l.p.settle(l.pending[:1], rejection(l.topic.name, err))
 	l.pending = l.pending[1:]
+	return true
 }
 
 // settleDoubt looks for the reason why the broker refuses our numbers. If it knows nothing of us any more, a new
@@ -255,11 +265,11 @@ func (l *lane) settleDoubt(why error) bool {
 	if l.unsure.IsZero() {
 		l.unsure = time.Now()
 	}
-	next, found := l.at.next, len(l.found)
-	if !l.blind && !l.try(l.look) {
+	before, found := l.at, len(l.found)
+	if !l.try(l.look) {
 		return false
 	}
-	if l.at.next != next || len(l.found) != found {
+	if l.at.next != before.next || l.at.producer != before.producer || len(l.found) != found {
 		return true
 	}
 	if errors.Is(why, kafkago.OutOfOrderSequenceNumber) && time.Since(l.unsure) < l.p.limits.unsureFor {
@@ -276,7 +286,7 @@ func (l *lane) settleDoubt(why error) bool {
 // try does something at the leader of the partition until it works. False is the end of the lane.
 func (l *lane) try(do func(ctx context.Context, leader string) error) bool {
 	pace := bridge.RetryForever(firstRetry)
-	for {
+	for failed := false; ; failed = true {
 		leader, ending := l.leader()
 		if l.p.ctx.Err() != nil || ending {
 			return false
@@ -291,7 +301,9 @@ func (l *lane) try(do func(ctx context.Context, leader string) error) bool {
 		if err == nil {
 			return true
 		}
-		l.block(explain(err))
+		if failed { // once is no news: leaders move
+			l.block(explain(err))
+		}
 		l.p.wantMetadata()
 		wait := pace.NextBackOff()
 		if !fromBroker(err) {

@@ -22,7 +22,8 @@ const (
 // before anything is sent.
 func (l *lane) open(ctx context.Context, leader string) error {
 	noted, known := l.p.notes.find(l.topic.name, l.partition)
-	l.at, l.doubted = noted, known
+	known = known && !l.fresh // noted just now, and the disk did not take it
+	l.at, l.doubted, l.fresh = noted, known, !known
 	// A run before may have sent the event, even if what that noted is lost.
 	before := known || l.pending[0].delivery.ReceivedAt.Before(l.p.opened)
 	var err error
@@ -104,8 +105,9 @@ func (l *lane) look(ctx context.Context, leader string) error {
 		case errors.As(err, &code) && code == kafkago.TopicAuthorizationFailed:
 			l.p.log.Warn("no permission to read what a partition holds: events may be stored twice after a crash; allow Read on the topic",
 				"topic", l.topic.name, "partition", l.partition, "error", plain(err))
-			l.blind = true
-			return nil
+			// With the numbers of before, what is stored might pass for other events of as many, and those be lost.
+			l.doubted = false
+			return l.renew(ctx, leader)
 		case err != nil:
 			return err
 		case l.at.offset >= end:
@@ -183,16 +185,19 @@ func (l *lane) read(r *protocol.Record) {
 // spool is the spool that our events come from.
 func (l *lane) spool() string { return l.pending[0].delivery.Spool }
 
-// backInRange moves a lane to where the partition begins, if it was before that, or behind the end.
+// backInRange moves a lane to where the partition begins, if it was before that, or behind the end. In the latter case
+// the partition knows nothing of the lane's numbers either.
 func (l *lane) backInRange(ctx context.Context, leader string) error {
 	first, err := l.offset(ctx, leader, kafkago.FirstOffset)
 	if err != nil {
 		return err
 	}
-	if first < l.at.offset {
-		l.p.log.Error("the partition ends before what it had stored: the topic was made anew, or a broker lost it",
-			"topic", l.topic.name, "partition", l.partition, "stored_to", l.at.offset)
-	}
+	before := l.at.offset
 	l.at.offset = first
-	return nil
+	if first >= before {
+		return nil
+	}
+	l.p.log.Error("the partition ends before what it had stored: the topic was made anew, or a broker lost it",
+		"topic", l.topic.name, "partition", l.partition, "stored_to", before)
+	return l.renew(ctx, leader)
 }

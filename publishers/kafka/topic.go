@@ -28,7 +28,6 @@ type topic struct {
 	fewer  time.Time // since when the topic seems to have fewer partitions; zero if it does not
 
 	failing trouble    // what keeps lanes from going on
-	missing bool       // the cluster does not have it
 	create  *retryPace // when to try that again
 	warned  bool       // that it has too few replicas
 }
@@ -52,7 +51,7 @@ func (t *topic) push(e *entry) {
 		t.waiting = append(t.waiting, e)
 		return
 	}
-	t.laneOf(e.delivery.Key()).push(e)
+	t.laneOf(e.key).push(e)
 }
 
 // laneOf chooses the partition of a key as Java clients do.

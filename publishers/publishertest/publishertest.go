@@ -39,6 +39,12 @@ type Denier interface {
 	SetDenied(t *testing.T, key string, denied bool)
 }
 
+// ByDestination is a Bus on which each destination keeps the order by itself: an event does not wait for the one before
+// it to be stored in another.
+type ByDestination interface {
+	ByDestination()
+}
+
 // Cluster is a Bus of several nodes.
 type Cluster interface {
 	// KillLeader stops the node that leads the destination, and starts it again once another does.
@@ -73,6 +79,7 @@ func Run(t *testing.T, start func(t *testing.T) Bus) {
 		{"OrdersFull", testOrdersFull},
 		{"RejectsFull", testRejectsFull},
 		{"OfferedAgain", testOfferedAgain},
+		{"Killed", testKilled},
 		{"ContextEnded", testContextEnded},
 		{"CloseWhileDown", testCloseWhileDown},
 	} {

@@ -14,11 +14,12 @@ import (
 // patience is how long anything may take. Retries come up to 30 s apart.
 const patience = 60 * time.Second
 
-// run is one publisher and what came of what it was given.
-type run struct {
+// Trial is one publisher and what came of what it was given.
+type Trial struct {
 	t         *testing.T
 	bus       Bus
 	publisher bridge.Publisher
+	start     uint64 // the prefix to begin with
 
 	mu sync.Mutex
 	// All below are guarded by mu.
@@ -26,33 +27,93 @@ type run struct {
 	changed chan struct{}    // closed and replaced with each result
 	prefix  uint64           // all events up to this number are done
 	note    []byte           // the publisher's, as of prefix
+	kept    cursor           // what is on disk
+	broken  error            // why nothing comes to disk
+	asked   int              // how often the publisher wanted it to, while nothing did
 	open    map[string]error // causes that hold
 	closed  bool
 }
 
-func open(t *testing.T, bus Bus) *run { return openAt(t, bus, 0, nil) }
+// cursor is how far a publisher has come, and its note as of then.
+type cursor struct {
+	prefix uint64
+	note   []byte
+}
 
-// reopen is the next run, which knows what the one before, which was closed, had noted.
-func (r *run) reopen() *run { return openAt(r.t, r.bus, r.prefix, r.note) }
+// keepEach is how many events are done until the cursor comes to disk without being asked for.
+const keepEach = 20
 
-func openAt(t *testing.T, bus Bus, prefix uint64, note []byte) *run {
-	r := &run{t: t, bus: bus, prefix: prefix, note: note,
+// Open opens a publisher that knows of none before it.
+func Open(t *testing.T, bus Bus) *Trial {
+	t.Helper()
+	return open(t, bus, cursor{})
+}
+
+// Reopen is the next run after this one, which is closed, and which has ended well.
+func (r *Trial) Reopen() *Trial {
+	r.t.Helper()
+	return open(r.t, r.bus, cursor{r.prefix, r.note})
+}
+
+// Recover is the next run after this one, which is closed, with what a crash leaves: an earlier cursor. All events
+// beyond Prefix are to be published again.
+func (r *Trial) Recover() *Trial {
+	r.t.Helper()
+	return open(r.t, r.bus, r.kept)
+}
+
+func open(t *testing.T, bus Bus, c cursor) *Trial {
+	t.Helper()
+	r := &Trial{t: t, bus: bus, start: c.prefix, prefix: c.prefix, note: c.note, kept: c,
 		results: make(map[uint64]error), changed: make(chan struct{}), open: make(map[string]error)}
-	r.publisher = bus.Open(t, bridge.Opening{Report: r.report, Note: note, KeepNote: r.keepNote})
-	t.Cleanup(r.close)
+	r.publisher = bus.Open(t, bridge.Opening{Report: r.report, Note: c.note, KeepNote: r.keepNote})
+	t.Cleanup(r.Close)
 	return r
 }
 
-// keepNote notes what the publisher has to say, as a pump does with each commit.
-func (r *run) keepNote() error {
+// keepNote is what a pump does when its publisher asks for it.
+func (r *Trial) keepNote() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.broken != nil {
+		r.asked++
+		return r.broken
+	}
 	r.note = bytes.Clone(r.publisher.Note(r.prefix))
+	r.kept = cursor{r.prefix, r.note}
 	return nil
 }
 
-// close closes the publisher; a done after it is an error.
-func (r *run) close() {
+// BreakDisk says why nothing comes to disk from now on; nil that it does again.
+func (r *Trial) BreakDisk(why error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.broken = why
+}
+
+// DiskAsked is how often the publisher wanted its note on disk while nothing came there.
+func (r *Trial) DiskAsked() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.asked
+}
+
+// Prefix is the number up to which all events are done.
+func (r *Trial) Prefix() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.prefix
+}
+
+// Note is what the publisher noted, as of Prefix.
+func (r *Trial) Note() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return string(r.note)
+}
+
+// Close closes the publisher; a done after it is an error.
+func (r *Trial) Close() {
 	r.mu.Lock()
 	closed := r.closed
 	r.mu.Unlock()
@@ -67,7 +128,7 @@ func (r *run) close() {
 	r.mu.Unlock()
 }
 
-func (r *run) report(cause string, err error) {
+func (r *Trial) report(cause string, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if err == nil {
@@ -77,8 +138,8 @@ func (r *run) report(cause string, err error) {
 	}
 }
 
-// causes are those that hold now.
-func (r *run) causes() []string {
+// Causes are those that hold now.
+func (r *Trial) Causes() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var all []string
@@ -88,13 +149,14 @@ func (r *run) causes() []string {
 	return all
 }
 
-func (r *run) publish(all ...*bridge.Delivery) {
+// Publish offers the events, in this order.
+func (r *Trial) Publish(all ...*bridge.Delivery) {
 	for _, d := range all {
 		r.publisher.Publish(r.t.Context(), d, func(err error) { r.done(d, err) })
 	}
 }
 
-func (r *run) done(d *bridge.Delivery, err error) {
+func (r *Trial) done(d *bridge.Delivery, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
@@ -108,18 +170,21 @@ func (r *run) done(d *bridge.Delivery, err error) {
 		// all up to the next are done
 	}
 	r.note = bytes.Clone(r.publisher.Note(r.prefix))
+	if r.broken == nil && r.prefix >= r.kept.prefix+keepEach {
+		r.kept = cursor{r.prefix, r.note}
+	}
 	close(r.changed)
 	r.changed = make(chan struct{})
 }
 
 // has reports whether the event is done. Needs mu.
-func (r *run) has(sequence uint64) bool {
+func (r *Trial) has(sequence uint64) bool {
 	_, ok := r.results[sequence]
 	return ok
 }
 
-// waitSettled waits until done was called for all.
-func (r *run) waitSettled(all ...*bridge.Delivery) {
+// WaitSettled waits until done was called for all.
+func (r *Trial) WaitSettled(all ...*bridge.Delivery) {
 	r.t.Helper()
 	deadline := time.After(patience)
 	for {
@@ -138,30 +203,31 @@ func (r *run) waitSettled(all ...*bridge.Delivery) {
 		case <-changed:
 			time.Sleep(time.Millisecond) // let a few more come before counting again
 		case <-deadline:
-			r.t.Fatalf("%d of %d events are not done after %v; causes: %q", missing, len(all), patience, r.causes())
+			r.t.Fatalf("%d of %d events are not done after %v; causes: %q", missing, len(all), patience, r.Causes())
 		}
 	}
 }
 
-// waitDone waits until all are done without error.
-func (r *run) waitDone(all ...*bridge.Delivery) {
+// WaitDone waits until all are done without error.
+func (r *Trial) WaitDone(all ...*bridge.Delivery) {
 	r.t.Helper()
-	r.waitSettled(all...)
+	r.WaitSettled(all...)
 	for _, d := range all {
-		if err := r.resultOf(d); err != nil {
+		if err := r.ResultOf(d); err != nil {
 			r.t.Errorf("event %d: %v", d.Sequence, err)
 		}
 	}
 }
 
-func (r *run) resultOf(d *bridge.Delivery) error {
+// ResultOf is what done was called with for the event.
+func (r *Trial) ResultOf(d *bridge.Delivery) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.results[d.Sequence]
 }
 
-// doneOf counts those that are done.
-func (r *run) doneOf(all ...*bridge.Delivery) int {
+// DoneOf counts those that are done.
+func (r *Trial) DoneOf(all ...*bridge.Delivery) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := 0
@@ -173,18 +239,19 @@ func (r *run) doneOf(all ...*bridge.Delivery) int {
 	return n
 }
 
-func (r *run) eventually(what string, is func() bool) {
+// Eventually waits for a condition.
+func (r *Trial) Eventually(what string, is func() bool) {
 	r.t.Helper()
 	for deadline := time.Now().Add(patience); !is(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			r.t.Fatalf("no %s after %v; causes: %q", what, patience, r.causes())
+			r.t.Fatalf("no %s after %v; causes: %q", what, patience, r.Causes())
 		}
 	}
 }
 
-// checkStored checks that the bus holds exactly these events: once in each destination, in the order of their keys,
+// CheckStored checks that the bus holds exactly these events: once in each destination, in the order of their keys,
 // whole.
-func (r *run) checkStored(all ...*bridge.Delivery) {
+func (r *Trial) CheckStored(all ...*bridge.Delivery) {
 	r.t.Helper()
 	for _, dest := range []bridge.Destination{bridge.Orders, bridge.Rejects, bridge.Deadletters} {
 		want := make(map[string]*bridge.Delivery)
@@ -197,7 +264,7 @@ func (r *run) checkStored(all ...*bridge.Delivery) {
 	}
 }
 
-func (r *run) checkMessages(dest bridge.Destination, got []Message, want map[string]*bridge.Delivery) {
+func (r *Trial) checkMessages(dest bridge.Destination, got []Message, want map[string]*bridge.Delivery) {
 	r.t.Helper()
 	seen := make(map[string]bool)
 	last := make(map[string]string) // sequence, by key
@@ -249,8 +316,8 @@ func compare(d *bridge.Delivery, m Message, dest bridge.Destination) string {
 
 const spoolID = "0badcafe"
 
-// events makes n events with numbers from first on, over so many keys; each tenth is rejected. A few ids are not plain.
-func events(first uint64, n, keys int) []*bridge.Delivery {
+// Events makes n events with numbers from first on, over so many keys; each tenth is rejected. A few ids are not plain.
+func Events(first uint64, n, keys int) []*bridge.Delivery {
 	all := make([]*bridge.Delivery, n)
 	for i := range all {
 		seq := first + uint64(i)
@@ -274,12 +341,18 @@ func events(first uint64, n, keys int) []*bridge.Delivery {
 	return all
 }
 
-// deadletters makes n dead letters.
-func deadletters(first uint64, n int) []*bridge.Delivery {
-	all := events(first, n, n)
+// Deadletters makes n dead letters.
+func Deadletters(first uint64, n int) []*bridge.Delivery {
+	all := Events(first, n, n)
 	for i, d := range all {
-		all[i] = d.AsDeadletter()
-		all[i].UserID, all[i].OrderID, all[i].Status = "", "", bridge.StatusUnknown
+		all[i] = asDeadletter(d)
 	}
 	return all
+}
+
+// asDeadletter is the event as one that was not understood.
+func asDeadletter(d *bridge.Delivery) *bridge.Delivery {
+	d = d.AsDeadletter()
+	d.UserID, d.OrderID, d.Status = "", "", bridge.StatusUnknown
+	return d
 }

@@ -1,0 +1,33 @@
+package kafka_test
+
+import (
+	"testing"
+
+	"github.com/twmb/franz-go/pkg/kfake"
+
+	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/publishers/publishertest"
+)
+
+func TestContract(t *testing.T) {
+	publishertest.Run(t, func(t *testing.T) publishertest.Bus { return startDurable(t, 1) })
+}
+
+func TestContractCluster(t *testing.T) {
+	t.Parallel()
+	publishertest.RunCluster(t, func(t *testing.T) publishertest.Bus { return &movingBus{startDurable(t, 3)} })
+}
+
+// startDurable starts a cluster that keeps its data when it is stopped.
+func startDurable(t *testing.T, brokers int) *testBus {
+	return startBus(t, brokers, kfake.DataDir(t.TempDir()), kfake.SyncWrites())
+}
+
+// movingBus is a cluster in which leaders move.
+type movingBus struct{ *testBus }
+
+// KillLeader takes the broker away that leads the first partition, and brings it back when others lead all it led.
+func (b *movingBus) KillLeader(t *testing.T, dest bridge.Destination) {
+	t.Helper()
+	b.withoutNode(t, b.cluster.LeaderFor(string(dest), 0), func() {})
+}

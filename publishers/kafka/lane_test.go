@@ -1,0 +1,123 @@
+package kafka
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+
+	kafkago "github.com/segmentio/kafka-go"
+
+	"github.com/postbridge/postbridge/bridge"
+)
+
+func testLane(pending ...*entry) *lane {
+	l := newLane(&topic{p: new(Publisher)}, 0)
+	l.pending = pending
+	return l
+}
+
+func TestFit(t *testing.T) {
+	t.Parallel()
+	some := func(n, bytes int) (all []*entry) {
+		for i := range n {
+			e := numbered(uint64(i + 1))
+			e.delivery.Data = make([]byte, bytes)
+			all = append(all, e)
+		}
+		return all
+	}
+	for name, c := range map[string]struct {
+		pending []*entry
+		limit   int
+		found   []uint64
+		want    int
+	}{
+		"All":           {some(20, 100), 500, nil, 20},
+		"Limit":         {some(20, 100), 7, nil, 7},
+		"LimitOne":      {some(20, 100), 1, nil, 1},
+		"Exactly":       {some(500, 100), 500, nil, 500},
+		"Many":          {some(501, 100), 500, nil, 500},
+		"Bytes":         {some(20, 100<<10), 500, nil, 5},
+		"OneTooLarge":   {some(3, 2<<20), 500, nil, 1},
+		"UpToFound":     {some(20, 100), 500, []uint64{9, 4, 77}, 3},
+		"FoundFarAhead": {some(20, 100), 2, []uint64{9}, 2},
+	} {
+		l := testLane(c.pending...)
+		l.limit = c.limit
+		for _, number := range c.found {
+			l.found[number] = true
+		}
+		if got := l.fit(); got != c.want {
+			t.Errorf("%s: %d events, want %d", name, got, c.want)
+		}
+	}
+}
+
+// What was found is done and nothing else is.
+func TestSkipFound(t *testing.T) {
+	t.Parallel()
+	var done []uint64
+	var all []*entry
+	for number := range uint64(6) {
+		e := numbered(number)
+		e.copies, e.done = 1, func(err error) {
+			if err != nil {
+				t.Error(err)
+			}
+			done = append(done, number)
+		}
+		all = append(all, e)
+	}
+	l := testLane(all...)
+	l.found = map[uint64]bool{0: true, 1: true, 3: true}
+	l.skipFound()
+	if fmt.Sprint(done) != "[0 1]" || len(l.pending) != 4 || !l.found[3] {
+		t.Errorf("done are %v, %d are pending", done, len(l.pending))
+	}
+}
+
+func TestJudge(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		err  error
+		want verdict
+	}{
+		{nil, stored},
+		{errors.New("connection refused"), again},
+		{fmt.Errorf("%w: told so", kafkago.MessageSizeTooLarge), refused},
+		{kafkago.RecordListTooLarge, refused},
+		{kafkago.InvalidRecord, refused},
+		{kafkago.OutOfOrderSequenceNumber, unsure},
+		{kafkago.DuplicateSequenceNumber, unsure},
+		{kafkago.InvalidProducerEpoch, unsure},
+		{kafkago.UnknownProducerId, unsure},
+		{kafkago.NotLeaderForPartition, again},
+		{kafkago.TopicAuthorizationFailed, again},
+		{kafkago.RequestTimedOut, again},
+		{kafkago.InvalidMessage, again}, // what arrived is not what was sent
+		{kafkago.Unknown, again},
+	} {
+		if got := judge(c.err); got != c.want {
+			t.Errorf("%v: %d, want %d", c.err, got, c.want)
+		}
+	}
+}
+
+// An event is done when the last of its copies is, and refused if one of them was.
+func TestSettle(t *testing.T) {
+	t.Parallel()
+	why := fmt.Errorf("%w: because", bridge.ErrRejected)
+	for _, refused := range [][2]error{{nil, nil}, {why, nil}, {nil, why}} {
+		p, e, calls := new(Publisher), numbered(1), 0
+		var result error
+		e.copies, e.done = 2, func(err error) { result, calls = err, calls+1 }
+		p.settle([]*entry{e}, refused[0])
+		if calls != 0 {
+			t.Error("done with a copy that is not")
+		}
+		p.settle([]*entry{e}, refused[1])
+		if want := errors.Join(refused[0], refused[1]) != nil; calls != 1 || errors.Is(result, bridge.ErrRejected) != want {
+			t.Errorf("%v: done %d times, with %v", refused, calls, result)
+		}
+	}
+}
