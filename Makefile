@@ -28,7 +28,8 @@ demo: build
 	bin/postbridge tail --from start --order 220303000308932 --count 1 --timeout 10s; \
 	bin/postbridge tail --from start --order 112111182198 --count 1 --timeout 10s
 
-# A real Kafka on 127.0.0.1:9092, from Maven's jars: needs Java 17. It says how to publish to it and how to look.
+# A real Kafka on 127.0.0.1:9092, with its data in data/kafka. Needs Java 17, and Maven once, for the jars. It says how to
+# publish to it and how to look.
 kafka:
 	@go run ./deploy/kafka
 

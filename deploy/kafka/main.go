@@ -38,10 +38,10 @@ To see what it publishes, with partition, key and headers:
 Its data and logs are in %[4]s. Ctrl-C ends it.
 `
 
-func run(ctx context.Context, args []string, out io.Writer) (err error) {
+func run(ctx context.Context, args []string, out io.Writer) error {
 	fs := flag.NewFlagSet("kafka", flag.ContinueOnError)
 	listen := fs.String("listen", "127.0.0.1:9092", "where to listen")
-	dir := fs.String("dir", "", "where to keep the data (default: a temporary directory that is removed at the end)")
+	dir := fs.String("dir", "data/kafka", "where to keep the data, for the next time, too")
 	fetch := fs.Bool("fetch", false, "only fetch the jars, for another time without a network")
 	if err := fs.Parse(args); err != nil {
 		return err
@@ -52,12 +52,6 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	jars, err := kafkatest.Jars(ctx)
 	if err != nil || *fetch {
 		return err
-	}
-	if *dir == "" {
-		if *dir, err = os.MkdirTemp("", "kafka-"); err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, os.RemoveAll(*dir)) }()
 	}
 	c, err := kafkatest.Start(ctx, kafkatest.Options{Dir: *dir, Listen: *listen})
 	if err != nil {

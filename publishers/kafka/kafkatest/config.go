@@ -69,6 +69,13 @@ func chooseEndpoints(o Options) ([]endpoints, error) {
 		held = append(held, l)
 		return l.Addr().String()
 	}
+	if o.Listen != "" {
+		l, err := net.Listen("tcp", o.Listen)
+		if err != nil {
+			return nil, fmt.Errorf("kafkatest: a Kafka broker cannot listen there: %w", err)
+		}
+		held = append(held, l)
+	}
 	nodes := make([]endpoints, max(1, o.Nodes))
 	for i := range nodes {
 		nodes[i] = endpoints{plain: choose(), secure: choose(), clientAuth: choose(), controller: choose()}
@@ -96,6 +103,11 @@ func (o Options) check() error {
 		return errors.New("kafkatest: Options.Dir is empty")
 	case o.Nodes != 0 && o.Nodes != 1 && o.Nodes != 3:
 		return fmt.Errorf("kafkatest: %d nodes; there can be 1 or 3", o.Nodes)
+	}
+	if o.Listen != "" {
+		if host, _, err := net.SplitHostPort(o.Listen); err != nil || host == "" {
+			return fmt.Errorf("kafkatest: %q is not where clients can connect to: give host:port, as in 127.0.0.1:9092", o.Listen)
+		}
 	}
 	return nil
 }

@@ -39,6 +39,9 @@ func Jars(ctx context.Context) (dir string, err error) {
 	cache = filepath.Join(cache, "postbridge")
 	// Named by all that decides what is in it.
 	home := filepath.Join(cache, fmt.Sprintf("kafka-%s-%.4x", Version, sha256.Sum256(pom)))
+	if _, err := exec.LookPath("java"); err != nil {
+		return "", fmt.Errorf("install Java 17 or newer: %w", err)
+	}
 	if exists(archive(home)) { // made last
 		return lib(home), nil
 	}
@@ -95,7 +98,7 @@ func lock(ctx context.Context, path string) (unlock func(), err error) {
 func fetch(ctx context.Context, home string) (err error) {
 	mvn, err := exec.LookPath("mvn")
 	if err != nil {
-		return err
+		return fmt.Errorf("install Maven, which is needed this once: %w", err)
 	}
 	tmp, err := os.MkdirTemp(filepath.Dir(home), ".fetch-")
 	if err != nil {

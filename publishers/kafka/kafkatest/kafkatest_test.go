@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -185,10 +186,17 @@ func TestThreeNodes(t *testing.T) {
 func TestStartSaysWhatIsWrong(t *testing.T) {
 	t.Parallel()
 	kafkatest.Require(t)
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
 	for _, tt := range []struct {
 		o    kafkatest.Options
 		want string
 	}{
+		{kafkatest.Options{Dir: t.TempDir(), Listen: taken.Addr().String()}, "address already in use"},
+		{kafkatest.Options{Dir: t.TempDir(), Listen: ":9092"}, "give host:port"},
 		{kafkatest.Options{}, "Dir is empty"},
 		{kafkatest.Options{Dir: t.TempDir(), Nodes: 2}, "there can be 1 or 3"},
 		{kafkatest.Options{Dir: t.TempDir(), Properties: map[string]string{"num.io.threads": "none"}}, "num.io.threads"},

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"strings"
 	"sync"
 	"testing"
@@ -30,9 +29,6 @@ func Require(t testing.TB) {
 
 // available says why no Kafka can be started here. It is found out once: a fetch that fails takes its time.
 var available = sync.OnceValue(func() error { //nolint:gochecknoglobals // what the machine has, the same for all tests
-	if _, err := exec.LookPath("java"); err != nil {
-		return err
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), fetchTimeout)
 	defer cancel()
 	_, err := Jars(ctx)
