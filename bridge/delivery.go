@@ -177,15 +177,22 @@ func parseRecord(b []byte) (*Delivery, error) {
 		Deadletter: b[1] == 1,
 		ReceivedAt: time.Unix(0, int64(binary.LittleEndian.Uint64(b[2:]))),
 	}
-	b = b[10:]
-	for _, s := range [...]*string{&d.TraceParent, &d.ID, &d.Broker, &d.UserID, &d.OrderID, (*string)(&d.Status)} {
-		n, w := binary.Uvarint(b)
-		if w <= 0 || n > uint64(len(b)-w) {
+	texts := [...]*string{&d.TraceParent, &d.ID, &d.Broker, &d.UserID, &d.OrderID, (*string)(&d.Status)}
+	var from, to [len(texts)]int
+	end := 10
+	for i := range texts {
+		n, w := binary.Uvarint(b[end:])
+		if w <= 0 || n > uint64(len(b)-end-w) {
 			return nil, errRecord
 		}
-		*s = string(b[w : w+int(n)])
-		b = b[w+int(n):]
+		from[i] = end + w
+		to[i] = from[i] + int(n)
+		end = to[i]
 	}
-	d.Data = b
+	all := string(b[:end]) // one allocation for all of them
+	for i, s := range texts {
+		*s = all[from[i]:to[i]]
+	}
+	d.Data = b[end:]
 	return d, nil
 }

@@ -2,7 +2,8 @@
 //
 // # Vocabulary
 //
-//   - broker: a stock broker (Kite, Dhan, …). Never NATS or Kafka.
+//   - broker: a stock broker (Kite, Dhan, …). Never NATS or Kafka; Kafka's own are called Kafka brokers, and just brokers
+//     in publishers/kafka only, where there are no others.
 //   - postback: one HTTP POST from a broker, as it arrived.
 //   - event: what a postback becomes: one state of one order, in postbridge's own shape.
 //   - delivery: an event on its way to a bus, as the spool holds it.

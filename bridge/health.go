@@ -37,7 +37,11 @@ func (h *health) report(cause string, err error) {
 		h.begun = h.begun || cause == causeConnection
 		if t != nil {
 			delete(h.causes, cause)
-			h.log.Info("the bus takes events again", "cause", cause)
+			if len(h.causes) == 0 {
+				h.log.Info("the bus takes events again", "cause", cause)
+			} else {
+				h.log.Info("one of the causes that keep events from the bus is over", "cause", cause)
+			}
 		}
 		return
 	}

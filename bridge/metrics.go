@@ -116,7 +116,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	waiting := desc("bus_waiting", "Events in the spool that are not yet done on the bus.", "bus")
 	oldest := desc("bus_oldest_waiting_seconds", "Age of the oldest event that is not yet done on the bus.", "bus")
 	up := desc("bus_up", "1 if nothing keeps events from the bus.", "bus")
-	rewound := desc("bus_rewound_total", "Times the bus was found to hold less than it had stored. Not looked for yet: always 0.", "bus")
+	rewound := desc("bus_rewound_total", "Times the bus was found to hold less than it had stored. Not counted yet: always 0.", "bus")
 	for name, b := range st.Buses {
 		for f, n := range b.Fates() {
 			counter(fates, n, name, f)

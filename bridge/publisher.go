@@ -46,6 +46,24 @@ func RetryForever(first time.Duration) *backoff.ExponentialBackOff {
 	)
 }
 
+// Pacer spaces out something that is tried now and then. It is for one goroutine.
+type Pacer struct {
+	backoff *backoff.ExponentialBackOff
+	next    time.Time
+}
+
+// NewPacer returns one of the pace of RetryForever.
+func NewPacer(first time.Duration) *Pacer { return &Pacer{backoff: RetryForever(first)} }
+
+// Due reports whether it is time to try, and counts that as tried.
+func (r *Pacer) Due(now time.Time) bool {
+	if now.Before(r.next) {
+		return false
+	}
+	r.next = now.Add(r.backoff.NextBackOff())
+	return true
+}
+
 // Report tells what keeps events from a bus. An error says that cause holds, and why; nil that it is over. Repeating
 // the same is free: only changes are logged. A bus is up while no cause holds, and from the first time on that the
 // cause "connection" is over.

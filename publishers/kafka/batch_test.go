@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"bytes"
 	"fmt"
 	"maps"
 	"math"
@@ -28,7 +29,7 @@ func numbered(sequence uint64) *entry {
 // TestEncode reads a batch with another library.
 func TestEncode(t *testing.T) {
 	t.Parallel()
-	var b batch
+	b := newBatch()
 	for _, n := range []int{1, 2, 300, 1} { // the same buffers, for fewer again
 		var events []*entry
 		for i := range n {
@@ -93,14 +94,14 @@ func TestEncodeIsTaken(t *testing.T) {
 	t.Cleanup(cluster.Close)
 	client, end := NewClient(Config{Brokers: cluster.ListenAddrs()})
 	t.Cleanup(end)
-	var b batch
+	b := newBatch()
 	produce := func(at position) error {
 		encoded, err := b.encode([]*entry{numbered(1), numbered(2)}, at)
 		if err != nil {
 			t.Fatal(err)
 		}
 		resp, err := client.RawProduce(t.Context(), &kafkago.RawProduceRequest{
-			Topic: "orders", RequiredAcks: kafkago.RequireAll, RawRecords: protocol.RawRecordSet{Reader: newReader(encoded)},
+			Topic: "orders", RequiredAcks: kafkago.RequireAll, RawRecords: protocol.RawRecordSet{Reader: bytes.NewReader(encoded)},
 		})
 		if err != nil {
 			return err
@@ -180,7 +181,7 @@ func BenchmarkEncode(b *testing.B) {
 		e.delivery.Data = data
 		events = append(events, e)
 	}
-	var c batch
+	c := newBatch()
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := c.encode(events, position{}); err != nil {

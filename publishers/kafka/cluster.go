@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -71,16 +72,29 @@ func (p *Publisher) learn() bool {
 	if p.ctx.Err() != nil {
 		return false
 	}
-	if err == nil && m.ClusterID != "" && !p.notes.of(m.ClusterID) {
-		p.log.Warn("this is another Kafka cluster than before: what is still waiting goes there", "cluster", m.ClusterID)
+	if err == nil && m.ClusterID != "" && !p.notes.adopt(m.ClusterID) {
+		p.log.Warn("this is another Kafka cluster than before, and what was stored is not in it; what waits is published here. To publish again what the spool keeps, stop postbridge, remove spool/cursor-kafka and start it",
+			"cluster", m.ClusterID)
 	}
+	controller := p.connected(m, err)
+	if err != nil {
+		return false
+	}
+	for _, t := range p.topics {
+		p.learnTopic(t, m, controller)
+	}
+	return true
+}
+
+// connected takes whether the cluster answers and, if so, who its brokers are. It returns the one that creates topics.
+func (p *Publisher) connected(m *kafkago.MetadataResponse, err error) (controller string) {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.report("connection", err)
 	back := err == nil && !p.up
 	p.up = err == nil
 	if err != nil {
-		p.mu.Unlock()
-		return false
+		return ""
 	}
 	p.brokers = p.brokers[:0:0]
 	for _, b := range m.Brokers {
@@ -91,18 +105,10 @@ func (p *Publisher) learn() bool {
 			p.brokers = append(p.brokers, b)
 		}
 	}
-	controller := hostPort(m.Controller)
-	if controller == "" {
-		controller = p.brokers[0]
-	}
 	if back {
 		p.pokeAll()
 	}
-	p.mu.Unlock()
-	for _, t := range p.topics {
-		p.learnTopic(t, m, controller)
-	}
-	return true
+	return cmp.Or(hostPort(m.Controller), p.brokers[0])
 }
 
 // pokeAll ends every wait for a retry. Guarded by mu.
@@ -126,17 +132,17 @@ func (p *Publisher) metadata() (*kafkago.MetadataResponse, error) {
 	var failed error
 	for _, broker := range brokers {
 		ctx, cancel := context.WithTimeout(p.ctx, requestTimeout)
-		m, err := p.client.Metadata(ctx, &kafkago.MetadataRequest{Addr: address(broker), Topics: names})
+		m, err := p.client.Metadata(ctx, &kafkago.MetadataRequest{Addr: kafkago.TCP(broker), Topics: names})
 		cancel()
 		if err == nil && len(m.Brokers) > 0 {
 			return m, nil
 		}
 		if err == nil {
-			err = fmt.Errorf("broker %s knows no brokers yet", broker)
+			err = &brokerError{address: broker, text: "knows no others yet"}
 		}
 		// The one that matters most is that we are not let in.
 		if failed == nil || loginError(err) && !loginError(failed) {
-			failed = plain(err)
+			failed = Plain(err)
 		}
 		if p.ctx.Err() != nil {
 			break
@@ -153,31 +159,31 @@ func (p *Publisher) learnTopic(t *topic, m *kafkago.MetadataResponse, controller
 	case i < 0 || errors.Is(m.Topics[i].Error, kafkago.UnknownTopicOrPartition):
 		err = p.createTopic(t, controller, len(m.Brokers))
 	case m.Topics[i].Error != nil:
-		err = fmt.Errorf("cannot use topic %s: %w", t.name, explain(m.Topics[i].Error))
+		err = explain(m.Topics[i].Error)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.ctx.Err() != nil || errors.Is(err, errNotYet) {
+	if p.ctx.Err() != nil || errors.Is(err, errNothingNew) {
 		return
 	}
 	p.report("topic "+t.name, err)
 	if err == nil && i >= 0 && len(m.Topics[i].Partitions) > 0 {
-		t.create = newRetryPace()
+		t.create = bridge.NewPacer(firstRetry)
 		t.learn(m.Topics[i])
 		t.checkReplicas(m.Topics[i])
 	}
 }
 
-// errNotYet is that there is nothing new to say of a topic that is missing.
-var errNotYet = errors.New("not yet")
+// errNothingNew is that there is no more to say of a topic that is missing than before.
+var errNothingNew = errors.New("nothing new")
 
 // createTopic creates a missing topic, or says why that cannot be.
 func (p *Publisher) createTopic(t *topic, controller string, brokers int) error {
 	if !p.cfg.CreateTopics {
-		return fmt.Errorf("there is no topic %s: create it, or let postbridge do it (POSTBRIDGE_KAFKA_CREATE_TOPICS)", t.name)
+		return errors.New("it is missing: create it, or set POSTBRIDGE_KAFKA_CREATE_TOPICS=true")
 	}
-	if !t.create.due(time.Now()) {
-		return errNotYet
+	if !t.create.Due(time.Now()) {
+		return errNothingNew
 	}
 	c := kafkago.TopicConfig{Topic: t.name, NumPartitions: p.cfg.Partitions, ReplicationFactor: p.cfg.Replication}
 	if p.cfg.Replication > minInSync {
@@ -185,7 +191,7 @@ func (p *Publisher) createTopic(t *topic, controller string, brokers int) error 
 	}
 	ctx, cancel := context.WithTimeout(p.ctx, requestTimeout)
 	defer cancel()
-	resp, err := p.client.CreateTopics(ctx, &kafkago.CreateTopicsRequest{Addr: address(controller), Topics: []kafkago.TopicConfig{c}})
+	resp, err := p.client.CreateTopics(ctx, &kafkago.CreateTopicsRequest{Addr: kafkago.TCP(controller), Topics: []kafkago.TopicConfig{c}})
 	if err == nil {
 		err = resp.Errors[t.name]
 	}
@@ -193,17 +199,17 @@ func (p *Publisher) createTopic(t *topic, controller string, brokers int) error 
 	case err == nil:
 		p.log.Info("created topic", "topic", t.name, "partitions", c.NumPartitions, "replication", c.ReplicationFactor)
 		p.wantMetadata()
-		return errNotYet
+		return errNothingNew
 	case errors.Is(err, kafkago.TopicAlreadyExists):
 		p.wantMetadata()
-		return errNotYet
+		return errNothingNew
 	case errors.Is(err, kafkago.InvalidReplicationFactor):
-		return fmt.Errorf("cannot create topic %s with %d replicas in a cluster of %d brokers (POSTBRIDGE_KAFKA_REPLICATION): %w",
-			t.name, c.ReplicationFactor, brokers, plain(err))
+		return fmt.Errorf("cannot create it with %d replicas: the cluster has %d Kafka brokers; lower POSTBRIDGE_KAFKA_REPLICATION or add some",
+			c.ReplicationFactor, brokers)
 	case errors.Is(err, kafkago.TopicAuthorizationFailed), errors.Is(err, kafkago.ClusterAuthorizationFailed):
-		return fmt.Errorf("there is no topic %s and no permission to create it: create it, or allow Create on it: %w", t.name, plain(err))
+		return fmt.Errorf("it is missing, and there is no permission to create it: create it, or allow Create on it: %w", Plain(err))
 	default:
-		return fmt.Errorf("cannot create topic %s: %w", t.name, plain(err))
+		return fmt.Errorf("cannot create it: %w", Plain(err))
 	}
 }
 

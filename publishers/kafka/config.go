@@ -3,6 +3,7 @@ package kafka
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"slices"
 	"strconv"
@@ -41,6 +42,11 @@ const (
 	mechanismPlain    = "PLAIN"
 	mechanismScram256 = "SCRAM-SHA-256"
 	mechanismScram512 = "SCRAM-SHA-512"
+
+	// maxPartitions is more than a topic of events can need: each partition is a lane of ours, and files on each replica.
+	maxPartitions = 100_000
+	// maxReplication is the largest number that Kafka's protocol has room for.
+	maxReplication = math.MaxInt16
 )
 
 // Validate returns what is wrong with the configuration: one line that names the setting and says what to do. It shows
@@ -65,10 +71,22 @@ func (c *Config) Validate() error {
 		return errors.New("POSTBRIDGE_KAFKA_TLS_CERT_FILE: is set without its key; set POSTBRIDGE_KAFKA_TLS_KEY_FILE, too")
 	case c.TLSCertFile == "" && c.TLSKeyFile != "":
 		return errors.New("POSTBRIDGE_KAFKA_TLS_KEY_FILE: is set without its certificate; set POSTBRIDGE_KAFKA_TLS_CERT_FILE, too")
-	case c.CreateTopics && c.Partitions < 1:
+	}
+	return c.validateTopics()
+}
+
+func (c *Config) validateTopics() error {
+	switch {
+	case !c.CreateTopics:
+		return nil
+	case c.Partitions < 1:
 		return fmt.Errorf("POSTBRIDGE_KAFKA_PARTITIONS: %d is too few; a topic has 1 at least", c.Partitions)
-	case c.CreateTopics && c.Replication < 1:
+	case c.Partitions > maxPartitions:
+		return fmt.Errorf("POSTBRIDGE_KAFKA_PARTITIONS: %d is too many; set it to %d at most", c.Partitions, maxPartitions)
+	case c.Replication < 1:
 		return fmt.Errorf("POSTBRIDGE_KAFKA_REPLICATION: %d is too few; a topic has 1 at least", c.Replication)
+	case c.Replication > maxReplication:
+		return fmt.Errorf("POSTBRIDGE_KAFKA_REPLICATION: %d is too many; set it to the number of Kafka brokers at most", c.Replication)
 	}
 	return nil
 }
@@ -79,7 +97,7 @@ func (c *Config) validateLogin() error {
 	case c.SASLMechanism != "" && !slices.Contains(mechanisms, c.SASLMechanism):
 		return fmt.Errorf("POSTBRIDGE_KAFKA_SASL_MECHANISM: %q is not known; use one of %s", c.SASLMechanism, strings.Join(mechanisms, ", "))
 	case c.User == "" && c.Password != nil:
-		return errors.New("POSTBRIDGE_KAFKA_PASSWORD: is set without a user; set POSTBRIDGE_KAFKA_USER, too")
+		return errors.New("POSTBRIDGE_KAFKA_PASSWORD or its _FILE is set without POSTBRIDGE_KAFKA_USER; set both, or neither")
 	case c.User != "" && c.Password == nil:
 		return errors.New("POSTBRIDGE_KAFKA_USER: is set without a password; set POSTBRIDGE_KAFKA_PASSWORD, too")
 	case c.User == "" && c.SASLMechanism != "":
@@ -89,6 +107,12 @@ func (c *Config) validateLogin() error {
 	}
 	return nil
 }
+
+// PlainPassword reports whether anyone on the way can read the password: it is sent as it is, and without TLS.
+func (c *Config) PlainPassword() bool { return c.SASLMechanism == mechanismPlain && !c.tls() }
+
+// tls reports whether connections use TLS.
+func (c *Config) tls() bool { return c.TLS || c.TLSCAFile != "" || c.TLSCertFile != "" }
 
 func isHostPort(broker string) bool {
 	host, port, err := net.SplitHostPort(broker)

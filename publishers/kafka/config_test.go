@@ -30,12 +30,14 @@ func TestConfigErrors(t *testing.T) {
 		"mechanism in small letters": {func(c *Config) { c.SASLMechanism, c.User, c.Password = "plain", "edge", ask }, "use one of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512"},
 		"mechanism alone":            {func(c *Config) { c.SASLMechanism = "PLAIN" }, "POSTBRIDGE_KAFKA_SASL_MECHANISM: is set without a user"},
 		"user alone":                 {func(c *Config) { c.SASLMechanism, c.User = "PLAIN", "edge" }, "POSTBRIDGE_KAFKA_USER: "},
-		"password alone":             {func(c *Config) { c.SASLMechanism, c.Password = "PLAIN", ask }, "POSTBRIDGE_KAFKA_PASSWORD: "},
+		"password alone":             {func(c *Config) { c.SASLMechanism, c.Password = "PLAIN", ask }, "POSTBRIDGE_KAFKA_PASSWORD or its _FILE is set without POSTBRIDGE_KAFKA_USER; "},
 		"no mechanism":               {func(c *Config) { c.User, c.Password = "edge", ask }, "set POSTBRIDGE_KAFKA_SASL_MECHANISM to one of PLAIN, "},
 		"certificate alone":          {func(c *Config) { c.TLSCertFile = "c.pem" }, "POSTBRIDGE_KAFKA_TLS_CERT_FILE: "},
 		"key alone":                  {func(c *Config) { c.TLSKeyFile = "k.pem" }, "POSTBRIDGE_KAFKA_TLS_KEY_FILE: "},
 		"partitions":                 {func(c *Config) { c.Partitions = 0 }, "POSTBRIDGE_KAFKA_PARTITIONS: 0 "},
+		"too many partitions":        {func(c *Config) { c.Partitions = 100_001 }, "POSTBRIDGE_KAFKA_PARTITIONS: 100001 is too many"},
 		"replication":                {func(c *Config) { c.Replication = -1 }, "POSTBRIDGE_KAFKA_REPLICATION: -1 "},
+		"too much replication":       {func(c *Config) { c.Replication = 32768 }, "POSTBRIDGE_KAFKA_REPLICATION: 32768 is too many"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -58,12 +60,33 @@ func TestConfigValid(t *testing.T) {
 	for _, c := range []Config{
 		{Brokers: []string{"one:9092"}},
 		{Brokers: []string{"[::1]:9092", "127.0.0.1:9093"}, CreateTopics: true, Partitions: 1, Replication: 1, Prefix: "desk-1_a"},
+		{Brokers: []string{"one:9092"}, CreateTopics: true, Partitions: 100_000, Replication: 32767},
+		{Brokers: []string{"one:9092"}, Partitions: 100_001, Replication: 32768}, // not used
 		{Brokers: []string{"one:9092"}, SASLMechanism: "PLAIN", User: "edge", Password: ask},
 		{Brokers: []string{"one:9092"}, SASLMechanism: "SCRAM-SHA-512", User: "edge", Password: ask, TLS: true},
 		{Brokers: []string{"one:9092"}, TLSCAFile: "ca.pem", TLSCertFile: "c.pem", TLSKeyFile: "k.pem"},
 	} {
 		if err := c.Validate(); err != nil {
 			t.Errorf("%+v: %v", c.Brokers, err)
+		}
+	}
+}
+
+func TestPlainPassword(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		config Config
+		want   bool
+	}{
+		{Config{}, false},
+		{Config{SASLMechanism: mechanismPlain}, true},
+		{Config{SASLMechanism: mechanismPlain, TLS: true}, false},
+		{Config{SASLMechanism: mechanismPlain, TLSCAFile: "ca.pem"}, false},
+		{Config{SASLMechanism: mechanismPlain, TLSCertFile: "c.pem", TLSKeyFile: "k.pem"}, false},
+		{Config{SASLMechanism: mechanismScram256}, false},
+	} {
+		if got := test.config.PlainPassword(); got != test.want {
+			t.Errorf("%+v: %t", test.config, got)
 		}
 	}
 }

@@ -12,7 +12,7 @@ type Limits = limits
 
 // OpenWith opens a publisher whose limits a function, if there is one, changed.
 func OpenWith(cfg Config, o bridge.Opening, log *slog.Logger, change func(*Limits)) (*Publisher, error) {
-	l := limits{unsureFor: unsureFor, shrinkAfter: shrinkAfter}
+	l := defaultLimits()
 	if change != nil {
 		change(&l)
 	}

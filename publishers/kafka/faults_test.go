@@ -155,8 +155,8 @@ func TestAllBrokersGone(t *testing.T) {
 	bus.Stop(t)
 	during := publishertest.Events(301, 600, 60)
 	r.Publish(during...)
-	waitCause(r, "connection: broker ", "closed the connection") // as the proxies do
-	time.Sleep(3 * time.Second)                                  // stands for minutes
+	waitCause(r, "connection: Kafka broker ", "closed the connection") // as the proxies do
+	time.Sleep(3 * time.Second)                                        // stands for minutes
 	wantDone(t, r, 0, during)
 	bus.Start(t)
 	back := time.Now()
@@ -205,9 +205,6 @@ func TestThrottled(t *testing.T) {
 		r.Publish(d)
 		if i%100 == 0 {
 			r.Eventually("the first of a batch done", func() bool { return r.DoneOf(d) == 1 })
-			if took := time.Since(answered); i == 0 && took > throttle {
-				t.Errorf("an event that was stored was done %v later", took)
-			}
 		}
 		time.Sleep(time.Millisecond)
 	}
@@ -326,12 +323,12 @@ func TestPermissionsGrantedLater(t *testing.T) {
 	r := publishertest.Open(t, bus)
 	all := publishertest.Events(1, 200, 40)
 	r.Publish(all...)
-	waitCause(r, "topic orders: cannot use topic orders: no permission")
+	waitCause(r, "topic orders: no permission")
 	topics := []string{orders, string(bridge.Rejects), string(bridge.Deadletters)}
 	for _, topic := range topics {
 		bus.allow(t, topic, kmsg.ACLOperationDescribe)
 	}
-	waitCause(r, "topic orders: there is no topic orders and no permission to create it")
+	waitCause(r, "topic orders: it is missing, and there is no permission to create it")
 	for _, topic := range topics {
 		bus.allow(t, topic, kmsg.ACLOperationCreate)
 	}
@@ -790,6 +787,12 @@ func TestFewerPartitions(t *testing.T) {
 	t.Parallel()
 	bus := startBus(t, 1, kfake.MaxVersions(kversion.V4_2_0()))
 	bus.change = kafka.ShrinkAfter(300 * time.Millisecond)
+	bus.config.CreateTopics = false
+	for _, dest := range []bridge.Destination{bridge.Orders, bridge.Rejects, bridge.Deadletters} {
+		if err := bus.cluster.CreateTopic(string(dest), 6, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
 	r := publishertest.Open(t, bus)
 	gone := ordersOnly(publishertest.Events(1, 200, 40))
 	r.Publish(gone...)
@@ -798,7 +801,7 @@ func TestFewerPartitions(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := bus.cluster.CreateTopic(orders, 4, nil); err != nil {
-		t.Skip(err) // the publisher was quicker
+		t.Fatal(err)
 	}
 	all := publishertest.Events(201, 300, 40)
 	r.Publish(all...)
@@ -815,7 +818,7 @@ func TestTopicMissing(t *testing.T) {
 	r := publishertest.Open(t, bus)
 	all := publishertest.Events(1, 200, 40)
 	r.Publish(all...)
-	waitCause(r, "topic orders: there is no topic orders: create it, or let postbridge do it (POSTBRIDGE_KAFKA_CREATE_TOPICS)")
+	waitCause(r, "topic orders: it is missing: create it, or set POSTBRIDGE_KAFKA_CREATE_TOPICS=true")
 	wantDone(t, r, 0, all)
 	for _, dest := range []bridge.Destination{bridge.Orders, bridge.Rejects, bridge.Deadletters} {
 		if err := bus.cluster.CreateTopic(string(dest), 3, nil); err != nil {
@@ -834,7 +837,7 @@ func TestTooFewBrokersToCreate(t *testing.T) {
 	r := publishertest.Open(t, bus)
 	all := publishertest.Events(1, 200, 40)
 	r.Publish(all...)
-	waitCause(r, "topic orders: cannot create topic orders with 2 replicas in a cluster of 1 brokers (POSTBRIDGE_KAFKA_REPLICATION)")
+	waitCause(r, "topic orders: cannot create it with 2 replicas: the cluster has 1 Kafka brokers; lower POSTBRIDGE_KAFKA_REPLICATION")
 	if _, _, err := bus.cluster.AddNode(1, 0); err != nil {
 		t.Fatal(err)
 	}

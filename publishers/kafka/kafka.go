@@ -20,7 +20,6 @@ package kafka
 import (
 	"context"
 	"log/slog"
-	"net"
 	"sync"
 	"time"
 
@@ -56,7 +55,7 @@ type Publisher struct {
 	client       *kafkago.Client
 	certificates *tlsfiles.Files // nil without TLS files
 	topics       map[bridge.Destination]*topic
-	opened       time.Time // events received before it may have been sent by the run before
+	openedAt     time.Time // events received before it may have been sent by the run before
 	ctx          context.Context
 	stop         context.CancelFunc
 	running      sync.WaitGroup // every goroutine of the publisher
@@ -90,11 +89,13 @@ func newEntry(d *bridge.Delivery, done func(error)) *entry {
 // Open makes a publisher. It does not wait for the bus, which may be down. Its error is one in cfg. The publisher calls
 // o.Report with locks held: it must not call the publisher.
 func Open(cfg Config, o bridge.Opening, log *slog.Logger) (*Publisher, error) {
-	return open(cfg, o, log, limits{unsureFor: unsureFor, shrinkAfter: shrinkAfter})
+	return open(cfg, o, log, defaultLimits())
 }
 
 // limits are those that a test has no time for.
 type limits struct{ unsureFor, shrinkAfter time.Duration }
+
+func defaultLimits() limits { return limits{unsureFor: unsureFor, shrinkAfter: shrinkAfter} }
 
 func open(cfg Config, o bridge.Opening, log *slog.Logger, limits limits) (*Publisher, error) {
 	if err := cfg.Validate(); err != nil {
@@ -107,7 +108,7 @@ func open(cfg Config, o bridge.Opening, log *slog.Logger, limits limits) (*Publi
 		keepNote: o.KeepNote,
 		refresh:  make(chan struct{}, 1),
 		brokers:  cfg.Brokers,
-		opened:   time.Now(),
+		openedAt: time.Now(),
 		report:   o.Report,
 	}
 	if err := p.notes.parse(o.Note); err != nil {
@@ -115,6 +116,9 @@ func open(cfg Config, o bridge.Opening, log *slog.Logger, limits limits) (*Publi
 		log.Error("cannot read what is noted of the partitions; events may be stored twice", "error", err)
 	}
 	p.certificates = tlsfiles.New(cfg.TLSCAFile, cfg.TLSCertFile, cfg.TLSKeyFile, func(err error) { o.Report("certificate", err) })
+	if p.certificates != nil {
+		p.certificates.Changed() // as they are now is no change
+	}
 	p.transport = newTransport(cfg, p.certificates)
 	p.client = &kafkago.Client{Transport: p.transport, Timeout: produceTimeout} // half of it is for the broker
 	p.ctx, p.stop = context.WithCancel(context.Background())
@@ -170,6 +174,3 @@ func (p *Publisher) Close() error {
 	p.running.Wait()
 	return nil
 }
-
-// address is a broker as the client wants it.
-func address(hostPort string) net.Addr { return kafkago.TCP(hostPort) }

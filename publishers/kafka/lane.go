@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"time"
@@ -14,6 +15,13 @@ import (
 // unsureFor is how long a broker may refuse our numbers without the partition showing why. What it stored shows once
 // all replicas have it.
 const unsureFor = 30 * time.Second
+
+// linger is how long events wait for others to fill their batch, if they are late: that is, if they have waited for longer
+// than that.
+const (
+	late   = time.Second
+	linger = 3 * time.Millisecond
+)
 
 var errNoLeader = errors.New("has no leader")
 
@@ -49,7 +57,7 @@ type lane struct {
 func newLane(t *topic, partition int) *lane {
 	return &lane{
 		p: t.p, topic: t, partition: partition, poked: make(chan struct{}, 1),
-		limit: batchRecords, found: make(map[uint64]bool),
+		limit: batchRecords, found: make(map[uint64]bool), batch: newBatch(),
 	}
 }
 
@@ -70,16 +78,7 @@ func (l *lane) poke() {
 
 // run takes events and stores them until the publisher closes, or the topic gets other lanes.
 func (l *lane) run() {
-	for l.take() {
-		for len(l.pending) > 0 {
-			if !l.step() {
-				break
-			}
-		}
-		if len(l.pending) > 0 {
-			break
-		}
-		l.unblock()
+	for l.take() && l.step() {
 	}
 	l.unblock()
 	l.p.mu.Lock()
@@ -89,29 +88,46 @@ func (l *lane) run() {
 	}
 }
 
-// take waits for events. False is the end.
+// take waits until something is pending. False is the end: what is pending then is for the lanes that come next.
 func (l *lane) take() bool {
+	lingered := false
 	for {
-		l.p.mu.Lock()
-		ending := l.topic.wanted > 0
-		l.pending = l.queue
-		if ending {
-			l.pending = nil
-		} else {
-			l.queue = nil
-		}
-		l.p.mu.Unlock()
+		ending := l.dequeue()
 		switch {
-		case ending || l.p.ctx.Err() != nil:
+		case l.p.ctx.Err() != nil:
 			return false
-		case len(l.pending) > 0:
+		case len(l.pending) > 0 && (ending || lingered || !l.canWait()):
 			return true
-		}
-		select {
-		case <-l.poked:
-		case <-l.p.ctx.Done():
+		case len(l.pending) > 0:
+			lingered = true
+			l.p.pause(linger)
+		case ending:
+			return false
+		default:
+			l.unblock()
+			select {
+			case <-l.poked:
+			case <-l.p.ctx.Done():
+			}
 		}
 	}
+}
+
+// dequeue makes pending what is queued, unless the topic gets other lanes.
+func (l *lane) dequeue() (ending bool) {
+	l.p.mu.Lock()
+	defer l.p.mu.Unlock()
+	if l.topic.wanted > 0 {
+		return true
+	}
+	l.pending, l.queue = append(l.pending, l.queue...), nil
+	return false
+}
+
+// canWait reports whether a batch of what is pending would be a small one, of events that are late already. After an
+// outage brokers have most to do, and what a batch costs them hardly depends on its size.
+func (l *lane) canWait() bool {
+	return l.fit() == len(l.pending) && time.Since(l.pending[0].delivery.ReceivedAt) > late
 }
 
 // step brings some of what is pending to an end. False is the end of the lane.
@@ -196,11 +212,11 @@ func (p *Publisher) produce(ctx context.Context, leader, topic string, partition
 	ctx, cancel := context.WithTimeout(ctx, produceTimeout)
 	defer cancel()
 	resp, err := p.client.RawProduce(ctx, &kafkago.RawProduceRequest{
-		Addr:         address(leader),
+		Addr:         kafkago.TCP(leader),
 		Topic:        topic,
 		Partition:    partition,
 		RequiredAcks: kafkago.RequireAll,
-		RawRecords:   protocol.RawRecordSet{Reader: newReader(set)},
+		RawRecords:   protocol.RawRecordSet{Reader: bytes.NewReader(set)},
 	})
 	if err != nil {
 		return nil, err
@@ -278,7 +294,7 @@ func (l *lane) settleDoubt(why error) bool {
 		return l.p.ctx.Err() == nil
 	}
 	l.p.log.Warn("the broker no longer knows what this producer wrote; going on as a new one",
-		"topic", l.topic.name, "partition", l.partition, "producer", l.at.producer.id, "why", plain(why).Error())
+		"topic", l.topic.name, "partition", l.partition, "producer", l.at.producer.id, "why", Plain(why).Error())
 	l.unsure = time.Time{}
 	return l.try(l.renew)
 }

@@ -45,7 +45,7 @@ func TestLogin(t *testing.T) {
 			var password atomic.Value
 			password.Store(wrong)
 			tr := openTransport(t, Config{SASLMechanism: mechanism, User: "edge", Password: func() string { return password.Load().(string) }})
-			err := fails(t, tr, addr, "broker "+addr.String()+` refuses the login of user "edge" (`+mechanism+
+			err := fails(t, tr, addr, "Kafka broker "+addr.String()+`: refuses the login of user "edge" (`+mechanism+
 				"): check POSTBRIDGE_KAFKA_USER and POSTBRIDGE_KAFKA_PASSWORD: it closed the connection")
 			if !loginError(err) || strings.Contains(err.Error(), wrong) {
 				t.Errorf("login error: %t: %v", loginError(err), err)
@@ -93,7 +93,7 @@ func TestLoginRefused(t *testing.T) {
 				return test.answer, !closed
 			})
 			tr := openTransport(t, Config{SASLMechanism: mechanismPlain, User: "edge", Password: constant(password)})
-			err := fails(t, tr, s.addr, "broker "+s.addr.String()+" ", test.want)
+			err := fails(t, tr, s.addr, "Kafka broker "+s.addr.String()+": ", test.want)
 			if !loginError(err) || strings.Contains(err.Error(), password) {
 				t.Errorf("login error: %t: %v", loginError(err), err)
 			}
@@ -133,8 +133,9 @@ func TestLoginCharacter(t *testing.T) {
 func TestLoginWanted(t *testing.T) {
 	t.Parallel()
 	cluster := startKfake(t, kfake.NumBrokers(1), kfake.EnableSASL(), kfake.Superuser(mechanismPlain, "edge", "secret"))
-	fails(t, openTransport(t, Config{}), kafkago.TCP(cluster.ListenAddrs()...),
-		" closed the connection at the first request: perhaps it wants a login (POSTBRIDGE_KAFKA_SASL_MECHANISM)")
+	tr, addr := openTransport(t, Config{}), kafkago.TCP(cluster.ListenAddrs()...)
+	failsAgain(t, tr, addr)
+	fails(t, tr, addr, ": closed the connection at the first request: perhaps it wants a login (POSTBRIDGE_KAFKA_SASL_MECHANISM)")
 }
 
 // A login may be for a time; the connection is not used after that.
@@ -190,15 +191,16 @@ func TestLoginKafka(t *testing.T) {
 		"plain at the TLS port":   {c.SecureBrokers(), Config{}, "answers in TLS: set POSTBRIDGE_KAFKA_TLS", false},
 		"no certificate":          {c.ClientAuthBrokers(), ca, "wants a client certificate", true},
 		"stranger's certificate":  {c.ClientAuthBrokers(), stranger, "refuses our certificate", true},
-		"another authority":       {c.SecureBrokers(), Config{TLS: true}, "check POSTBRIDGE_KAFKA_TLS_CA_FILE", false},
+		"another authority":       {c.SecureBrokers(), Config{TLS: true}, "set POSTBRIDGE_KAFKA_TLS_CA_FILE to the CA", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			tr, addr := openTransport(t, test.config), kafkago.TCP(test.brokers...)
+			tr, addr := openTransport(t, test.config), kafkago.TCP(test.brokers[0])
 			if test.want == "" {
 				mustAsk(t, tr, addr)
 				return
 			}
+			failsAgain(t, tr, addr)
 			err := fails(t, tr, addr, test.want)
 			if loginError(err) != test.login || strings.Contains(err.Error(), wrong) {
 				t.Errorf("login error: %t: %v", loginError(err), err)

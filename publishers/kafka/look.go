@@ -25,7 +25,7 @@ func (l *lane) open(ctx context.Context, leader string) error {
 	known = known && !l.fresh // noted just now, and the disk did not take it
 	l.at, l.doubted, l.fresh = noted, known, !known
 	// A run before may have sent the event, even if what that noted is lost.
-	before := known || l.pending[0].delivery.ReceivedAt.Before(l.p.opened)
+	before := known || l.pending[0].delivery.ReceivedAt.Before(l.p.openedAt)
 	var err error
 	if before {
 		err = l.skipAhead(ctx, leader)
@@ -57,12 +57,12 @@ func (l *lane) renew(ctx context.Context, leader string) error {
 func (p *Publisher) newProducer(ctx context.Context, broker string) (producer, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	resp, err := p.client.InitProducerID(ctx, &kafkago.InitProducerIDRequest{Addr: address(broker), ProducerID: -1, ProducerEpoch: -1})
+	resp, err := p.client.InitProducerID(ctx, &kafkago.InitProducerIDRequest{Addr: kafkago.TCP(broker), ProducerID: -1, ProducerEpoch: -1})
 	if err == nil {
 		err = resp.Error // with an id of -1, which nothing would be guarded by
 	}
 	if err != nil {
-		return producer{}, fmt.Errorf("cannot get a producer id: %w", plain(err))
+		return producer{}, fmt.Errorf("cannot get a producer id: %w", Plain(err))
 	}
 	return producer{int64(resp.Producer.ProducerID), int16(resp.Producer.ProducerEpoch)}, nil
 }
@@ -103,8 +103,7 @@ func (l *lane) look(ctx context.Context, leader string) error {
 				return err
 			}
 		case errors.As(err, &code) && code == kafkago.TopicAuthorizationFailed:
-			l.p.log.Warn("no permission to read what a partition holds: events may be stored twice after a crash; allow Read on the topic",
-				"topic", l.topic.name, "partition", l.partition, "error", plain(err))
+			l.p.sayUnread(l.topic, err)
 			// With the numbers of before, what is stored might pass for other events of as many, and those be lost.
 			l.doubted = false
 			return l.renew(ctx, leader)
@@ -122,7 +121,7 @@ func (l *lane) lookOnce(ctx context.Context, leader string) (end int64, err erro
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	resp, err := l.p.client.Fetch(ctx, &kafkago.FetchRequest{
-		Addr: address(leader), Topic: l.topic.name, Partition: l.partition, Offset: l.at.offset, MaxBytes: fetchBytes,
+		Addr: kafkago.TCP(leader), Topic: l.topic.name, Partition: l.partition, Offset: l.at.offset, MaxBytes: fetchBytes,
 	})
 	if err == nil {
 		err = resp.Error
@@ -197,7 +196,7 @@ func (l *lane) backInRange(ctx context.Context, leader string) error {
 	if first >= before {
 		return nil
 	}
-	l.p.log.Error("the partition ends before what it had stored: the topic was made anew, or a broker lost it",
+	l.p.log.Error("the partition ends before what it had stored: the topic was made anew, or a Kafka broker lost it; see 'a bus lost what it had stored' in the README",
 		"topic", l.topic.name, "partition", l.partition, "stored_to", before)
 	return l.renew(ctx, leader)
 }

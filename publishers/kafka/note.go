@@ -74,9 +74,9 @@ func (n *notes) parse(text []byte) error {
 	return nil
 }
 
-// of takes the cluster that there is. False says that it is another than the one that the notes are of, which are gone
+// adopt takes the cluster that there is. False says that it is another than the one that the notes are of, which are gone
 // now.
-func (n *notes) of(cluster string) (same bool) {
+func (n *notes) adopt(cluster string) (same bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	same = n.cluster == cluster || n.cluster == ""

@@ -99,7 +99,7 @@ func TestNoteReadAgain(t *testing.T) {
 	if got, ok := again.find("prefix.orders", 11); ok {
 		t.Errorf("found %v of a partition that is not noted", got)
 	}
-	if !again.of("some-cluster_ID") || again.of("other") {
+	if !again.adopt("some-cluster_ID") || again.adopt("other") {
 		t.Error("the cluster is not that of the note")
 	}
 	if got, ok := again.find("prefix.orders", 0); ok {

@@ -135,7 +135,7 @@ func TestTLSCARotated(t *testing.T) {
 	}})
 	cfg := Config{TLSCAFile: filepath.Join(t.TempDir(), "ca.pem")}
 	tr := openTransport(t, cfg)
-	if err := fails(t, tr, addr, "TLS files: ", "ca.pem"); loginError(err) {
+	if err := fails(t, tr, addr, "TLS files: ", "ca.pem", ": check POSTBRIDGE_KAFKA_TLS_CA_FILE"); loginError(err) {
 		t.Errorf("%v", err)
 	}
 	replace(t, cfg.TLSCAFile, before.pem)
@@ -144,7 +144,8 @@ func TestTLSCARotated(t *testing.T) {
 	current.Store(after.server(time.Hour))
 	mustAsk(t, tr, addr) // the connection is there
 	tr.renew()
-	fails(t, tr, addr, "broker "+addr.String()+": tls: failed to verify certificate: x509: ", "unknown authority", ": check POSTBRIDGE_KAFKA_TLS_CA_FILE")
+	fails(t, tr, addr, "Kafka broker "+addr.String()+": tls: failed to verify certificate: x509: ", "unknown authority",
+		": set POSTBRIDGE_KAFKA_TLS_CA_FILE to the CA of the Kafka brokers")
 	replace(t, cfg.TLSCAFile, after.pem)
 	if !tr.certificates.Changed() {
 		t.Error("a new CA is no change")
@@ -229,7 +230,7 @@ func TestTLSErrors(t *testing.T) {
 		config Config
 		want   string
 	}{
-		"the system's authorities": {addr, Config{TLS: true}, ": check POSTBRIDGE_KAFKA_TLS_CA_FILE"},
+		"the system's authorities": {addr, Config{TLS: true}, ": set POSTBRIDGE_KAFKA_TLS_CA_FILE to the CA of the Kafka brokers"},
 		"another name": {kafkago.TCP("localhost:" + port), Config{TLSCAFile: file},
 			"x509: certificate is not valid for any names, but wanted to match localhost: use a name of its certificate in POSTBRIDGE_KAFKA_BROKERS"},
 		"expired": {startTLSKfake(t, ca.server(-time.Minute)), Config{TLSCAFile: file},
@@ -241,12 +242,14 @@ func TestTLSErrors(t *testing.T) {
 			io.ReadFull(conn, make([]byte, 4))
 			io.WriteString(conn, "HTTP/1.1 400 Bad Request\r\n\r\n")
 			io.Copy(io.Discard, conn)
-		}).addr, Config{TLS: true}, " does not speak TLS: unset POSTBRIDGE_KAFKA_TLS or use its TLS port"},
+		}).addr, Config{TLS: true}, " does not speak TLS on this port: unset POSTBRIDGE_KAFKA_TLS or use its TLS port"},
 	}
 	for name, test := range cases {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			err := fails(t, openTransport(t, test.config), test.addr, "broker "+test.addr.String(), test.want)
+			tr := openTransport(t, test.config)
+			failsAgain(t, tr, test.addr)
+			err := fails(t, tr, test.addr, "Kafka broker "+test.addr.String()+": ", test.want)
 			if loginError(err) || strings.Contains(err.Error(), "\n") {
 				t.Errorf("%v", err)
 			}

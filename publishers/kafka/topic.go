@@ -27,9 +27,10 @@ type topic struct {
 	ended  int       // lanes that have
 	fewer  time.Time // since when the topic seems to have fewer partitions; zero if it does not
 
-	failing trouble    // what keeps lanes from going on
-	create  *retryPace // when to try that again
-	warned  bool       // that it has too few replicas
+	failing trouble       // what keeps lanes from going on
+	create  *bridge.Pacer // when to try that again
+	warned  bool          // that it has too few replicas
+	unread  bool          // it was said that we may not read it
 }
 
 // shrinkAfter is how long a topic has to have fewer partitions before that is believed. A broker that just started may
@@ -37,7 +38,7 @@ type topic struct {
 const shrinkAfter = 5 * time.Second
 
 func newTopic(p *Publisher, dest bridge.Destination) *topic {
-	t := &topic{p: p, dest: dest, name: string(dest), create: newRetryPace()}
+	t := &topic{p: p, dest: dest, name: string(dest), create: bridge.NewPacer(firstRetry)}
 	if p.cfg.Prefix != "" {
 		t.name = p.cfg.Prefix + "." + t.name
 	}
@@ -56,10 +57,8 @@ func (t *topic) push(e *entry) {
 
 // laneOf chooses the partition of a key as Java clients do.
 func (t *topic) laneOf(key string) *lane {
-	return t.lanes[partitioner().Balance(kafkago.Message{Key: []byte(key)}, t.partitions...)]
+	return t.lanes[kafkago.Murmur2Balancer{}.Balance(kafkago.Message{Key: []byte(key)}, t.partitions...)]
 }
-
-func partitioner() kafkago.Balancer { return kafkago.Murmur2Balancer{} }
 
 // learn takes what the cluster says of the topic.
 func (t *topic) learn(m kafkago.Topic) {

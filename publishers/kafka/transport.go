@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"net"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,13 +30,16 @@ const (
 	// maxAnswer is the size in bytes that no broker's answer reaches. What is not Kafka seems larger: text in ASCII by
 	// far, and a TLS alert, too.
 	maxAnswer = 100 << 20
+	// guessAfter is how many new connections in a row a broker closes before we guess that it is for a setting: one that
+	// is just starting or stopping does that, too.
+	guessAfter = 3
 )
 
-// NewClient returns a client of the same cluster as the publisher's, for a valid configuration. The password and the TLS
-// files are read again at each connect. end ends its connections.
+// NewClient returns a client of the same cluster as the publisher's, for a valid configuration. What names no broker goes
+// to the first configured. The password and the TLS files are read again at each connect. end ends its connections.
 func NewClient(cfg Config) (client *kafkago.Client, end func()) {
 	t := newTransport(cfg, tlsfiles.New(cfg.TLSCAFile, cfg.TLSCertFile, cfg.TLSKeyFile, func(error) {}))
-	return &kafkago.Client{Addr: kafkago.TCP(cfg.Brokers...), Transport: t}, t.close
+	return &kafkago.Client{Addr: kafkago.TCP(cfg.Brokers[0]), Transport: t}, t.close
 }
 
 // transport is the kafka.RoundTripper under kafka.Client: it sends each request to the broker it names, over
@@ -53,20 +55,21 @@ type transport struct {
 
 	mu sync.Mutex
 	// Guarded by mu.
-	idle  map[string][]*connection // by address; the one used last is last
-	epoch int                      // counts renewals
+	idle     map[string][]*connection // by address; the one used last is last
+	epoch    int                      // counts renewals
+	closings map[string]int           // by address: how many new connections in a row were closed
 }
 
 var _ kafkago.RoundTripper = (*transport)(nil)
 
 func newTransport(cfg Config, certificates *tlsfiles.Files) *transport {
-	t := &transport{cfg: cfg, certificates: certificates, idle: make(map[string][]*connection)}
+	t := &transport{cfg: cfg, certificates: certificates, idle: make(map[string][]*connection), closings: make(map[string]int)}
 	t.ctx, t.end = context.WithCancel(context.Background())
 	return t
 }
 
-// RoundTrip sends a request to the broker at addr and returns its answer; of several addresses, one will do. It does not
-// try again. With an error, the broker may have done what was asked all the same.
+// RoundTrip sends a request to the broker at addr and returns its answer. It does not try again. With an error, the broker
+// may have done what was asked all the same.
 func (t *transport) RoundTrip(ctx context.Context, addr net.Addr, req kafkago.Request) (kafkago.Response, error) {
 	if _, ok := ctx.Deadline(); !ok {
 		limited, end := context.WithTimeout(ctx, fallbackTimeout)
@@ -78,7 +81,7 @@ func (t *transport) RoundTrip(ctx context.Context, addr net.Addr, req kafkago.Re
 	defer context.AfterFunc(t.ctx, cancel)()
 
 	address := addr.String()
-	closed := &brokerError{text: "broker " + address + ": the connections were closed", cause: net.ErrClosed}
+	closed := &brokerError{address: address, text: "the connections were closed", cause: net.ErrClosed}
 	if t.ctx.Err() != nil {
 		return nil, closed
 	}
@@ -104,7 +107,7 @@ func (t *transport) roundTrip(ctx context.Context, address string, req protocol.
 	switch {
 	case err != nil && !errors.Is(err, protocol.ErrNoRecord): // that is found before anything is sent
 		c.close()
-		t.drop(c.key)
+		t.drop(c.address)
 		return nil, t.requestError(ctx, c, req.ApiKey(), err)
 	case !stopped:
 		return answer, err // it is being closed
@@ -144,25 +147,25 @@ func (t *transport) closeIdle() {
 }
 
 // take returns the connection to the address that was used last, or a new one.
-func (t *transport) take(ctx context.Context, key string) (*connection, error) {
+func (t *transport) take(ctx context.Context, address string) (*connection, error) {
 	t.mu.Lock()
 	t.expire(time.Now())
 	var c *connection
-	if list := t.idle[key]; len(list) > 0 {
+	if list := t.idle[address]; len(list) > 0 {
 		last := len(list) - 1
-		c, list[last], t.idle[key] = list[last], nil, list[:last]
+		c, list[last], t.idle[address] = list[last], nil, list[:last]
 	}
 	epoch := t.epoch // before the password and the certificates are read
 	t.mu.Unlock()
 	if c != nil {
 		return c, nil
 	}
-	return t.connect(ctx, key, epoch)
+	return t.connect(ctx, address, epoch)
 }
 
 // expire closes what was idle for too long, of brokers that nobody asks any more, too. Guarded by mu.
 func (t *transport) expire(now time.Time) {
-	for key, list := range t.idle {
+	for address, list := range t.idle {
 		list = slices.DeleteFunc(list, func(c *connection) bool {
 			over := now.After(c.until)
 			if over {
@@ -170,8 +173,8 @@ func (t *transport) expire(now time.Time) {
 			}
 			return over
 		})
-		if t.idle[key] = list; len(list) == 0 {
-			delete(t.idle, key)
+		if t.idle[address] = list; len(list) == 0 {
+			delete(t.idle, address)
 		}
 	}
 }
@@ -188,48 +191,29 @@ func (t *transport) put(c *connection) {
 	if !c.expires.IsZero() && c.expires.Before(c.until) {
 		c.until = c.expires
 	}
-	t.idle[c.key] = append(t.idle[c.key], c)
+	t.idle[c.address] = append(t.idle[c.address], c)
 }
 
 // drop ends the idle connections to an address: when one of them fails, the others are dead most likely.
-func (t *transport) drop(key string) {
+func (t *transport) drop(address string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, c := range t.idle[key] {
+	for _, c := range t.idle[address] {
 		c.close()
 	}
-	delete(t.idle, key)
+	delete(t.idle, address)
 }
 
-// connect makes a connection to the first of the addresses in key that lets us in.
-func (t *transport) connect(ctx context.Context, key string, epoch int) (*connection, error) {
-	var failed error
-	for address := range strings.SplitSeq(key, ",") {
-		c, err := t.connectTo(ctx, address)
-		if err == nil {
-			c.key, c.epoch = key, epoch
-			return c, nil
-		}
-		if failed == nil {
-			failed = err
-		} else {
-			failed = fmt.Errorf("%w; %w", failed, err)
-		}
-		if ctx.Err() != nil {
-			break
-		}
-	}
-	return nil, failed
-}
-
-func (t *transport) connectTo(ctx context.Context, address string) (*connection, error) {
+// connect makes a connection that is ready for requests.
+func (t *transport) connect(ctx context.Context, address string, epoch int) (*connection, error) {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
 	if err != nil {
+		t.row(address, false)
 		return nil, dialError(ctx, address, err)
 	}
-	c := &connection{address: address, conn: conn}
+	c := &connection{address: address, epoch: epoch, conn: conn}
 	stop := context.AfterFunc(ctx, c.close)
 	err = t.handshake(ctx, c)
 	if !stop() && err == nil {
@@ -245,7 +229,7 @@ func (t *transport) connectTo(ctx context.Context, address string) (*connection,
 // handshake does what comes before the first request.
 func (t *transport) handshake(ctx context.Context, c *connection) error {
 	stream := c.conn
-	if t.tls() {
+	if t.cfg.tls() {
 		secure, err := t.startTLS(ctx, c)
 		if err != nil {
 			return err
@@ -262,19 +246,17 @@ func (t *transport) handshake(ctx context.Context, c *connection) error {
 	return t.login(ctx, c)
 }
 
-func (t *transport) tls() bool { return t.cfg.TLS || t.certificates != nil }
-
 // startTLS uses the files as they are now.
 func (t *transport) startTLS(ctx context.Context, c *connection) (net.Conn, error) {
 	host, _, err := net.SplitHostPort(c.address)
 	if err != nil {
-		return nil, err
+		return nil, &brokerError{address: c.address, text: "is not host:port", cause: err}
 	}
 	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: host}
 	if t.certificates != nil {
 		pool, pair, err := t.certificates.Current()
 		if err != nil {
-			return nil, fmt.Errorf("TLS files: %w", err)
+			return nil, t.filesError(err)
 		}
 		config.RootCAs = pool
 		if t.certificates.HasPair() {
@@ -291,8 +273,7 @@ func (t *transport) startTLS(ctx context.Context, c *connection) (net.Conn, erro
 
 // connection is one to a broker, for one request at a time.
 type connection struct {
-	key      string // what it is kept under
-	address  string // of the broker: key, or one of those in it
+	address  string // of the broker
 	epoch    int    // of the transport, when it was made
 	conn     net.Conn
 	protocol *protocol.Conn
@@ -338,12 +319,12 @@ func (c *connection) takes(key protocol.ApiKey) error {
 	if ok && offer.MinVersion <= key.MaxVersion() && key.MinVersion() <= offer.MaxVersion {
 		return nil
 	}
-	text := fmt.Sprintf("broker %s takes no %s", c.address, key)
+	text := fmt.Sprintf("takes no %s", key)
 	if ok {
-		text = fmt.Sprintf("broker %s takes %s in versions %d to %d only, this is sent in %d to %d", c.address, key,
+		text = fmt.Sprintf("takes %s in versions %d to %d only, this is sent in %d to %d", key,
 			offer.MinVersion, offer.MaxVersion, key.MinVersion(), key.MaxVersion())
 	}
-	return &brokerError{text: text, cause: kafkago.UnsupportedVersion}
+	return &brokerError{address: c.address, text: text, cause: kafkago.UnsupportedVersion}
 }
 
 // exchange sends a request and reads the answer.

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -129,7 +130,7 @@ func mustAsk(t *testing.T, tr *transport, addr net.Addr) {
 	}
 }
 
-// fails checks the error of a request, and that the next has the same text.
+// fails checks the error of a request, that the next has the same text, and that it names a broker once at most.
 func fails(t *testing.T, tr *transport, addr net.Addr, want ...string) error {
 	t.Helper()
 	err := ask(t.Context(), tr, addr)
@@ -141,10 +142,23 @@ func fails(t *testing.T, tr *transport, addr net.Addr, want ...string) error {
 			t.Errorf("%v, want %q", err, w)
 		}
 	}
+	if strings.Count(err.Error(), addr.String()) > 1 {
+		t.Errorf("%v names the broker twice", err)
+	}
 	if again := ask(t.Context(), tr, addr); again == nil || again.Error() != err.Error() {
 		t.Errorf("first: %v\nthen: %v", err, again)
 	}
 	return err
+}
+
+// failsAgain fails requests until hints are no longer held back.
+func failsAgain(t *testing.T, tr *transport, addr net.Addr) {
+	t.Helper()
+	for range guessAfter - 1 {
+		if err := ask(t.Context(), tr, addr); err == nil || ended(err) && strings.Contains(err.Error(), "perhaps") {
+			t.Errorf("%v", err)
+		}
+	}
 }
 
 // isClosed waits for the other side to close a connection that nobody else reads.
@@ -238,7 +252,7 @@ func TestDeadConnectionsDropped(t *testing.T) {
 		(<-h.accepted).Close()
 	}
 	err := ask(t.Context(), tr, h.addr)
-	if err == nil || !ended(err) || loginError(err) || err.Error() != "broker "+h.addr.String()+" closed the connection" {
+	if err == nil || !ended(err) || loginError(err) || err.Error() != "Kafka broker "+h.addr.String()+": closed the connection" {
 		t.Errorf("%v", err)
 	}
 	if n := len(tr.idleTo(h.addr)); n != 0 {
@@ -364,7 +378,7 @@ func TestRequestDeadline(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	_, err := tr.RoundTrip(ctx, h.addr, new(metadata.Request))
-	if !errors.Is(err, context.DeadlineExceeded) || err.Error() != "broker "+h.addr.String()+" does not answer Metadata: context deadline exceeded" {
+	if !errors.Is(err, context.DeadlineExceeded) || err.Error() != "Kafka broker "+h.addr.String()+": does not answer Metadata: context deadline exceeded" {
 		t.Errorf("%v", err)
 	}
 }
@@ -426,17 +440,58 @@ func TestDialErrors(t *testing.T) {
 	}
 	listener.Close()
 	tr := openTransport(t, Config{})
-	fails(t, tr, listener.Addr(), "broker "+listener.Addr().String()+": connect: connection refused")
-	fails(t, tr, kafkago.TCP("nobody.invalid:9092"), "broker nobody.invalid:9092: lookup nobody.invalid: ")
+	fails(t, tr, listener.Addr(), "Kafka broker "+listener.Addr().String()+": connect: connection refused")
+	fails(t, tr, kafkago.TCP("nobody.invalid:9092"), "Kafka broker nobody.invalid:9092: lookup nobody.invalid: ")
+}
 
-	// Of several addresses, one will do.
-	s := startScripted(t, asUsual)
-	mustAsk(t, tr, kafkago.TCP(listener.Addr().String(), s.addr.String()))
-	mustAsk(t, tr, kafkago.TCP(listener.Addr().String(), s.addr.String()))
-	if len(s.accepted) != 1 {
-		t.Errorf("%d connections", len(s.accepted))
+// A broker that is just starting or stopping closes connections, too, and then it is not for a setting.
+func TestHintOnlyInARow(t *testing.T) {
+	t.Parallel()
+	const plain, first = "closed the connection before a word", "closed the connection at the first request"
+	for name, test := range map[string]struct {
+		close protocol.ApiKey // of the request that the broker closes the connection at
+		want  string
+		hint  string
+	}{
+		"TLS":   {protocol.ApiVersions, plain, ": perhaps it wants TLS (POSTBRIDGE_KAFKA_TLS)"},
+		"login": {protocol.Metadata, first, ": perhaps it wants a login (POSTBRIDGE_KAFKA_SASL_MECHANISM)"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var open atomic.Bool
+			s := startScripted(t, func(req protocol.Message) (protocol.Message, bool) {
+				return nil, open.Load() || req.ApiKey() != test.close
+			})
+			tr := openTransport(t, Config{})
+			closes := func(hints ...string) {
+				t.Helper()
+				for _, hint := range hints {
+					err := ask(t.Context(), tr, s.addr)
+					if want := "Kafka broker " + s.addr.String() + ": " + test.want + hint; err == nil || err.Error() != want {
+						t.Errorf("%v\nwant %s", err, want)
+					}
+				}
+			}
+			closes("", "")
+			tr.row(s.addr.String(), false) // as if there was no connection
+			closes("", "", test.hint, test.hint)
+
+			// Each broker has a row of its own.
+			other := startRaw(t, func(net.Conn) {})
+			if err := ask(t.Context(), tr, other.addr); err == nil || strings.Contains(err.Error(), "perhaps") {
+				t.Errorf("%v", err)
+			}
+			open.Store(true)
+			mustAsk(t, tr, s.addr)
+			open.Store(false)
+			tr.renew()
+			for range guessAfter + 1 {
+				if err := ask(t.Context(), tr, s.addr); err == nil || strings.Contains(err.Error(), "perhaps") {
+					t.Errorf("after it answered: %v", err)
+				}
+			}
+		})
 	}
-	fails(t, tr, kafkago.TCP(listener.Addr().String(), "nobody.invalid:9092"), "refused; broker nobody.invalid:9092: ")
 }
 
 // A request without records is not sent, and the connection as good as before.
@@ -475,7 +530,7 @@ func TestBadAnswers(t *testing.T) {
 					io.WriteString(conn, test.answer)
 				}
 			})
-			fails(t, openTransport(t, Config{}), s.addr, "broker "+s.addr.String(), test.want)
+			fails(t, openTransport(t, Config{}), s.addr, "Kafka broker "+s.addr.String()+": ", test.want)
 		})
 	}
 	t.Run("impossible length", func(t *testing.T) {
@@ -533,6 +588,9 @@ func TestNewClient(t *testing.T) {
 	cluster := startKfake(t, kfake.NumBrokers(2), kfake.SeedTopics(3, "orders"))
 	client, end := NewClient(Config{Brokers: cluster.ListenAddrs()})
 	defer end()
+	if got := client.Addr.String(); got != cluster.ListenAddrs()[0] {
+		t.Errorf("asks %s", got)
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	res, err := client.Metadata(ctx, &kafkago.MetadataRequest{Topics: []string{"orders"}})

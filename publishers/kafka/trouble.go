@@ -4,12 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
-	"github.com/cenkalti/backoff/v4"
 	kafkago "github.com/segmentio/kafka-go"
-
-	"github.com/postbridge/postbridge/bridge"
 )
 
 // trouble is why lanes of a topic do not go on, reported as one cause for as long as any of them does not. Guarded by
@@ -20,10 +16,14 @@ type trouble struct {
 	shown *lane // the one whose error is reported: with each its own, the report would change all the time
 }
 
-// block notes what keeps the lane from going on.
+// block notes what keeps the lane from going on. That no broker can be reached is reported once, by who watches the
+// cluster.
 func (p *Publisher) block(l *lane, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if !p.up && !fromBroker(err) {
+		return
+	}
 	t := &l.topic.failing
 	if t.lanes == nil {
 		t.lanes = make(map[*lane]bool)
@@ -51,6 +51,17 @@ func (p *Publisher) unblock(l *lane) {
 	}
 	if len(t.lanes) == 0 {
 		p.report(t.cause, nil)
+	}
+}
+
+// sayUnread warns, once for a topic, that we may not look at what it holds.
+func (p *Publisher) sayUnread(t *topic, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !t.unread {
+		t.unread = true
+		p.log.Warn("no permission to read what the topic holds: events may be stored twice after a crash; allow Read on it",
+			"topic", t.name, "error", Plain(err))
 	}
 }
 
@@ -93,42 +104,26 @@ func fromBroker(err error) bool {
 func explain(err error) error {
 	var code kafkago.Error
 	if !errors.As(err, &code) {
-		return plain(err)
+		return Plain(err)
 	}
 	switch code {
 	case kafkago.TopicAuthorizationFailed:
-		return fmt.Errorf("no permission; allow Write, Describe and Read on the topic: %w", plain(err))
+		return fmt.Errorf("no permission; allow Write, Describe and Read on the topic: %w", Plain(err))
 	case kafkago.ClusterAuthorizationFailed:
-		return fmt.Errorf("no permission to publish as an idempotent producer; allow Write on the topic: %w", plain(err))
+		return fmt.Errorf("no permission to publish as an idempotent producer; allow Write on the topic: %w", Plain(err))
 	case kafkago.NotEnoughReplicas, kafkago.NotEnoughReplicasAfterAppend:
-		return fmt.Errorf("fewer replicas are in sync than min.insync.replicas: %w", plain(err))
+		return fmt.Errorf("fewer replicas are in sync than min.insync.replicas: %w", Plain(err))
 	default:
-		return plain(err)
+		return Plain(err)
 	}
 }
 
-// plain takes off the name of the function that the library puts before each error.
-func plain(err error) error {
+// Plain takes off the name of the function that the library puts before each error.
+func Plain(err error) error {
 	if strings.HasPrefix(err.Error(), "kafka.(*Client)") {
 		if cause := errors.Unwrap(err); cause != nil {
 			return cause
 		}
 	}
 	return err
-}
-
-// retryPace spaces out something that is tried now and then.
-type retryPace struct {
-	backoff *backoff.ExponentialBackOff
-	next    time.Time
-}
-
-func newRetryPace() *retryPace { return &retryPace{backoff: bridge.RetryForever(firstRetry)} }
-
-func (r *retryPace) due(now time.Time) bool {
-	if now.Before(r.next) {
-		return false
-	}
-	r.next = now.Add(r.backoff.NextBackOff())
-	return true
 }

@@ -8,7 +8,6 @@ import (
 	"net"
 	"time"
 
-	"github.com/cenkalti/backoff/v4"
 	natsgo "github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -49,7 +48,7 @@ func (p *Publisher) stayConnected() {
 func (p *Publisher) attend(conn *natsgo.Conn, closed <-chan struct{}) {
 	poll := time.NewTicker(pollInterval)
 	defer poll.Stop()
-	renewals := newPacer()
+	renewals := bridge.NewPacer(firstRetry)
 	for {
 		select {
 		case <-p.ctx.Done():
@@ -66,7 +65,7 @@ func (p *Publisher) attend(conn *natsgo.Conn, closed <-chan struct{}) {
 		}
 		if p.certificates != nil && p.certificates.Changed() {
 			p.renew(conn, "the TLS files changed")
-		} else if p.inboxDenied() && renewals.due(time.Now()) {
+		} else if p.inboxDenied() && renewals.Due(time.Now()) {
 			p.renew(conn, "answers cannot arrive; perhaps that is mended")
 		}
 	}
@@ -78,22 +77,6 @@ func (p *Publisher) renew(conn *natsgo.Conn, why string) {
 	if err := conn.ForceReconnect(); err != nil {
 		p.log.Debug("cannot renew the connection", "error", err)
 	}
-}
-
-// pacer spaces out something that is tried now and then.
-type pacer struct {
-	backoff *backoff.ExponentialBackOff
-	next    time.Time
-}
-
-func newPacer() *pacer { return &pacer{backoff: bridge.RetryForever(firstRetry)} }
-
-func (r *pacer) due(now time.Time) bool {
-	if now.Before(r.next) {
-		return false
-	}
-	r.next = now.Add(r.backoff.NextBackOff())
-	return true
 }
 
 func (p *Publisher) options() []natsgo.Option {
