@@ -102,7 +102,7 @@ func TestConfigErrors(t *testing.T) {
 		{kafka + "PREFIX=desk.1", "POSTBRIDGE_PREFIX: \"desk.1\" cannot be part of a topic; use letters, digits, _ and -, at most 64 of them"},
 		{kafka + "KAFKA_SASL_MECHANISM=md5", "POSTBRIDGE_KAFKA_SASL_MECHANISM: \"MD5\" is not known; use one of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512"},
 		{kafka + "KAFKA_SASL_MECHANISM=plain", "POSTBRIDGE_KAFKA_SASL_MECHANISM: is set without a user; set POSTBRIDGE_KAFKA_USER and POSTBRIDGE_KAFKA_PASSWORD, too"},
-		{kafka + "KAFKA_PASSWORD=s3cret", "POSTBRIDGE_KAFKA_PASSWORD: is set without a user; set POSTBRIDGE_KAFKA_USER, too"},
+		{kafka + "KAFKA_PASSWORD=s3cret", "POSTBRIDGE_KAFKA_PASSWORD or its _FILE is set without POSTBRIDGE_KAFKA_USER; set both, or neither"},
 		{kafka + "KAFKA_USER=u", "POSTBRIDGE_KAFKA_USER: is set without a password; set POSTBRIDGE_KAFKA_PASSWORD, too"},
 		{kafka + "KAFKA_USER=u KAFKA_PASSWORD=s3cret", "POSTBRIDGE_KAFKA_USER: is set without a way to log in; set POSTBRIDGE_KAFKA_SASL_MECHANISM to one of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512"},
 		{kafka + "KAFKA_SASL_MECHANISM=PLAIN KAFKA_USER=u KAFKA_PASSWORD=s3cret KAFKA_PASSWORD_FILE=/s", "POSTBRIDGE_KAFKA_PASSWORD: is set together with POSTBRIDGE_KAFKA_PASSWORD_FILE; unset one of them"},

@@ -130,7 +130,7 @@ func (c *config) warn(log *slog.Logger) {
 			log.Warn("POSTBRIDGE_NATS_LISTEN is open to other machines, and the embedded server asks nobody for a login: keep strangers out, or use a NATS server of your own")
 		}
 	}
-	if c.KafkaSASLMechanism == "PLAIN" && !c.KafkaTLS {
+	if k := c.kafkaConfig(nil); k.PlainPassword() {
 		log.Warn("POSTBRIDGE_KAFKA_SASL_MECHANISM is PLAIN without TLS, which sends the password as it is: set POSTBRIDGE_KAFKA_TLS, or the mechanism to SCRAM-SHA-512")
 	}
 }

@@ -194,14 +194,13 @@ func (o *tailOptions) write(ctx context.Context, stdout io.Writer, messages <-ch
 	for n := 0; o.count == 0 || n < o.count; {
 		select {
 		case <-ctx.Done():
-			return o.ended(ctx, n)
+			return errors.Join(w.Flush(), o.ended(ctx, n))
 		case m := <-messages:
-			if !o.wants(m) {
-				continue
-			}
-			n++
-			if _, err := w.Write(line(m)); err != nil {
-				return err
+			if o.wants(m) {
+				n++
+				if _, err := w.Write(line(m)); err != nil {
+					return err
+				}
 			}
 			if len(messages) > 0 && n != o.count {
 				continue

@@ -247,6 +247,26 @@ func TestTailNow(t *testing.T) {
 	}
 }
 
+// TestTailShowsWithoutWaiting ends with a message that is not wanted, behind one that is.
+func TestTailShowsWithoutWaiting(t *testing.T) {
+	messages := make(chan *message, 3)
+	for i, status := range []string{"open", "open", "filled"} {
+		messages <- &message{key: "kite.AB1.7", status: status, data: fmt.Appendf(nil, `{"id":"%d"}`, i+1)}
+	}
+	f := new(following)
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		o := &tailOptions{statuses: []string{"open"}}
+		ended <- o.write(ctx, locked{f, &f.stdout}, messages)
+	}()
+	f.waitFor(t, "{\"id\":\"1\"}\n{\"id\":\"2\"}\n")
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestTailMisuse(t *testing.T) {
 	for _, test := range []struct{ args, want string }{
 		{"--bus redis", "--bus \"redis\" is not known; set it to nats or kafka"},

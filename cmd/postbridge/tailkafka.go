@@ -114,15 +114,15 @@ func (f *kafkaFollower) look(ctx context.Context) error {
 	broker := f.brokers[f.turn%len(f.brokers)]
 	answer, err := f.client.Metadata(ask, &kafkago.MetadataRequest{Addr: kafkago.TCP(broker), Topics: []string{f.topic}})
 	if err == nil && len(answer.Topics) != 1 {
-		err = fmt.Errorf("broker %s says nothing of topic %s", broker, f.topic)
+		err = fmt.Errorf("no word of topic %s from Kafka broker %s", f.topic, broker)
 	}
 	if err != nil {
 		f.turn++
-		return plainError(err)
+		return err
 	}
 	f.brokers = slices.Clone(f.configured)
 	for _, b := range answer.Brokers {
-		f.brokers = append(f.brokers, address(b))
+		f.brokers = append(f.brokers, hostPort(b))
 	}
 	topic := answer.Topics[0]
 	switch {
@@ -137,7 +137,7 @@ func (f *kafkaFollower) look(ctx context.Context) error {
 	return nil
 }
 
-func address(b kafkago.Broker) string { return net.JoinHostPort(b.Host, strconv.Itoa(b.Port)) }
+func hostPort(b kafkago.Broker) string { return net.JoinHostPort(b.Host, strconv.Itoa(b.Port)) }
 
 // forget ends following the partitions. When the topic comes back, all of it will be new.
 func (f *kafkaFollower) forget() {
@@ -162,7 +162,7 @@ func (f *kafkaFollower) take(ctx context.Context, partitions []kafkago.Partition
 	f.leaders = make(map[int]string)
 	for _, of := range partitions {
 		if of.Leader.Host != "" {
-			f.leaders[of.ID] = address(of.Leader)
+			f.leaders[of.ID] = hostPort(of.Leader)
 		}
 		if f.followed[of.ID] != nil {
 			continue
@@ -194,7 +194,7 @@ func (f *kafkaFollower) settle(what int, err error) {
 	case err != nil:
 		f.waiting[what] = true
 		if !f.said {
-			f.notes.say("waiting for the bus: %v", err)
+			f.notes.say("waiting for the bus: %v", f.explain(err))
 			f.said = true
 		}
 	case f.waiting[what]:
@@ -204,6 +204,14 @@ func (f *kafkaFollower) settle(what int, err error) {
 			f.said = false
 		}
 	}
+}
+
+// explain words an error for people.
+func (f *kafkaFollower) explain(err error) error {
+	if errors.Is(err, kafkago.TopicAuthorizationFailed) {
+		return fmt.Errorf("no permission to read topic %s; allow Read and Describe on it", f.topic)
+	}
+	return kafka.Plain(err)
 }
 
 // kafkaPartition follows one partition.
@@ -221,7 +229,7 @@ func (p *kafkaPartition) follow(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		p.settle(p.id, plainError(err))
+		p.settle(p.id, err)
 		if err == nil {
 			continue
 		}
@@ -347,12 +355,4 @@ func readBytes(b kafkago.Bytes) ([]byte, error) {
 	}
 	defer b.Close()
 	return kafkago.ReadAll(b)
-}
-
-// plainError leaves out the name of the library's function.
-func plainError(err error) error {
-	if inner := errors.Unwrap(err); inner != nil && strings.HasPrefix(err.Error(), "kafka.(*Client).") {
-		return inner
-	}
-	return err
 }
