@@ -48,11 +48,14 @@ const (
 	atLength     = setSize + 8 // counts what is behind it
 	atChecksum   = setSize + 17
 	atAttributes = setSize + 21 // what the checksum covers begins here
+	atFirstTime  = setSize + 27
+	atLatestTime = setSize + 35
+	atProducer   = setSize + 43
 	atRecords    = setSize + 61
 )
 
-// encode writes the events as one batch of the producer at that position. The result is valid until the next call. The
-// records' time is now: how long the bus keeps an event counts from when it got it.
+// encode writes the events as one batch of the producer at that position, to be stamped. The result is valid until the
+// next call.
 func (b *batch) encode(events []*entry, at position) ([]byte, error) {
 	b.records = b.records[:0]
 	for i, e := range events {
@@ -68,14 +71,21 @@ func (b *batch) encode(events []*entry, at position) ([]byte, error) {
 	}
 	set := b.encoded.Bytes()
 	appendHead(set[:0], len(set), len(events), at)
-	sum := crc32.Checksum(set[atAttributes:], crc32.MakeTable(crc32.Castagnoli))
-	binary.BigEndian.PutUint32(set[atChecksum:], sum)
 	return set, nil
 }
 
-// appendHead appends what comes before the records, with a checksum of 0.
+// stamp sets the records' time, each time that the batch is sent: how long the bus keeps an event counts from when it got
+// it, and it may refuse one that seems old. Brokers know a repeat by its numbers alone.
+func stamp(set []byte, now time.Time) {
+	for _, field := range []int{atFirstTime, atLatestTime} {
+		binary.BigEndian.PutUint64(set[field:], uint64(now.UnixMilli()))
+	}
+	sum := crc32.Checksum(set[atAttributes:], crc32.MakeTable(crc32.Castagnoli))
+	binary.BigEndian.PutUint32(set[atChecksum:], sum)
+}
+
+// appendHead appends what comes before the records, without what stamp sets.
 func appendHead(b []byte, size, records int, at position) []byte {
-	now := uint64(time.Now().UnixMilli())
 	b = binary.BigEndian.AppendUint32(b, uint32(size-setSize))
 	b = binary.BigEndian.AppendUint64(b, 0) // offset of the first record: the broker's business
 	b = binary.BigEndian.AppendUint32(b, uint32(size-atLength-4))
@@ -84,8 +94,7 @@ func appendHead(b []byte, size, records int, at position) []byte {
 	b = binary.BigEndian.AppendUint32(b, 0)
 	b = binary.BigEndian.AppendUint16(b, uint16(protocol.Lz4))
 	b = binary.BigEndian.AppendUint32(b, uint32(records-1)) // the last one
-	b = binary.BigEndian.AppendUint64(b, now)               // of the first record
-	b = binary.BigEndian.AppendUint64(b, now)               // of the latest
+	b = append(b, make([]byte, atProducer-atFirstTime)...)  // stamp
 	b = binary.BigEndian.AppendUint64(b, uint64(at.producer.id))
 	b = binary.BigEndian.AppendUint16(b, uint16(at.producer.epoch))
 	b = binary.BigEndian.AppendUint32(b, uint32(at.next))

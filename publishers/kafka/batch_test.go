@@ -2,7 +2,10 @@ package kafka
 
 import (
 	"bytes"
+	"crypto/rand"
+	"encoding/binary"
 	"fmt"
+	"io"
 	"maps"
 	"math"
 	"strings"
@@ -16,6 +19,44 @@ import (
 
 	"github.com/postbridge/postbridge/bridge"
 )
+
+// TestFrame is what Java demands of lz4: independent blocks of 64 KiB at most, an end mark, and nothing behind it.
+func TestFrame(t *testing.T) {
+	t.Parallel()
+	b := newBatch()
+	for _, size := range []int{0, 1, 65_535, 65_536, 200_000, 3 << 20} {
+		for _, compressible := range []bool{true, false} {
+			e := numbered(1)
+			e.delivery.Data = make([]byte, size)
+			if !compressible {
+				_, _ = rand.Read(e.delivery.Data)
+			}
+			set, err := b.encode([]*entry{e}, position{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			frame := set[atRecords:]
+			if binary.LittleEndian.Uint32(frame) != 0x184D2204 || frame[4] != 0x60 || frame[5] != 0x40 {
+				t.Fatalf("it begins with % x", frame[:7])
+			}
+			rest, n := frame[7:], uint32(1)
+			for n > 0 {
+				n = binary.LittleEndian.Uint32(rest) &^ (1 << 31)
+				if rest = rest[4:]; n > 64<<10 {
+					t.Fatalf("a block of %d bytes", n)
+				}
+				rest = rest[n:]
+			}
+			if len(rest) > 0 {
+				t.Errorf("%d bytes behind the end", len(rest))
+			}
+			got, err := io.ReadAll(kafkago.Lz4.Codec().NewReader(bytes.NewReader(frame)))
+			if err != nil || !bytes.Equal(got, b.records) {
+				t.Errorf("%d bytes of %d are read again: %v", len(got), len(b.records), err)
+			}
+		}
+	}
+}
 
 // numbered is the event with this number, of one order.
 func numbered(sequence uint64) *entry {
@@ -40,6 +81,8 @@ func TestEncode(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		stamp(encoded, time.Now().Add(-time.Hour))
+		stamp(encoded, time.Now())
 		var got kmsg.RecordBatch
 		if err := got.ReadFrom(encoded[setSize:]); err != nil {
 			t.Fatal(err)
@@ -100,6 +143,7 @@ func TestEncodeIsTaken(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		stamp(encoded, time.Now())
 		resp, err := client.RawProduce(t.Context(), &kafkago.RawProduceRequest{
 			Topic: "orders", RequiredAcks: kafkago.RequireAll, RawRecords: protocol.RawRecordSet{Reader: bytes.NewReader(encoded)},
 		})

@@ -37,16 +37,20 @@ type lane struct {
 
 	pending []*entry // taken off the queue and not settled
 	at      position
-	fresh   bool // the run before noted nothing
+	cluster string // that at is of
+	fresh   bool   // the run before noted nothing
+	placed  bool   // at is where to go on, but for what a look has to show
+	before  bool   // a run before may have sent what is pending: look first
 	opened  bool
 	limit   int // records in a batch
 
 	// doubted is set while something of ours may come into the partition that we know nothing of: a batch that the run
-	// before had sent. Then an answer is not believed, but looked after.
+	// before had sent, or one of ours that the broker refused when it came again. Then an answer is not believed, but
+	// looked after.
 	doubted   bool
 	found     map[uint64]bool // events that a look found, by number
 	highest   uint64          // of those ever found
-	sent      bool            // a batch is on its way, or may be stored
+	sent      bool            // something of what is pending is on its way, or may be stored: no other lane may send it
 	resent    bool            // it was sent before
 	throttled time.Time       // until when the broker does not read what we send
 	unsure    time.Time       // since when the broker refuses our numbers; zero if it does not
@@ -124,6 +128,14 @@ func (l *lane) dequeue() (ending bool) {
 	return false
 }
 
+// drop takes the first n off what is pending, and lets go of them.
+func (l *lane) drop(n int) {
+	clear(l.pending[:n])
+	if l.pending = l.pending[n:]; len(l.pending) == 0 {
+		l.pending = nil
+	}
+}
+
 // canWait reports whether a batch of what is pending would be a small one, of events that are late already. After an
 // outage brokers have most to do, and what a batch costs them hardly depends on its size.
 func (l *lane) canWait() bool {
@@ -132,6 +144,10 @@ func (l *lane) canWait() bool {
 
 // step brings some of what is pending to an end. False is the end of the lane.
 func (l *lane) step() bool {
+	if cluster := l.p.notes.clusterID(); l.cluster != cluster {
+		l.cluster, l.placed, l.opened = cluster, false, false
+		clear(l.found)
+	}
 	if !l.opened && !l.try(l.open) {
 		return false
 	}
@@ -142,7 +158,7 @@ func (l *lane) step() bool {
 	set, err := l.batch.encode(l.pending[:n], l.at)
 	if err != nil {
 		l.p.settle(l.pending[:n], err) // nothing but a record that nobody can encode
-		l.pending = l.pending[n:]
+		l.drop(n)
 		return true
 	}
 	offset, err := l.offer(set)
@@ -167,7 +183,7 @@ func (l *lane) skipFound() {
 	}
 	if n > 0 {
 		l.p.settle(l.pending[:n], nil)
-		l.pending = l.pending[n:]
+		l.drop(n)
 	}
 }
 
@@ -190,6 +206,7 @@ func (l *lane) offer(set []byte) (offset int64, err error) {
 	l.p.pause(time.Until(l.throttled))
 	ended := !l.try(func(ctx context.Context, leader string) error {
 		l.resent, l.sent = l.sent, true
+		stamp(set, time.Now())
 		var resp *kafkago.ProduceResponse
 		resp, err = l.p.produce(ctx, leader, l.topic.name, l.partition, set)
 		if err == nil {
@@ -198,7 +215,7 @@ func (l *lane) offer(set []byte) (offset int64, err error) {
 		if judge(err) == again {
 			return err
 		}
-		l.sent = false
+		l.sent = l.doubted || l.resent && err != nil // until a look has shown
 		return nil
 	})
 	if ended {
@@ -226,6 +243,12 @@ func (p *Publisher) produce(ctx context.Context, leader, topic string, partition
 
 // stored takes the answer that the first n pending events are stored from that offset on.
 func (l *lane) stored(n int, offset int64) bool {
+	if offset < l.at.offset {
+		// All before that was looked at, so this is the place of something else, with the same numbers, that the broker
+		// takes our batch for a repeat of; or the partition is a new one.
+		l.sent, l.at.offset = true, max(0, offset)
+		return l.settleDoubt(kafkago.DuplicateSequenceNumber)
+	}
 	l.unsure = time.Time{}
 	l.unblock()
 	if l.limit < batchRecords {
@@ -235,13 +258,13 @@ func (l *lane) stored(n int, offset int64) bool {
 		// The broker knows these numbers; whether of these events, or of others in a batch that came late from the run
 		// before, only the partition tells. After this nothing can come late any more.
 		l.doubted = false
-		return l.try(l.look)
+		return l.lookBack()
 	}
 	l.at.next = after(l.at.next, n)
 	l.at.offset = offset + int64(n)
 	l.note(l.pending[:n])
 	l.p.settle(l.pending[:n], nil)
-	l.pending = l.pending[n:]
+	l.drop(n)
 	return true
 }
 
@@ -259,19 +282,20 @@ func (l *lane) note(written []*entry) {
 func (l *lane) refused(n int, err error) bool {
 	if l.resent {
 		next := l.at.next
-		if !l.try(l.look) {
+		if !l.lookBack() {
 			return false
 		}
 		if l.at.next != next {
 			return true
 		}
+		l.doubted = true // the first attempt may still be on its way
 	}
 	if n > 1 {
 		l.limit = n / 2
 		return true
 	}
 	l.p.settle(l.pending[:1], rejection(l.topic.name, err))
-	l.pending = l.pending[1:]
+	l.drop(1)
 	return true
 }
 
@@ -282,21 +306,31 @@ func (l *lane) settleDoubt(why error) bool {
 		l.unsure = time.Now()
 	}
 	before, found := l.at, len(l.found)
-	if !l.try(l.look) {
+	if !l.lookBack() {
 		return false
 	}
 	if l.at.next != before.next || l.at.producer != before.producer || len(l.found) != found {
+		l.unsure = time.Time{}
 		return true
 	}
 	if errors.Is(why, kafkago.OutOfOrderSequenceNumber) && time.Since(l.unsure) < l.p.limits.unsureFor {
 		l.block(explain(why))
-		l.pause(10 * firstRetry)
+		l.p.pause(10 * firstRetry)
 		return l.p.ctx.Err() == nil
 	}
 	l.p.log.Warn("the broker no longer knows what this producer wrote; going on as a new one",
 		"topic", l.topic.name, "partition", l.partition, "producer", l.at.producer.id, "why", Plain(why).Error())
 	l.unsure = time.Time{}
 	return l.try(l.renew)
+}
+
+// lookBack looks at what became of what was sent.
+func (l *lane) lookBack() bool {
+	if !l.try(l.look) {
+		return false
+	}
+	l.sent = false
+	return true
 }
 
 // try does something at the leader of the partition until it works. False is the end of the lane.

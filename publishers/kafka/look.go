@@ -12,22 +12,41 @@ import (
 )
 
 const (
-	// fetchBytes is how much of a partition a look reads at a time.
-	fetchBytes = 4 << 20
+	// fetchBytes is how much of a partition a look reads at a time, and fetchTimeout how long that may take: on a slow
+	// line, many lanes look at once after a restart.
+	fetchBytes   = 512 << 10
+	fetchTimeout = 10 * time.Second
 	// skew is how far the clocks of this machine and the brokers may be apart before a look misses something.
 	skew = 10 * time.Minute
 )
 
-// open makes the lane ready: where the run before came to, or with a new producer. What tells the next run is on disk
-// before anything is sent.
+// open makes the lane ready. What tells the next run is on disk before anything is sent. If it fails it goes on, the next
+// time, where it came to.
 func (l *lane) open(ctx context.Context, leader string) error {
+	if !l.placed {
+		if err := l.place(ctx, leader); err != nil {
+			return err
+		}
+		l.placed = true
+	}
+	if l.before {
+		if err := l.look(ctx, leader); err != nil {
+			return err
+		}
+	}
+	l.opened = true
+	return nil
+}
+
+// place puts the lane where the run before came to, or makes it a new producer.
+func (l *lane) place(ctx context.Context, leader string) error {
 	noted, known := l.p.notes.find(l.topic.name, l.partition)
 	known = known && !l.fresh // noted just now, and the disk did not take it
 	l.at, l.doubted, l.fresh = noted, known, !known
 	// A run before may have sent the event, even if what that noted is lost.
-	before := known || l.pending[0].delivery.ReceivedAt.Before(l.p.openedAt)
+	l.before = known || l.pending[0].delivery.ReceivedAt.Before(l.p.openedAt)
 	var err error
-	if before {
+	if l.before {
 		err = l.skipAhead(ctx, leader)
 	} else {
 		l.at.offset, err = l.offset(ctx, leader, kafkago.LastOffset)
@@ -35,10 +54,6 @@ func (l *lane) open(ctx context.Context, leader string) error {
 	if err == nil && !known {
 		err = l.renew(ctx, leader)
 	}
-	if err == nil && before {
-		err = l.look(ctx, leader)
-	}
-	l.opened = err == nil
 	return err
 }
 
@@ -75,7 +90,8 @@ func (l *lane) offset(ctx context.Context, leader string, at int64) (int64, erro
 }
 
 // skipAhead moves a lane on over what is older than its first event: in a partition that many write to, it may be long
-// ago that we did. A dead letter that comes late may be missed, and stored twice, which harms nobody.
+// ago that we did. It may go too far, over a dead letter that comes late, or over an event that belongs to another partition
+// by now: such a one may be stored twice, and our numbers go on behind it, which the first answer shows.
 func (l *lane) skipAhead(ctx context.Context, leader string) error {
 	since := l.pending[0].delivery.ReceivedAt.Add(-skew)
 	offset, err := l.offset(ctx, leader, since.UnixMilli())
@@ -118,7 +134,7 @@ func (l *lane) look(ctx context.Context, leader string) error {
 
 // lookOnce reads one answer's worth, and returns where the partition ends.
 func (l *lane) lookOnce(ctx context.Context, leader string) (end int64, err error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
 	resp, err := l.p.client.Fetch(ctx, &kafkago.FetchRequest{
 		Addr: kafkago.TCP(leader), Topic: l.topic.name, Partition: l.partition, Offset: l.at.offset, MaxBytes: fetchBytes,

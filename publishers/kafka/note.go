@@ -20,6 +20,13 @@ type producer struct {
 	epoch int16
 }
 
+// with is the position of another producer, which begins at a place: there, if p is behind it, in a partition that ended
+// before p.
+func (p position) with(at position) position {
+	at.offset = min(p.offset, at.offset)
+	return at
+}
+
 // place is what is noted of one partition. Guarded by notes.mu.
 type place struct {
 	topic     string
@@ -87,6 +94,13 @@ func (n *notes) adopt(cluster string) (same bool) {
 	return same
 }
 
+// clusterID is the cluster that there is.
+func (n *notes) clusterID() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.cluster
+}
+
 // find returns the noted position of a partition.
 func (n *notes) find(topic string, partition int) (position, bool) {
 	n.mu.Lock()
@@ -117,9 +131,9 @@ func (n *notes) begin(topic string, partition int, at position) {
 		pl = &place{topic: topic, partition: partition, noted: at}
 		n.places = append(n.places, pl)
 	}
-	pl.noted.producer, pl.noted.next = at.producer, at.next
+	pl.noted = pl.noted.with(at)
 	for i := range pl.marks {
-		pl.marks[i].at.producer, pl.marks[i].at.next = at.producer, at.next
+		pl.marks[i].at = pl.marks[i].at.with(at)
 	}
 	pl.write()
 	n.changed = true
