@@ -45,8 +45,9 @@ type pump struct {
 
 	mu           sync.Mutex
 	room         sync.Cond // signalled when the look-ahead shrinks
-	window       []slot    // what was offered, from the first that is not done on, without gaps
-	first        uint64    // the offer number of window[0]
+	window       []slot    // a ring of what was offered, by offer number
+	first        uint64    // the offer number of the first that is not done
+	offered      uint64    // how many ever were: the next offer number
 	unacked      int
 	unackedBytes int
 	committed    uint64              // the number of the last event that is
@@ -146,7 +147,7 @@ func (p *pump) waitForRoom(ctx context.Context) bool {
 
 // full reports whether nothing more may be offered. Needs mu.
 func (p *pump) full() bool {
-	return p.unacked >= maxUnacked || p.unackedBytes >= maxUnackedBytes || len(p.window) >= maxWindow
+	return p.unacked >= maxUnacked || p.unackedBytes >= maxUnackedBytes || p.offered-p.first >= maxWindow
 }
 
 func (p *pump) sayStuck() {
@@ -157,7 +158,7 @@ func (p *pump) sayStuck() {
 	}
 	p.stuck = true
 	p.health.report("look-ahead", fmt.Errorf("used up: the bus does not take %s and what came with it",
-		p.window[0].delivery.Key()))
+		p.slot(p.first).delivery.Key()))
 }
 
 func (p *pump) wakeAll() {
@@ -194,10 +195,27 @@ func (p *pump) offer(ctx context.Context, r spool.Record) {
 func (p *pump) add(r spool.Record, d *Delivery, bytes int) uint64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.window = append(p.window, slot{record: r, delivery: d, bytes: bytes})
+	if p.offered-p.first == uint64(len(p.window)) {
+		p.grow()
+	}
+	n := p.offered
+	p.offered++
+	*p.slot(n) = slot{record: r, delivery: d, bytes: bytes}
 	p.unacked++
 	p.unackedBytes += bytes
-	return p.first + uint64(len(p.window)) - 1
+	return n
+}
+
+// slot is that of an offer from first on. Needs mu.
+func (p *pump) slot(n uint64) *slot { return &p.window[n%uint64(len(p.window))] }
+
+// grow makes the window twice as large. Needs mu.
+func (p *pump) grow() {
+	larger := make([]slot, max(64, 2*len(p.window)))
+	for n := p.first; n < p.offered; n++ {
+		larger[n%uint64(len(larger))] = *p.slot(n)
+	}
+	p.window = larger
 }
 
 // answered is what the bus says of an event: stored, or that it can never take it. What it refuses goes to the dead
@@ -242,7 +260,7 @@ func (p *pump) putAside(ctx context.Context, n uint64, d *Delivery, why error) {
 func (p *pump) finish(n uint64, f busFate) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s := &p.window[n-p.first]
+	s := p.slot(n)
 	s.done, s.fate, s.delivery = true, f, nil
 	p.unacked--
 	p.unackedBytes -= s.bytes
@@ -252,19 +270,17 @@ func (p *pump) finish(n uint64, f busFate) {
 
 // commitPrefix commits what is done without a gap. Needs mu.
 func (p *pump) commitPrefix() {
-	n := 0
-	for n < len(p.window) && p.window[n].done {
-		s := &p.window[n]
+	first, last := p.first, spool.Record{}
+	for p.first < p.offered && p.slot(p.first).done {
+		s := p.slot(p.first)
 		p.fates[s.fate]++
 		p.fates[skipped] += s.record.Lost
-		n++
+		last = s.record
+		p.first++
 	}
-	if n == 0 {
+	if p.first == first {
 		return
 	}
-	last := p.window[n-1].record
-	p.window = p.window[n:]
-	p.first += uint64(n)
 	p.committed = last.Sequence
 	// Commit point: the bus holds these; a crash before this line only offers them again.
 	p.cursor.Commit(last, p.formatNote())
@@ -325,8 +341,10 @@ func (p *pump) state() busState {
 	for _, n := range p.fates {
 		st.committed += n
 	}
-	if len(p.window) > 0 && p.window[0].delivery != nil {
-		st.oldest = p.window[0].delivery.ReceivedAt
+	if p.first < p.offered {
+		if d := p.slot(p.first).delivery; d != nil {
+			st.oldest = d.ReceivedAt
+		}
 	}
 	return st
 }

@@ -17,6 +17,7 @@ type Record struct {
 	// used.
 	Lost uint64
 	// Payload is what was appended, and nobody may change it; nil if Sequence itself is the last of the lost numbers.
+	// It is gone once the record, or one behind it, is committed.
 	Payload []byte
 
 	end int64 // where the log goes on behind it, in bytes since the spool was opened
@@ -34,6 +35,8 @@ type Cursor struct {
 	limit   int64  // of what may be read of segment, as it was last asked for: there may be more by now
 	last    uint64 // the last sequence before limit
 	reader  segmentReader
+	buffer  []byte // that reader reads from; nil if it is not one of readAhead bytes
+	lent    []lent // the buffers before it, oldest first
 
 	// Guarded by s.mu.
 	committed    uint64 // all up to here are done on this bus
@@ -42,6 +45,13 @@ type Cursor struct {
 	dirty        bool   // committed is neither saved nor in unsaved
 	unsaved      []mark // what is to be saved, as it was committed, oldest first
 	saved        uint64 // what the file says
+}
+
+// lent is a buffer with payloads that may be in use until all up to its end is committed. Buffers are used again, since
+// fresh memory for each is a large part of what a drain costs.
+type lent struct {
+	buffer []byte
+	end    int64 // in the log
 }
 
 // mark is how far a cursor was at a time.
@@ -196,12 +206,36 @@ func (c *Cursor) enter(g *segment) error {
 	}
 	c.leave()
 	c.segment, c.limit = g, 0
-	c.reader = segmentReader{id: c.s.id, file: f, next: g.first, offset: segmentHeaderLen}
+	c.reader = segmentReader{id: c.s.id, file: f, next: g.first, offset: segmentHeaderLen, take: c.takeBuffer}
 	return nil
+}
+
+// takeBuffer gives the reader another buffer.
+func (c *Cursor) takeBuffer(n int64) []byte {
+	c.retire()
+	if n != readAhead {
+		return make([]byte, n)
+	}
+	if len(c.lent) > 0 && c.lent[0].end <= c.s.committedEnd(c) {
+		c.buffer = c.lent[0].buffer
+		c.lent = c.lent[1:]
+	} else {
+		c.buffer = make([]byte, n)
+	}
+	return c.buffer
+}
+
+// retire lends what was read to whoever has the payloads.
+func (c *Cursor) retire() {
+	if c.buffer != nil {
+		c.lent = append(c.lent, lent{c.buffer, c.segment.base + c.reader.offset})
+		c.buffer = nil
+	}
 }
 
 func (c *Cursor) leave() {
 	if c.segment != nil {
+		c.retire()
 		_ = c.reader.file.Close() // only read from
 		c.segment = nil
 	}

@@ -25,9 +25,10 @@ func (g *segment) name() string { return segmentName(g.first) }
 type segmentReader struct {
 	id     spoolID
 	file   File
-	next   uint64 // the lowest sequence that may come: a lower one is in bytes that the disk held before
-	offset int64  // where the next record starts
-	buf    []byte // bytes at offset; payloads share it, so it is never written again
+	next   uint64               // the lowest sequence that may come: a lower one is in bytes that the disk held before
+	offset int64                // where the next record starts
+	buf    []byte               // bytes at offset; payloads share it, so it is not written while they are used
+	take   func(n int64) []byte // gives a buffer for the bytes from offset on, and takes the one before back
 }
 
 // readAhead is how much is read at once, unless less is there: enough to make a drain cheap, and little enough that a
@@ -65,7 +66,8 @@ func (r *segmentReader) fill(n, limit int64) error {
 	if int64(len(r.buf)) >= n || r.offset+int64(len(r.buf)) >= limit {
 		return nil
 	}
-	buf := make([]byte, min(max(n, readAhead), limit-r.offset))
+	r.buf = nil // what it reads from may be given back
+	buf := r.take(min(max(n, readAhead), limit-r.offset))
 	read, err := r.file.ReadAt(buf, r.offset)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
@@ -99,7 +101,8 @@ type recovered struct {
 // recoverSegment reads the last segment. Bytes that do not check but have a record behind them are damage, and stay for
 // the cursors to find; those with none behind them are torn: most often the end of a write that nobody was told of.
 func recoverSegment(id spoolID, f File, first uint64, size int64) (recovered, error) {
-	r := segmentReader{id: id, file: f, next: first, offset: segmentHeaderLen}
+	take := func(n int64) []byte { return make([]byte, n) }
+	r := segmentReader{id: id, file: f, next: first, offset: segmentHeaderLen, take: take}
 	found := recovered{end: segmentHeaderLen, last: first - 1, highest: first - 1}
 	for r.offset < size {
 		sequence, _, err := r.record(size, math.MaxUint64)

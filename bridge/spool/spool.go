@@ -573,6 +573,13 @@ func (s *Spool) extent(g *segment) (size int64, last uint64, next *segment) {
 	return g.size, g.last, g.next
 }
 
+// committedEnd is where the log goes on behind what a cursor has committed.
+func (s *Spool) committedEnd(c *Cursor) int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return c.committedEnd
+}
+
 // place notes where the log goes on behind what a cursor has committed.
 func (s *Spool) place(c *Cursor, end int64) {
 	s.mu.Lock()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -127,6 +128,49 @@ func TestPayloadIsCopied(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantRecords(t, s.Cursor("bus"), "1:mine")
+}
+
+// TestPayloadLastsUntilCommit reads ahead of what is committed by less and by more than is read at once, over the ends of
+// segments, and looks at each payload just before it is committed.
+func TestPayloadLastsUntilCommit(t *testing.T) {
+	const records = 6000 // of 1 KiB
+	o := options()
+	o.MaxBytes = 64 << 20
+	s := open(t, crashfs.New(t), o)
+	defer s.Close()
+	text := func(n uint64) string { return strings.Repeat(fmt.Sprintf("%07d ", n), 128) }
+	var all []string
+	for n := range uint64(records) {
+		all = append(all, text(n+1))
+	}
+	appendAll(t, s, all...)
+	c := s.Cursor("bus")
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	var uncommitted []spool.Record
+	for n := range records {
+		r, err := c.Next(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		uncommitted = append(uncommitted, r)
+		keep := 1 + n%3*500
+		if n == records-1 {
+			keep = 1
+		}
+		for len(uncommitted) >= keep {
+			r := uncommitted[0]
+			uncommitted = uncommitted[1:]
+			if string(r.Payload) != all[r.Sequence-1] {
+				t.Fatalf("%d is %.20q before it is committed", r.Sequence, r.Payload)
+			}
+			c.Commit(r, nil)
+		}
+	}
+	runtime.ReadMemStats(&after)
+	if n := after.TotalAlloc - before.TotalAlloc; n > 4<<20 {
+		t.Errorf("reading %d KiB allocated %d KiB", records, n>>10)
+	}
 }
 
 func TestOrderOfAppendIsOrderOfLog(t *testing.T) {
