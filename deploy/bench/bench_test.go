@@ -3,7 +3,10 @@
 package main
 
 import (
+	"io"
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -25,8 +28,8 @@ func TestWorkload(t *testing.T) {
 	ids := make(map[string]bool)
 	posted := 0
 	for {
-		order, err := w.take()
-		if err != nil {
+		order, ok := w.take()
+		if !ok {
 			break
 		}
 		for i := range life {
@@ -43,8 +46,8 @@ func TestWorkload(t *testing.T) {
 			posted++
 		}
 	}
-	if posted < 12_000 {
-		t.Errorf("only %d postbacks", posted)
+	if posted != 12_000 || !w.usedUp() {
+		t.Errorf("%d postbacks, used up: %v", posted, w.usedUp())
 	}
 }
 
@@ -75,5 +78,38 @@ func TestHistogram(t *testing.T) {
 		if got := h.quantile(q); got < want || got > want+want/60 {
 			t.Errorf("quantile %v is %s, want %s", q, got, want)
 		}
+	}
+}
+
+func TestParse(t *testing.T) {
+	for args, want := range map[string]bool{
+		"":                                  true,
+		"-rows=kafka,drain-kafka":           true,
+		"-rows=drain-kafka -events=1000000": true,
+		"-rows=drain":                       false,
+		"-rows=":                            false,
+		"-events=0":                         false,
+		"kafka":                             false,
+	} {
+		if _, err := parse(strings.Fields(args), io.Discard); (err == nil) != want {
+			t.Errorf("%q: %v", args, err)
+		}
+	}
+}
+
+// TestRatios holds that a ratio is of two figures of the same round: the machine may be another in the next.
+func TestRatios(t *testing.T) {
+	bare := &row{figures: []figures{{rate: 100}, {rate: 10}, {rate: 1000}}}
+	r := &row{baseline: bare, figures: []figures{{rate: 50}, {rate: 6}, {rate: 400}}}
+	if got := r.ratios(); !slices.Equal(got, []float64{0.5, 0.6, 0.4}) || middle(got) != 0.5 {
+		t.Errorf("ratios %v, median %v", got, middle(got))
+	}
+	b := &bench{minDrain: 0.5}
+	if err := b.judge(nil, []*drain{{postbridge: r}}); err != nil {
+		t.Error(err)
+	}
+	b.minDrain = 0.51
+	if err := b.judge(nil, []*drain{{postbridge: r}}); err == nil {
+		t.Error("a ratio below the limit passes")
 	}
 }

@@ -56,9 +56,10 @@ type workload struct {
 	next atomic.Int64 // the order to hand out next
 }
 
-// newWorkload prepares enough orders for so many postbacks.
+// newWorkload prepares so many postbacks, rounded up to whole orders.
 func newWorkload(postbacks int) *workload {
-	orders := postbacks/len(orderLife(netip.AddrPort{})) + 1
+	states := len(orderLife(netip.AddrPort{}))
+	orders := (postbacks + states - 1) / states
 	w := &workload{sums: make([]byte, 0, orders*sumDigits)}
 	for n := range orders {
 		number := orderNumber(n)
@@ -71,14 +72,16 @@ func newWorkload(postbacks int) *workload {
 // restart makes the workload begin with its first order again: each server gets the same postbacks.
 func (w *workload) restart() { w.next.Store(0) }
 
-// take hands out an order.
-func (w *workload) take() (int, error) {
-	n := int(w.next.Add(1)) - 1
-	if n >= len(w.sums)/sumDigits {
-		return 0, errors.New("all prepared postbacks are used up: raise -max-rate")
-	}
-	return n, nil
+// take hands out an order, until none is left.
+func (w *workload) take() (order int, ok bool) {
+	order = int(w.next.Add(1)) - 1
+	return order, order < w.orders()
 }
+
+func (w *workload) orders() int { return len(w.sums) / sumDigits }
+
+// usedUp reports whether more was asked for than there is.
+func (w *workload) usedUp() bool { return int(w.next.Load()) > w.orders() }
 
 func (w *workload) sum(order int) []byte { return w.sums[order*sumDigits:][:sumDigits] }
 
@@ -156,7 +159,8 @@ type result struct {
 	latencies histogram
 }
 
-// run loads a server in a closed loop, as fast as it answers. Any answer but 200 is an error.
+// run loads a server in a closed loop, as fast as it answers, until the duration is over or the workload is used up. Any
+// answer but 200 is an error.
 func (p *plan) run(ctx context.Context, to netip.AddrPort, w *workload) (*result, error) {
 	w.restart()
 	loops := make([]*loop, p.threads)
@@ -290,15 +294,16 @@ func (l *loop) turn(c *conn, start time.Time, warm, end time.Duration) error {
 	return l.send(c, now)
 }
 
-// send posts the next state of the connection's order, or the first of a new one. What it takes to address the request
-// counts as the server's time.
-func (l *loop) send(c *conn, now time.Duration) (err error) {
+// send posts the next state of the connection's order, or the first of a new one; without one the connection rests. What
+// it takes to address the request counts as the server's time.
+func (l *loop) send(c *conn, now time.Duration) error {
 	if c.state == len(l.life) {
 		c.state = 0
 	}
 	if c.state == 0 {
-		if c.order, err = l.workload.take(); err != nil {
-			return err
+		var ok bool
+		if c.order, ok = l.workload.take(); !ok {
+			return nil
 		}
 	}
 	r := &l.life[c.state]

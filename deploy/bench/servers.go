@@ -20,19 +20,13 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 )
 
 const (
 	startTimeout = 20 * time.Second
 	stopTimeout  = 40 * time.Second // postbridge itself gives its stop 25 seconds
 	askTimeout   = 5 * time.Second  // for one look at its status
-	askInterval  = 20 * time.Millisecond
-
-	// nobody is where no bus is: port 1 is not given out to programs that ask for a free one.
-	nobody = "nats://127.0.0.1:1"
+	askInterval  = 10 * time.Millisecond
 )
 
 // server is one process under load.
@@ -43,8 +37,7 @@ type server struct {
 
 	// Of postbridge only.
 	admin string // host:port
-	nats  string // URL of its bus; nobody's if it is to have none
-	data  string // its directory
+	bus   *bus
 }
 
 // command makes the command of the process. stop ends it, also when ctx is over: in order, with one signal. If this
@@ -62,19 +55,15 @@ func (s *server) command(ctx context.Context, env []string, name string, args ..
 	return nil
 }
 
-// stop ends the process in order, by force if that takes too long, and removes its data.
+// stop ends the process in order, by force if that takes too long.
 func (s *server) stop() error {
 	force := time.AfterFunc(stopTimeout, func() { _ = s.cmd.Process.Kill() })
 	defer force.Stop()
 	_ = s.cmd.Process.Signal(syscall.SIGTERM) // it has ended already, or Wait tells
-	err := s.cmd.Wait()
-	if err != nil {
-		err = fmt.Errorf("%w; it said at the end:\n%s", err, s.said())
+	if err := s.cmd.Wait(); err != nil {
+		return fmt.Errorf("%w; it said at the end:\n%s", err, s.said())
 	}
-	if s.data != "" {
-		err = errors.Join(err, os.RemoveAll(s.data))
-	}
-	return err
+	return nil
 }
 
 // said is the end of what the process said.
@@ -118,12 +107,17 @@ func serveBare(ctx context.Context) error {
 
 // startBare starts serveBare in a process of its own.
 func startBare(ctx context.Context, dir string) (*server, error) {
+	return startSelf(ctx, dir, bareArgument)
+}
+
+// startSelf starts this program as a server, which says on its stdout where it listens.
+func startSelf(ctx context.Context, dir string, args ...string) (*server, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	s := &server{log: filepath.Join(dir, "bare.log")}
-	if err := s.command(ctx, os.Environ(), self, bareArgument); err != nil {
+	s := &server{log: filepath.Join(dir, args[0]+".log")}
+	if err := s.command(ctx, os.Environ(), self, args...); err != nil {
 		return nil, err
 	}
 	stdout, err := s.cmd.StdoutPipe()
@@ -140,39 +134,45 @@ func startBare(ctx context.Context, dir string) (*server, error) {
 		s.ingest, err = netip.ParseAddrPort(strings.TrimSpace(line))
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("the bare server did not start: %w", err), s.stop())
+		return nil, errors.Join(fmt.Errorf("%s did not start: %w", args[0], err), s.stop())
 	}
 	return s, nil
 }
 
-// startPostbridge starts the real binary on a new directory and waits until it takes postbacks, and reaches its bus if
-// it is to have one.
-func startPostbridge(ctx context.Context, binary, dir string, withBus bool) (_ *server, err error) {
-	ports, err := freePorts(3)
+// startPostbridge starts the real binary on a data directory, publishing to the bus.
+func startPostbridge(ctx context.Context, binary, data string, to *bus) (*server, error) {
+	ports, err := freePorts(2)
 	if err != nil {
 		return nil, err
 	}
-	s := &server{ingest: ports[0], admin: ports[1].String(), nats: nobody, log: filepath.Join(dir, "postbridge.log")}
-	bus := "POSTBRIDGE_NATS_URL=" + nobody
-	if withBus {
-		s.nats = "nats://" + ports[2].String()
-		bus = "POSTBRIDGE_NATS_LISTEN=" + ports[2].String()
-	}
-	if s.data, err = os.MkdirTemp(dir, "data-"); err != nil {
-		return nil, err
-	}
-	env := append(environWithoutPostbridge(), bus,
+	s := &server{ingest: ports[0], admin: ports[1].String(), bus: to, log: data + ".log"}
+	env := append(environWithoutPostbridge(),
 		"POSTBRIDGE_LISTEN="+s.ingest.String(),
 		"POSTBRIDGE_ADMIN_LISTEN="+s.admin,
-		"POSTBRIDGE_DATA_DIR="+s.data,
+		"POSTBRIDGE_DATA_DIR="+data,
+		"POSTBRIDGE_PUBLISH="+to.name,
 		"POSTBRIDGE_KITE_SECRETS="+appID+"="+appSecret)
-	if err := s.command(ctx, env, binary, "serve"); err != nil {
+	if err := s.command(ctx, append(env, to.env...), binary, "serve"); err != nil {
 		return nil, err
 	}
-	if err := s.cmd.Start(); err != nil {
+	return s, s.cmd.Start()
+}
+
+// startReady starts postbridge and waits until it takes postbacks, and reaches its bus if it is to have one.
+func startReady(ctx context.Context, binary, data string, to *bus) (*server, error) {
+	s, err := startPostbridge(ctx, binary, data, to)
+	if err != nil {
 		return nil, err
 	}
-	if err := s.awaitReady(ctx); err != nil {
+	err = poll(ctx, startTimeout, func() (bool, error) {
+		st, err := s.status(ctx)
+		if err != nil || !st.Ready || to.held == nil {
+			return err == nil && st.Ready, err
+		}
+		_, err = to.held(ctx)
+		return err == nil, err
+	})
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("postbridge did not get ready: %w; it said:\n%s", err, s.said()), s.stop())
 	}
 	return s, nil
@@ -199,23 +199,6 @@ func freePorts(n int) (ports []netip.AddrPort, err error) {
 		ports = append(ports, netip.MustParseAddrPort(l.Addr().String()))
 	}
 	return ports, nil
-}
-
-// hasBus reports whether this postbridge is to publish.
-func (s *server) hasBus() bool { return s.nats != nobody }
-
-func (s *server) awaitReady(ctx context.Context) error {
-	return poll(ctx, startTimeout, func() (bool, error) {
-		st, err := s.status(ctx)
-		if err != nil {
-			return false, err
-		}
-		if !st.Ready || !s.hasBus() {
-			return st.Ready, nil
-		}
-		_, err = s.inJetStream(ctx)
-		return err == nil, err
-	})
 }
 
 // poll asks until the answer is yes; an error is a no. Its own error says the last one.
@@ -267,26 +250,6 @@ func (s *server) status(ctx context.Context) (*status, error) {
 	return st, json.NewDecoder(resp.Body).Decode(st)
 }
 
-// inJetStream is how many events the stream itself says that it has stored. It began empty.
-func (s *server) inJetStream(ctx context.Context) (uint64, error) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	conn, err := nats.Connect(s.nats, nats.Timeout(askTimeout))
-	if err != nil {
-		return 0, err
-	}
-	defer conn.Close()
-	js, err := jetstream.New(conn)
-	if err != nil {
-		return 0, err
-	}
-	stream, err := js.Stream(ctx, "ORDERS")
-	if err != nil {
-		return 0, err
-	}
-	return stream.CachedInfo().State.LastSeq, nil
-}
-
 // backlog is what was accepted and not yet stored when the load ended, and how long storing it took.
 type backlog struct {
 	accepted, waiting uint64
@@ -301,33 +264,49 @@ func (s *server) check(ctx context.Context, answered uint64, limit time.Duration
 	if err != nil {
 		return nil, err
 	}
-	kite, bus := st.Postbacks["kite"], st.Buses["nats"]
+	kite, bus := st.Postbacks["kite"], st.Buses[s.bus.name]
 	if kite.Accepted != answered || kite.Received != answered {
 		return nil, fmt.Errorf("%d postbacks were answered 200, postbridge counts %d accepted of %d received",
 			answered, kite.Accepted, kite.Received)
 	}
-	if !s.hasBus() {
+	if s.bus.held == nil {
 		if bus.Up || bus.Stored > 0 || bus.Waiting != answered {
 			return nil, fmt.Errorf("without a bus, %d events are stored and %d of %d wait", bus.Stored, bus.Waiting, answered)
 		}
 		return nil, nil
 	}
 	b := &backlog{accepted: answered, waiting: bus.Waiting}
-	err = poll(ctx, limit, func() (bool, error) {
+	if err := s.awaitDrained(ctx, limit, nil); err != nil {
+		return nil, err
+	}
+	b.took = time.Since(from)
+	return b, s.checkStored(ctx, answered)
+}
+
+// awaitDrained waits until no event waits any more. Each look at how many are stored is told.
+func (s *server) awaitDrained(ctx context.Context, limit time.Duration, told func(stored uint64)) error {
+	return poll(ctx, limit, func() (bool, error) {
 		st, err := s.status(ctx)
 		if err != nil {
 			return false, err
 		}
-		bus = st.Buses["nats"]
-		return bus.Waiting == 0, fmt.Errorf("%d events still wait for JetStream", bus.Waiting)
+		bus, ok := st.Buses[s.bus.name]
+		if ok && told != nil {
+			told(bus.Stored)
+		}
+		return ok && bus.Waiting == 0, fmt.Errorf("%d events still wait for %s", bus.Waiting, s.bus.name)
 	})
+}
+
+// checkStored holds that all events are stored, as postbridge counts and as the bus itself says.
+func (s *server) checkStored(ctx context.Context, events uint64) error {
+	st, err := s.status(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	b.took = time.Since(from)
-	held, err := s.inJetStream(ctx)
-	if err == nil && (bus.Stored != answered || held != answered) {
-		err = fmt.Errorf("of %d accepted events postbridge counts %d stored, JetStream %d", answered, bus.Stored, held)
+	held, err := s.bus.held(ctx)
+	if stored := st.Buses[s.bus.name].Stored; err == nil && (stored != events || held != events) {
+		err = fmt.Errorf("of %d accepted events postbridge counts %d stored, %s itself %d", events, stored, s.bus.name, held)
 	}
-	return b, err
+	return err
 }
