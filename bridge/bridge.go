@@ -147,7 +147,7 @@ func (b *Bridge) stop(ingest *server, ps *pumps, stopPumps func(), s *spool.Spoo
 	pause(context.Background(), lameDuck)
 	ingest.stop(b.o.Log)
 	if drain {
-		b.drain()
+		b.waitForBuses()
 	}
 	stopPumps()
 	err := ps.stop()
@@ -155,9 +155,9 @@ func (b *Bridge) stop(ingest *server, ps *pumps, stopPumps func(), s *spool.Spoo
 	return errors.Join(err, s.Close())
 }
 
-// drain waits until the buses have got everything, for drainTimeout at most, and for a bus that something keeps events
-// from only as long as it takes others.
-func (b *Bridge) drain() {
+// waitForBuses waits until the buses have got everything, for drainTimeout at most, and for a bus that something keeps
+// events from only as long as it takes others.
+func (b *Bridge) waitForBuses() {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	moved, before := time.Now(), uint64(0)

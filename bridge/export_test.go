@@ -45,8 +45,8 @@ func Pumping(ctx context.Context, o Options, s *spool.Spool) (b *Bridge, stop fu
 	return b, func() error { cancel(); return ps.stop() }, nil
 }
 
-// Drain waits as the stop does.
-func (b *Bridge) Drain() { b.drain() }
+// WaitForBuses waits as the stop does.
+func (b *Bridge) WaitForBuses() { b.waitForBuses() }
 
 // Bus is what /status says of a bus.
 func (b *Bridge) Bus(name string) (up bool, waiting uint64, causes []string) {

@@ -60,15 +60,15 @@ func appendDelivery(t *testing.T, s *spool.Spool, record []byte) {
 	}
 }
 
-// TestDrain waits for a bus that is up, but not for ever, and for one that is down hardly at all.
-func TestDrain(t *testing.T) {
+// TestStopWaits waits for a bus that is up, but not for ever, and for one that is down hardly at all.
+func TestStopWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeBus(t)
 		f.setRule(func(*bridge.Delivery) verdict { return hold })
 		b, s := pumping(t, f, crashfs.New(t))
 		drain := func() time.Duration {
 			start := time.Now()
-			b.Drain()
+			b.WaitForBuses()
 			return time.Since(start)
 		}
 		if took := drain(); took != 0 {

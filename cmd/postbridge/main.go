@@ -70,6 +70,7 @@ func commands() []command {
 		{"serve", serveHelp, (*process).serve},
 		{"send", sendHelp, (*process).send},
 		{"tail", tailHelp, (*process).tail},
+		{"drain", drainHelp, (*process).drain},
 		{"config", configHelp, (*process).config},
 		{"version", versionHelp, (*process).version},
 	}
@@ -82,6 +83,7 @@ Usage: postbridge COMMAND [flags]
   serve     take postbacks and publish them; runs until SIGTERM
   send      send postbacks to a running postbridge: files, or generated order lives
   tail      follow the events on the bus
+  drain     publish everything that waits in a spool, then exit
   config    check the configuration and print it, secrets redacted
   version   print the version
   help      print this, or with the name of a command its help

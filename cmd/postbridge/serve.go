@@ -92,21 +92,11 @@ func (c *config) run(ctx context.Context, credentials *credentials, log *slog.Lo
 	if err != nil {
 		return err
 	}
-	return bridge.New(bridge.Options{
-		Brokers:       brokers,
-		Buses:         buses,
-		Listen:        c.Listen,
-		AdminListen:   c.AdminListen,
-		Routes:        routes,
-		MaxBody:       int64(c.MaxBody),
-		DataDir:       c.DataDir,
-		SpoolMaxBytes: int64(c.SpoolMaxBytes),
-		SpoolMinFree:  int64(c.SpoolMinFreeBytes),
-		SpoolKeep:     c.SpoolKeep,
-		Reload:        credentials.files.reload,
-		Registry:      registry,
-		Log:           log,
-	}).Run(ctx)
+	o := c.spoolOptions()
+	o.Brokers, o.Routes, o.MaxBody = brokers, routes, int64(c.MaxBody)
+	o.Listen, o.AdminListen = c.Listen, c.AdminListen
+	o.Buses, o.Reload, o.Registry, o.Log = buses, credentials.files.reload, registry, log
+	return bridge.New(o).Run(ctx)
 }
 
 // logger writes what happens to stderr: for people on a terminal, else for programs.

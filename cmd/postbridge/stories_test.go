@@ -38,6 +38,7 @@ func TestStories(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"listen":    (&addresses{given: make(map[string]bool)}).cmdListen,
 			"await":     cmdAwait,
+			"says":      cmdSays,
 			"post":      cmdPost,
 			"get":       cmdGet,
 			"stored":    cmdStored,
@@ -98,6 +99,17 @@ func cmdAwait(ts *testscript.TestScript, neg bool, args []string) {
 			return fmt.Errorf("answered %v, %w", resp, err)
 		}
 		return nil
+	})
+}
+
+// cmdSays waits until a file has a text in it: says FILE TEXT.
+func cmdSays(ts *testscript.TestScript, _ bool, args []string) {
+	eventually(ts, args[1], func() error {
+		text, err := os.ReadFile(ts.MkAbs(args[0]))
+		if err == nil && !strings.Contains(string(text), args[1]) {
+			err = fmt.Errorf("it says\n%s", text)
+		}
+		return err
 	})
 }
 

@@ -1,0 +1,85 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/postbridge/postbridge/bridge"
+)
+
+const drainHelp = `Publish everything that waits in a spool, then exit 0: for the volume of a replica that was removed.
+It takes no postbacks and listens nowhere. While the bus is down it waits for it; while another
+postbridge has the spool open it waits for that to end.
+
+Usage: postbridge drain
+
+The configuration is the environment, as for serve: POSTBRIDGE_DATA_DIR says where the spool is, and
+the names of the buses say where to publish. The brokers' are not needed. It never publishes to an
+embedded server, which would store the events on the same volume. What the bus has already it does
+not store twice. It may be stopped and run again.
+
+Exit code: 0 when nothing waits, 2 for a bad configuration, 1 for any other end.
+
+Example:
+  POSTBRIDGE_DATA_DIR=/var/lib/postbridge POSTBRIDGE_NATS_URL=nats://nats-1:4222 postbridge drain
+`
+
+func (p *process) drain(ctx context.Context, args []string) error {
+	flags := newFlags("drain")
+	if err := parseFlags(flags, args); err != nil {
+		return err
+	}
+	if err := noArguments(flags); err != nil {
+		return err
+	}
+	c, credentials, err := readBusConfig(p.env)
+	if err == nil {
+		err = firstError(c.checkSpool, c.checkLog)
+	}
+	if err != nil {
+		return err
+	}
+	if c.embedded() {
+		return misuse("drain: the bus is embedded, and what it stores stays on the same volume; set POSTBRIDGE_NATS_URL or POSTBRIDGE_PUBLISH=kafka")
+	}
+	log := c.logger(p.stderr)
+	c.warn(log)
+	if err := c.drain(ctx, credentials, log); err != nil {
+		log.Error("not everything is published", "error", err)
+		return &loggedError{err}
+	}
+	log.Info("everything is published", "data", c.DataDir)
+	return nil
+}
+
+func (c *config) drain(ctx context.Context, credentials *credentials, log *slog.Logger) error {
+	dir := filepath.Join(c.DataDir, "spool")
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return errors.New("there is no " + dir + ": set POSTBRIDGE_DATA_DIR to the data of the replica")
+	}
+	registry := prometheus.NewRegistry()
+	credentials.files.start(ctx, log, registry)
+	buses, err := c.buses(credentials, log)
+	if err != nil {
+		return err
+	}
+	o := c.spoolOptions()
+	o.Buses, o.Registry, o.Log = buses, registry, log
+	return bridge.New(o).Drain(ctx)
+}
+
+// spoolOptions are those of what is on disk.
+func (c *config) spoolOptions() bridge.Options {
+	return bridge.Options{
+		DataDir:       c.DataDir,
+		SpoolMaxBytes: int64(c.SpoolMaxBytes),
+		SpoolMinFree:  int64(c.SpoolMinFreeBytes),
+		SpoolKeep:     c.SpoolKeep,
+	}
+}
