@@ -7,12 +7,19 @@ FUZZTIME         = 30s
 # deploy/dev.env, with what is in the environment already taking precedence.
 DEV = had=$$(export -p | grep ' POSTBRIDGE_'); set -a; . deploy/dev.env; eval "$$had"; set +a
 
-.PHONY: build run demo kafka kafka-jars test lint fmt bench fuzz clean
+.PHONY: build release run demo kafka kafka-jars test image-test lint fmt bench fuzz clean
 
 # ---- build and try ---------------------------------------------------------------------------------------------------
 
 build:
 	@go build -o bin/postbridge ./cmd/postbridge
+
+# The binary of a release, for deploy/Dockerfile too: static, and the same bytes from the same source, wherever it is built.
+# GOOS, GOARCH and VERSION say which; OUT, where to.
+OUT = bin/postbridge
+release:
+	@CGO_ENABLED=0 GOOS=$(GOOS) GOARCH=$(GOARCH) GOFLAGS= \
+		go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o $(OUT) ./cmd/postbridge
 
 # Serves the example Kite app and a Dhan token, with an embedded bus. Data is in data/.
 run: build
@@ -57,6 +64,12 @@ test:
 		echo "*** NO C COMPILER: TESTING WITHOUT THE RACE DETECTOR ***" >&2; \
 		go test ./...; \
 	fi
+
+# The image without a container engine: the rules of docker build --check, the same bytes twice, both architectures, and
+# the binary in an empty root that cannot be written, as a user without rights. Linux, and root for the namespaces.
+image-test:
+	@cd deploy/image/lint && go run . ../../Dockerfile
+	go test -count=1 -tags image ./deploy/image
 
 lint: $(GOLANGCI)
 	@$(GOLANGCI) run
