@@ -2,12 +2,14 @@
 
 GOLANGCI_VERSION = v2.15.0
 GOLANGCI         = .tools/golangci-lint-$(GOLANGCI_VERSION)
+PROMTOOL_VERSION = v0.315.0
+PROMTOOL         = .tools/promtool-$(PROMTOOL_VERSION)
 FUZZTIME         = 30s
 
 # deploy/dev.env, with what is in the environment already taking precedence.
 DEV = had=$$(export -p | grep ' POSTBRIDGE_'); set -a; . deploy/dev.env; eval "$$had"; set +a
 
-.PHONY: build release run demo kafka kafka-jars test image-test lint fmt bench fuzz clean
+.PHONY: build release run demo kafka kafka-jars test image-test rules-test lint fmt bench fuzz clean
 
 # ---- build and try ---------------------------------------------------------------------------------------------------
 
@@ -70,6 +72,17 @@ test:
 image-test:
 	@cd deploy/image/lint && go run . ../../Dockerfile
 	go test -count=1 -tags image ./deploy/image
+
+# Each alert fires when it should, and does not when it should not.
+rules-test: $(PROMTOOL)
+	@$(PROMTOOL) check rules deploy/prometheus/rules.yaml
+	@$(PROMTOOL) test rules deploy/prometheus/rules_test.yaml
+
+# go install cannot build it: its module replaces others.
+$(PROMTOOL):
+	@mkdir -p .tools; dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; cd "$$dir" && go mod init tool 2>/dev/null && \
+		go get github.com/prometheus/prometheus/cmd/promtool@$(PROMTOOL_VERSION) 2>/dev/null && \
+		go build -o $(CURDIR)/$@ github.com/prometheus/prometheus/cmd/promtool
 
 lint: $(GOLANGCI)
 	@$(GOLANGCI) run

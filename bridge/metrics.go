@@ -109,6 +109,8 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge(desc("spool_bytes", "The spool's files on disk."), float64(st.Spool.Bytes))
 	gauge(desc("spool_waiting_bytes", "Bytes in the spool that are not yet on every bus."), float64(st.Spool.WaitingBytes))
+	gauge(desc("spool_disk_free_bytes", "What the spool's disk has left, the reserve included."), float64(st.Spool.FreeBytes))
+	gauge(desc("spool_disk_reserve_bytes", "What stays free on the spool's disk: below it postbacks are answered 503."), float64(st.Spool.ReserveBytes))
 	counter(desc("spool_last_sequence", "The number of the last event in the spool."), st.Spool.Last)
 
 	fates := desc("bus_events_total", "Events of the spool, by what became of them on the bus, since the spool was made.", "bus", "fate")

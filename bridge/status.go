@@ -39,6 +39,8 @@ type spoolStatus struct {
 	Bytes        int64  `json:"bytes"`
 	LimitBytes   int64  `json:"limit_bytes"`
 	WaitingBytes int64  `json:"waiting_bytes"`
+	FreeBytes    int64  `json:"free_bytes"`    // of the disk, the reserve included
+	ReserveBytes int64  `json:"reserve_bytes"` // what stays free
 }
 
 type busStatus struct {
@@ -65,7 +67,7 @@ func (s busStatus) Fates() map[string]uint64 {
 func (b *Bridge) status() status {
 	st := status{
 		Postbacks: make(map[string]postbackStatus),
-		Spool:     spoolStatus{LimitBytes: b.o.SpoolMaxBytes},
+		Spool:     spoolStatus{LimitBytes: b.o.SpoolMaxBytes, ReserveBytes: b.o.SpoolMinFree},
 		Buses:     make(map[string]busStatus),
 	}
 	for name, m := range b.metrics.brokers {
@@ -91,6 +93,7 @@ func (b *Bridge) status() status {
 		st.Buses[p.bus] = busStatusOf(states[i], p.health, stats.Last)
 	}
 	st.Spool.ID, st.Spool.Last, st.Spool.Bytes, st.Spool.WaitingBytes = o.spool.ID(), stats.Last, stats.Bytes, stats.WaitingBytes
+	st.Spool.FreeBytes = stats.Free
 	return st
 }
 

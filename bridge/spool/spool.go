@@ -192,6 +192,8 @@ type Stats struct {
 	Last uint64
 	// Bytes are on disk, WaitingBytes of them not yet done on every bus.
 	Bytes, WaitingBytes int64
+	// Free is what the disk has left in bytes, the reserve included, as it was measured last.
+	Free int64
 	// Full says that an ordinary record would be refused, and why; nil if not.
 	Full error
 }
@@ -200,7 +202,7 @@ type Stats struct {
 func (s *Spool) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st := Stats{Last: s.durable, Bytes: s.bytes, WaitingBytes: s.waitingBytes()}
+	st := Stats{Last: s.durable, Bytes: s.bytes, WaitingBytes: s.waitingBytes(), Free: s.free}
 	if s.err == nil {
 		st.Full = s.refusal(0, s.removableBytes())
 		s.full = st.Full != nil

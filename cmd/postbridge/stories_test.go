@@ -11,6 +11,8 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -27,6 +29,7 @@ func TestStories(t *testing.T) {
 		Setup: func(e *testscript.Env) error {
 			samples, err := os.Getwd()
 			e.Setenv("SAMPLES", samples+"/../../deploy/samples")
+			e.Setenv("DEPLOY", samples+"/../../deploy")
 			e.Setenv("POSTBRIDGE_KITE_SECRETS", "1234=0hdv7iw5examplesecret")
 			e.Setenv("POSTBRIDGE_DHAN_TOKENS", "dev-dhan-token")
 			e.Setenv("POSTBRIDGE_DATA_DIR", e.WorkDir+"/data")
@@ -39,6 +42,8 @@ func TestStories(t *testing.T) {
 			"listen":    (&addresses{given: make(map[string]bool)}).cmdListen,
 			"await":     cmdAwait,
 			"says":      cmdSays,
+			"exported":  cmdExported,
+			"runbook":   cmdRunbook,
 			"post":      cmdPost,
 			"get":       cmdGet,
 			"stored":    cmdStored,
@@ -111,6 +116,46 @@ func cmdSays(ts *testscript.TestScript, _ bool, args []string) {
 		}
 		return err
 	})
+}
+
+// cmdExported wants each metric of postbridge that a file names to be at a URL: exported FILE URL.
+func cmdExported(ts *testscript.TestScript, _ bool, args []string) {
+	file, err := os.ReadFile(ts.MkAbs(args[0]))
+	ts.Check(err)
+	resp, err := http.Get(args[1])
+	ts.Check(err)
+	defer resp.Body.Close()
+	metrics, err := io.ReadAll(resp.Body)
+	ts.Check(err)
+	names := regexp.MustCompile(`\bpostbridge_[a-z_]+\b`).FindAllString(string(file), -1)
+	if len(names) == 0 {
+		ts.Fatalf("%s names no metric", args[0])
+	}
+	for _, name := range names {
+		if !strings.Contains(string(metrics), "\n"+name+"{") && !strings.Contains(string(metrics), "\n"+name+" ") {
+			ts.Fatalf("%s names %s, which is not exported", args[0], name)
+		}
+	}
+}
+
+// cmdRunbook wants a section for each alert, and no other, which the alert points to: runbook RULES README.
+func cmdRunbook(ts *testscript.TestScript, _ bool, args []string) {
+	find := func(file, pattern string) (names []string) {
+		text, err := os.ReadFile(ts.MkAbs(file))
+		ts.Check(err)
+		for _, m := range regexp.MustCompile(pattern).FindAllStringSubmatch(string(text), -1) {
+			names = append(names, m[1])
+		}
+		return names
+	}
+	alerts, sections := find(args[0], `alert: (\w+)`), find(args[1], `(?m)^## (Postbridge\w+)$`)
+	if len(alerts) == 0 || !slices.Equal(alerts, sections) {
+		ts.Fatalf("the alerts are %v, the sections %v", alerts, sections)
+	}
+	links := find(args[0], `runbook_url: deploy/README.md#(\w+)`)
+	if !slices.EqualFunc(alerts, links, strings.EqualFold) {
+		ts.Fatalf("the alerts are %v, their links %v", alerts, links)
+	}
 }
 
 // cmdPost posts a file and wants a status: post URL FILE STATUS [HEADER:VALUE]. The answer goes to the log.
