@@ -9,7 +9,7 @@ FUZZTIME         = 30s
 # deploy/dev.env, with what is in the environment already taking precedence.
 DEV = had=$$(export -p | grep ' POSTBRIDGE_'); set -a; . deploy/dev.env; eval "$$had"; set +a
 
-.PHONY: build release run demo kafka kafka-jars test image-test rules-test lint fmt bench fuzz clean
+.PHONY: build release run demo kafka kafka-jars test image-test rules-test unit-test lint fmt bench fuzz clean
 
 # ---- build and try ---------------------------------------------------------------------------------------------------
 
@@ -77,6 +77,17 @@ image-test:
 rules-test: $(PROMTOOL)
 	@$(PROMTOOL) check rules deploy/prometheus/rules.yaml
 	@$(PROMTOOL) test rules deploy/prometheus/rules_test.yaml
+
+# The unit file says what systemd knows, and leaves the process little to do harm with. The program need not be installed.
+unit-test:
+	@if ! command -v systemd-analyze >/dev/null; then \
+		echo "*** NO SYSTEMD-ANALYZE: THE UNIT FILE IS NOT CHECKED ***" >&2; exit; \
+	fi; \
+	dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; \
+	sed 's|^ExecStart=[^ ]*|ExecStart=/bin/true|' deploy/systemd/postbridge.service >"$$dir/postbridge.service"; \
+	said=$$(systemd-analyze verify "$$dir/postbridge.service" 2>&1) && [ -z "$$said" ] || { echo "$$said" >&2; exit 1; }; \
+	systemd-analyze security --offline=yes --threshold=20 "$$dir/postbridge.service" >"$$dir/said" || { cat "$$dir/said" >&2; exit 1; }; \
+	tail -n 1 "$$dir/said"
 
 # go install cannot build it: its module replaces others.
 $(PROMTOOL):
