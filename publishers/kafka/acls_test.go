@@ -1,0 +1,134 @@
+package kafka_test
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl/scram"
+
+	"github.com/postbridge/postbridge/publishers/kafka/kafkatest"
+	"github.com/postbridge/postbridge/publishers/publishertest"
+)
+
+// TestRealRights is that deploy/kafka/acls.sh lets everybody do their work, and nothing else.
+func TestRealRights(t *testing.T) {
+	t.Parallel()
+	c := kafkatest.StartFor(t, kafkatest.Options{Secure: true, ACLs: true})
+	for _, user := range []string{"strategy", "risk"} {
+		_, err := c.Java(t.Context(), "kafka.admin.ConfigCommand", "--bootstrap-server", c.Brokers()[0], "--alter",
+			"--entity-type", "users", "--entity-name", user, "--add-config", "SCRAM-SHA-512=[password="+user+"-secret]")
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, args := range aclCommands(t, c.Brokers()[0]) {
+		if _, err := c.Java(t.Context(), "org.apache.kafka.tools.AclCommand", args...); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	bus := secureReal(t, c, "")
+	r := publishertest.Open(t, bus)
+	all := publishertest.Events(1, 200, 40)
+	r.Publish(all...)
+	r.WaitDone(all...)
+	r.CheckStored(all...)
+	waitNoCauses(r)
+	if n := bus.warnings("level=WARN") + bus.warnings("level=ERROR"); n > 0 {
+		t.Errorf("%d warnings: %s", n, bus.logs.String())
+	}
+
+	for _, test := range []struct {
+		user, topic, group string
+		refused            error
+	}{
+		{"strategy", "orders", "strategy", nil},
+		{"risk", "rejects", "risk", nil},
+		{"strategy", "rejects", "strategy", kerr.TopicAuthorizationFailed},
+		{"strategy", "deadletters", "strategy", kerr.TopicAuthorizationFailed},
+		{"risk", "orders", "risk", kerr.TopicAuthorizationFailed},
+		{"strategy", "orders", "risk", kerr.GroupAuthorizationFailed},
+		{"risk", "rejects", "strategy", kerr.GroupAuthorizationFailed},
+	} {
+		if err := readInGroup(t, c, test.user, test.topic, test.group); !errors.Is(err, test.refused) {
+			t.Errorf("%s reads %s in group %s: %v, want %v", test.user, test.topic, test.group, err, test.refused)
+		}
+	}
+	for _, user := range []string{"strategy", "risk"} {
+		for _, topic := range []string{"orders", "rejects"} {
+			err := as(t, c, user).ProduceSync(t.Context(), &kgo.Record{Topic: topic, Value: []byte("forged")}).FirstErr()
+			if !errors.Is(err, kerr.TopicAuthorizationFailed) {
+				t.Errorf("%s writes to %s: %v", user, topic, err)
+			}
+		}
+	}
+}
+
+// aclCommands are the arguments of each call in acls.sh.
+func aclCommands(t *testing.T, bootstrap string) (all [][]string) {
+	t.Helper()
+	dir := t.TempDir()
+	said := filepath.Join(dir, "said")
+	const tool = "#!/bin/sh\necho \"$*\" >>\"$SAID\"\n"
+	if err := os.WriteFile(filepath.Join(dir, "kafka-acls.sh"), []byte(tool), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("../../deploy/kafka/acls.sh")
+	cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"), "SAID="+said, "BOOTSTRAP="+bootstrap)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	text, err := os.ReadFile(said)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		all = append(all, strings.Fields(line))
+	}
+	return all
+}
+
+// as is a client that logs in as that user.
+func as(t *testing.T, c *kafkatest.Cluster, user string, options ...kgo.Opt) *kgo.Client {
+	t.Helper()
+	text, err := os.ReadFile(c.CAFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca := x509.NewCertPool()
+	ca.AppendCertsFromPEM(text)
+	client, err := kgo.NewClient(append([]kgo.Opt{
+		kgo.SeedBrokers(c.SecureBrokers()...), kgo.DialTLSConfig(&tls.Config{RootCAs: ca}),
+		kgo.SASL(scram.Auth{User: user, Pass: user + "-secret"}.AsSha512Mechanism()),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.DisableIdempotentWrite(),
+	}, options...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.Close)
+	return client
+}
+
+// readInGroup reads something and commits it.
+func readInGroup(t *testing.T, c *kafkatest.Cluster, user, topic, group string) error {
+	t.Helper()
+	client := as(t, c, user, kgo.ConsumeTopics(topic), kgo.ConsumerGroup(group), kgo.DisableAutoCommit())
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	fetches := client.PollFetches(ctx)
+	if err := fetches.Err(); err != nil {
+		return err
+	}
+	return client.CommitRecords(ctx, fetches.Records()...)
+}
