@@ -15,8 +15,9 @@ import (
 	"time"
 )
 
-// makeCertificates makes ca.pem, server.pem (key and certificate, as Kafka reads it), client.pem and client-key.pem.
-func makeCertificates(dir string) error {
+// makeCertificates makes ca.pem, server.pem (key and certificate, as Kafka reads it), client.pem and client-key.pem. The
+// server's is good on loopback and for the names given.
+func makeCertificates(dir string, names []string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
@@ -29,7 +30,7 @@ func makeCertificates(dir string) error {
 	}
 	server, serverKey, err := certificate(&x509.Certificate{
 		Subject: pkix.Name{CommonName: "kafka"}, SerialNumber: big.NewInt(2),
-		DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
+		DNSNames: append(names, "localhost"), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}, ca, caKey)
 	if err != nil {

@@ -23,6 +23,10 @@ type Options struct {
 	// Secure adds listeners with TLS and SASL: SCRAM-SHA-256, SCRAM-SHA-512 and PLAIN, for User with Password.
 	Secure bool
 
+	// SecureListen is the host:port of the secure listener of each node, for clients that do not reach 127.0.0.1; empty for
+	// free ports there. The certificate is good for these hosts, too.
+	SecureListen []string
+
 	// ClientAuth adds listeners with TLS that require a client certificate. It makes its owner User, too.
 	ClientAuth bool
 
@@ -81,6 +85,9 @@ func chooseEndpoints(o Options) ([]endpoints, error) {
 		nodes[i] = endpoints{plain: choose(), secure: choose(), clientAuth: choose(), controller: choose()}
 	}
 	nodes[0].plain = cmp.Or(o.Listen, nodes[0].plain)
+	for i, address := range o.SecureListen {
+		nodes[i].secure = address
+	}
 	return nodes, failure
 }
 
@@ -103,13 +110,24 @@ func (o Options) check() error {
 		return errors.New("kafkatest: Options.Dir is empty")
 	case o.Nodes != 0 && o.Nodes != 1 && o.Nodes != 3:
 		return fmt.Errorf("kafkatest: %d nodes; there can be 1 or 3", o.Nodes)
+	case len(o.SecureListen) > 0 && (!o.Secure || len(o.SecureListen) != max(1, o.Nodes)):
+		return errors.New("kafkatest: Options.SecureListen needs Options.Secure and an address for each node")
 	}
-	if o.Listen != "" {
-		if host, _, err := net.SplitHostPort(o.Listen); err != nil || host == "" {
-			return fmt.Errorf("kafkatest: %q is not where clients can connect to: give host:port, as in 127.0.0.1:9092", o.Listen)
+	for _, address := range append([]string{o.Listen}, o.SecureListen...) {
+		if host, _, err := net.SplitHostPort(address); address != "" && (err != nil || host == "") {
+			return fmt.Errorf("kafkatest: %q is not where clients can connect to: give host:port, as in 127.0.0.1:9092", address)
 		}
 	}
 	return nil
+}
+
+// secureHosts are those of SecureListen.
+func (o Options) secureHosts() (all []string) {
+	for _, address := range o.SecureListen {
+		host, _, _ := net.SplitHostPort(address) // was checked
+		all = append(all, host)
+	}
+	return all
 }
 
 // properties is server.properties of node i.

@@ -99,7 +99,7 @@ func (c *Cluster) prepare(ctx context.Context) error {
 		return err
 	}
 	if c.options.Secure || c.options.ClientAuth {
-		if err := makeCertificates(c.tls()); err != nil {
+		if err := makeCertificates(c.tls(), c.options.secureHosts()); err != nil {
 			return err
 		}
 	}
