@@ -118,7 +118,7 @@ func cmdSays(ts *testscript.TestScript, _ bool, args []string) {
 	})
 }
 
-// cmdExported wants each metric of postbridge that a file names to be at a URL: exported FILE URL.
+// cmdExported wants each metric that a file names, postbridge's own or of the process, to be at a URL: exported FILE URL.
 func cmdExported(ts *testscript.TestScript, _ bool, args []string) {
 	file, err := os.ReadFile(ts.MkAbs(args[0]))
 	ts.Check(err)
@@ -127,7 +127,7 @@ func cmdExported(ts *testscript.TestScript, _ bool, args []string) {
 	defer resp.Body.Close()
 	metrics, err := io.ReadAll(resp.Body)
 	ts.Check(err)
-	names := regexp.MustCompile(`\bpostbridge_[a-z_]+\b`).FindAllString(string(file), -1)
+	names := regexp.MustCompile(`\b(postbridge|process|go)_[a-z_]+\b`).FindAllString(string(file), -1)
 	if len(names) == 0 {
 		ts.Fatalf("%s names no metric", args[0])
 	}

@@ -20,7 +20,7 @@ func TestUsers(t *testing.T) {
 	for _, user := range []string{"admin", "edge", "strategy", "risk"} {
 		t.Setenv(strings.ToUpper(user)+"_PASSWORD", user+"-secret")
 	}
-	written, err := server.ProcessConfigFile("../../deploy/nats/users.conf")
+	written, err := server.ProcessConfigFile("../../deploy/nats/nats-server.conf") // includes users.conf
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,148 @@
+package check
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/compose-spec/compose-go/v2/cli"
+	"github.com/compose-spec/compose-go/v2/types"
+)
+
+const top = "../.." // of the repository
+
+// TestCompose is that each way to run the Compose files is one that Compose takes, that leaves the containers little to do
+// harm with, and whose settings postbridge takes.
+func TestCompose(t *testing.T) {
+	program := build(t)
+	for _, files := range []string{"nats", "kafka", "nats monitoring", "kafka monitoring"} {
+		t.Run(files, func(t *testing.T) {
+			p := load(t, strings.Fields(files))
+			for name, s := range p.Services {
+				checkService(t, name, s)
+			}
+			for name, c := range p.Secrets {
+				// Not one that Compose would write into the root, which it cannot.
+				if dir := filepath.Join(p.WorkingDir, "secrets"); c.File != filepath.Join(dir, name) {
+					t.Errorf("secret %s is not a file in %s: %+v", name, dir, c)
+				}
+			}
+			takesSettings(t, program, p)
+		})
+	}
+}
+
+// load reads Compose files as Compose does, which refuses what it does not know.
+func load(t *testing.T, names []string) *types.Project {
+	t.Helper()
+	var paths []string
+	for _, name := range names {
+		paths = append(paths, filepath.Join(top, "deploy/compose", name+".yaml"))
+	}
+	o, err := cli.NewProjectOptions(paths)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := o.LoadProject(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// checkService checks what holds for every container.
+func checkService(t *testing.T, name string, s types.ServiceConfig) {
+	t.Helper()
+	if !s.ReadOnly && name != "kafka" { // its file says why
+		t.Errorf("%s can write to its root", name)
+	}
+	if fmt.Sprint(s.CapDrop) != "[ALL]" || len(s.CapAdd) > 0 || s.Privileged {
+		t.Errorf("%s has capabilities", name)
+	}
+	if fmt.Sprint(s.SecurityOpt) != "[no-new-privileges:true]" {
+		t.Errorf("%s: security_opt %v", name, s.SecurityOpt)
+	}
+	if s.NetworkMode != "" || s.Pid != "" || s.Ipc != "" {
+		t.Errorf("%s is in a namespace of the host", name)
+	}
+	for _, port := range s.Ports {
+		if port.HostIP != "127.0.0.1" {
+			t.Errorf("%s: port %s is open to other machines", name, port.Published)
+		}
+	}
+	// The stop of postbridge takes 26 seconds at most.
+	if d := s.StopGracePeriod; d == nil || time.Duration(*d) < 30*time.Second {
+		t.Errorf("%s is killed %v after it is asked to stop", name, d)
+	}
+	if s.Restart != "unless-stopped" {
+		t.Errorf("%s: restart %q", name, s.Restart)
+	}
+	for _, v := range s.Volumes {
+		if v.Type != types.VolumeTypeBind {
+			continue
+		}
+		if _, err := os.Stat(v.Source); err != nil || !v.ReadOnly {
+			t.Errorf("%s: %s is missing, or can be written: %v", name, v.Source, err)
+		}
+	}
+	if s.Build == nil {
+		return
+	}
+	if _, err := os.Stat(filepath.Join(s.Build.Context, s.Build.Dockerfile)); err != nil {
+		t.Errorf("%s: %v", name, err)
+	}
+}
+
+// takesSettings is that postbridge itself finds nothing wrong with its environment. It knows its own settings: a name
+// that is not one it refuses.
+func takesSettings(t *testing.T, program string, p *types.Project) {
+	t.Helper()
+	s, ok := p.Services["postbridge"]
+	if !ok {
+		t.Fatal("there is no postbridge")
+	}
+	// A volume with a name outlives the container, and belongs to whom /data of the image belongs to.
+	if v := s.Volumes; len(v) != 1 || v[0].Type != types.VolumeTypeVolume || v[0].Source == "" || v[0].Target != "/data" {
+		t.Errorf("postbridge has its data in %+v", v)
+	}
+	dir := t.TempDir()
+	for _, secret := range s.Secrets {
+		text := secret.Source + "-secret"
+		if secret.Source == "kite" {
+			text = "1234=" + text
+		}
+		if err := os.WriteFile(filepath.Join(dir, secret.Source), []byte(text+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.Command(program, "config")
+	cmd.Env = []string{}
+	for name, value := range s.Environment {
+		if value == nil {
+			t.Fatalf("%s has no value", name)
+		}
+		if file, ok := strings.CutPrefix(*value, "/run/secrets/"); ok {
+			*value = filepath.Join(dir, file)
+		}
+		cmd.Env = append(cmd.Env, name+"="+*value)
+	}
+	if said, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("postbridge config: %v\n%s", err, said)
+	}
+}
+
+// build makes the program.
+func build(t *testing.T) string {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), "postbridge")
+	cmd := exec.Command("go", "build", "-o", out, "./cmd/postbridge")
+	cmd.Dir = top
+	if said, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, said)
+	}
+	return out
+}

@@ -1,0 +1,358 @@
+package publishers_test
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/nats-io/nats-server/v2/server"
+	natsgo "github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/publishers"
+	"github.com/postbridge/postbridge/publishers/kafka"
+	"github.com/postbridge/postbridge/publishers/nats"
+)
+
+// TestAsyncAPI publishes the events that deploy/asyncapi.yaml has for examples, and wants on both buses what it says: the
+// streams and topics, the subjects and keys, headers and data that fit the schemas, and the examples as they are written.
+func TestAsyncAPI(t *testing.T) {
+	api := readAsyncAPI(t)
+	var all []*bridge.Delivery
+	for _, name := range []string{"natsOrder", "natsReject", "natsDeadletter"} { // those of Kafka are of the same events
+		all = append(all, api.example(t, name))
+	}
+	cfg := publishers.Config{
+		NATS:  nats.Config{URL: startNATS(t), CreateStreams: true},
+		Kafka: kafka.Config{Brokers: startKafka(t), CreateTopics: true, Partitions: 1, Replication: 1},
+	}
+	publish(t, "nats", cfg, all)
+	publish(t, "kafka", cfg, all)
+	for dest, n := range map[string]int{"Orders": 2, "Rejects": 1, "Deadletters": 1} {
+		api.check(t, "nats"+dest, n, inStream(t, cfg.NATS.URL, api.Channels["nats"+dest].Stream))
+		api.check(t, "kafka"+dest, n, inTopic(t, cfg.Kafka.Brokers, api.Channels["kafka"+dest].Address))
+	}
+	if len(api.Channels) != 6 {
+		t.Errorf("%d channels", len(api.Channels))
+	}
+}
+
+// asyncAPI is what of the document can be held to a bus.
+type asyncAPI struct {
+	Channels map[string]struct {
+		Address  string
+		Messages map[string]ref
+		Stream   stream `yaml:"x-jetstream"`
+	}
+	Components struct {
+		Messages map[string]struct {
+			Headers  ref
+			Examples []struct{ Headers, Payload map[string]any }
+		}
+		Schemas map[string]struct {
+			Required   []string
+			Properties map[string]any
+		}
+	}
+	schemas *jsonschema.Compiler
+}
+
+type stream struct {
+	Stream   string
+	Subjects []string
+}
+
+type ref struct {
+	To string `yaml:"$ref"`
+}
+
+// name is the last part of what it refers to.
+func (r ref) name() string { return r.To[strings.LastIndex(r.To, "/")+1:] }
+
+// documents is where the schemas say that they are.
+const documents = "https://github.com/postbridge/postbridge/deploy/"
+
+func readAsyncAPI(t *testing.T) *asyncAPI {
+	t.Helper()
+	api := &asyncAPI{schemas: jsonschema.NewCompiler()}
+	api.schemas.AssertFormat()
+	for _, file := range []string{"event.schema.json", "asyncapi.yaml"} {
+		text, err := os.ReadFile("../deploy/" + file)
+		if err == nil {
+			err = api.schemas.AddResource(documents+file, decode(t, text))
+		}
+		if err == nil && file == "asyncapi.yaml" {
+			err = yaml.Unmarshal(text, api)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return api
+}
+
+// decode reads YAML, which JSON is too.
+func decode(t *testing.T, text []byte) (value any) {
+	t.Helper()
+	if err := yaml.Unmarshal(text, &value); err != nil {
+		t.Fatal(err)
+	}
+	return value
+}
+
+// example is what the bridge makes of the event in the example of a message.
+func (api *asyncAPI) example(t *testing.T, name string) *bridge.Delivery {
+	t.Helper()
+	e := api.Components.Messages[name].Examples[0]
+	header := func(name string) string {
+		text, _ := e.Headers[name].(string)
+		return text
+	}
+	event := golden(t, header("ce-id"), e.Payload)
+	sequence, err := strconv.ParseUint(header("ce-sequence"), 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	received, err := time.Parse(time.RFC3339, event.ReceivedAt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &bridge.Delivery{
+		Spool: header("ce-spool"), Sequence: sequence, TraceParent: header("traceparent"), ReceivedAt: received,
+		ID: event.ID, Broker: event.Broker, UserID: event.UserID, OrderID: event.OrderID, Status: event.Status,
+		Deadletter: !event.Understood(), Data: event.Encode(),
+	}
+}
+
+// golden is the event that an example shows: one of those that the brokers' tests want.
+func golden(t *testing.T, id string, payload any) *bridge.Event {
+	t.Helper()
+	files, err := filepath.Glob("../brokers/*/testdata/events/*.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Contains(text, []byte(id)) || !reflect.DeepEqual(decode(t, text), payload) {
+			continue
+		}
+		event := new(bridge.Event)
+		if err := (*jsontext.Value)(&text).Compact(); err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Unmarshal(text, event); err != nil {
+			t.Fatal(err)
+		}
+		return event
+	}
+	t.Fatalf("no broker's tests want the event %s as it is in the example", id)
+	return nil
+}
+
+// message is one as a bus has it.
+type message struct {
+	address, key string // a JetStream message has no key
+	headers      map[string]any
+	data         []byte
+}
+
+// check holds the messages that are in a channel to what the document says of it.
+func (api *asyncAPI) check(t *testing.T, name string, n int, messages []message) {
+	t.Helper()
+	if len(messages) != n {
+		t.Errorf("%s: %d messages, want %d", name, len(messages), n)
+	}
+	channel := api.Channels[name]
+	for _, of := range channel.Messages { // there is one
+		described := api.Components.Messages[of.name()]
+		headers := api.Components.Schemas[described.Headers.name()]
+		asWritten := false
+		for _, m := range messages {
+			event := decode(t, m.data).(map[string]any)
+			if want := address(channel.Address, event); m.address != want {
+				t.Errorf("%s: a message is at %s; the document says %s", name, m.address, want)
+			}
+			api.fits(t, of.To+"/headers", m.headers)
+			api.fits(t, of.To+"/payload", event)
+			if m.key != "" {
+				api.fits(t, of.To+"/bindings/kafka/key", m.key)
+			}
+			sameNames(t, name, m.headers, headers.Required)
+			sameNames(t, name, headers.Properties, headers.Required)
+			e := described.Examples[0]
+			asWritten = asWritten || reflect.DeepEqual(m.headers, e.Headers) && reflect.DeepEqual(event, e.Payload)
+		}
+		if !asWritten {
+			t.Errorf("%s: no message is as the example of %s", name, of.name())
+			for _, m := range messages {
+				t.Logf("%v %s", m.headers, m.data)
+			}
+		}
+	}
+}
+
+// sameNames wants these headers and no others.
+func sameNames(t *testing.T, channel string, headers map[string]any, required []string) {
+	t.Helper()
+	got, want := slices.Sorted(maps.Keys(headers)), slices.Sorted(slices.Values(required))
+	if !slices.Equal(got, want) {
+		t.Errorf("%s: headers %q; the document requires %q", channel, got, want)
+	}
+}
+
+// address is where the document says that the event is.
+func address(template string, event map[string]any) string {
+	text := func(name string) string {
+		s, _ := event[name].(string)
+		return bridge.EscapeToken(s)
+	}
+	return strings.NewReplacer("{broker}", text("broker"), "{user_id}", text("user_id"), "{order_id}", text("order_id")).Replace(template)
+}
+
+// fits holds a value to a schema in the document.
+func (api *asyncAPI) fits(t *testing.T, schema string, value any) {
+	t.Helper()
+	compiled, err := api.schemas.Compile(documents + "asyncapi.yaml" + schema)
+	if err == nil {
+		err = compiled.Validate(value)
+	}
+	if err != nil {
+		t.Errorf("%v: %v", value, err)
+	}
+}
+
+func startNATS(t *testing.T) (url string) {
+	t.Helper()
+	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
+	if !s.ReadyForConnections(20 * time.Second) {
+		t.Fatal("the NATS server is not ready")
+	}
+	return s.ClientURL()
+}
+
+func startKafka(t *testing.T) (brokers []string) {
+	t.Helper()
+	c, err := kfake.NewCluster(kfake.NumBrokers(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c.ListenAddrs()
+}
+
+func publish(t *testing.T, name string, cfg publishers.Config, all []*bridge.Delivery) {
+	t.Helper()
+	bus, err := publishers.New(name, cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := bus.Open(opening())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	done := make(chan error, len(all))
+	for _, d := range all {
+		p.Publish(t.Context(), d, func(err error) { done <- err })
+	}
+	for range all {
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Fatal(err)
+			}
+		case <-time.After(30 * time.Second):
+			t.Fatalf("%s does not store the events", name)
+		}
+	}
+}
+
+// inStream reads all of a stream, which has to take the subjects that the document says.
+func inStream(t *testing.T, url string, want stream) (all []message) {
+	t.Helper()
+	conn, err := natsgo.Connect(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	js, err := jetstream.New(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := js.Stream(t.Context(), want.Stream)
+	if err != nil {
+		t.Fatalf("%q: %v", want.Stream, err)
+	}
+	if got := s.CachedInfo().Config.Subjects; !slices.Equal(got, want.Subjects) {
+		t.Errorf("%s takes %q; the document says %q", want.Stream, got, want.Subjects)
+	}
+	consumer, err := s.OrderedConsumer(t.Context(), jetstream.OrderedConsumerConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range s.CachedInfo().State.Msgs {
+		stored, err := consumer.Next(jetstream.FetchMaxWait(30 * time.Second))
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := message{stored.Subject(), "", make(map[string]any), stored.Data()}
+		for name := range stored.Headers() {
+			m.headers[name] = stored.Headers().Get(name)
+		}
+		all = append(all, m)
+	}
+	return all
+}
+
+// inTopic reads all of a topic, which has one partition.
+func inTopic(t *testing.T, brokers []string, topic string) (all []message) {
+	t.Helper()
+	client, err := kgo.NewClient(kgo.SeedBrokers(brokers...),
+		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: {0: kgo.NewOffset().AtStart()}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	for read, end := int64(0), int64(1); read < end; {
+		fetches := client.PollFetches(ctx)
+		if err := fetches.Err(); err != nil {
+			t.Fatalf("%q: %v", topic, err)
+		}
+		fetches.EachPartition(func(p kgo.FetchTopicPartition) { end = p.HighWatermark })
+		fetches.EachRecord(func(r *kgo.Record) {
+			m := message{r.Topic, string(r.Key), make(map[string]any), r.Value}
+			for _, h := range r.Headers {
+				m.headers[h.Key] = string(h.Value)
+			}
+			all = append(all, m)
+			read = r.Offset + 1
+		})
+	}
+	return all
+}
