@@ -2,14 +2,24 @@
 
 GOLANGCI_VERSION = v2.15.0
 GOLANGCI         = .tools/golangci-lint-$(GOLANGCI_VERSION)
-PROMTOOL_VERSION = v0.315.0
-PROMTOOL         = .tools/promtool-$(PROMTOOL_VERSION)
+PROMETHEUS_VERSION = v0.315.0
+PROMTOOL         = .tools/promtool-$(PROMETHEUS_VERSION)
+HELM_VERSION     = v4.3.1
+HELM             = .tools/helm-$(HELM_VERSION)
+# What it runs and checks the chart on: the control plane, and what watches it.
+KUBERNETES_VERSION   := $(shell sed -n 's|.*k8s.io/kubernetes \(v[0-9.]*\).*|\1|p' helm/test/tools/go.mod)
+STATE_METRICS_VERSION = v2.18.0
+GATEWAY_API_VERSION   = v1.6.3
+OPERATOR_VERSION      = v0.94.0
+KUBE             = .tools/kubernetes-$(KUBERNETES_VERSION)
+ACTIONLINT_VERSION = v1.7.12
+ACTIONLINT       = .tools/actionlint-$(ACTIONLINT_VERSION)
 FUZZTIME         = 30s
 
 # deploy/dev.env, with what is in the environment already taking precedence.
 DEV = had=$$(export -p | grep ' POSTBRIDGE_'); set -a; . deploy/dev.env; eval "$$had"; set +a
 
-.PHONY: build release run demo kafka kafka-jars test image-test rules-test unit-test lint fmt bench fuzz clean
+.PHONY: build release chart run demo kafka kafka-jars test image-test rules-test unit-test workflow-test deploy-test helm-test kube-test lint fmt bench fuzz clean
 
 # ---- build and try ---------------------------------------------------------------------------------------------------
 
@@ -22,6 +32,10 @@ OUT = bin/postbridge
 release:
 	@CGO_ENABLED=0 GOOS=$(GOOS) GOARCH=$(GOARCH) GOFLAGS= \
 		go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o $(OUT) ./cmd/postbridge
+
+# The chart of a release, which says that VERSION in its name, and takes the image of it.
+chart: $(HELM)
+	@$(HELM) package helm/postbridge --version $(VERSION:v%=%) --app-version $(VERSION) --destination $(dir $(OUT))
 
 # Serves the example Kite app and a Dhan token, with an embedded bus. Data is in data/.
 run: build
@@ -89,14 +103,61 @@ unit-test:
 	systemd-analyze security --offline=yes --threshold=20 "$$dir/postbridge.service" >"$$dir/said" || { cat "$$dir/said" >&2; exit 1; }; \
 	tail -n 1 "$$dir/said"
 
-# go install cannot build it: its module replaces others.
-$(PROMTOOL):
-	@mkdir -p .tools; dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; cd "$$dir" && go mod init tool 2>/dev/null && \
-		go get github.com/prometheus/prometheus/cmd/promtool@$(PROMTOOL_VERSION) 2>/dev/null && \
-		go build -o $(CURDIR)/$@ github.com/prometheus/prometheus/cmd/promtool
+# The workflows say what GitHub knows; with shellcheck about, so do the scripts in them.
+workflow-test: $(ACTIONLINT)
+	@$(ACTIONLINT) .github/workflows/*.yaml
 
+$(ACTIONLINT):
+	GOBIN=$(CURDIR)/.tools go install github.com/rhysd/actionlint/cmd/actionlint@$(ACTIONLINT_VERSION)
+	@mv .tools/actionlint $@
+
+# The files for Compose, Prometheus and Grafana, without a container engine: what they name is there, the parsers of Compose
+# and Prometheus take them, and so does postbridge its settings.
+deploy-test: $(PROMTOOL)
+	@$(PROMTOOL) check config deploy/prometheus/prometheus.yaml
+	cd deploy/check && go test -count=1 ./...
+
+# The chart, without running it: lint, its output over all examples and many settings, taken by a real API server, and what
+# of it has to be so. Its README and schema are held against its values.
+helm-test: $(HELM) $(KUBE)
+	cd helm/test && HELM=$(CURDIR)/$(HELM) KUBE_TOOLS=$(CURDIR)/$(KUBE) go test -count=1 ./render
+
+# The chart, running: installed, upgraded, scaled and broken on a real control plane whose pods are local processes. Linux,
+# and root for the namespaces.
+kube-test: $(HELM) $(KUBE)
+	cd helm/test && HELM=$(CURDIR)/$(HELM) KUBE_TOOLS=$(CURDIR)/$(KUBE) go test -count=1 -timeout 20m -parallel 4 $(if $(RUN),-v -run '$(RUN)') ./kube
+
+$(HELM):
+	GOBIN=$(CURDIR)/.tools go install helm.sh/helm/v4/cmd/helm@$(HELM_VERSION)
+	@mv .tools/helm $@
+
+# $(call install,module@version,package,file): for what go install cannot build, since its module replaces others.
+install = mkdir -p $(dir $(3)); dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; cd "$$dir" && go mod init tool 2>/dev/null && \
+	{ go get $(1) 2>said || { cat said >&2; false; }; } && go build -o $(CURDIR)/$(3) $(2)
+
+$(PROMTOOL):
+	@$(call install,github.com/prometheus/prometheus@$(PROMETHEUS_VERSION),github.com/prometheus/prometheus/cmd/promtool,$@)
+
+# helm/test/tools/go.mod pins those of Kubernetes. The directory is there only when all of it is.
+$(KUBE): helm/test/tools/go.mod
+	@rm -rf $@.new && mkdir -p $@.new/definitions
+	cd helm/test/tools && v=k8s.io/component-base/version && go build -o $(CURDIR)/$@.new/ -ldflags "-s -w \
+		-X $$v.gitVersion=$(KUBERNETES_VERSION) -X $$v.gitMajor=1 -X $$v.gitMinor=$(word 2,$(subst ., ,$(KUBERNETES_VERSION)))" \
+		k8s.io/kubernetes/cmd/kube-apiserver k8s.io/kubernetes/cmd/kube-controller-manager k8s.io/kubernetes/cmd/kube-scheduler \
+		k8s.io/kubernetes/cmd/kubectl
+	cd helm/test/tools && go build -o $(CURDIR)/$@.new/etcd -ldflags '-s -w' go.etcd.io/etcd/server/v3
+	$(call install,k8s.io/kube-state-metrics/v2@$(STATE_METRICS_VERSION),k8s.io/kube-state-metrics/v2,$@.new/kube-state-metrics)
+	$(call install,github.com/prometheus/prometheus@$(PROMETHEUS_VERSION),github.com/prometheus/prometheus/cmd/prometheus,$@.new/prometheus)
+	cp $$(go mod download -json sigs.k8s.io/gateway-api@$(GATEWAY_API_VERSION) | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')/config/crd/standard/gateway.networking.k8s.io_httproutes.yaml $@.new/definitions/
+	cd $$(go mod download -json github.com/prometheus-operator/prometheus-operator@$(OPERATOR_VERSION) | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')/example/prometheus-operator-crd && \
+		cp monitoring.coreos.com_servicemonitors.yaml monitoring.coreos.com_prometheusrules.yaml $(CURDIR)/$@.new/definitions/
+	@chmod -R u+w $@.new && rm -rf $@ && mv $@.new $@
+
+# The modules of their own keep what only tests need out of go.mod.
 lint: $(GOLANGCI)
-	@$(GOLANGCI) run
+	@set -e; for module in . deploy/check deploy/image/lint helm/test; do \
+		(cd $$module && $(CURDIR)/$(GOLANGCI) run --config $(CURDIR)/.golangci.yml); \
+	done
 
 fmt: $(GOLANGCI)
 	@$(GOLANGCI) fmt

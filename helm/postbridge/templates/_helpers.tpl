@@ -1,0 +1,203 @@
+{{- define "postbridge.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- else if contains .Chart.Name .Release.Name -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What all pods of a release have, those of the drain Jobs too. */}}
+{{- define "postbridge.releaseLabels" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{/* What the replicas have, and nothing else. They never change, since a StatefulSet cannot change its selector. */}}
+{{- define "postbridge.selectorLabels" -}}
+{{ include "postbridge.releaseLabels" . }}
+app.kubernetes.io/component: edge
+{{- end -}}
+
+{{- define "postbridge.labels" -}}
+{{ include "postbridge.releaseLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{- end -}}
+
+{{- define "postbridge.image" -}}
+{{- if .Values.image.digest -}}
+{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{- else -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end -}}
+{{- end -}}
+
+{{/* The keys of the Secret that are read, as a JSON list. */}}
+{{- define "postbridge.secretKeys" -}}
+{{- if .Values.secret.existingSecret -}}
+{{- .Values.secret.keys | sortAlpha | toJson -}}
+{{- else -}}
+{{- keys .Values.secret.data | sortAlpha | toJson -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "postbridge.secretName" -}}
+{{- .Values.secret.existingSecret | default (include "postbridge.fullname" .) -}}
+{{- end -}}
+
+{{/* The paths of the brokers that are on, as a JSON list. */}}
+{{- define "postbridge.paths" -}}
+{{- $keys := include "postbridge.secretKeys" . | fromJsonArray -}}
+{{- $paths := list -}}
+{{- if has "KITE_SECRETS" $keys }}{{ $paths = append $paths "/kite" }}{{ end -}}
+{{- if has "DHAN_TOKENS" $keys }}{{ $paths = append $paths "/dhan" }}{{ end -}}
+{{- $paths | toJson -}}
+{{- end -}}
+
+{{/* Whether the bus is published to: call with a dict of root and bus. */}}
+{{- define "postbridge.publishes" -}}
+{{- if has .bus (splitList "," .root.Values.publish) }}true{{ end -}}
+{{- end -}}
+
+{{/* The ports of the bus, as a JSON list of numbers. */}}
+{{- define "postbridge.busPorts" -}}
+{{- $ports := .Values.networkPolicy.busPorts -}}
+{{- if not $ports -}}
+{{- $servers := list -}}
+{{- if include "postbridge.publishes" (dict "root" . "bus" "nats") }}{{ $servers = splitList "," .Values.nats.url }}{{ end -}}
+{{- if include "postbridge.publishes" (dict "root" . "bus" "kafka") }}{{ $servers = concat $servers .Values.kafka.brokers }}{{ end -}}
+{{- range $servers -}}
+{{- $ports = append $ports (regexFind "[0-9]+$" . | default "4222" | atoi) -}}
+{{- end -}}
+{{- end -}}
+{{- $ports | uniq | toJson -}}
+{{- end -}}
+
+{{/*
+The environment of the program. Call with a dict of root and bus: the settings of the bus alone if that is true, for a
+drain, which takes no postbacks. Names of a bus that is not published to are refused by the program, so they are left out.
+*/}}
+{{- define "postbridge.env" -}}
+{{- $v := .root.Values -}}
+{{- $set := dict "DATA_DIR" "/data" "PREFIX" $v.prefix "LOG_LEVEL" $v.log.level "LOG_FORMAT" $v.log.format -}}
+{{- $_ := merge $set (dict "SPOOL_MAX_BYTES" $v.spool.maxBytes "SPOOL_MIN_FREE_BYTES" $v.spool.minFreeBytes "SPOOL_KEEP" $v.spool.keep) -}}
+{{- if not .bus -}}
+{{- $_ = merge $set (dict "LISTEN" ":8080" "ADMIN_LISTEN" ":9090" "MAX_BODY" $v.maxBody) -}}
+{{- $_ = merge $set (dict "KITE_CHECKSUM" $v.kite.checksum "DHAN_CLIENT_IDS" (join "," $v.dhan.clientIds)) -}}
+{{- end -}}
+{{- if eq $v.publish "embedded" -}}
+{{- $_ = merge $set (dict "PUBLISH" "nats" "NATS_LISTEN" $v.nats.listen) -}}
+{{- else -}}
+{{- $_ = merge $set (dict "PUBLISH" $v.publish) -}}
+{{- end -}}
+{{- if ne $v.publish "kafka" -}}
+{{- $_ = merge $set (dict "NATS_CREATE_STREAMS" $v.nats.createStreams "NATS_REPLICAS" $v.nats.replicas "NATS_MAX_AGE" $v.nats.maxAge "NATS_MAX_BYTES" $v.nats.maxBytes) -}}
+{{- end -}}
+{{- if include "postbridge.publishes" (dict "root" .root "bus" "nats") -}}
+{{- $_ = merge $set (dict "NATS_URL" $v.nats.url "NATS_USER" $v.nats.user) (include "postbridge.tlsEnv" (dict "bus" "nats" "tls" $v.nats.tls) | fromJson) -}}
+{{- end -}}
+{{- if include "postbridge.publishes" (dict "root" .root "bus" "kafka") -}}
+{{- $_ = merge $set (dict "KAFKA_BROKERS" (join "," $v.kafka.brokers) "KAFKA_SASL_MECHANISM" $v.kafka.saslMechanism "KAFKA_USER" $v.kafka.user) -}}
+{{- $_ = merge $set (dict "KAFKA_CREATE_TOPICS" $v.kafka.createTopics "KAFKA_PARTITIONS" $v.kafka.partitions "KAFKA_REPLICATION" $v.kafka.replication) -}}
+{{- $_ = merge $set (dict "KAFKA_TLS" $v.kafka.tls.enabled) (include "postbridge.tlsEnv" (dict "bus" "kafka" "tls" $v.kafka.tls) | fromJson) -}}
+{{- end -}}
+{{- range include "postbridge.keysFor" . | fromJsonArray -}}
+{{- $_ = set $set (printf "%s_FILE" .) (printf "/etc/postbridge/secret/%s" .) -}}
+{{- end -}}
+{{- $env := list -}}
+{{- range $name := keys $set | sortAlpha -}}
+{{- with get $set $name | toString -}}
+{{- $env = append $env (dict "name" (printf "POSTBRIDGE_%s" $name) "value" .) -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $env -}}
+{{- end -}}
+
+{{- define "postbridge.tlsEnv" -}}
+{{- $set := dict -}}
+{{- if .tls.existingSecret -}}
+{{- $dir := printf "/etc/postbridge/%s-tls" .bus -}}
+{{- range $what, $key := dict "CA" .tls.ca "CERT" .tls.cert "KEY" .tls.key -}}
+{{- if $key }}{{ $_ := set $set (printf "%s_TLS_%s_FILE" (upper $.bus) $what) (printf "%s/%s" $dir $key) }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- $set | toJson -}}
+{{- end -}}
+
+{{/* The keys of the Secret for a replica, or for a drain, as a JSON list. */}}
+{{- define "postbridge.keysFor" -}}
+{{- $keys := list -}}
+{{- range include "postbridge.secretKeys" .root | fromJsonArray -}}
+{{- if or (not $.bus) (hasPrefix "NATS_" .) (hasPrefix "KAFKA_" .) }}{{ $keys = append $keys . }}{{ end -}}
+{{- end -}}
+{{- $keys | toJson -}}
+{{- end -}}
+
+{{/* The volumes of secrets, mounted as whole directories: only so a change reaches a running pod. */}}
+{{- define "postbridge.secretVolumes" -}}
+{{- $v := .root.Values -}}
+{{- with include "postbridge.keysFor" . | fromJsonArray }}
+- name: secret
+  secret:
+    secretName: {{ include "postbridge.secretName" $.root | quote }}
+    defaultMode: 0440
+    items:
+      {{- range . }}
+      - {key: {{ . }}, path: {{ . }}}
+      {{- end }}
+{{- end }}
+{{- if and $v.nats.tls.existingSecret (include "postbridge.publishes" (dict "root" .root "bus" "nats")) }}
+- name: nats-tls
+  secret: {secretName: {{ $v.nats.tls.existingSecret | quote }}, defaultMode: 0440}
+{{- end }}
+{{- if and $v.kafka.tls.existingSecret (include "postbridge.publishes" (dict "root" .root "bus" "kafka")) }}
+- name: kafka-tls
+  secret: {secretName: {{ $v.kafka.tls.existingSecret | quote }}, defaultMode: 0440}
+{{- end }}
+{{- with $v.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "postbridge.volumeMounts" -}}
+{{- $volumes := include "postbridge.secretVolumes" . | fromYamlArray -}}
+- {name: spool, mountPath: /data}
+{{- range $volumes }}
+{{- if has .name (list "secret" "nats-tls" "kafka-tls") }}
+- {name: {{ .name }}, mountPath: /etc/postbridge/{{ .name }}, readOnly: true}
+{{- end }}
+{{- end }}
+{{- with .root.Values.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* What the pods of replicas and of drains have in common. */}}
+{{- define "postbridge.podSpec" -}}
+serviceAccountName: {{ include "postbridge.fullname" . }}
+automountServiceAccountToken: false
+# Else a Service called postbridge would put its own POSTBRIDGE_ names into the environment.
+enableServiceLinks: false
+securityContext: {{- toYaml .Values.podSecurityContext | nindent 2 }}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . | quote }}
+  {{- end }}
+{{- end }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . | quote }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}

@@ -1,0 +1,208 @@
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// asContainer is the name under which this program runs as the first process of a container, until it becomes the
+// program in it.
+const asContainer = "kube-test-container"
+
+// containerSpec is what that process is told.
+type containerSpec struct {
+	Hostname     string
+	Address      string // on the bridge
+	Root         string // directory
+	ReadOnlyRoot bool
+	Mounts       []mount
+	UID, GID     int
+	Groups       []int
+	Args, Env    []string
+}
+
+type mount struct {
+	From, To string // a path here, and one in the container
+	ReadOnly bool
+}
+
+// container is one that runs.
+type container struct {
+	cmd  *exec.Cmd
+	spec containerSpec
+	done chan struct{} // closed at its end
+
+	started time.Time
+}
+
+// startContainer runs a program as the spec says, and writes what it prints to log.
+func startContainer(spec containerSpec, log *os.File) (*container, error) {
+	for _, m := range spec.Mounts {
+		if err := makeTarget(m.From, filepath.Join(spec.Root, m.To)); err != nil {
+			return nil, err
+		}
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer w.Close()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Args = []string{asContainer}
+	cmd.Env = []string{}
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.ExtraFiles = []*os.File{r}
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNET | syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC,
+	}
+	err = cmd.Start()
+	_ = r.Close()
+	if err != nil {
+		return nil, err
+	}
+	c := &container{cmd: cmd, spec: spec, done: make(chan struct{}), started: time.Now()}
+	go func() {
+		_ = cmd.Wait() // its end is in ProcessState
+		close(c.done)
+	}()
+	if err := errors.Join(connect(cmd.Process.Pid), json.NewEncoder(w).Encode(spec)); err != nil {
+		c.signal(syscall.SIGKILL)
+		return nil, err
+	}
+	return c, nil
+}
+
+// makeTarget makes what a mount of from is put on.
+func makeTarget(from, to string) error {
+	info, err := os.Stat(from)
+	if err != nil {
+		return err
+	}
+	if info.IsDir() {
+		return os.MkdirAll(to, 0o755)
+	}
+	return errors.Join(os.MkdirAll(filepath.Dir(to), 0o755), os.WriteFile(to, nil, 0o644))
+}
+
+// connect gives the network of a process a link to the bridge, eth0 there.
+func connect(pid int) error {
+	bridge, err := netlink.LinkByName(bridgeName)
+	if err != nil {
+		return err
+	}
+	here := fmt.Sprintf("pod%d", pid)
+	link := &netlink.Veth{
+		LinkAttrs: netlink.LinkAttrs{Name: here, MasterIndex: bridge.Attrs().Index},
+		PeerName:  "eth0", PeerNamespace: netlink.NsPid(pid),
+	}
+	if err := netlink.LinkAdd(link); err != nil {
+		return fmt.Errorf("link to a pod: %w", err)
+	}
+	made, err := netlink.LinkByName(here)
+	if err != nil {
+		return err
+	}
+	return netlink.LinkSetUp(made)
+}
+
+// exec is a command beside the program in the container, as kubectl exec runs it.
+func (c *container) exec(ctx context.Context, args []string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, "nsenter", append([]string{
+		"--target", fmt.Sprint(c.cmd.Process.Pid), "--mount", "--net", "--pid", "--ipc", "--uts", "--root", "--wd",
+		"--setuid", fmt.Sprint(c.spec.UID), "--setgid", fmt.Sprint(c.spec.GID), "--",
+	}, args...)...)
+	cmd.Env = c.spec.Env
+	return cmd
+}
+
+func (c *container) signal(s syscall.Signal) { _ = c.cmd.Process.Signal(s) }
+
+// exitCode is that of a container which is done; as a shell counts if it was killed.
+func (c *container) exitCode() int32 {
+	status := c.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	if status.Signaled() {
+		return 128 + int32(status.Signal())
+	}
+	return int32(status.ExitStatus())
+}
+
+// becomeContainer is what runs under the name asContainer. It does not return but with an error.
+func becomeContainer() error {
+	var spec containerSpec
+	told := os.NewFile(3, "spec")
+	if err := json.NewDecoder(told).Decode(&spec); err != nil {
+		return fmt.Errorf("the container is not told what to run: %w", err)
+	}
+	_ = told.Close()
+	if err := errors.Join(syscall.Sethostname([]byte(spec.Hostname)), setUpNetwork(spec.Address), enterRoot(spec)); err != nil {
+		return err
+	}
+	if err := errors.Join(
+		unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
+		syscall.Setgroups(spec.Groups), syscall.Setgid(spec.GID), syscall.Setuid(spec.UID),
+	); err != nil {
+		return err
+	}
+	return fmt.Errorf("%s: %w", spec.Args[0], syscall.Exec(spec.Args[0], spec.Args, spec.Env))
+}
+
+func setUpNetwork(address string) error {
+	for name, addr := range map[string]*net.IPNet{"lo": nil, "eth0": onBridge(address)} {
+		link, err := netlink.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		if addr != nil {
+			if err := netlink.AddrAdd(link, &netlink.Addr{IPNet: addr}); err != nil {
+				return err
+			}
+		}
+		if err := netlink.LinkSetUp(link); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func enterRoot(spec containerSpec) error {
+	bind := func(from, to string, readOnly bool) error {
+		if err := syscall.Mount(from, to, "", syscall.MS_BIND, ""); err != nil {
+			return fmt.Errorf("mount %s at %s: %w", from, to, err)
+		}
+		if !readOnly {
+			return nil
+		}
+		return syscall.Mount("", to, "", syscall.MS_BIND|syscall.MS_REMOUNT|syscall.MS_RDONLY, "")
+	}
+	if err := errors.Join(
+		syscall.Mount("", "/", "", syscall.MS_PRIVATE|syscall.MS_REC, ""),
+		bind(spec.Root, spec.Root, false),
+	); err != nil {
+		return err
+	}
+	for _, m := range spec.Mounts {
+		if err := bind(m.From, filepath.Join(spec.Root, m.To), m.ReadOnly); err != nil {
+			return err
+		}
+	}
+	if err := syscall.Mount("proc", filepath.Join(spec.Root, "proc"), "proc", 0, ""); err != nil {
+		return fmt.Errorf("mount /proc: %w", err)
+	}
+	if spec.ReadOnlyRoot {
+		if err := syscall.Mount("", spec.Root, "", syscall.MS_BIND|syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err != nil {
+			return err
+		}
+	}
+	return errors.Join(syscall.Chroot(spec.Root), syscall.Chdir("/"))
+}

@@ -1,0 +1,262 @@
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
+)
+
+const (
+	leaseRenewal  = 10 * time.Second
+	secretRefresh = 500 * time.Millisecond // a minute or so on a real node
+	retryInterval = 250 * time.Millisecond // of what cannot be started, and of a container that ended
+)
+
+// kubelet runs the pods of one node as processes. It does what the chart relies on: volumes, environment, users, probes,
+// preStop, grace, restarts, status. It has no requests and limits, and no images: a program is one file.
+type kubelet struct {
+	client    kubernetes.Interface
+	node      string
+	image     func(name string) string // the file that is the program in it
+	dir       string
+	addresses *addresses
+	server    *httptest.Server // what the API server asks
+
+	mu   sync.Mutex
+	pods map[types.UID]*podWorker // guarded by mu
+}
+
+// addresses gives out those of pods.
+type addresses struct {
+	mu   sync.Mutex
+	next int // guarded by mu
+}
+
+func (a *addresses) take() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.next++
+	return fmt.Sprintf("10.244.%d.%d", 1+a.next/250, 1+a.next%250)
+}
+
+func (k *kubelet) start(ctx context.Context, t *testing.T) error {
+	k.pods = make(map[types.UID]*podWorker)
+	k.server = httptest.NewTLSServer(k.handler())
+	t.Cleanup(k.server.Close)
+	if err := k.register(ctx); err != nil {
+		return err
+	}
+	go k.renew(ctx)
+	f := informers.NewSharedInformerFactoryWithOptions(k.client, 0, informers.WithTweakListOptions(func(o *metav1.ListOptions) {
+		o.FieldSelector = "spec.nodeName=" + k.node
+	}))
+	if _, err := f.Core().V1().Pods().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(o any) { k.update(ctx, o.(*corev1.Pod)) },
+		UpdateFunc: func(_, o any) { k.update(ctx, o.(*corev1.Pod)) },
+		DeleteFunc: func(o any) {
+			if last, ok := o.(cache.DeletedFinalStateUnknown); ok {
+				o = last.Obj
+			}
+			k.forget(o.(*corev1.Pod).UID)
+		},
+	}); err != nil {
+		return err
+	}
+	f.Start(ctx.Done())
+	return nil
+}
+
+// register makes the node.
+func (k *kubelet) register(ctx context.Context) error {
+	u, err := url.Parse(k.server.URL)
+	if err != nil {
+		return err
+	}
+	port, err := strconv.Atoi(u.Port())
+	if err != nil {
+		return err
+	}
+	capacity := corev1.ResourceList{"cpu": resource.MustParse("8"), "memory": resource.MustParse("32Gi"), "pods": resource.MustParse("110")}
+	node, err := k.client.CoreV1().Nodes().Create(ctx, &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: k.node, Labels: map[string]string{"kubernetes.io/hostname": k.node, "topology.kubernetes.io/zone": "zone-" + k.node}},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		return err
+	}
+	now := metav1.Now()
+	node.Status = corev1.NodeStatus{
+		Capacity: capacity, Allocatable: capacity,
+		Conditions:      []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue, LastHeartbeatTime: now, LastTransitionTime: now}},
+		Addresses:       []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: u.Hostname()}},
+		DaemonEndpoints: corev1.NodeDaemonEndpoints{KubeletEndpoint: corev1.DaemonEndpoint{Port: int32(port)}},
+	}
+	_, err = k.client.CoreV1().Nodes().UpdateStatus(ctx, node, metav1.UpdateOptions{})
+	return err
+}
+
+// renew says again and again that the node lives.
+func (k *kubelet) renew(ctx context.Context) {
+	leases := k.client.CoordinationV1().Leases(corev1.NamespaceNodeLease)
+	seconds := int32(40)
+	lease := &coordinationv1.Lease{
+		ObjectMeta: metav1.ObjectMeta{Name: k.node},
+		Spec:       coordinationv1.LeaseSpec{HolderIdentity: &k.node, LeaseDurationSeconds: &seconds},
+	}
+	for {
+		now := metav1.NowMicro()
+		lease.Spec.RenewTime = &now
+		made, err := leases.Update(ctx, lease, metav1.UpdateOptions{})
+		if err != nil {
+			lease.ResourceVersion = ""
+			made, err = leases.Create(ctx, lease, metav1.CreateOptions{})
+		}
+		if err == nil {
+			lease = made
+		}
+		if !sleep(ctx, leaseRenewal) {
+			return
+		}
+	}
+}
+
+func (k *kubelet) update(ctx context.Context, pod *corev1.Pod) {
+	if pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
+		if pod.DeletionTimestamp != nil {
+			k.forget(pod.UID)
+			k.remove(pod)
+		}
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	w := k.pods[pod.UID]
+	if w == nil {
+		w = newPodWorker(ctx, k, pod)
+		k.pods[pod.UID] = w
+		go w.run()
+	}
+	if pod.DeletionTimestamp != nil {
+		w.terminate(time.Duration(*pod.DeletionGracePeriodSeconds) * time.Second)
+	}
+}
+
+// forget ends a pod that is no more.
+func (k *kubelet) forget(uid types.UID) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if w := k.pods[uid]; w != nil {
+		w.stop()
+		delete(k.pods, uid)
+	}
+}
+
+// remove takes a pod whose container has ended out of the API.
+func (k *kubelet) remove(pod *corev1.Pod) {
+	none := int64(0)
+	_ = k.client.CoreV1().Pods(pod.Namespace).Delete(context.Background(), pod.Name, metav1.DeleteOptions{
+		GracePeriodSeconds: &none, Preconditions: &metav1.Preconditions{UID: &pod.UID},
+	}) // it may be gone
+}
+
+// running is the container of a pod, nil if none runs.
+func (k *kubelet) running(namespace, name string) *container {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, w := range k.pods {
+		if w.pod.Namespace != namespace || w.pod.Name != name {
+			continue
+		}
+		if c := w.running(); c != nil {
+			return c
+		}
+	}
+	return nil
+}
+
+func (k *kubelet) logFile(namespace, pod string) string {
+	return filepath.Join(k.dir, "logs", namespace+"-"+pod+".log")
+}
+
+// handler answers what the API server asks of a node: for kubectl logs and kubectl exec.
+func (k *kubelet) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", func(w http.ResponseWriter, r *http.Request) {
+		text, err := os.ReadFile(k.logFile(r.PathValue("namespace"), r.PathValue("pod")))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusNotFound)
+			return
+		}
+		_, _ = w.Write(text)
+	})
+	mux.HandleFunc("/exec/{namespace}/{pod}/{container}", func(w http.ResponseWriter, r *http.Request) {
+		c := k.running(r.PathValue("namespace"), r.PathValue("pod"))
+		options, err := remotecommand.NewOptions(r)
+		if c == nil || err != nil {
+			http.Error(w, "no such container runs", http.StatusNotFound)
+			return
+		}
+		remotecommand.ServeExec(w, r, executor{c}, "", "", "", r.URL.Query()["command"], options, time.Hour, time.Minute,
+			remotecommand.SupportedStreamingProtocols)
+	})
+	return mux
+}
+
+// executor runs commands beside the program in a container.
+type executor struct{ c *container }
+
+func (e executor) ExecInContainer(ctx context.Context, _, _, _ string, args []string, in io.Reader, out, said io.WriteCloser, _ bool, _ <-chan remotecommand.TerminalSize, _ time.Duration) error {
+	cmd := e.c.exec(ctx, args)
+	cmd.Stdin = in
+	if out != nil {
+		cmd.Stdout = out
+	}
+	if said != nil {
+		cmd.Stderr = said
+	}
+	return cmd.Run()
+}
+
+// patchStatus says how a pod is.
+func (k *kubelet) patchStatus(ctx context.Context, pod *corev1.Pod, status corev1.PodStatus) {
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": pod.UID}, "status": status})
+	if err != nil {
+		panic(err)
+	}
+	for {
+		_, err := k.client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.MergePatchType, patch, metav1.PatchOptions{}, "status")
+		if err == nil || isGone(err) || !sleep(ctx, retryInterval) {
+			return
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}

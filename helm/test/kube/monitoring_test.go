@@ -1,0 +1,121 @@
+package kube
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"syscall"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// monitoring is a Prometheus that scrapes all replicas and kube-state-metrics, and has the alerts of the project. It looks
+// each second, and what an alert would wait for is left out: a story has less patience than the people who are paged.
+type monitoring struct {
+	processes []*exec.Cmd
+}
+
+// Where they listen, in the sandbox.
+const (
+	prometheusAddress   = "127.0.0.1:9091"
+	stateMetricsAddress = "127.0.0.1:9092"
+)
+
+func startMonitoring(s *suite, dir, tools, rules string) (*monitoring, error) {
+	text, err := os.ReadFile(rules)
+	if err != nil {
+		return nil, err
+	}
+	impatient := regexp.MustCompile(`(?m)^ +for: .*\n`).ReplaceAll(text, nil)
+	config := fmt.Sprintf(`
+global: {scrape_interval: 1s, evaluation_interval: 1s}
+rule_files: [rules.yaml]
+scrape_configs:
+  - job_name: kube-state-metrics
+    static_configs: [{targets: [%q]}]
+  - job_name: postbridge
+    kubernetes_sd_configs: [{role: pod, kubeconfig_file: %q}]
+    relabel_configs:
+      - {source_labels: [__meta_kubernetes_pod_container_port_name], regex: admin, action: keep}
+      - {source_labels: [__meta_kubernetes_namespace], target_label: namespace}
+      - {source_labels: [__meta_kubernetes_pod_name], target_label: pod}
+`, stateMetricsAddress, s.Kubeconfig)
+	if err := errors.Join(
+		os.WriteFile(filepath.Join(dir, "rules.yaml"), impatient, 0o644),
+		os.WriteFile(filepath.Join(dir, "prometheus.yaml"), []byte(config), 0o600),
+	); err != nil {
+		return nil, err
+	}
+	m := new(monitoring)
+	return m, errors.Join(
+		m.run(dir, filepath.Join(tools, "kube-state-metrics"), "--kubeconfig", s.Kubeconfig, "--host=127.0.0.1", "--port=9092",
+			"--telemetry-host=127.0.0.1", "--telemetry-port=9093", "--resources=persistentvolumeclaims,pods,jobs,statefulsets"),
+		m.run(dir, filepath.Join(tools, "prometheus"), "--config.file", dir+"/prometheus.yaml", "--storage.tsdb.path", dir+"/tsdb",
+			"--web.listen-address", prometheusAddress),
+	)
+}
+
+func (m *monitoring) run(dir, program string, args ...string) error {
+	log, err := os.Create(filepath.Join(dir, filepath.Base(program)+".log"))
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	cmd := exec.Command(program, args...)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	m.processes = append(m.processes, cmd)
+	return nil
+}
+
+func (m *monitoring) stop() {
+	for _, p := range m.processes {
+		_ = p.Process.Kill()
+		_ = p.Wait()
+	}
+}
+
+// firing is how many alerts of that name fire in the namespace.
+func (m *monitoring) firing(name, namespace string) (n int, err error) {
+	resp, err := http.Get("http://" + prometheusAddress + "/api/v1/alerts")
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	var answer struct {
+		Data struct {
+			Alerts []struct {
+				Labels map[string]string
+				State  string
+			}
+		}
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
+		return 0, err
+	}
+	for _, a := range answer.Data.Alerts {
+		if a.Labels["alertname"] == name && a.Labels["namespace"] == namespace && a.State == "firing" {
+			n++
+		}
+	}
+	return n, nil
+}
+
+// cmdAlert waits until an alert fires for the story, or does not: `alert NAME`, `! alert NAME`.
+func (s *suite) cmdAlert(ts *testscript.TestScript, neg bool, args []string) {
+	eventually(ts, "alert "+args[0], func() error {
+		n, err := s.alerts.firing(args[0], ts.Getenv("NAMESPACE"))
+		if err == nil && (n > 0) == neg {
+			err = fmt.Errorf("%d of it fire", n)
+		}
+		return err
+	})
+}

@@ -1,0 +1,129 @@
+package kube
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/vishvananda/netlink"
+)
+
+// inSandbox is set in the process that runs the tests.
+const inSandbox = "KUBE_TEST_SANDBOX"
+
+// bridgeName is the link that all pods are on.
+const bridgeName = "pods"
+
+// hosts are the names of what runs beside the cluster. Each has an address of its own on the bridge.
+func hosts() map[string][]string {
+	return map[string][]string{
+		"10.244.0.1": {"nats.nats", "kafka-0.kafka"},
+		"10.244.0.2": {"nats.nats", "kafka-1.kafka"},
+		"10.244.0.3": {"nats.nats", "kafka-2.kafka"},
+		"10.244.0.4": {"nats.bus"},
+	}
+}
+
+func hostsFile() []byte {
+	b := []byte("127.0.0.1 localhost\n")
+	for address, names := range hosts() {
+		b = fmt.Appendf(b, "%s %s\n", address, strings.Join(names, " "))
+	}
+	return b
+}
+
+// runInSandbox runs this test again, in namespaces of its own, and returns its exit code.
+func runInSandbox() int {
+	if os.Geteuid() != 0 {
+		fmt.Fprintln(os.Stderr, "kube: run it as root: it needs namespaces, networks and mounts of its own")
+		return 1
+	}
+	dir, err := os.MkdirTemp("", "kube-test-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	if err := buildImages(dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), inSandbox+"="+dir)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		// With the first process of its namespace all others end.
+		Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNET | syscall.CLONE_NEWNS,
+		Pdeathsig:  syscall.SIGKILL,
+	}
+	if err := cmd.Run(); err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) && exit.ExitCode() > 0 {
+			return exit.ExitCode()
+		}
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+// The versions of postbridge that there are images of.
+const (
+	firstVersion = "v0.1.0"
+	nextVersion  = "v0.1.1"
+)
+
+// buildImages makes what the image postbridge:<version> is made of: the binary of that release.
+func buildImages(dir string) error {
+	for _, version := range []string{firstVersion, nextVersion} {
+		cmd := exec.Command("make", "--no-print-directory", "release", "VERSION="+version, "OUT="+image(dir, "postbridge:"+version))
+		cmd.Dir = top
+		if said, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("make release: %w\n%s", err, said)
+		}
+	}
+	return nil
+}
+
+// image is the binary in the image.
+func image(dir, name string) string {
+	return filepath.Join(dir, "images", strings.ReplaceAll(name, ":", "-"))
+}
+
+// enterSandbox makes the namespaces that this process was started in usable.
+func enterSandbox(dir string) error {
+	hosts := filepath.Join(dir, "hosts")
+	return errors.Join(
+		syscall.Mount("", "/", "", syscall.MS_PRIVATE|syscall.MS_REC, ""),
+		syscall.Mount("proc", "/proc", "proc", 0, ""),
+		os.WriteFile(hosts, hostsFile(), 0o644),
+		syscall.Mount(hosts, "/etc/hosts", "", syscall.MS_BIND, ""),
+		makeBridge(),
+	)
+}
+
+func makeBridge() error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: bridgeName}}
+	if err := errors.Join(netlink.LinkSetUp(lo), netlink.LinkAdd(bridge)); err != nil {
+		return err
+	}
+	for address := range hosts() {
+		if err := netlink.AddrAdd(bridge, &netlink.Addr{IPNet: onBridge(address)}); err != nil {
+			return err
+		}
+	}
+	return netlink.LinkSetUp(bridge)
+}
+
+func onBridge(address string) *net.IPNet {
+	return &net.IPNet{IP: net.ParseIP(address), Mask: net.CIDRMask(16, 32)}
+}

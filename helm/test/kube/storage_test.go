@@ -1,0 +1,61 @@
+package kube
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+)
+
+const storageClass = "standard"
+
+// storage gives each claim a directory, which any node can reach, as a disk in the network would be. It keeps what is on
+// it even when the claim is deleted, for the tests to look at.
+type storage struct {
+	client kubernetes.Interface
+	dir    string
+}
+
+func (s *storage) start(ctx context.Context, f informers.SharedInformerFactory) error {
+	class := &storagev1.StorageClass{
+		ObjectMeta:  metav1.ObjectMeta{Name: storageClass, Annotations: map[string]string{"storageclass.kubernetes.io/is-default-class": "true"}},
+		Provisioner: "test/directories",
+	}
+	if _, err := s.client.StorageV1().StorageClasses().Create(ctx, class, metav1.CreateOptions{}); err != nil {
+		return err
+	}
+	_, err := f.Core().V1().PersistentVolumeClaims().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: func(o any) { s.provide(ctx, o.(*corev1.PersistentVolumeClaim)) },
+	})
+	return err
+}
+
+func (s *storage) provide(ctx context.Context, claim *corev1.PersistentVolumeClaim) {
+	if claim.Spec.VolumeName != "" {
+		return
+	}
+	name := "pv-" + string(claim.UID)
+	volume := &corev1.PersistentVolume{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: corev1.PersistentVolumeSpec{
+			Capacity:                      claim.Spec.Resources.Requests,
+			AccessModes:                   claim.Spec.AccessModes,
+			StorageClassName:              storageClass,
+			PersistentVolumeReclaimPolicy: corev1.PersistentVolumeReclaimRetain,
+			PersistentVolumeSource:        corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: filepath.Join(s.dir, name)}},
+			ClaimRef:                      &corev1.ObjectReference{Namespace: claim.Namespace, Name: claim.Name, UID: claim.UID},
+		},
+	}
+	if err := os.MkdirAll(volume.Spec.HostPath.Path, 0o755); err != nil {
+		panic(err)
+	}
+	if _, err := s.client.CoreV1().PersistentVolumes().Create(ctx, volume, metav1.CreateOptions{}); err != nil && ctx.Err() == nil {
+		panic(err)
+	}
+}

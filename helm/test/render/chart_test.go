@@ -1,0 +1,447 @@
+package render
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/yaml"
+)
+
+const (
+	top   = "../../.." // of the repository
+	chart = top + "/helm/postbridge"
+)
+
+var update = flag.Bool("update", false, "write testdata/*.yaml and the table in the README of the chart anew")
+
+// rendering is what the chart makes of one set of values.
+type rendering struct {
+	name string
+	args []string // of helm
+}
+
+func examples(t *testing.T) []string {
+	t.Helper()
+	files, err := filepath.Glob(chart + "/examples/*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no examples: %v", err)
+	}
+	return files
+}
+
+// renderings are those of all examples, and of switches in all states that change what is rendered.
+func renderings(t *testing.T) (all []rendering) {
+	t.Helper()
+	switches := map[string][]string{
+		"plain":      nil,
+		"monitoring": {"--set", "serviceMonitor.enabled=true,prometheusRule.enabled=true,dashboard.enabled=true"},
+		"labels": {"--set-json", `serviceMonitor={"enabled":true,"labels":{"release":"a"}}`, "--set-json", `prometheusRule={"enabled":true,"labels":{"release":"a"},"runbook":"https://runbooks.example.com/postbridge"}`,
+			"--set-json", `podLabels={"team":"orders"}`, "--set-json", `podAnnotations={"note":"x"}`, "--set-json", `serviceAccount={"annotations":{"a":"b"}}`},
+		"ingress":   {"--set", "ingress.enabled=true,ingress.host=postbacks.example.com,ingress.className=nginx,ingress.tlsSecret=tls", "--set-json", `ingress.annotations={"a":"b"}`},
+		"httproute": {"--set", "httpRoute.enabled=true,httpRoute.hostnames={postbacks.example.com}", "--set-json", `httpRoute.parentRefs=[{"name":"public","namespace":"gateway"}]`},
+		"off":       {"--set", "networkPolicy.enabled=false,podDisruptionBudget.enabled=false,topologySpreadConstraints=null"},
+		"pods": {"--set-json", `nodeSelector={"disk":"ssd"}`, "--set-json", `tolerations=[{"key":"edge","operator":"Exists"}]`, "--set", "priorityClassName=system-cluster-critical,imagePullSecrets={registry}",
+			"--set-json", `affinity={"nodeAffinity":{"requiredDuringSchedulingIgnoredDuringExecution":{"nodeSelectorTerms":[{"matchExpressions":[{"key":"disk","operator":"Exists"}]}]}}}`,
+			"--set-json", `resources={"limits":{"cpu":"1","memory":"1Gi"}}`, "--set", "image.digest=sha256:" + strings.Repeat("0", 64)},
+		"extra":    {"--set-json", `extraEnv=[{"name":"GOMAXPROCS","value":"2"}]`, "--set-json", `extraVolumes=[{"name":"more","emptyDir":{}}]`, "--set-json", `extraVolumeMounts=[{"name":"more","mountPath":"/more"}]`},
+		"service":  {"--set", "service.type=LoadBalancer,service.port=8443,fullnameOverride=edge", "--set-json", `service.annotations={"a":"b"}`},
+		"storage":  {"--set", "persistence.storageClass=fast,persistence.accessMode=ReadWriteOncePod,persistence.size=100Gi"},
+		"settings": {"--set-string", "dhan.clientIds={1000000001,1000000002}", "--set", "kite.checksum=user_id,prefix=desk1,nats.maxBytes=10GiB,log.level=debug,log.format=text"},
+	}
+	onBus := map[string][]string{
+		"drain":  {"--set", "drain.ordinals={3,4}"},
+		"both":   {"--set", `publish=nats\,kafka,nats.url=tls://a:4222\,tls://b:4223,nats.user=edge,kafka.brokers={a:9092,b:9093},nats.tls.existingSecret=n,nats.tls.cert=tls.crt,nats.tls.key=tls.key,kafka.tls.existingSecret=k,kafka.tls.cert=tls.crt,kafka.tls.key=tls.key,drain.ordinals={5}`},
+		"peers":  {"--set-json", `networkPolicy.busTo=[{"ipBlock":{"cidr":"10.0.0.0/8"}}]`, "--set", "networkPolicy.busPorts={4222,9092}", "--set-json", `networkPolicy.adminFrom=[]`},
+		"logins": {"--set", "secret.existingSecret=s,secret.keys={KITE_SECRETS,KITE_TOKENS,DHAN_TOKENS,NATS_CREDS,NATS_PASSWORD,NATS_TOKEN,KAFKA_PASSWORD},drain.ordinals={3}", "--set", `publish=nats\,kafka,nats.url=nats://a,kafka.brokers={a:9092}`},
+	}
+	for _, file := range examples(t) {
+		name := strings.TrimSuffix(filepath.Base(file), ".yaml")
+		some := maps.Clone(switches)
+		if name != "embedded" {
+			maps.Copy(some, onBus)
+		}
+		for _, s := range slices.Sorted(maps.Keys(some)) {
+			all = append(all, rendering{name + "/" + s, append([]string{"--values", file}, some[s]...)})
+		}
+	}
+	return all
+}
+
+// helm runs helm, and returns what it prints.
+func helm(args ...string) (string, error) {
+	cmd := exec.Command(os.Getenv("HELM"), args...) // see the Makefile
+	var out, said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &said
+	err := cmd.Run()
+	if err != nil {
+		err = fmt.Errorf("%w: %s", err, &said)
+	}
+	return out.String(), err
+}
+
+func template(args ...string) (string, error) {
+	return helm(append([]string{"template", "postbridge", chart, "--namespace", "orders", "--kube-version", "1.37.0"}, args...)...)
+}
+
+func (r rendering) render(t *testing.T) string {
+	t.Helper()
+	text, err := template(r.args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+// objects are the resources in what was rendered.
+func objects(t *testing.T, text string) (all []*unstructured.Unstructured) {
+	t.Helper()
+	for d := yaml.NewYAMLOrJSONDecoder(strings.NewReader(text), 4096); ; {
+		u := new(unstructured.Unstructured)
+		if err := d.Decode(u); errors.Is(err, io.EOF) {
+			return all
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if u.Object != nil {
+			all = append(all, u)
+		}
+	}
+}
+
+// of are the objects of a kind.
+func of[T any](t *testing.T, all []*unstructured.Unstructured, kind string) (found []*T) {
+	t.Helper()
+	for _, u := range all {
+		if u.GetKind() != kind {
+			continue
+		}
+		o := new(T)
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(u.Object, o, true); err != nil {
+			t.Fatal(err)
+		}
+		found = append(found, o)
+	}
+	return found
+}
+
+func TestLint(t *testing.T) {
+	for _, file := range append(examples(t), chart+"/values.yaml") {
+		if said, err := helm("lint", "--strict", chart, "--values", file); err != nil {
+			t.Errorf("%s: %v\n%s", file, err, said)
+		}
+	}
+}
+
+// TestGolden shows what the examples make. -update writes it anew.
+func TestGolden(t *testing.T) {
+	for _, file := range examples(t) {
+		text, err := template("--values", file, "--set", "prometheusRule.enabled=false,dashboard.enabled=false")
+		if err != nil {
+			t.Fatal(err)
+		}
+		golden := filepath.Join("testdata", filepath.Base(file))
+		if *update {
+			if err := os.WriteFile(golden, []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := os.ReadFile(golden)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text != string(want) {
+			t.Errorf("%s is stale; go test ./render -update writes it anew, if that is what was meant. Rendered:\n%s", golden, text)
+		}
+	}
+}
+
+// TestRefused has all values that would not work, and what is said of them.
+func TestRefused(t *testing.T) {
+	kite := "secret.data.KITE_SECRETS=1=2"
+	for set, want := range map[string]string{
+		"":                                "no broker is on",
+		"secret.data.NATS_TOKEN=x":        "no broker is on",
+		"secret.keys={KITE_SECRETS}":      "secret.keys are those of secret.existingSecret",
+		"secret.existingSecret=s," + kite: "keep one",
+		kite:                              "set nats.url",
+		kite + ",publish=kafka":           "set kafka.brokers",
+		kite + ",publish=nats\\,kafka":    "set nats.url",
+		kite + ",publish=embedded":        "set replicaCount to 1",
+		kite + ",publish=redis":           "/publish",
+		kite + ",publish=embedded,replicaCount=1,drain.ordinals={1}":     "there is nowhere to publish to",
+		kite + ",nats.url=nats://a,drain.ordinals={1}":                   "lower replicaCount first",
+		kite + ",nats.url=nats://a,terminationGracePeriodSeconds=39":     "30 more than endpointDelaySeconds",
+		kite + ",nats.url=nats://a,ingress.enabled=true":                 "set ingress.host",
+		kite + ",nats.url=nats://a,httpRoute.enabled=true":               "set httpRoute.parentRefs",
+		kite + ",nats.url=nats://a,autoscaling.enabled=true":             "set replicaCount for the busiest minute",
+		kite + ",nats.url=nats://a,replicacount=3":                       "'replicacount' not allowed",
+		kite + ",nats.url=nats://a,nats.uri=x":                           "'uri' not allowed",
+		kite + ",nats.url=nats://a,spool.maxBytes=8Gi":                   "/spool/maxBytes",
+		"secret.data.KITE_SECRET=1=2":                                    "'KITE_SECRETS', 'KITE_TOKENS'",
+		kite + ",nats.url=nats://a,image.tag=v1,image.digest=sha256:x":   "/image/digest",
+		kite + ",nats.url=nats://a,podDisruptionBudget.maxUnavailable=0": "/podDisruptionBudget/maxUnavailable",
+		kite + ",nats.url=nats://a,replicaCount=0":                       "/replicaCount",
+		kite + ",nats.url=nats://a,persistence.accessMode=ReadWriteMany": "/persistence/accessMode",
+		kite + ",nats.url=nats://a,kite.checksum=none":                   "/kite/checksum",
+	} {
+		_, err := template("--set", set)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: want %q, got %v", set, want, err)
+		}
+	}
+}
+
+// TestInvariants looks for what has to be so with all values.
+func TestInvariants(t *testing.T) {
+	for _, r := range renderings(t) {
+		t.Run(r.name, func(t *testing.T) {
+			t.Parallel()
+			all := objects(t, r.render(t))
+			sets, jobs := of[appsv1.StatefulSet](t, all, "StatefulSet"), of[batchv1.Job](t, all, "Job")
+			if len(sets) != 1 {
+				t.Fatalf("%d StatefulSets", len(sets))
+			}
+			checkStatefulSet(t, sets[0])
+			checkPod(t, &sets[0].Spec.Template)
+			for _, j := range jobs {
+				checkPod(t, &j.Spec.Template)
+				checkDrain(t, sets[0], j)
+			}
+			for _, s := range of[corev1.Service](t, all, "Service") {
+				checkService(t, s, sets[0], jobs)
+			}
+			for _, i := range of[networkingv1.Ingress](t, all, "Ingress") {
+				checkIngress(t, i)
+			}
+			for _, a := range of[corev1.ServiceAccount](t, all, "ServiceAccount") {
+				if a.AutomountServiceAccountToken == nil || *a.AutomountServiceAccountToken {
+					t.Error("the ServiceAccount has a token")
+				}
+			}
+			for _, c := range of[corev1.ConfigMap](t, all, "ConfigMap") {
+				if !strings.HasSuffix(c.Name, "-dashboard") {
+					t.Errorf("ConfigMap %s: the environment comes from the values", c.Name)
+				}
+			}
+		})
+	}
+}
+
+func checkStatefulSet(t *testing.T, s *appsv1.StatefulSet) {
+	t.Helper()
+	retention := s.Spec.PersistentVolumeClaimRetentionPolicy
+	if retention == nil || retention.WhenDeleted != appsv1.RetainPersistentVolumeClaimRetentionPolicyType || retention.WhenScaled != appsv1.RetainPersistentVolumeClaimRetentionPolicyType {
+		t.Errorf("claims are not kept: %+v", retention)
+	}
+	if s.Spec.PodManagementPolicy != appsv1.ParallelPodManagement {
+		t.Error("a replica that does not come up keeps others from it")
+	}
+	if c := s.Spec.VolumeClaimTemplates; len(c) != 1 || c[0].Name != "spool" {
+		t.Errorf("claims %+v; the alert for a volume left behind knows them as spool-…", c)
+	}
+	pod := &s.Spec.Template
+	for name := range pod.Annotations {
+		if strings.Contains(name, "checksum") {
+			t.Errorf("annotation %s: nothing needs a restart", name)
+		}
+	}
+	c := &pod.Spec.Containers[0]
+	for name, p := range map[string]*corev1.Probe{"livez": c.LivenessProbe, "readyz": c.ReadinessProbe} {
+		if p == nil || p.HTTPGet == nil || p.HTTPGet.Path != "/"+name || p.HTTPGet.Port.StrVal != "admin" {
+			t.Errorf("probe %s is %+v", name, p)
+		}
+	}
+	hook := c.Lifecycle.PreStop.Sleep
+	if hook == nil || hook.Seconds < 1 {
+		t.Fatal("a replica that goes away does not wait for those who still send to it")
+	}
+	const stop = 26 // seconds, the longest
+	if grace := *pod.Spec.TerminationGracePeriodSeconds; grace < hook.Seconds+stop {
+		t.Errorf("it is killed after %d s, and needs up to %d", grace, hook.Seconds+stop)
+	}
+	for _, constraint := range pod.Spec.TopologySpreadConstraints {
+		if constraint.LabelSelector == nil || !maps.Equal(constraint.LabelSelector.MatchLabels, s.Spec.Selector.MatchLabels) {
+			t.Errorf("%s spreads others", constraint.TopologyKey)
+		}
+	}
+}
+
+// checkPod wants what the Pod Security Standard "restricted" does, and more.
+func checkPod(t *testing.T, pod *corev1.PodTemplateSpec) {
+	t.Helper()
+	s := pod.Spec
+	if s.EnableServiceLinks == nil || *s.EnableServiceLinks || s.AutomountServiceAccountToken == nil || *s.AutomountServiceAccountToken {
+		t.Error("service links or a token of the service account are in the pod")
+	}
+	if p := s.SecurityContext; p == nil || p.RunAsNonRoot == nil || !*p.RunAsNonRoot || p.RunAsUser == nil || *p.RunAsUser == 0 || p.FSGroup == nil ||
+		p.SeccompProfile == nil || p.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
+		t.Errorf("security context of the pod: %+v", p)
+	}
+	volumes := make(map[string]corev1.Volume)
+	for _, v := range s.Volumes {
+		volumes[v.Name] = v
+		if v.Secret != nil && (v.Secret.DefaultMode == nil || *v.Secret.DefaultMode&0o007 != 0) {
+			t.Errorf("the files of %s can be read by others", v.Name)
+		}
+	}
+	for _, c := range s.Containers {
+		if p := c.SecurityContext; p == nil || p.AllowPrivilegeEscalation == nil || *p.AllowPrivilegeEscalation || p.ReadOnlyRootFilesystem == nil || !*p.ReadOnlyRootFilesystem ||
+			p.Capabilities == nil || !slices.Equal(p.Capabilities.Drop, []corev1.Capability{"ALL"}) || len(p.Capabilities.Add) > 0 {
+			t.Errorf("security context of %s: %+v", c.Name, p)
+		}
+		mounted := make(map[string]string) // path -> volume
+		for _, m := range c.VolumeMounts {
+			mounted[m.MountPath] = m.Name
+			if m.SubPath != "" {
+				t.Errorf("%s is mounted by a subPath: a change of it would not reach the pod", m.Name)
+			}
+			if m.Name != "spool" && strings.HasPrefix(m.MountPath, "/etc/postbridge/") && !m.ReadOnly {
+				t.Errorf("%s can be written", m.Name)
+			}
+		}
+		if mounted["/data"] != "spool" {
+			t.Errorf("what is at /data? %v", mounted)
+		}
+		for _, e := range c.Env {
+			if strings.HasSuffix(e.Name, "_FILE") && !fileIsThere(e.Value, mounted, volumes) {
+				t.Errorf("%s=%s is not mounted", e.Name, e.Value)
+			}
+			if e.ValueFrom != nil {
+				t.Errorf("%s is in the environment, and would need a restart to change", e.Name)
+			}
+		}
+	}
+}
+
+// fileIsThere reports whether a file is in a volume that is mounted, as far as the pod says.
+func fileIsThere(path string, mounted map[string]string, volumes map[string]corev1.Volume) bool {
+	v, ok := volumes[mounted[filepath.Dir(path)]]
+	if !ok || v.Secret == nil {
+		return false
+	}
+	return v.Secret.Items == nil || slices.ContainsFunc(v.Secret.Items, func(i corev1.KeyToPath) bool { return i.Path == filepath.Base(path) })
+}
+
+// checkDrain wants a Job to have the volume of a replica, its bus, and nothing of brokers.
+func checkDrain(t *testing.T, s *appsv1.StatefulSet, j *batchv1.Job) {
+	t.Helper()
+	pod := &j.Spec.Template
+	if !slices.Equal(pod.Spec.Containers[0].Args, []string{"drain"}) {
+		t.Errorf("the Job runs %v", pod.Spec.Containers[0].Args)
+	}
+	claim := ""
+	for _, v := range pod.Spec.Volumes {
+		if v.PersistentVolumeClaim != nil {
+			claim = v.PersistentVolumeClaim.ClaimName
+		}
+	}
+	ordinal := strings.TrimPrefix(claim, "spool-"+s.Name+"-")
+	if want := fmt.Sprintf("%s-drain-%s-1", s.Name, ordinal); j.Name != want || claim == ordinal {
+		t.Errorf("Job %s has the volume %s; the alert for a volume left behind knows the Job as %s", j.Name, claim, want)
+	}
+	replica := environment(&s.Spec.Template)
+	for name, value := range environment(pod) {
+		if replica[name] != value {
+			t.Errorf("%s is %q for the drain, %q for the replica", name, value, replica[name])
+		}
+		if strings.Contains(name, "KITE") || strings.Contains(name, "DHAN") {
+			t.Errorf("the drain has %s", name)
+		}
+	}
+	for name := range replica {
+		if _, ok := environment(pod)[name]; !ok && (strings.Contains(name, "_NATS_") || strings.Contains(name, "_KAFKA_")) {
+			t.Errorf("the drain has no %s", name)
+		}
+	}
+}
+
+func environment(pod *corev1.PodTemplateSpec) map[string]string {
+	all := make(map[string]string)
+	for _, e := range pod.Spec.Containers[0].Env {
+		all[e.Name] = e.Value
+	}
+	return all
+}
+
+// checkService wants postbacks to reach replicas only, and nobody outside the admin port.
+func checkService(t *testing.T, s *corev1.Service, set *appsv1.StatefulSet, jobs []*batchv1.Job) {
+	t.Helper()
+	selects := func(labels map[string]string) bool {
+		for name, value := range s.Spec.Selector {
+			if labels[name] != value {
+				return false
+			}
+		}
+		return true
+	}
+	if !selects(set.Spec.Template.Labels) {
+		t.Errorf("the Service %s selects no replica", s.Name)
+	}
+	for _, j := range jobs {
+		if selects(j.Spec.Template.Labels) {
+			t.Errorf("the Service %s selects the drain %s", s.Name, j.Name)
+		}
+	}
+	if headless := s.Spec.ClusterIP == corev1.ClusterIPNone; headless != (s.Spec.Ports[0].TargetPort.StrVal == "admin") || len(s.Spec.Ports) != 1 {
+		t.Errorf("the Service %s has the ports %+v", s.Name, s.Spec.Ports)
+	}
+}
+
+func checkIngress(t *testing.T, i *networkingv1.Ingress) {
+	t.Helper()
+	for _, p := range i.Spec.Rules[0].HTTP.Paths {
+		if p.Path != "/kite" && p.Path != "/dhan" || p.Backend.Service.Port.Name != "ingest" {
+			t.Errorf("the Ingress passes on %s to %s", p.Path, p.Backend.Service.Port.Name)
+		}
+	}
+}
+
+// TestEnvironment holds the names of settings in the chart against those of the program, both ways.
+func TestEnvironment(t *testing.T) {
+	readme, err := os.ReadFile(top + "/README.md") // a test holds its table against the program
+	if err != nil {
+		t.Fatal(err)
+	}
+	known, inChart := make(map[string]bool), make(map[string]bool)
+	for line := range strings.Lines(string(readme)) {
+		if name, ok := strings.CutPrefix(line, "| `POSTBRIDGE_"); ok {
+			name, _, _ = strings.Cut(name, "`")
+			known["POSTBRIDGE_"+name] = true
+		}
+	}
+	for _, r := range renderings(t) {
+		for _, s := range of[appsv1.StatefulSet](t, objects(t, r.render(t)), "StatefulSet") {
+			for name := range environment(&s.Spec.Template) {
+				inChart[name] = true
+			}
+		}
+	}
+	delete(inChart, "GOMAXPROCS")
+	for name := range inChart {
+		if !known[name] {
+			t.Errorf("the chart sets %s, which the program does not know", name)
+		}
+	}
+	for name := range known {
+		// A secret is either in the environment or in a file.
+		if base := strings.TrimSuffix(name, "_FILE"); !inChart[base] && !inChart[base+"_FILE"] {
+			t.Errorf("the chart cannot set %s", name)
+		}
+	}
+}

@@ -1,0 +1,66 @@
+package render
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/postbridge/postbridge/helm/test/controlplane"
+)
+
+// TestTaken has a real API server take all renderings: every field is known to it, every value allowed, and the pods are
+// "restricted". It says so of what is wrong with one, too.
+func TestTaken(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	tools := os.Getenv("KUBE_TOOLS") // see the Makefile
+	server, err := controlplane.Start(ctx, tools, t.TempDir(), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Stop)
+	if err := server.Define(ctx, filepath.Join(tools, "definitions")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := server.Client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
+		Name: "orders", Labels: map[string]string{"pod-security.kubernetes.io/warn": "restricted"},
+	}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	// apply has the server check what was rendered, and returns what it says if it is not content.
+	apply := func(text string) string {
+		cmd := exec.CommandContext(ctx, filepath.Join(tools, "kubectl"), "--kubeconfig", server.Kubeconfig, "--namespace", "orders",
+			"apply", "--dry-run=server", "--validate=strict", "--filename", "-")
+		cmd.Stdin = strings.NewReader(text)
+		said, err := cmd.CombinedOutput()
+		if err != nil || strings.Contains(string(said), "Warning") {
+			return string(said) + " "
+		}
+		return ""
+	}
+	for _, r := range renderings(t) {
+		if said := apply(r.render(t)); said != "" {
+			t.Errorf("%s: %s", r.name, said)
+		}
+	}
+	good := rendering{args: []string{"--values", chart + "/examples/nats.yaml"}}.render(t)
+	for from, to := range map[string]string{
+		"enableServiceLinks:":            "enableServiceLink:",
+		"runAsNonRoot: true":             "runAsNonRoot: false",
+		"whenScaled: Retain":             "whenScaled: Keep",
+		"endpoints:\n":                   "endpoint:\n",
+		"expr: postbridge_ready == 0":    "exp: postbridge_ready == 0",
+		"persistentVolumeClaimRetention": "persistentVolumeClaimRetain",
+	} {
+		if bad := strings.ReplaceAll(good, from, to); bad == good || apply(bad) == "" {
+			t.Errorf("%q in place of %q is taken", to, from)
+		}
+	}
+}
