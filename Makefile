@@ -131,12 +131,12 @@ $(HELM):
 	GOBIN=$(CURDIR)/.tools go install helm.sh/helm/v4/cmd/helm@$(HELM_VERSION)
 	@mv .tools/helm $@
 
-# $(call install,module@version,package,file): for what go install cannot build, since its module replaces others.
+# $(call install,package,version,file): for what go install cannot build, since its module replaces others.
 install = mkdir -p $(dir $(3)); dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; cd "$$dir" && go mod init tool 2>/dev/null && \
-	{ go get $(1) 2>said || { cat said >&2; false; }; } && go build -o $(CURDIR)/$(3) $(2)
+	{ go get $(1)@$(2) 2>said || { cat said >&2; false; }; } && go build -o $(CURDIR)/$(3) $(1)
 
 $(PROMTOOL):
-	@$(call install,github.com/prometheus/prometheus@$(PROMETHEUS_VERSION),github.com/prometheus/prometheus/cmd/promtool,$@)
+	@$(call install,github.com/prometheus/prometheus/cmd/promtool,$(PROMETHEUS_VERSION),$@)
 
 # helm/test/tools/go.mod pins those of Kubernetes. The directory is there only when all of it is.
 $(KUBE): helm/test/tools/go.mod
@@ -146,8 +146,8 @@ $(KUBE): helm/test/tools/go.mod
 		k8s.io/kubernetes/cmd/kube-apiserver k8s.io/kubernetes/cmd/kube-controller-manager k8s.io/kubernetes/cmd/kube-scheduler \
 		k8s.io/kubernetes/cmd/kubectl
 	cd helm/test/tools && go build -o $(CURDIR)/$@.new/etcd -ldflags '-s -w' go.etcd.io/etcd/server/v3
-	$(call install,k8s.io/kube-state-metrics/v2@$(STATE_METRICS_VERSION),k8s.io/kube-state-metrics/v2,$@.new/kube-state-metrics)
-	$(call install,github.com/prometheus/prometheus@$(PROMETHEUS_VERSION),github.com/prometheus/prometheus/cmd/prometheus,$@.new/prometheus)
+	$(call install,k8s.io/kube-state-metrics/v2,$(STATE_METRICS_VERSION),$@.new/kube-state-metrics)
+	$(call install,github.com/prometheus/prometheus/cmd/prometheus,$(PROMETHEUS_VERSION),$@.new/prometheus)
 	cp $$(go mod download -json sigs.k8s.io/gateway-api@$(GATEWAY_API_VERSION) | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')/config/crd/standard/gateway.networking.k8s.io_httproutes.yaml $@.new/definitions/
 	cd $$(go mod download -json github.com/prometheus-operator/prometheus-operator@$(OPERATOR_VERSION) | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')/example/prometheus-operator-crd && \
 		cp monitoring.coreos.com_servicemonitors.yaml monitoring.coreos.com_prometheusrules.yaml $(CURDIR)/$@.new/definitions/
