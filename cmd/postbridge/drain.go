@@ -2,11 +2,9 @@ package main
 
 import (
 	"context"
-	"errors"
-	"io/fs"
+	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -19,7 +17,8 @@ postbridge has the spool open it waits for that to end.
 
 Usage: postbridge drain
 
-The configuration is the environment, as for serve: POSTBRIDGE_DATA_DIR says where the spool is, and
+The configuration is the environment, as for serve: POSTBRIDGE_DATA_DIR says where the spool is (on an
+empty volume no replica has ever been, and nothing is to be published), and
 the names of the buses say where to publish. The brokers' are not needed. It never publishes to an
 embedded server, which would store the events on the same volume. What the bus has already it does
 not store twice. It may be stopped and run again.
@@ -59,9 +58,8 @@ func (p *process) drain(ctx context.Context, args []string) error {
 }
 
 func (c *config) drain(ctx context.Context, credentials *credentials, log *slog.Logger) error {
-	dir := filepath.Join(c.DataDir, "spool")
-	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		return errors.New("there is no " + dir + ": set POSTBRIDGE_DATA_DIR to the data of the replica")
+	if never, err := c.neverServed(); never || err != nil {
+		return err
 	}
 	registry := prometheus.NewRegistry()
 	credentials.files.start(ctx, log, registry)
@@ -72,6 +70,29 @@ func (c *config) drain(ctx context.Context, credentials *credentials, log *slog.
 	o := c.spoolOptions()
 	o.Buses, o.Registry, o.Log = buses, registry, log
 	return bridge.New(o).Drain(ctx)
+}
+
+// neverServed reports whether the data directory is a volume on which no replica has ever been: there is nothing on it.
+// Another one without a spool is an error, since it is not the one that was meant.
+func (c *config) neverServed() (bool, error) {
+	files, err := os.ReadDir(c.DataDir)
+	if err != nil {
+		return false, fmt.Errorf("the data of the replica cannot be read; is POSTBRIDGE_DATA_DIR right? %w", err)
+	}
+	other := ""
+	for _, f := range files {
+		switch f.Name() {
+		case "spool":
+			return false, nil
+		case "lost+found":
+		default:
+			other = f.Name()
+		}
+	}
+	if other != "" {
+		return false, fmt.Errorf("there is no spool in %s, but %s: set POSTBRIDGE_DATA_DIR to the data of the replica", c.DataDir, other)
+	}
+	return true, nil
 }
 
 // spoolOptions are those of what is on disk.

@@ -45,7 +45,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end -}}
 
 {{- define "postbridge.secretName" -}}
-{{- .Values.secret.existingSecret | default (include "postbridge.fullname" .) -}}
+{{- .Values.secret.existingSecret | default (printf "%s-values" (include "postbridge.fullname" .)) -}}
 {{- end -}}
 
 {{/* The paths of the brokers that are on, as a JSON list. */}}
@@ -70,7 +70,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- if include "postbridge.publishes" (dict "root" . "bus" "nats") }}{{ $servers = splitList "," .Values.nats.url }}{{ end -}}
 {{- if include "postbridge.publishes" (dict "root" . "bus" "kafka") }}{{ $servers = concat $servers .Values.kafka.brokers }}{{ end -}}
 {{- range $servers -}}
-{{- $ports = append $ports (regexFind "[0-9]+$" . | default "4222" | atoi) -}}
+{{- $ports = append $ports (regexFind ":[0-9]+/?$" . | trimPrefix ":" | trimSuffix "/" | default "4222" | atoi) -}}
 {{- end -}}
 {{- end -}}
 {{- $ports | uniq | toJson -}}
@@ -127,11 +127,16 @@ drain, which takes no postbacks. Names of a bus that is not published to are ref
 {{- $set | toJson -}}
 {{- end -}}
 
-{{/* The keys of the Secret for a replica, or for a drain, as a JSON list. */}}
+{{/* The keys of the Secret for a replica, or for a drain, as a JSON list; those of a bus only if it is published to. */}}
 {{- define "postbridge.keysFor" -}}
 {{- $keys := list -}}
 {{- range include "postbridge.secretKeys" .root | fromJsonArray -}}
-{{- if or (not $.bus) (hasPrefix "NATS_" .) (hasPrefix "KAFKA_" .) }}{{ $keys = append $keys . }}{{ end -}}
+{{- $bus := splitList "_" . | first | lower -}}
+{{- if has $bus (list "nats" "kafka") -}}
+{{- if include "postbridge.publishes" (dict "root" $.root "bus" $bus) }}{{ $keys = append $keys . }}{{ end -}}
+{{- else if not $.bus -}}
+{{- $keys = append $keys . -}}
+{{- end -}}
 {{- end -}}
 {{- $keys | toJson -}}
 {{- end -}}
@@ -164,7 +169,7 @@ drain, which takes no postbacks. Names of a bus that is not published to are ref
 
 {{- define "postbridge.volumeMounts" -}}
 {{- $volumes := include "postbridge.secretVolumes" . | fromYamlArray -}}
-- {name: spool, mountPath: /data}
+- {name: postbridge-spool, mountPath: /data}
 {{- range $volumes }}
 {{- if has .name (list "secret" "nats-tls" "kafka-tls") }}
 - {name: {{ .name }}, mountPath: /etc/postbridge/{{ .name }}, readOnly: true}

@@ -59,7 +59,7 @@ func (n *natsServers) stop() {
 	n.running = nil
 }
 
-// cmdNATS starts and stops the NATS of a story: `nats start [HOST]` one server without a login; `nats cluster` three with TLS and
+// cmdNATS starts and stops the NATS of a story: `nats start [HOST USER]` one server, on port 4222 of the host with a login for that user, whose password is <user>-secret; `nats cluster` three with TLS and
 // credentials as examples/nats.yaml has it, with nats-ca.crt and NATS_CREDS in the story's directory; `nats stop`. The
 // environment is set for who reads from it.
 func (s *suite) cmdNATS(ts *testscript.TestScript, _ bool, args []string) {
@@ -69,7 +69,9 @@ func (s *suite) cmdNATS(ts *testscript.TestScript, _ bool, args []string) {
 		if st.nats == nil {
 			o := &server.Options{Host: "10.244.0.1", Port: -1, JetStream: true, StoreDir: ts.MkAbs("nats"), NoSigs: true, NoLog: true}
 			if len(args) > 1 {
-				o.Host, o.Port = args[1], 4222
+				o.Host, o.Port, o.Username, o.Password = args[1], 4222, args[2], args[2]+"-secret"
+				ts.Setenv("POSTBRIDGE_NATS_USER", o.Username)
+				ts.Setenv("POSTBRIDGE_NATS_PASSWORD", o.Password)
 			}
 			st.nats = &natsServers{options: []*server.Options{o}}
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -23,6 +24,7 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/cri-streaming/pkg/streaming/portforward"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 )
 
@@ -180,17 +182,32 @@ func (k *kubelet) remove(pod *corev1.Pod) {
 
 // running is the container of a pod, nil if none runs.
 func (k *kubelet) running(namespace, name string) *container {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for _, w := range k.pods {
-		if w.pod.Namespace != namespace || w.pod.Name != name {
-			continue
-		}
+	for _, w := range k.workers(namespace, name) {
 		if c := w.running(); c != nil {
 			return c
 		}
 	}
 	return nil
+}
+
+// address is that of a pod, nothing if it is not here.
+func (k *kubelet) address(namespace, name string) string {
+	for _, w := range k.workers(namespace, name) {
+		return w.address
+	}
+	return ""
+}
+
+// workers are those of a pod: more than one while a pod that was deleted by force is not yet gone.
+func (k *kubelet) workers(namespace, name string) (all []*podWorker) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, w := range k.pods {
+		if w.pod.Namespace == namespace && w.pod.Name == name {
+			all = append(all, w)
+		}
+	}
+	return all
 }
 
 func (k *kubelet) logFile(namespace, pod string) string {
@@ -218,7 +235,30 @@ func (k *kubelet) handler() http.Handler {
 		remotecommand.ServeExec(w, r, executor{c}, "", "", "", r.URL.Query()["command"], options, time.Hour, time.Minute,
 			remotecommand.SupportedStreamingProtocols)
 	})
+	mux.HandleFunc("/portForward/{namespace}/{pod}", func(w http.ResponseWriter, r *http.Request) {
+		address := k.address(r.PathValue("namespace"), r.PathValue("pod"))
+		options, err := portforward.NewV4Options(r)
+		if address == "" || err != nil {
+			http.Error(w, "no such pod", http.StatusNotFound)
+			return
+		}
+		portforward.ServePortForward(w, r, forwarder(address), "", "", options, time.Hour, time.Minute, portforward.SupportedProtocols)
+	})
 	return mux
+}
+
+// forwarder passes on to the ports of a pod, whose address it is.
+type forwarder string
+
+func (f forwarder) PortForward(ctx context.Context, _, _ string, port int32, from io.ReadWriteCloser) error {
+	to, err := new(net.Dialer).DialContext(ctx, "tcp", fmt.Sprintf("%s:%d", f, port))
+	if err != nil {
+		return err
+	}
+	defer to.Close()
+	go func() { _, _ = io.Copy(to, from) }()
+	_, err = io.Copy(from, to)
+	return err
 }
 
 // executor runs commands beside the program in a container.

@@ -26,6 +26,7 @@ func hosts() map[string][]string {
 		"10.244.0.2": {"nats.nats", "kafka-1.kafka"},
 		"10.244.0.3": {"nats.nats", "kafka-2.kafka"},
 		"10.244.0.4": {"nats.bus"},
+		"10.244.0.5": {"nats.desk"},
 	}
 }
 

@@ -2,6 +2,7 @@ package render
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"flag"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -62,14 +64,16 @@ func renderings(t *testing.T) (all []rendering) {
 		"extra":    {"--set-json", `extraEnv=[{"name":"GOMAXPROCS","value":"2"}]`, "--set-json", `extraVolumes=[{"name":"more","emptyDir":{}}]`, "--set-json", `extraVolumeMounts=[{"name":"more","mountPath":"/more"}]`},
 		"service":  {"--set", "service.type=LoadBalancer,service.port=8443,fullnameOverride=edge", "--set-json", `service.annotations={"a":"b"}`},
 		"storage":  {"--set", "persistence.storageClass=fast,persistence.accessMode=ReadWriteOncePod,persistence.size=100Gi"},
-		"settings": {"--set-string", "dhan.clientIds={1000000001,1000000002}", "--set", "kite.checksum=user_id,prefix=desk1,nats.maxBytes=10GiB,log.level=debug,log.format=text"},
+		"settings": {"--set-string", "dhan.clientIds={1000000001,1000000002}", "--set", "secret.data=null,secret.existingSecret=s,secret.keys={KITE_SECRETS,DHAN_TOKENS},kite.checksum=user_id,prefix=desk1,nats.maxBytes=10GiB,log.level=debug,log.format=text"},
 	}
 	onBus := map[string][]string{
 		"drain":  {"--set", "drain.ordinals={3,4}"},
 		"both":   {"--set", `publish=nats\,kafka,nats.url=tls://a:4222\,tls://b:4223,nats.user=edge,kafka.brokers={a:9092,b:9093},nats.tls.existingSecret=n,nats.tls.cert=tls.crt,nats.tls.key=tls.key,kafka.tls.existingSecret=k,kafka.tls.cert=tls.crt,kafka.tls.key=tls.key,drain.ordinals={5}`},
 		"peers":  {"--set-json", `networkPolicy.busTo=[{"ipBlock":{"cidr":"10.0.0.0/8"}}]`, "--set", "networkPolicy.busPorts={4222,9092}", "--set-json", `networkPolicy.adminFrom=[]`},
-		"logins": {"--set", "secret.existingSecret=s,secret.keys={KITE_SECRETS,KITE_TOKENS,DHAN_TOKENS,NATS_CREDS,NATS_PASSWORD,NATS_TOKEN,KAFKA_PASSWORD},drain.ordinals={3}", "--set", `publish=nats\,kafka,nats.url=nats://a,kafka.brokers={a:9092}`},
+		"logins": {"--set", "secret.existingSecret=s,secret.keys={KITE_SECRETS,KITE_TOKENS,DHAN_TOKENS,NATS_CREDS,NATS_PASSWORD,NATS_TOKEN,KAFKA_PASSWORD},drain.ordinals={3}", "--set", `publish=nats\,kafka,nats.url=nats://nats-2\,nats://10.0.0.5\,nats://nats-1:4333/,kafka.brokers={a:9092}`},
 	}
+	// What is left in the Secret of a bus that is not published to any more.
+	onBus["moved"] = append(slices.Clone(onBus["logins"][:2]), "--set", "publish=kafka,kafka.brokers={a:9092},drain.ordinals={3}")
 	for _, file := range examples(t) {
 		name := strings.TrimSuffix(filepath.Base(file), ".yaml")
 		some := maps.Clone(switches)
@@ -175,30 +179,33 @@ func TestGolden(t *testing.T) {
 func TestRefused(t *testing.T) {
 	kite := "secret.data.KITE_SECRETS=1=2"
 	for set, want := range map[string]string{
-		"":                                "no broker is on",
-		"secret.data.NATS_TOKEN=x":        "no broker is on",
-		"secret.keys={KITE_SECRETS}":      "secret.keys are those of secret.existingSecret",
-		"secret.existingSecret=s," + kite: "keep one",
-		kite:                              "set nats.url",
-		kite + ",publish=kafka":           "set kafka.brokers",
-		kite + ",publish=nats\\,kafka":    "set nats.url",
-		kite + ",publish=embedded":        "set replicaCount to 1",
-		kite + ",publish=redis":           "/publish",
-		kite + ",publish=embedded,replicaCount=1,drain.ordinals={1}":     "there is nowhere to publish to",
-		kite + ",nats.url=nats://a,drain.ordinals={1}":                   "lower replicaCount first",
-		kite + ",nats.url=nats://a,terminationGracePeriodSeconds=39":     "30 more than endpointDelaySeconds",
-		kite + ",nats.url=nats://a,ingress.enabled=true":                 "set ingress.host",
-		kite + ",nats.url=nats://a,httpRoute.enabled=true":               "set httpRoute.parentRefs",
-		kite + ",nats.url=nats://a,autoscaling.enabled=true":             "set replicaCount for the busiest minute",
-		kite + ",nats.url=nats://a,replicacount=3":                       "'replicacount' not allowed",
-		kite + ",nats.url=nats://a,nats.uri=x":                           "'uri' not allowed",
-		kite + ",nats.url=nats://a,spool.maxBytes=8Gi":                   "/spool/maxBytes",
-		"secret.data.KITE_SECRET=1=2":                                    "'KITE_SECRETS', 'KITE_TOKENS'",
-		kite + ",nats.url=nats://a,image.tag=v1,image.digest=sha256:x":   "/image/digest",
-		kite + ",nats.url=nats://a,podDisruptionBudget.maxUnavailable=0": "/podDisruptionBudget/maxUnavailable",
-		kite + ",nats.url=nats://a,replicaCount=0":                       "/replicaCount",
-		kite + ",nats.url=nats://a,persistence.accessMode=ReadWriteMany": "/persistence/accessMode",
-		kite + ",nats.url=nats://a,kite.checksum=none":                   "/kite/checksum",
+		"":                           "no broker is on",
+		"secret.data.NATS_TOKEN=x":   "no broker is on",
+		"secret.keys={KITE_SECRETS}": "secret.keys are those of secret.existingSecret",
+		kite + ",secret.data.DHAN_TOKENS=x,nats.url=nats://a,dhan.clientIds=1":  "/dhan/clientIds",
+		"secret.data.DHAN_TOKENS=x,secret.data.KITE_TOKENS=y,nats.url=nats://a": "Kite needs both proofs",
+		kite + ",publish=embedded,replicaCount=1,nats.replicas=3":               "set nats.replicas to 1",
+		"secret.existingSecret=s," + kite:                                       "keep one",
+		kite:                                                                    "set nats.url",
+		kite + ",publish=kafka":                                                 "set kafka.brokers",
+		kite + ",publish=nats\\,kafka":                                          "set nats.url",
+		kite + ",publish=embedded":                                              "set replicaCount to 1",
+		kite + ",publish=redis":                                                 "/publish",
+		kite + ",publish=embedded,replicaCount=1,drain.ordinals={1}":            "there is nowhere to publish to",
+		kite + ",nats.url=nats://a,drain.ordinals={1}":                          "lower replicaCount, or take it out",
+		kite + ",nats.url=nats://a,terminationGracePeriodSeconds=39":            "30 more than endpointDelaySeconds",
+		kite + ",nats.url=nats://a,ingress.enabled=true":                        "set ingress.host",
+		kite + ",nats.url=nats://a,httpRoute.enabled=true":                      "set httpRoute.parentRefs",
+		kite + ",nats.url=nats://a,autoscaling.enabled=true":                    "set replicaCount for the busiest minute",
+		kite + ",nats.url=nats://a,replicacount=3":                              "'replicacount' not allowed",
+		kite + ",nats.url=nats://a,nats.uri=x":                                  "'uri' not allowed",
+		kite + ",nats.url=nats://a,spool.maxBytes=8Gi":                          "/spool/maxBytes",
+		"secret.data.KITE_SECRET=1=2":                                           "'KITE_SECRETS', 'KITE_TOKENS'",
+		kite + ",nats.url=nats://a,image.tag=v1,image.digest=sha256:x":          "/image/digest",
+		kite + ",nats.url=nats://a,podDisruptionBudget.maxUnavailable=0":        "/podDisruptionBudget/maxUnavailable",
+		kite + ",nats.url=nats://a,replicaCount=0":                              "/replicaCount",
+		kite + ",nats.url=nats://a,persistence.accessMode=ReadWriteMany":        "/persistence/accessMode",
+		kite + ",nats.url=nats://a,kite.checksum=none":                          "/kite/checksum",
 	} {
 		_, err := template("--set", set)
 		if err == nil || !strings.Contains(err.Error(), want) {
@@ -218,6 +225,7 @@ func TestInvariants(t *testing.T) {
 				t.Fatalf("%d StatefulSets", len(sets))
 			}
 			checkStatefulSet(t, sets[0])
+			checkBuses(t, environment(&sets[0].Spec.Template))
 			checkPod(t, &sets[0].Spec.Template)
 			for _, j := range jobs {
 				checkPod(t, &j.Spec.Template)
@@ -225,6 +233,9 @@ func TestInvariants(t *testing.T) {
 			}
 			for _, s := range of[corev1.Service](t, all, "Service") {
 				checkService(t, s, sets[0], jobs)
+			}
+			for _, p := range of[networkingv1.NetworkPolicy](t, all, "NetworkPolicy") {
+				checkNetworkPolicy(t, p, environment(&sets[0].Spec.Template))
 			}
 			for _, i := range of[networkingv1.Ingress](t, all, "Ingress") {
 				checkIngress(t, i)
@@ -252,8 +263,8 @@ func checkStatefulSet(t *testing.T, s *appsv1.StatefulSet) {
 	if s.Spec.PodManagementPolicy != appsv1.ParallelPodManagement {
 		t.Error("a replica that does not come up keeps others from it")
 	}
-	if c := s.Spec.VolumeClaimTemplates; len(c) != 1 || c[0].Name != "spool" {
-		t.Errorf("claims %+v; the alert for a volume left behind knows them as spool-…", c)
+	if c := s.Spec.VolumeClaimTemplates; len(c) != 1 || c[0].Name != "postbridge-spool" {
+		t.Errorf("claims %+v; the alert for a volume left behind knows them as postbridge-spool-…", c)
 	}
 	pod := &s.Spec.Template
 	for name := range pod.Annotations {
@@ -311,11 +322,11 @@ func checkPod(t *testing.T, pod *corev1.PodTemplateSpec) {
 			if m.SubPath != "" {
 				t.Errorf("%s is mounted by a subPath: a change of it would not reach the pod", m.Name)
 			}
-			if m.Name != "spool" && strings.HasPrefix(m.MountPath, "/etc/postbridge/") && !m.ReadOnly {
+			if m.Name != "postbridge-spool" && strings.HasPrefix(m.MountPath, "/etc/postbridge/") && !m.ReadOnly {
 				t.Errorf("%s can be written", m.Name)
 			}
 		}
-		if mounted["/data"] != "spool" {
+		if mounted["/data"] != "postbridge-spool" {
 			t.Errorf("what is at /data? %v", mounted)
 		}
 		for _, e := range c.Env {
@@ -351,7 +362,7 @@ func checkDrain(t *testing.T, s *appsv1.StatefulSet, j *batchv1.Job) {
 			claim = v.PersistentVolumeClaim.ClaimName
 		}
 	}
-	ordinal := strings.TrimPrefix(claim, "spool-"+s.Name+"-")
+	ordinal := strings.TrimPrefix(claim, "postbridge-spool-"+s.Name+"-")
 	if want := fmt.Sprintf("%s-drain-%s-1", s.Name, ordinal); j.Name != want || claim == ordinal {
 		t.Errorf("Job %s has the volume %s; the alert for a volume left behind knows the Job as %s", j.Name, claim, want)
 	}
@@ -400,6 +411,48 @@ func checkService(t *testing.T, s *corev1.Service, set *appsv1.StatefulSet, jobs
 	}
 	if headless := s.Spec.ClusterIP == corev1.ClusterIPNone; headless != (s.Spec.Ports[0].TargetPort.StrVal == "admin") || len(s.Spec.Ports) != 1 {
 		t.Errorf("the Service %s has the ports %+v", s.Name, s.Spec.Ports)
+	}
+}
+
+// checkBuses wants no setting of a bus that is not published to, which the program refuses.
+func checkBuses(t *testing.T, environ map[string]string) {
+	t.Helper()
+	for name := range environ {
+		bus, _, _ := strings.Cut(strings.TrimPrefix(name, "POSTBRIDGE_"), "_")
+		if (bus == "NATS" || bus == "KAFKA") && !strings.Contains(environ["POSTBRIDGE_PUBLISH"], strings.ToLower(bus)) {
+			t.Errorf("%s is set, and nothing is published there", name)
+		}
+	}
+}
+
+// checkNetworkPolicy wants DNS and the ports of the bus to be open, and no other.
+func checkNetworkPolicy(t *testing.T, p *networkingv1.NetworkPolicy, environ map[string]string) {
+	t.Helper()
+	want := map[int32]bool{53: true, 5353: true}
+	if strings.HasSuffix(t.Name(), "/peers") { // sets them
+		want[4222], want[9092] = true, true
+	} else {
+		for server := range strings.SplitSeq(environ["POSTBRIDGE_NATS_URL"]+","+environ["POSTBRIDGE_KAFKA_BROKERS"], ",") {
+			if server == "" {
+				continue
+			}
+			_, host, _ := strings.Cut(server, "://")
+			_, text, ok := strings.Cut(strings.TrimSuffix(cmp.Or(host, server), "/"), ":")
+			port, err := strconv.Atoi(text)
+			if ok != (err == nil) {
+				t.Fatalf("%s: %v", server, err)
+			}
+			want[int32(cmp.Or(port, 4222))] = true
+		}
+	}
+	open := make(map[int32]bool)
+	for _, e := range p.Spec.Egress {
+		for _, port := range e.Ports {
+			open[port.Port.IntVal] = true
+		}
+	}
+	if !maps.Equal(open, want) {
+		t.Errorf("open are the ports %v, needed are %v", open, want)
 	}
 }
 

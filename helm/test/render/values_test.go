@@ -112,7 +112,9 @@ func TestSchema(t *testing.T) {
 	if err := json.Unmarshal(text, &root); err != nil {
 		t.Fatal(err)
 	}
-	delete(root.Properties, "global") // Helm's
+	for _, name := range []string{"global", "enabled"} { // of charts that have this one in them
+		delete(root.Properties, name)
+	}
 	var inSchema, inValues []string
 	root.walk("", func(path string, s schema) {
 		if s.Properties != nil && string(s.AdditionalProperties) != "false" {
