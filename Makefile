@@ -11,7 +11,7 @@ KUBERNETES_VERSION   := $(shell sed -n 's|.*k8s.io/kubernetes \(v[0-9.]*\).*|\1|
 STATE_METRICS_VERSION = v2.18.0
 GATEWAY_API_VERSION   = v1.6.3
 OPERATOR_VERSION      = v0.94.0
-KUBE             = .tools/kubernetes-$(KUBERNETES_VERSION)
+KUBE             = .tools/kube$(subst v,-,$(KUBERNETES_VERSION)$(STATE_METRICS_VERSION)$(PROMETHEUS_VERSION)$(GATEWAY_API_VERSION)$(OPERATOR_VERSION))
 ACTIONLINT_VERSION = v1.7.12
 ACTIONLINT       = .tools/actionlint-$(ACTIONLINT_VERSION)
 FUZZTIME         = 30s
@@ -19,7 +19,7 @@ FUZZTIME         = 30s
 # deploy/dev.env, with what is in the environment already taking precedence.
 DEV = had=$$(export -p | grep ' POSTBRIDGE_'); set -a; . deploy/dev.env; eval "$$had"; set +a
 
-.PHONY: build release chart run demo kafka kafka-jars test image-test rules-test unit-test workflow-test deploy-test helm-test kube-test lint fmt bench fuzz clean
+.PHONY: build release chart run demo kafka kafka-jars kafka-or-loud test image-test rules-test unit-test workflow-test deploy-test helm-test kube-test lint fmt bench fuzz clean
 
 # ---- build and try ---------------------------------------------------------------------------------------------------
 
@@ -62,9 +62,8 @@ kafka-jars:
 
 # ---- check -----------------------------------------------------------------------------------------------------------
 
-# The race detector needs a C compiler. Without one the tests still say whether postbridge works on this machine.
-# KAFKA_TEST_REQUIRED=1 makes it fail without a real Kafka. KAFKA_TEST_BROKERS is one that runs, for tests that start none.
-test:
+# Where there can be no real Kafka, what is left out is said.
+kafka-or-loud:
 	@if command -v java >/dev/null && command -v mvn >/dev/null; then \
 		$(MAKE) --no-print-directory kafka-jars || { \
 			echo "*** THE JARS OF KAFKA ARE NOT THERE: THE TESTS THAT START A REAL KAFKA ARE LEFT OUT ***" >&2; \
@@ -74,6 +73,10 @@ test:
 		echo "*** NO JAVA OR MAVEN, AND NO KAFKA_TEST_BROKERS: THE TESTS AGAINST A REAL KAFKA ARE LEFT OUT ***" >&2; \
 		[ "$$KAFKA_TEST_REQUIRED" != 1 ]; \
 	fi
+
+# The race detector needs a C compiler. Without one the tests still say whether postbridge works on this machine.
+# KAFKA_TEST_REQUIRED=1 makes it fail without a real Kafka. KAFKA_TEST_BROKERS is one that runs, for tests that start none.
+test: kafka-or-loud
 	@if [ "$$(go env CGO_ENABLED)" = 1 ] && command -v $$(go env CC) >/dev/null; then \
 		go test -race ./...; \
 	else \
@@ -124,7 +127,7 @@ helm-test: $(HELM) $(KUBE)
 
 # The chart, running: installed, upgraded, scaled and broken on a real control plane whose pods are local processes. Linux,
 # and root for the namespaces.
-kube-test: $(HELM) $(KUBE)
+kube-test: $(HELM) $(KUBE) kafka-or-loud
 	cd helm/test && HELM=$(CURDIR)/$(HELM) KUBE_TOOLS=$(CURDIR)/$(KUBE) go test -count=1 -timeout 20m -parallel 4 $(if $(RUN),-v -run '$(RUN)') ./kube
 
 $(HELM):

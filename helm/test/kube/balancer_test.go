@@ -1,7 +1,10 @@
+//go:build linux
+
 package kube
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -12,8 +15,9 @@ import (
 
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
 )
 
 // endpointDelay is how long the balancer goes on with endpoints that have changed: as an ingress does, which has to hear
@@ -26,71 +30,74 @@ type balancer struct {
 	server *httptest.Server
 	turn   atomic.Uint64
 
-	mu        sync.Mutex
-	endpoints []string // guarded by mu; host:port
+	mu     sync.Mutex
+	slices map[string]*discoveryv1.EndpointSlice // guarded by mu
 }
 
 func startBalancer(ctx context.Context, client kubernetes.Interface, namespace, service string) (*balancer, error) {
-	b := new(balancer)
-	slices, err := client.DiscoveryV1().EndpointSlices(namespace).Watch(ctx, metav1.ListOptions{
-		LabelSelector: discoveryv1.LabelServiceName + "=" + service,
-	})
-	if err != nil {
-		return nil, err
-	}
-	go b.follow(ctx, slices)
-	proxy := &httputil.ReverseProxy{
-		Rewrite:   func(r *httputil.ProxyRequest) { r.Out.URL.Scheme, r.Out.URL.Host = "http", b.next() },
-		Transport: &http.Transport{MaxIdleConnsPerHost: 64},
-	}
-	b.server = httptest.NewServer(proxy)
-	return b, nil
-}
-
-// next is the endpoint whose turn it is; without one it is nobody's address.
-func (b *balancer) next() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if len(b.endpoints) == 0 {
-		return "no-endpoint.invalid"
-	}
-	return b.endpoints[b.turn.Add(1)%uint64(len(b.endpoints))]
-}
-
-func (b *balancer) follow(ctx context.Context, w watch.Interface) {
-	defer w.Stop()
-	first := true
-	for e := range w.ResultChan() {
-		slice, ok := e.Object.(*discoveryv1.EndpointSlice)
-		if !ok {
-			continue
-		}
-		ready := readyOf(slice)
-		if first && len(ready) > 0 {
-			first = false
-			b.set(ready)
-			continue
-		}
+	b := &balancer{slices: make(map[string]*discoveryv1.EndpointSlice)}
+	f := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithNamespace(namespace), informers.WithTweakListOptions(func(o *metav1.ListOptions) {
+		o.LabelSelector = discoveryv1.LabelServiceName + "=" + service
+	}))
+	later := func(change func()) {
 		time.AfterFunc(endpointDelay, func() {
-			if ctx.Err() == nil {
-				b.set(ready)
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			change()
+		})
+	}
+	put := func(o any) {
+		s := o.(*discoveryv1.EndpointSlice)
+		later(func() {
+			if last := b.slices[s.Name]; last == nil || last.Generation < s.Generation {
+				b.slices[s.Name] = s
 			}
 		})
 	}
+	if _, err := f.Discovery().V1().EndpointSlices().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: put, UpdateFunc: func(_, o any) { put(o) },
+		DeleteFunc: func(o any) {
+			if s, ok := o.(*discoveryv1.EndpointSlice); ok {
+				later(func() { delete(b.slices, s.Name) })
+			}
+		},
+	}); err != nil {
+		return nil, err
+	}
+	f.Start(ctx.Done())
+	b.server = httptest.NewServer(&httputil.ReverseProxy{
+		Rewrite:   func(r *httputil.ProxyRequest) { r.Out.URL.Scheme, r.Out.URL.Host = "http", b.next() },
+		Transport: &http.Transport{MaxIdleConnsPerHost: 64},
+	})
+	return b, nil
 }
 
-func (b *balancer) set(endpoints []string) {
+// noEndpoint is nobody's address.
+const noEndpoint = "no-endpoint.invalid"
+
+// next is the endpoint whose turn it is.
+func (b *balancer) next() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.endpoints = endpoints
+	var ready []string
+	for _, s := range b.slices {
+		ready = append(ready, readyOf(s)...)
+	}
+	if len(ready) == 0 {
+		return noEndpoint
+	}
+	slices.Sort(ready)
+	return ready[b.turn.Add(1)%uint64(len(ready))]
 }
 
 func readyOf(s *discoveryv1.EndpointSlice) (all []string) {
+	if len(s.Ports) == 0 || s.Ports[0].Port == nil {
+		return nil
+	}
 	for _, e := range s.Endpoints {
 		if e.Conditions.Ready != nil && *e.Conditions.Ready {
-			all = append(all, e.Addresses[0]+":8080")
+			all = append(all, fmt.Sprintf("%s:%d", e.Addresses[0], *s.Ports[0].Port))
 		}
 	}
-	slices.Sort(all)
 	return all
 }

@@ -1,3 +1,5 @@
+//go:build linux
+
 package kube
 
 import (
@@ -59,7 +61,8 @@ func (n *natsServers) stop() {
 	n.running = nil
 }
 
-// cmdNATS starts and stops the NATS of a story: `nats start [HOST USER]` one server, on port 4222 of the host with a login for that user, whose password is <user>-secret; `nats cluster` three with TLS and
+// cmdNATS starts and stops the NATS of a story: `nats start` one server without a login; `nats start HOST USER` one on port
+// 4222 of the host, with a login for that user, whose password is <user>-secret; `nats cluster` three with TLS and
 // credentials as examples/nats.yaml has it, with nats-ca.crt and NATS_CREDS in the story's directory; `nats stop`. The
 // environment is set for who reads from it.
 func (s *suite) cmdNATS(ts *testscript.TestScript, _ bool, args []string) {

@@ -1,3 +1,5 @@
+//go:build linux
+
 package kube
 
 import (
@@ -9,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -22,14 +25,15 @@ const asContainer = "kube-test-container"
 
 // containerSpec is what that process is told.
 type containerSpec struct {
-	Hostname     string
-	Address      string // on the bridge
-	Root         string // directory
-	ReadOnlyRoot bool
-	Mounts       []mount
-	UID, GID     int
-	Groups       []int
-	Args, Env    []string
+	Hostname                          string
+	Address                           string // on the bridge
+	Root                              string // directory
+	ReadOnlyRoot                      bool
+	Mounts                            []mount
+	NoNewPrivileges, DropCapabilities bool
+	UID, GID                          int
+	Groups                            []int
+	Args, Env                         []string
 }
 
 type mount struct {
@@ -139,6 +143,7 @@ func (c *container) exitCode() int32 {
 
 // becomeContainer is what runs under the name asContainer. It does not return but with an error.
 func becomeContainer() error {
+	runtime.LockOSThread() // which becomes the program: what follows is of one thread
 	var spec containerSpec
 	told := os.NewFile(3, "spec")
 	if err := json.NewDecoder(told).Decode(&spec); err != nil {
@@ -148,11 +153,20 @@ func becomeContainer() error {
 	if err := errors.Join(syscall.Sethostname([]byte(spec.Hostname)), setUpNetwork(spec.Address), enterRoot(spec)); err != nil {
 		return err
 	}
-	if err := errors.Join(
-		unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
-		syscall.Setgroups(spec.Groups), syscall.Setgid(spec.GID), syscall.Setuid(spec.UID),
-	); err != nil {
+	if spec.DropCapabilities {
+		for c := uintptr(0); c <= unix.CAP_LAST_CAP; c++ {
+			if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil {
+				return fmt.Errorf("drop capability %d: %w", c, err)
+			}
+		}
+	}
+	if err := errors.Join(syscall.Setgroups(spec.Groups), syscall.Setgid(spec.GID), syscall.Setuid(spec.UID)); err != nil {
 		return err
+	}
+	if spec.NoNewPrivileges {
+		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+			return err
+		}
 	}
 	return fmt.Errorf("%s: %w", spec.Args[0], syscall.Exec(spec.Args[0], spec.Args, spec.Env))
 }

@@ -1,3 +1,5 @@
+//go:build linux
+
 package kube
 
 import (
@@ -5,22 +7,23 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
-	"path/filepath"
 	"strconv"
 	"sync"
 	"testing"
 	"time"
 
-	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	coordinationv1 "k8s.io/client-go/applyconfigurations/coordination/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
@@ -44,8 +47,10 @@ type kubelet struct {
 	addresses *addresses
 	server    *httptest.Server // what the API server asks
 
+	running sync.WaitGroup // of pods
+
 	mu   sync.Mutex
-	pods map[types.UID]*podWorker // guarded by mu
+	pods map[types.UID]*podWorker // guarded by mu; also those that have ended, until they are gone from the API
 }
 
 // addresses gives out those of pods.
@@ -118,22 +123,12 @@ func (k *kubelet) register(ctx context.Context) error {
 
 // renew says again and again that the node lives.
 func (k *kubelet) renew(ctx context.Context) {
-	leases := k.client.CoordinationV1().Leases(corev1.NamespaceNodeLease)
-	seconds := int32(40)
-	lease := &coordinationv1.Lease{
-		ObjectMeta: metav1.ObjectMeta{Name: k.node},
-		Spec:       coordinationv1.LeaseSpec{HolderIdentity: &k.node, LeaseDurationSeconds: &seconds},
-	}
 	for {
-		now := metav1.NowMicro()
-		lease.Spec.RenewTime = &now
-		made, err := leases.Update(ctx, lease, metav1.UpdateOptions{})
-		if err != nil {
-			lease.ResourceVersion = ""
-			made, err = leases.Create(ctx, lease, metav1.CreateOptions{})
-		}
-		if err == nil {
-			lease = made
+		lease := coordinationv1.Lease(k.node, corev1.NamespaceNodeLease).WithSpec(coordinationv1.LeaseSpec().
+			WithHolderIdentity(k.node).WithLeaseDurationSeconds(40).WithRenewTime(metav1.NowMicro()))
+		_, err := k.client.CoordinationV1().Leases(corev1.NamespaceNodeLease).Apply(ctx, lease, metav1.ApplyOptions{FieldManager: k.node, Force: true})
+		if err != nil && ctx.Err() == nil {
+			log.Printf("node %s: its lease is not renewed: %v", k.node, err)
 		}
 		if !sleep(ctx, leaseRenewal) {
 			return
@@ -145,7 +140,7 @@ func (k *kubelet) update(ctx context.Context, pod *corev1.Pod) {
 	if pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
 		if pod.DeletionTimestamp != nil {
 			k.forget(pod.UID)
-			k.remove(pod)
+			go k.remove(ctx, pod)
 		}
 		return
 	}
@@ -155,7 +150,7 @@ func (k *kubelet) update(ctx context.Context, pod *corev1.Pod) {
 	if w == nil {
 		w = newPodWorker(ctx, k, pod)
 		k.pods[pod.UID] = w
-		go w.run()
+		k.running.Go(w.run)
 	}
 	if pod.DeletionTimestamp != nil {
 		w.terminate(time.Duration(*pod.DeletionGracePeriodSeconds) * time.Second)
@@ -173,29 +168,39 @@ func (k *kubelet) forget(uid types.UID) {
 }
 
 // remove takes a pod whose container has ended out of the API.
-func (k *kubelet) remove(pod *corev1.Pod) {
+func (k *kubelet) remove(ctx context.Context, pod *corev1.Pod) {
 	none := int64(0)
-	_ = k.client.CoreV1().Pods(pod.Namespace).Delete(context.Background(), pod.Name, metav1.DeleteOptions{
-		GracePeriodSeconds: &none, Preconditions: &metav1.Preconditions{UID: &pod.UID},
-	}) // it may be gone
+	k.untilDone(ctx, pod, func() error {
+		return k.client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{
+			GracePeriodSeconds: &none, Preconditions: &metav1.Preconditions{UID: &pod.UID},
+		})
+	})
 }
 
-// running is the container of a pod, nil if none runs.
-func (k *kubelet) running(namespace, name string) *container {
+// untilDone tries what concerns a pod until the API has taken it, or has the pod no more.
+func (k *kubelet) untilDone(ctx context.Context, pod *corev1.Pod, try func() error) {
+	for said := false; ; said = true {
+		err := try()
+		if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+			return
+		}
+		if !said && ctx.Err() == nil {
+			log.Printf("node %s: pod %s/%s: %v", k.node, pod.Namespace, pod.Name, err)
+		}
+		if !sleep(ctx, retryInterval) {
+			return
+		}
+	}
+}
+
+// containerOf is the container of a pod, nil if none runs.
+func (k *kubelet) containerOf(namespace, name string) *container {
 	for _, w := range k.workers(namespace, name) {
 		if c := w.running(); c != nil {
 			return c
 		}
 	}
 	return nil
-}
-
-// address is that of a pod, nothing if it is not here.
-func (k *kubelet) address(namespace, name string) string {
-	for _, w := range k.workers(namespace, name) {
-		return w.address
-	}
-	return ""
 }
 
 // workers are those of a pod: more than one while a pod that was deleted by force is not yet gone.
@@ -210,23 +215,21 @@ func (k *kubelet) workers(namespace, name string) (all []*podWorker) {
 	return all
 }
 
-func (k *kubelet) logFile(namespace, pod string) string {
-	return filepath.Join(k.dir, "logs", namespace+"-"+pod+".log")
-}
-
 // handler answers what the API server asks of a node: for kubectl logs and kubectl exec.
 func (k *kubelet) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", func(w http.ResponseWriter, r *http.Request) {
-		text, err := os.ReadFile(k.logFile(r.PathValue("namespace"), r.PathValue("pod")))
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusNotFound)
-			return
+		for _, of := range k.workers(r.PathValue("namespace"), r.PathValue("pod")) {
+			text, err := os.ReadFile(of.logFile())
+			if err != nil {
+				http.Error(w, err.Error(), http.StatusNotFound)
+				return
+			}
+			_, _ = w.Write(text)
 		}
-		_, _ = w.Write(text)
 	})
 	mux.HandleFunc("/exec/{namespace}/{pod}/{container}", func(w http.ResponseWriter, r *http.Request) {
-		c := k.running(r.PathValue("namespace"), r.PathValue("pod"))
+		c := k.containerOf(r.PathValue("namespace"), r.PathValue("pod"))
 		options, err := remotecommand.NewOptions(r)
 		if c == nil || err != nil {
 			http.Error(w, "no such container runs", http.StatusNotFound)
@@ -236,13 +239,13 @@ func (k *kubelet) handler() http.Handler {
 			remotecommand.SupportedStreamingProtocols)
 	})
 	mux.HandleFunc("/portForward/{namespace}/{pod}", func(w http.ResponseWriter, r *http.Request) {
-		address := k.address(r.PathValue("namespace"), r.PathValue("pod"))
+		pods := k.workers(r.PathValue("namespace"), r.PathValue("pod"))
 		options, err := portforward.NewV4Options(r)
-		if address == "" || err != nil {
+		if len(pods) == 0 || err != nil {
 			http.Error(w, "no such pod", http.StatusNotFound)
 			return
 		}
-		portforward.ServePortForward(w, r, forwarder(address), "", "", options, time.Hour, time.Minute, portforward.SupportedProtocols)
+		portforward.ServePortForward(w, r, forwarder(pods[0].address), "", "", options, time.Hour, time.Minute, portforward.SupportedProtocols)
 	})
 	return mux
 }
@@ -255,8 +258,10 @@ func (f forwarder) PortForward(ctx context.Context, _, _ string, port int32, fro
 	if err != nil {
 		return err
 	}
-	defer to.Close()
-	go func() { _, _ = io.Copy(to, from) }()
+	go func() {
+		_, _ = io.Copy(to, from)
+		_ = to.Close()
+	}()
 	_, err = io.Copy(from, to)
 	return err
 }
@@ -282,12 +287,11 @@ func (k *kubelet) patchStatus(ctx context.Context, pod *corev1.Pod, status corev
 	if err != nil {
 		panic(err)
 	}
-	for {
-		_, err := k.client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.MergePatchType, patch, metav1.PatchOptions{}, "status")
-		if err == nil || isGone(err) || !sleep(ctx, retryInterval) {
-			return
-		}
-	}
+	// By this kind of patch conditions that others have set stay.
+	k.untilDone(ctx, pod, func() error {
+		_, err := k.client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
+		return err
+	})
 }
 
 func sleep(ctx context.Context, d time.Duration) bool {

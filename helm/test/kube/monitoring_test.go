@@ -1,3 +1,5 @@
+//go:build linux
+
 package kube
 
 import (
@@ -5,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -109,8 +112,28 @@ func (m *monitoring) firing(name, namespace string) (n int, err error) {
 	return n, nil
 }
 
+// seen reports whether Prometheus has seen a claim of the namespace. Before that, that nothing fires says nothing.
+func (m *monitoring) seen(namespace string) (bool, error) {
+	query := url.Values{"query": {fmt.Sprintf("kube_persistentvolumeclaim_info{namespace=%q}", namespace)}}
+	resp, err := http.Get("http://" + prometheusAddress + "/api/v1/query?" + query.Encode())
+	if err != nil {
+		return false, err
+	}
+	defer resp.Body.Close()
+	var answer struct{ Data struct{ Result []any } }
+	err = json.NewDecoder(resp.Body).Decode(&answer)
+	return len(answer.Data.Result) > 0, err
+}
+
 // cmdAlert waits until an alert fires for the story, or does not: `alert NAME`, `! alert NAME`.
 func (s *suite) cmdAlert(ts *testscript.TestScript, neg bool, args []string) {
+	eventually(ts, "a look at the claims", func() error {
+		seen, err := s.alerts.seen(ts.Getenv("NAMESPACE"))
+		if err == nil && !seen {
+			err = errors.New("Prometheus has seen none")
+		}
+		return err
+	})
 	eventually(ts, "alert "+args[0], func() error {
 		n, err := s.alerts.firing(args[0], ts.Getenv("NAMESPACE"))
 		if err == nil && (n > 0) == neg {

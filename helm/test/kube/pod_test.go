@@ -1,18 +1,21 @@
+//go:build linux
+
 package kube
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
@@ -64,6 +67,12 @@ func (w *podWorker) running() *container {
 func (w *podWorker) run() {
 	defer os.RemoveAll(w.dir)
 	for {
+		select {
+		case <-w.terminating:
+			w.k.remove(w.ctx, w.pod)
+			return
+		default:
+		}
 		c, err := w.startContainer()
 		if err == nil {
 			if w.runContainer(c) {
@@ -75,9 +84,7 @@ func (w *podWorker) run() {
 		select {
 		case <-w.ctx.Done():
 			return
-		case <-w.terminating: // with nothing that runs
-			w.k.remove(w.pod)
-			return
+		case <-w.terminating:
 		case <-time.After(retryInterval):
 		}
 	}
@@ -86,11 +93,13 @@ func (w *podWorker) run() {
 // runContainer follows a container to its end, and reports whether that is the end of the pod.
 func (w *podWorker) runContainer(c *container) (over bool) {
 	ctx, cancel := context.WithCancel(w.ctx)
-	defer cancel()
 	w.setContainer(c)
 	w.patch(corev1.PodRunning, running(c))
-	go w.probe(ctx, c)
-	go w.refreshSecrets(ctx)
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	defer cancel()
+	beside.Go(func() { w.probe(ctx, c) })
+	beside.Go(func() { w.refreshSecrets(ctx) })
 	select {
 	case <-c.done:
 		w.setContainer(nil)
@@ -99,7 +108,7 @@ func (w *podWorker) runContainer(c *container) (over bool) {
 		w.endInOrder(c)
 		w.setContainer(nil)
 		w.ended(c)
-		w.k.remove(w.pod)
+		w.k.remove(w.ctx, w.pod)
 		return true
 	case <-w.ctx.Done():
 		c.signal(syscall.SIGKILL)
@@ -110,23 +119,19 @@ func (w *podWorker) runContainer(c *container) (over bool) {
 
 // endInOrder ends a container as the kubelet does: its hook, SIGTERM, and SIGKILL when the grace is over.
 func (w *podWorker) endInOrder(c *container) {
-	deadline := time.NewTimer(w.grace)
-	defer deadline.Stop()
+	over, cancel := context.WithTimeout(w.ctx, w.grace)
+	defer cancel()
 	if hook := w.spec().Lifecycle; hook != nil && hook.PreStop != nil {
 		select {
 		case <-time.After(time.Duration(hook.PreStop.Sleep.Seconds) * time.Second):
 		case <-c.done:
-		case <-deadline.C:
-		case <-w.ctx.Done():
-			deadline.Reset(0)
+		case <-over.Done():
 		}
 	}
 	c.signal(syscall.SIGTERM)
 	select {
 	case <-c.done:
-	case <-deadline.C:
-		c.signal(syscall.SIGKILL)
-	case <-w.ctx.Done():
+	case <-over.Done():
 		c.signal(syscall.SIGKILL)
 	}
 	<-c.done
@@ -160,9 +165,15 @@ func (w *podWorker) setContainer(c *container) {
 	w.container, w.readySince = c, metav1.Time{}
 }
 
+// logFile is a pod's own: one of the same name that comes later has another.
+func (w *podWorker) logFile() string { return filepath.Join(w.k.dir, "logs", string(w.pod.UID)+".log") }
+
 func (w *podWorker) spec() *corev1.Container { return &w.pod.Spec.Containers[0] }
 
 func (w *podWorker) startContainer() (*container, error) {
+	if err := supported(w.pod); err != nil {
+		return nil, err
+	}
 	program := w.k.image(w.spec().Image)
 	if _, err := os.Stat(program); err != nil {
 		return nil, fmt.Errorf("ErrImagePull: there is no image %s", w.spec().Image)
@@ -184,6 +195,7 @@ func (w *podWorker) startContainer() (*container, error) {
 	security, podSecurity := w.spec().SecurityContext, w.pod.Spec.SecurityContext
 	spec := containerSpec{
 		Hostname: w.pod.Name, Address: w.address, Root: root, ReadOnlyRoot: *security.ReadOnlyRootFilesystem,
+		NoNewPrivileges: !*security.AllowPrivilegeEscalation, DropCapabilities: slices.Contains(security.Capabilities.Drop, "ALL"),
 		UID: int(*podSecurity.RunAsUser), GID: int(*podSecurity.RunAsGroup), Groups: []int{int(*podSecurity.FSGroup)},
 		Args: append([]string{"/postbridge"}, w.spec().Args...), Env: environment,
 		Mounts: []mount{{From: program, To: "/postbridge", ReadOnly: true}, {From: "/etc/hosts", To: "/etc/hosts", ReadOnly: true}},
@@ -191,12 +203,49 @@ func (w *podWorker) startContainer() (*container, error) {
 	for _, m := range w.spec().VolumeMounts {
 		spec.Mounts = append(spec.Mounts, mount{From: volumes[m.Name], To: m.MountPath, ReadOnly: m.ReadOnly})
 	}
-	log, err := openLog(w.k.logFile(w.pod.Namespace, w.pod.Name))
+	log, err := openLog(w.logFile())
 	if err != nil {
 		return nil, err
 	}
 	defer log.Close()
 	return startContainer(spec, log)
+}
+
+// supported refuses what a real kubelet would do and this one does not: a story must not pass because of that.
+func supported(pod *corev1.Pod) error {
+	s := pod.Spec
+	if len(s.Containers) != 1 || len(s.InitContainers) > 0 || s.SecurityContext == nil {
+		return errors.New("the kubelet of the test runs one container, with a security context of the pod")
+	}
+	c := s.Containers[0]
+	security, podSecurity := c.SecurityContext, s.SecurityContext
+	hook := c.Lifecycle
+	switch {
+	case len(c.Command) > 0 || len(c.EnvFrom) > 0 || c.StartupProbe != nil || c.WorkingDir != "":
+		return errors.New("the kubelet of the test knows no command, envFrom, startupProbe or workingDir")
+	case hook != nil && (hook.PostStart != nil || hook.PreStop != nil && hook.PreStop.Sleep == nil):
+		return errors.New("of hooks, the kubelet of the test knows a preStop that sleeps")
+	case security == nil || security.RunAsUser != nil || security.ReadOnlyRootFilesystem == nil || security.AllowPrivilegeEscalation == nil || security.Capabilities == nil:
+		return errors.New("the kubelet of the test wants a container that says what it may do, as the user of the pod")
+	case podSecurity.RunAsUser == nil || podSecurity.RunAsGroup == nil || podSecurity.FSGroup == nil:
+		return errors.New("the kubelet of the test wants a pod with a user, a group and a group of its volumes")
+	}
+	for _, p := range []*corev1.Probe{c.LivenessProbe, c.ReadinessProbe} {
+		if p != nil && p.HTTPGet == nil {
+			return errors.New("of probes, the kubelet of the test knows httpGet")
+		}
+	}
+	for _, m := range c.VolumeMounts {
+		if m.SubPath != "" || m.SubPathExpr != "" {
+			return errors.New("the kubelet of the test knows no subPath")
+		}
+	}
+	for _, e := range c.Env {
+		if e.ValueFrom != nil || strings.Contains(e.Value, "$(") {
+			return fmt.Errorf("%s: the kubelet of the test knows values only", e.Name)
+		}
+	}
+	return nil
 }
 
 func openLog(path string) (*os.File, error) {
@@ -221,9 +270,6 @@ func (w *podWorker) environment() ([]string, error) {
 		}
 	}
 	for _, e := range w.spec().Env {
-		if e.ValueFrom != nil {
-			return nil, fmt.Errorf("%s: the kubelet of the test does not know valueFrom", e.Name)
-		}
 		all = append(all, e.Name+"="+e.Value)
 	}
 	return all, nil
@@ -231,7 +277,11 @@ func (w *podWorker) environment() ([]string, error) {
 
 func (w *podWorker) refreshSecrets(ctx context.Context) {
 	for sleep(ctx, secretRefresh) {
-		_, _ = w.k.mountVolumes(ctx, w.pod, w.dir) // what cannot be read stays as it is
+		for _, v := range w.pod.Spec.Volumes {
+			if v.Secret != nil {
+				_ = w.k.writeSecret(ctx, w.pod, v.Secret, volumeDir(w.dir, v)) // what cannot be read stays as it is
+			}
+		}
 	}
 }
 
@@ -245,8 +295,12 @@ func (w *podWorker) probe(ctx context.Context, c *container) {
 	}
 	if spec.LivenessProbe != nil {
 		w.ask(ctx, spec.LivenessProbe, func(ok bool) {
-			if !ok {
-				c.signal(syscall.SIGKILL)
+			select {
+			case <-w.terminating: // nobody asks any more
+			default:
+				if !ok {
+					c.signal(syscall.SIGTERM)
+				}
 			}
 		})
 	}
@@ -260,7 +314,7 @@ func (w *podWorker) ask(ctx context.Context, p *corev1.Probe, tell func(ok bool)
 	}
 	url := fmt.Sprintf("http://%s:%d%s", w.address, w.port(p.HTTPGet.Port), p.HTTPGet.Path)
 	failures := int32(0)
-	for sleep(ctx, max(time.Duration(p.InitialDelaySeconds)*time.Second, time.Second/10)) {
+	for more := sleep(ctx, max(time.Duration(p.InitialDelaySeconds)*time.Second, time.Second/10)); more; more = sleep(ctx, time.Duration(p.PeriodSeconds)*time.Second) {
 		resp, err := client.Get(url)
 		if err == nil {
 			_ = resp.Body.Close()
@@ -270,9 +324,6 @@ func (w *podWorker) ask(ctx context.Context, p *corev1.Probe, tell func(ok bool)
 			tell(true)
 		} else if failures++; failures >= p.FailureThreshold {
 			tell(false)
-		}
-		if !sleep(ctx, time.Duration(p.PeriodSeconds)*time.Second) {
-			return
 		}
 	}
 }
@@ -337,5 +388,3 @@ func (w *podWorker) patchLocked(phase corev1.PodPhase, state corev1.ContainerSta
 	}
 	w.k.patchStatus(w.ctx, w.pod, status)
 }
-
-func isGone(err error) bool { return apierrors.IsNotFound(err) || apierrors.IsConflict(err) }

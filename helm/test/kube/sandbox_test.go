@@ -1,3 +1,5 @@
+//go:build linux
+
 package kube
 
 import (
@@ -55,7 +57,7 @@ func runInSandbox() int {
 		return 1
 	}
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), inSandbox+"="+dir)
+	cmd.Env = append(os.Environ(), inSandbox+"="+dir, "TMPDIR="+dir) // which is removed, however it ends
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		// With the first process of its namespace all others end.

@@ -1,3 +1,5 @@
+//go:build linux
+
 package kube
 
 import (
@@ -20,6 +22,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/informers"
+	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/postbridge/postbridge/helm/test/controlplane"
 )
@@ -119,6 +122,7 @@ func startSuite(t *testing.T) *suite {
 		if err := k.start(ctx, t); err != nil {
 			t.Fatal(err)
 		}
+		t.Cleanup(func() { cancel(); k.running.Wait() })
 		s.nodes = append(s.nodes, k)
 	}
 	if err := s.Define(ctx, filepath.Join(binaries, "definitions")); err != nil {
@@ -140,11 +144,11 @@ func (s *suite) setUp(e *testscript.Env) error {
 	}}, metav1.CreateOptions{}); err != nil {
 		return err
 	}
-	config, err := os.ReadFile(s.Kubeconfig)
+	config, err := clientcmd.LoadFromFile(s.Kubeconfig)
 	if err != nil {
 		return err
 	}
-	config = bytes.ReplaceAll(config, []byte("user: admin}}]"), []byte("user: admin, namespace: "+namespace+"}}]"))
+	config.Contexts[config.CurrentContext].Namespace = namespace
 	root, err := filepath.Abs(top)
 	if err != nil {
 		return err
@@ -156,14 +160,35 @@ func (s *suite) setUp(e *testscript.Env) error {
 	e.Setenv("CHART", root+"/helm/postbridge")
 	e.Setenv("EXAMPLES", root+"/helm/postbridge/examples")
 	e.Defer(func() {
+		if st.t.Failed() {
+			st.t.Log(s.state(namespace))
+		}
+		// What still ran would be in the way of the other stories.
+		if err := s.Client.CoreV1().Namespaces().Delete(context.Background(), namespace, metav1.DeleteOptions{}); err != nil {
+			st.t.Error(err)
+		}
 		if st.nats != nil {
 			st.nats.stop()
 		}
 	})
 	return errors.Join(
-		os.WriteFile(e.WorkDir+"/.kubeconfig", config, 0o600),
+		clientcmd.WriteToFile(*config, e.WorkDir+"/.kubeconfig"),
 		os.Symlink(root+"/helm", e.WorkDir+"/helm"), // for commands as they are written in the README
 	)
+}
+
+// state is what there is in a namespace, for a story that fails.
+func (s *suite) state(namespace string) string {
+	var b strings.Builder
+	for _, args := range [][]string{
+		{"get", "pods,jobs,pvc", "--output", "wide"}, {"get", "events", "--sort-by", ".lastTimestamp"},
+		{"logs", "--selector", "app.kubernetes.io/name=postbridge", "--prefix", "--tail", "50"},
+	} {
+		cmd := exec.Command(filepath.Join(s.tools, "kubectl"), append([]string{"--kubeconfig", s.Kubeconfig, "--namespace", namespace}, args...)...)
+		said, _ := cmd.CombinedOutput() // if that fails, it says so
+		fmt.Fprintf(&b, "kubectl %s\n%s\n", strings.Join(args, " "), said)
+	}
+	return b.String()
 }
 
 // cmdBalance starts a balancer for a Service: `balance NAME`. Its URL is in $INGEST.
@@ -173,7 +198,7 @@ func (s *suite) cmdBalance(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	ts.Defer(func() { cancel(); b.server.Close() })
 	eventually(ts, "an endpoint", func() error {
-		if b.next() == "no-endpoint.invalid" {
+		if b.next() == noEndpoint {
 			return errors.New("none is ready")
 		}
 		return nil
@@ -184,7 +209,7 @@ func (s *suite) cmdBalance(ts *testscript.TestScript, _ bool, args []string) {
 // cmdCrash kills the container of a pod: `crash POD`.
 func (s *suite) cmdCrash(ts *testscript.TestScript, _ bool, args []string) {
 	for _, k := range s.nodes {
-		if c := k.running(ts.Getenv("NAMESPACE"), args[0]); c != nil {
+		if c := k.containerOf(ts.Getenv("NAMESPACE"), args[0]); c != nil {
 			c.signal(syscall.SIGKILL)
 			return
 		}

@@ -1,3 +1,5 @@
+//go:build linux
+
 package kube
 
 import (
@@ -18,7 +20,7 @@ import (
 func (k *kubelet) mountVolumes(ctx context.Context, pod *corev1.Pod, dir string) (map[string]string, error) {
 	all := make(map[string]string)
 	for _, v := range pod.Spec.Volumes {
-		at := filepath.Join(dir, "volumes", v.Name)
+		at := volumeDir(dir, v)
 		var err error
 		switch {
 		case v.PersistentVolumeClaim != nil:
@@ -38,6 +40,9 @@ func (k *kubelet) mountVolumes(ctx context.Context, pod *corev1.Pod, dir string)
 	return all, nil
 }
 
+// volumeDir is where a volume is that belongs to the pod alone.
+func volumeDir(dir string, v corev1.Volume) string { return filepath.Join(dir, "volumes", v.Name) }
+
 // claimed is the directory of a claim's volume, which the group of the pod may write to.
 func (k *kubelet) claimed(ctx context.Context, pod *corev1.Pod, name string) (string, error) {
 	claim, err := k.client.CoreV1().PersistentVolumeClaims(pod.Namespace).Get(ctx, name, metav1.GetOptions{})
@@ -53,7 +58,7 @@ func (k *kubelet) claimed(ctx context.Context, pod *corev1.Pod, name string) (st
 	}
 	at := volume.Spec.HostPath.Path
 	if group := pod.Spec.SecurityContext.FSGroup; group != nil {
-		err = errors.Join(os.Chown(at, 0, int(*group)), os.Chmod(at, 0o2770|os.ModeSetgid))
+		err = errors.Join(os.Chown(at, 0, int(*group)), os.Chmod(at, 0o770|os.ModeSetgid))
 	}
 	return at, err
 }

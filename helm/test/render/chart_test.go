@@ -240,6 +240,7 @@ func TestInvariants(t *testing.T) {
 			for _, i := range of[networkingv1.Ingress](t, all, "Ingress") {
 				checkIngress(t, i)
 			}
+			checkServiceMonitor(t, all)
 			for _, a := range of[corev1.ServiceAccount](t, all, "ServiceAccount") {
 				if a.AutomountServiceAccountToken == nil || *a.AutomountServiceAccountToken {
 					t.Error("the ServiceAccount has a token")
@@ -409,8 +410,36 @@ func checkService(t *testing.T, s *corev1.Service, set *appsv1.StatefulSet, jobs
 			t.Errorf("the Service %s selects the drain %s", s.Name, j.Name)
 		}
 	}
+	if !slices.ContainsFunc(set.Spec.Template.Spec.Containers[0].Ports, func(p corev1.ContainerPort) bool { return p.Name == s.Spec.Ports[0].TargetPort.StrVal }) {
+		t.Errorf("the Service %s is for the port %s, which no replica has", s.Name, s.Spec.Ports[0].TargetPort.StrVal)
+	}
 	if headless := s.Spec.ClusterIP == corev1.ClusterIPNone; headless != (s.Spec.Ports[0].TargetPort.StrVal == "admin") || len(s.Spec.Ports) != 1 {
 		t.Errorf("the Service %s has the ports %+v", s.Name, s.Spec.Ports)
+	}
+}
+
+// checkServiceMonitor wants one to select the headless Service alone, and a port that it has.
+func checkServiceMonitor(t *testing.T, all []*unstructured.Unstructured) {
+	t.Helper()
+	for _, u := range all {
+		if u.GetKind() != "ServiceMonitor" {
+			continue
+		}
+		selector, _, err := unstructured.NestedStringMap(u.Object, "spec", "selector", "matchLabels")
+		endpoints, _, err2 := unstructured.NestedSlice(u.Object, "spec", "endpoints")
+		if err != nil || err2 != nil {
+			t.Fatal(err, err2)
+		}
+		port := endpoints[0].(map[string]any)["port"]
+		for _, s := range of[corev1.Service](t, all, "Service") {
+			selects := true
+			for name, value := range selector {
+				selects = selects && s.Labels[name] == value
+			}
+			if headless := s.Spec.ClusterIP == corev1.ClusterIPNone; selects != headless || headless && s.Spec.Ports[0].Name != port {
+				t.Errorf("the ServiceMonitor selects %v of port %v; the Service %s: %v", selector, port, s.Name, selects)
+			}
+		}
 	}
 }
 

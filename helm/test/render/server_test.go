@@ -51,16 +51,16 @@ func TestTaken(t *testing.T) {
 		}
 	}
 	good := rendering{args: []string{"--values", chart + "/examples/nats.yaml"}}.render(t)
-	for from, to := range map[string]string{
-		"enableServiceLinks:":            "enableServiceLink:",
-		"runAsNonRoot: true":             "runAsNonRoot: false",
-		"whenScaled: Retain":             "whenScaled: Keep",
-		"endpoints:\n":                   "endpoint:\n",
-		"expr: postbridge_ready == 0":    "exp: postbridge_ready == 0",
-		"persistentVolumeClaimRetention": "persistentVolumeClaimRetain",
+	for from, bad := range map[string]struct{ to, said string }{
+		"enableServiceLinks:":            {"enableServiceLink:", `unknown field "spec.template.spec.enableServiceLink"`},
+		"runAsNonRoot: true":             {"runAsNonRoot: false", "runAsNonRoot != true"},
+		"whenScaled: Retain":             {"whenScaled: Keep", `Unsupported value: "Keep"`},
+		"endpoints:\n":                   {"endpoint:\n", `unknown field "spec.endpoint"`},
+		"alert: PostbridgeNotReady":      {"alarm: PostbridgeNotReady", `unknown field "spec.groups[0].rules[0].alarm"`},
+		"persistentVolumeClaimRetention": {"persistentVolumeClaimRetain", `unknown field "spec.persistentVolumeClaimRetainPolicy"`},
 	} {
-		if bad := strings.ReplaceAll(good, from, to); bad == good || apply(bad) == "" {
-			t.Errorf("%q in place of %q is taken", to, from)
+		if said := apply(strings.ReplaceAll(good, from, bad.to)); !strings.Contains(said, bad.said) {
+			t.Errorf("of %q in place of %q the server says %q", bad.to, from, said)
 		}
 	}
 }
