@@ -150,9 +150,9 @@ func plain(c byte) bool {
 // recordVersion is the first byte of a record. A record of another version is one that this build cannot read.
 const recordVersion = 1
 
-// appendRecord appends the delivery as a spool record: version, flags, received (Unix nanoseconds), trace context, then
-// the texts, each behind its length as a uvarint, then the event to the end.
-func (d *Delivery) appendRecord(b []byte) []byte {
+// appendHead appends what a spool record has before the event, which goes on to its end: version, flags, received (Unix
+// nanoseconds), then the texts, each behind its length as a uvarint.
+func (d *Delivery) appendHead(b []byte) []byte {
 	var flags byte
 	if d.Deadletter {
 		flags = 1
@@ -163,7 +163,7 @@ func (d *Delivery) appendRecord(b []byte) []byte {
 		b = binary.AppendUvarint(b, uint64(len(s)))
 		b = append(b, s...)
 	}
-	return append(b, d.Data...)
+	return b
 }
 
 var errRecord = errors.New("the record is not one that this version of postbridge reads")

@@ -7,11 +7,10 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// Encode is the event as it is published: one line of JSON. It says what json.Marshal would, by hand because Marshal
+// Append appends the event as it is published: one line of JSON. It says what json.Marshal would, by hand because Marshal
 // would read the broker's body twice more.
-func (e *Event) Encode() []byte {
-	w := objectWriter(make([]byte, 0, 1024+len(e.Raw)+len(e.RawText)+2*len(e.RawBase64)))
-	w = append(w, '{')
+func (e *Event) Append(b []byte) []byte {
+	w := objectWriter(append(b, '{'))
 	w.text("id", e.ID)
 	w.text("broker", e.Broker)
 	w.order(&e.Order)
@@ -80,7 +79,7 @@ func (w *objectWriter) quantity(name string, q Quantity) {
 
 // name begins a member. Names need no escapes.
 func (w *objectWriter) name(name string) {
-	if len(*w) > 1 {
+	if (*w)[len(*w)-1] != '{' {
 		*w = append(*w, ',')
 	}
 	*w = append(*w, '"')

@@ -26,8 +26,8 @@ const (
 // RememberedOrders is how many orders are remembered at least.
 const RememberedOrders = rememberedOrders
 
-// Record is the spool record of an event.
-func Record(e *Event) []byte { return newRecord(e, time.Unix(1700000000, 0)) }
+// AppendRecord appends the spool record of an event.
+func AppendRecord(b []byte, e *Event) []byte { return appendRecord(b, e, time.Unix(1700000000, 0)) }
 
 // ParseRecord reads a spool record.
 func ParseRecord(b []byte) (*Delivery, error) { return parseRecord(b) }
@@ -61,7 +61,7 @@ const DrainTimeout = drainTimeout
 func NewDelivery(order string, size int) []byte {
 	d := &Delivery{ID: order, Broker: "kite", UserID: "u", OrderID: order, Status: StatusOpen, ReceivedAt: time.Now()}
 	d.Data = make([]byte, size)
-	return d.appendRecord(nil)
+	return append(d.appendHead(nil), d.Data...)
 }
 
 // OnDisk is a bridge whose spool is on another disk.
@@ -69,4 +69,24 @@ func OnDisk(o Options, disk spool.FS) *Bridge {
 	b := New(o)
 	b.openDir = func(string) (spool.FS, error) { return disk, nil }
 	return b
+}
+
+// Seen is a memory of the last events of orders.
+type Seen struct{ last lastAccepted }
+
+// NewSeen has seen so many orders.
+func NewSeen(orders int) *Seen {
+	s := &Seen{newLastAccepted()}
+	for n := range orders {
+		s.last.remember(uint64(n)*0x9E3779B97F4A7C15, acceptedEvent{})
+	}
+	return s
+}
+
+// Compare looks the event's order up and remembers the event, as its append does.
+func (s *Seen) Compare(e *Event) (repeats bool) {
+	order, id := s.last.hash(e), [32]byte([]byte(e.ID))
+	last, ok := s.last.find(order)
+	s.last.remember(order, acceptedEvent{id: id})
+	return ok && last.id == id
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -31,12 +32,13 @@ type Postback struct {
 	decoder jsontext.Decoder
 }
 
-// Member is one member of the JSON object that a body is. Both are valid as long as the body.
+// Member is one member of the JSON object that a body is. All members of a body are parts of one string: what is kept of
+// them needs no memory of its own.
 type Member struct {
 	// Name is the text of the name; bytes that are not UTF-8 are U+FFFD.
-	Name []byte
+	Name string
 	// Value is the JSON text of the value, as it stands in the body.
-	Value jsontext.Value
+	Value string
 }
 
 // Members returns the members of the object that the body is, in order, repeated names included, or an error that wraps
@@ -64,7 +66,7 @@ func (p *Postback) scan(members []Member) ([]Member, error) {
 		}
 		return nil, ErrNotJSON
 	}
-	members, err := p.scanObject(members)
+	members, err := p.scanObject(string(p.Body), members)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNotJSON, err)
 	}
@@ -74,16 +76,16 @@ func (p *Postback) scan(members []Member) ([]Member, error) {
 	return members, nil
 }
 
-func (p *Postback) scanObject(members []Member) ([]Member, error) {
+func (p *Postback) scanObject(text string, members []Member) ([]Member, error) {
 	if _, err := p.decoder.ReadToken(); err != nil {
 		return nil, err
 	}
 	for p.decoder.PeekKind() != jsontext.KindEndObject {
-		name, err := p.readValue()
+		name, err := p.readValue(text)
 		if err != nil {
 			return nil, err
 		}
-		value, err := p.readValue()
+		value, err := p.readValue(text)
 		if err != nil {
 			return nil, err
 		}
@@ -93,23 +95,22 @@ func (p *Postback) scanObject(members []Member) ([]Member, error) {
 	return members, err
 }
 
-// readValue returns the next value as the bytes of the body that it is; what the decoder returns is valid only until
-// its next call.
-func (p *Postback) readValue() (jsontext.Value, error) {
+// readValue returns the next value as the part of the body's text that it is.
+func (p *Postback) readValue(text string) (string, error) {
 	v, err := p.decoder.ReadValue()
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	end := p.decoder.InputOffset()
-	return p.Body[end-int64(len(v)) : end], nil
+	return text[end-int64(len(v)) : end], nil
 }
 
-// Unquote returns the text of a JSON string. Without escapes that is the string itself, not a copy.
-func Unquote(quoted jsontext.Value) []byte {
-	if text := quoted[1 : len(quoted)-1]; bytes.IndexByte(text, '\\') < 0 && utf8.Valid(text) {
+// Unquote returns the text of a JSON string. Without escapes that is a part of it, not a copy.
+func Unquote(quoted string) string {
+	if text := quoted[1 : len(quoted)-1]; strings.IndexByte(text, '\\') < 0 && utf8.ValidString(text) {
 		return text
 	}
 	// The error only says again that something was replaced by U+FFFD.
 	text, _ := jsontext.AppendUnquote(nil, quoted)
-	return text
+	return string(text)
 }

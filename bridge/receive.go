@@ -50,6 +50,7 @@ type route struct {
 type intake struct {
 	body     bytes.Buffer
 	postback Postback
+	record   []byte
 }
 
 // answer is what one postback is told, and the fate it is counted under.
@@ -142,7 +143,8 @@ func (r *receiver) receive(w http.ResponseWriter, req *http.Request, to *route, 
 	if err != nil {
 		return refusal(err)
 	}
-	return r.append(e, newRecord(e, arrival))
+	in.record = appendRecord(in.record[:0], e, arrival)
+	return r.append(e, in.record)
 }
 
 func queryToken(req *http.Request) string {
@@ -225,16 +227,15 @@ func (r *receiver) noteFailing(err error) {
 	}
 }
 
-// newRecord makes the spool record of an event.
-func newRecord(e *Event, arrival time.Time) []byte {
+// appendRecord appends the spool record of an event.
+func appendRecord(b []byte, e *Event, arrival time.Time) []byte {
 	d := Delivery{
 		ID: e.ID, Broker: e.Broker, UserID: e.UserID, OrderID: e.OrderID, Status: e.Status,
 		ReceivedAt:  arrival,
 		TraceParent: newTraceParent(),
 		Deadletter:  !e.Understood(),
-		Data:        e.Encode(),
 	}
-	return d.appendRecord(make([]byte, 0, len(d.Data)+256))
+	return e.Append(d.appendHead(b))
 }
 
 // newTraceParent starts a trace: what a postback brings along is nobody's to be trusted with. It is not sampled.
@@ -243,7 +244,10 @@ func newTraceParent() string {
 	for i := 0; i < len(id); i += 8 {
 		binary.BigEndian.PutUint64(id[i:], rand.Uint64()|1) // neither id may be all zeros
 	}
-	return "00-" + hex.EncodeToString(id[:16]) + "-" + hex.EncodeToString(id[16:]) + "-00"
+	text := [55]byte{'0', '0', '-', 35: '-', 52: '-', 53: '0', 54: '0'}
+	hex.Encode(text[3:], id[:16])
+	hex.Encode(text[36:], id[16:])
+	return string(text[:])
 }
 
 // writeAnswer writes the status and a short JSON body.

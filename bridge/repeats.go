@@ -42,11 +42,7 @@ func (l *lastAccepted) append(s *spool.Spool, e *Event, record []byte) (t spool.
 	id := [32]byte([]byte(e.ID))
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	last, ok := l.young[order]
-	if !ok {
-		last, ok = l.old[order]
-	}
-	if ok && last.id == id {
+	if last, ok := l.find(order); ok && last.id == id {
 		return last.ticket, true, nil
 	}
 	t, err = s.Append(record)
@@ -54,6 +50,15 @@ func (l *lastAccepted) append(s *spool.Spool, e *Event, record []byte) (t spool.
 		l.remember(order, acceptedEvent{id, t})
 	}
 	return t, false, err
+}
+
+// find returns the last event of the order. Needs mu.
+func (l *lastAccepted) find(order uint64) (acceptedEvent, bool) {
+	if last, ok := l.young[order]; ok {
+		return last, true
+	}
+	last, ok := l.old[order]
+	return last, ok
 }
 
 // hash names the order. Two orders of the same hash only make each other forgotten: the id tells them apart.

@@ -136,7 +136,7 @@ func (api *asyncAPI) example(t *testing.T, name string) *bridge.Delivery {
 	return &bridge.Delivery{
 		Spool: header("ce-spool"), Sequence: sequence, TraceParent: header("traceparent"), ReceivedAt: received,
 		ID: event.ID, Broker: event.Broker, UserID: event.UserID, OrderID: event.OrderID, Status: event.Status,
-		Deadletter: !event.Understood(), Data: event.Encode(),
+		Deadletter: !event.Understood(), Data: event.Append(nil),
 	}
 }
 

@@ -14,7 +14,7 @@ var (
 
 // Scan calls member for each member of the object that the body is, in order, repeated names included. Its error is
 // that of Postback.Members.
-func Scan(p *bridge.Postback, member func(name []byte, v Value)) error {
+func Scan(p *bridge.Postback, member func(name string, v Value)) error {
 	members, err := p.Members()
 	for _, m := range members {
 		member(m.Name, Value(m.Value))

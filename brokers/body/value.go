@@ -4,26 +4,23 @@
 package body
 
 import (
-	"bytes"
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/postbridge/postbridge/bridge"
 )
 
 // Value is the JSON value of a member, as it stands in the body.
-type Value []byte
+type Value string
 
 // Literal is the text of a string, or the digits of a number exactly as sent; empty for anything else. It is what a
 // broker's checksum is made over.
 func (v Value) Literal() string {
-	switch jsontext.Value(v).Kind() {
-	case jsontext.KindString:
-		return string(bridge.Unquote(jsontext.Value(v)))
-	case jsontext.KindNumber:
+	switch {
+	case strings.HasPrefix(string(v), `"`):
+		return bridge.Unquote(string(v))
+	case v != "" && (v[0] == '-' || '0' <= v[0] && v[0] <= '9'):
 		return string(v)
 	default:
 		return ""
@@ -131,7 +128,7 @@ type Reader struct {
 
 // Time is the value's Time.
 func (r *Reader) Time(v Value) string {
-	if !bytes.Equal(v, r.text) {
+	if v != r.text {
 		r.text, r.time = v, v.Time()
 	}
 	return r.time
@@ -170,6 +167,9 @@ func (r *Reader) note(v Value, read bool) {
 func (v Value) Time() string {
 	s := strings.TrimSpace(v.Text())
 	wall, err := time.Parse(time.DateTime, s)
+	if err == nil && len(s) == len(time.DateTime) && wall.Year() > 1 {
+		return s[:len(time.DateOnly)] + "T" + s[len(time.DateOnly)+1:] + istSuffix // it is written out already
+	}
 	if err != nil {
 		t, err := time.Parse(time.RFC3339, s)
 		if err != nil {

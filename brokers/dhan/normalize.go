@@ -43,7 +43,7 @@ func (o *order) settle() {
 }
 
 // member is the field table of https://dhanhq.co/docs/v2/postback, and what the order API calls the rest.
-func (o *order) member(name []byte, v body.Value) {
+func (o *order) member(name string, v body.Value) {
 	var buf [32]byte
 	switch string(lower(buf[:0], name)) {
 	case "dhanclientid":
@@ -106,8 +106,9 @@ func (o *order) member(name []byte, v body.Value) {
 }
 
 // lower appends the name with its ASCII letters in lower case: strings.ToLower would cost an allocation per member.
-func lower(dst, name []byte) []byte {
-	for _, c := range name {
+func lower(dst []byte, name string) []byte {
+	for i := range len(name) {
+		c := name[i]
 		if 'A' <= c && c <= 'Z' {
 			c += 'a' - 'A'
 		}

@@ -39,8 +39,8 @@ func (o *order) settle() {
 
 // member is the field table of https://kite.trade/docs/connect/v3/postbacks. unfilled_quantity is not in it: captures
 // have 0 there while the whole quantity is pending.
-func (o *order) member(name []byte, v body.Value) {
-	switch string(name) {
+func (o *order) member(name string, v body.Value) {
+	switch name {
 	case "user_id":
 		o.UserID = v.Text()
 	case "account_id": // the same order in the order book and on the ticker's socket has this name for it
