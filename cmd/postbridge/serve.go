@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -54,6 +55,10 @@ func (p *process) serve(ctx context.Context, args []string) error {
 		// A postback is garbage as soon as it is published. Collecting it later costs some 50 MiB and saves a tenth of
 		// the processor's time.
 		debug.SetGCPercent(400)
+	}
+	if p.env["GOMAXPROCS"] == "" {
+		// An fsync keeps one of them until the runtime notices; without others the processors would rest meanwhile.
+		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 2)
 	}
 	log := c.logger(p.stderr)
 	c.warn(log)
