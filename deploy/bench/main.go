@@ -52,8 +52,9 @@ type bench struct {
 	rows     []string // to measure, by id
 	rounds   int
 	maxRate  int
-	events   int // of a drain
-	age      time.Duration
+	rate     int    // of the open loop, a second
+	events   int    // that wait
+	full     string // where they do, once that is filled
 	dir      string // on the disk to measure; what is made there is removed
 	binary   string
 	minRatio float64
@@ -64,7 +65,7 @@ type bench struct {
 
 // rowIDs name what can be measured, each beside its baseline.
 func rowIDs() []string {
-	return []string{"unreachable", "embedded", "jetstream", "kafka", "drain-jetstream", "drain-kafka"}
+	return []string{"unreachable", "embedded", "jetstream", "kafka", "latency", "drain-jetstream", "drain-kafka", "waiting", "pieces"}
 }
 
 func parse(args []string, out io.Writer) (*bench, error) {
@@ -77,8 +78,8 @@ func parse(args []string, out io.Writer) (*bench, error) {
 	fs.IntVar(&b.connections, "connections", 64, "keep-alive connections")
 	fs.IntVar(&b.threads, "threads", max(1, runtime.NumCPU()/2), "threads that send")
 	fs.IntVar(&b.maxRate, "max-rate", 200_000, "postbacks to prepare for each second of load")
-	fs.IntVar(&b.events, "events", 100_000, "events that wait when a drain begins")
-	fs.DurationVar(&b.age, "age", 0, "how long they have waited at least")
+	fs.IntVar(&b.rate, "rate", 5000, "postbacks a second for the latency")
+	fs.IntVar(&b.events, "events", 1_000_000, "events that wait when a drain begins")
 	fs.StringVar(&b.dir, "dir", ".", "where to put a temporary directory: the disk that is measured")
 	fs.StringVar(&b.binary, "binary", "", "the postbridge to measure (default: built from ./cmd/postbridge)")
 	fs.Float64Var(&b.minRatio, "min-ratio", 0, "exit 1 if the ratio of publishing to the embedded JetStream is below")
@@ -87,8 +88,8 @@ func parse(args []string, out io.Writer) (*bench, error) {
 	if err := fs.Parse(args); err != nil {
 		return nil, err
 	}
-	if fs.NArg() > 0 || b.rounds < 1 || b.duration <= 0 || b.warmup < 0 || b.threads < 1 || b.connections < b.threads || b.events < 1 {
-		return nil, errors.New("rounds, duration, events, threads and connections are positive, with a connection for each thread; run with -help")
+	if fs.NArg() > 0 || b.rounds < 1 || b.duration <= 0 || b.warmup < 0 || b.threads < 1 || b.connections < b.threads || b.events < 1 || b.rate < 1 {
+		return nil, errors.New("rounds, duration, rate, events, threads and connections are positive, with a connection for each thread; run with -help")
 	}
 	b.rows = strings.Split(*rows, ",")
 	for _, id := range b.rows {
@@ -128,10 +129,22 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	if err := b.measureRates(ctx, rates); err != nil {
 		return err
 	}
+	latencies, err := b.measureLatency(ctx)
+	if err != nil {
+		return err
+	}
 	if err := b.measureDrains(ctx, drains); err != nil {
 		return err
 	}
-	b.report(rates, drains)
+	waiting, err := b.measureWaiting(ctx)
+	if err != nil {
+		return err
+	}
+	pieces, err := b.measurePieces(ctx)
+	if err != nil {
+		return err
+	}
+	b.report(rates, drains, slices.Concat(latencies, waiting, pieces))
 	return b.judge(rates, drains)
 }
 

@@ -35,33 +35,46 @@ func (b *bench) readJetStream(ctx context.Context, from *bus) (plainLoop, error)
 		return nil, err
 	}
 	defer conn.Close()
-	js, err := jetstream.New(conn)
+	stream, all, err := readAll(ctx, conn, func(m jetstream.Msg) (*nats.Msg, error) {
+		return &nats.Msg{Subject: m.Subject(), Header: m.Headers(), Data: m.Data()}, nil
+	})
 	if err != nil {
 		return nil, err
+	}
+	return func(ctx context.Context) (*figures, error) { return b.natsLoop(ctx, *stream, all) }, nil
+}
+
+// readAll reads all messages of the stream, each as what it is made to, and how the stream is made.
+func readAll[T any](ctx context.Context, conn *nats.Conn, as func(jetstream.Msg) (T, error)) (*jetstream.StreamConfig, []T, error) {
+	js, err := jetstream.New(conn)
+	if err != nil {
+		return nil, nil, err
 	}
 	stream, err := js.Stream(ctx, streamName)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	consumer, err := stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	messages, err := consumer.Messages(jetstream.PullMaxMessages(5000))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer messages.Stop()
 	info := stream.CachedInfo()
-	all := make([]*nats.Msg, info.State.Msgs)
+	all := make([]T, info.State.Msgs)
 	for i := range all {
 		m, err := messages.Next(jetstream.NextContext(ctx))
-		if err != nil {
-			return nil, fmt.Errorf("cannot read what was published: %w", err)
+		if err == nil {
+			all[i], err = as(m)
 		}
-		all[i] = &nats.Msg{Subject: m.Subject(), Header: m.Headers(), Data: m.Data()}
+		if err != nil {
+			return nil, nil, fmt.Errorf("cannot read what was published: %w", err)
+		}
 	}
-	return func(ctx context.Context) (*figures, error) { return b.natsLoop(ctx, info.Config, all) }, nil
+	return &info.Config, all, nil
 }
 
 // natsLoop publishes with as many un-acknowledged as a stream takes well, and waits for all acknowledgements.

@@ -31,8 +31,9 @@ func (b *bench) introduce() error {
 		cpuModel(), runtime.NumCPU(), firstWord("/proc/sys/kernel/osrelease"), runtime.GOARCH, runtime.Version(), firstWord("/proc/loadavg"))
 	fmt.Fprintf(b.out, "load      %d keep-alive connections, closed loop, %d sending thread(s) on the same cores; %d rounds of %s, after %s of warm-up each;\n"+
 		"          signed Kite postbacks of %d to %d bytes, %d states for each order, none twice\n"+
+		"latency   open loop at %d a second, counted from when a postback was due\n"+
 		"drain     %d events, one round first that is not counted\n",
-		b.connections, b.threads, b.rounds, b.duration, b.warmup, shortest, longest, len(life), b.events)
+		b.connections, b.threads, b.rounds, b.duration, b.warmup, shortest, longest, len(life), b.rate, b.events)
 	fmt.Fprintf(b.out, "durable   postbridge: a 200 after an fsync that all who wait share; spool on %s, where 4 KiB and an fsync take %s ms (p50), %s ms (p99)\n"+
 		"          JetStream and Kafka: one server each, on the same disk and cores, acknowledge before their own fsync\n\n",
 		fileSystem(b.dir), millis(fsync.quantile(0.5)), millis(fsync.quantile(0.99)))
@@ -101,7 +102,7 @@ func fileSystem(dir string) string {
 }
 
 // report prints the medians over the rounds, each with the least and the greatest.
-func (b *bench) report(rates []*row, drains []*drain) {
+func (b *bench) report(rates []*row, drains []*drain, findings []*finding) {
 	rows := slices.Clone(rates)
 	for _, d := range drains {
 		rows = append(rows, d.plain, d.postbridge)
@@ -126,6 +127,55 @@ func (b *bench) report(rates []*row, drains []*drain) {
 		}
 	}
 	fmt.Fprintln(b.out, "Every 200 was counted as accepted, and each bus holds as many events as were accepted.")
+	fmt.Fprintln(b.out)
+	t = tabwriter.NewWriter(b.out, 0, 0, 3, ' ', 0)
+	fmt.Fprintln(t, "median (min–max)\tbaseline\tpostbridge\tratio\tdifference\tto reach")
+	for _, f := range slices.Concat(b.ratesFound(rows), findings) {
+		fmt.Fprintf(t, "%s\t%s: %s\t%s\t%s\t%s\t%s\n", f.what, f.baseline, spread("%.2f "+f.unit, f.base), spread("%.2f "+f.unit, f.got),
+			spread("%.2f", f.ratios()), spread("%+.2f "+f.unit, f.differences()), f.goal)
+	}
+	_ = t.Flush()
+}
+
+// finding is one figure of postbridge beside its baseline, of each round.
+type finding struct {
+	what, baseline, unit, goal string
+	base, got                  []float64
+}
+
+// ratesFound are the rows that are ratios of rates.
+func (b *bench) ratesFound(rows []*row) (all []*finding) {
+	goals := map[string]string{"unreachable": "0.60", "jetstream": "0.40", "drain-jetstream": "0.80", "drain-kafka": "0.80"}
+	for _, r := range rows {
+		if r.baseline == nil {
+			continue
+		}
+		rate := func(f figures) float64 { return f.rate / 1000 }
+		all = append(all, &finding{what: r.name, baseline: r.baseline.name, unit: "k/s", goal: goals[r.id], base: r.baseline.each(rate), got: r.each(rate)})
+	}
+	return all
+}
+
+// last says what the last round found.
+func (f *finding) last() string {
+	return fmt.Sprintf("%s: %.2f %s, %s %.2f %s", f.what, f.got[len(f.got)-1], f.unit, f.baseline, f.base[len(f.base)-1], f.unit)
+}
+
+func (f *finding) ratios() (values []float64) {
+	for i := range f.got {
+		values = append(values, f.got[i]/f.base[i])
+	}
+	return values
+}
+
+func (f *finding) differences() (values []float64) {
+	if f.unit == "k/s" {
+		return nil
+	}
+	for i := range f.got {
+		values = append(values, f.got[i]-f.base[i])
+	}
+	return values
 }
 
 // sayBacklogs says whether the bus kept up with the load: a rate that it does not keep up with lasts only as long as
