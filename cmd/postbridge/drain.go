@@ -17,11 +17,11 @@ postbridge has the spool open it waits for that to end.
 
 Usage: postbridge drain
 
-The configuration is the environment, as for serve: POSTBRIDGE_DATA_DIR says where the spool is (on an
-empty volume no replica has ever been, and nothing is to be published), and
+The configuration is the environment, as for serve: POSTBRIDGE_DATA_DIR says where the spool is, and
 the names of the buses say where to publish. The brokers' are not needed. It never publishes to an
 embedded server, which would store the events on the same volume. What the bus has already it does
-not store twice. It may be stopped and run again.
+not store twice. It may be stopped and run again. On an empty volume no replica has ever been, and
+nothing is to be published.
 
 Exit code: 0 when nothing waits, 2 for a bad configuration, 1 for any other end.
 
