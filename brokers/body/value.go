@@ -167,9 +167,6 @@ func (r *Reader) note(v Value, read bool) {
 func (v Value) Time() string {
 	s := strings.TrimSpace(v.Text())
 	wall, err := time.Parse(time.DateTime, s)
-	if err == nil && len(s) == len(time.DateTime) && wall.Year() > 1 {
-		return s[:len(time.DateOnly)] + "T" + s[len(time.DateOnly)+1:] + istSuffix // it is written out already
-	}
 	if err != nil {
 		t, err := time.Parse(time.RFC3339, s)
 		if err != nil {
@@ -183,5 +180,6 @@ func (v Value) Time() string {
 	if wall.Year() <= 1 || wall.Year() > 9999 {
 		return "" // year one is how Go programs, Dhan's among them, print a time that was never set
 	}
-	return wall.Format("2006-01-02T15:04:05.999999999") + istSuffix
+	var buf [48]byte
+	return string(append(wall.AppendFormat(buf[:0], "2006-01-02T15:04:05.999999999"), istSuffix...))
 }
