@@ -2,7 +2,6 @@ package bridge_test
 
 import (
 	"bytes"
-	"encoding/json"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -16,13 +15,9 @@ import (
 // TestAllocations holds the way of a postback to a number of allocations, which no noise changes: a copy too many is a
 // tenth of the processor's time. Who needs more of them raises the number, with a reason.
 func TestAllocations(t *testing.T) {
-	var body bytes.Buffer
-	if err := json.Compact(&body, []byte(official(t, "kite"))); err != nil {
-		t.Fatal(err)
-	}
-	kite, p, record := testBrokers()[0], new(bridge.Postback), []byte(nil)
+	kite, p, body, record := testBrokers()[0], new(bridge.Postback), onOneLine(t), []byte(nil)
 	allocates(t, "verify, normalize and encode", 16, func() {
-		p.Reset("", "", body.Bytes())
+		p.Reset("", "", body)
 		e, err := bridge.NewEvent(kite, p, time.Unix(1700000000, 0))
 		if err != nil {
 			t.Fatal(err)

@@ -54,7 +54,7 @@ func (c *ControlPlane) start(ctx context.Context, tools string, controllers bool
 	if err != nil {
 		return err
 	}
-	if err := c.run(tools, "etcd", "--data-dir", c.dir+"/etcd", "--listen-client-urls", etcd, "--advertise-client-urls", etcd,
+	if err := c.Run(tools+"/etcd", "--data-dir", c.dir+"/etcd", "--listen-client-urls", etcd, "--advertise-client-urls", etcd,
 		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "default="+peer, "--unsafe-no-fsync"); err != nil {
 		return err
 	}
@@ -62,7 +62,7 @@ func (c *ControlPlane) start(ctx context.Context, tools string, controllers bool
 	if err != nil {
 		return err
 	}
-	if err := c.run(tools, "kube-apiserver", "--etcd-servers", etcd, "--bind-address=127.0.0.1", "--advertise-address=127.0.0.1",
+	if err := c.Run(tools+"/kube-apiserver", "--etcd-servers", etcd, "--bind-address=127.0.0.1", "--advertise-address=127.0.0.1",
 		"--secure-port", port, "--cert-dir", c.dir+"/certs", "--token-auth-file", c.dir+"/tokens", "--authorization-mode=Node,RBAC",
 		"--service-cluster-ip-range=10.96.0.0/16", "--endpoint-reconciler-type=none", "--service-account-issuer", api,
 		"--service-account-key-file", public, "--service-account-signing-key-file", key); err != nil {
@@ -78,11 +78,11 @@ func (c *ControlPlane) start(ctx context.Context, tools string, controllers bool
 	if err := c.waitReady(ctx); err != nil || !controllers {
 		return err
 	}
-	if err := c.run(tools, "kube-controller-manager", "--kubeconfig", c.Kubeconfig, "--bind-address=127.0.0.1", "--secure-port=0",
+	if err := c.Run(tools+"/kube-controller-manager", "--kubeconfig", c.Kubeconfig, "--bind-address=127.0.0.1", "--secure-port=0",
 		"--service-account-private-key-file", key, "--leader-elect=false", "--use-service-account-credentials=false"); err != nil {
 		return err
 	}
-	return c.run(tools, "kube-scheduler", "--kubeconfig", c.Kubeconfig, "--bind-address=127.0.0.1", "--secure-port=0", "--leader-elect=false")
+	return c.Run(tools+"/kube-scheduler", "--kubeconfig", c.Kubeconfig, "--bind-address=127.0.0.1", "--secure-port=0", "--leader-elect=false")
 }
 
 // makeFiles makes what the programs read: the key of service accounts, the administrator's token, and a kubeconfig.
@@ -111,13 +111,14 @@ current-context: test
 	)
 }
 
-func (c *ControlPlane) run(tools, name string, args ...string) error {
-	log, err := os.Create(filepath.Join(c.dir, name+".log"))
+// Run runs a program until Stop, with what it says in a file of the control plane's directory.
+func (c *ControlPlane) Run(program string, args ...string) error {
+	log, err := os.Create(filepath.Join(c.dir, filepath.Base(program)+".log"))
 	if err != nil {
 		return err
 	}
 	defer log.Close()
-	cmd := exec.Command(filepath.Join(tools, name), args...)
+	cmd := exec.Command(program, args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {

@@ -9,19 +9,11 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
-	"syscall"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
-
-// monitoring is a Prometheus that scrapes all replicas and kube-state-metrics, and has the alerts of the project. It looks
-// each second, and what an alert would wait for is left out: a story has less patience than the people who are paged.
-type monitoring struct {
-	processes []*exec.Cmd
-}
 
 // Where they listen, in the sandbox.
 const (
@@ -29,10 +21,12 @@ const (
 	stateMetricsAddress = "127.0.0.1:9092"
 )
 
-func startMonitoring(s *suite, dir, tools, rules string) (*monitoring, error) {
+// startMonitoring starts a Prometheus that scrapes all replicas and kube-state-metrics, and has the alerts of the project. It
+// looks each second, and what an alert would wait for is left out: a story has less patience than the people who are paged.
+func (s *suite) startMonitoring(dir, binaries, rules string) error {
 	text, err := os.ReadFile(rules)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	impatient := regexp.MustCompile(`(?m)^ +for: .*\n`).ReplaceAll(text, nil)
 	config := fmt.Sprintf(`
@@ -52,42 +46,18 @@ scrape_configs:
 		os.WriteFile(filepath.Join(dir, "rules.yaml"), impatient, 0o644),
 		os.WriteFile(filepath.Join(dir, "prometheus.yaml"), []byte(config), 0o600),
 	); err != nil {
-		return nil, err
+		return err
 	}
-	m := new(monitoring)
-	return m, errors.Join(
-		m.run(dir, filepath.Join(tools, "kube-state-metrics"), "--kubeconfig", s.Kubeconfig, "--host=127.0.0.1", "--port=9092",
+	return errors.Join(
+		s.Run(filepath.Join(binaries, "kube-state-metrics"), "--kubeconfig", s.Kubeconfig, "--host=127.0.0.1", "--port=9092",
 			"--telemetry-host=127.0.0.1", "--telemetry-port=9093", "--resources=persistentvolumeclaims,pods,jobs,statefulsets"),
-		m.run(dir, filepath.Join(tools, "prometheus"), "--config.file", dir+"/prometheus.yaml", "--storage.tsdb.path", dir+"/tsdb",
+		s.Run(filepath.Join(binaries, "prometheus"), "--config.file", dir+"/prometheus.yaml", "--storage.tsdb.path", dir+"/tsdb",
 			"--web.listen-address", prometheusAddress),
 	)
 }
 
-func (m *monitoring) run(dir, program string, args ...string) error {
-	log, err := os.Create(filepath.Join(dir, filepath.Base(program)+".log"))
-	if err != nil {
-		return err
-	}
-	defer log.Close()
-	cmd := exec.Command(program, args...)
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	m.processes = append(m.processes, cmd)
-	return nil
-}
-
-func (m *monitoring) stop() {
-	for _, p := range m.processes {
-		_ = p.Process.Kill()
-		_ = p.Wait()
-	}
-}
-
 // firing is how many alerts of that name fire in the namespace.
-func (m *monitoring) firing(name, namespace string) (n int, err error) {
+func firing(name, namespace string) (n int, err error) {
 	resp, err := http.Get("http://" + prometheusAddress + "/api/v1/alerts")
 	if err != nil {
 		return 0, err
@@ -113,7 +83,7 @@ func (m *monitoring) firing(name, namespace string) (n int, err error) {
 }
 
 // seen reports whether Prometheus has seen a claim of the namespace. Before that, that nothing fires says nothing.
-func (m *monitoring) seen(namespace string) (bool, error) {
+func seen(namespace string) (bool, error) {
 	query := url.Values{"query": {fmt.Sprintf("kube_persistentvolumeclaim_info{namespace=%q}", namespace)}}
 	resp, err := http.Get("http://" + prometheusAddress + "/api/v1/query?" + query.Encode())
 	if err != nil {
@@ -128,14 +98,14 @@ func (m *monitoring) seen(namespace string) (bool, error) {
 // cmdAlert waits until an alert fires for the story, or does not: `alert NAME`, `! alert NAME`.
 func (s *suite) cmdAlert(ts *testscript.TestScript, neg bool, args []string) {
 	eventually(ts, "a look at the claims", func() error {
-		seen, err := s.alerts.seen(ts.Getenv("NAMESPACE"))
-		if err == nil && !seen {
+		ok, err := seen(ts.Getenv("NAMESPACE"))
+		if err == nil && !ok {
 			err = errors.New("Prometheus has seen none")
 		}
 		return err
 	})
 	eventually(ts, "alert "+args[0], func() error {
-		n, err := s.alerts.firing(args[0], ts.Getenv("NAMESPACE"))
+		n, err := firing(args[0], ts.Getenv("NAMESPACE"))
 		if err == nil && (n > 0) == neg {
 			err = fmt.Errorf("%d of it fire", n)
 		}

@@ -48,10 +48,9 @@ func TestMain(m *testing.M) {
 // suite is what all stories share.
 type suite struct {
 	*controlplane.ControlPlane
-	dir    string // of the sandbox
-	tools  string // helm, kubectl and postbridge
-	nodes  []*kubelet
-	alerts *monitoring
+	dir   string // of the sandbox
+	tools string // helm, kubectl and postbridge
+	nodes []*kubelet
 }
 
 // story is what one story has.
@@ -128,10 +127,9 @@ func startSuite(t *testing.T) *suite {
 	if err := s.Define(ctx, filepath.Join(binaries, "definitions")); err != nil {
 		t.Fatal(err)
 	}
-	if s.alerts, err = startMonitoring(s, t.TempDir(), binaries, root+"/deploy/prometheus/rules.yaml"); err != nil {
+	if err := s.startMonitoring(t.TempDir(), binaries, root+"/deploy/prometheus/rules.yaml"); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(s.alerts.stop)
 	return s
 }
 
