@@ -26,6 +26,9 @@ type Delivery struct {
 	// They are not part of the record; the spool knows them.
 	Spool    string
 	Sequence uint64
+	// Redelivered says that this bus may have been offered the event by a run before: it may be stored already. What it
+	// does not say that of never was.
+	Redelivered bool
 
 	// What the event says of itself, for subjects, keys and headers.
 	ID, Broker, UserID, OrderID string

@@ -19,12 +19,7 @@ const (
 	maxUnacked      = 8192     // events offered and not done
 	maxUnackedBytes = 16 << 20 // their bytes
 	maxWindow       = 1 << 16  // events offered, from the first that is not done on
-	// maxUnsaved is what may be committed while the cursor's file is written, at the highest rates there are.
-	maxUnsaved = 1 << 17
 )
-
-// LookAhead is how far beyond its cursor, as it is found after a crash, a bus may have been offered events.
-const LookAhead = maxWindow + maxUnsaved
 
 // firstRetry is how long the disk is left alone after it refused, the first time.
 const firstRetry = 100 * time.Millisecond
@@ -182,7 +177,7 @@ func (p *pump) offer(ctx context.Context, r spool.Record) {
 	if err != nil {
 		d = &Delivery{Deadletter: true, Data: payload} // of a version that this one does not know
 	}
-	d.Spool, d.Sequence = p.spoolID, r.Sequence
+	d.Spool, d.Sequence, d.Redelivered = p.spoolID, r.Sequence, r.Redelivered
 	n := p.add(r, d, len(payload))
 	if err != nil {
 		p.putAside(ctx, n, d, err)

@@ -1,9 +1,11 @@
 package spool_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"math"
 	"math/rand/v2"
@@ -51,6 +53,8 @@ type story struct {
 	fs        *crashfs.FS
 	syncFails bool // what is read after that and before the power is lost may be lost, though a bus has seen it
 
+	unnoted atomic.Bool // it was said that what was offered could not be noted
+
 	lost map[uint64]bool // numbers without a record, as found by the last check
 
 	mu     sync.Mutex  // held while the power is lost
@@ -66,11 +70,18 @@ type known struct {
 	acked     map[uint64]string // what Wait returned
 	attempted map[string]bool   // what was given to Append
 	seen      map[uint64]string // what a cursor returned
+	offered   map[offer]bool    // the same, by cursor
 	committed map[string]uint64 // the highest, by cursor
 }
 
+// offer is a record that a cursor returned.
+type offer struct {
+	cursor   string
+	sequence uint64
+}
+
 func (k known) clone() known {
-	return known{maps.Clone(k.acked), maps.Clone(k.attempted), maps.Clone(k.seen), maps.Clone(k.committed)}
+	return known{maps.Clone(k.acked), maps.Clone(k.attempted), maps.Clone(k.seen), maps.Clone(k.offered), maps.Clone(k.committed)}
 }
 
 func newStory(t *testing.T, seed uint64) *story {
@@ -79,10 +90,20 @@ func newStory(t *testing.T, seed uint64) *story {
 	o.Cursors = []string{"a", "b"}
 	rng := rand.New(rand.NewPCG(seed, 1))
 	o.Keep = []time.Duration{0, 300 * time.Millisecond, time.Hour}[rng.IntN(3)]
-	return &story{
+	st := &story{
 		t: t, rng: rng, fs: crashfs.New(t), o: o,
-		known: known{map[uint64]string{}, map[string]bool{}, map[uint64]string{}, map[string]uint64{}},
+		known: known{map[uint64]string{}, map[string]bool{}, map[uint64]string{}, map[offer]bool{}, map[string]uint64{}},
 	}
+	st.o.Log = slog.New(slog.NewTextHandler(st, nil))
+	return st
+}
+
+// Write takes what is logged.
+func (st *story) Write(line []byte) (int, error) {
+	if bytes.Contains(line, []byte("it may store some twice")) {
+		st.unnoted.Store(true)
+	}
+	return len(line), nil
 }
 
 func (st *story) run() {
@@ -214,7 +235,7 @@ func (st *story) consume(ctx context.Context, c *spool.Cursor, name string, rng 
 			continue
 		}
 		st.mu.Lock()
-		st.see(last, r)
+		st.see(name, last, r)
 		last = r.Sequence
 		commit := rng.IntN(3) > 0
 		if commit {
@@ -231,7 +252,7 @@ func (st *story) consume(ctx context.Context, c *spool.Cursor, name string, rng 
 }
 
 // see checks one record that a cursor returned after that of the given number, and remembers it. Needs mu.
-func (st *story) see(after uint64, r spool.Record) {
+func (st *story) see(name string, after uint64, r spool.Record) {
 	if r.Sequence-r.Lost != after+1 {
 		st.t.Errorf("after %d comes %d with %d lost", after, r.Sequence, r.Lost)
 	}
@@ -251,6 +272,11 @@ func (st *story) see(after uint64, r spool.Record) {
 		st.t.Errorf("%d was %.20s and is now %.20s", r.Sequence, before, payload)
 	}
 	st.seen[r.Sequence] = payload
+	o := offer{name, r.Sequence}
+	if st.offered[o] && !r.Redelivered && !st.unnoted.Load() {
+		st.t.Errorf("%s gets %d again as if it were new", name, r.Sequence)
+	}
+	st.offered[o] = true
 }
 
 // check opens what was left and compares it with what was known.
@@ -287,7 +313,7 @@ func (st *story) checkCursors(s *spool.Spool) uint64 {
 		}
 		after := committed
 		for _, r := range drain(st.t, s.Cursor(name)) {
-			st.see(after, r)
+			st.see(name, after, r)
 			after = r.Sequence
 		}
 		if last := s.Stats().Last; after != last {

@@ -19,6 +19,9 @@ type Record struct {
 	// Payload is what was appended, and nobody may change it; nil if Sequence itself is the last of the lost numbers.
 	// It is gone once the record, or one behind it, is committed.
 	Payload []byte
+	// Redelivered says that Next may have returned the record before, in another run. What it does not say that of never
+	// was; a file of the bus keeps that, and without it, it is said of all that is there when the spool is opened.
+	Redelivered bool
 
 	end int64 // where the log goes on behind it, in bytes since the spool was opened
 }
@@ -29,6 +32,9 @@ type Cursor struct {
 	name string
 	wake chan struct{} // holds a token when there may be more to read
 
+	// Immutable after Open: the highest sequence that a run before may have returned.
+	redelivered uint64
+
 	// Owned by the goroutine that calls Next.
 	next    uint64 // the lowest sequence not returned yet
 	segment *segment
@@ -36,6 +42,7 @@ type Cursor struct {
 	last    uint64 // the last sequence before limit
 	reader  segmentReader
 	buffer  []byte // that reader reads from; nil if it is not one of readAhead bytes
+	offered uint64 // the highest sequence that Next may have returned, as the file says
 	lent    []lent // the buffers before it, oldest first
 
 	// Guarded by s.mu.
@@ -168,7 +175,13 @@ func (c *Cursor) readIn(limit int64, last uint64) (Record, bool, error) {
 		c.s.place(c, end)
 		return Record{}, false, nil
 	}
-	r := Record{Sequence: sequence, Lost: sequence - c.next, Payload: payload, end: end}
+	if sequence > c.offered {
+		c.offered = sequence + offeredStep
+		c.s.saveOffered(c)
+	}
+	r := Record{
+		Sequence: sequence, Lost: sequence - c.next, Payload: payload, Redelivered: sequence <= c.redelivered, end: end,
+	}
 	c.next = sequence + 1
 	return r, true, nil
 }

@@ -339,7 +339,7 @@ func TestNoRoomIsMadeAfterAFailure(t *testing.T) {
 			}
 		}
 		synctest.Wait()
-		if fs.Count(crashfs.Create) != 3 || fs.Count(crashfs.Remove) != 0 { // the id, the segment, the cursor
+		if fs.Count(crashfs.Create) != 4 || fs.Count(crashfs.Remove) != 0 { // the id, the segment, the cursor, what was offered
 			t.Errorf("a spool that failed goes on: %v", fs.Counts())
 		}
 		closeSpool(t, s)

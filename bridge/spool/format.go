@@ -42,6 +42,7 @@ const (
 	badSuffix     = ".bad"
 	tmpSuffix     = ".tmp"
 	cursorPrefix  = "cursor-"
+	offeredPrefix = "offered-"
 	idName        = "spool"
 	lockName      = "lock"
 )
@@ -210,6 +211,30 @@ func (id spoolID) parseCursor(b []byte) (sequence uint64, note []byte, err error
 		return 0, nil, errDamaged
 	}
 	return sequence, note, nil
+}
+
+// What a bus was offered is one line of text, in a file of its own, because a cursor's may have to stay behind:
+//
+//	postbridge-offered 1 <spool id> <sequence> <CRC32C in hex over spool id and sequence in decimal>
+const offeredWord = "postbridge-offered"
+
+func (id spoolID) formatOffered(sequence uint64) []byte {
+	sum := id.checksum(strconv.AppendUint(nil, sequence, 10))
+	return fmt.Appendf(nil, "%s %d %v %d %08x\n", offeredWord, formatVersion, id, sequence, sum)
+}
+
+func (id spoolID) parseOffered(b []byte) (sequence uint64, err error) {
+	words, err := versionedLine(bytes.TrimSuffix(b, []byte("\n")), offeredWord)
+	if err != nil {
+		return 0, err
+	}
+	if len(words) == 3 {
+		sequence, _ = strconv.ParseUint(words[1], 10, 64) // what is wrong is found below
+	}
+	if !bytes.Equal(b, id.formatOffered(sequence)) {
+		return 0, errDamaged
+	}
+	return sequence, nil
 }
 
 // versionedLine returns the words behind the first one, which says what the file is, and its format version.

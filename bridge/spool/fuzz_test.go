@@ -102,3 +102,28 @@ func FuzzCursor(f *testing.F) {
 		closeSpool(t, s)
 	})
 }
+
+// FuzzOffered has any bytes as what a bus was offered: what does not check is all that there is.
+func FuzzOffered(f *testing.F) {
+	f.Add(offeredFile(1, testID, 4))
+	f.Add(offeredFile(1, testID, 1<<40))
+	f.Add(offeredFile(1, testID+1, 4))
+	f.Add([]byte("postbridge-offered 1"))
+	f.Add([]byte("\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		fs := threeSegments(t)
+		fs.WriteFile("offered-bus", b)
+		s, err := spool.Open(fs, options())
+		if errors.Is(err, spool.ErrNewer) {
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := redelivered(t, drain(t, s.Cursor("bus")))
+		if n != 9 && !bytes.Equal(b, offeredFile(1, testID, uint64(n))) {
+			t.Errorf("%q says that %d were offered", b, n)
+		}
+		closeSpool(t, s)
+	})
+}

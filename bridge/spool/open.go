@@ -211,6 +211,9 @@ func (s *Spool) loadCursors(files []FileInfo) error {
 			return nameFile(f.Name, err)
 		}
 	}
+	if err := s.loadOffered(files); err != nil {
+		return err
+	}
 	for _, c := range s.cursors {
 		c.next = c.committed + 1
 		c.committedEnd = s.segmentOf(c.next).base
@@ -239,6 +242,34 @@ func (s *Spool) loadCursor(f FileInfo, c *Cursor) error {
 	s.next = max(s.next, sequence+1)
 	if c != nil {
 		c.committed, c.saved, c.note = sequence, sequence, note
+	}
+	return nil
+}
+
+// loadOffered reads how far the buses were offered records. Without its file, a bus may have been offered all there is.
+func (s *Spool) loadOffered(files []FileInfo) error {
+	there := s.next - 1
+	for _, c := range s.cursors {
+		c.redelivered, c.offered = there, there
+		i := slices.IndexFunc(files, func(f FileInfo) bool { return f.Name == offeredPrefix+c.name })
+		if i < 0 {
+			continue
+		}
+		b, err := s.readStart(files[i].Name, files[i].Size)
+		if err != nil {
+			return err
+		}
+		offered, err := s.id.parseOffered(b)
+		switch {
+		case errors.Is(err, errDamaged):
+			s.o.Log.Warn("cannot tell how far a bus was offered events; it is asked what it has of all that is there",
+				"bus", c.name, "file", files[i].Name)
+			c.offered = 0 // so that the file is written anew
+		case err != nil:
+			return nameFile(files[i].Name, err)
+		default:
+			c.redelivered, c.offered = min(offered, there), offered
+		}
 	}
 	return nil
 }

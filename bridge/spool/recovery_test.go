@@ -57,6 +57,11 @@ func cursorFile(version int, id uint32, sequence uint64, note string) []byte {
 	return fmt.Appendf(nil, "postbridge-cursor %d %08x %d %08x\n%s", version, id, sequence, sum, note)
 }
 
+func offeredFile(version int, id uint32, sequence uint64) []byte {
+	sum := crc(le32(id), fmt.Append(nil, sequence))
+	return fmt.Appendf(nil, "postbridge-offered %d %08x %d %08x\n", version, id, sequence, sum)
+}
+
 func idFile(version int, id uint32) []byte {
 	return fmt.Appendf(nil, "postbridge-spool %d %08x %08x\n", version, id, crc(le32(id)))
 }
@@ -533,7 +538,7 @@ func TestGolden(t *testing.T) {
 	closeSpool(t, s)
 
 	golden := crashfs.New(t)
-	for _, name := range []string{"spool", segmentName(1), "cursor-bus"} {
+	for _, name := range []string{"spool", segmentName(1), "cursor-bus", "offered-bus"} {
 		path := filepath.Join("testdata", "v1", name)
 		if *update {
 			if err := os.WriteFile(path, fs.ReadFile(name), 0o600); err != nil {

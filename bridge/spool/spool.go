@@ -53,6 +53,8 @@ const (
 	housekeeping = time.Second
 	// saveInterval is how often a cursor that moves is written, at most.
 	saveInterval = 200 * time.Millisecond
+	// offeredStep is how far ahead is noted what was offered, so that it is seldom written.
+	offeredStep = 1 << 14
 )
 
 // Spool is an open log. Its methods may be called from any goroutine.
@@ -688,6 +690,26 @@ func (s *Spool) saveCursor(c *Cursor, upTo uint64, ago time.Duration) error {
 	}
 	c.saved = m.committed
 	return nil
+}
+
+// saveOffered brings to disk how far the cursor has offered records, before it goes beyond that. Where the disk refuses,
+// no file is better than one that says too little.
+func (s *Spool) saveOffered(c *Cursor) {
+	s.files.Lock()
+	defer s.files.Unlock()
+	name := offeredPrefix + c.name
+	err := replaceFile(s.fs, name, s.id.formatOffered(c.offered))
+	if err == nil {
+		return
+	}
+	left := s.fs.Remove(name)
+	if errors.Is(left, os.ErrNotExist) {
+		left = nil
+	}
+	if left = errors.Join(left, s.fs.SyncDir()); left != nil {
+		s.o.Log.Error("cannot save how far a bus was offered events; after a crash it may store some twice",
+			"bus", c.name, "error", errors.Join(err, left))
+	}
 }
 
 // signal puts a token into a channel that holds one.

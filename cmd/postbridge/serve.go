@@ -188,7 +188,6 @@ func (c *config) natsConfig(credentials *credentials) nats.Config {
 		Replicas:      c.NATSReplicas,
 		MaxAge:        c.NATSMaxAge,
 		MaxBytes:      int64(c.NATSMaxBytes),
-		LookAhead:     bridge.LookAhead,
 	}
 	if c.NATSPassword != "" || c.NATSPasswordFile != "" {
 		n.Password = func() string { return credentials.fresh(&credentials.natsPassword) }

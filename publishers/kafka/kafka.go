@@ -55,7 +55,6 @@ type Publisher struct {
 	client       *kafkago.Client
 	certificates *tlsfiles.Files // nil without TLS files
 	topics       map[bridge.Destination]*topic
-	openedAt     time.Time // events received before it may have been sent by the run before
 	ctx          context.Context
 	stop         context.CancelFunc
 	running      sync.WaitGroup // every goroutine of the publisher
@@ -108,7 +107,6 @@ func open(cfg Config, o bridge.Opening, log *slog.Logger, limits limits) (*Publi
 		keepNote: o.KeepNote,
 		refresh:  make(chan struct{}, 1),
 		brokers:  cfg.Brokers,
-		openedAt: time.Now(),
 		report:   o.Report,
 	}
 	if err := p.notes.parse(o.Note); err != nil {

@@ -44,7 +44,7 @@ func (l *lane) place(ctx context.Context, leader string) error {
 	known = known && !l.fresh // noted just now, and the disk did not take it
 	l.at, l.doubted, l.fresh = noted, known, !known
 	// A run before may have sent the event, even if what that noted is lost.
-	l.before = known || l.pending[0].delivery.ReceivedAt.Before(l.p.openedAt)
+	l.before = known || l.pending[0].delivery.Redelivered
 	var err error
 	if l.before {
 		err = l.skipAhead(ctx, leader)

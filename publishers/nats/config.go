@@ -43,10 +43,6 @@ type Config struct {
 	MaxBytes      int64
 	// DiscardOld makes a full stream drop its oldest events. Otherwise it refuses new ones, which then wait here.
 	DiscardOld bool
-
-	// LookAhead is how many events, from the first that Publish gets on, a run before may have offered already. They
-	// are looked up if they are old. 0 is all that arrived before Open.
-	LookAhead uint64
 }
 
 // Validate returns what is wrong with the configuration: one line that names the setting and says what to do. It shows

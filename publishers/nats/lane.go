@@ -50,14 +50,10 @@ type eventCopy struct {
 	lookUps  int // that had no answer
 }
 
-// newEntry is called with Publisher.mu held.
 func (p *Publisher) newEntry(d *bridge.Delivery, done func(error)) *entry {
 	e := &entry{delivery: d, done: done}
-	if p.first == 0 {
-		p.first = d.Sequence
-	}
 	var absentAt time.Time
-	if d.ReceivedAt.Before(p.opened) && (p.cfg.LookAhead == 0 || d.Sequence-p.first < p.cfg.LookAhead) {
+	if d.Redelivered {
 		// A run before may have sent it, at any time since it arrived.
 		absentAt = d.ReceivedAt
 	}

@@ -57,7 +57,6 @@ type Publisher struct {
 	hosts        string    // where the bus is, without user info: for messages
 	destinations map[bridge.Destination]*destination
 	certificates *tlsfiles.Files // nil without TLS files
-	opened       time.Time       // events received before it may have been sent by the run before
 	ctx          context.Context
 	stop         context.CancelFunc
 
@@ -76,7 +75,6 @@ type Publisher struct {
 	inFlight map[*natsgo.Msg]*eventCopy // what waits for an acknowledgement
 	away     int                        // copies in flight or being looked up
 	session  session                    // the connection there is
-	first    uint64                     // the number of the first event, 0 before it
 	inbox    error                      // why answers cannot arrive: no permission to subscribe to them
 	report   bridge.Report              // called with mu held, so that reports of a cause keep their order
 }
@@ -106,7 +104,6 @@ func Open(cfg Config, report bridge.Report, log *slog.Logger) (*Publisher, error
 		cfg:      cfg,
 		log:      log,
 		hosts:    cfg.hosts(),
-		opened:   time.Now(),
 		wake:     make(chan struct{}, 1),
 		lanes:    make(map[string]*lane),
 		inFlight: make(map[*natsgo.Msg]*eventCopy),

@@ -20,6 +20,8 @@ type Trial struct {
 	bus       Bus
 	publisher bridge.Publisher
 	start     uint64 // the prefix to begin with
+	before    uint64 // the highest number that a run before offered
+	offered   uint64 // and this one
 
 	mu sync.Mutex
 	// All below are guarded by mu.
@@ -46,25 +48,25 @@ const keepEach = 20
 // Open opens a publisher that knows of none before it.
 func Open(t *testing.T, bus Bus) *Trial {
 	t.Helper()
-	return open(t, bus, cursor{})
+	return open(t, bus, cursor{}, 0)
 }
 
 // Reopen is the next run after this one, which is closed, and which has ended well.
 func (r *Trial) Reopen() *Trial {
 	r.t.Helper()
-	return open(r.t, r.bus, cursor{r.prefix, r.note})
+	return open(r.t, r.bus, cursor{r.prefix, r.note}, r.offered)
 }
 
 // Recover is the next run after this one, which is closed, with what a crash leaves: an earlier cursor. All events
 // beyond Prefix are to be published again.
 func (r *Trial) Recover() *Trial {
 	r.t.Helper()
-	return open(r.t, r.bus, r.kept)
+	return open(r.t, r.bus, r.kept, r.offered)
 }
 
-func open(t *testing.T, bus Bus, c cursor) *Trial {
+func open(t *testing.T, bus Bus, c cursor, before uint64) *Trial {
 	t.Helper()
-	r := &Trial{t: t, bus: bus, start: c.prefix, prefix: c.prefix, note: c.note, kept: c,
+	r := &Trial{t: t, bus: bus, start: c.prefix, before: before, offered: before, prefix: c.prefix, note: c.note, kept: c,
 		results: make(map[uint64]error), changed: make(chan struct{}), open: make(map[string]error)}
 	r.publisher = bus.Open(t, bridge.Opening{Report: r.report, Note: c.note, KeepNote: r.keepNote})
 	t.Cleanup(r.Close)
@@ -152,6 +154,8 @@ func (r *Trial) Causes() []string {
 // Publish offers the events, in this order.
 func (r *Trial) Publish(all ...*bridge.Delivery) {
 	for _, d := range all {
+		d.Redelivered = d.Sequence <= r.before
+		r.offered = max(r.offered, d.Sequence)
 		r.publisher.Publish(r.t.Context(), d, func(err error) { r.done(d, err) })
 	}
 }

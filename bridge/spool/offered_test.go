@@ -1,0 +1,158 @@
+package spool_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/postbridge/postbridge/bridge/spool"
+	"github.com/postbridge/postbridge/bridge/spool/crashfs"
+)
+
+// offeredStep is how far ahead is noted what was offered.
+const offeredStep = 1 << 14
+
+// redelivered counts the records of which it is said that they may have been returned before: the first ones, or none.
+func redelivered(t *testing.T, records []spool.Record) (n int) {
+	t.Helper()
+	for i, r := range records {
+		if r.Redelivered && i != n {
+			t.Errorf("%d may have been returned before, and the one before it not", r.Sequence)
+		}
+		if r.Redelivered {
+			n++
+		}
+	}
+	return n
+}
+
+// TestRedelivered has a process die that never committed: what it was offered is told from what it was not.
+func TestRedelivered(t *testing.T) {
+	const there = offeredStep + 10
+	fs := crashfs.New(t)
+	o := options()
+	o.MaxBytes = 8 << 20
+	s := open(t, fs, o)
+	appendAll(t, s, make([]string, there)...)
+	c := s.Cursor("bus")
+
+	for _, step := range []struct {
+		read, want int
+	}{
+		{0, there}, // without a file, all that is there may have been
+		{1, offeredStep + 1},
+		{offeredStep + 1, offeredStep + 1},
+		{offeredStep + 2, there},
+		{there, there},
+	} {
+		for c != nil && step.read > 0 {
+			r, err := c.Next(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r.Redelivered {
+				t.Fatalf("%d of a new spool may have been returned before", r.Sequence)
+			}
+			if int(r.Sequence) == step.read {
+				break
+			}
+		}
+		after := open(t, fs.CrashClone(nil, 0), o)
+		appendAll(t, after, "new")
+		if n := redelivered(t, drain(t, after.Cursor("bus"))); n != step.want {
+			t.Errorf("%d were returned; afterwards %d may have been, want %d", step.read, n, step.want)
+		}
+		closeSpool(t, after)
+	}
+	closeSpool(t, s)
+}
+
+// TestRedeliveredFile has a file that says too little, or nothing.
+func TestRedeliveredFile(t *testing.T) {
+	const name = "offered-bus"
+	for _, c := range []struct {
+		name string
+		file []byte
+		want int
+	}{
+		{"none", nil, 9},
+		{"none offered", offeredFile(1, testID, 0), 0},
+		{"some offered", offeredFile(1, testID, 4), 4},
+		{"ahead of the log", offeredFile(1, testID, 400), 9},
+		{"flipped bit", append([]byte{'q'}, offeredFile(1, testID, 4)[1:]...), 9},
+		{"cut", offeredFile(1, testID, 4)[:30], 9},
+		{"empty", []byte{}, 9},
+		{"of another spool", offeredFile(1, testID+1, 4), 9},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			fs := threeSegments(t)
+			if c.file != nil {
+				fs.WriteFile(name, c.file)
+			}
+			s := open(t, fs, options())
+			appendAll(t, s, "new")
+			if n := redelivered(t, drain(t, s.Cursor("bus"))); n != c.want {
+				t.Errorf("%d may have been returned before, want %d", n, c.want)
+			}
+			closeSpool(t, s)
+			s = open(t, fs, options())
+			if n := redelivered(t, drain(t, s.Cursor("bus"))); n != 10 {
+				t.Errorf("opened again, %d may have been returned before", n)
+			}
+			closeSpool(t, s)
+		})
+	}
+	fs := threeSegments(t)
+	fs.WriteFile(name, offeredFile(2, testID, 4))
+	if _, err := spool.Open(fs, options()); !errors.Is(err, spool.ErrNewer) {
+		t.Errorf("a file of a newer version: %v", err)
+	}
+}
+
+// TestRedeliveredOnFullDisk: a disk that does not take the note holds nothing up, and leaves none that says too little.
+func TestRedeliveredOnFullDisk(t *testing.T) {
+	for _, op := range []crashfs.Op{crashfs.Create, crashfs.Write, crashfs.Sync, crashfs.Rename} {
+		fs := threeSegments(t)
+		fs.WriteFile("offered-bus", offeredFile(1, testID, 4))
+		s := open(t, fs, options())
+		fs.Inject(crashfs.Fault{Op: op, Nth: 1, Outcome: crashfs.Failed, Sticky: true})
+		c := s.Cursor("bus")
+		for range 5 {
+			if _, err := c.Next(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		after := open(t, fs.CrashClone(nil, 0), options())
+		if n := redelivered(t, drain(t, after.Cursor("bus"))); n != 9 {
+			t.Errorf("after a failed %v, %d may have been returned before", op, n)
+		}
+		closeSpool(t, after)
+		_ = s.Close() // its cursor is not saved
+	}
+}
+
+// TestRedeliveredByBus: what one bus was offered says nothing of another.
+func TestRedeliveredByBus(t *testing.T) {
+	fs := crashfs.New(t)
+	o := options()
+	o.Cursors, o.MaxBytes = []string{"bus", "other"}, 8<<20
+	s := open(t, fs, o)
+	appendAll(t, s, "a")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	for _, name := range o.Cursors {
+		if _, err := s.Cursor(name).Next(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	appendAll(t, s, make([]string, offeredStep+1)...)
+	drain(t, s.Cursor("bus"))
+	after := open(t, fs.CrashClone(nil, 0), o)
+	for name, want := range map[string]int{"bus": offeredStep + 2, "other": offeredStep + 1} {
+		if n := redelivered(t, drain(t, after.Cursor(name))); n != want {
+			t.Errorf("%s: %d may have been returned before, want %d", name, n, want)
+		}
+	}
+	closeSpool(t, after)
+	closeSpool(t, s)
+}
