@@ -4,9 +4,12 @@ package main
 
 import (
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -69,6 +72,24 @@ func TestCheckAnswer(t *testing.T) {
 	}
 }
 
+// TestClosingServer has a server that closes each connection after its answer.
+func TestClosingServer(t *testing.T) {
+	var posted atomic.Int64
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if n, _ := io.Copy(io.Discard, r.Body); n > 0 {
+			posted.Add(1)
+		}
+	}))
+	srv.Config.SetKeepAlivesEnabled(false)
+	srv.Start()
+	defer srv.Close()
+	p := plan{connections: 3, threads: 1, duration: time.Minute} // until the workload is used up
+	r, err := p.run(t.Context(), netip.MustParseAddrPort(srv.Listener.Addr().String()), newWorkload(400))
+	if err != nil || r.answered != 400 || posted.Load() != 400 {
+		t.Errorf("%d answered, %d posted, %v", r.answered, posted.Load(), err)
+	}
+}
+
 func TestHistogram(t *testing.T) {
 	h := new(histogram)
 	for i := range 1000 {
@@ -86,6 +107,7 @@ func TestParse(t *testing.T) {
 		"":                                  true,
 		"-rows=kafka,drain-kafka":           true,
 		"-rows=drain-kafka -events=1000000": true,
+		"-rows=flask,connect-sqlite":        true,
 		"-rows=drain":                       false,
 		"-rows=":                            false,
 		"-events=0":                         false,

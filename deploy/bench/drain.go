@@ -117,7 +117,7 @@ func (b *bench) fill(ctx context.Context, data string) (err error) {
 		return err
 	}
 	b.events = int(r.answered) // whole orders
-	_, err = srv.check(ctx, r.answered, 0)
+	_, err = srv.checkWord(ctx, r.answered, 0)
 	return err
 }
 

@@ -83,7 +83,7 @@ func (b *bench) ownLatency(ctx context.Context, w *workload, answer, stored *fin
 	if err != nil {
 		return err
 	}
-	if _, err := srv.check(ctx, r.answered, b.drain); err != nil {
+	if _, err := srv.checkWord(ctx, r.answered, b.drain); err != nil {
 		return err
 	}
 	answer.got = append(answer.got, inMillis(r.latencies.quantile(0.99)))

@@ -190,6 +190,7 @@ func (p *plan) run(ctx context.Context, to netip.AddrPort, w *workload) (*result
 // loop keeps some connections busy from one goroutine. It asks the kernel itself which of them have an answer: a
 // goroutine for each costs a fifth more processor time, which the server on the same cores then lacks.
 type loop struct {
+	to       netip.AddrPort
 	workload *workload
 	life     []request
 	epoll    int
@@ -198,9 +199,10 @@ type loop struct {
 	result
 }
 
-// conn is one keep-alive connection.
+// conn is one keep-alive connection; of a server that closes after each answer, one after the other.
 type conn struct {
-	fd     int
+	index  int // in loop.conns
+	fd     int // -1 if it is closed
 	order  int
 	state  int // the next in the order's life
 	sent   time.Duration
@@ -209,12 +211,14 @@ type conn struct {
 }
 
 func newLoop(to netip.AddrPort, w *workload, connections int) (_ *loop, err error) {
-	l := &loop{workload: w, life: orderLife(to)}
+	l := &loop{to: to, workload: w, life: orderLife(to)}
 	if l.epoll, err = syscall.EpollCreate1(syscall.EPOLL_CLOEXEC); err != nil {
 		return nil, fmt.Errorf("epoll: %w", err)
 	}
-	for range connections {
-		if err := l.connect(to); err != nil {
+	for i := range connections {
+		c := &conn{index: i, fd: -1}
+		l.conns = append(l.conns, c)
+		if err := l.connect(c); err != nil {
 			l.close()
 			return nil, fmt.Errorf("cannot connect to %s: %w", to, err)
 		}
@@ -222,16 +226,16 @@ func newLoop(to netip.AddrPort, w *workload, connections int) (_ *loop, err erro
 	return l, nil
 }
 
-func (l *loop) connect(to netip.AddrPort) error {
+func (l *loop) connect(c *conn) error {
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
+	c.fd = fd
 	// The event carries the connection's index where it usually has its descriptor.
-	event := syscall.EpollEvent{Events: syscall.EPOLLIN, Fd: int32(len(l.conns))}
-	l.conns = append(l.conns, &conn{fd: fd})
+	event := syscall.EpollEvent{Events: syscall.EPOLLIN, Fd: int32(c.index)}
 	return errors.Join(
-		syscall.Connect(fd, &syscall.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}),
+		syscall.Connect(fd, &syscall.SockaddrInet4{Port: int(l.to.Port()), Addr: l.to.Addr().As4()}),
 		syscall.SetNonblock(fd, true),
 		syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, syscall.TCP_NODELAY, 1),
 		syscall.EpollCtl(l.epoll, syscall.EPOLL_CTL_ADD, fd, &event),
@@ -240,6 +244,9 @@ func (l *loop) connect(to netip.AddrPort) error {
 
 func (l *loop) close() {
 	for _, c := range l.conns {
+		if c.fd < 0 {
+			continue
+		}
 		_ = syscall.Close(c.fd) // all that was sent was answered, or the run has failed
 	}
 	_ = syscall.Close(l.epoll)
@@ -311,6 +318,11 @@ func (l *loop) send(c *conn, now time.Duration) error {
 	c.state++
 	c.sent, c.got = now, 0
 	l.busy++
+	if c.fd < 0 {
+		if err := l.connect(c); err != nil {
+			return fmt.Errorf("cannot connect again: %w", err)
+		}
+	}
 	n, err := syscall.Write(c.fd, r.text)
 	switch {
 	case err != nil:
@@ -333,7 +345,12 @@ func (c *conn) receive() (whole bool, err error) {
 		return false, errors.New("the server closed a connection, or its answer is too long")
 	}
 	c.got += n
-	return checkAnswer(c.answer[:c.got])
+	whole, err = checkAnswer(c.answer[:c.got])
+	if whole && bytes.Contains(c.answer[:c.got], []byte("\r\nConnection: close\r\n")) {
+		err = syscall.Close(c.fd)
+		c.fd = -1
+	}
+	return whole, err
 }
 
 // checkAnswer reports whether the answer is whole. It reads no more of it than tells a 200 from all else and one answer

@@ -18,8 +18,8 @@ type row struct {
 	figures  []figures // of each round
 
 	// Of rates only.
-	open     func(context.Context) (*bus, error) // nil of the bare server
-	backlogs []backlog                           // of each round, if it publishes
+	start    func(context.Context) (*server, error)
+	backlogs []backlog // of each round, if it publishes
 }
 
 // figures are what one measurement found. Those of a drain have no latency and no sender.
@@ -31,18 +31,22 @@ type figures struct {
 
 // rateRows are the servers to load: the bare one, and those wanted.
 func (b *bench) rateRows(c *cluster) (rows []*row) {
-	bare := &row{name: "bare net/http"}
-	for _, r := range []*row{
-		{id: "unreachable", name: "postbridge, bus unreachable", open: func(context.Context) (*bus, error) { return unreachable("nats"), nil }},
-		{id: "embedded", name: "postbridge, embedded JetStream", open: func(context.Context) (*bus, error) { return openEmbedded() }},
-		{id: "jetstream", name: "postbridge, JetStream", open: func(ctx context.Context) (*bus, error) { return openJetStream(ctx, b.dir) }},
-		{id: "kafka", name: "postbridge, Kafka", open: c.open},
+	bare := &row{name: "bare net/http", start: func(ctx context.Context) (*server, error) { return startBare(ctx, b.dir) }}
+	for _, r := range []struct {
+		id, name string
+		open     func(context.Context) (*bus, error)
+	}{
+		{"unreachable", "postbridge, bus unreachable", func(context.Context) (*bus, error) { return unreachable("nats"), nil }},
+		{"embedded", "postbridge, embedded JetStream", func(context.Context) (*bus, error) { return openEmbedded() }},
+		{"jetstream", "postbridge, JetStream", func(ctx context.Context) (*bus, error) { return openJetStream(ctx, b.dir) }},
+		{"kafka", "postbridge, Kafka", c.open},
 	} {
 		if b.wants(r.id) {
-			r.baseline = bare
-			rows = append(rows, r)
+			rows = append(rows, &row{id: r.id, name: r.name, baseline: bare,
+				start: func(ctx context.Context) (*server, error) { return b.startOn(ctx, r.open) }})
 		}
 	}
+	rows = append(rows, b.peerRows(bare)...)
 	if len(rows) > 0 {
 		rows = append([]*row{bare}, rows...)
 	}
@@ -66,24 +70,31 @@ func (b *bench) measureRates(ctx context.Context, rows []*row) error {
 	return nil
 }
 
+// startOn starts postbridge, on a bus that is opened for it, with an empty data directory.
+func (b *bench) startOn(ctx context.Context, open func(context.Context) (*bus, error)) (*server, error) {
+	data, err := os.MkdirTemp(b.dir, "data-")
+	if err != nil {
+		return nil, err
+	}
+	remove := func() error { return os.RemoveAll(data) }
+	to, err := open(ctx)
+	if err != nil {
+		return nil, errors.Join(err, remove())
+	}
+	srv, err := startReady(ctx, b.binary, data, to)
+	if err != nil {
+		return nil, errors.Join(err, to.close(), remove())
+	}
+	srv.after = append(srv.after, to.close, remove)
+	srv.check = func(ctx context.Context, answered uint64) (*backlog, error) {
+		return srv.checkWord(ctx, answered, b.drain)
+	}
+	return srv, nil
+}
+
 // measureRate starts a server, loads it, checks what it did and stops it.
 func (b *bench) measureRate(ctx context.Context, r *row, round int, w *workload) (err error) {
-	var srv *server
-	if r.open == nil {
-		srv, err = startBare(ctx, b.dir)
-	} else {
-		var data string
-		if data, err = os.MkdirTemp(b.dir, "data-"); err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, os.RemoveAll(data)) }()
-		var to *bus
-		if to, err = r.open(ctx); err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, to.close()) }()
-		srv, err = startReady(ctx, b.binary, data, to)
-	}
+	srv, err := r.start(ctx)
 	if err != nil {
 		return err
 	}
@@ -93,8 +104,8 @@ func (b *bench) measureRate(ctx context.Context, r *row, round int, w *workload)
 		return err
 	}
 	line := fmt.Sprintf("round %d  %-30s %8.0f/s   p50 %s ms   p99 %s ms", round+1, r.name, f.rate, millis(f.p50), millis(f.p99))
-	if srv.bus != nil {
-		left, err := srv.check(ctx, answered, b.drain)
+	if srv.check != nil {
+		left, err := srv.check(ctx, answered)
 		if err != nil {
 			return err
 		}

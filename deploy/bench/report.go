@@ -126,10 +126,10 @@ func (b *bench) report(rates []*row, drains []*drain, findings []*finding) {
 			fmt.Fprintln(b.out, r.sayBacklogs())
 		}
 	}
-	fmt.Fprintln(b.out, "Every 200 was counted as accepted, and each bus holds as many events as were accepted.")
+	fmt.Fprintln(b.out, "Every 200 is accounted for: what was accepted is on its bus, or where it waits for one.")
 	fmt.Fprintln(b.out)
 	t = tabwriter.NewWriter(b.out, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(t, "median (min–max)\tbaseline\tpostbridge\tratio\tdifference\tto reach")
+	fmt.Fprintln(t, "median (min–max)\tbaseline\tmeasured\tratio\tdifference\tto reach")
 	for _, f := range slices.Concat(b.ratesFound(rows), findings) {
 		fmt.Fprintf(t, "%s\t%s: %s\t%s\t%s\t%s\t%s\n", f.what, f.baseline, spread("%.2f "+f.unit, f.base), spread("%.2f "+f.unit, f.got),
 			spread("%.2f", f.ratios()), spread("%+.2f "+f.unit, f.differences()), f.goal)
@@ -137,7 +137,7 @@ func (b *bench) report(rates []*row, drains []*drain, findings []*finding) {
 	_ = t.Flush()
 }
 
-// finding is one figure of postbridge beside its baseline, of each round.
+// finding is one figure beside its baseline, of each round.
 type finding struct {
 	what, baseline, unit, goal string
 	base, got                  []float64

@@ -33,7 +33,10 @@ const (
 type server struct {
 	ingest netip.AddrPort
 	cmd    *exec.Cmd
-	log    string // path of what it says on stderr
+	log    string         // path of what it says on stderr
+	after  []func() error // done once it has ended
+	// check looks whether what it answered 200 is where it should be. nil if it should be nowhere.
+	check func(ctx context.Context, answered uint64) (*backlog, error)
 
 	// Of postbridge only.
 	admin string // host:port
@@ -55,15 +58,29 @@ func (s *server) command(ctx context.Context, env []string, name string, args ..
 	return nil
 }
 
-// stop ends the process in order, by force if that takes too long.
-func (s *server) stop() error {
+// stop ends the process in order, by force if that takes too long, and does what is to be done then.
+func (s *server) stop() (err error) {
+	if s.cmd != nil && s.cmd.Process != nil {
+		err = s.end()
+	}
+	for _, f := range s.after {
+		err = errors.Join(err, f())
+	}
+	return err
+}
+
+func (s *server) end() error {
 	force := time.AfterFunc(stopTimeout, func() { _ = s.cmd.Process.Kill() })
 	defer force.Stop()
 	_ = s.cmd.Process.Signal(syscall.SIGTERM) // it has ended already, or Wait tells
-	if err := s.cmd.Wait(); err != nil {
-		return fmt.Errorf("%w; it said at the end:\n%s", err, s.said())
+	err := s.cmd.Wait()
+	if status, ok := s.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() && status.Signal() == syscall.SIGTERM {
+		err = nil // it does not handle the signal
 	}
-	return nil
+	if err != nil {
+		err = fmt.Errorf("%w; it said at the end:\n%s", err, s.said())
+	}
+	return err
 }
 
 // said is the end of what the process said.
@@ -72,18 +89,27 @@ func (s *server) said() []byte {
 	return text[max(0, len(text)-2000):]
 }
 
-// cpu is the processor time the process has used so far.
-func (s *server) cpu() (time.Duration, error) {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid))
+// cpu is the processor time that the process has used so far, and those that it started.
+func (s *server) cpu() (total time.Duration, err error) {
+	files, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {
 		return 0, err
 	}
-	// The fields after the name, which is in parentheses, begin with the third.
-	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-	user, err1 := strconv.ParseInt(fields[14-3], 10, 64)
-	system, err2 := strconv.ParseInt(fields[15-3], 10, 64)
-	const tick = 10 * time.Millisecond // Linux shows a hundredth of a second on every architecture
-	return time.Duration(user+system) * tick, errors.Join(err1, err2)
+	group := strconv.Itoa(s.cmd.Process.Pid)
+	for _, file := range files {
+		stat, _ := os.ReadFile(file) // it may have ended since
+		// The fields after the name, which is in parentheses, begin with the third.
+		fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+		if len(fields) < 13 || fields[5-3] != group {
+			continue
+		}
+		user, err1 := strconv.ParseInt(fields[14-3], 10, 64)
+		system, err2 := strconv.ParseInt(fields[15-3], 10, 64)
+		const tick = 10 * time.Millisecond // Linux shows a hundredth of a second on every architecture
+		total += time.Duration(user+system) * tick
+		err = errors.Join(err, err1, err2)
+	}
+	return total, err
 }
 
 // serveBare is the whole of the server that postbridge is compared with.
@@ -256,9 +282,9 @@ type backlog struct {
 	took              time.Duration
 }
 
-// check holds postbridge to its word: what it answered is what it accepted, and all of that is stored, at the latest
+// checkWord holds postbridge to its word: what it answered is what it accepted, and all of that is stored, at the latest
 // after the limit, or none if there is no bus.
-func (s *server) check(ctx context.Context, answered uint64, limit time.Duration) (*backlog, error) {
+func (s *server) checkWord(ctx context.Context, answered uint64, limit time.Duration) (*backlog, error) {
 	from := time.Now()
 	st, err := s.status(ctx)
 	if err != nil {
