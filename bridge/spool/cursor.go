@@ -19,8 +19,9 @@ type Record struct {
 	// Payload is what was appended, and nobody may change it; nil if Sequence itself is the last of the lost numbers.
 	// It is gone once the record, or one behind it, is committed.
 	Payload []byte
-	// Redelivered says that Next may have returned the record before, in another run. What it does not say that of never
-	// was; a file of the bus keeps that, and without it, it is said of all that is there when the spool is opened.
+	// Redelivered says that Next may have returned the record before, in another run or before Rewind. What it does not
+	// say that of never was; a file of the bus keeps that, and without it, it is said of all that is there when the spool
+	// is opened.
 	Redelivered bool
 
 	end int64 // where the log goes on behind it, in bytes since the spool was opened
@@ -32,18 +33,16 @@ type Cursor struct {
 	name string
 	wake chan struct{} // holds a token when there may be more to read
 
-	// Immutable after Open: the highest sequence that a run before may have returned.
-	redelivered uint64
-
 	// Owned by the goroutine that calls Next.
-	next    uint64 // the lowest sequence not returned yet
-	segment *segment
-	limit   int64  // of what may be read of segment, as it was last asked for: there may be more by now
-	last    uint64 // the last sequence before limit
-	reader  segmentReader
-	buffer  []byte // that reader reads from; nil if it is not one of readAhead bytes
-	offered uint64 // the highest sequence that Next may have returned, as the file says
-	lent    []lent // the buffers before it, oldest first
+	redelivered uint64 // the highest sequence that may have been returned before
+	next        uint64 // the lowest sequence not returned yet
+	segment     *segment
+	limit       int64  // of what may be read of segment, as it was last asked for: there may be more by now
+	last        uint64 // the last sequence before limit
+	reader      segmentReader
+	buffer      []byte // that reader reads from; nil if it is not one of readAhead bytes
+	offered     uint64 // the highest sequence that Next may have returned, as the file says
+	lent        []lent // the buffers before it, oldest first
 
 	// Guarded by s.mu.
 	committed    uint64 // all up to here are done on this bus
@@ -105,6 +104,25 @@ func (c *Cursor) SetNote(note []byte) {
 	c.dirty = true
 	c.note = append(c.note[:0], note...)
 	signal(c.s.save)
+}
+
+// Rewind takes the cursor back to behind the sequence, or to where the spool begins by now, and returns where it stands.
+// It belongs to the goroutine of Next. Nobody may use a payload any more that Next returned before, nor commit what it
+// returned.
+func (c *Cursor) Rewind(sequence uint64) uint64 {
+	c.leave()
+	c.lent = nil
+	c.redelivered = max(c.redelivered, c.next-1)
+	begin := c.s.segmentOf(sequence + 1)
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	c.committed = min(c.committed, max(sequence, begin.first-1))
+	c.committedEnd = begin.base
+	c.next = c.committed + 1
+	c.unsaved, c.saved, c.dirty = nil, 0, true
+	signal(c.s.save)
+	signal(c.wake)
+	return c.committed
 }
 
 // Save writes the file as of the last Commit and SetNote now. Its error is the disk's; it is tried again by itself.
