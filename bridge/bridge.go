@@ -245,7 +245,7 @@ func (ps *pumps) stop() error {
 func (ps *pumps) close() error {
 	var errs []error
 	for _, p := range ps.all {
-		errs = append(errs, p.publisher.Close())
+		errs = append(errs, p.close())
 	}
 	return errors.Join(errs...)
 }

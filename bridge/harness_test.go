@@ -78,6 +78,7 @@ type fakeBus struct {
 	// note is the one that the bus was opened with.
 	note     []byte
 	keepNote func() error
+	rewound  func(uint64, error)
 	// rule says what to do with a delivery; nil stores it at once.
 	rule func(*bridge.Delivery) verdict
 }
@@ -101,7 +102,7 @@ func (f *fakeBus) bus() bridge.Bus {
 	return bridge.Bus{Name: "nats", Open: func(o bridge.Opening) (bridge.Publisher, error) {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		f.report, f.note, f.keepNote = o.Report, o.Note, o.KeepNote
+		f.report, f.note, f.keepNote, f.rewound = o.Report, o.Note, o.KeepNote, o.Rewound
 		o.Report("connection", f.down)
 		f.offered = make(map[string]uint64)
 		return f, nil
@@ -265,6 +266,7 @@ func (r *running) get(path string) (int, string) {
 type busStatus struct {
 	Up                                                                   bool
 	Committed, Waiting, Stored, Deadlettered, Quarantined, Skipped, last uint64
+	Rewound                                                              uint64
 	Causes                                                               []string
 }
 

@@ -57,6 +57,14 @@ func (h *health) report(cause string, err error) {
 	}
 }
 
+// forget ends all causes: of a publisher that is closed.
+func (h *health) forget() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	clear(h.causes)
+	h.begun = false
+}
+
 // maxSaid is how many reasons of one cause are logged, should they have something in them that always changes.
 const maxSaid = 10
 

@@ -118,7 +118,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	waiting := desc("bus_waiting", "Events in the spool that are not yet done on the bus.", "bus")
 	oldest := desc("bus_oldest_waiting_seconds", "Age of the oldest event that is not yet done on the bus.", "bus")
 	up := desc("bus_up", "1 if nothing keeps events from the bus.", "bus")
-	rewound := desc("bus_rewound_total", "Times the bus was found to hold less than it had stored. Not counted yet: always 0.", "bus")
+	rewound := desc("bus_rewound_total", "Times the bus was found to have lost events that it had stored; what the spool kept was published again.", "bus")
 	for name, b := range st.Buses {
 		for f, n := range b.Fates() {
 			counter(fates, n, name, f)
@@ -127,7 +127,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		gauge(waiting, float64(b.Waiting), name)
 		gauge(oldest, b.OldestWaitingSeconds, name)
 		gauge(up, oneIf(b.Up), name)
-		counter(rewound, 0, name)
+		counter(rewound, b.Rewound, name)
 	}
 }
 

@@ -28,7 +28,7 @@ type Publisher interface {
 	// Note returns what the next start has to know so that it does not store again what is stored: text that is kept
 	// with the cursor, and given to Open. It speaks of the time when all up to the event of that number was done, or of
 	// an earlier one. It is called with each commit, for numbers that grow, so it has to be quick; it must not call
-	// back. The result is valid until the next call. nil is nothing.
+	// back. The result is valid until the next call. nil is nothing. It works after Close, too.
 	Note(committed uint64) []byte
 
 	// Close ends the connection. It waits neither for the bus nor for what is undone.
@@ -72,11 +72,17 @@ type Report func(cause string, err error)
 // Opening is what a publisher gets when it is opened.
 type Opening struct {
 	Report Report
+	// Spool is the spool that all events come from.
+	Spool string
 	// Note is what Publisher.Note returned last, as far as it came to disk; nil if there is none.
 	Note []byte
 	// KeepNote writes what Publisher.Note returns now to disk, and returns once it is there. It may be called once
 	// Publish has been.
 	KeepNote func() error
+	// Rewound says that the bus has lost what it had stored: of the events behind that number, it does not hold all. It
+	// returns at once. The publisher is closed then, asked for its Note as of that number once more, and opened anew with
+	// it; what the spool still keeps from there on is offered to that one, as Redelivered.
+	Rewound func(committed uint64, why error)
 }
 
 // Bus is one bus of POSTBRIDGE_PUBLISH.

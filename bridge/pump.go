@@ -36,19 +36,32 @@ type pump struct {
 	health     *health
 	quarantine *quarantine
 	log        *slog.Logger
-	publisher  Publisher
+	open       func(Opening) (Publisher, error)
+
+	// publisher is changed by run only, while it is closed, and with mu held.
+	publisher Publisher
 
 	mu           sync.Mutex
-	room         sync.Cond // signalled when the look-ahead shrinks
-	window       []slot    // a ring of what was offered, by offer number
-	first        uint64    // the offer number of the first that is not done
-	offered      uint64    // how many ever were: the next offer number
+	lost         *loss              // what the bus has lost, until run has gone back
+	stop         context.CancelFunc // ends what run does with this publisher; nil before
+	rewinds      uint64             // how often run went back, since start
+	again        uint64             // events that were stored and are not counted as that any more
+	room         sync.Cond          // signalled when the look-ahead shrinks
+	window       []slot             // a ring of what was offered, by offer number
+	first        uint64             // the offer number of the first that is not done
+	offered      uint64             // how many ever were: the next offer number
 	unacked      int
 	unackedBytes int
 	committed    uint64              // the number of the last event that is
 	fates        [numBusFates]uint64 // of all that is committed
 	note         []byte              // reused
 	stuck        bool                // it was said what the look-ahead waits for
+}
+
+// loss is that the bus does not hold all that it stored of the events behind a number.
+type loss struct {
+	committed uint64
+	why       error
 }
 
 // slot is one record that was offered to the bus.
@@ -63,30 +76,133 @@ type slot struct {
 func newPump(bus Bus, s *spool.Spool, h *health, q *quarantine, log *slog.Logger) (*pump, error) {
 	p := &pump{
 		bus: bus.Name, spoolID: s.ID(), cursor: s.Cursor(bus.Name), health: h, quarantine: q,
-		log: log.With("bus", bus.Name),
+		log: log.With("bus", bus.Name), open: bus.Open,
 	}
 	p.room.L = &p.mu
-	o := Opening{Report: h.report, KeepNote: p.keepNote}
 	committed, note := p.cursor.Committed()
 	p.committed = committed
+	var known []byte
 	if note == nil {
 		// New to this spool: it starts at the oldest that is kept and has nothing of what was before.
 		p.fates[skipped] = committed
 	} else {
 		var err error
-		if o.Note, err = p.parseNote(note); err != nil {
+		if known, err = p.parseNote(note); err != nil {
 			return nil, fmt.Errorf("cannot read the note in the cursor of %s: %w", bus.Name, err)
 		}
 	}
-	var err error
-	if p.publisher, err = bus.Open(o); err != nil {
-		return nil, fmt.Errorf("cannot open %s: %w", bus.Name, err)
+	if err := p.openPublisher(known); err != nil {
+		return nil, err
 	}
 	return p, nil
 }
 
-// run carries events until ctx ends.
+// openPublisher opens the publisher with its note.
+func (p *pump) openPublisher(note []byte) error {
+	publisher, err := p.open(Opening{Report: p.health.report, Spool: p.spoolID, Note: note, KeepNote: p.keepNote, Rewound: p.rewound})
+	if err != nil {
+		return fmt.Errorf("cannot open %s: %w", p.bus, err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.publisher = publisher
+	return nil
+}
+
+// run carries events until ctx ends. Whenever the bus has lost some, it goes back to them.
 func (p *pump) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		session, stop := context.WithCancel(ctx)
+		if p.begin(stop) {
+			p.carry(session)
+		}
+		stop()
+		if ctx.Err() != nil {
+			return // the next start finds out, too
+		}
+		if lost := p.takeLoss(); lost != nil {
+			p.goBack(ctx, lost)
+		}
+	}
+}
+
+// begin notes what ends the session. False is that the bus has lost events already.
+func (p *pump) begin(stop context.CancelFunc) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stop = stop
+	return p.lost == nil
+}
+
+func (p *pump) takeLoss() (lost *loss) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	lost, p.lost = p.lost, nil
+	return lost
+}
+
+// rewound is the publisher's Rewound.
+func (p *pump) rewound(committed uint64, why error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.lost == nil || committed < p.lost.committed {
+		p.lost = &loss{committed, why}
+	}
+	if p.stop != nil {
+		p.stop()
+	}
+}
+
+// goBack closes the publisher, takes the cursor back to what the bus still has, and opens another.
+func (p *pump) goBack(ctx context.Context, lost *loss) {
+	if err := p.publisher.Close(); err != nil {
+		p.log.Error("cannot close the publisher", "error", err)
+	}
+	p.health.forget()
+	if more := p.takeLoss(); more != nil && more.committed < lost.committed {
+		lost = more
+	}
+	before := p.committed
+	committed := p.cursor.Rewind(lost.committed)
+	p.log.Error("the bus has lost events that it had stored; what the spool still keeps of them is published again",
+		"why", lost.why, "from", committed+1, "to", before, "not_kept", committed-min(lost.committed, committed))
+	p.mu.Lock()
+	p.first, p.unacked, p.unackedBytes = p.offered, 0, 0 // what was offered and is not done is none of ours any more
+	p.uncount(before - committed)
+	p.committed = committed
+	p.rewinds++
+	note := bytes.Clone(p.publisher.Note(committed))
+	p.cursor.SetNote(p.formatNote())
+	p.mu.Unlock()
+	retry := RetryForever(firstRetry)
+	for {
+		err := p.openPublisher(note)
+		p.health.report("open", err)
+		if err == nil {
+			return
+		}
+		pause(ctx, retry.NextBackOff())
+		if ctx.Err() != nil {
+			return // the publisher is the one that is closed
+		}
+	}
+}
+
+// uncount takes so many events out of what is counted as done. What became of each is not known: stored, most likely.
+// Needs mu.
+func (p *pump) uncount(n uint64) {
+	for _, f := range []busFate{stored, deadlettered, quarantined, skipped} {
+		less := min(n, p.fates[f])
+		p.fates[f] -= less
+		n -= less
+		if f == stored {
+			p.again += less
+		}
+	}
+}
+
+// carry offers events to the publisher until ctx ends.
+func (p *pump) carry(ctx context.Context) {
 	stop := context.AfterFunc(ctx, p.wakeAll)
 	defer stop()
 	retry, unread := RetryForever(firstRetry), false
@@ -255,6 +371,9 @@ func (p *pump) putAside(ctx context.Context, n uint64, d *Delivery, why error) {
 func (p *pump) finish(n uint64, f busFate) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if n < p.first {
+		return // offered before the bus lost events
+	}
 	s := p.slot(n)
 	s.done, s.fate, s.delivery = true, f, nil
 	p.unacked--
@@ -281,6 +400,15 @@ func (p *pump) commitPrefix() {
 	p.cursor.Commit(last, p.formatNote())
 }
 
+// close closes the publisher and takes its last note, for the cursor to be saved with.
+func (p *pump) close() error {
+	err := p.publisher.Close()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cursor.SetNote(p.formatNote())
+	return err
+}
+
 // keepNote brings the publisher's note to disk.
 func (p *pump) keepNote() error {
 	p.mu.Lock()
@@ -295,6 +423,8 @@ type cursorNote struct {
 	Deadlettered uint64 `json:"deadlettered"`
 	Quarantined  uint64 `json:"quarantined"`
 	Skipped      uint64 `json:"skipped"`
+	// Again is how many were counted as stored, too, and were found to be lost.
+	Again uint64 `json:"again"`
 }
 
 // formatNote writes the note; it is called for each event. Needs mu. The result is valid until the next call.
@@ -303,6 +433,7 @@ func (p *pump) formatNote() []byte {
 	b = strconv.AppendUint(append(b, `,"deadlettered":`...), p.fates[deadlettered], 10)
 	b = strconv.AppendUint(append(b, `,"quarantined":`...), p.fates[quarantined], 10)
 	b = strconv.AppendUint(append(b, `,"skipped":`...), p.fates[skipped], 10)
+	b = strconv.AppendUint(append(b, `,"again":`...), p.again, 10)
 	b = append(b, "}\n"...)
 	p.note = append(b, p.publisher.Note(p.committed)...)
 	return p.note
@@ -315,7 +446,7 @@ func (p *pump) parseNote(note []byte) ([]byte, error) {
 	if err := json.Unmarshal(fates, &n); err != nil {
 		return nil, err
 	}
-	p.fates = [numBusFates]uint64{n.Stored, n.Deadlettered, n.Quarantined, n.Skipped}
+	p.fates, p.again = [numBusFates]uint64{n.Stored, n.Deadlettered, n.Quarantined, n.Skipped}, n.Again
 	if len(rest) == 0 {
 		return nil, nil
 	}
@@ -327,12 +458,14 @@ type busState struct {
 	committed uint64
 	fates     [numBusFates]uint64
 	oldest    time.Time // arrival of the first event that is offered and not done; zero if none
+	rewinds   uint64
+	again     uint64
 }
 
 func (p *pump) state() busState {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	st := busState{fates: p.fates}
+	st := busState{fates: p.fates, rewinds: p.rewinds, again: p.again}
 	for _, n := range p.fates {
 		st.committed += n
 	}

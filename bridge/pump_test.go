@@ -368,3 +368,66 @@ func TestOrderedStop(t *testing.T) {
 	}
 	f.waitStored(1)
 }
+
+// TestRewound has the bus lose events: they are published again, in order and before what is new, and counted once.
+func TestRewound(t *testing.T) {
+	f := newFakeBus(t)
+	log := new(logBuffer)
+	o := testOptions(t, log)
+	o.Buses = []bridge.Bus{f.bus()}
+	r := start(t, o, log)
+	for i := range 20 {
+		r.mustPost("/kite", kiteBody("1", "OPEN", i))
+	}
+	r.bus("all stored", func(b busStatus) bool { return b.Stored == 20 })
+	f.setRule(func(*bridge.Delivery) verdict { return hold })
+	r.mustPost("/kite", kiteBody("1", "OPEN", 20))
+	f.waitFor("the event that is under way", func() bool { return len(f.held) == 1 })
+	f.report("publish", errors.New("stuck")) // by a publisher that is closed then
+
+	f.mu.Lock()
+	f.stored, f.rule = nil, nil
+	underWay := f.held
+	f.held = nil
+	f.mu.Unlock()
+	f.rewound(12, errors.New("it does not hold event 13"))
+	f.waitStored(9)
+	st := r.bus("all stored again", func(b busStatus) bool { return b.Waiting == 0 && b.Stored == 21 && b.Rewound >= 1 })
+	if !st.Up {
+		t.Errorf("what kept events from the publisher before still counts: %q", st.Causes)
+	}
+	for _, release := range underWay {
+		release() // an answer to the publisher of before
+	}
+	for i, d := range f.stored {
+		if d.Sequence != uint64(13+i) || d.Redelivered != (d.Sequence <= 21) {
+			t.Errorf("the bus gets %d, redelivered: %v", d.Sequence, d.Redelivered)
+		}
+	}
+	r.mustPost("/kite", kiteBody("1", "OPEN", 21))
+	r.bus("what is new", func(b busStatus) bool { return b.Waiting == 0 && b.Stored == 22 })
+	_, metrics := r.get("/metrics")
+	for _, line := range []string{
+		fmt.Sprintf(`postbridge_bus_rewound_total{bus="nats"} %d`, st.Rewound),
+		`postbridge_bus_events_total{bus="nats",fate="stored"} 30`,
+	} {
+		if !strings.Contains(metrics, line+"\n") {
+			t.Errorf("no line %q in the metrics", line)
+		}
+	}
+	if !strings.Contains(log.String(), `msg="the bus has lost events`) {
+		t.Error("nothing is said of the loss")
+	}
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+
+	log = new(logBuffer)
+	again := testOptions(t, log)
+	again.Buses, again.DataDir = o.Buses, o.DataDir
+	r = start(t, again, log)
+	_, metrics = r.get("/metrics")
+	if want := `postbridge_bus_events_total{bus="nats",fate="stored"} 30` + "\n"; !strings.Contains(metrics, want) {
+		t.Errorf("after a restart, no line %q in the metrics", want)
+	}
+}

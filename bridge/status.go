@@ -51,15 +51,18 @@ type busStatus struct {
 	Deadlettered         uint64   `json:"deadlettered"`
 	Quarantined          uint64   `json:"quarantined"`
 	Skipped              uint64   `json:"skipped"`
+	Rewound              uint64   `json:"rewound"` // how often the bus was found to have lost events, since start
 	OldestWaitingSeconds float64  `json:"oldest_waiting_seconds"`
 	Causes               []string `json:"causes,omitempty"`     // what keeps events from the bus now
 	LastError            string   `json:"last_error,omitempty"` // since start, mended or not
+
+	again uint64 // events that were stored and are not counted as that any more
 }
 
-// Fates returns the counts by fate.
+// Fates returns the counts by fate. An event that is stored once more counts once more, so that none ever falls.
 func (s busStatus) Fates() map[string]uint64 {
 	return map[string]uint64{
-		stored.String(): s.Stored, deadlettered.String(): s.Deadlettered,
+		stored.String(): s.Stored + s.again, deadlettered.String(): s.Deadlettered,
 		quarantined.String(): s.Quarantined, skipped.String(): s.Skipped,
 	}
 }
@@ -105,6 +108,7 @@ func busStatusOf(s busState, h *health, last uint64) busStatus {
 		Waiting:   last - s.committed,
 		Stored:    s.fates[stored], Deadlettered: s.fates[deadlettered],
 		Quarantined: s.fates[quarantined], Skipped: s.fates[skipped],
+		Rewound: s.rewinds, again: s.again,
 	}
 	if !s.oldest.IsZero() {
 		st.OldestWaitingSeconds = time.Since(s.oldest).Seconds()

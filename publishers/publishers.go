@@ -21,7 +21,7 @@ func New(name string, cfg Config, log *slog.Logger) (bridge.Bus, error) {
 	switch name {
 	case "nats":
 		return bridge.Bus{Name: name, Delay: cfg.NATS.Delay(), Open: func(o bridge.Opening) (bridge.Publisher, error) {
-			p, err := nats.Open(cfg.NATS, o.Report, log)
+			p, err := nats.Open(cfg.NATS, o, log)
 			if err != nil {
 				return nil, err
 			}

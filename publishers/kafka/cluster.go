@@ -29,6 +29,7 @@ func (p *Publisher) watch() {
 	pace := bridge.RetryForever(firstRetry)
 	for p.ctx.Err() == nil {
 		wait := metadataInterval
+		p.keepLandmarks()
 		if p.learn() {
 			pace.Reset()
 		} else {
@@ -75,6 +76,7 @@ func (p *Publisher) learn() bool {
 	if err == nil && m.ClusterID != "" && !p.notes.adopt(m.ClusterID) {
 		p.log.Warn("this is another Kafka cluster than before, and what was stored is not in it; what waits is published here. To publish again what the spool keeps, stop postbridge, remove spool/cursor-kafka and start it",
 			"cluster", m.ClusterID)
+		p.landmarks.Forget()
 	}
 	controller := p.connected(m, err)
 	if err != nil {
@@ -106,6 +108,7 @@ func (p *Publisher) connected(m *kafkago.MetadataResponse, err error) (controlle
 		}
 	}
 	if back {
+		p.session++
 		p.pokeAll()
 	}
 	return cmp.Or(hostPort(m.Controller), p.brokers[0])
@@ -189,6 +192,9 @@ func (p *Publisher) createTopic(t *topic, controller string, brokers int) error 
 	if p.cfg.Replication > minInSync {
 		c.ConfigEntries = []kafkago.ConfigEntry{{ConfigName: "min.insync.replicas", ConfigValue: strconv.Itoa(minInSync)}}
 	}
+	p.mu.Lock()
+	t.made++ // before anything can be published to it
+	p.mu.Unlock()
 	ctx, cancel := context.WithTimeout(p.ctx, requestTimeout)
 	defer cancel()
 	resp, err := p.client.CreateTopics(ctx, &kafkago.CreateTopicsRequest{Addr: kafkago.TCP(controller), Topics: []kafkago.TopicConfig{c}})

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -272,6 +273,38 @@ func (b *testBus) client(t *testing.T, options ...kgo.Opt) *kgo.Client {
 	}
 	t.Cleanup(c.Close)
 	return c
+}
+
+func (b *testBus) MakeAnew(t *testing.T, dest bridge.Destination) {
+	t.Helper()
+	b.makeAnew(t, string(dest))
+}
+
+// makeAnew deletes a topic and makes it again, unless the publisher does.
+func (b *testBus) makeAnew(t *testing.T, topic string) {
+	t.Helper()
+	c := b.client(t)
+	gone := kmsg.NewDeleteTopicsRequest()
+	gone.TopicNames = []string{topic}
+	gone.Topics = []kmsg.DeleteTopicsRequestTopic{{Topic: &topic}}
+	gone.TimeoutMillis = int32(patience.Milliseconds())
+	deleted, err := gone.RequestWith(t.Context(), c)
+	if err == nil {
+		err = kerr.ErrorForCode(deleted.Topics[0].ErrorCode)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	anew := kmsg.NewCreateTopicsRequest()
+	anew.Topics = []kmsg.CreateTopicsRequestTopic{{Topic: topic, NumPartitions: int32(b.config.Partitions), ReplicationFactor: 1}}
+	anew.TimeoutMillis = gone.TimeoutMillis
+	created, err := anew.RequestWith(t.Context(), c)
+	if err == nil {
+		err = kerr.ErrorForCode(created.Topics[0].ErrorCode)
+	}
+	if err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
+		t.Fatal(err)
+	}
 }
 
 func (b *testBus) Stored(t *testing.T, dest bridge.Destination) (all []publishertest.Message) {

@@ -60,12 +60,19 @@ type Publisher struct {
 	running      sync.WaitGroup // every goroutine of the publisher
 	refresh      chan struct{}  // asks for fresh metadata; holds one
 	notes        notes
+	spool        string // that all events come from
+	landmarks    *bridge.Landmarks
+	rewound      func(committed uint64, why error)
 
 	mu sync.Mutex
 	// Guarded by mu.
 	up      bool          // the cluster answered last time
 	brokers []string      // where to ask for metadata: those known, then those configured
 	report  bridge.Report // called with mu held, so that reports of a cause keep their order
+	lost    bool          // the bus has lost what it stored
+	session int           // counts how often the cluster answered again
+
+	note []byte // of Note, reused
 }
 
 var _ bridge.Publisher = (*Publisher)(nil)
@@ -108,8 +115,12 @@ func open(cfg Config, o bridge.Opening, log *slog.Logger, limits limits) (*Publi
 		refresh:  make(chan struct{}, 1),
 		brokers:  cfg.Brokers,
 		report:   o.Report,
+		spool:    o.Spool,
+		rewound:  o.Rewound,
 	}
-	if err := p.notes.parse(o.Note); err != nil {
+	var positions []byte
+	p.landmarks, positions = bridge.NewLandmarks(o.Note, landmarksEach)
+	if err := p.notes.parse(positions); err != nil {
 		// What is known from before only saves repeats.
 		log.Error("cannot read what is noted of the partitions; events may be stored twice", "error", err)
 	}
@@ -161,8 +172,12 @@ func (p *Publisher) settle(copies []*entry, refused error) {
 	}
 }
 
-// Note says how far each partition was written when all up to that event was done.
-func (p *Publisher) Note(committed uint64) []byte { return p.notes.asOf(committed) }
+// Note says how far each partition was written when all up to that event was done, and where some of the events are.
+func (p *Publisher) Note(committed uint64) []byte {
+	p.note = append(p.note[:0], p.notes.asOf(committed)...)
+	p.note = append(p.note, p.landmarks.Note(committed)...)
+	return p.note
+}
 
 // Close ends the connections and everything the publisher does. What is undone stays undone. It must not be called from
 // within a done.
@@ -170,5 +185,11 @@ func (p *Publisher) Close() error {
 	p.stop()
 	p.transport.close()
 	p.running.Wait()
+	p.landmarks.Close()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.lost {
+		p.notes.forget()
+	}
 	return nil
 }

@@ -42,7 +42,9 @@ type lane struct {
 	placed  bool   // at is where to go on, but for what a look has to show
 	before  bool   // a run before may have sent what is pending: look first
 	opened  bool
-	limit   int // records in a batch
+	looked  visit        // when the landmarks were looked at last
+	due     *time.Ticker // asks for another look
+	limit   int          // records in a batch
 
 	// doubted is set while something of ours may come into the partition that we know nothing of: a batch that the run
 	// before had sent, or one of ours that the broker refused when it came again. Then an answer is not believed, but
@@ -82,6 +84,8 @@ func (l *lane) poke() {
 
 // run takes events and stores them until the publisher closes, or the topic gets other lanes.
 func (l *lane) run() {
+	l.due = time.NewTicker(landmarkLook)
+	defer l.due.Stop()
 	for l.take() && l.step() {
 	}
 	l.unblock()
@@ -111,6 +115,9 @@ func (l *lane) take() bool {
 			l.unblock()
 			select {
 			case <-l.poked:
+			case <-l.due.C:
+				l.looked = visit{}
+				return true
 			case <-l.p.ctx.Done():
 			}
 		}
@@ -147,6 +154,12 @@ func (l *lane) step() bool {
 	if cluster := l.p.notes.clusterID(); l.cluster != cluster {
 		l.cluster, l.placed, l.opened = cluster, false, false
 		clear(l.found)
+	}
+	if !l.try(l.lookIfDue) {
+		return false
+	}
+	if len(l.pending) == 0 {
+		return true
 	}
 	if !l.opened && !l.try(l.open) {
 		return false
@@ -205,6 +218,9 @@ func (l *lane) fit() int {
 func (l *lane) offer(set []byte) (offset int64, err error) {
 	l.p.pause(time.Until(l.throttled))
 	ended := !l.try(func(ctx context.Context, leader string) error {
+		if err := l.lookIfDue(ctx, leader); err != nil {
+			return err
+		}
 		l.resent, l.sent = l.sent, true
 		stamp(set, time.Now())
 		var resp *kafkago.ProduceResponse
@@ -246,7 +262,7 @@ func (l *lane) stored(n int, offset int64) bool {
 	if offset < l.at.offset {
 		// All before that was looked at, so this is the place of something else, with the same numbers, that the broker
 		// takes our batch for a repeat of; or the partition is a new one.
-		l.sent, l.at.offset = true, max(0, offset)
+		l.sent, l.at.offset, l.looked = true, max(0, offset), visit{}
 		return l.settleDoubt(kafkago.DuplicateSequenceNumber)
 	}
 	l.unsure = time.Time{}
@@ -263,6 +279,7 @@ func (l *lane) stored(n int, offset int64) bool {
 	l.at.next = after(l.at.next, n)
 	l.at.offset = offset + int64(n)
 	l.note(l.pending[:n])
+	l.landmark(l.pending[0], offset)
 	l.p.settle(l.pending[:n], nil)
 	l.drop(n)
 	return true

@@ -212,6 +212,9 @@ func (l *lane) backInRange(ctx context.Context, leader string) error {
 	if first >= before {
 		return nil
 	}
+	if err := l.checkLandmarks(ctx, leader); err != nil || ctx.Err() != nil {
+		return errors.Join(err, ctx.Err())
+	}
 	l.p.log.Error("the partition ends before what it had stored: the topic was made anew, or a Kafka broker lost it; see 'a bus lost what it had stored' in the README",
 		"topic", l.topic.name, "partition", l.partition, "stored_to", before)
 	return l.renew(ctx, leader)

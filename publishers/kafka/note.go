@@ -94,6 +94,13 @@ func (n *notes) adopt(cluster string) (same bool) {
 	return same
 }
 
+// forget drops what is noted of the partitions.
+func (n *notes) forget() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.places, n.changed = nil, true
+}
+
 // clusterID is the cluster that there is.
 func (n *notes) clusterID() string {
 	n.mu.Lock()

@@ -342,12 +342,17 @@ func (b *kafkaBus) Stored(t *testing.T, dest bridge.Destination) (all []publishe
 	return all
 }
 
+func (b *kafkaBus) MakeAnew(t *testing.T, dest bridge.Destination) {
+	t.Helper()
+	b.makeAnew(t, b.topic(dest))
+}
+
 // TestRealContract is the contract on two nodes: one for the tests that stop theirs, one after the other, and one for all
 // others. A partition that is full stands for one that may not be written.
 func TestRealContract(t *testing.T) {
 	t.Parallel()
 	stopping := []string{"DownAtStart", "RestartedUnderLoad", "CloseWhileDown"}
-	const tests = 14
+	const tests = 18
 	calm, stopped := startProxied(t, tests-len(stopping)), startProxied(t, len(stopping))
 	var alone sync.Mutex
 	// As a test of its own, so that the nodes outlive what runs in parallel in it.

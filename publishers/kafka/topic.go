@@ -29,6 +29,7 @@ type topic struct {
 
 	failing trouble       // what keeps lanes from going on
 	create  *bridge.Pacer // when to try that again
+	made    int           // how often we have begun to
 	warned  bool          // that it has too few replicas
 	unread  bool          // it was said that we may not read it
 }

@@ -63,6 +63,7 @@ func (p *Publisher) attend(conn *natsgo.Conn, closed <-chan struct{}) {
 				p.stillDown(err)
 			}
 		}
+		p.keepLandmarks()
 		if p.certificates != nil && p.certificates.Changed() {
 			p.renew(conn, "the TLS files changed")
 		} else if p.inboxDenied() && renewals.Due(time.Now()) {

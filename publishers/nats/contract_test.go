@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/url"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -40,6 +41,7 @@ type testBus struct {
 type node struct {
 	options *server.Options
 	server  *server.Server
+	saved   string // a copy of its store
 }
 
 func (n *node) start(t testing.TB) {
@@ -185,7 +187,7 @@ func (b *testBus) config() nats.Config {
 
 func (b *testBus) Open(t *testing.T, o bridge.Opening) bridge.Publisher {
 	t.Helper()
-	p, err := nats.Open(b.config(), o.Report, slog.New(slog.DiscardHandler))
+	p, err := nats.Open(b.config(), o, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -287,6 +289,42 @@ func (b *testBus) Start(t *testing.T) {
 	for _, n := range b.nodes {
 		n.start(t)
 	}
+}
+
+// Save copies the stores.
+func (b *testBus) Save(t *testing.T) {
+	t.Helper()
+	for _, n := range b.nodes {
+		n.saved = t.TempDir()
+		if err := os.CopyFS(n.saved, os.DirFS(n.options.StoreDir)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func (b *testBus) Restore(t *testing.T) {
+	t.Helper()
+	for _, n := range b.nodes {
+		if err := errors.Join(os.RemoveAll(n.options.StoreDir), os.CopyFS(n.options.StoreDir, os.DirFS(n.saved))); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func (b *testBus) MakeAnew(t *testing.T, dest bridge.Destination) {
+	t.Helper()
+	b.retry(t, string(dest)+" made anew", func(ctx context.Context, js jetstream.JetStream) error {
+		name := strings.ToUpper(string(dest))
+		s, err := js.Stream(ctx, name)
+		if err != nil {
+			return err
+		}
+		if err := js.DeleteStream(ctx, name); err != nil {
+			return err
+		}
+		_, err = js.CreateStream(ctx, s.CachedInfo().Config)
+		return err
+	})
 }
 
 func (b *testBus) SetFull(t *testing.T, dest bridge.Destination, full bool) {

@@ -11,6 +11,7 @@ import (
 	natsgo "github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/postbridge/postbridge/bridge"
 	"github.com/postbridge/postbridge/publishers/nats"
 )
 
@@ -45,7 +46,7 @@ func TestEmbedded(t *testing.T) {
 func openEmbedded(t *testing.T, listen, dir string) error {
 	t.Helper()
 	cfg := nats.Config{Embedded: &nats.EmbeddedConfig{Listen: listen, StoreDir: dir}}
-	p, err := nats.Open(cfg, func(string, error) {}, slog.New(slog.DiscardHandler))
+	p, err := nats.Open(cfg, bridge.Opening{Report: func(string, error) {}, KeepNote: func() error { return nil }}, slog.New(slog.DiscardHandler))
 	if err == nil {
 		p.Close()
 		t.Fatalf("listens on %q, stores in %s", listen, dir)

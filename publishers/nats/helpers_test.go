@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -57,14 +58,18 @@ type edge struct {
 	*nats.Publisher
 	t *testing.T
 
-	mu     sync.Mutex
-	causes map[string]error // guarded by mu
+	mu      sync.Mutex
+	causes  map[string]error // guarded by mu
+	rewound atomic.Int64     // how often the bus was said to have lost events
 }
 
 func openEdge(t *testing.T, cfg nats.Config) *edge {
 	t.Helper()
 	e := &edge{t: t, causes: make(map[string]error)}
-	p, err := nats.Open(cfg, e.report, slog.New(slog.DiscardHandler))
+	p, err := nats.Open(cfg, bridge.Opening{
+		Report: e.report, Spool: "0badcafe", KeepNote: func() error { return nil },
+		Rewound: func(uint64, error) { e.rewound.Add(1) },
+	}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

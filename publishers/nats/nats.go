@@ -57,6 +57,11 @@ type Publisher struct {
 	hosts        string    // where the bus is, without user info: for messages
 	destinations map[bridge.Destination]*destination
 	certificates *tlsfiles.Files // nil without TLS files
+	spool        string          // that all events come from
+	servers      string          // for the note
+	landmarks    *bridge.Landmarks
+	keepNote     func() error
+	rewound      func(committed uint64, why error) // called with mu held
 	ctx          context.Context
 	stop         context.CancelFunc
 
@@ -77,6 +82,8 @@ type Publisher struct {
 	session  session                    // the connection there is
 	inbox    error                      // why answers cannot arrive: no permission to subscribe to them
 	report   bridge.Report              // called with mu held, so that reports of a cause keep their order
+
+	note []byte // of Note, reused
 }
 
 var _ bridge.Publisher = (*Publisher)(nil)
@@ -94,9 +101,9 @@ type session struct {
 }
 
 // Open makes a publisher. It does not wait for the bus, which may be down; it connects, and connects again, until
-// Close. Its error is one in cfg, or why the embedded server cannot start. The publisher calls report with locks held:
-// report must not call the publisher.
-func Open(cfg Config, report bridge.Report, log *slog.Logger) (*Publisher, error) {
+// Close. Its error is one in cfg, or why the embedded server cannot start. The publisher calls o.Report and o.Rewound
+// with locks held: they must not call the publisher.
+func Open(cfg Config, o bridge.Opening, log *slog.Logger) (*Publisher, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
@@ -107,14 +114,18 @@ func Open(cfg Config, report bridge.Report, log *slog.Logger) (*Publisher, error
 		wake:     make(chan struct{}, 1),
 		lanes:    make(map[string]*lane),
 		inFlight: make(map[*natsgo.Msg]*eventCopy),
-		report:   report,
+		report:   o.Report,
+		spool:    o.Spool,
+		rewound:  o.Rewound,
+		keepNote: o.KeepNote,
 	}
+	p.takeNote(o.Note)
 	p.destinations = map[bridge.Destination]*destination{
 		bridge.Orders:      newDestination(bridge.Orders, cfg.Prefix, "*.*.*"),
 		bridge.Rejects:     newDestination(bridge.Rejects, cfg.Prefix, "*.*.*"),
 		bridge.Deadletters: newDestination(bridge.Deadletters, cfg.Prefix, "*"),
 	}
-	p.certificates = newCertificates(cfg, func(err error) { report("certificate", err) })
+	p.certificates = newCertificates(cfg, func(err error) { o.Report("certificate", err) })
 	if cfg.Embedded != nil {
 		var err error
 		if p.server, err = startEmbedded(*cfg.Embedded, log); err != nil {
@@ -153,9 +164,6 @@ func (p *Publisher) Publish(ctx context.Context, d *bridge.Delivery, done func(e
 	}
 }
 
-// Note is nothing: what is stored is looked up in the stream.
-func (p *Publisher) Note(uint64) []byte { return nil }
-
 // Close ends the connection and everything the publisher does, an embedded server last. What is undone stays undone. It
 // must not be called from within a done.
 func (p *Publisher) Close() error {
@@ -164,6 +172,7 @@ func (p *Publisher) Close() error {
 	p.life.Unlock()
 	p.stop()
 	p.running.Wait()
+	p.landmarks.Close()
 
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -149,6 +149,7 @@ func (p *Publisher) acked(_ jetstream.JetStream, m *natsgo.Msg, ack *jetstream.P
 			return
 		}
 		// ack.Duplicate says that an earlier attempt was stored: just as good.
+		p.landmarks.Stored(c.dest.stream, c.dest.identity, ack.Sequence, c.entry.delivery.Sequence)
 		p.settle(c, nil)
 	})
 }

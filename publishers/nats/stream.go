@@ -35,7 +35,9 @@ type destination struct {
 	handle       jetstream.Stream        // set once ready
 	window       time.Duration           // how long the stream notices a repeat
 	lookUpDenied bool                    // we have no permission to look up what is stored
+	identity     string                  // of the stream
 	cancelCheck  context.CancelCauseFunc // ends the check under way; nil if there is none
+	cancelLook   context.CancelFunc      // ends the look at landmarks under way; nil if there is none
 	failing      trouble                 // the stream does not store
 	denied       trouble                 // we may not publish to some subjects
 }
@@ -68,6 +70,8 @@ func (d *destination) wantCheck() {
 // watchStream checks the stream whenever that is wanted, and again with a backoff while it does not fit.
 func (p *Publisher) watchStream(d *destination) {
 	var again <-chan time.Time
+	look := time.NewTicker(landmarkLook)
+	defer look.Stop()
 	pace := bridge.RetryForever(firstRetry)
 	for {
 		select {
@@ -76,6 +80,9 @@ func (p *Publisher) watchStream(d *destination) {
 		case <-d.wanted:
 			pace.Reset()
 		case <-again:
+		case <-look.C:
+			p.lookAgain(d)
+			continue
 		}
 		again = nil
 		if !p.checkStream(d) {
@@ -95,12 +102,15 @@ func (p *Publisher) checkStream(d *destination) bool {
 	}
 	ctx, cancel := context.WithCancelCause(s.ctx)
 	defer cancel(nil)
-	d.cancelCheck = cancel
+	d.cancelCheck, d.lookUpDenied = cancel, false
 	p.mu.Unlock()
 
 	stream, err := p.findStream(ctx, s.js, d)
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
+	}
+	if err == nil && !p.checkLandmarks(ctx, d, stream) {
+		return true // the next publisher goes on
 	}
 
 	p.mu.Lock()
@@ -122,9 +132,8 @@ func (p *Publisher) checkStream(d *destination) bool {
 func (p *Publisher) streamFits(d *destination, s jetstream.Stream) {
 	p.report("stream "+d.stream, nil)
 	p.inboxHeard()
-	d.handle = s
+	d.handle, d.identity = s, identity(s.CachedInfo())
 	d.window = s.CachedInfo().Config.Duplicates
-	d.lookUpDenied = false
 	if !d.ready {
 		d.ready = true
 		p.wakeAll()

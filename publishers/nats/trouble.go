@@ -92,6 +92,9 @@ func (p *Publisher) denied(err error) {
 			p.deniedCopies(d, rest, err)
 		} else if strings.HasPrefix(subject, "$JS.API.DIRECT.GET."+d.stream) || subject == "$JS.API.STREAM.MSG.GET."+d.stream {
 			d.lookUpDenied = true
+			if d.cancelLook != nil {
+				d.cancelLook()
+			}
 			p.log.Warn("no permission to look up what the stream holds: events may be stored twice after an outage", "error", err)
 		} else if d.cancelCheck != nil && strings.HasSuffix(subject, "."+d.stream) {
 			d.cancelCheck(err)

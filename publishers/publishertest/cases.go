@@ -240,6 +240,129 @@ func testKilled(t *testing.T, bus Bus) {
 	r.CheckStored(all...)
 }
 
+// restorer is the bus as one that can come back with an older copy.
+func restorer(t *testing.T, bus Bus) Restorer {
+	t.Helper()
+	r, ok := bus.(Restorer)
+	if !ok {
+		t.Skip("this bus cannot come back with an older copy of what it had stored")
+	}
+	return r
+}
+
+// publishUntilNoted publishes events with the numbers from first on until it is noted where some of them are.
+func publishUntilNoted(r *Trial, first uint64) (all []*bridge.Delivery) {
+	r.t.Helper()
+	before := strings.Count(r.Note(), "landmark ")
+	r.Eventually("a landmark", func() bool {
+		some := Events(first+uint64(len(all)), 50, 20)
+		all = append(all, some...)
+		r.Publish(some...)
+		r.WaitDone(some...)
+		return strings.Count(r.Note(), "landmark ") > before
+	})
+	return all
+}
+
+// testOlderCopy has the bus come back with an older copy of what it had stored.
+func testOlderCopy(t *testing.T, bus Bus) {
+	older := restorer(t, bus)
+	r := Open(t, bus)
+	all := publishUntilNoted(r, 1)
+	all = append(all, publishUntilNoted(r, uint64(len(all)+1))...)
+	bus.Stop(t)
+	older.Save(t)
+	bus.Start(t)
+	saved := len(all)
+	all = append(all, publishUntilNoted(r, uint64(len(all)+1))...)
+	r.ExpectLoss()
+	bus.Stop(t)
+	older.Restore(t)
+	bus.Start(t)
+	r = r.GoBack()
+	if r.start == 0 || r.start > uint64(saved) {
+		t.Errorf("of %d events of which %d are lost, those behind %d are published again", len(all), len(all)-saved, r.start)
+	}
+	r.Publish(all[r.start:]...)
+	r.WaitDone(all[r.start:]...)
+	r.CheckStored(all...)
+	if lost := r.Lost(); lost != nil {
+		t.Errorf("published again, and still lost: %v", lost)
+	}
+}
+
+// testOlderCopyOutgrown has others write to the older copy, until it is longer than what it had stored.
+func testOlderCopyOutgrown(t *testing.T, bus Bus) {
+	older := restorer(t, bus)
+	r := Open(t, bus)
+	all := publishUntilNoted(r, 1)
+	bus.Stop(t)
+	older.Save(t)
+	bus.Start(t)
+	lost := publishUntilNoted(r, uint64(len(all)+1))
+	r.Close()
+	bus.Stop(t)
+	older.Restore(t)
+	bus.Start(t)
+
+	other := openFrom(t, bus, "feedface")
+	foreign := Events(1, 4*len(lost), 20)
+	for _, d := range foreign {
+		d.Spool = "feedface"
+	}
+	other.Publish(foreign...)
+	other.WaitDone(foreign...)
+	other.Close()
+
+	r = r.Reopen()
+	r.ExpectLoss()
+	r = r.GoBack()
+	all = append(all, lost...)
+	r.Publish(all[r.start:]...)
+	r.WaitDone(all[r.start:]...)
+	own := 0
+	for _, m := range bus.Stored(t, bridge.Orders) {
+		if m.Attributes["spool"] == spoolID {
+			own++
+		}
+	}
+	if own != len(all) {
+		t.Errorf("%d events of %d are stored", own, len(all))
+	}
+}
+
+// testMadeAnew has a destination removed and made anew; what the others hold is not stored twice.
+func testMadeAnew(t *testing.T, bus Bus) {
+	r := Open(t, bus)
+	all := publishUntilNoted(r, 1)
+	r.ExpectLoss()
+	bus.MakeAnew(t, bridge.Orders)
+	bus.Cut()
+	r = r.GoBack()
+	more := Events(uint64(len(all)+1), 100, 20)
+	all = append(all, more...)
+	r.Publish(all[r.start:]...)
+	r.WaitDone(all[r.start:]...)
+	r.CheckStored(all...)
+}
+
+// testMadeAnewBetweenRuns is the same while nobody looks.
+func testMadeAnewBetweenRuns(t *testing.T, bus Bus) {
+	r := Open(t, bus)
+	all := publishUntilNoted(r, 1)
+	r.Close()
+	bus.MakeAnew(t, bridge.Orders)
+	r = r.Reopen()
+	r.ExpectLoss()
+	more := Events(uint64(len(all)+1), 10, 20)
+	r.Publish(more...) // what there is to publish makes it look
+	r = r.GoBack()
+	all = append(all, more...)
+	r.Publish(all[r.start:]...)
+	r.WaitDone(all[r.start:]...)
+	r.CheckStored(all...)
+}
+
 func testContextEnded(t *testing.T, bus Bus) {
 	r := Open(t, bus)
 	all := Events(1, 10, 10)

@@ -28,6 +28,8 @@ type Bus interface {
 	Stop(t *testing.T)
 	Start(t *testing.T)
 
+	// MakeAnew removes a destination with all that it holds, and makes it again.
+	MakeAnew(t *testing.T, dest bridge.Destination)
 	// SetFull says whether the destination takes no more.
 	SetFull(t *testing.T, dest bridge.Destination, full bool)
 	// SetMaxMessage limits the size of a message.
@@ -43,6 +45,14 @@ type Denier interface {
 // it to be stored in another.
 type ByDestination interface {
 	ByDestination()
+}
+
+// Restorer is a Bus that can come back with an older copy of what it had stored.
+type Restorer interface {
+	// Save keeps what the bus has stored now, and Restore puts that in place of what it has stored since. The bus is
+	// stopped at both, and is started afterwards.
+	Save(t *testing.T)
+	Restore(t *testing.T)
 }
 
 // Cluster is a Bus of several nodes.
@@ -80,6 +90,10 @@ func Run(t *testing.T, start func(t *testing.T) Bus) {
 		{"RejectsFull", testRejectsFull},
 		{"OfferedAgain", testOfferedAgain},
 		{"Killed", testKilled},
+		{"OlderCopy", testOlderCopy},
+		{"OlderCopyOutgrown", testOlderCopyOutgrown},
+		{"MadeAnew", testMadeAnew},
+		{"MadeAnewBetweenRuns", testMadeAnewBetweenRuns},
 		{"ContextEnded", testContextEnded},
 		{"CloseWhileDown", testCloseWhileDown},
 	} {

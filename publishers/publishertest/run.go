@@ -34,6 +34,9 @@ type Trial struct {
 	asked   int              // how often the publisher wanted it to, while nothing did
 	open    map[string]error // causes that hold
 	closed  bool
+
+	lossExpected bool
+	lost         []Loss
 }
 
 // cursor is how far a publisher has come, and its note as of then.
@@ -51,10 +54,22 @@ func Open(t *testing.T, bus Bus) *Trial {
 	return open(t, bus, cursor{}, 0)
 }
 
+// openFrom opens a publisher of another spool.
+func openFrom(t *testing.T, bus Bus, spool string) *Trial {
+	t.Helper()
+	return openSpool(t, bus, spool, cursor{}, 0)
+}
+
 // Reopen is the next run after this one, which is closed, and which has ended well.
 func (r *Trial) Reopen() *Trial {
 	r.t.Helper()
 	return open(r.t, r.bus, cursor{r.prefix, r.note}, r.offered)
+}
+
+// ReopenWith is Reopen with another note.
+func (r *Trial) ReopenWith(note string) *Trial {
+	r.t.Helper()
+	return open(r.t, r.bus, cursor{r.prefix, []byte(note)}, r.offered)
 }
 
 // Recover is the next run after this one, which is closed, with what a crash leaves: an earlier cursor. All events
@@ -64,11 +79,29 @@ func (r *Trial) Recover() *Trial {
 	return open(r.t, r.bus, r.kept, r.offered)
 }
 
+// GoBack waits until the bus is known to have lost events, and is the next run: from there on. All events beyond Prefix are
+// to be published again.
+func (r *Trial) GoBack() *Trial {
+	r.t.Helper()
+	r.Eventually("word of the loss", func() bool { return len(r.Lost()) > 0 })
+	r.Close()
+	committed := r.Prefix()
+	for _, l := range r.Lost() {
+		committed = min(committed, l.Committed)
+	}
+	return open(r.t, r.bus, cursor{committed, bytes.Clone(r.publisher.Note(committed))}, r.offered)
+}
+
 func open(t *testing.T, bus Bus, c cursor, before uint64) *Trial {
+	t.Helper()
+	return openSpool(t, bus, spoolID, c, before)
+}
+
+func openSpool(t *testing.T, bus Bus, spool string, c cursor, before uint64) *Trial {
 	t.Helper()
 	r := &Trial{t: t, bus: bus, start: c.prefix, before: before, offered: before, prefix: c.prefix, note: c.note, kept: c,
 		results: make(map[uint64]error), changed: make(chan struct{}), open: make(map[string]error)}
-	r.publisher = bus.Open(t, bridge.Opening{Report: r.report, Note: c.note, KeepNote: r.keepNote})
+	r.publisher = bus.Open(t, bridge.Opening{Report: r.report, Spool: spool, Note: c.note, KeepNote: r.keepNote, Rewound: r.rewound})
 	t.Cleanup(r.Close)
 	return r
 }
@@ -84,6 +117,37 @@ func (r *Trial) keepNote() error {
 	r.note = bytes.Clone(r.publisher.Note(r.prefix))
 	r.kept = cursor{r.prefix, r.note}
 	return nil
+}
+
+// rewound is what no bus may say that has lost nothing.
+func (r *Trial) rewound(committed uint64, why error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.lossExpected {
+		r.lost = append(r.lost, Loss{committed, why})
+		return
+	}
+	r.t.Errorf("the bus is said to have lost what is behind %d: %v", committed, why)
+}
+
+// Loss is what a publisher said of a bus that has lost what it stored.
+type Loss struct {
+	Committed uint64
+	Why       error
+}
+
+// ExpectLoss says that the bus loses events.
+func (r *Trial) ExpectLoss() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lossExpected = true
+}
+
+// Lost is what the publisher said of a loss.
+func (r *Trial) Lost() []Loss {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.lost
 }
 
 // BreakDisk says why nothing comes to disk from now on; nil that it does again.

@@ -1,0 +1,198 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	kafkago "github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol"
+
+	"github.com/postbridge/postbridge/bridge"
+)
+
+const (
+	// landmarksEach is how many landmarks are kept of a partition: there may be many partitions, and the note is short.
+	landmarksEach = 3
+	// landmarkLook is how often they are looked at by a lane that has nothing to do, or that goes on and on.
+	landmarkLook = 30 * time.Second
+	// oneRecord is asked for when one is looked at; a broker gives the whole batch all the same.
+	oneRecord = 1
+)
+
+// identity stands for that of every partition: Kafka's own, of the topic, is not in what kafka-go reads.
+const identity = "-"
+
+// name is the partition in landmarks.
+func (l *lane) name() string { return fmt.Sprintf("%s/%d", l.topic.name, l.partition) }
+
+// landmark notes where the first of what was just stored is.
+func (l *lane) landmark(first *entry, offset int64) {
+	l.p.landmarks.Stored(l.name(), identity, uint64(offset), first.delivery.Sequence)
+}
+
+// visit is a stay at a leader of the partition, in one session with the cluster, between two times that the topic was made.
+type visit struct {
+	session, made int
+	leader        string
+}
+
+// visit is the one now.
+func (l *lane) visit(leader string) visit {
+	l.p.mu.Lock()
+	defer l.p.mu.Unlock()
+	return visit{l.p.session, l.topic.made, leader}
+}
+
+// lookIfDue looks at the landmarks in each visit before anything is published, and now and then.
+func (l *lane) lookIfDue(ctx context.Context, leader string) error {
+	select {
+	case <-l.due.C:
+		l.looked = visit{}
+	default:
+	}
+	now := l.visit(leader)
+	if l.looked == now {
+		return nil
+	}
+	if err := l.checkLandmarks(ctx, leader); err != nil {
+		return err
+	}
+	l.looked = now
+	return ctx.Err()
+}
+
+// checkLandmarks looks whether the partition still holds what it has stored. If it does not, the publisher is to be opened
+// anew, and nothing more goes into the partition.
+func (l *lane) checkLandmarks(ctx context.Context, leader string) error {
+	back, why, err := l.checkAt(ctx, leader)
+	if errors.Is(err, kafkago.TopicAuthorizationFailed) {
+		l.p.sayUnread(l.topic, err)
+		err = nil
+	}
+	if err != nil {
+		return fmt.Errorf("cannot look whether it still holds what it stored: %w", err)
+	}
+	if why != nil {
+		l.p.landmarks.Lose(back)
+		l.p.checkAll(ctx)
+		l.p.lose(back, why)
+		<-l.p.ctx.Done()
+	}
+	return nil
+}
+
+// checkAt may be called by other lanes, too.
+func (l *lane) checkAt(ctx context.Context, leader string) (back uint64, why, err error) {
+	return l.p.landmarks.Check(l.name(), func() (bridge.Place, error) {
+		return bridge.Place{Identity: identity, Look: func(m bridge.Landmark) (bridge.Sighting, error) {
+			return l.sight(ctx, leader, m)
+		}}, nil
+	})
+}
+
+// checkAll looks at the landmarks of all partitions when one has lost events, so that all that is lost is published again
+// at once.
+func (p *Publisher) checkAll(ctx context.Context) {
+	p.mu.Lock()
+	leaders := make(map[*lane]string)
+	for _, t := range p.topics {
+		for i, l := range t.lanes {
+			if i < len(t.leaders) && t.leaders[i] != "" {
+				leaders[l] = t.leaders[i]
+			}
+		}
+	}
+	p.mu.Unlock()
+	for l, leader := range leaders {
+		back, why, err := l.checkAt(ctx, leader)
+		if err != nil {
+			p.log.Debug("cannot look whether the partition still holds what it stored", "partition", l.name(), "error", Plain(err))
+		} else if why != nil {
+			p.landmarks.Lose(back)
+		}
+	}
+}
+
+// lose says that the bus has lost what it stored of the events behind a number. What is noted of the partitions is of
+// later than that, so the publisher that comes next has to look at all of them.
+func (p *Publisher) lose(back uint64, why error) {
+	p.mu.Lock()
+	p.lost = true
+	p.mu.Unlock()
+	p.rewound(p.landmarks.Lose(back), why)
+}
+
+// sight looks at one landmark. A record that is not there may have been removed by retention or compaction; one at or
+// behind the end of the partition was lost.
+func (l *lane) sight(ctx context.Context, leader string, m bridge.Landmark) (bridge.Sighting, error) {
+	at := int64(m.Position)
+	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	defer cancel()
+	resp, err := l.p.client.Fetch(ctx, &kafkago.FetchRequest{
+		Addr: kafkago.TCP(leader), Topic: l.topic.name, Partition: l.partition, Offset: at, MaxBytes: oneRecord,
+	})
+	if err == nil {
+		err = resp.Error
+	}
+	switch {
+	case err == nil && resp.HighWatermark > at:
+		return l.sightIn(resp.Records, at, m.Number)
+	case err != nil && !errors.Is(err, kafkago.OffsetOutOfRange):
+		return bridge.Unknown, err
+	}
+	end, err := l.offset(ctx, leader, kafkago.LastOffset)
+	switch {
+	case errors.Is(err, offsetNotAvailable):
+		return bridge.Unknown, nil // a new leader does not know how far the others are
+	case err != nil:
+		return bridge.Unknown, err
+	case end <= at:
+		return bridge.Lost, nil
+	default:
+		return bridge.Unknown, nil
+	}
+}
+
+// offsetNotAvailable is an error that kafka-go has no name for.
+const offsetNotAvailable kafkago.Error = 78
+
+// sightIn looks for the event of that number at an offset. What is read may begin before it.
+func (l *lane) sightIn(records kafkago.RecordReader, at int64, number uint64) (bridge.Sighting, error) {
+	for {
+		r, err := records.ReadRecord()
+		if errors.Is(err, io.EOF) {
+			return bridge.Unknown, nil
+		}
+		if err != nil {
+			return bridge.Unknown, fmt.Errorf("cannot read the record at offset %d: %w", at, err)
+		}
+		for _, b := range []protocol.Bytes{r.Key, r.Value} {
+			if b != nil {
+				_ = b.Close() // of memory
+			}
+		}
+		switch {
+		case r.Offset < at:
+		case r.Offset > at:
+			return bridge.Unknown, nil
+		default:
+			if n, ok := ours(r.Headers, l.p.spool); ok && n == number {
+				return bridge.Held, nil
+			}
+			return bridge.Lost, nil
+		}
+	}
+}
+
+// keepLandmarks brings to disk the last landmarks before a pause.
+func (p *Publisher) keepLandmarks() {
+	if !p.landmarks.Due() {
+		return
+	}
+	if err := p.keepNote(); err != nil {
+		p.log.Debug("cannot keep the note", "error", err) // the spool says so, too
+	}
+}

@@ -1,0 +1,193 @@
+package nats
+
+import (
+	"context"
+	"errors"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/postbridge/postbridge/bridge"
+)
+
+const (
+	// landmarksEach is how many landmarks are kept of a stream: enough for one a second ago and one an hour ago.
+	landmarksEach = 12
+	// landmarkLook is how often they are looked at while the connection lasts.
+	landmarkLook = 30 * time.Second
+	// confirmations is how often a loss has to be seen, confirmPause apart.
+	confirmations = 6
+	confirmPause  = 500 * time.Millisecond
+)
+
+// serversWord begins the line of a note that says which servers the landmarks are of.
+const serversWord = "servers "
+
+// takeNote takes what the run before noted. Of other servers it says nothing.
+func (p *Publisher) takeNote(note []byte) {
+	var rest []byte
+	p.landmarks, rest = bridge.NewLandmarks(note, landmarksEach)
+	p.servers = p.cfg.servers()
+	before, known := strings.CutPrefix(strings.TrimSpace(string(rest)), strings.TrimSpace(serversWord))
+	if known && !anyOf(strings.Split(strings.TrimSpace(before), ","), strings.Split(p.servers, ",")) {
+		p.log.Warn("these are other NATS servers than before, and what was stored may not be on them; what waits is published here. To publish again what the spool keeps, stop postbridge, remove spool/cursor-nats and start it",
+			"servers", p.hosts)
+		p.landmarks.Forget()
+	}
+}
+
+func anyOf(some, all []string) bool {
+	return slices.ContainsFunc(some, func(s string) bool { return slices.Contains(all, s) })
+}
+
+// servers are those of the URL, for the note.
+func (c *Config) servers() string {
+	if c.Embedded != nil {
+		return "embedded"
+	}
+	return c.hosts()
+}
+
+// Note is which servers there are, and the landmarks of their streams.
+func (p *Publisher) Note(committed uint64) []byte {
+	p.note = append(append(append(p.note[:0], serversWord...), p.servers...), '\n')
+	p.note = append(p.note, p.landmarks.Note(committed)...)
+	return p.note
+}
+
+// keepLandmarks brings to disk the last landmarks before a pause.
+func (p *Publisher) keepLandmarks() {
+	if !p.landmarks.Due() {
+		return
+	}
+	if err := p.keepNote(); err != nil {
+		p.log.Debug("cannot keep the note", "error", err) // the spool says so, too
+	}
+}
+
+// identity tells a stream from one of the same name that was made later.
+func identity(s *jetstream.StreamInfo) string { return strconv.FormatInt(s.Created.UnixNano(), 10) }
+
+// checkLandmarks looks whether the stream still holds what it has stored. If it does not, the publisher is to be opened
+// anew, and false is returned. If that cannot be told, it is said, and nothing waits for it. It takes mu.
+func (p *Publisher) checkLandmarks(session context.Context, d *destination, s jetstream.Stream) (held bool) {
+	ctx, cancel := context.WithCancel(session)
+	defer cancel()
+	p.mu.Lock()
+	d.cancelLook = cancel // called if we may not look
+	p.mu.Unlock()
+	back, why, err := p.confirmLoss(ctx, d, s)
+	p.mu.Lock()
+	d.cancelLook = nil
+	p.mu.Unlock()
+	switch {
+	case session.Err() != nil:
+		return true
+	case err != nil:
+		p.log.Warn("cannot look whether the stream still holds what it stored", "stream", d.stream, "error", err)
+		return true
+	case why == nil:
+		return true
+	}
+	back = min(p.landmarks.Lose(back), p.checkOthers(session, d))
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.rewound(back, why)
+	return false
+}
+
+// confirmLoss looks again for a while before it believes that something is lost: after an election a node may answer that
+// has not yet applied what it knows to be stored.
+func (p *Publisher) confirmLoss(ctx context.Context, d *destination, s jetstream.Stream) (back uint64, why, err error) {
+	for range confirmations {
+		if back, why, err = p.landmarks.Check(d.stream, p.ask(ctx, s)); why == nil || err != nil {
+			return 0, nil, err
+		}
+		p.mu.Lock()
+		d.ready = false // until it is known
+		p.mu.Unlock()
+		select {
+		case <-time.After(confirmPause):
+		case <-ctx.Done():
+			return 0, nil, ctx.Err()
+		}
+	}
+	return back, why, nil
+}
+
+// checkOthers looks at the landmarks of the other streams when one has lost events, so that all that is lost is published
+// again at once. It returns how far the bus holds what it stored.
+func (p *Publisher) checkOthers(ctx context.Context, lost *destination) (back uint64) {
+	p.mu.Lock()
+	js := p.session.js
+	p.mu.Unlock()
+	back = math.MaxUint64
+	for _, d := range p.destinations {
+		if d == lost {
+			continue
+		}
+		s, err := js.Stream(ctx, d.stream)
+		if err != nil {
+			continue // the next publisher looks
+		}
+		if to, why, err := p.landmarks.Check(d.stream, p.ask(ctx, s)); why != nil && err == nil {
+			back = p.landmarks.Lose(to)
+		}
+	}
+	return back
+}
+
+// ask asks what the stream is now. A message that is not there may have been removed by the stream's limits or by
+// somebody, or the replica that answers is behind; one behind the end of the stream was lost.
+func (p *Publisher) ask(ctx context.Context, s jetstream.Stream) func() (bridge.Place, error) {
+	return func() (bridge.Place, error) {
+		asked, cancel := context.WithTimeout(ctx, ackTimeout)
+		defer cancel()
+		info, err := s.Info(asked)
+		if err != nil {
+			return bridge.Place{}, err
+		}
+		return bridge.Place{Identity: identity(info), Look: func(m bridge.Landmark) (bridge.Sighting, error) {
+			if m.Position > info.State.LastSeq {
+				return bridge.Lost, nil
+			}
+			return p.sight(ctx, s, m)
+		}}, nil
+	}
+}
+
+func (p *Publisher) sight(ctx context.Context, s jetstream.Stream, m bridge.Landmark) (bridge.Sighting, error) {
+	ctx, cancel := context.WithTimeout(ctx, ackTimeout)
+	defer cancel()
+	there, err := s.GetMsg(ctx, m.Position)
+	switch {
+	case errors.Is(err, jetstream.ErrMsgNotFound):
+		return bridge.Unknown, nil
+	case err != nil:
+		return bridge.Unknown, err
+	case sameEvent(there, &bridge.Delivery{Spool: p.spool, Sequence: m.Number}):
+		return bridge.Held, nil
+	default:
+		return bridge.Lost, nil
+	}
+}
+
+// lookAgain looks at the landmarks of a stream that events go to.
+func (p *Publisher) lookAgain(d *destination) {
+	p.mu.Lock()
+	s, stream, ready := p.session, d.handle, d.ready && !d.lookUpDenied
+	p.mu.Unlock()
+	if !s.up || !ready || !p.checkLandmarks(s.ctx, d, stream) {
+		return // what makes it ready looks, too
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !d.ready && s.ctx.Err() == nil {
+		d.ready = true
+		p.wakeAll()
+	}
+}
