@@ -27,6 +27,8 @@ type Options struct {
 
 	// Listen and AdminListen are host:port. Only Listen may be reachable from outside.
 	Listen, AdminListen string
+	// AdminPage is whether there is a page at AdminListen, which shows the last events.
+	AdminPage bool
 	// Routes are the paths to register at the brokers, for the line that says where to POST. No tokens.
 	Routes []string
 	// MaxBody is the largest postback, in bytes.
@@ -73,6 +75,7 @@ const (
 // Bridge is the whole path, from the listener to the buses.
 type Bridge struct {
 	o        Options
+	started  time.Time
 	metrics  *ingestMetrics
 	receiver *receiver
 	openDir  func(dir string) (spool.FS, error) // spool.OSDir; another disk in tests
@@ -89,7 +92,7 @@ type opened struct {
 // New makes a bridge. Nothing happens before Run.
 func New(o Options) *Bridge {
 	m := newIngestMetrics(o.Registry)
-	b := &Bridge{o: o, metrics: m, receiver: newReceiver(o, m), openDir: spool.OSDir}
+	b := &Bridge{o: o, started: time.Now(), metrics: m, receiver: newReceiver(o, m), openDir: spool.OSDir}
 	o.Registry.MustRegister(collector{b})
 	return b
 }

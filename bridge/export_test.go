@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"time"
 
@@ -90,3 +91,21 @@ func (s *Seen) Compare(e *Event) (repeats bool) {
 	s.last.remember(order, acceptedEvent{id: id})
 	return ok && last.id == id
 }
+
+// Recent are the last events that the page shows.
+type Recent struct{ r *recent }
+
+// NewRecent holds none yet.
+func NewRecent() *Recent { return &Recent{newRecent()} }
+
+// The last events there are at most.
+const (
+	RecentEvents  = recentEvents
+	RecentRejects = recentRejects
+)
+
+// Add takes an event as the receiver does.
+func (r *Recent) Add(sequence uint64, e *Event) { r.r.add(sequence, e) }
+
+// Since returns the events behind that place, and the place of the last.
+func (r *Recent) Since(place uint64) ([]json.RawMessage, uint64) { return r.r.since(place) }

@@ -53,6 +53,7 @@ func testOptions(t testing.TB, log io.Writer) bridge.Options {
 		Brokers:       testBrokers(),
 		Listen:        "127.0.0.1:0",
 		AdminListen:   "127.0.0.1:0",
+		AdminPage:     true,
 		Routes:        []string{"/kite"},
 		MaxBody:       64 << 10,
 		DataDir:       t.TempDir(),

@@ -41,6 +41,7 @@ type ingestMetrics struct {
 	brokers       map[string]*brokerMetrics // complete before the first postback
 	refused       *prometheus.CounterVec
 	answerSeconds prometheus.Histogram
+	both          prometheus.Gatherer // these two alone, for the page
 }
 
 // brokerMetrics count the postbacks of one broker.
@@ -63,7 +64,48 @@ func newIngestMetrics(r prometheus.Registerer) *ingestMetrics {
 		}),
 	}
 	r.MustRegister(m.refused, m.answerSeconds)
+	both := prometheus.NewRegistry()
+	both.MustRegister(m.refused, m.answerSeconds)
+	m.both = both
 	return m
+}
+
+// answerTimes says how many answers took how long.
+type answerTimes struct {
+	Count   uint64        `json:"count"`
+	Buckets []timesBucket `json:"buckets"` // the shorter ones first
+}
+
+// timesBucket counts the answers that took no longer.
+type timesBucket struct {
+	Seconds float64 `json:"seconds"`
+	Count   uint64  `json:"count"`
+}
+
+// figures are the time to the answer, and the refusals by broker and reason.
+func (m *ingestMetrics) figures() (t answerTimes, refusals map[string]map[string]uint64, err error) {
+	families, err := m.both.Gather()
+	refusals = make(map[string]map[string]uint64)
+	for _, family := range families {
+		for _, metric := range family.GetMetric() {
+			if h := metric.GetHistogram(); h != nil {
+				t.Count = h.GetSampleCount()
+				for _, b := range h.GetBucket() {
+					t.Buckets = append(t.Buckets, timesBucket{b.GetUpperBound(), b.GetCumulativeCount()})
+				}
+				continue
+			}
+			by := make(map[string]string)
+			for _, l := range metric.GetLabel() {
+				by[l.GetName()] = l.GetValue()
+			}
+			if refusals[by["broker"]] == nil {
+				refusals[by["broker"]] = make(map[string]uint64)
+			}
+			refusals[by["broker"]][by["reason"]] = uint64(metric.GetCounter().GetValue())
+		}
+	}
+	return t, refusals, err
 }
 
 func (m *ingestMetrics) broker(name string) *brokerMetrics {

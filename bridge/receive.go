@@ -35,6 +35,7 @@ type receiver struct {
 	failing atomic.Bool                 // the last append failed; its change is logged
 	leaving atomic.Bool                 // the stop has begun: not ready, and connections end with their request
 	last    lastAccepted
+	recent  *recent // nil without the page
 
 	saidMu sync.Mutex
 	said   map[string]time.Time // when a refusal was logged, by broker and reason
@@ -72,6 +73,9 @@ func newReceiver(o Options, m *ingestMetrics) *receiver {
 		intakes: sync.Pool{New: func() any { return new(intake) }},
 		last:    newLastAccepted(),
 		said:    make(map[string]time.Time),
+	}
+	if o.AdminPage {
+		r.recent = newRecent()
 	}
 	for _, b := range o.Brokers {
 		r.brokers[b.Name()] = &route{b, m.broker(b.Name())}
@@ -144,7 +148,11 @@ func (r *receiver) receive(w http.ResponseWriter, req *http.Request, to *route, 
 		return refusal(err)
 	}
 	in.record = appendRecord(in.record[:0], e, arrival)
-	return r.append(e, in.record)
+	a, sequence := r.append(e, in.record)
+	if r.recent != nil && a.fate == accepted {
+		r.recent.add(sequence, e)
+	}
+	return a
 }
 
 func queryToken(req *http.Request) string {
@@ -194,26 +202,27 @@ func refusal(err error) answer {
 	return answer{status: no.Status, fate: refused, reason: no.Reason, detail: no.Detail}
 }
 
-// append puts the event on disk, unless it repeats the last state of its order, and answers only then.
-func (r *receiver) append(e *Event, record []byte) answer {
+// append puts the event on disk, unless it repeats the last state of its order, and answers only then. The sequence is its
+// number in the spool.
+func (r *receiver) append(e *Event, record []byte) (a answer, sequence uint64) {
 	s := r.spool.Load()
 	if s == nil {
-		return answer{status: http.StatusServiceUnavailable, fate: failed, detail: "not ready"}
+		return answer{status: http.StatusServiceUnavailable, fate: failed, detail: "not ready"}, 0
 	}
 	ticket, repeats, err := r.last.append(s, e, record)
 	if err == nil {
-		_, err = s.Wait(ticket)
+		sequence, err = s.Wait(ticket)
 	}
 	if !repeats {
 		r.noteFailing(err)
 	}
 	switch {
 	case err != nil:
-		return answer{status: http.StatusServiceUnavailable, fate: failed, detail: "cannot be kept now"}
+		return answer{status: http.StatusServiceUnavailable, fate: failed, detail: "cannot be kept now"}, 0
 	case repeats:
-		return answer{status: http.StatusOK, fate: repeated, id: e.ID}
+		return answer{status: http.StatusOK, fate: repeated, id: e.ID}, sequence
 	default:
-		return answer{status: http.StatusOK, fate: accepted, id: e.ID}
+		return answer{status: http.StatusOK, fate: accepted, id: e.ID}, sequence
 	}
 }
 

@@ -133,7 +133,7 @@ func (b *Bridge) notReady() string {
 	return ""
 }
 
-// admin serves /livez, /readyz, /metrics and /status.
+// admin serves /livez, /readyz, /metrics and /status, and the page.
 func (b *Bridge) admin() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) {
@@ -153,5 +153,8 @@ func (b *Bridge) admin() http.Handler {
 		_ = enc.Encode(b.status()) // who no longer listens is not told
 	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(b.o.Registry, promhttp.HandlerOpts{EnableOpenMetrics: true}))
+	if b.o.AdminPage {
+		b.page(mux)
+	}
 	return mux
 }

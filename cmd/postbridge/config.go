@@ -24,6 +24,8 @@ type config struct {
 	Listen string `env:"LISTEN" envDefault:":8080"`
 	// Where `/livez`, `/readyz`, `/metrics` and `/status` are, host:port. Not for the outside.
 	AdminListen string `env:"ADMIN_LISTEN" envDefault:":9090"`
+	// Whether there is a page for browsers at `ADMIN_LISTEN`. It shows the last events: users, orders and prices.
+	AdminPage bool `env:"ADMIN_PAGE" envDefault:"true"`
 	// The largest postback, 1KiB to 16MiB; a larger one is answered 413.
 	MaxBody byteSize `env:"MAX_BODY" envDefault:"64KiB"`
 	// The directory of all data: the spool in `spool/`, the embedded bus in `nats/`.

@@ -99,7 +99,7 @@ func (c *config) run(ctx context.Context, credentials *credentials, log *slog.Lo
 	}
 	o := c.spoolOptions()
 	o.Brokers, o.Routes, o.MaxBody = brokers, routes, int64(c.MaxBody)
-	o.Listen, o.AdminListen = c.Listen, c.AdminListen
+	o.Listen, o.AdminListen, o.AdminPage = c.Listen, c.AdminListen, c.AdminPage
 	o.Buses, o.Reload, o.Registry, o.Log = buses, credentials.files.reload, registry, log
 	return bridge.New(o).Run(ctx)
 }

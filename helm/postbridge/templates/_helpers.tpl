@@ -85,7 +85,7 @@ drain, which takes no postbacks. Names of a bus that is not published to are ref
 {{- $set := dict "DATA_DIR" "/data" "PREFIX" $v.prefix "LOG_LEVEL" $v.log.level "LOG_FORMAT" $v.log.format -}}
 {{- $_ := merge $set (dict "SPOOL_MAX_BYTES" $v.spool.maxBytes "SPOOL_MIN_FREE_BYTES" $v.spool.minFreeBytes "SPOOL_KEEP" $v.spool.keep) -}}
 {{- if not .bus -}}
-{{- $_ = merge $set (dict "LISTEN" ":8080" "ADMIN_LISTEN" ":9090" "MAX_BODY" $v.maxBody) -}}
+{{- $_ = merge $set (dict "LISTEN" ":8080" "ADMIN_LISTEN" ":9090" "ADMIN_PAGE" $v.adminPage "MAX_BODY" $v.maxBody) -}}
 {{- $_ = merge $set (dict "KITE_CHECKSUM" $v.kite.checksum "DHAN_CLIENT_IDS" (join "," $v.dhan.clientIds)) -}}
 {{- end -}}
 {{- if eq $v.publish "embedded" -}}

@@ -1,0 +1,83 @@
+package bridge
+
+import (
+	"embed"
+	"encoding/json"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// pageFiles are the page: they come as they are, and hold no data.
+//
+//go:embed page
+var pageFiles embed.FS
+
+// pageSecurity is what the browser is told of the page: it runs and loads nothing but these files, makes no HTML of text, and
+// is shown in no other page. What events say comes from outside.
+const pageSecurity = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
+	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+
+// page serves the page, and what it asks for once a second. The files need no proof of who asks; the data is what the rest
+// of the admin address says, and what the events on the bus say.
+func (b *Bridge) page(mux *http.ServeMux) {
+	for path, name := range map[string]string{
+		"/{$}":           "page.html",
+		"/page/page.css": "page.css",
+		"/page/page.js":  "page.js",
+		"/page/icon.svg": "icon.svg",
+	} {
+		mux.HandleFunc("GET "+path, func(w http.ResponseWriter, req *http.Request) {
+			setPageHeaders(w.Header())
+			http.ServeFileFS(w, req, pageFiles, "page/"+name)
+		})
+	}
+	mux.HandleFunc("GET /page/data", b.servePageData)
+}
+
+func setPageHeaders(h http.Header) {
+	h.Set("Content-Security-Policy", pageSecurity)
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("X-Frame-Options", "DENY")
+	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("Cross-Origin-Opener-Policy", "same-origin")
+	h.Set("Cross-Origin-Resource-Policy", "same-origin")
+	h.Set("Cache-Control", "no-store")
+}
+
+// pageData is what the page asks for. Numbers that grow begin anew with each run; the page makes rates of them.
+type pageData struct {
+	Run     string                       `json:"run"`     // names this run of the process
+	Seconds float64                      `json:"seconds"` // how long it has lasted
+	Status  status                       `json:"status"`
+	Answers answerTimes                  `json:"answers"`
+	Refused map[string]map[string]uint64 `json:"refused"` // by broker and reason
+	Events  []json.RawMessage            `json:"events"`  // behind the place that was asked for
+	Last    uint64                       `json:"last"`    // the place of the last, to ask for the next
+}
+
+// servePageData answers with the events behind the place in the parameter after, all that are left without one.
+func (b *Bridge) servePageData(w http.ResponseWriter, req *http.Request) {
+	setPageHeaders(w.Header())
+	after := uint64(0)
+	if text := req.URL.Query().Get("after"); text != "" {
+		var err error
+		if after, err = strconv.ParseUint(text, 10, 64); err != nil {
+			http.Error(w, "after is not a whole number", http.StatusBadRequest)
+			return
+		}
+	}
+	d := pageData{
+		Run:     strconv.FormatInt(b.started.UnixNano(), 36),
+		Seconds: time.Since(b.started).Seconds(),
+		Status:  b.status(),
+	}
+	d.Events, d.Last = b.receiver.recent.since(after)
+	var err error
+	if d.Answers, d.Refused, err = b.metrics.figures(); err != nil {
+		http.Error(w, "the metrics cannot be read: "+err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(d) // who no longer listens is not told
+}
