@@ -19,7 +19,7 @@ FUZZTIME         = 30s
 # deploy/dev.env, with what is in the environment already taking precedence.
 DEV = had=$$(export -p | grep ' POSTBRIDGE_'); set -a; . deploy/dev.env; eval "$$had"; set +a
 
-.PHONY: build release chart run demo kafka kafka-jars kafka-or-loud test image-test rules-test unit-test workflow-test deploy-test helm-test kube-test lint fmt bench fuzz clean
+.PHONY: build release chart run demo kafka kafka-jars kafka-or-loud test image-test rules-test unit-test workflow-test deploy-test page-test helm-test kube-test lint fmt bench fuzz clean
 
 # ---- build and try ---------------------------------------------------------------------------------------------------
 
@@ -120,6 +120,14 @@ deploy-test: $(PROMTOOL)
 	@$(PROMTOOL) check config deploy/prometheus/prometheus.yaml
 	cd deploy/check && go test -count=1 ./...
 
+# The page at the admin address, in a real browser. SHOTS is a directory for pictures of it, to look at.
+page-test:
+	@if ! { command -v chromium || command -v google-chrome; } >/dev/null; then \
+		echo "*** NO CHROMIUM: THE TESTS OF THE PAGE ARE LEFT OUT ***" >&2; \
+		[ "$$PAGE_TEST_REQUIRED" != 1 ]; exit; \
+	fi; \
+	cd deploy/page && go test -count=1 . $(if $(SHOTS),-shots $(abspath $(SHOTS)))
+
 # The chart, without running it: lint, its output over all examples and many settings, taken by a real API server, and what
 # of it has to be so. Its README and schema are held against its values.
 helm-test: $(HELM) $(KUBE)
@@ -158,7 +166,7 @@ $(KUBE): helm/test/tools/go.mod
 
 # The modules of their own keep what only tests need out of go.mod.
 lint: $(GOLANGCI)
-	@set -e; for module in . deploy/check deploy/image/lint helm/test; do \
+	@set -e; for module in . deploy/check deploy/image/lint deploy/page helm/test; do \
 		(cd $$module && $(CURDIR)/$(GOLANGCI) run --config $(CURDIR)/.golangci.yml); \
 	done
 

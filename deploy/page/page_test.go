@@ -1,0 +1,309 @@
+package page
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/chromedp/chromedp"
+)
+
+// TestFills is that the page shows what flows while it flows: without a reload, and with nothing from anywhere else.
+func TestFills(t *testing.T) {
+	s := serve(t, nil)
+	b := open(t, s.admin)
+	b.await(`$("#ready") === "takes postbacks" && $("article .state") === "up"`)
+	if rows := eval[int](b, `document.querySelectorAll("#events tbody tr").length`); rows != 0 {
+		t.Errorf("there are %d events before any was sent", rows)
+	}
+	b.run(`window.loaded = "once"`)
+	s.postText("/dhan/"+dhanToken, `{"legName": ,}`)
+	b.await(`$("#events tbody").includes("not understood")`)
+
+	s.send("--rate", "40", "--for", "10m", "--connections", "2", "--repeats", "0.2", "--seed", "7")
+	s.send("--broker", "dhan", "--rate", "10", "--for", "10m", "--seed", "7")
+	for range 3 {
+		s.postText("/kite", `{"order_id":"1"}`)
+	}
+	s.postText("/dhan/no-such-token", `{}`)
+
+	const number = `(css => Number($(css).replaceAll(",", "")))`
+	b.await(number + `("#answers dd") > 20`) // postbacks per second
+	b.await(`/^[0-9.]+ (ms|s)$/.test($("#answers div:nth-child(2) dd"))`)
+	b.await(`/^[0-9.]+ (ms|s)$/.test($("#answers div:nth-child(3) dd"))`)
+	b.await(`[...document.querySelectorAll("#brokers tbody th")].map(e => e.innerText).join() === "dhan,kite"`)
+	b.await(`/^[1-9]/.test($("#brokers tbody tr:nth-child(2) td:nth-child(2)"))`) // accepted
+	b.await(`/^[0-9.]*[1-9]/.test($("#brokers tbody tr:nth-child(2) td:nth-child(3)"))`)
+	b.await(`$("#refusals tbody").replaceAll(/\s+/g, " ").includes("kite: checksum")`)
+	b.await(`$("#refusals tbody").replaceAll(/\s+/g, " ").includes("dhan: token")`)
+	b.await(number + `("article dl div:nth-child(3) dd") > 10`) // stored per second
+	b.await(`$("article dl div:nth-child(5) dd") === "1"`)      // dead letters
+	b.await(`document.querySelectorAll("#events tbody tr").length > 150`)
+	b.await(`document.querySelectorAll("#rejects tbody tr").length > 0`)
+	b.await(`document.querySelectorAll("#postbacks-chart rect.accepted").length > 5`)
+	b.await(`$("#spool").includes("of 8 GiB wait for a bus")`)
+
+	// The newest is first, and rows that are there stay the same: what is focused stays focused.
+	b.run(`document.querySelector("#events tbody button").focus(); window.row = document.activeElement`)
+	before := eval[string](b, `$("#events tbody tr td:nth-child(1)")`)
+	b.await(`$("#events tbody tr td:nth-child(1)") !== "` + before + `"`)
+	if !eval[bool](b, `document.activeElement === window.row || !window.row.isConnected`) {
+		t.Error("the focus is lost when events come in")
+	}
+	if !eval[bool](b, `(n => n.every((v, i) => i === 0 || v < n[i-1]))([...document.querySelectorAll("#events tbody tr td:nth-child(1)")].map(e => Number(e.innerText.replaceAll(",", ""))))`) {
+		t.Error("the events are not the newest first")
+	}
+	b.await(`document.querySelectorAll("#events tbody tr").length === 200 && $("#events caption").includes("newest 200 of")`)
+
+	// Held still, nothing moves, and everything else goes on.
+	b.click("#hold")
+	first, rates := eval[string](b, `$("#events tbody tr")`), eval[string](b, `$("article dl div:nth-child(4) dd")`)
+	b.await(`$("article dl div:nth-child(4) dd") !== "` + rates + `"`)
+	if now := eval[string](b, `$("#events tbody tr")`); now != first {
+		t.Errorf("%q came while the list was held still", now)
+	}
+	b.click("#hold")
+	b.await(`$("#events caption") !== "" && document.querySelector("#hold").getAttribute("aria-pressed") === "false"`)
+
+	b.shoot("light")
+	if eval[string](b, `window.loaded`) != "once" {
+		t.Error("the page was loaded again")
+	}
+	for _, secret := range []string{appSecret, dhanToken, "legName"} {
+		if eval[bool](b, `document.documentElement.outerHTML.includes("`+secret+`")`) {
+			t.Errorf("the page shows %q", secret)
+		}
+	}
+	b.calm(s.admin)
+}
+
+// TestBus is that the page says when the bus goes away, what waits for it, and when it is back; and the same of postbridge.
+func TestBus(t *testing.T) {
+	bus := serve(t, map[string]string{"ADMIN_PAGE": "false"}) // its embedded server is the bus
+	s := serve(t, map[string]string{"NATS_URL": bus.bus, "NATS_LISTEN": ""})
+	b := open(t, s.admin)
+	s.send("--rate", "50", "--for", "10m")
+	b.await(`$("article .state") === "up" && Number($("article dl div:nth-child(3) dd")) > 10`)
+	b.await(`$("#news").includes("nats is up")`)
+
+	bus.kill()
+	b.await(`$("article .state").startsWith("down: connection: ")`)
+	b.await(`/; [0-9,]+ events wait, the oldest for [0-9]+ s$/.test($("article .state"))`)
+	b.await(`Number($("article dl div:nth-child(1) dd")) > 100 && $("article dl div:nth-child(3) dd") === "0"`)
+	b.await(`$("#news").includes("nats is down") && document.querySelectorAll("article .chart rect.waiting").length > 1`)
+	if ready := eval[string](b, `$("#ready")`); ready != "takes postbacks" {
+		t.Errorf("with the bus away it %s", ready)
+	}
+	b.shoot("down")
+
+	bus.start()
+	b.await(`$("article .state") === "up" && Number($("article dl div:nth-child(1) dd")) < 100`)
+	b.await(`Number($("article dl div:nth-child(3) dd")) > 10 && $("#news").includes("nats is up")`)
+	b.shoot("back")
+
+	s.kill()
+	b.await(`$("#lost").includes("postbridge does not answer since")`)
+	s.start()
+	b.await(`document.querySelector("#lost").hidden && $("article .state") === "up"`)
+	b.calm(s.admin)
+}
+
+// TestFilter is that one finds one's orders among those of others, and the way of each.
+func TestFilter(t *testing.T) {
+	s := serve(t, nil)
+	for i, user := range []string{"AB1234", "CD5678"} {
+		order := []string{"220303000308932", "220303000999999"}[i]
+		s.post(map[string]any{"user_id": user, "order_id": order, "status": "OPEN", "price": 470, "transaction_type": "BUY", "tradingsymbol": "SBIN", "order_type": "LIMIT"})
+		s.post(map[string]any{"user_id": user, "order_id": order, "status": "OPEN", "filled_quantity": 4, "average_price": 469.5})
+	}
+	s.post(map[string]any{"user_id": "AB1234", "order_id": "220303000308932", "status": "COMPLETE", "filled_quantity": 10, "average_price": 469.55})
+	s.post(map[string]any{"user_id": "CD5678", "order_id": "220303000777777", "status": "REJECTED", "status_message": "Margin exceeded"})
+	b := open(t, s.admin)
+	const rows = `[...document.querySelectorAll("#events tbody tr")].map(r => r.cells[0].innerText).join()`
+	b.await(rows + ` === "6,5,4,3,2,1"`)
+
+	b.enter("#user", "cd56")
+	b.await(rows + ` === "6,4,3" && $("#events caption") === "The last events: 3 that match, of 6"`)
+	b.enter("#order", "999999")
+	b.await(rows + ` === "4,3" && document.querySelectorAll("#rejects tbody tr").length === 0`)
+	b.click("#clear")
+	b.await(rows + ` === "6,5,4,3,2,1"`)
+	b.enter("#status", "rej") // as one does at the keyboard
+	b.await(rows + ` === "6" && $("#rejects tbody").includes("Margin exceeded")`)
+	b.click("#clear")
+	b.await(rows + ` === "6,5,4,3,2,1"`)
+
+	b.click("#events tbody tr:nth-child(2) button") // of event 5
+	b.await(`document.querySelector("#way").open && $("#way-title") === "Order 220303000308932"`)
+	const states = `[...document.querySelectorAll("#states li .state")].map(e => e.innerText).join()`
+	b.await(states + ` === "open,partially_filled,filled"`)
+	b.await(`$("#states li:nth-child(2)").includes("4/10 filled") && $("#states li:nth-child(3)").includes("average 469.55")`)
+	b.await(`$("#way-note").includes("kite, user AB1234")`)
+	b.shoot("way")
+
+	// It goes on while it is open: and what another user's order of that number does is not part of it.
+	s.post(map[string]any{"user_id": "CD5678", "order_id": "220303000308932", "status": "CANCELLED"})
+	s.post(map[string]any{"user_id": "AB1234", "order_id": "220303000308932", "status": "OPEN", "filled_quantity": 9})
+	b.await(states + ` === "open,partially_filled,filled,partially_filled"`)
+	b.do(chromedp.KeyEvent("\x1b")) // Escape
+	b.await(`!document.querySelector("#way").open`)
+	b.calm(s.admin)
+}
+
+// TestUntrusted is that what comes from outside is text, whatever it looks like.
+func TestUntrusted(t *testing.T) {
+	s := serve(t, nil)
+	const script, image = `<script>b=1</script>`, `<img src=x onerror=b=2>`
+	s.post(map[string]any{
+		"user_id": script, "order_id": image, "status": script, "status_message": image + script, "tradingsymbol": image,
+		"transaction_type": script, "order_type": image,
+	})
+	s.post(map[string]any{"user_id": script, "order_id": image, "status": "REJECTED", "status_message": image + script + "\u202e\x00\x1b[2J"})
+	b := open(t, s.admin)
+	b.await(`document.querySelectorAll("#events tbody tr").length === 2 && document.querySelectorAll("#rejects tbody tr").length === 1`)
+	b.enter("#user", "<SCRIPT>")
+	b.await(`document.querySelectorAll("#events tbody tr").length === 2`)
+	b.click("#events tbody tr:nth-child(1) button")
+	b.await(`document.querySelectorAll("#states li").length === 2`)
+	for css, want := range map[string]string{
+		"#way-title":                              "Order " + image,
+		"#way-note":                               script,
+		"#states li:nth-child(1)":                 image + script,
+		"#states li:nth-child(1) p":               script, // the broker's own word
+		"#events tbody tr:nth-child(2) td button": image,
+		"#rejects tbody tr td:last-child":         image + script + "...[2J", // as tail shows it
+	} {
+		if text := eval[string](b, `document.querySelector(`+"`"+css+"`"+`).textContent`); !strings.Contains(text, want) {
+			t.Errorf("%s says %q, without %q", css, text, want)
+		}
+	}
+	if n := eval[int](b, `document.querySelectorAll("img, body script").length`); n != 0 {
+		t.Errorf("text has become %d elements", n)
+	}
+	if eval[bool](b, `window.b !== undefined`) {
+		t.Error("text was run")
+	}
+	b.shoot("text")
+	b.calm(s.admin)
+
+	// Should text ever be made HTML of by mistake, the browser refuses.
+	if said := eval[string](b, `(() => { try { document.body.innerHTML = "<b>x</b>" } catch (e) { return e.name } })() ?? "done"`); said != "TypeError" {
+		t.Errorf("innerHTML: %s", said)
+	}
+}
+
+// TestToken is that the page asks for a token where the data wants one, and keeps it in its tab only.
+func TestToken(t *testing.T) {
+	s := serve(t, nil)
+	address, err := url.Parse(s.admin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	behind := httputil.NewSingleHostReverseProxy(address)
+	guarded := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if req.URL.Path == "/page/data" && req.Header.Get("Authorization") != "Bearer right" {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		behind.ServeHTTP(w, req)
+	}))
+	defer guarded.Close()
+	b := open(t, guarded.URL)
+	b.await(`$("#ask").includes("wants a token") && document.querySelector("#main").hidden`)
+	b.enter("#token", "wrong\r")
+	b.await(`$("#ask").includes("was not taken")`)
+	b.shoot("asks")
+	b.enter("#token", "right\r")
+	b.await(`$("article .state") === "up" && document.querySelector("#ask").hidden`)
+	b.do(chromedp.Reload())
+	b.await(`$("article .state") === "up" && document.querySelector("#ask").hidden`)
+	if kept := eval[string](b, `sessionStorage.token + localStorage.length + document.cookie + location.search + location.hash`); kept != "right0" {
+		t.Errorf("the browser keeps %q", kept)
+	}
+	b.calm(guarded.URL)
+}
+
+// TestLooks is that the page can be read in light and dark, and on a phone.
+func TestLooks(t *testing.T) {
+	s := serve(t, nil)
+	s.send("--count", "300", "--connections", "4", "--repeats", "0.1", "--seed", "1")
+	s.post(map[string]any{"order_id": strings.Repeat("9", 120), "user_id": strings.Repeat("U", 90), "status": "REJECTED", "status_message": strings.Repeat("margin", 60)})
+	s.postText("/kite", `{"order_id":"1"}`)
+	b := open(t, s.admin)
+	b.await(`document.querySelectorAll("#events tbody tr").length === 200`)
+	ground := map[string]bool{}
+	for _, look := range []struct {
+		name          string
+		width, height int64
+		dark          bool
+	}{
+		{"desktop-light", 1280, 1300, false},
+		{"desktop-dark", 1280, 1300, true},
+		{"phone-light", 360, 1500, false},
+		{"phone-dark", 360, 1500, true},
+		{"tablet", 800, 1300, false},
+	} {
+		b.size(look.width, look.height)
+		b.dark(look.dark)
+		b.await(`document.documentElement.clientWidth === ` + map[int64]string{1280: "1280", 360: "360", 800: "800"}[look.width])
+		if wide := eval[int](b, `document.documentElement.scrollWidth`); wide > int(look.width) {
+			t.Errorf("%s: the page is %d wide", look.name, wide)
+		}
+		ground[eval[string](b, `getComputedStyle(document.body).backgroundColor`)] = true
+		for _, faint := range eval[[]string](b, faintTexts) {
+			t.Errorf("%s: %s", look.name, faint)
+		}
+		b.shoot(look.name)
+		b.run(`document.querySelector("#rejects tbody button").click()`)
+		b.await(`document.querySelector("#way").open`)
+		if wide := eval[int](b, `Math.ceil(document.querySelector("#way").getBoundingClientRect().right)`); wide > int(look.width) {
+			t.Errorf("%s: the way of an order ends at %d", look.name, wide)
+		}
+		b.shoot(look.name + "-way")
+		b.click("#close")
+	}
+	if len(ground) != 2 {
+		t.Errorf("light and dark are %v", ground)
+	}
+	for what, js := range map[string]string{
+		"tables have captions":        `[...document.querySelectorAll("table")].every(t => t.caption.innerText !== "")`,
+		"columns have heads":          `[...document.querySelectorAll("thead th")].every(h => h.scope === "col" && h.textContent !== "")`,
+		"fields have labels":          `[...document.querySelectorAll("input, select, meter")].every(f => f.labels.length === 1)`,
+		"charts have names":           `[...document.querySelectorAll("svg")].every(s => s.getAttribute("aria-label") !== "")`,
+		"there is one title":          `document.querySelectorAll("h1").length === 1`,
+		"each section has a headline": `[...document.querySelectorAll("section")].every(s => document.getElementById(s.getAttribute("aria-labelledby")).tagName === "H2")`,
+		"the language is named":       `document.documentElement.lang === "en"`,
+	} {
+		if !eval[bool](b, js) {
+			t.Errorf("it is not so that %s", what)
+		}
+	}
+	b.calm(s.admin)
+}
+
+// faintTexts are the texts whose contrast with what is behind them is below what WCAG AA asks for.
+const faintTexts = `(() => {
+	const rgb = color => color.match(/[0-9.]+/g).map(Number)
+	const luminance = color => {
+		const [r, g, b] = rgb(color).map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+		return 0.2126 * r + 0.7152 * g + 0.0722 * b
+	}
+	const ground = e => {
+		for (; e; e = e.parentElement) {
+			const color = getComputedStyle(e).backgroundColor
+			if ((rgb(color)[3] ?? 1) === 1) return color
+		}
+		return "rgb(255, 255, 255)"
+	}
+	const faint = new Set()
+	for (const e of document.querySelectorAll("body *")) {
+		if (![...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim()) || !e.checkVisibility()) continue
+		const [a, b] = [luminance(getComputedStyle(e).color), luminance(ground(e))].sort((x, y) => y - x)
+		const contrast = (a + 0.05) / (b + 0.05)
+		if (contrast < 4.5) faint.add(e.tagName + "." + e.className + " has a contrast of " + contrast.toFixed(2))
+	}
+	return [...faint]
+})()`
