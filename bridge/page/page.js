@@ -25,37 +25,36 @@ const $ = id => document.getElementById(id)
 // ---- asking ---------------------------------------------------------------------------------------------------------
 
 async function poll() {
-  if (polling || document.hidden) return
+  if (polling || document.hidden || !$("ask").hidden) return
   polling = true
   clearTimeout(timer)
-  let again = pollEvery
   try {
-    const answer = await ask()
-    if (answer.status === 401) {
-      askForToken()
-      again = 0
-    } else {
-      const data = await answer.json()
-      $("lost").hidden = true
-      if (!take(data)) again = 1
-    }
-  } catch (error) {
-    sayLost(error)
+    const data = await ask()
+    if (data) take(data)
   } finally {
     polling = false
-    if (again) timer = setTimeout(poll, again)
+    timer = setTimeout(poll, pollEvery)
   }
 }
 
+// ask returns what was answered, or nothing if there is nothing to show; then the page says why.
 async function ask() {
   const token = sessionStorage.getItem("token")
-  const answer = await fetch(`page/data?after=${last}`, {
-    headers: token ? { Authorization: `Bearer ${token}` } : {},
-    cache: "no-store",
-    signal: AbortSignal.timeout(patience),
-  })
-  if (!answer.ok && answer.status !== 401) throw new Error(`it answers ${answer.status}`)
-  return answer
+  try {
+    const answer = await fetch(`page/data?after=${last}`, {
+      headers: token ? { Authorization: `Bearer ${token}` } : {},
+      cache: "no-store",
+      signal: AbortSignal.timeout(patience),
+    })
+    if (answer.status === 401) return askForToken()
+    if (!answer.ok) throw new Error(`answers ${answer.status}`)
+    const data = await answer.json()
+    $("lost").hidden = true
+    $("main").classList.remove("stale")
+    return data
+  } catch (error) {
+    sayLost(error)
+  }
 }
 
 function askForToken() {
@@ -78,22 +77,22 @@ $("ask").addEventListener("submit", event => {
 })
 
 function sayLost(error) {
-  console.warn(error)
   if (!$("lost").hidden) return
-  const why = error.message.startsWith("it answers") ? error.message : "no answer"
-  $("lost").textContent = `postbridge does not answer since ${clock(new Date())} (${why}). What is shown is of then.`
+  const what = error.message.startsWith("answers") ? error.message : "does not answer"
+  $("lost").textContent = `postbridge ${what} since ${clock(new Date())}. What is shown is of then.`
   $("lost").hidden = false
+  $("main").classList.add("stale")
+  setState($("ready"), "off", "no answer")
 }
 
-// take shows what was answered. It is false if that was the first answer of another run: then what we have is of no use, and
-// all is asked for anew.
+// take shows what was answered. The first answer of another run has only some of its events: all are asked for anew.
 function take(data) {
   if (run && data.run !== run) {
     run = ""
     last = 0
     events = []
     samples = []
-    return false
+    return
   }
   run = data.run
   last = data.last
@@ -102,7 +101,6 @@ function take(data) {
   if (data.events.length > 0) keep(data.events)
   $("main").hidden = false
   show(data)
-  return true
 }
 
 // sample is what of an answer later rates need.
@@ -194,14 +192,14 @@ function clock(date) {
 // shorten is for the list, of what the way of an order has in full.
 const shorten = (text = "", most = 40) => text.length > most ? text.slice(0, most - 1) + "…" : text
 
-const count = (n, one, many) => `${whole.format(n)} ${n === 1 ? one : many}`
+const counted = (n, one, many) => `${whole.format(n)} ${n === 1 ? one : many}`
 
 // busWords is the state of a bus.
 function busWords(bus) {
   const words = [bus.up ? "up" : `down: ${(bus.causes ?? []).join("; ")}`]
   const oldest = bus.oldest_waiting_seconds
   if (bus.waiting > 0 && (!bus.up || oldest >= late)) {
-    words.push(`${count(bus.waiting, "event waits", "events wait")}${oldest >= 1 ? `, the oldest for ${duration(oldest)}` : ""}`)
+    words.push(`${counted(bus.waiting, "event waits", "events wait")}${oldest >= 1 ? `, the oldest for ${duration(oldest)}` : ""}`)
   }
   return words.join(bus.up ? ", " : "; ")
 }
@@ -349,7 +347,7 @@ function showBus(card, name, bus) {
   const most = drawChart(figure.firstChild, chartSteps((_, now) => [now.buses[name]?.waiting ?? 0]), ["waiting"])
   figure.firstChild.setAttribute("aria-label", `Events waiting for ${name} in the last two minutes, ${whole.format(most)} at most`)
   setText(figure.lastChild, `waiting in the last two minutes, ${whole.format(most)} at most`)
-  setText(note, bus.last_error ? `last error: ${bus.last_error}` : "")
+  setText(note, bus.last_error ? `last error since the start: ${bus.last_error}` : "")
 }
 
 function showSpool(spool) {
@@ -359,7 +357,7 @@ function showSpool(spool) {
   $("fill").title = percent
   setText($("spool"), `${bytes(spool.waiting_bytes)} of ${bytes(spool.limit_bytes)} wait for a bus (${percent}); ` +
     `${bytes(spool.bytes)} are on disk, what is published included. The disk has ${bytes(spool.free_bytes)} left, of which ` +
-    `${bytes(spool.reserve_bytes)} are a reserve. ${count(spool.last, "event", "events")} since the spool was made.`)
+    `${bytes(spool.reserve_bytes)} are a reserve. ${counted(spool.last, "event", "events")} since the spool was made.`)
 }
 
 // showNews has read out what changed: a state, not its figures.
@@ -381,7 +379,7 @@ const columns = [
   { name: "Time", of: e => time(e) },
   { name: "Broker", className: "wide", of: e => e.broker },
   { name: "User", className: "middle", of: e => shorten(e.user_id, 24) },
-  { name: "Order", of: e => openWay(e) },
+  { name: "Order", className: "order", of: e => openWay(e) },
   { name: "Status", of: e => badge(e) },
   { name: "What", className: "middle whole", of: e => shorten(what(e)) },
   { name: "Filled", className: "number", of: e => filled(e) },
@@ -470,7 +468,7 @@ function showWay() {
   if (states.length === 0 || states.length === $("states").children.length) return
   setText($("way-title"), way.order_id ? `Order ${way.order_id}` : "A postback that was not understood")
   setText($("way-note"), [way.broker, way.user_id && `user ${way.user_id}`, what(way)].filter(Boolean).join(", ") +
-    `. ${count(states.length, "state", "states")} among the last events, the oldest first.`)
+    `. ${counted(states.length, "state", "states")} among the last events, the oldest first.`)
   $("states").replaceChildren(...states.map((e, i) => stateItem(e, states[i - 1])))
 }
 

@@ -83,6 +83,9 @@ func TestFills(t *testing.T) {
 // TestBus is that the page says when the bus goes away, what waits for it, and when it is back; and the same of postbridge.
 func TestBus(t *testing.T) {
 	bus := serve(t, map[string]string{"ADMIN_PAGE": "false"}) // its embedded server is the bus
+	if resp, err := http.Get(bus.admin); err != nil || resp.StatusCode != http.StatusNotFound {
+		t.Errorf("the page is switched off, and answers %v, %v", resp, err)
+	}
 	s := serve(t, map[string]string{"NATS_URL": bus.bus, "NATS_LISTEN": ""})
 	b := open(t, s.admin)
 	s.send("--rate", "50", "--for", "10m")
@@ -105,7 +108,8 @@ func TestBus(t *testing.T) {
 	b.shoot("back")
 
 	s.kill()
-	b.await(`$("#lost").includes("postbridge does not answer since")`)
+	b.await(`$("#lost").includes("postbridge does not answer since") && $("#ready") === "no answer"`)
+	b.shoot("lost")
 	s.start()
 	b.await(`document.querySelector("#lost").hidden && $("article .state") === "up"`)
 	b.calm(s.admin)
