@@ -351,6 +351,10 @@ function showBus(card, name, bus) {
 }
 
 function showSpool(spool) {
+  if (!spool.id) {
+    setText($("spool"), "The spool is not open yet.")
+    return
+  }
   const part = spool.limit_bytes > 0 ? spool.waiting_bytes / spool.limit_bytes : 0
   $("fill").value = part
   const percent = part > 0 && part < 0.0001 ? "less than 0.01 %" : `${short.format(Math.round(10000 * part) / 100)} %`
