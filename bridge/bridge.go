@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -33,6 +34,13 @@ type Options struct {
 	Routes []string
 	// MaxBody is the largest postback, in bytes.
 	MaxBody int64
+	// MaxConnections is how many connections Listen has open at once.
+	MaxConnections int
+	// TLS is how Listen is served; nil for plain HTTP, behind a proxy that ends TLS. HTTP/1.1 alone is spoken: requests
+	// that share a connection would not be limited by the number of those.
+	TLS *tls.Config
+	// AdminToken is what AdminListen asks for, except by the probes; nil if it asks for nothing.
+	AdminToken func() string
 
 	// DataDir holds the spool, in spool/, and the quarantine files; it is made if missing.
 	DataDir string
@@ -80,7 +88,8 @@ type Bridge struct {
 	receiver *receiver
 	openDir  func(dir string) (spool.FS, error) // spool.OSDir; another disk in tests
 
-	opened atomic.Pointer[opened] // nil until the spool is open and the pumps run
+	ingest atomic.Pointer[connections] // nil until there is a listener
+	opened atomic.Pointer[opened]      // nil until the spool is open and the pumps run
 }
 
 // opened is what there is once the spool is open.
@@ -102,14 +111,17 @@ func New(o Options) *Bridge {
 // it, nil after an ordered stop.
 func (b *Bridge) Run(ctx context.Context) error {
 	// The listeners come first: while the spool waits for its lock, postbacks get an answer and probes the reason.
-	ingest, err := b.serve("POSTBRIDGE_LISTEN", b.o.Listen, b.receiver)
+	ingest, err := b.listen("POSTBRIDGE_LISTEN", b.o.Listen, b.o.MaxConnections)
 	if err != nil {
 		return err
 	}
-	admin, err := b.serve("POSTBRIDGE_ADMIN_LISTEN", b.o.AdminListen, b.admin())
+	b.ingest.Store(ingest.connections)
+	ingest.serve(b.receiver, b.o.TLS, b.o.Log)
+	admin, err := b.listen("POSTBRIDGE_ADMIN_LISTEN", b.o.AdminListen, maxAdminConnections)
 	if err != nil {
 		return errors.Join(err, ingest.Close())
 	}
+	admin.serve(b.admin(), nil, b.o.Log)
 	defer admin.Close()
 	b.o.Log.Info("listening", "ingest", ingest.addr.String(), "admin", admin.addr.String())
 
@@ -256,38 +268,50 @@ func (ps *pumps) close() error {
 // server is one listening HTTP server.
 type server struct {
 	*http.Server
-	addr   net.Addr
-	failed chan error // gets the error that ended it, unless it was closed
+	connections *connections
+	addr        net.Addr
+	failed      chan error // gets the error that ended it, unless it was closed
 }
 
-// serve listens at once, so that an address that is taken is known, and serves until the server is closed. The setting
-// is what the address comes from.
-func (b *Bridge) serve(setting, addr string, h http.Handler) (*server, error) {
+// listen listens at once, so that an address that is taken is known. The setting is what the address comes from.
+func (b *Bridge) listen(setting, addr string, limit int) (*server, error) {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen; set %s to another address: %w", setting, err)
 	}
-	s := &server{
-		Server: &http.Server{
-			Handler:           h,
-			ReadHeaderTimeout: headerTimeout,
-			ReadTimeout:       readTimeout,
-			WriteTimeout:      writeTimeout,
-			IdleTimeout:       idleTimeout,
-			MaxHeaderBytes:    maxHeader,
-			// OPTIONS * is no route either.
-			DisableGeneralOptionsHandler: true,
-			ErrorLog:                     slog.NewLogLogger(b.o.Log.Handler(), slog.LevelDebug),
+	return &server{connections: limitConnections(l, limit, b.o.Log), addr: l.Addr(), failed: make(chan error, 1)}, nil
+}
+
+// serve serves until the server is closed, with TLS if there is a configuration of it.
+func (s *server) serve(h http.Handler, t *tls.Config, log *slog.Logger) {
+	s.Server = &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: headerTimeout, // of a TLS handshake, too
+		ReadTimeout:       readTimeout,
+		WriteTimeout:      writeTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader,
+		// OPTIONS * is no route either.
+		DisableGeneralOptionsHandler: true,
+		ErrorLog:                     slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
+			return context.WithValue(ctx, connectionKey{}, counted(conn))
 		},
-		addr:   l.Addr(),
-		failed: make(chan error, 1),
+		ConnState: func(conn net.Conn, state http.ConnState) {
+			if state == http.StateActive || state == http.StateIdle {
+				counted(conn).wait()
+			}
+		},
+	}
+	var l net.Listener = s.connections
+	if t != nil {
+		l = tls.NewListener(l, t)
 	}
 	go func() {
 		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			s.failed <- fmt.Errorf("cannot serve %s: %w", l.Addr(), err)
+			s.failed <- fmt.Errorf("cannot serve %s: %w", s.addr, err)
 		}
 	}()
-	return s, nil
 }
 
 // stop takes no more connections and waits until all requests in flight are answered; who is too slow is cut.
@@ -306,9 +330,13 @@ func (b *Bridge) postTo(addr net.Addr) string {
 	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
 		host = "127.0.0.1"
 	}
+	scheme := "http://"
+	if b.o.TLS != nil {
+		scheme = "https://"
+	}
 	var urls []string
 	for _, route := range b.o.Routes {
-		urls = append(urls, "http://"+net.JoinHostPort(host, port)+route)
+		urls = append(urls, scheme+net.JoinHostPort(host, port)+route)
 	}
 	return strings.Join(urls, " and ")
 }

@@ -72,6 +72,39 @@ func OnDisk(o Options, disk spool.FS) *Bridge {
 	return b
 }
 
+// Working is how many connections keep a proven postback.
+func (b *Bridge) Working() (n int) {
+	l := b.ingest.Load()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for c := range l.open {
+		if c.since.Load() == working {
+			n++
+		}
+	}
+	return n
+}
+
+// Refusals counts what came from addresses.
+type Refusals struct{ sources *sources }
+
+// NewRefusals has counted nothing.
+func NewRefusals() Refusals { return Refusals{newSources()} }
+
+// TooMany counts a refusal, so long after the first, and reports whether its source had too many.
+func (r Refusals) TooMany(address string, after time.Duration) bool {
+	return r.sources.tooMany(address, r.sources.begun.Add(after))
+}
+
+// Source is what an address is counted under.
+func Source(address string) string { return sourceOf(address).String() }
+
+// Limits of refusals.
+const (
+	RefusalBurst    = refusalBurst
+	RefusalInterval = refusalInterval
+)
+
 // Seen is a memory of the last events of orders.
 type Seen struct{ last lastAccepted }
 

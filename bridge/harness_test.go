@@ -50,17 +50,18 @@ func kiteBody(order, status string, price int) string {
 
 func testOptions(t testing.TB, log io.Writer) bridge.Options {
 	return bridge.Options{
-		Brokers:       testBrokers(),
-		Listen:        "127.0.0.1:0",
-		AdminListen:   "127.0.0.1:0",
-		AdminPage:     true,
-		Routes:        []string{"/kite"},
-		MaxBody:       64 << 10,
-		DataDir:       t.TempDir(),
-		SpoolMaxBytes: 64 << 20,
-		SpoolKeep:     time.Hour,
-		Registry:      prometheus.NewRegistry(),
-		Log:           slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Brokers:        testBrokers(),
+		Listen:         "127.0.0.1:0",
+		AdminListen:    "127.0.0.1:0",
+		AdminPage:      true,
+		Routes:         []string{"/kite"},
+		MaxBody:        64 << 10,
+		MaxConnections: 1024,
+		DataDir:        t.TempDir(),
+		SpoolMaxBytes:  64 << 20,
+		SpoolKeep:      time.Hour,
+		Registry:       prometheus.NewRegistry(),
+		Log:            slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 }
 

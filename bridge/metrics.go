@@ -40,6 +40,7 @@ func (f busFate) String() string {
 type ingestMetrics struct {
 	brokers       map[string]*brokerMetrics // complete before the first postback
 	refused       *prometheus.CounterVec
+	limited       *prometheus.CounterVec
 	answerSeconds prometheus.Histogram
 	both          prometheus.Gatherer // these two alone, for the page
 }
@@ -57,13 +58,17 @@ func newIngestMetrics(r prometheus.Registerer) *ingestMetrics {
 			Name: "postbridge_refused_total",
 			Help: "Postbacks refused, by reason: a proof that failed, or a body that could not be read.",
 		}, []string{"broker", "reason"}),
+		limited: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "postbridge_limited_total",
+			Help: "Postbacks that were refused and answered 429, since too many from their source were.",
+		}, []string{"broker"}),
 		answerSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "postbridge_answer_seconds",
 			Help:    "Time from the arrival of a postback to its answer.",
 			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}),
 	}
-	r.MustRegister(m.refused, m.answerSeconds)
+	r.MustRegister(m.refused, m.limited, m.answerSeconds)
 	both := prometheus.NewRegistry()
 	both.MustRegister(m.refused, m.answerSeconds)
 	m.both = both
@@ -111,6 +116,7 @@ func (m *ingestMetrics) figures() (t answerTimes, refusals map[string]map[string
 func (m *ingestMetrics) broker(name string) *brokerMetrics {
 	b := new(brokerMetrics)
 	m.brokers[name] = b
+	m.limited.WithLabelValues(name) // 0 is to be seen, too
 	return b
 }
 
@@ -145,6 +151,11 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	}
 
 	gauge(desc("ready", "1 if the spool takes postbacks."), oneIf(st.Ready))
+	if l := c.b.ingest.Load(); l != nil {
+		gauge(desc("connections", "Connections that are open where brokers post to."), float64(l.number()))
+		gauge(desc("connections_limit", "How many may be open at once."), float64(l.limit))
+		counter(desc("connections_closed_total", "Connections that were closed to make room for new ones at the limit."), l.closed.Load())
+	}
 	gauge(desc("spool_limit_bytes", "Limit of the spool's files on disk."), float64(st.Spool.LimitBytes))
 	if st.Spool.ID == "" {
 		return // not open yet

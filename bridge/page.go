@@ -18,20 +18,30 @@ var pageFiles embed.FS
 const pageSecurity = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
 	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 
+// pageFile is the file at a path of the page; none is at any other.
+func pageFile(path string) (name string, ok bool) {
+	switch path {
+	case "/":
+		return "page.html", true
+	case "/page/page.css", "/page/page.js", "/page/icon.svg":
+		return path[len("/page/"):], true
+	default:
+		return "", false
+	}
+}
+
 // page serves the page, and what it asks for once a second. The files need no proof of who asks; the data is what the rest
 // of the admin address says, and what the events on the bus say.
 func (b *Bridge) page(mux *http.ServeMux) {
-	for path, name := range map[string]string{
-		"/{$}":           "page.html",
-		"/page/page.css": "page.css",
-		"/page/page.js":  "page.js",
-		"/page/icon.svg": "icon.svg",
-	} {
-		mux.HandleFunc("GET "+path, func(w http.ResponseWriter, req *http.Request) {
-			setPageHeaders(w.Header())
-			http.ServeFileFS(w, req, pageFiles, "page/"+name)
-		})
-	}
+	mux.HandleFunc("GET /", func(w http.ResponseWriter, req *http.Request) {
+		name, ok := pageFile(req.URL.Path)
+		if !ok {
+			http.NotFound(w, req)
+			return
+		}
+		setPageHeaders(w.Header())
+		http.ServeFileFS(w, req, pageFiles, "page/"+name)
+	})
 	mux.HandleFunc("GET /page/data", b.servePageData)
 }
 

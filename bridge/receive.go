@@ -36,6 +36,7 @@ type receiver struct {
 	leaving atomic.Bool                 // the stop has begun: not ready, and connections end with their request
 	last    lastAccepted
 	recent  *recent // nil without the page
+	sources *sources
 
 	saidMu sync.Mutex
 	said   map[string]time.Time // when a refusal was logged, by broker and reason
@@ -72,6 +73,7 @@ func newReceiver(o Options, m *ingestMetrics) *receiver {
 		metrics: m,
 		intakes: sync.Pool{New: func() any { return new(intake) }},
 		last:    newLastAccepted(),
+		sources: newSources(),
 		said:    make(map[string]time.Time),
 	}
 	if o.AdminPage {
@@ -105,6 +107,10 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	if a.fate == refused {
 		r.metrics.refused.WithLabelValues(to.Name(), a.reason).Inc()
 		r.sayRefused(to.Name(), a, req.RemoteAddr)
+		if r.sources.tooMany(req.RemoteAddr, arrival) {
+			r.metrics.limited.WithLabelValues(to.Name()).Inc()
+			a = answer{status: http.StatusTooManyRequests, detail: "too many postbacks from there were refused"}
+		}
 	}
 	writeAnswer(w, a)
 	r.metrics.answerSeconds.Observe(time.Since(arrival).Seconds())
@@ -147,6 +153,7 @@ func (r *receiver) receive(w http.ResponseWriter, req *http.Request, to *route, 
 	if err != nil {
 		return refusal(err)
 	}
+	connectionOf(req).work()
 	in.record = appendRecord(in.record[:0], e, arrival)
 	a, sequence := r.append(e, in.record)
 	if r.recent != nil && a.fate == accepted {
@@ -264,15 +271,17 @@ func writeAnswer(w http.ResponseWriter, a answer) {
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
 	var body string
-	switch a.status {
-	case http.StatusOK:
+	if a.status == http.StatusOK {
 		body = `{"status":"ok","id":"` + a.id + `"}` + "\n"
+	} else {
+		body = `{"status":"error","error":` + strconv.Quote(a.detail) + "}\n"
+	}
+	switch a.status {
 	case http.StatusServiceUnavailable:
 		// Jittered, so that those who were refused together do not come back together.
 		h.Set("Retry-After", strconv.Itoa(1+rand.IntN(5)))
-		fallthrough
-	default:
-		body = `{"status":"error","error":` + strconv.Quote(a.detail) + "}\n"
+	case http.StatusTooManyRequests:
+		h.Set("Retry-After", strconv.Itoa(int(forgetAfter.Seconds())))
 	}
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(a.status)

@@ -1,8 +1,11 @@
 package bridge
 
 import (
+	"crypto/sha256"
+	"crypto/subtle"
 	"encoding/json"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -133,7 +136,8 @@ func (b *Bridge) notReady() string {
 	return ""
 }
 
-// admin serves /livez, /readyz, /metrics and /status, and the page.
+// admin serves /livez, /readyz, /metrics and /status, and the page. What says more than that the process lives and is
+// ready is behind the token, if there is one.
 func (b *Bridge) admin() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) {
@@ -156,5 +160,43 @@ func (b *Bridge) admin() http.Handler {
 	if b.o.AdminPage {
 		b.page(mux)
 	}
-	return mux
+	return b.behindToken(mux)
+}
+
+// openToAll reports whether a path of the admin listener needs no token: the kubelet has none, and the page asks for it.
+// It is compared as it came, so another spelling of it needs one.
+func openToAll(path string) bool {
+	_, isPage := pageFile(path)
+	return path == "/livez" || path == "/readyz" || isPage
+}
+
+// behindToken asks for the token before it lets anybody through, except to what is open to all.
+func (b *Bridge) behindToken(h http.Handler) http.Handler {
+	if b.o.AdminToken == nil {
+		return h
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if openToAll(req.URL.Path) || b.isAdmin(req) {
+			h.ServeHTTP(w, req)
+			return
+		}
+		w.Header().Set("WWW-Authenticate", `Bearer realm="postbridge"`)
+		http.Error(w, "the bearer token is missing or wrong", http.StatusUnauthorized)
+	})
+}
+
+// isAdmin reports whether a request has the token. Before it is refused, the file of the token is read again.
+func (b *Bridge) isAdmin(req *http.Request) bool {
+	scheme, given, _ := strings.Cut(req.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return false
+	}
+	given = strings.TrimLeft(given, " ")
+	return given != "" && (sameText(given, b.o.AdminToken()) || b.o.Reload != nil && b.o.Reload() && sameText(given, b.o.AdminToken()))
+}
+
+// sameText compares in a time that tells neither the text nor its length.
+func sameText(given, want string) bool {
+	a, b := sha256.Sum256([]byte(given)), sha256.Sum256([]byte(want))
+	return subtle.ConstantTimeCompare(a[:], b[:]) == 1
 }

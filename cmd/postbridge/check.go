@@ -22,6 +22,15 @@ func (c *config) checkHTTP() error {
 	if c.MaxBody < 1<<10 || c.MaxBody > 16<<20 {
 		return bad("MAX_BODY", "%v is out of range; set it between 1KiB and 16MiB", c.MaxBody)
 	}
+	if c.MaxConnections < 16 || c.MaxConnections > 1<<16 {
+		return bad("MAX_CONNECTIONS", "%d is out of range; set it between 16 and 65536", c.MaxConnections)
+	}
+	switch {
+	case c.TLSCertFile != "" && c.TLSKeyFile == "":
+		return bad("TLS_CERT_FILE", "is set without its key; set POSTBRIDGE_TLS_KEY_FILE, too")
+	case c.TLSCertFile == "" && c.TLSKeyFile != "":
+		return bad("TLS_KEY_FILE", "is set without its certificate; set POSTBRIDGE_TLS_CERT_FILE, too")
+	}
 	return nil
 }
 
@@ -128,7 +137,7 @@ func (c *config) embedded() bool { return c.publishes("nats") && c.NATSURL == ""
 
 // checkFiles finds a misspelt path at the start, before it looks like an outage of the bus.
 func (c *config) checkFiles() error {
-	for _, of := range append(c.brokerSecrets(), c.busSecrets()...) {
+	for _, of := range slices.Concat(c.httpSecrets(), c.brokerSecrets(), c.busSecrets()) {
 		if of.value != "" && of.path != "" {
 			return bad(of.name, "is set together with POSTBRIDGE_%s_FILE; unset one of them", of.name)
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,6 +29,16 @@ type config struct {
 	AdminPage bool `env:"ADMIN_PAGE" envDefault:"true"`
 	// The largest postback, 1KiB to 16MiB; a larger one is answered 413.
 	MaxBody byteSize `env:"MAX_BODY" envDefault:"64KiB"`
+	// How many connections brokers may have open at once, 16 to 65536; beyond it a new one takes the place of one that waits for a request.
+	MaxConnections int `env:"MAX_CONNECTIONS" envDefault:"1024"`
+	// The certificate that brokers are shown, with its chain, PEM; read again when it changes. Without it TLS has to end before postbridge.
+	TLSCertFile string `env:"TLS_CERT_FILE"`
+	// Its key, PEM.
+	TLSKeyFile string `env:"TLS_KEY_FILE"`
+	// What `/status` and `/metrics` ask for as a bearer token; without it they ask for nothing.
+	AdminToken secret `env:"ADMIN_TOKEN"`
+	// A file with the token; read again when it changes.
+	AdminTokenFile string `env:"ADMIN_TOKEN_FILE"`
 	// The directory of all data: the spool in `spool/`, the embedded bus in `nats/`.
 	DataDir string `env:"DATA_DIR" envDefault:"data"`
 
@@ -133,7 +144,7 @@ func readConfig(environ map[string]string) (*config, *credentials, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	credentials, err := readCredentials(append(c.brokerSecrets(), c.busSecrets()...))
+	credentials, err := readCredentials(slices.Concat(c.httpSecrets(), c.brokerSecrets(), c.busSecrets()))
 	return c, credentials, err
 }
 

@@ -61,6 +61,17 @@ func TestConfigErrors(t *testing.T) {
 		{kite + "MAX_BODY=64KB", "POSTBRIDGE_MAX_BODY: \"64KB\" is not a size; write it like 64KiB, 512MiB, 8GiB or a plain number of bytes"},
 		{kite + "MAX_BODY=17MiB", "POSTBRIDGE_MAX_BODY: 17MiB is out of range; set it between 1KiB and 16MiB"},
 		{kite + "MAX_BODY=1023", "POSTBRIDGE_MAX_BODY: 1023 is out of range; set it between 1KiB and 16MiB"},
+		{kite + "MAX_CONNECTIONS=15", "POSTBRIDGE_MAX_CONNECTIONS: 15 is out of range; set it between 16 and 65536"},
+		{kite + "MAX_CONNECTIONS=65537", "POSTBRIDGE_MAX_CONNECTIONS: 65537 is out of range; set it between 16 and 65536"},
+		{kite + "MAX_CONNECTIONS=many", "POSTBRIDGE_MAX_CONNECTIONS: \"many\" is not a whole number"},
+		{kite + "TLS_CERT_FILE=/c", "POSTBRIDGE_TLS_CERT_FILE: is set without its key; set POSTBRIDGE_TLS_KEY_FILE, too"},
+		{kite + "TLS_KEY_FILE=/k", "POSTBRIDGE_TLS_KEY_FILE: is set without its certificate; set POSTBRIDGE_TLS_CERT_FILE, too"},
+		{kite + "TLS_CERT_FILE=/no/such TLS_KEY_FILE=/k", "POSTBRIDGE_TLS_CERT_FILE: stat /no/such: no such file or directory; name a file that can be read again and again"},
+		{kite + "TLS_CERT_FILE=main.go TLS_KEY_FILE=/no/such", "POSTBRIDGE_TLS_CERT_FILE: stat /no/such: no such file or directory; name a file that can be read again and again"},
+		{kite + "TLS_CERT_FILE=main.go TLS_KEY_FILE=main.go", "POSTBRIDGE_TLS_CERT_FILE: the certificate and its key do not load: tls: failed to find any PEM data in certificate input"},
+		{kite + "ADMIN_TOKEN=s3cret ADMIN_TOKEN_FILE=/t", "POSTBRIDGE_ADMIN_TOKEN: is set together with POSTBRIDGE_ADMIN_TOKEN_FILE; unset one of them"},
+		{kite + "ADMIN_TOKEN=s3crét", "POSTBRIDGE_ADMIN_TOKEN: it cannot be a bearer token; use letters and digits"},
+		{kite + "ADMIN_TOKEN_FILE=/no/such", "POSTBRIDGE_ADMIN_TOKEN_FILE: stat /no/such: no such file or directory; name a file that can be read again and again"},
 		{kite + "SPOOL_MAX_BYTES=1023KiB", "POSTBRIDGE_SPOOL_MAX_BYTES: 1023KiB is too small; set it to 1MiB or more"},
 		{kite + "SPOOL_MAX_BYTES=10MiB MAX_BODY=1MiB", "POSTBRIDGE_SPOOL_MAX_BYTES: 10MiB is too small; set it to 16MiB or more"},
 		{kite + "SPOOL_MAX_BYTES=-1", "POSTBRIDGE_SPOOL_MAX_BYTES: \"-1\" is not a size; write it like 64KiB, 512MiB, 8GiB or a plain number of bytes"},
@@ -139,7 +150,7 @@ func TestConfig(t *testing.T) {
 	tokens := write(t, "tokens", "s3cret1\ns3cret2\n")
 	got := runWith(t, environ("KITE_SECRETS=1234=s3cret,1234=s3cret2 DHAN_TOKENS_FILE="+tokens+
 		" NATS_URL=tls://bus1,bus3,nats://u:s3cret@bus2:4222 NATS_MAX_BYTES=1048576 PREFIX=desk1 SPOOL_MAX_BYTES=1025KiB MAX_BODY=16384"+
-		" DHAN_CLIENT_IDS=1,2 SPOOL_KEEP=90m KITE_TOKENS=s3cret"), "config")
+		" DHAN_CLIENT_IDS=1,2 SPOOL_KEEP=90m KITE_TOKENS=s3cret ADMIN_TOKEN=s3cret MAX_CONNECTIONS=100"), "config")
 	if got.code != 0 || got.stderr != "" {
 		t.Fatalf("%+v", got)
 	}

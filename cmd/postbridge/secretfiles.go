@@ -8,6 +8,8 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -40,12 +42,13 @@ type secretFiles struct {
 	changedAt time.Time
 }
 
-// secretFile is one of them. Guarded by the mutex of all.
+// secretFile is one of them, or two that are taken as one text: a certificate and its key. Guarded by the mutex of all.
 type secretFile struct {
-	name, path string
-	accept     func(text string) error
+	name   string
+	paths  []string
+	accept func(text string) error
 
-	info    os.FileInfo       // at the last reading, nil if there was no file
+	infos   []os.FileInfo     // at the last reading, nil for one that was not there
 	sum     [sha256.Size]byte // of the content that is in force
 	problem string            // why the content now is not in force
 }
@@ -60,9 +63,11 @@ func newSecretFiles() *secretFiles {
 	}
 }
 
-// add reads a file for the first time, when it has to be good.
-func (s *secretFiles) add(name, path string, accept func(text string) error) error {
-	f := &secretFile{name: name, path: path, accept: accept}
+// add reads a file for the first time, when it has to be good. Paths that are empty do not count.
+func (s *secretFiles) add(name string, accept func(text string) error, paths ...string) error {
+	f := &secretFile{name: name, accept: accept}
+	f.paths = slices.DeleteFunc(paths, func(path string) bool { return path == "" })
+	f.infos = make([]os.FileInfo, len(f.paths))
 	if _, err := f.read(); err != nil {
 		return err
 	}
@@ -136,22 +141,31 @@ func (s *secretFiles) refresh(f *secretFile) {
 	switch {
 	case changed:
 		s.changedAt = time.Now()
-		s.log.Info("new secrets are in force", "name", f.name, "path", f.path)
+		s.log.Info("new secrets are in force", "name", f.name, "path", f.path())
 	case problem != "" && problem != f.problem:
-		s.log.Warn("a file of secrets cannot be used; the last good ones stay in force", "name", f.name, "path", f.path, "error", problem)
+		s.log.Warn("a file of secrets cannot be used; the last good ones stay in force", "name", f.name, "path", f.path(), "error", problem)
 	case problem == "" && f.problem != "":
-		s.log.Info("a file of secrets is good again", "name", f.name, "path", f.path)
+		s.log.Info("a file of secrets is good again", "name", f.name, "path", f.path())
 	}
 	f.problem = problem
 	s.ok.WithLabelValues(f.name).Set(ok)
 }
 
+func (f *secretFile) path() string { return strings.Join(f.paths, ", ") }
+
 // read puts the content in force if it is good and not what is in force already. No error shows what is in the file.
 func (f *secretFile) read() (changed bool, err error) {
-	text, info, err := readSecretFile(f.path)
-	f.info = info
-	if err != nil {
-		return false, fmt.Errorf("%w; name a file that can be read again and again", err)
+	var text []byte
+	for i, path := range f.paths {
+		part, info, err := readSecretFile(path)
+		f.infos[i] = info
+		if err != nil {
+			return false, fmt.Errorf("%w; name a file that can be read again and again", err)
+		}
+		if i > 0 {
+			text = append(text, '\n')
+		}
+		text = append(text, part...)
 	}
 	sum := sha256.Sum256(text)
 	if sum == f.sum {
@@ -166,11 +180,20 @@ func (f *secretFile) read() (changed bool, err error) {
 
 // touched reports whether another file is there now, or its time or size is another.
 func (f *secretFile) touched() bool {
-	info, err := os.Stat(f.path)
-	if err != nil || f.info == nil {
-		return (err == nil) != (f.info != nil)
+	for i, path := range f.paths {
+		if touched(path, f.infos[i]) {
+			return true
+		}
 	}
-	return !os.SameFile(info, f.info) || !info.ModTime().Equal(f.info.ModTime()) || info.Size() != f.info.Size()
+	return false
+}
+
+func touched(path string, before os.FileInfo) bool {
+	info, err := os.Stat(path)
+	if err != nil || before == nil {
+		return (err == nil) != (before != nil)
+	}
+	return !os.SameFile(info, before) || !info.ModTime().Equal(before.ModTime()) || info.Size() != before.Size()
 }
 
 // readSecretFile reads a regular file of a sensible size; reading a pipe could wait for ever.

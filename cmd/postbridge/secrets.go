@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"strings"
@@ -12,6 +13,8 @@ import (
 // credentials are the secrets in force. Those that were given as files change while postbridge runs; a reader always
 // sees a whole set, the old one or the new one.
 type credentials struct {
+	certificate            atomic.Pointer[tls.Certificate]
+	adminToken             atomic.Pointer[string]
 	kiteSecrets            atomic.Pointer[[]kite.Secret]
 	kiteTokens, dhanTokens atomic.Pointer[[]string]
 	natsPassword           atomic.Pointer[string]
@@ -25,21 +28,30 @@ type credentials struct {
 type secretSource struct {
 	name, value, path string
 	accept            func(c *credentials, text string) error
+	// keyPath is another file, which is taken with the first as one text; "" if there is none.
+	keyPath string
+}
+
+func (c *config) httpSecrets() []secretSource {
+	return []secretSource{
+		{name: "TLS_CERT", path: c.TLSCertFile, keyPath: c.TLSKeyFile, accept: (*credentials).setCertificate},
+		{name: "ADMIN_TOKEN", value: string(c.AdminToken), path: c.AdminTokenFile, accept: (*credentials).setAdminToken},
+	}
 }
 
 func (c *config) brokerSecrets() []secretSource {
 	return []secretSource{
-		{"KITE_SECRETS", string(c.KiteSecrets), c.KiteSecretsFile, (*credentials).setKiteSecrets},
-		{"KITE_TOKENS", string(c.KiteTokens), c.KiteTokensFile, (*credentials).setKiteTokens},
-		{"DHAN_TOKENS", string(c.DhanTokens), c.DhanTokensFile, (*credentials).setDhanTokens},
+		{name: "KITE_SECRETS", value: string(c.KiteSecrets), path: c.KiteSecretsFile, accept: (*credentials).setKiteSecrets},
+		{name: "KITE_TOKENS", value: string(c.KiteTokens), path: c.KiteTokensFile, accept: (*credentials).setKiteTokens},
+		{name: "DHAN_TOKENS", value: string(c.DhanTokens), path: c.DhanTokensFile, accept: (*credentials).setDhanTokens},
 	}
 }
 
 func (c *config) busSecrets() []secretSource {
 	return []secretSource{
-		{"NATS_PASSWORD", string(c.NATSPassword), c.NATSPasswordFile, (*credentials).setNATSPassword},
-		{"NATS_TOKEN", string(c.NATSToken), c.NATSTokenFile, (*credentials).setNATSToken},
-		{"KAFKA_PASSWORD", string(c.KafkaPassword), c.KafkaPasswordFile, (*credentials).setKafkaPassword},
+		{name: "NATS_PASSWORD", value: string(c.NATSPassword), path: c.NATSPasswordFile, accept: (*credentials).setNATSPassword},
+		{name: "NATS_TOKEN", value: string(c.NATSToken), path: c.NATSTokenFile, accept: (*credentials).setNATSToken},
+		{name: "KAFKA_PASSWORD", value: string(c.KafkaPassword), path: c.KafkaPasswordFile, accept: (*credentials).setKafkaPassword},
 	}
 }
 
@@ -53,7 +65,7 @@ func readCredentials(sources []secretSource) (*credentials, error) {
 			err = of.accept(all, of.value)
 		case of.path != "":
 			of.name += "_FILE"
-			err = all.files.add(of.name, of.path, func(text string) error { return of.accept(all, text) })
+			err = all.files.add(of.name, func(text string) error { return of.accept(all, text) }, of.path, of.keyPath)
 		}
 		if err != nil {
 			return nil, bad(of.name, "%v", err)
@@ -62,6 +74,12 @@ func readCredentials(sources []secretSource) (*credentials, error) {
 	return all, nil
 }
 
+func (c *credentials) setCertificate(text string) error {
+	return set(&c.certificate, text, parsePair)
+}
+func (c *credentials) setAdminToken(text string) error {
+	return set(&c.adminToken, text, parseAdminToken)
+}
 func (c *credentials) setKiteSecrets(text string) error {
 	return set(&c.kiteSecrets, text, parseKiteSecrets)
 }
@@ -158,6 +176,24 @@ func parseTokens(text string) ([]string, error) {
 // notInSegment reports a character that a URL cannot have in one segment of its path, or not as itself.
 func notInSegment(r rune) bool {
 	return r <= ' ' || r > '~' || strings.ContainsRune(`/?#%"<>\^{|}`+"`", r)
+}
+
+// parsePair reads a certificate, with its chain, and its key, in whatever order.
+func parsePair(text string) (tls.Certificate, error) {
+	pair, err := tls.X509KeyPair([]byte(text), []byte(text))
+	if err != nil {
+		err = fmt.Errorf("the certificate and its key do not load: %w", err)
+	}
+	return pair, err
+}
+
+// parseAdminToken reads what a header can carry.
+func parseAdminToken(text string) (string, error) {
+	token, err := parseWord(text)
+	if err == nil && strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return "", errors.New("it cannot be a bearer token; use letters and digits")
+	}
+	return token, err
 }
 
 // parseWord reads one secret; the end of the line is not part of it.

@@ -19,7 +19,7 @@ of an order waits for the answer to the one before. What got no answer is not se
 
 Usage: postbridge send [flags] [file ...]
 
-  --url URL             postbridge (default: POSTBRIDGE_LISTEN on this machine)
+  --url URL, --ca FILE  postbridge (default: POSTBRIDGE_LISTEN on this machine), whom its TLS trusts
   --broker NAME         kite or dhan (default kite)
   --secret APP=SECRET   Kite app to sign with (default first of POSTBRIDGE_KITE_SECRETS)
   --token TOKEN         path token (default first of POSTBRIDGE_KITE_TOKENS or _DHAN_TOKENS)
@@ -41,6 +41,7 @@ Example: postbridge send --secret 1234=0hdv7iw5examplesecret --count 100 --rate 
 // sendOptions are the flags of send, checked.
 type sendOptions struct {
 	url, broker, secret, token string
+	ca, certificate            string // files: what to trust, postbridge's own
 	sign                       bool
 	count                      int64
 	duration                   time.Duration
@@ -56,6 +57,7 @@ type sendOptions struct {
 func sendFlags(o *sendOptions) *flag.FlagSet {
 	fs := newFlags("send")
 	fs.StringVar(&o.url, "url", "", "")
+	fs.StringVar(&o.ca, "ca", "", "")
 	fs.StringVar(&o.broker, "broker", "kite", "")
 	fs.StringVar(&o.secret, "secret", "", "")
 	fs.StringVar(&o.token, "token", "", "")
@@ -81,6 +83,9 @@ func (p *process) send(ctx context.Context, args []string) error {
 	}
 	s := &sending{pace: newPace(o), tolerate: o.tolerate}
 	if s.target, err = newTarget(o.url, o.route()); err != nil {
+		return err
+	}
+	if err := s.target.trust(o.ca, o.certificate); err != nil {
 		return err
 	}
 	if s.newSource, err = p.newSource(o); err != nil {
@@ -123,6 +128,9 @@ func (p *process) sendURL(o *sendOptions) error {
 	}
 	listen := orElse(p.env[envPrefix+"LISTEN"], ":8080")
 	o.url = "http://" + onThisMachine(listen)
+	if o.certificate = p.env[envPrefix+"TLS_CERT_FILE"]; o.certificate != "" {
+		o.url = "https://" + onThisMachine(listen)
+	}
 	return checkAddress("LISTEN", listen)
 }
 

@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"io"
 	"net"
@@ -47,6 +49,51 @@ func newTarget(base, route string) (*target, error) {
 	t.head = []byte("POST " + strings.TrimRight(u.EscapedPath(), "/") + route + " HTTP/1.1\r\nHost: " + u.Host +
 		"\r\nUser-Agent: postbridge-send\r\nContent-Type: application/json\r\nContent-Length: ")
 	return t, nil
+}
+
+// trust reads what the other side's certificate is checked against, if that is not the system's: the file ca, or the
+// certificate itself that serve on this machine shows. That one is for the name which brokers know, not for this machine's.
+func (t *target) trust(ca, certificate string) error {
+	switch {
+	case t.tls == nil && ca != "":
+		return misuse("send: --ca is for a URL that begins with https")
+	case ca == "" && certificate == "":
+		return nil
+	}
+	text, _, err := readSecretFile(orElse(ca, certificate))
+	if err != nil {
+		return ofFile(err)
+	}
+	t.tls.RootCAs = x509.NewCertPool()
+	if !t.tls.RootCAs.AppendCertsFromPEM(text) {
+		return misuse("send: %s: no PEM certificate in it", orElse(ca, certificate))
+	}
+	if certificate != "" {
+		t.tls.ServerName, err = nameIn(certificate)
+	}
+	return err
+}
+
+// nameIn is a name that a certificate is for.
+func nameIn(file string) (string, error) {
+	text, _, err := readSecretFile(file)
+	if err != nil {
+		return "", ofFile(err)
+	}
+	block, _ := pem.Decode(text)
+	if block == nil {
+		return "", misuse("send: %s: no PEM certificate in it", file)
+	}
+	leaf, err := x509.ParseCertificate(block.Bytes)
+	switch {
+	case err != nil:
+		return "", misuse("send: %s: %v", file, err)
+	case len(leaf.DNSNames) > 0:
+		return strings.Replace(leaf.DNSNames[0], "*", "any", 1), nil
+	case len(leaf.IPAddresses) > 0:
+		return leaf.IPAddresses[0].String(), nil
+	}
+	return "", misuse("send: %s: the certificate is for no name; set --url and --ca", file)
 }
 
 func (t *target) dial(ctx context.Context) (net.Conn, error) {

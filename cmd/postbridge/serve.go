@@ -99,7 +99,14 @@ func (c *config) run(ctx context.Context, credentials *credentials, log *slog.Lo
 	}
 	o := c.spoolOptions()
 	o.Brokers, o.Routes, o.MaxBody = brokers, routes, int64(c.MaxBody)
-	o.Listen, o.AdminListen, o.AdminPage = c.Listen, c.AdminListen, c.AdminPage
+	o.Listen, o.AdminListen, o.AdminPage, o.MaxConnections = c.Listen, c.AdminListen, c.AdminPage, c.MaxConnections
+	if c.TLSCertFile != "" {
+		o.TLS = credentials.serverTLS()
+		registry.MustRegister(credentials.certificateExpiry())
+	}
+	if c.AdminToken != "" || c.AdminTokenFile != "" {
+		o.AdminToken = func() string { return load(&credentials.adminToken) }
+	}
 	o.Buses, o.Reload, o.Registry, o.Log = buses, credentials.files.reload, registry, log
 	return bridge.New(o).Run(ctx)
 }

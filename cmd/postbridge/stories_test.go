@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -36,6 +38,7 @@ func TestStories(t *testing.T) {
 			// With -race, a process in which one is found ends, for its story to fail.
 			e.Setenv("GORACE", "halt_on_error=1")
 			e.Values[storyKafka{}] = &storyKafka{t: e.T().(testing.TB)}
+			e.Values[storyTLS{}] = new(storyTLS)
 			return err
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
@@ -53,6 +56,10 @@ func TestStories(t *testing.T) {
 			"kafka":     cmdKafka,
 			"topics":    cmdTopics,
 			"consumed":  cmdConsumed,
+
+			"guess":       cmdGuess,
+			"certificate": cmdCertificate,
+			"shown":       cmdShown,
 		},
 	})
 }
@@ -96,7 +103,7 @@ func eventually(ts *testscript.TestScript, what string, try func() error) {
 // cmdAwait waits until a URL answers 200, or with ! until it does not.
 func cmdAwait(ts *testscript.TestScript, neg bool, args []string) {
 	eventually(ts, args[0], func() error {
-		resp, err := http.Get(args[0])
+		resp, err := storyClient(ts).Get(args[0])
 		if err == nil {
 			_ = resp.Body.Close()
 		}
@@ -107,10 +114,21 @@ func cmdAwait(ts *testscript.TestScript, neg bool, args []string) {
 	})
 }
 
-// cmdSays waits until a file has a text in it: says FILE TEXT.
+// cmdSays waits until a file, or a URL, has a text in it: says FILE TEXT.
 func cmdSays(ts *testscript.TestScript, _ bool, args []string) {
+	read := func() ([]byte, error) { return os.ReadFile(ts.MkAbs(args[0])) }
+	if strings.HasPrefix(args[0], "http") {
+		read = func() ([]byte, error) {
+			resp, err := storyClient(ts).Get(args[0])
+			if err != nil {
+				return nil, err
+			}
+			defer resp.Body.Close()
+			return io.ReadAll(resp.Body)
+		}
+	}
 	eventually(ts, args[1], func() error {
-		text, err := os.ReadFile(ts.MkAbs(args[0]))
+		text, err := read()
 		if err == nil && !strings.Contains(string(text), args[1]) {
 			err = fmt.Errorf("it says\n%s", text)
 		}
@@ -168,7 +186,7 @@ func cmdPost(ts *testscript.TestScript, _ bool, args []string) {
 		name, value, _ := strings.Cut(header, ":")
 		req.Header.Set(name, value)
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := storyClient(ts).Do(req)
 	ts.Check(err)
 	defer resp.Body.Close()
 	answer, err := io.ReadAll(resp.Body)
@@ -179,13 +197,95 @@ func cmdPost(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// cmdGet gets a URL; the answer goes to stdout.
-func cmdGet(ts *testscript.TestScript, _ bool, args []string) {
-	resp, err := http.Get(args[0])
+// cmdGet gets a URL: get URL [HEADER:VALUE]. The answer goes to stdout; with ! it has to be an error.
+func cmdGet(ts *testscript.TestScript, neg bool, args []string) {
+	req, err := http.NewRequest(http.MethodGet, args[0], nil)
+	ts.Check(err)
+	for _, header := range args[1:] {
+		name, value, _ := strings.Cut(header, ":")
+		req.Header.Set(name, value)
+	}
+	resp, err := storyClient(ts).Do(req)
 	ts.Check(err)
 	defer resp.Body.Close()
 	_, err = io.Copy(ts.Stdout(), resp.Body)
 	ts.Check(err)
+	if neg != (resp.StatusCode >= 400) {
+		ts.Fatalf("%s was answered %s", args[0], resp.Status)
+	}
+}
+
+// cmdGuess posts what proves nothing, so often, and wants the status at first, then 429 most of the time: guess URL STATUS
+// TIMES.
+func cmdGuess(ts *testscript.TestScript, _ bool, args []string) {
+	times, err := strconv.Atoi(args[2])
+	ts.Check(err)
+	limited := 0
+	for range times {
+		resp, err := http.Post(args[0], "application/json", strings.NewReader("{}"))
+		ts.Check(err)
+		answer, err := io.ReadAll(resp.Body)
+		ts.Check(errors.Join(err, resp.Body.Close()))
+		switch {
+		case strconv.Itoa(resp.StatusCode) == args[1]:
+		case resp.StatusCode == http.StatusTooManyRequests && resp.Header.Get("Retry-After") != "":
+			limited++
+		default:
+			ts.Fatalf("%s was answered %s %s", args[0], resp.Status, answer)
+		}
+	}
+	if limited < times/2 {
+		ts.Fatalf("429 were only %d of %d", limited, times)
+	}
+}
+
+// storyTLS is the authority of a story, nil until it issues something.
+type storyTLS struct{ *authority }
+
+// storyClient trusts the authority of the story, if there is one.
+func storyClient(ts *testscript.TestScript) *http.Client {
+	a := ts.Value(storyTLS{}).(*storyTLS)
+	if a.authority == nil {
+		return http.DefaultClient
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(a.certificate)
+	return &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, DisableKeepAlives: true}}
+}
+
+// cmdCertificate makes a certificate and its key, DIR/tls.crt and DIR/tls.key, and ca.crt, which issues all of a story:
+// certificate SERIAL DIR.
+func cmdCertificate(ts *testscript.TestScript, _ bool, args []string) {
+	a := ts.Value(storyTLS{}).(*storyTLS)
+	if a.authority == nil {
+		var err error
+		a.authority, err = newAuthority()
+		ts.Check(err)
+		ts.Check(os.WriteFile(ts.MkAbs("ca.crt"), a.pem(), 0o600))
+	}
+	serial, err := strconv.ParseInt(args[0], 10, 64)
+	ts.Check(err)
+	certificate, key, err := a.issue(serial, 30*24*time.Hour)
+	ts.Check(err)
+	dir := ts.MkAbs(args[1])
+	ts.Check(os.MkdirAll(dir, 0o700))
+	ts.Check(os.WriteFile(dir+"/tls.crt", certificate, 0o600))
+	ts.Check(os.WriteFile(dir+"/tls.key", key, 0o600))
+}
+
+// cmdShown waits until an address shows the certificate with that serial number: shown ADDRESS SERIAL.
+func cmdShown(ts *testscript.TestScript, _ bool, args []string) {
+	eventually(ts, "certificate "+args[1], func() error {
+		conn, err := tls.Dial("tcp", args[0], &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // it is looked at, and not trusted
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		if got := conn.ConnectionState().PeerCertificates[0].SerialNumber.String(); got != args[1] {
+			return fmt.Errorf("shown is %s", got)
+		}
+		return nil
+	})
 }
 
 // cmdSupervise plays the supervisor of a program that is killed again and again: supervise TIMES FROM TO READY_URL

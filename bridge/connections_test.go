@@ -1,0 +1,220 @@
+package bridge_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/spool"
+)
+
+// limited runs a bridge that has so many connections open at once.
+func limited(t *testing.T, limit int) (*running, *fakeBus) {
+	t.Helper()
+	log, bus := new(logBuffer), newFakeBus(t)
+	o := testOptions(t, log)
+	o.MaxConnections, o.Buses = limit, []bridge.Bus{bus.bus()}
+	return start(t, o, log), bus
+}
+
+func dial(t *testing.T, base string) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp", strings.TrimPrefix(base, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	return conn
+}
+
+// postOn posts on a connection and returns the status; 0 if there is no answer.
+func postOn(conn net.Conn, body string) int {
+	fmt.Fprintf(conn, "POST /kite HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		return 0
+	}
+	_, _ = io.Copy(io.Discard, resp.Body)
+	return resp.StatusCode
+}
+
+// isClosed waits until the other side closes a connection.
+func isClosed(t *testing.T, conn net.Conn) {
+	t.Helper()
+	if n, err := conn.Read(make([]byte, 1)); n > 0 || os.IsTimeout(err) {
+		t.Errorf("it is still open: %d, %v", n, err)
+	}
+}
+
+// TestConnectionLimit holds all connections open, as slow senders do, and posts all the same.
+func TestConnectionLimit(t *testing.T) {
+	t.Parallel()
+	const limit = 8
+	r, _ := limited(t, limit)
+	broker := dial(t, r.ingest)
+	if status := postOn(broker, kiteBody("1", "OPEN", 1)); status != 200 {
+		t.Fatalf("answered %d", status)
+	}
+	var silent []net.Conn
+	for i := range 4 * limit {
+		conn := dial(t, r.ingest)
+		silent = append(silent, conn)
+		switch i % 3 { // the rest says nothing at all
+		case 1:
+			_, _ = io.WriteString(conn, "POST /kite HTTP/1.1\r\nHost:")
+		case 2:
+			_, _ = io.WriteString(conn, "POST /kite HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+		}
+	}
+	if status := postOn(dial(t, r.ingest), kiteBody("2", "OPEN", 1)); status != 200 {
+		t.Errorf("a new connection among %d silent ones: answered %d", len(silent), status)
+	}
+	// Who has shown that it can prove something is not among those that made room, however long it was idle.
+	if status := postOn(broker, kiteBody("3", "OPEN", 1)); status != 200 {
+		t.Errorf("the broker's connection: answered %d", status)
+	}
+	for _, conn := range silent[:2*limit] {
+		isClosed(t, conn)
+	}
+	_, metrics := r.get("/metrics")
+	for _, want := range []string{`postbridge_connections 8`, `postbridge_connections_limit 8`, `postbridge_connections_closed_total [1-9]`} {
+		if !regexp.MustCompile(`(?m)^` + want).MatchString(metrics) {
+			t.Errorf("no %s in\n%s", want, metrics)
+		}
+	}
+	if n := strings.Count(r.log.String(), "the limit of connections is reached"); n != 1 {
+		t.Errorf("said %d times", n)
+	}
+}
+
+// TestConnectionLimitOfKnown has only connections that brought something; the longest idle makes room.
+func TestConnectionLimitOfKnown(t *testing.T) {
+	t.Parallel()
+	const limit = 4
+	r, _ := limited(t, limit)
+	var all []net.Conn
+	for i := range limit {
+		conn := dial(t, r.ingest)
+		all = append(all, conn)
+		if status := postOn(conn, kiteBody(fmt.Sprint(i), "OPEN", 1)); status != 200 {
+			t.Fatalf("answered %d", status)
+		}
+	}
+	if status := postOn(all[0], kiteBody("again", "OPEN", 1)); status != 200 {
+		t.Fatalf("answered %d", status)
+	}
+	if status := postOn(dial(t, r.ingest), kiteBody("new", "OPEN", 1)); status != 200 {
+		t.Errorf("the new one: answered %d", status)
+	}
+	isClosed(t, all[1])
+	if status := postOn(all[0], kiteBody("once more", "OPEN", 1)); status != 200 {
+		t.Errorf("the one used last: answered %d", status)
+	}
+}
+
+// TestConnectionLimitWhileKeeping has a slow disk: connections whose postbacks are being kept stay, and a new one waits
+// for one of them.
+func TestConnectionLimitWhileKeeping(t *testing.T) {
+	t.Parallel()
+	const limit = 4
+	log := new(logBuffer)
+	o := testOptions(t, log)
+	o.MaxConnections, o.Buses = limit, []bridge.Bus{newFakeBus(t).bus()}
+	osDisk, err := spool.OSDir(filepath.Join(o.DataDir, "spool"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	disk := &heldDisk{FS: osDisk}
+	ctx, cancel := context.WithCancel(t.Context())
+	b := bridge.OnDisk(o, disk)
+	_ = run(ctx, t, cancel, b, log)
+	ingest := log.waitFor(t, readyLine)[1]
+	disk.syncs.Lock()
+	answers := make(chan int, limit+1)
+	for i := range limit {
+		conn := dial(t, ingest)
+		go func() { answers <- postOn(conn, kiteBody(fmt.Sprint(i), "OPEN", 1)) }()
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		if b.Working() == limit {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("waited in vain for the postbacks")
+		}
+	}
+	late := dial(t, ingest)
+	go func() { answers <- postOn(late, kiteBody("late", "OPEN", 1)) }()
+	select {
+	case status := <-answers:
+		t.Fatalf("answered %d before the disk has it", status)
+	case <-time.After(200 * time.Millisecond): // nothing is to happen
+	}
+	disk.syncs.Unlock()
+	for range limit + 1 {
+		if status := <-answers; status != 200 {
+			t.Errorf("answered %d", status)
+		}
+	}
+}
+
+// heldDisk syncs only while nobody has the lock.
+type heldDisk struct {
+	spool.FS
+	syncs sync.Mutex
+}
+
+func (d *heldDisk) Create(name string) (spool.File, error) { return d.held(d.FS.Create(name)) }
+func (d *heldDisk) Open(name string) (spool.File, error)   { return d.held(d.FS.Open(name)) }
+func (d *heldDisk) held(f spool.File, err error) (spool.File, error) {
+	return &heldFile{f, d}, err
+}
+
+type heldFile struct {
+	spool.File
+	disk *heldDisk
+}
+
+func (f *heldFile) Sync() error {
+	f.disk.syncs.Lock()
+	defer f.disk.syncs.Unlock()
+	return f.File.Sync()
+}
+
+// TestHeaderLimit cuts a header that is too large, before anybody looks at it.
+func TestHeaderLimit(t *testing.T) {
+	t.Parallel()
+	r, _ := limited(t, 16)
+	for name, header := range map[string]string{
+		"one header":   "X: " + strings.Repeat("x", 32<<10) + "\r\n",
+		"many headers": strings.Repeat("X: x\r\n", 8<<10),
+	} {
+		conn := dial(t, r.ingest)
+		go fmt.Fprintf(conn, "POST /kite HTTP/1.1\r\nHost: x\r\n%s\r\n", header)
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil || resp.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
+			t.Errorf("%s: answered %v, %v", name, resp, err)
+		}
+	}
+	conn := dial(t, r.ingest)
+	go fmt.Fprintf(conn, "POST /kite/%s HTTP/1.1\r\nHost: x\r\n\r\n", strings.Repeat("x", 32<<10))
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil || resp.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
+		t.Errorf("a long path: answered %v, %v", resp, err)
+	}
+	if _, metrics := r.get("/metrics"); !strings.Contains(metrics, `postbridge_received_total{broker="kite"} 0`) {
+		t.Error("it was counted as a postback")
+	}
+}
