@@ -85,7 +85,10 @@ drain, which takes no postbacks. Names of a bus that is not published to are ref
 {{- $set := dict "DATA_DIR" "/data" "PREFIX" $v.prefix "LOG_LEVEL" $v.log.level "LOG_FORMAT" $v.log.format -}}
 {{- $_ := merge $set (dict "SPOOL_MAX_BYTES" $v.spool.maxBytes "SPOOL_MIN_FREE_BYTES" $v.spool.minFreeBytes "SPOOL_KEEP" $v.spool.keep) -}}
 {{- if not .bus -}}
-{{- $_ = merge $set (dict "LISTEN" ":8080" "ADMIN_LISTEN" ":9090" "ADMIN_PAGE" $v.adminPage "MAX_BODY" $v.maxBody) -}}
+{{- $_ = merge $set (dict "LISTEN" ":8080" "ADMIN_LISTEN" ":9090" "ADMIN_PAGE" $v.adminPage "MAX_BODY" $v.maxBody "MAX_CONNECTIONS" ($v.maxConnections | int)) -}}
+{{- if $v.tls.existingSecret -}}
+{{- $_ = merge $set (dict "TLS_CERT_FILE" (printf "/etc/postbridge/tls/%s" $v.tls.cert) "TLS_KEY_FILE" (printf "/etc/postbridge/tls/%s" $v.tls.key)) -}}
+{{- end -}}
 {{- $_ = merge $set (dict "KITE_CHECKSUM" $v.kite.checksum "DHAN_CLIENT_IDS" (join "," $v.dhan.clientIds)) -}}
 {{- end -}}
 {{- if eq $v.publish "embedded" -}}
@@ -154,6 +157,10 @@ drain, which takes no postbacks. Names of a bus that is not published to are ref
       - {key: {{ . }}, path: {{ . }}}
       {{- end }}
 {{- end }}
+{{- if and $v.tls.existingSecret (not .bus) }}
+- name: tls
+  secret: {secretName: {{ $v.tls.existingSecret | quote }}, defaultMode: 0440}
+{{- end }}
 {{- if and $v.nats.tls.existingSecret (include "postbridge.publishes" (dict "root" .root "bus" "nats")) }}
 - name: nats-tls
   secret: {secretName: {{ $v.nats.tls.existingSecret | quote }}, defaultMode: 0440}
@@ -171,7 +178,7 @@ drain, which takes no postbacks. Names of a bus that is not published to are ref
 {{- $volumes := include "postbridge.secretVolumes" . | fromYamlArray -}}
 - {name: postbridge-spool, mountPath: /data}
 {{- range $volumes }}
-{{- if has .name (list "secret" "nats-tls" "kafka-tls") }}
+{{- if has .name (list "secret" "tls" "nats-tls" "kafka-tls") }}
 - {name: {{ .name }}, mountPath: /etc/postbridge/{{ .name }}, readOnly: true}
 {{- end }}
 {{- end }}

@@ -63,6 +63,8 @@ func renderings(t *testing.T) (all []rendering) {
 			"--set-json", `resources={"limits":{"cpu":"1","memory":"1Gi"}}`, "--set", "image.digest=sha256:" + strings.Repeat("0", 64)},
 		"extra":    {"--set-json", `extraEnv=[{"name":"GOMAXPROCS","value":"2"}]`, "--set-json", `extraVolumes=[{"name":"more","emptyDir":{}}]`, "--set-json", `extraVolumeMounts=[{"name":"more","mountPath":"/more"}]`},
 		"service":  {"--set", "service.type=LoadBalancer,service.port=8443,fullnameOverride=edge", "--set-json", `service.annotations={"a":"b"}`},
+		"tls":      {"--set", "tls.existingSecret=edge-tls,maxConnections=4096"},
+		"token":    {"--set", "secret.data=null,secret.existingSecret=s,secret.keys={KITE_SECRETS,ADMIN_TOKEN},serviceMonitor.enabled=true"},
 		"storage":  {"--set", "persistence.storageClass=fast,persistence.accessMode=ReadWriteOncePod,persistence.size=100Gi"},
 		"settings": {"--set-string", "dhan.clientIds={1000000001,1000000002}", "--set", "secret.data=null,secret.existingSecret=s,secret.keys={KITE_SECRETS,DHAN_TOKENS},kite.checksum=user_id,prefix=desk1,nats.maxBytes=10GiB,log.level=debug,log.format=text"},
 	}
@@ -206,6 +208,8 @@ func TestRefused(t *testing.T) {
 		kite + ",nats.url=nats://a,replicaCount=0":                              "/replicaCount",
 		kite + ",nats.url=nats://a,persistence.accessMode=ReadWriteMany":        "/persistence/accessMode",
 		kite + ",nats.url=nats://a,kite.checksum=none":                          "/kite/checksum",
+		kite + ",nats.url=nats://a,maxConnections=1":                            "/maxConnections",
+		kite + ",nats.url=nats://a,tls.existingSecret=t,tls.key=":               "/tls/key",
 	} {
 		_, err := template("--set", set)
 		if err == nil || !strings.Contains(err.Error(), want) {
@@ -372,7 +376,7 @@ func checkDrain(t *testing.T, s *appsv1.StatefulSet, j *batchv1.Job) {
 		if replica[name] != value {
 			t.Errorf("%s is %q for the drain, %q for the replica", name, value, replica[name])
 		}
-		if strings.Contains(name, "KITE") || strings.Contains(name, "DHAN") {
+		if strings.Contains(name, "KITE") || strings.Contains(name, "DHAN") || strings.HasPrefix(name, "POSTBRIDGE_TLS_") || strings.Contains(name, "ADMIN") {
 			t.Errorf("the drain has %s", name)
 		}
 	}
@@ -413,6 +417,13 @@ func checkService(t *testing.T, s *corev1.Service, set *appsv1.StatefulSet, jobs
 	if !slices.ContainsFunc(set.Spec.Template.Spec.Containers[0].Ports, func(p corev1.ContainerPort) bool { return p.Name == s.Spec.Ports[0].TargetPort.StrVal }) {
 		t.Errorf("the Service %s is for the port %s, which no replica has", s.Name, s.Spec.Ports[0].TargetPort.StrVal)
 	}
+	want := "http"
+	if s.Spec.Ports[0].TargetPort.StrVal == "ingest" && environment(&set.Spec.Template)["POSTBRIDGE_TLS_CERT_FILE"] != "" {
+		want = "https"
+	}
+	if got := s.Spec.Ports[0].AppProtocol; got == nil || *got != want {
+		t.Errorf("the Service %s speaks %v, not %s", s.Name, got, want)
+	}
 	if headless := s.Spec.ClusterIP == corev1.ClusterIPNone; headless != (s.Spec.Ports[0].TargetPort.StrVal == "admin") || len(s.Spec.Ports) != 1 {
 		t.Errorf("the Service %s has the ports %+v", s.Name, s.Spec.Ports)
 	}
@@ -430,7 +441,11 @@ func checkServiceMonitor(t *testing.T, all []*unstructured.Unstructured) {
 		if err != nil || err2 != nil {
 			t.Fatal(err, err2)
 		}
-		port := endpoints[0].(map[string]any)["port"]
+		endpoint := endpoints[0].(map[string]any)
+		port := endpoint["port"]
+		if _, ok := endpoint["authorization"]; ok != strings.HasSuffix(t.Name(), "/token") {
+			t.Errorf("the ServiceMonitor has a token: %v", ok)
+		}
 		for _, s := range of[corev1.Service](t, all, "Service") {
 			selects := true
 			for name, value := range selector {
