@@ -30,6 +30,12 @@ const RememberedOrders = rememberedOrders
 // AppendRecord appends the spool record of an event.
 func AppendRecord(b []byte, e *Event) []byte { return appendRecord(b, e, time.Unix(1700000000, 0)) }
 
+// AppendHead is what a spool record has before the event.
+func AppendHead(d *Delivery) []byte { return d.appendHead(nil) }
+
+// Admin is the handler of the admin listener.
+func (b *Bridge) Admin() http.Handler { return b.admin() }
+
 // ParseRecord reads a spool record.
 func ParseRecord(b []byte) (*Delivery, error) { return parseRecord(b) }
 

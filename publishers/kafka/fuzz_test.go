@@ -1,0 +1,69 @@
+package kafka
+
+import (
+	"bytes"
+	"net"
+	"strings"
+	"testing"
+
+	"github.com/segmentio/kafka-go/protocol"
+)
+
+// FuzzNote has any text as the note in a cursor: it is written again as it was, or refused as a whole.
+func FuzzNote(f *testing.F) {
+	f.Add([]byte("cluster c\norders 0 1 2 3 4\nrejects 1 5 6 7 8\n"))
+	f.Add([]byte("cluster \n"))
+	f.Add([]byte("cluster c\norders 0 1 2 3 4"))
+	f.Add([]byte("orders 0 1 99999 3 4\n"))
+	f.Add([]byte("\x00"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		n := new(notes)
+		if err := n.parse(text); err != nil {
+			if len(n.places) > 0 {
+				t.Errorf("%q is refused, and %d of its partitions are not", text, len(n.places))
+			}
+			return
+		}
+		again := new(notes)
+		once := bytes.Clone(n.asOf(0))
+		if err := again.parse(once); err != nil || !bytes.Equal(again.asOf(0), once) {
+			t.Errorf("%q became %q, then %q, %v", text, once, again.asOf(0), err)
+		}
+	})
+}
+
+// FuzzRecord reads a record of a partition, which anybody may have written: it is one of ours, or of no use.
+func FuzzRecord(f *testing.F) {
+	f.Add(int64(0), headerSpool, []byte("0badcafe"), headerSequence, []byte("00000000000000000042"))
+	f.Add(int64(1<<40), headerSequence, []byte("-1"), headerSpool, []byte("0badcafe"))
+	f.Add(int64(-1), headerSequence, []byte("18446744073709551616"), headerSequence, []byte("1"))
+	f.Fuzz(func(t *testing.T, offset int64, key1 string, value1 []byte, key2 string, value2 []byte) {
+		l := &lane{pending: []*entry{numbered(1)}, found: make(map[uint64]bool)}
+		before := l.at.offset
+		l.read(&protocol.Record{Offset: offset, Headers: []protocol.Header{{Key: key1, Value: value1}, {Key: key2, Value: value2}}})
+		named := key1 == headerSpool && string(value1) == l.spool() || key2 == headerSpool && string(value2) == l.spool()
+		if len(l.found) > 0 && (!named || !l.found[l.highest] || offset < before) {
+			t.Errorf("found %v at %d", l.found, offset)
+		}
+		if l.at.offset < before {
+			t.Errorf("went back to %d", l.at.offset)
+		}
+	})
+}
+
+// FuzzBroker takes what is written for a Kafka broker, and shows nothing that looks like a login.
+func FuzzBroker(f *testing.F) {
+	for _, broker := range []string{"b:9092", "[::1]:9092", "u:p@b:9092", ":1", "b:0", "b:99999", "b"} {
+		f.Add(broker)
+	}
+	f.Fuzz(func(t *testing.T, broker string) {
+		if strings.Contains(broker, "@") && (isHostPort(broker) || quoteBroker(broker) != "an entry with @") {
+			t.Errorf("%q is taken for a broker, or shown", broker)
+		}
+		if isHostPort(broker) {
+			if _, err := net.ResolveTCPAddr("tcp", "127.0.0.1:"+broker[strings.LastIndex(broker, ":")+1:]); err != nil {
+				t.Errorf("%q: %v", broker, err)
+			}
+		}
+	})
+}
