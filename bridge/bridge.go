@@ -50,7 +50,7 @@ type Options struct {
 	SpoolKeep time.Duration
 
 	// Reload reads the files of secrets again, if that was not done a moment ago, and reports whether any changed.
-	// It is asked before a postback is refused. Nil if there are none.
+	// It is asked before a postback, or an admin, is refused. Nil if there are none.
 	Reload func() bool
 
 	// Registry gets the metrics; /metrics serves it.
@@ -275,11 +275,11 @@ type server struct {
 
 // listen listens at once, so that an address that is taken is known. The setting is what the address comes from.
 func (b *Bridge) listen(setting, addr string, limit int) (*server, error) {
-	l, err := net.Listen("tcp", addr)
+	l, err := listen(addr, limit, b.o.Log)
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen; set %s to another address: %w", setting, err)
 	}
-	return &server{connections: limitConnections(l, limit, b.o.Log), addr: l.Addr(), failed: make(chan error, 1)}, nil
+	return &server{connections: l, addr: l.Addr(), failed: make(chan error, 1)}, nil
 }
 
 // serve serves until the server is closed, with TLS if there is a configuration of it.

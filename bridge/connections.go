@@ -20,7 +20,7 @@ const maxAdminConnections = 64
 // Who makes room is, first, one that never brought a proven postback, then the one that has waited longest. One whose
 // proven postback is on its way to the disk never does: if there are only such, new ones wait in the kernel's queue.
 type connections struct {
-	net.Listener
+	*net.TCPListener
 	limit int
 	log   *slog.Logger
 	begun time.Time
@@ -38,7 +38,7 @@ type connections struct {
 
 // connection is one that is open.
 type connection struct {
-	net.Conn
+	*net.TCPConn
 	of *connections
 
 	// since is when it began to wait for a request, in nanoseconds since the listener's beginning; or working, or gone.
@@ -53,23 +53,29 @@ const (
 	gone    = -2 // made room
 )
 
-func limitConnections(l net.Listener, limit int, log *slog.Logger) *connections {
-	return &connections{
-		Listener: l, limit: limit, log: log,
-		begun: time.Now(),
-		open:  make(map[*connection]struct{}),
-		freed: make(chan struct{}, 1),
-		end:   make(chan struct{}),
+func listen(addr string, limit int, log *slog.Logger) (*connections, error) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, err
 	}
+	return &connections{
+		TCPListener: l.(*net.TCPListener), // it is for tcp
+		limit:       limit,
+		log:         log,
+		begun:       time.Now(),
+		open:        make(map[*connection]struct{}),
+		freed:       make(chan struct{}, 1),
+		end:         make(chan struct{}),
+	}, nil
 }
 
 // Accept waits for a connection, and for room for it.
 func (l *connections) Accept() (net.Conn, error) {
-	conn, err := l.Listener.Accept()
+	conn, err := l.AcceptTCP()
 	if err != nil {
 		return nil, err
 	}
-	c := &connection{Conn: conn, of: l}
+	c := &connection{TCPConn: conn, of: l}
 	for !l.take(c) {
 		if l.makeRoom() {
 			continue
@@ -139,7 +145,7 @@ func (l *connections) number() int {
 // Close closes the listener. The connections stay open.
 func (l *connections) Close() error {
 	l.once.Do(func() { close(l.end) })
-	return l.Listener.Close()
+	return l.TCPListener.Close()
 }
 
 func (l *connections) now() int64 { return int64(time.Since(l.begun)) }
@@ -157,7 +163,7 @@ func (c *connection) Close() error {
 	delete(c.of.open, c)
 	c.of.mu.Unlock()
 	c.of.free()
-	return c.Conn.Close()
+	return c.TCPConn.Close()
 }
 
 // wait notes that the connection waits for a request, or the rest of one, from now on.

@@ -184,7 +184,7 @@ func TestPathologicalJSON(t *testing.T) {
 		for _, path := range []string{"/kite", "/dhan/" + dhanToken} {
 			began := time.Now()
 			w := in.post(path, body)
-			if took := time.Since(began); w.Code >= 500 || took > 2*time.Second {
+			if took := time.Since(began); w.Code >= 500 || took > 5*time.Second {
 				t.Errorf("%s to %s: answered %d after %v", name, path, w.Code, took)
 			}
 		}
@@ -283,7 +283,7 @@ func TestDataIsPrivate(t *testing.T) {
 func TestAsksNobody(t *testing.T) {
 	connects := regexp.MustCompile(`http\.(Get|Head|Post|PostForm|Client|DefaultClient|NewRequest|Transport)\b|net\.(Dial|Dialer|Lookup|Resolve)|tls\.Dial`)
 	for _, dir := range []string{"../bridge", "../brokers"} {
-		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
 			if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
 				return err
 			}

@@ -22,8 +22,8 @@ func (c *config) checkHTTP() error {
 	if c.MaxBody < 1<<10 || c.MaxBody > 16<<20 {
 		return bad("MAX_BODY", "%v is out of range; set it between 1KiB and 16MiB", c.MaxBody)
 	}
-	if c.MaxConnections < 16 || c.MaxConnections > 1<<16 {
-		return bad("MAX_CONNECTIONS", "%d is out of range; set it between 16 and 65536", c.MaxConnections)
+	if c.MaxConnections < 16 || c.MaxConnections > 1<<15 {
+		return bad("MAX_CONNECTIONS", "%d is out of range; set it between 16 and 32768", c.MaxConnections)
 	}
 	switch {
 	case c.TLSCertFile != "" && c.TLSKeyFile == "":

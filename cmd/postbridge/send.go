@@ -19,7 +19,7 @@ of an order waits for the answer to the one before. What got no answer is not se
 
 Usage: postbridge send [flags] [file ...]
 
-  --url URL, --ca FILE  postbridge (default: POSTBRIDGE_LISTEN on this machine), whom its TLS trusts
+  --url URL, --ca FILE  postbridge (default: POSTBRIDGE_LISTEN on this machine); the CA of its https
   --broker NAME         kite or dhan (default kite)
   --secret APP=SECRET   Kite app to sign with (default first of POSTBRIDGE_KITE_SECRETS)
   --token TOKEN         path token (default first of POSTBRIDGE_KITE_TOKENS or _DHAN_TOKENS)
