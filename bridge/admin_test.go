@@ -47,6 +47,12 @@ func TestAdminToken(t *testing.T) {
 		{"/livez", "", 200},
 		{"/readyz", "", 200},
 		{"/readyz", "Bearer wrong", 200},
+		{"/", "", 200}, // the page, which holds no data and asks for the token
+		{"/page/page.js", "", 200},
+		{"/page/data", "", 401},
+		{"/page/data", "Bearer s3cret", 200},
+		{"/page/", "", 401},
+		{"//", "", 401},
 		{"/status", "", 401},
 		{"/metrics", "", 401},
 		{"/nothing", "", 401},
