@@ -95,7 +95,7 @@ func (p *Publisher) options() []natsgo.Option {
 		natsgo.PingInterval(10 * time.Second),
 		natsgo.FlusherTimeout(10 * time.Second),
 		natsgo.Timeout(dialTimeout),
-		natsgo.SetCustomDialer(dialer{p.ctx}),
+		natsgo.SetCustomDialer(dialer{p.ctx, dialTimeout}),
 		natsgo.ConnectHandler(p.up),
 		natsgo.ReconnectHandler(p.up),
 		natsgo.DisconnectErrHandler(p.down),
@@ -204,11 +204,14 @@ func (p *Publisher) asyncError(err error) {
 
 // dialer makes connections that end with ctx. The library dials, and waits for the server's first word, with its lock
 // held; Close would have to wait for that.
-type dialer struct{ ctx context.Context }
+type dialer struct {
+	ctx     context.Context
+	timeout time.Duration
+}
 
 // Dial is called by the library.
 func (d dialer) Dial(network, address string) (net.Conn, error) {
-	conn, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(d.ctx, network, address)
+	conn, err := (&net.Dialer{Timeout: d.timeout}).DialContext(d.ctx, network, address)
 	if err != nil {
 		return nil, err
 	}

@@ -216,44 +216,69 @@ func (p *Publisher) streamConfig(d *destination) jetstream.StreamConfig {
 
 // misfit is why events cannot go to an existing stream, which we never change, and what to do.
 func (d *destination) misfit(c *jetstream.StreamConfig) error {
-	var why string
-	switch {
-	case c.Mirror != nil:
-		why = "is a mirror, which takes no messages: publish to another account or prefix, or remove it"
-	case c.Sealed:
-		why = "is sealed, which cannot be undone: delete or rename it"
-	case !takes(c.Subjects, d.needed):
-		why = fmt.Sprintf("takes subjects %s, which misses %s: add %s", strings.Join(c.Subjects, ","), d.needed, d.subjects)
-	case c.NoAck:
-		why = "does not acknowledge (no_ack), so nothing would ever be known to be stored: set no_ack to false"
-	case c.Storage != jetstream.FileStorage:
-		why = "keeps messages in memory: they would be gone with a restart of the server. Recreate it with file storage"
-	case c.Retention == jetstream.WorkQueuePolicy:
-		why = "drops messages when they are acknowledged (workqueue retention): each would reach one consumer only. Recreate it with limits retention"
-	case c.Retention != jetstream.LimitsPolicy:
-		why = "drops messages that nobody is subscribed to (interest retention). Recreate it with limits retention"
-	default:
+	why, do := d.unfit(c)
+	if why == "" {
 		return nil
 	}
-	return fmt.Errorf("stream %s %s", d.stream, why)
+	return fmt.Errorf("stream %s %s: %s", d.stream, why, do)
 }
 
-// warnings says what of an existing stream may cost events, though we can publish to it.
+// unfit is the same in its parts; empty if they can.
+func (d *destination) unfit(c *jetstream.StreamConfig) (why, do string) {
+	switch {
+	case c.Mirror != nil:
+		return "is a mirror, which takes no messages", "publish to another account or prefix, or remove it"
+	case c.Sealed:
+		return "is sealed, which cannot be undone", "delete or rename it"
+	case !takes(c.Subjects, d.needed):
+		return fmt.Sprintf("takes subjects %s, which misses %s", strings.Join(c.Subjects, ","), d.needed), "add " + d.subjects
+	case c.NoAck:
+		return "does not acknowledge (no_ack), so nothing would ever be known to be stored", "set no_ack to false"
+	case c.Storage != jetstream.FileStorage:
+		return "keeps messages in memory, so that they are gone with a restart of the server", "recreate it with file storage"
+	case c.Retention == jetstream.WorkQueuePolicy:
+		return "drops messages when they are acknowledged (workqueue retention), so that each reaches one consumer only", "recreate it with limits retention"
+	case c.Retention != jetstream.LimitsPolicy:
+		return "drops messages that nobody is subscribed to (interest retention)", "recreate it with limits retention"
+	}
+	return "", ""
+}
+
+// risk is what of a stream may cost events, though we can publish to it, and what to do.
+type risk struct{ why, do string }
+
+// warnings says the risks of an existing stream.
 func warnings(c *jetstream.StreamConfig, discardOld bool) string {
 	var all []string
-	if c.Duplicates < duplicateWindow/4 {
-		all = append(all, fmt.Sprintf("its duplicate window of %v is short: make it %v", c.Duplicates, duplicateWindow))
-	}
-	if c.Discard == jetstream.DiscardOld && (c.MaxBytes > 0 || c.MaxMsgs > 0) && !discardOld {
-		all = append(all, "when full it drops the oldest events (discard old)")
-	}
-	if c.MaxMsgsPerSubject > 0 {
-		all = append(all, fmt.Sprintf("it keeps %d states of an order only (max_msgs_per_subject)", c.MaxMsgsPerSubject))
-	}
-	if c.PersistMode == jetstream.AsyncPersistMode {
-		all = append(all, "it acknowledges before it writes (async persist mode)")
+	for _, r := range risks(c, discardOld) {
+		all = append(all, r.why+": "+r.do)
 	}
 	return strings.Join(all, "; ")
+}
+
+// risks are those of an existing stream, worded to follow its name.
+func risks(c *jetstream.StreamConfig, discardOld bool) (all []risk) {
+	if c.Duplicates < duplicateWindow/4 {
+		all = append(all, risk{
+			fmt.Sprintf("has a duplicate window of %s, which is short: every retry that is older has to be looked up", bridge.TimeText(c.Duplicates)),
+			"make it " + bridge.TimeText(duplicateWindow),
+		})
+	}
+	if dropsOldest(c) && !discardOld {
+		all = append(all, risk{"drops its oldest events when it is full (discard old), read or not", "set discard to new: events wait in the spool then"})
+	}
+	if c.MaxMsgsPerSubject > 0 {
+		all = append(all, risk{fmt.Sprintf("keeps %d states of an order only (max_msgs_per_subject)", c.MaxMsgsPerSubject), "set it to -1"})
+	}
+	if c.PersistMode == jetstream.AsyncPersistMode {
+		all = append(all, risk{"acknowledges before it writes (async persist mode)", "recreate it with the default persist mode"})
+	}
+	return all
+}
+
+// dropsOldest reports whether a stream makes room by dropping.
+func dropsOldest(c *jetstream.StreamConfig) bool {
+	return c.Discard == jetstream.DiscardOld && (c.MaxBytes > 0 || c.MaxMsgs > 0)
 }
 
 // takes reports whether one of the stream's subjects takes all that the pattern does.

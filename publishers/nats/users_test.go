@@ -27,9 +27,10 @@ func TestUsers(t *testing.T) {
 	n := startServer(t, func(o *server.Options) { o.Users = written.Users })
 	js := n.admin(t, natsgo.UserInfo("admin", "admin-secret"))
 
-	e := openEdge(t, nats.Config{
-		URL: n.url(), User: "edge", Password: func() string { return "edge-secret" }, CreateStreams: true, Replicas: 1,
-	})
+	cfg := nats.Config{
+		URL: n.url(), User: "edge", Password: func() string { return "edge-secret" }, CreateStreams: true, Replicas: 1, MaxAge: 168 * time.Hour,
+	}
+	e := openEdge(t, cfg)
 	rejected := old(3)[0] // old: so that it is looked up
 	rejected.Status = bridge.StatusRejected
 	e.publish(old(1, 2)...)
@@ -38,6 +39,12 @@ func TestUsers(t *testing.T) {
 	wantStored(t, js, "ORDERS", 1, 2, 3)
 	wantStored(t, js, "REJECTS", 3)
 	wantStored(t, js, "DEADLETTERS", 4)
+
+	findings := nats.Examine(t.Context(), cfg, bridge.Examination{MaxEvent: maxEvent, Probe: true})
+	wantWorst(t, findings, bridge.Info, "has one replica")
+	wantFinding(t, findings, bridge.OK, "JetStream has no limit")
+	wantFinding(t, findings, bridge.OK, "the user may publish to all destinations")
+	wantFinding(t, findings, bridge.OK, "the probe is stored", "read back")
 
 	for _, c := range []struct {
 		user, stream, subject string
