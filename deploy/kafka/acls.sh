@@ -14,8 +14,8 @@ allow() {
 options=$*
 
 # postbridge. Without Create the operator makes the topics, and POSTBRIDGE_KAFKA_CREATE_TOPICS is false. Read is for looking up
-# what is stored already.
-allow edge --operation Write --operation Describe --operation Read --operation Create \
+# what is stored already, DescribeConfigs for 'postbridge doctor' to see what the topics promise.
+allow edge --operation Write --operation Describe --operation Read --operation Create --operation DescribeConfigs \
 	--topic orders --topic rejects --topic deadletters
 
 # A strategy engine: the group "strategy" on orders. It cannot forge an order's event, nor read what others read.

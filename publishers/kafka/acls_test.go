@@ -16,6 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/sasl/scram"
 
+	"github.com/postbridge/postbridge/bridge"
 	"github.com/postbridge/postbridge/publishers/kafka/kafkatest"
 	"github.com/postbridge/postbridge/publishers/publishertest"
 )
@@ -47,6 +48,11 @@ func TestRealRights(t *testing.T) {
 	if n := bus.warnings("level=WARN") + bus.warnings("level=ERROR"); n > 0 {
 		t.Errorf("%d warnings: %s", n, bus.logs.String())
 	}
+
+	findings := examine(t, bus.config, true)
+	wantFinding(t, findings, bridge.OK, "topic orders may be written and read")
+	wantFinding(t, findings, bridge.OK, "topic orders takes messages up to 1MiB")
+	wantFinding(t, findings, bridge.OK, "the probe is stored in deadletters", "read back")
 
 	for _, test := range []struct {
 		user, topic, group string
