@@ -15,6 +15,8 @@ import (
 	"syscall"
 
 	"github.com/caarlos0/env/v10"
+
+	"github.com/postbridge/postbridge/bridge"
 )
 
 func main() {
@@ -26,6 +28,7 @@ const (
 	exitOK      = 0
 	exitFailure = 1
 	exitMisuse  = 2
+	exitWarning = 3 // of doctor: something should be better
 )
 
 // run is the program as a function of everything it may touch.
@@ -35,13 +38,20 @@ func run(ctx context.Context, args, environ []string, stdin io.Reader, stdout, s
 	context.AfterFunc(ctx, stop) // the first signal asks for an ordered stop, a second one ends at once
 
 	p := &process{env.ToMap(environ), stdin, stdout, stderr}
-	err := p.dispatch(ctx, args)
+	return exitCode(p.dispatch(ctx, args), stderr)
+}
+
+// exitCode is what the end of a command comes to, which is told unless it was already.
+func exitCode(err error, stderr io.Writer) int {
 	var misuse *misuseError
 	var logged *loggedError
+	var graded *gradeError
 	switch {
 	case err == nil:
 		return exitOK
-	case errors.As(err, &logged):
+	case errors.As(err, &graded) && graded.grade == bridge.Warn:
+		return exitWarning
+	case errors.As(err, &graded), errors.As(err, &logged):
 		return exitFailure
 	case errors.As(err, &misuse):
 		fmt.Fprintln(stderr, "postbridge:", err)
@@ -71,6 +81,7 @@ func commands() []command {
 		{"send", sendHelp, (*process).send},
 		{"tail", tailHelp, (*process).tail},
 		{"drain", drainHelp, (*process).drain},
+		{"doctor", doctorHelp, (*process).doctor},
 		{"config", configHelp, (*process).config},
 		{"version", versionHelp, (*process).version},
 	}
@@ -84,6 +95,7 @@ Usage: postbridge COMMAND [flags]
   send      send postbacks to a running postbridge: files, or generated order lives
   tail      follow the events on the bus
   drain     publish everything that waits in a spool, then exit
+  doctor    grade what the buses, the disk and the clock promise, and say what to do
   config    check the configuration and print it, secrets redacted
   version   print the version
   help      print this, or with the name of a command its help

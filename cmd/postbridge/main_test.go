@@ -141,8 +141,9 @@ func TestHelpFlags(t *testing.T) {
 		flags *flag.FlagSet
 		help  string
 	}{
-		"send": {sendFlags(new(sendOptions)), sendHelp},
-		"tail": {tailFlags(new(tailOptions)), tailHelp},
+		"send":   {sendFlags(new(sendOptions)), sendHelp},
+		"tail":   {tailFlags(new(tailOptions)), tailHelp},
+		"doctor": {doctorFlags(new(doctorOptions)), doctorHelp},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var defined, described []string

@@ -108,6 +108,7 @@ func (c *config) run(ctx context.Context, credentials *credentials, log *slog.Lo
 		o.AdminToken = func() string { return load(&credentials.adminToken) }
 	}
 	o.Buses, o.Reload, o.Registry, o.Log = buses, credentials.files.reload, registry, log
+	go (&doctor{c, credentials}).watch(ctx, registry)
 	return bridge.New(o).Run(ctx)
 }
 
@@ -124,17 +125,32 @@ func (c *config) logger(stderr io.Writer) *slog.Logger {
 
 // warn says what is allowed but should be known.
 func (c *config) warn(log *slog.Logger) {
+	for _, f := range c.cautions() {
+		log.Warn(f.String())
+	}
+}
+
+// cautions are what the doctor finds in the settings alone.
+func (c *config) cautions() []bridge.Finding {
+	var all []bridge.Finding
+	warn := func(area, setting, text, do string) {
+		all = append(all, bridge.Finding{Area: area, What: envPrefix + setting, Grade: bridge.Warn, Text: text, Do: do})
+	}
 	if c.KiteChecksum == string(kite.UserID) && c.kiteOn() {
-		log.Warn("POSTBRIDGE_KITE_CHECKSUM is user_id: a checksum that stays the same through all states of an order is accepted beside the official one; unset it once the sender signs as Kite documents")
+		warn("routes", "KITE_CHECKSUM", "is user_id, so that a checksum that stays the same through all states of an order is accepted beside the official one",
+			"unset it once the sender signs as Kite documents")
 	}
 	if host, _, err := net.SplitHostPort(c.NATSListen); c.embedded() && err == nil {
 		if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
-			log.Warn("POSTBRIDGE_NATS_LISTEN is open to other machines, and the embedded server asks nobody for a login: keep strangers out, or use a NATS server of your own")
+			warn("nats", "NATS_LISTEN", "is open to other machines, and the embedded server asks nobody for a login",
+				"keep strangers out, or use a NATS server of your own")
 		}
 	}
 	if k := c.kafkaConfig(nil); k.PlainPassword() {
-		log.Warn("POSTBRIDGE_KAFKA_SASL_MECHANISM is PLAIN without TLS, which sends the password as it is: set POSTBRIDGE_KAFKA_TLS, or the mechanism to SCRAM-SHA-512")
+		warn("kafka", "KAFKA_SASL_MECHANISM", "is PLAIN without TLS, which sends the password as it is",
+			"set POSTBRIDGE_KAFKA_TLS, or the mechanism to SCRAM-SHA-512")
 	}
+	return all
 }
 
 // brokerNames are those of all brokers there are.

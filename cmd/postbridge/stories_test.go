@@ -136,24 +136,28 @@ func cmdSays(ts *testscript.TestScript, _ bool, args []string) {
 	})
 }
 
-// cmdExported wants each metric that a file names, postbridge's own or of the process, to be at a URL: exported FILE URL.
+// cmdExported waits until each metric that a file names, postbridge's own or of the process, is at a URL: exported FILE URL.
 func cmdExported(ts *testscript.TestScript, _ bool, args []string) {
 	file, err := os.ReadFile(ts.MkAbs(args[0]))
-	ts.Check(err)
-	resp, err := http.Get(args[1])
-	ts.Check(err)
-	defer resp.Body.Close()
-	metrics, err := io.ReadAll(resp.Body)
 	ts.Check(err)
 	names := regexp.MustCompile(`\b(postbridge|process|go)_[a-z_]+\b`).FindAllString(string(file), -1)
 	if len(names) == 0 {
 		ts.Fatalf("%s names no metric", args[0])
 	}
-	for _, name := range names {
-		if !strings.Contains(string(metrics), "\n"+name+"{") && !strings.Contains(string(metrics), "\n"+name+" ") {
-			ts.Fatalf("%s names %s, which is not exported", args[0], name)
+	eventually(ts, "the metrics of "+args[0], func() error {
+		resp, err := http.Get(args[1])
+		if err != nil {
+			return err
 		}
-	}
+		defer resp.Body.Close()
+		metrics, err := io.ReadAll(resp.Body)
+		for _, name := range names {
+			if err == nil && !strings.Contains(string(metrics), "\n"+name+"{") && !strings.Contains(string(metrics), "\n"+name+" ") {
+				err = fmt.Errorf("%s is not exported", name)
+			}
+		}
+		return err
+	})
 }
 
 // cmdRunbook wants a section for each alert, and no other, which the alert points to: runbook RULES README.

@@ -337,15 +337,15 @@ func (x *examiner) stream(ctx context.Context, d *destination) {
 		x.Add(bridge.Warn, what, r.why, r.do)
 	}
 	if c.Duplicates >= duplicateWindow/4 {
-		x.OK(what, "notices repeats for "+bridge.TimeText(c.Duplicates))
+		x.OK(what, "notices repeats for "+bridge.TimeText(c.Duplicates)+" (older ones are looked up)")
 	}
-	x.room(what, info)
 	x.age(what, c)
 	if c.MaxMsgSize > 0 && int64(c.MaxMsgSize) < x.o.MaxEvent {
 		x.Add(bridge.Warn, what, fmt.Sprintf("takes messages up to %s, but an event of the largest postback (POSTBRIDGE_MAX_BODY) may have %s",
 			bridge.SizeText(int64(c.MaxMsgSize)), bridge.SizeText(x.o.MaxEvent)), "raise its max_msg_size, or lower POSTBRIDGE_MAX_BODY")
 	}
 	x.lookUps(ctx, d, s)
+	x.room(what, info)
 }
 
 // missing grades a stream that is not there.

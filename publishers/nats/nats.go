@@ -18,6 +18,7 @@
 //	$JS.API.DIRECT.GET.<stream>       of ORDERS and REJECTS, to look up what is stored; without,
 //	$JS.API.DIRECT.GET.<stream>.>     an event may be stored twice after an outage
 //	$JS.API.STREAM.MSG.GET.<stream>   instead of these two, if the stream has no allow_direct
+//	$JS.API.INFO  $SYS.REQ.USER.INFO  for Examine to see the account's limits and what the user may publish to
 //
 // Locks: nothing calls into nats.go while it holds mu, because nats.go holds its own lock while it dials, and some of
 // its callbacks come with a lock held.

@@ -1,0 +1,247 @@
+package main
+
+import (
+	"encoding/json"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/caarlos0/env/v10"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/postbridge/postbridge/bridge"
+)
+
+func newDoctor(t *testing.T, settings string) *doctor {
+	t.Helper()
+	c, credentials, err := readConfig(env.ToMap(environ(settings)))
+	if err != nil {
+		t.Fatalf("%s: %v", settings, err)
+	}
+	return &doctor{c, credentials}
+}
+
+// said is a line for each finding.
+func said(findings []bridge.Finding) string {
+	var b strings.Builder
+	for _, f := range findings {
+		b.WriteString(f.Grade.String() + " " + f.Area + " " + f.String() + "\n")
+	}
+	return b.String()
+}
+
+// wantSaid wants a line that begins with the first text and has the others in it; with ! before, no such line.
+func wantSaid(t *testing.T, findings []bridge.Finding, begin string, words ...string) {
+	t.Helper()
+	begin, none := strings.CutPrefix(begin, "!")
+	found := false
+	for line := range strings.Lines(said(findings)) {
+		has := strings.HasPrefix(line, begin)
+		for _, word := range words {
+			has = has && strings.Contains(line, word)
+		}
+		found = found || has
+	}
+	if found == none {
+		t.Errorf("%q %q is there: %t\n%s", begin, words, found, said(findings))
+	}
+}
+
+func TestDoctorRoutes(t *testing.T) {
+	const long = "0123456789abcdef0123456789abcdef"
+	for _, test := range []struct{ settings, begin, words string }{
+		{"KITE_SECRETS=1=s", "warn routes /kite has the checksum for its only proof", "set POSTBRIDGE_KITE_TOKENS"},
+		{"KITE_SECRETS=1=s KITE_TOKENS=" + long, "ok routes /kite/{token} needs a path token and the checksum", ""},
+		{"KITE_SECRETS=1=s KITE_TOKENS=" + long + ",short", "warn routes /kite/{token} takes a token of less than 16", "POSTBRIDGE_KITE_TOKENS"},
+		{"KITE_SECRETS=1=s", "!warn routes /dhan", ""},
+		{"DHAN_TOKENS=short", "warn routes /dhan/{token} takes a token of less than 16", "POSTBRIDGE_DHAN_TOKENS"},
+		{"DHAN_TOKENS=" + long, "ok routes /dhan/{token} needs a path token", ""},
+		{"DHAN_TOKENS=" + long, "info routes /dhan/{token} takes postbacks of any client id", "POSTBRIDGE_DHAN_CLIENT_IDS"},
+		{"DHAN_CLIENT_IDS=1 DHAN_TOKENS=" + long, "!info routes", ""},
+	} {
+		findings := newDoctor(t, test.settings).routes()
+		wantSaid(t, findings, test.begin, test.words)
+		if strings.Contains(said(findings), long) {
+			t.Errorf("tells a token: %s", said(findings))
+		}
+	}
+}
+
+func TestDoctorSecrets(t *testing.T) {
+	readable := write(t, "open", "token-token-token")
+	private := write(t, "private", "1=s")
+	hidden := write(t, "hidden", "secret")
+	chmod(t, readable, 0o644)
+	chmod(t, hidden, 0o644)
+	letIn(t, filepath.Dir(readable))
+	chmod(t, filepath.Dir(hidden), 0o700)
+	findings := newDoctor(t, "NATS_URL=nats://bus NATS_USER=edge DHAN_TOKENS_FILE="+readable+" KITE_SECRETS_FILE="+private+" NATS_PASSWORD_FILE="+hidden).secrets()
+	wantSaid(t, findings, "warn secrets "+readable, "may be read by every user", "chmod 600")
+	wantSaid(t, findings, "!warn secrets "+private)
+	wantSaid(t, findings, "!warn secrets "+hidden)
+	wantSaid(t, findings, "!info")
+
+	chmod(t, readable, 0o640) // of a group of ours, as Kubernetes makes it
+	findings = newDoctor(t, "DHAN_TOKENS_FILE="+readable).secrets()
+	wantSaid(t, findings, "ok secrets "+readable)
+	if os.Geteuid() == 0 {
+		if err := os.Chown(readable, -1, 54321); err != nil {
+			t.Fatal(err)
+		}
+		wantSaid(t, newDoctor(t, "DHAN_TOKENS_FILE="+readable).secrets(), "warn secrets "+readable, "group 54321")
+	}
+
+	findings = newDoctor(t, "DHAN_TOKENS=t KITE_SECRETS_FILE="+private+" NATS_URL=nats://u:p@bus").secrets()
+	wantSaid(t, findings, "ok secrets "+private)
+	wantSaid(t, findings, "info secrets the environment holds POSTBRIDGE_DHAN_TOKENS, which")
+	wantSaid(t, findings, "info secrets the environment holds a login in POSTBRIDGE_NATS_URL", "POSTBRIDGE_NATS_PASSWORD_FILE")
+}
+
+func chmod(t *testing.T, path string, mode os.FileMode) {
+	t.Helper()
+	if err := os.Chmod(path, mode); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// letIn lets everybody into a directory of the test's.
+func letIn(t *testing.T, dir string) {
+	t.Helper()
+	if !reachable(os.TempDir()) {
+		t.Skipf("nobody is let into %s", os.TempDir())
+	}
+	for ; dir != filepath.Clean(os.TempDir()); dir = filepath.Dir(dir) {
+		chmod(t, dir, 0o755)
+	}
+}
+
+func TestDoctorDisk(t *testing.T) {
+	dir := t.TempDir()
+	data := filepath.Join(dir, "data")
+	disk := func(settings string) []bridge.Finding {
+		t.Helper()
+		return newDoctor(t, "DHAN_TOKENS=t DATA_DIR="+data+" "+settings).disk(true)
+	}
+	wantSaid(t, disk(""), "info disk "+data+" is not there yet", "graded by "+dir)
+	if _, err := os.Stat(data); err == nil {
+		t.Error("the doctor made it")
+	}
+
+	if err := os.MkdirAll(filepath.Join(data, "spool"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	findings := disk("SPOOL_MAX_BYTES=1MiB SPOOL_MIN_FREE_BYTES=1 NATS_MAX_BYTES=1")
+	wantSaid(t, findings, "ok disk "+data, "is room for the limits of the spool and of the embedded bus")
+	wantSaid(t, findings, "ok disk "+data+" is read by no other users")
+	wantSaid(t, findings, "!warn disk "+data+" has")
+	if !strings.Contains(said(findings), "makes 4KiB durable in") {
+		t.Errorf("no fsync is measured:\n%s", said(findings))
+	}
+	if entries, err := os.ReadDir(data); err != nil || len(entries) != 1 {
+		t.Errorf("it left %v, %v", entries, err)
+	}
+	wantSaid(t, disk("SPOOL_MAX_BYTES=1024TiB NATS_URL=bus"), "warn disk "+data, "may take 1024TiB more", "POSTBRIDGE_SPOOL_MAX_BYTES")
+	wantSaid(t, disk("SPOOL_MIN_FREE_BYTES=1024TiB"), "fail disk "+data, "less than its reserve", "503")
+
+	rewrite(t, filepath.Join(data, "spool", "1.seg.bad"), "")
+	rewrite(t, filepath.Join(data, "quarantine-nats.jsonl"), "{}\n")
+	findings = disk("")
+	wantSaid(t, findings, "warn disk "+data+" has 1 files of what could not be read", "PostbridgeEventsSkipped")
+	wantSaid(t, findings, "warn disk "+data+" has events that the bus takes nowhere (quarantine-nats.jsonl)", "PostbridgeDeadletters")
+
+	letIn(t, data)
+	chmod(t, filepath.Join(data, "spool"), 0o755)
+	wantSaid(t, disk(""), "warn disk "+filepath.Join(data, "spool")+" may be read by every user", "chmod o-rwx")
+
+	wrong := &doctor{newDoctor(t, "DHAN_TOKENS=t").config, nil}
+	wrong.config.DataDir = write(t, "file", "")
+	wantSaid(t, wrong.disk(true), "fail disk "+wrong.config.DataDir+" cannot be looked at", "not a directory")
+}
+
+// TestDoctorMemory is that data in memory is a failure.
+func TestDoctorMemory(t *testing.T) {
+	dir, err := os.MkdirTemp("/dev/shm", "postbridge-")
+	if err != nil || runtime.GOOS != "linux" {
+		t.Skip("no tmpfs")
+	}
+	defer os.RemoveAll(dir)
+	wantSaid(t, newDoctor(t, "DHAN_TOKENS=t DATA_DIR="+dir).disk(false), "fail disk "+dir+" is in memory (tmpfs)", "POSTBRIDGE_DATA_DIR")
+}
+
+// TestDoctorReport holds what people and programs read.
+func TestDoctorReport(t *testing.T) {
+	findings := []bridge.Finding{
+		{Area: "nats", What: "stream ORDERS", Text: "keeps messages in files"},
+		{Area: "nats", What: "stream ORDERS", Text: "has 3 replicas"},
+		{Area: "nats", What: "stream ORDERS", Grade: bridge.Warn, Text: "has <1 day>", Do: "raise it"},
+		{Area: "nats", What: "stream ORDERS", Text: "can be asked"},
+		{Area: "disk", What: "data", Grade: bridge.Info, Text: "is not there", Do: "start serve"},
+	}
+	const want = `ok   nats    stream ORDERS keeps messages in files, has 3 replicas
+warn nats    stream ORDERS has <1 day>: raise it
+ok   nats    stream ORDERS can be asked
+info disk    data is not there: start serve
+the worst is warn: 3 ok, 1 info, 1 warn, 0 fail
+`
+	if got := textReport(findings); got != want {
+		t.Errorf("%s\nwant\n%s", got, want)
+	}
+	var object struct {
+		Grade    string
+		Findings []struct{ Area, What, Grade, Text, Do string }
+	}
+	text := jsonReport(findings)
+	if err := json.Unmarshal([]byte(text), &object); err != nil || object.Grade != "warn" || len(object.Findings) != 5 ||
+		object.Findings[2].Grade != "warn" || object.Findings[2].Do != "raise it" || !strings.Contains(text, "<1 day>") {
+		t.Errorf("%v: %s", err, text)
+	}
+}
+
+// TestDoctorExit holds the codes that need no bus to be right; a machine's own disk and clock may be graded anything.
+func TestDoctorExit(t *testing.T) {
+	if got := runWith(t, nil, "doctor"); got.code != 2 || got.stdout != "" {
+		t.Errorf("without a configuration: %+v", got)
+	}
+	got := runWith(t, environ("DHAN_TOKENS=t NATS_URL=nats://127.0.0.1:1 DATA_DIR="+t.TempDir()), "doctor")
+	if got.code != 1 || got.stderr != "" || !strings.Contains(got.stdout, "\nthe worst is fail: ") {
+		t.Errorf("without a bus: %+v", got)
+	}
+	var stderr strings.Builder
+	for grade, code := range map[bridge.Grade]int{bridge.Warn: 3, bridge.Fail: 1} {
+		if got := exitCode(&gradeError{grade}, &stderr); got != code || stderr.Len() > 0 {
+			t.Errorf("%v: exit %d, %q", grade, got, stderr.String())
+		}
+	}
+}
+
+func TestDoctorMetric(t *testing.T) {
+	grades := newGrades()
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(grades)
+	find := func(area string, g bridge.Grade) bridge.Finding { return bridge.Finding{Area: area, Grade: g} }
+	export(grades, []bridge.Finding{
+		find("nats", bridge.OK), find("nats", bridge.Fail), find("disk", bridge.Warn), find("disk", bridge.OK), find("clock", bridge.Info),
+	})
+	const want = `# HELP postbridge_doctor_grade The worst that 'postbridge doctor' finds: 0 ok, 1 warn, 2 fail.
+# TYPE postbridge_doctor_grade gauge
+postbridge_doctor_grade{area="clock"} 0
+postbridge_doctor_grade{area="disk"} 1
+postbridge_doctor_grade{area="nats"} 2
+`
+	scrape := func() string {
+		answer := httptest.NewRecorder()
+		promhttp.HandlerFor(registry, promhttp.HandlerOpts{}).ServeHTTP(answer, httptest.NewRequest("GET", "/metrics", nil))
+		return answer.Body.String()
+	}
+	if got := scrape(); got != want {
+		t.Errorf("%s\nwant\n%s", got, want)
+	}
+	export(grades, []bridge.Finding{find("nats", bridge.OK)})
+	if got := scrape(); !strings.Contains(got, `{area="nats"} 0`) {
+		t.Errorf("mended, and still\n%s", got)
+	}
+}
