@@ -25,8 +25,8 @@ import (
 const (
 	// examineDial is how long the doctor asks one broker after the other, examineRequest how long it waits for any other
 	// answer.
-	examineDial    = 8 * time.Second
-	examineRequest = 3 * time.Second
+	examineDial    = 10 * time.Second
+	examineRequest = 4 * time.Second
 	// shortRetention is how long a topic should keep events at least: consumers may be away for a night.
 	shortRetention = 24 * time.Hour
 	// goodReplicas is how many a topic needs to lose a broker without losing events or a pause.

@@ -22,14 +22,14 @@ const (
 	// examineRequest, to answer.
 	examineDial    = 2 * time.Second
 	examineConnect = 8 * time.Second
-	examineRequest = 3 * time.Second
+	examineRequest = 5 * time.Second
 	// shortAge is how long a stream should keep events at least: consumers may be away for a night.
 	shortAge = 24 * time.Hour
 	// clockOff is how far our clock may be from the bus's.
 	clockOff = time.Second
 	// goodReplicas is how many a stream needs to lose a server without losing events or a pause.
 	goodReplicas = 3
-	// oldServer is the major and minor version below which a server knows less than we need.
+	// oldServerMajor and oldServerMinor are the version below which servers get no more fixes.
 	oldServerMajor, oldServerMinor = 2, 10
 )
 
@@ -303,8 +303,28 @@ func mayPublish(allow, deny []string, pattern string) bool {
 // stream grades one of our streams.
 func (x *examiner) stream(ctx context.Context, d *destination) {
 	what := "stream " + d.stream
-	var s jetstream.Stream
 	asked := time.Now()
+	s := x.find(ctx, d, what)
+	if s == nil {
+		return
+	}
+	info := s.CachedInfo()
+	if d.name == bridge.Orders {
+		x.clock(asked, time.Now(), info.TimeStamp)
+	}
+	if why, do := d.unfit(&info.Config); why != "" {
+		x.Add(bridge.Fail, what, why, do)
+	} else {
+		x.OK(what, "keeps messages in files")
+	}
+	x.replicas(what, info)
+	x.keeps(what, &info.Config)
+	x.lookUps(ctx, d, s)
+	x.room(what, info)
+}
+
+// find looks a stream up; nil if there is nothing to grade.
+func (x *examiner) find(ctx context.Context, d *destination, what string) (s jetstream.Stream) {
 	err := x.ask(ctx, func(ctx context.Context) (err error) {
 		s, err = x.js.Stream(ctx, d.stream)
 		return err
@@ -312,40 +332,38 @@ func (x *examiner) stream(ctx context.Context, d *destination) {
 	subject, refused := denied(err)
 	switch {
 	case err == nil:
+		return s
 	case errors.Is(err, jetstream.ErrStreamNotFound):
 		x.missing(ctx, d, what)
-		return
 	case refused:
 		x.Add(bridge.Fail, what, "cannot be looked up: no permission to publish to "+subject, "allow it")
-		return
 	default:
 		x.Add(bridge.Fail, what, "cannot be looked up: "+err.Error(), "look at the server's log: a stream needs a majority of its replicas")
-		return
 	}
-	info := s.CachedInfo()
-	if d.name == bridge.Orders {
-		x.clock(asked, time.Now(), info.TimeStamp)
-	}
-	c := &info.Config
-	if why, do := d.unfit(c); why != "" {
-		x.Add(bridge.Fail, what, why, do)
-	} else {
-		x.OK(what, "keeps messages in files")
-	}
-	x.replicas(what, info)
+	return nil
+}
+
+// keeps grades what a stream keeps, and for how long.
+func (x *examiner) keeps(what string, c *jetstream.StreamConfig) {
 	for _, r := range risks(c, x.embedded) {
 		x.Add(bridge.Warn, what, r.why, r.do)
 	}
 	if c.Duplicates >= duplicateWindow/4 {
 		x.OK(what, "notices repeats for "+bridge.TimeText(c.Duplicates)+" (older ones are looked up)")
 	}
-	x.age(what, c)
 	if c.MaxMsgSize > 0 && int64(c.MaxMsgSize) < x.o.MaxEvent {
 		x.Add(bridge.Warn, what, fmt.Sprintf("takes messages up to %s, but an event of the largest postback (POSTBRIDGE_MAX_BODY) may have %s",
 			bridge.SizeText(int64(c.MaxMsgSize)), bridge.SizeText(x.o.MaxEvent)), "raise its max_msg_size, or lower POSTBRIDGE_MAX_BODY")
 	}
-	x.lookUps(ctx, d, s)
-	x.room(what, info)
+	switch {
+	case c.MaxAge == 0:
+		x.OK(what, "keeps events for ever")
+	case c.MaxAge < shortAge:
+		x.Add(bridge.Warn, what, fmt.Sprintf("keeps events for %s: a consumer that is away for longer misses them", bridge.TimeText(c.MaxAge)),
+			"raise its max_age to the longest time that a consumer may be away, a long weekend for one")
+	default:
+		x.OK(what, "keeps events for "+bridge.TimeText(c.MaxAge))
+	}
 }
 
 // missing grades a stream that is not there.
@@ -429,18 +447,6 @@ func share(used, limit int64) float64 {
 		return 0
 	}
 	return float64(used) / float64(limit)
-}
-
-func (x *examiner) age(what string, c *jetstream.StreamConfig) {
-	switch {
-	case c.MaxAge == 0:
-		x.OK(what, "keeps events for ever")
-	case c.MaxAge < shortAge:
-		x.Add(bridge.Warn, what, fmt.Sprintf("keeps events for %s: a consumer that is away for longer misses them", bridge.TimeText(c.MaxAge)),
-			"raise its max_age to the longest time that a consumer may be away, a long weekend for one")
-	default:
-		x.OK(what, "keeps events for "+bridge.TimeText(c.MaxAge))
-	}
 }
 
 // lookUps grades whether we may look up what is stored, by looking for what nobody has stored.
