@@ -305,6 +305,7 @@ func TestHumanLine(t *testing.T) {
 			"09:15:00.000 dhan -          -                   unknown                          not understood: {.",
 		},
 		{"other\tthings", "other.things"},
+		{`{"probe":"X","sent_at":"2026-01-05T03:45:00Z"}`, `{"probe":"X","sent_at":"2026-01-05T03:45:00Z"}`},
 	} {
 		if got := string(humanLine([]byte(test.event), ist)); got != test.want+"\n" {
 			t.Errorf("%q\nwant %q", got, test.want)

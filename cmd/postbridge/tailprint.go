@@ -61,7 +61,7 @@ func wholeLine(m *message) []byte {
 // humanLine is an event for people.
 func humanLine(data []byte, zone *time.Location) []byte {
 	var e bridge.Event
-	if err := jsonv2.Unmarshal(data, &e); err != nil {
+	if err := jsonv2.Unmarshal(data, &e); err != nil || e.Broker == "" { // a probe of the doctor's, for one
 		return []byte(printable(string(data)) + "\n")
 	}
 	arrived, _ := time.Parse(time.RFC3339Nano, e.ReceivedAt) // year one if it is another's event
