@@ -92,7 +92,7 @@ const mainHelp = `postbridge takes order postbacks from stock brokers and publis
 Usage: postbridge COMMAND [flags]
 
   serve     take postbacks and publish them; runs until SIGTERM
-  send      send postbacks to a running postbridge: files, or generated order lives
+  send      send postbacks to a running postbridge: generated orders, files, a recorded day
   tail      follow the events on the bus
   drain     publish everything that waits in a spool, then exit
   doctor    grade what the buses, the disk and the clock promise, and say what to do

@@ -6,16 +6,20 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/postbridge/postbridge/bridge"
 )
 
-const sendHelp = `Send postbacks to a running postbridge: files as they are, or generated lives of orders (placed,
-open, partial fills, then filled, cancelled or rejected), signed as the broker signs. One state
-of an order waits for the answer to the one before. What got no answer is not sent again.
+const sendHelp = `Send postbacks to a running postbridge, signed as the broker signs: generated lives of orders, files
+as they are, or a recorded day; or one canary, to see that it reaches the bus. One state of an order
+waits for the answer to the one before. What got no answer is not sent again.
 
 Usage: postbridge send [flags] [file ...]
 
@@ -24,16 +28,16 @@ Usage: postbridge send [flags] [file ...]
   --secret APP=SECRET   Kite app to sign with (default first of POSTBRIDGE_KITE_SECRETS)
   --token TOKEN         path token (default first of POSTBRIDGE_KITE_TOKENS or _DHAN_TOKENS)
   --sign                compute the checksum in the files again; a file - is stdin
+  --replay FILE         what tail printed, at its own pace; --speed N: N times as fast, or max
+  --worst NAMES         all, or some of doubled,words,cancels,late,storm,split; checks the bus
+  --canary              one order of --user ID (default CANARY), on the bus within --timeout TIME
   --count N, --for TIME when to stop (default 10 postbacks, or each file once)
   --rate N              postbacks per second (default 0, as fast as it goes)
   --connections N       orders under way at once, each on its own connection (default 1)
-  --users N             users the orders belong to (default 100)
-  --repeats F           fraction of states that are sent twice
-  --late F              fraction of orders with a fill that comes after the end
-  --seed N              the same seed sends the same orders (default by the clock)
+  --users N, --seed N   how many users have orders (100); the same seed sends the same orders
+  --repeats F, --late F fraction of states that come twice; of orders with a fill after the end
   --acked FILE          append event id, order id and number of each acknowledged postback
-  --tolerate            go on through refused connections, lost answers and 5xx
-  --json                print the summary as JSON
+  --tolerate, --json    go on through lost answers and 5xx; print the summary as JSON
 
 Example: postbridge send --secret 1234=0hdv7iw5examplesecret --count 100 --rate 50
 `
@@ -52,6 +56,13 @@ type sendOptions struct {
 	acked                      string
 	tolerate, json             bool
 	files                      []string
+
+	replay  string // a file
+	speed   speed
+	worst   behaviours
+	canary  bool
+	user    string // of the canary
+	timeout time.Duration
 }
 
 func sendFlags(o *sendOptions) *flag.FlagSet {
@@ -73,6 +84,13 @@ func sendFlags(o *sendOptions) *flag.FlagSet {
 	fs.StringVar(&o.acked, "acked", "", "")
 	fs.BoolVar(&o.tolerate, "tolerate", false, "")
 	fs.BoolVar(&o.json, "json", false, "")
+	fs.StringVar(&o.replay, "replay", "", "")
+	o.speed = 1
+	fs.TextVar(&o.speed, "speed", o.speed, "")
+	fs.TextVar(&o.worst, "worst", o.worst, "")
+	fs.BoolVar(&o.canary, "canary", false, "")
+	fs.StringVar(&o.user, "user", "CANARY", "")
+	fs.DurationVar(&o.timeout, "timeout", 10*time.Second, "")
 	return fs
 }
 
@@ -81,21 +99,32 @@ func (p *process) send(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	s := &sending{pace: newPace(o), tolerate: o.tolerate}
-	if s.target, err = newTarget(o.url, o.route()); err != nil {
-		return err
+	switch {
+	case o.canary:
+		return p.sendCanary(ctx, o)
+	case o.replay != "":
+		return p.sendReplay(ctx, o)
+	case o.worst.any():
+		return p.sendWorst(ctx, o)
 	}
-	if err := s.target.trust(o.ca, o.certificate); err != nil {
-		return err
-	}
-	if s.newSource, err = p.newSource(o); err != nil {
-		return err
-	}
-	if s.acked, err = openAcked(o.acked); err != nil {
+	s, err := p.newSending(o)
+	if err != nil {
 		return err
 	}
 	total, failure := s.run(ctx, o.connections)
 	return errors.Join(failure, s.acked.close(), p.print(total.text(o.json)))
+}
+
+func (p *process) newSending(o *sendOptions) (s *sending, err error) {
+	s = &sending{pace: newPace(o), tolerate: o.tolerate}
+	if s.target, err = o.target(o.route()); err != nil {
+		return nil, err
+	}
+	if s.newSource, err = p.newSource(o); err != nil {
+		return nil, err
+	}
+	s.acked, err = openAcked(o.acked)
+	return s, err
 }
 
 func (p *process) sendOptions(args []string) (*sendOptions, error) {
@@ -105,16 +134,10 @@ func (p *process) sendOptions(args []string) (*sendOptions, error) {
 		return nil, err
 	}
 	o.files = fs.Args()
-	switch {
-	case o.count != 0 || o.duration != 0:
-	case len(o.files) > 0:
-		o.count = int64(len(o.files))
-	default:
-		o.count = 10
-	}
-	if err := o.check(); err != nil {
+	if err := firstError(o.check, func() error { return o.checkMode(fs) }); err != nil {
 		return nil, err
 	}
+	o.settle()
 	if err := p.sendURL(o); err != nil {
 		return nil, err
 	}
@@ -141,6 +164,10 @@ func (o *sendOptions) check() error {
 	switch {
 	case o.count < 0 || o.duration < 0 || o.rate < 0:
 		return misuse("send: --count, --for and --rate cannot be negative; leave out what is not to limit it")
+	case o.timeout <= 0:
+		return misuse("send: --timeout %v is no time to wait; set it like 10s", o.timeout)
+	case o.user == "" || bridge.EscapeToken(o.user) != o.user:
+		return misuse("send: --user %q has to be letters, digits, - and _", o.user)
 	case o.connections < 1 || o.users < 1:
 		return misuse("send: --connections and --users must be at least 1")
 	case o.repeats < 0 || o.repeats > 1 || o.late < 0 || o.late > 1:
@@ -151,8 +178,65 @@ func (o *sendOptions) check() error {
 	return nil
 }
 
+// checkMode refuses what would do nothing beside another flag: whoever set it believes that it counts.
+func (o *sendOptions) checkMode(fs *flag.FlagSet) error {
+	set := make(map[string]bool)
+	fs.Visit(func(f *flag.Flag) { set[f.Name] = true })
+	modes := []struct {
+		name string
+		on   bool
+		also []string // that it takes, beside those that every mode does
+	}{
+		{"canary", o.canary, []string{"user", "timeout"}},
+		{"replay", o.replay != "", []string{"speed", "connections", "count", "for", "acked", "tolerate"}},
+		{"worst", o.worst.any(), []string{"timeout", "connections", "count", "for", "rate", "users", "seed", "acked", "tolerate"}},
+		{"", true, []string{"sign", "connections", "count", "for", "rate", "users", "seed", "repeats", "late", "acked", "tolerate"}},
+	}
+	for _, m := range modes {
+		if !m.on {
+			continue
+		}
+		every := []string{m.name, "url", "ca", "broker", "secret", "token", "json"}
+		for _, name := range slices.Sorted(maps.Keys(set)) {
+			switch {
+			case slices.Contains(every, name) || slices.Contains(m.also, name):
+			case m.name == "":
+				return misuse("send: --%s is for another way to send; run 'postbridge send --help'", name)
+			default:
+				return misuse("send: --%s takes no --%s; leave one of them out", m.name, name)
+			}
+		}
+		if m.name != "" && len(o.files) > 0 {
+			return misuse("send: --%s takes no file %q; leave one of them out", m.name, o.files[0])
+		}
+		return nil
+	}
+	return nil
+}
+
+// settle fills in when to stop, and how many connections there are.
+func (o *sendOptions) settle() {
+	switch {
+	case o.count != 0 || o.duration != 0 || o.replay != "":
+	case len(o.files) > 0:
+		o.count = int64(len(o.files))
+	case o.worst.any():
+		o.count = 1000
+	default:
+		o.count = 10
+	}
+	if o.worst.has("split") {
+		o.connections = max(o.connections, 4)
+	}
+	if o.worst.has("storm") && o.rate == 0 {
+		o.rate = 500
+	}
+}
+
 // signs reports whether a secret is needed.
-func (o *sendOptions) signs() bool { return o.broker == "kite" && (o.sign || len(o.files) == 0) }
+func (o *sendOptions) signs() bool {
+	return o.broker == "kite" && o.replay == "" && (o.sign || len(o.files) == 0)
+}
 
 // sendSecrets fills in what the flags left out from the settings of serve, so that both run from one environment.
 func (p *process) sendSecrets(o *sendOptions) (err error) {
@@ -175,18 +259,33 @@ func (p *process) sendSecrets(o *sendOptions) (err error) {
 
 // firstOf is the first entry of a list of secrets in the environment or in the file that it names.
 func (p *process) firstOf(name string) (string, error) {
+	entries, err := p.allOf(name)
+	if len(entries) == 0 {
+		return "", err
+	}
+	return entries[0], nil
+}
+
+// allOf are all of them.
+func (p *process) allOf(name string) ([]string, error) {
 	text := p.env[envPrefix+name]
 	if path := p.env[envPrefix+name+"_FILE"]; path != "" {
 		content, _, err := readSecretFile(path)
 		if err != nil {
-			return "", bad(name+"_FILE", "%v", err)
+			return nil, bad(name+"_FILE", "%v", err)
 		}
 		text = string(content)
 	}
-	if entries := splitEntries(text); len(entries) > 0 {
-		return entries[0], nil
+	return splitEntries(text), nil
+}
+
+// target is where to post to on a route.
+func (o *sendOptions) target(route string) (*target, error) {
+	t, err := newTarget(o.url, route)
+	if err == nil {
+		err = t.trust(o.ca, o.certificate)
 	}
-	return "", nil
+	return t, err
 }
 
 // route is the path to post to.
@@ -202,6 +301,17 @@ type postback struct {
 	body  []byte // valid until the next one is asked for
 	order string // its order id
 	n     int    // which of its order it is, from 0
+	line  int    // of the recording, from 1; 0 if there is none
+	// unordered is set if another postback of its order may be under way at the same time.
+	unordered bool
+}
+
+// String names the postback in an error.
+func (p postback) String() string {
+	if p.line > 0 {
+		return fmt.Sprintf("a postback of order %s (line %d)", p.order, p.line)
+	}
+	return "a postback of order " + p.order
 }
 
 // source makes the postbacks of one connection, for ever.
@@ -221,6 +331,8 @@ type sending struct {
 	pace      *pace
 	tolerate  bool
 	acked     ackedFile
+	// witness, if there is one, hears of each postback that was sent: the id of its event, or nothing if nobody knows.
+	witness func(pb postback, id string)
 }
 
 // run sends until it is enough. The error is the first postback that ended it.
@@ -263,13 +375,26 @@ func (s *sending) work(ctx context.Context, total *summary) error {
 		if ok, err := s.connect(ctx, c, total); !ok {
 			return err
 		}
-		pb := next()
-		status, answer, err := c.post(pb.body)
-		total.count(status, err, time.Since(due))
-		if err := s.judge(pb, status, answer, err); err != nil {
+		if _, err := s.deliver(c, next(), due, total); err != nil {
 			return err
 		}
 	}
+}
+
+// deliver sends one postback. The id is that of its event, or nothing if there was no such answer and it is tolerated.
+func (s *sending) deliver(c *connection, pb postback, due time.Time, total *summary) (id string, err error) {
+	status, answer, err := c.post(pb.body)
+	total.count(status, err, time.Since(due))
+	if id, err = s.judge(pb, status, answer, err); err != nil {
+		return "", err
+	}
+	if s.witness != nil {
+		s.witness(pb, id)
+	}
+	if id == "" {
+		return "", nil
+	}
+	return id, s.acked.add(id, pb)
 }
 
 const (
@@ -298,21 +423,21 @@ func (s *sending) connect(ctx context.Context, c *connection, total *summary) (o
 	}
 }
 
-// judge decides what an answer means: nil to go on.
-func (s *sending) judge(pb postback, status int, answer []byte, err error) error {
+// judge decides what an answer means: no error to go on.
+func (s *sending) judge(pb postback, status int, answer []byte, err error) (id string, _ error) {
 	switch {
 	case err != nil && s.tolerate, status >= 500 && s.tolerate:
-		return nil
+		return "", nil
 	case err != nil:
-		return fmt.Errorf("send: no answer to a postback of order %s: %w", pb.order, err)
+		return "", fmt.Errorf("send: no answer to %v: %w", pb, err)
 	case status != 200:
-		return fmt.Errorf("send: a postback of order %s was answered %d: %s", pb.order, status, bytes.TrimSpace(answer))
+		return "", fmt.Errorf("send: %v was answered %d: %s", pb, status, bytes.TrimSpace(answer))
 	}
 	id, ok := eventID(answer)
 	if !ok {
-		return fmt.Errorf("send: a postback of order %s was answered 200 without an event id: %s", pb.order, answer)
+		return "", fmt.Errorf("send: %v was answered 200 without an event id: %s", pb, answer)
 	}
-	return s.acked.add(id, pb)
+	return id, nil
 }
 
 // ackedFile records what was acknowledged, if anybody asked for that. Each line is one write, so that nothing of it is
@@ -354,17 +479,21 @@ func ofFile(err error) error {
 type pace struct {
 	start, deadline time.Time
 	interval        float64 // nanoseconds
+	burst           int64   // so many are due at the same time
 	count           int64
 	taken           atomic.Int64
 }
 
 func newPace(o *sendOptions) *pace {
-	p := &pace{start: time.Now(), count: o.count}
+	p := &pace{start: time.Now(), count: o.count, burst: 1}
 	if o.duration > 0 {
 		p.deadline = p.start.Add(o.duration)
 	}
 	if o.rate > 0 {
 		p.interval = float64(time.Second) / o.rate
+	}
+	if o.worst.has("storm") {
+		p.burst = max(1, int64(o.rate)) // those of a second come at its beginning
 	}
 	return p
 }
@@ -375,7 +504,7 @@ func (p *pace) wait(ctx context.Context) (due time.Time, ok bool) {
 	n := p.taken.Add(1) - 1
 	due = time.Now()
 	if p.interval > 0 {
-		due = p.start.Add(time.Duration(float64(n) * p.interval))
+		due = p.start.Add(time.Duration(float64(n/p.burst*p.burst) * p.interval))
 	}
 	if ctx.Err() != nil || p.count > 0 && n >= p.count || p.over(due) || p.over(time.Now()) {
 		return due, false

@@ -19,7 +19,7 @@ import (
 )
 
 const (
-	// answerTimeout is how long an answer may take.
+	// answerTimeout is how long connecting may take, and then an answer, unless something else is asked for.
 	answerTimeout = 30 * time.Second
 	// idleLimit is how long a connection may be unused before it is made anew: the other side closes idle ones, and
 	// a postback that meets that would look like a lost one.
@@ -31,6 +31,7 @@ type target struct {
 	address string
 	tls     *tls.Config // nil for http
 	head    []byte      // of every request, up to the length of its body
+	timeout time.Duration
 }
 
 func newTarget(base, route string) (*target, error) {
@@ -38,7 +39,7 @@ func newTarget(base, route string) (*target, error) {
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		return nil, misuse("send: --url %q is not a URL; write it like http://127.0.0.1:8080", base)
 	}
-	t := &target{address: u.Host}
+	t := &target{address: u.Host, timeout: answerTimeout}
 	port := "80"
 	if u.Scheme == "https" {
 		t.tls, port = &tls.Config{ServerName: u.Hostname()}, "443"
@@ -97,7 +98,7 @@ func nameIn(file string) (string, error) {
 }
 
 func (t *target) dial(ctx context.Context) (net.Conn, error) {
-	ctx, stop := context.WithTimeout(ctx, answerTimeout)
+	ctx, stop := context.WithTimeout(ctx, t.timeout)
 	defer stop()
 	if t.tls != nil {
 		return (&tls.Dialer{Config: t.tls}).DialContext(ctx, "tcp", t.address)
@@ -149,7 +150,7 @@ func (c *connection) post(body []byte) (status int, answer []byte, err error) {
 }
 
 func (c *connection) exchange() (status int, answer []byte, err error) {
-	if err := c.conn.SetDeadline(time.Now().Add(answerTimeout)); err != nil {
+	if err := c.conn.SetDeadline(time.Now().Add(c.timeout)); err != nil {
 		return 0, nil, err
 	}
 	if _, err := c.conn.Write(c.request); err != nil {

@@ -30,13 +30,14 @@ type state struct {
 	filled, pending, cancelled int
 	// second counts from when the order was placed. The repeat of a state has the same.
 	second int
-	// doubled is set for the repeat of a state; Kite says UPDATE and OPEN for one change.
+	// doubled is set for the repeat of a state in other words; Kite says UPDATE and OPEN for one change.
 	doubled bool
 }
 
 // order is a generated order with all its states, in the order in which they are sent.
 type order struct {
 	id, user, symbol, side string
+	tag                    string // what the client calls it; mostly nothing
 	quantity, paise        int
 	placed                 time.Time
 	states                 []state
@@ -63,7 +64,7 @@ func orderSource(o *sendOptions) func() source {
 				buf = life.appendKite(buf[:0], &life.states[n], app)
 			}
 			n++
-			return postback{buf, life.id, n - 1}
+			return postback{body: buf, order: life.id, n: n - 1}
 		}
 	}
 }
@@ -96,6 +97,7 @@ func (g *generator) order(i uint64) *order {
 	if r.Float64() < g.late {
 		o.delay()
 	}
+	o.misbehave(g.worst)
 	return o
 }
 
@@ -201,6 +203,9 @@ func (s *state) dhan() string {
 	case open:
 		return "PENDING"
 	case partlyFilled:
+		if s.doubled {
+			return "PENDING"
+		}
 		return "PART_TRADED"
 	case filled:
 		return "TRADED"
@@ -263,7 +268,12 @@ func (o *order) appendKite(b []byte, s *state, app kite.Secret) []byte {
 	number(`,"filled_quantity":`, s.filled)
 	number(`,"pending_quantity":`, pending)
 	number(`,"cancelled_quantity":`, s.cancelled)
-	text(`,"market_protection":0,"meta":{},"tag":null,"guid":`, guid)
+	if o.tag == "" {
+		b = append(b, `,"market_protection":0,"meta":{},"tag":null`...)
+	} else {
+		text(`,"market_protection":0,"meta":{},"tag":`, o.tag)
+	}
+	text(`,"guid":`, guid)
 	return append(b, '}')
 }
 
@@ -292,7 +302,8 @@ func (o *order) appendDhan(b []byte, s *state) []byte {
 
 	text(`{"dhanClientId":`, o.user)
 	text(`,"orderId":`, o.id)
-	text(`,"correlationId":"","orderStatus":`, s.dhan())
+	text(`,"correlationId":`, o.tag)
+	text(`,"orderStatus":`, s.dhan())
 	text(`,"transactionType":`, o.side)
 	text(`,"exchangeSegment":"NSE_EQ","productType":"CNC","orderType":"LIMIT","validity":"DAY","tradingSymbol":`, o.symbol)
 	number(`,"securityId":"11536","quantity":`, o.quantity)

@@ -17,6 +17,9 @@ type summary struct {
 	refused   int64            // connections
 	latencies histogram
 	elapsed   time.Duration
+
+	worst    *worstReport  // of --worst
+	replayed *replayReport // of --replay
 }
 
 func newSummary() *summary {
@@ -55,6 +58,8 @@ type report struct {
 	Seconds      float64          `json:"seconds"`
 	Rate         float64          `json:"rate"`
 	Milliseconds latencies        `json:"milliseconds"`
+	Worst        *worstReport     `json:"worst,omitempty"`
+	Replayed     *replayReport    `json:"replayed,omitempty"`
 }
 
 type latencies struct {
@@ -66,6 +71,7 @@ type latencies struct {
 func (s *summary) report() report {
 	r := report{
 		OK: s.statuses[200], Statuses: s.statuses, Lost: s.lost, Refused: s.refused, Seconds: s.elapsed.Seconds(),
+		Worst: s.worst, Replayed: s.replayed,
 		Milliseconds: latencies{
 			milliseconds(s.latencies.quantile(0.50)), milliseconds(s.latencies.quantile(0.99)), milliseconds(s.latencies.max),
 		},
@@ -106,6 +112,12 @@ func (s *summary) text(asJSON bool) string {
 	}
 	if some {
 		fmt.Fprintf(&b, "latency p50 %.2fms, p99 %.2fms, max %.2fms\n", r.Milliseconds.P50, r.Milliseconds.P99, r.Milliseconds.Max)
+	}
+	if s.replayed != nil {
+		b.WriteString(s.replayed.text())
+	}
+	if s.worst != nil {
+		b.WriteString(s.worst.text())
 	}
 	return b.String()
 }

@@ -123,18 +123,21 @@ func (p *process) tail(ctx context.Context, args []string) error {
 		ctx, stop = context.WithTimeoutCause(ctx, o.timeout, errTimeout)
 		defer stop()
 	}
-	f := follower{from: from, notes: &notes{w: p.stderr}, messages: make(chan *message, 256)}
-	var end func()
-	if bus == "kafka" {
-		end = newKafkaFollower(f, o, c.Prefix).follow(ctx, c.kafkaConfig(credentials))
-	} else {
-		end, err = newNATSFollower(f, o, c.Prefix).follow(ctx, c.natsAddress(), c.natsConfig(credentials))
-	}
+	f := newFollower(from, p.stderr)
+	end, err := o.follow(ctx, f, bus, c, credentials)
 	if err != nil {
 		return err
 	}
 	defer end()
 	return o.write(ctx, p.stdout, f.messages)
+}
+
+// follow lets the messages of a bus come until end is called.
+func (o *tailOptions) follow(ctx context.Context, f follower, bus string, c *config, credentials *credentials) (end func(), err error) {
+	if bus == "kafka" {
+		return newKafkaFollower(f, o, c.Prefix).follow(ctx, c.kafkaConfig(credentials)), nil
+	}
+	return newNATSFollower(f, o, c.Prefix).follow(ctx, c.natsAddress(), c.natsConfig(credentials))
 }
 
 // beginning is where following begins. The zero value is the start: the first event that is still there.
@@ -174,6 +177,11 @@ type follower struct {
 	from     beginning
 	notes    *notes
 	messages chan *message
+	begun    func() // closes what says that all that is stored from now on comes
+}
+
+func newFollower(from beginning, notesTo io.Writer) follower {
+	return follower{from: from, notes: &notes{w: notesTo}, messages: make(chan *message, 256), begun: func() {}}
 }
 
 // send hands a message over, unless ctx ends first.

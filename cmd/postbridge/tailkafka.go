@@ -202,6 +202,7 @@ func (f *kafkaFollower) settle(what int, err error) {
 		if len(f.waiting) == 0 {
 			f.notes.say("following topic %s (partitions: %d) at %s", f.topic, len(f.leaders), strings.Join(f.configured, ","))
 			f.said = false
+			f.begun()
 		}
 	}
 }

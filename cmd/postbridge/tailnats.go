@@ -101,6 +101,7 @@ func (f *natsFollower) follow(ctx context.Context, address string, bus nats.Conf
 	}
 	if f.consume(ctx, js) { // otherwise ctx ended, as whoever reads the messages sees
 		f.notes.say("following %s at %s", f.subject, nc.ConnectedUrlRedacted())
+		f.begun()
 	}
 	return end, nil
 }

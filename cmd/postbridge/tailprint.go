@@ -32,6 +32,13 @@ func (n *notes) say(format string, args ...any) {
 	}
 }
 
+// lastSaid is why nothing comes, if nothing does.
+func (n *notes) lastSaid() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return orElse(n.last, "no answer from it")
+}
+
 // end is the last of it: the NATS library calls back even after its connection was closed.
 func (n *notes) end() {
 	n.mu.Lock()

@@ -1,0 +1,373 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"hash/maphash"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/brokers/kite"
+)
+
+// ---- --replay --------------------------------------------------------------------------------------------------------
+
+// recording is lines as tail prints them, of what an edge made of generated orders, a second apart.
+func recording(t *testing.T, broker string) (lines []string, bodies []string) {
+	t.Helper()
+	e := newEdge(t)
+	e.sent(t, 0, "--broker", broker, "--count", "40", "--seed", "7")
+	at := time.Date(2026, 1, 5, 3, 45, 0, 0, time.UTC)
+	ids := make(map[string]int) // how many of an order there were
+	for i, body := range e.bodies {
+		order := orderIn([]byte(body))
+		event := e.orders[order][ids[order]]
+		ids[order]++
+		event.ReceivedAt = at.Add(time.Duration(i) * time.Second).Format(time.RFC3339Nano)
+		lines = append(lines, string(event.Append(nil)))
+	}
+	return lines, e.bodies
+}
+
+// TestReplay sends a recording of each form again, and compares what arrives with what was recorded.
+func TestReplay(t *testing.T) {
+	for _, test := range []struct {
+		name, broker string
+		form         func(line string) string
+	}{
+		{"events", "kite", func(line string) string { return line }},
+		{"events of Dhan", "dhan", func(line string) string { return line }},
+		{"with headers", "kite", func(line string) string {
+			return `{"subject":"orders.kite.AB1.7","headers":{"ce-id":"1"},"event":` + line + "}"
+		}},
+		{"bodies with a time", "kite", func(line string) string {
+			var r recorded
+			_ = json.Unmarshal([]byte(line), &r)
+			return fmt.Sprintf("\n{\"received_at\":%q, \"raw\":%s}", r.ReceivedAt.Format(time.RFC3339Nano), r.Raw)
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			lines, bodies := recording(t, test.broker)
+			for i := range lines {
+				lines[i] = test.form(lines[i])
+			}
+			e := newEdge(t)
+			r := e.sent(t, 0, "--replay", write(t, "day.jsonl", strings.Join(lines, "\n")), "--speed", "max")
+			want := &replayReport{Lines: 40, Recorded: 39, Behind: r.Replayed.Behind}
+			if r.OK != 40 || !reflect.DeepEqual(r.Replayed, want) || !slices.Equal(e.bodies, bodies) {
+				t.Errorf("%+v, %+v; want %+v", r, r.Replayed, want)
+			}
+		})
+	}
+}
+
+// TestReplayLanes sends a recording over many connections: edge refuses two postbacks of one order at once.
+func TestReplayLanes(t *testing.T) {
+	lines, bodies := recording(t, "kite")
+	e := newEdge(t)
+	r := e.sent(t, 0, "--replay", write(t, "day.jsonl", strings.Join(lines, "\n")), "--speed", "0", "--connections", "8", "--count", "39")
+	slices.Sort(bodies[:39])
+	slices.Sort(e.bodies)
+	if r.OK != 39 || !slices.Equal(e.bodies, bodies[:39]) {
+		t.Errorf("%+v", r)
+	}
+}
+
+// TestReplaySigns holds that a recording of another app, or of one whose secret was rotated, is signed for the one given.
+func TestReplaySigns(t *testing.T) {
+	lines, bodies := recording(t, "kite")
+	day := write(t, "day.jsonl", strings.ReplaceAll(strings.Join(lines, "\n"), `"app_id":1234`, `"app_id" : 77`))
+	e := newEdge(t)
+	r := e.sent(t, 0, "--replay", day, "--speed", "max")
+	if got := strings.ReplaceAll(strings.Join(e.bodies, "\n"), `"app_id" : `, `"app_id":`); r.OK != 40 || got != strings.Join(bodies, "\n") {
+		t.Errorf("%+v\n%s", r, e.bodies[0])
+	}
+	got := runWith(t, nil, "send", "--url", e.URL, "--replay", day, "--secret", "1234=other", "--speed", "max")
+	if got.code != 1 || !strings.Contains(got.stderr, "(line 1) was answered 403") {
+		t.Errorf("%+v", got)
+	}
+	e.errors = nil // of the wrong secret
+}
+
+// TestReplayOtherIDs counts events that have become others since they were recorded.
+func TestReplayOtherIDs(t *testing.T) {
+	lines, _ := recording(t, "kite")
+	lines[3] = strings.Replace(lines[3], `"id":"`, `"id":"x`, 1)
+	e := newEdge(t)
+	r := e.sent(t, 0, "--replay", write(t, "day.jsonl", strings.Join(lines, "\n")), "--speed", "max")
+	if r.OK != 40 || r.Replayed.OtherIDs != 1 {
+		t.Errorf("%+v", r.Replayed)
+	}
+}
+
+// TestReplayBadLine sends what is before a bad line, and names it.
+func TestReplayBadLine(t *testing.T) {
+	lines, _ := recording(t, "kite")
+	for _, test := range []struct{ line, want string }{
+		{`{"id":`, "is not an event: unexpected end of JSON input"},
+		{`["x"]`, "is not an event: json: cannot unmarshal array into Go value of type main.recorded"},
+		{`{"id":"1","raw":{}}`, "has no received_at"},
+		{`{"received_at":"2026-01-05T03:45:00Z"}`, "has no raw, the body that the broker sent"},
+		{`{"received_at":"2026-01-05T03:45:00Z","broker":"x","raw":{}}`, "is of broker \"x\", which is not known"},
+		{`{"received_at":"2026-01-05T03:45:00Z","raw":{"order_id":"1"}}`, "cannot be signed: it has no \"checksum\" to replace"},
+	} {
+		e := newEdge(t)
+		input := strings.Join([]string{lines[0], "", lines[1], test.line, lines[2]}, "\n")
+		got := runInput(t.Context(), input, environ("KITE_SECRETS=1234=s3cret"), "send", "--url", e.URL, "--replay", "-", "--speed", "max")
+		if want := "postbridge: send: -, line 4: " + test.want + "\n"; got.code != 1 || got.stderr != want || len(e.bodies) != 2 {
+			t.Errorf("%+v, %d sent; want %q", got, len(e.bodies), want)
+		}
+	}
+	e := newEdge(t)
+	got := runInput(t.Context(), `{"received_at":"2026-01-05T03:45:00Z","broker":"dhan","raw":{}}`, nil, "send", "--url", e.URL, "--replay", "-")
+	if want := "line 1: is of Dhan, whose route needs a path token; set POSTBRIDGE_DHAN_TOKENS\n"; !strings.HasSuffix(got.stderr, want) {
+		t.Errorf("%+v", got)
+	}
+}
+
+// TestReplayPace holds the gaps of a recording, at its own speed and faster.
+func TestReplayPace(t *testing.T) {
+	for _, test := range []struct {
+		speed speed
+		took  time.Duration
+	}{{1, 5 * time.Second}, {10, 500 * time.Millisecond}, {0, 0}} {
+		synctest.Test(t, func(t *testing.T) {
+			day := new(bytes.Buffer)
+			for _, second := range []int{0, 1, 1, 5, 2, 5} { // the last but one was recorded late
+				fmt.Fprintf(day, "{\"received_at\":\"2026-01-05T03:45:%02dZ\",\"raw\":{\"order_id\":\"%d\"}}\n", second, second)
+			}
+			targets := map[string]*target{"kite": {}}
+			r := &replay{sending: new(sending), file: day, speed: test.speed, broker: "kite", targets: targets, lanes: []chan replayed{make(chan replayed, 9)}, seed: maphash.MakeSeed(), began: time.Now()}
+			if err := r.readAll(t.Context(), new(bytes.Buffer)); err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(r.began); took != test.took || r.report.Early != 1 || r.report.Recorded != 5 || len(r.lanes[0]) != 6 {
+				t.Errorf("speed %v: %v, %+v", test.speed, took, r.report)
+			}
+		})
+	}
+}
+
+func TestReplayProgress(t *testing.T) {
+	r := &replay{size: 200, latest: time.Date(2026, 1, 5, 9, 15, 0, 0, time.Local), report: replayReport{Lines: 7}}
+	if got := r.progress(50, 90*time.Second); got != "7 lines, 25%, recorded at 2026-01-05 09:15:00, the next in 1m30s" {
+		t.Error(got)
+	}
+}
+
+func TestSignAs(t *testing.T) {
+	apps := []kite.Secret{{AppID: "1", Secret: "one"}, {AppID: "2", Secret: "two"}, {AppID: "2", Secret: "old"}}
+	signature := func(secret string) string {
+		return string(appendChecksum(nil, "7", []byte("2026-01-05 09:15:00"), secret))
+	}
+	const order = `"order_id":"7","order_timestamp":"2026-01-05 09:15:00"`
+	for _, test := range []struct{ body, want string }{
+		{`{"app_id":2,"checksum":"x",` + order + `}`, `{"app_id":2,"checksum":"` + signature("two") + `",` + order + `}`},
+		{`{"app_id":3,"checksum":"x",` + order + `}`, `{"app_id":1,"checksum":"` + signature("one") + `",` + order + `}`},
+		{` { "checksum" : null , "app_id" : 3333 , ` + order + `} `, ` { "checksum" : "` + signature("one") + `" , "app_id" : 1 , ` + order + `} `},
+		{`{"checksum":"",` + order + `}`, `{"checksum":"` + signature("one") + `",` + order + `}`},
+		{`{"meta":{"checksum":"m","order_id":"8"},"checksum":"x",` + order + `,"x":[{}]}`, `{"meta":{"checksum":"m","order_id":"8"},"checksum":"` + signature("one") + `",` + order + `,"x":[{}]}`},
+	} {
+		if got, err := signAs([]byte(test.body), apps); err != nil || string(got) != test.want {
+			t.Errorf("%s\nsigned %s, %v\nwant   %s", test.body, got, err, test.want)
+		}
+	}
+	for _, body := range []string{``, `[]`, `{"checksum":"x"`, `{"checksum" "x"}`, `{}`} {
+		if got, err := signAs([]byte(body), apps); err == nil {
+			t.Errorf("%s signed %s", body, got)
+		}
+	}
+}
+
+// ---- --worst ---------------------------------------------------------------------------------------------------------
+
+// TestWorst holds what each behaviour sends, as the edge reads it.
+func TestWorst(t *testing.T) {
+	for _, broker := range []string{"kite", "dhan"} {
+		for name, want := range map[string]func(e *edge) bool{
+			"doubled": func(e *edge) bool { return everyPair(e.bodies, func(a, b string) bool { return a == b }) },
+			"words": func(e *edge) bool {
+				return e.some(func(a, b *bridge.Event) bool { return a.ID == b.ID && a.BrokerStatus != b.BrokerStatus })
+			},
+			"cancels": func(e *edge) bool {
+				return e.some(func(a, b *bridge.Event) bool { return a.Status == bridge.StatusCancelled && a.ID == b.ID })
+			},
+			"late": func(e *edge) bool {
+				return e.some(func(a, b *bridge.Event) bool {
+					return a.Status == bridge.StatusFilled && b.Status == bridge.StatusPartiallyFilled
+				})
+			},
+		} {
+			t.Run(broker+" "+name, func(t *testing.T) {
+				e := newEdge(t)
+				// There is no bus here.
+				got := runWith(t, environ("KITE_SECRETS=1234=s3cret DHAN_TOKENS=t0ken NATS_LISTEN=127.0.0.1:1"), "send", "--url", e.URL,
+					"--broker", broker, "--worst", name, "--count", "300", "--seed", "3", "--timeout", "100ms")
+				if got.code != 0 || !strings.Contains(got.stdout, "  nats: not checked, since it cannot be read: waiting for the bus: ") {
+					t.Errorf("%+v", got)
+				}
+				if len(e.bodies) != 300 || !want(e) {
+					t.Errorf("%d bodies, and it is not %s", len(e.bodies), name)
+				}
+			})
+		}
+	}
+}
+
+// some reports whether some event and the one after it in its order are so.
+func (e *edge) some(so func(a, b *bridge.Event) bool) bool {
+	for _, events := range e.orders {
+		for i := range len(events) - 1 {
+			if so(events[i], events[i+1]) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func everyPair(bodies []string, so func(a, b string) bool) bool {
+	for i := 0; i+1 < len(bodies); i += 2 {
+		if !so(bodies[i], bodies[i+1]) {
+			return false
+		}
+	}
+	return len(bodies) > 0
+}
+
+// TestWorstSplit holds that half of the sources share their orders, and say so.
+func TestWorstSplit(t *testing.T) {
+	o := &sendOptions{broker: "dhan", users: 1, seed: 1, worst: behaviours{"split"}}
+	newSource := splitSource(orderSource(o))
+	one, own, two := newSource(), newSource(), newSource()
+	a, b, c := one(), two(), own()
+	if a.order != b.order || !a.unordered || !b.unordered || c.order == a.order || c.unordered {
+		t.Errorf("%v %v %v", a, b, c)
+	}
+}
+
+// TestWorstStorm holds that those of a second are due at once.
+func TestWorstStorm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPace(&sendOptions{count: 12, rate: 5, worst: behaviours{"storm"}})
+		var at []time.Duration
+		for {
+			due, ok := p.wait(t.Context())
+			if !ok {
+				break
+			}
+			at = append(at, due.Sub(p.start))
+		}
+		s := time.Second
+		if !slices.Equal(at, []time.Duration{0, 0, 0, 0, 0, s, s, s, s, s, 2 * s, 2 * s}) {
+			t.Error(at)
+		}
+	})
+}
+
+// TestWitness holds what is found wrong on a bus.
+func TestWitness(t *testing.T) {
+	for _, test := range []struct {
+		sent, stored string
+		unordered    bool
+		want         busReport
+	}{
+		{"a b c", "a b c", false, busReport{Stored: 3}},
+		{"a a b b", "a b", false, busReport{Stored: 2}},
+		{"a b a", "a b a", false, busReport{Stored: 3}},
+		{"a a b", "a a b", false, busReport{Stored: 3, Republish: 1}},
+		{"a b c", "a c", false, busReport{Stored: 2, Missing: 1}},
+		{"a b c", "a c b", false, busReport{Stored: 3, Disorder: 1}},
+		{"a b a", "a b", false, busReport{Stored: 2, Disorder: 1}},
+		{"a b", "", false, busReport{Missing: 2}},
+		{"a b a b", "b a b", true, busReport{Stored: 3}},
+		{"a b c", "c a", true, busReport{Stored: 2, Missing: 1}},
+		{"a - b", "a x b", false, busReport{Stored: 3}}, // one that was not answered
+	} {
+		w := &witness{orders: make(map[string]*witnessed)}
+		for _, id := range strings.Fields(test.sent) {
+			w.sent(postback{order: "7", unordered: test.unordered}, strings.Trim(id, "-"))
+		}
+		var got busReport
+		got.compare(w.orders["7"], strings.Fields(test.stored))
+		if got != test.want {
+			t.Errorf("%s, stored %s: %+v, want %+v", test.sent, test.stored, got, test.want)
+		}
+	}
+}
+
+// TestWorstFailure holds that what is missing is a failure, and a bus that could not be read is not.
+func TestWorstFailure(t *testing.T) {
+	r := &worstReport{Orders: 2, Events: 5, Buses: map[string]*busReport{"nats": {Stored: 3, Missing: 1, Disorder: 1}, "kafka": {Unread: "why"}}}
+	if err := r.failure(); err == nil || err.Error() != "send: nats lacks 1 of 5 events, and has 1 of 2 orders out of order" {
+		t.Error(err)
+	}
+	r.Buses["nats"] = &busReport{Stored: 7, Republish: 2}
+	if err := r.failure(); err != nil {
+		t.Error(err)
+	}
+}
+
+// ---- --canary --------------------------------------------------------------------------------------------------------
+
+// TestCanaryFailures holds that each way to fail says which, and never what is secret.
+func TestCanaryFailures(t *testing.T) {
+	e := newEdge(t)
+	b := startBus(t, "127.0.0.1:0", t.TempDir())
+	b.addStream(t, "", "orders")
+	for _, test := range []struct{ env, args, want string }{
+		{"NATS_LISTEN=" + b.address, "", "answered 200 in [0-9.]*ms, but not on nats after [0-9.]*ms \\(following orders.kite.CANARY.canary-"},
+		{"NATS_LISTEN=127.0.0.1:1", "", "answered 200 in [0-9.]*ms, but nats cannot be read: waiting for the bus: "},
+		{"NATS_LISTEN=127.0.0.1:1", "--secret 1234=wr0ng", "refused: answered 403: "},
+		{"NATS_LISTEN=127.0.0.1:1", "--url http://127.0.0.1:1", "no connection: dial tcp 127.0.0.1:1: connect: connection refused; is postbridge running\\?"},
+	} {
+		environment := append(environ(test.env), "POSTBRIDGE_KITE_SECRETS=1234=s3cret")
+		args := append([]string{"send", "--url", e.URL, "--canary", "--timeout", "400ms"}, strings.Fields(test.args)...)
+		got := runWith(t, environment, args...)
+		if got.code != 1 || got.stdout != "" || !matches(got.stderr, "^postbridge: send: canary: "+test.want) {
+			t.Errorf("%s: %+v", test.want, got)
+		}
+		got = runWith(t, environment, append(args, "--json")...)
+		var c canary
+		if err := json.Unmarshal([]byte(got.stdout), &c); err != nil || got.code != 1 || c.OK || !matches(c.Error, "^"+test.want) || len(c.Buses) != 0 {
+			t.Errorf("%s: %+v", test.want, got)
+		}
+		for _, secret := range []string{"s3cret", "wr0ng"} {
+			if strings.Contains(got.stdout+got.stderr, secret) {
+				t.Errorf("%s: told the secret: %+v", test.want, got)
+			}
+		}
+	}
+	e.errors = nil // of the wrong secret
+}
+
+func matches(text, pattern string) bool { return regexp.MustCompile(pattern).MatchString(text) }
+
+func TestModesMisuse(t *testing.T) {
+	for _, test := range []struct{ args, want string }{
+		{"--worst x", `invalid value "x" for flag -worst: "x" is not known; set it to all or some of late,words,cancels,doubled,storm,split; run 'postbridge send --help'`},
+		{"--speed fast --replay x", `invalid value "fast" for flag -speed: it is not a number; set it like 10, or to max; run 'postbridge send --help'`},
+		{"--speed NaN --replay x", `invalid value "NaN" for flag -speed: it is not a number; set it like 10, or to max; run 'postbridge send --help'`},
+		{"--speed 2", "--speed is for another way to send; run 'postbridge send --help'"},
+		{"--replay x --rate 3", "--replay takes no --rate; leave one of them out"},
+		{"--replay x --worst all", "--replay takes no --worst; leave one of them out"},
+		{"--worst all x", "--worst takes no file \"x\"; leave one of them out"},
+		{"--canary --count 3", "--canary takes no --count; leave one of them out"},
+		{"--canary --user a.b", "--user \"a.b\" has to be letters, digits, - and _"},
+		{"--canary --timeout 0s", "--timeout 0s is no time to wait; set it like 10s"},
+		{"--canary", "no Kite app to sign with; set --secret or POSTBRIDGE_KITE_SECRETS to app_id=api_secret"},
+		{"--replay x --secret s3cret", "an app to sign with has no secret; set --secret or POSTBRIDGE_KITE_SECRETS to app_id=api_secret"},
+	} {
+		got := runWith(t, nil, append([]string{"send"}, strings.Fields(test.args)...)...)
+		if want := (result{2, "", "postbridge: send: " + test.want + "\n"}); got != want {
+			t.Errorf("%s: %+v\nwant %+v", test.args, got, want)
+		}
+	}
+}
