@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
@@ -47,6 +48,7 @@ func BenchmarkNewEvent(b *testing.B) {
 // BenchmarkReceive is the whole way of a postback to its answer, durable, with 64 of them under way.
 func BenchmarkReceive(b *testing.B) {
 	o := testOptions(b, io.Discard)
+	o.Log = slog.New(slog.NewTextHandler(io.Discard, nil)) // at debug each event is logged, too
 	h, _ := bridge.Handler(o, open(b, o.DataDir, spool.Options{MaxBytes: 1 << 40}))
 	b.ReportAllocs()
 	b.SetParallelism(64)

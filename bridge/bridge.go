@@ -53,6 +53,8 @@ type Options struct {
 	// It is asked before a postback, or an admin, is refused. Nil if there are none.
 	Reload func() bool
 
+	// Tracer hears of postbacks and events; nil if nobody traces.
+	Tracer Tracer
 	// Registry gets the metrics; /metrics serves it.
 	Registry *prometheus.Registry
 	Log      *slog.Logger
@@ -239,7 +241,7 @@ func (b *Bridge) startPumps(ctx context.Context, s *spool.Spool) (*pumps, error)
 	for _, bus := range b.o.Buses {
 		h := newHealth(b.o.Log.With("bus", bus.Name))
 		q := &quarantine{path: filepath.Join(b.o.DataDir, "quarantine-"+bus.Name+".jsonl")}
-		p, err := newPump(bus, s, h, q, b.o.Log)
+		p, err := newPump(bus, s, h, q, b.o.Log, b.o.Tracer)
 		if err != nil {
 			return nil, errors.Join(err, ps.close())
 		}

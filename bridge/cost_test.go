@@ -3,6 +3,7 @@ package bridge_test
 import (
 	"bytes"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -25,6 +26,7 @@ func TestAllocations(t *testing.T) {
 		record = bridge.AppendRecord(record[:0], e)
 	})
 	o := testOptions(t, io.Discard)
+	o.Log = slog.New(slog.NewTextHandler(io.Discard, nil)) // at debug each event is logged, too
 	h, _ := bridge.Handler(o, open(t, o.DataDir, spool.Options{MaxBytes: 1 << 40}))
 	w, req := new(discard), httptest.NewRequest(http.MethodPost, "/kite", nil)
 	order := 0

@@ -28,7 +28,7 @@ const (
 const RememberedOrders = rememberedOrders
 
 // AppendRecord appends the spool record of an event.
-func AppendRecord(b []byte, e *Event) []byte { return appendRecord(b, e, time.Unix(1700000000, 0)) }
+func AppendRecord(b []byte, e *Event) []byte { return appendRecord(b, e, time.Unix(1700000000, 0), "") }
 
 // AppendHead is what a spool record has before the event.
 func AppendHead(d *Delivery) []byte { return d.appendHead(nil) }

@@ -37,6 +37,7 @@ type pump struct {
 	quarantine *quarantine
 	log        *slog.Logger
 	open       func(Opening) (Publisher, error)
+	tracer     Tracer // nil if nobody traces
 
 	// publisher is changed by run only, while it is closed, and with mu held.
 	publisher Publisher
@@ -68,15 +69,16 @@ type loss struct {
 type slot struct {
 	record   spool.Record // without payload
 	delivery *Delivery    // nil once done, and of a record that was lost
+	offered  time.Time    // zero if nobody traces the event
 	bytes    int
 	fate     busFate
 	done     bool
 }
 
-func newPump(bus Bus, s *spool.Spool, h *health, q *quarantine, log *slog.Logger) (*pump, error) {
+func newPump(bus Bus, s *spool.Spool, h *health, q *quarantine, log *slog.Logger, tracer Tracer) (*pump, error) {
 	p := &pump{
 		bus: bus.Name, spoolID: s.ID(), cursor: s.Cursor(bus.Name), health: h, quarantine: q,
-		log: log.With("bus", bus.Name), open: bus.Open,
+		log: log.With("bus", bus.Name), open: bus.Open, tracer: tracer,
 	}
 	p.room.L = &p.mu
 	committed, note := p.cursor.Committed()
@@ -312,6 +314,9 @@ func (p *pump) add(r spool.Record, d *Delivery, bytes int) uint64 {
 	n := p.offered
 	p.offered++
 	*p.slot(n) = slot{record: r, delivery: d, bytes: bytes}
+	if p.tracer != nil && d != nil && sampled(d.TraceParent) {
+		p.slot(n).offered = time.Now()
+	}
 	p.unacked++
 	p.unackedBytes += bytes
 	return n
@@ -367,19 +372,31 @@ func (p *pump) putAside(ctx context.Context, n uint64, d *Delivery, why error) {
 	}()
 }
 
-// finish marks one offer as done and commits as far as all before it are done too.
+// finish marks one offer as done, commits as far as all before it are done too, and tells of it those who look.
 func (p *pump) finish(n uint64, f busFate) {
+	d, offered := p.settle(n, f)
+	if !offered.IsZero() {
+		p.tracer.Publish(Publication{Bus: p.bus, Fate: f.String(), Delivery: d, Offered: offered, Done: time.Now()})
+	}
+	if d != nil && p.log.Enabled(context.Background(), slog.LevelDebug) {
+		p.log.Debug("an event is "+f.String(), "broker", d.Broker, "id", d.ID, "order_id", d.OrderID, "sequence", d.Sequence)
+	}
+}
+
+func (p *pump) settle(n uint64, f busFate) (d *Delivery, offered time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if n < p.first {
 		return // offered before the bus lost events
 	}
 	s := p.slot(n)
+	d, offered = s.delivery, s.offered
 	s.done, s.fate, s.delivery = true, f, nil
 	p.unacked--
 	p.unackedBytes -= s.bytes
 	p.commitPrefix()
 	p.room.Signal()
+	return d, offered
 }
 
 // commitPrefix commits what is done without a gap. Needs mu.

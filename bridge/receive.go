@@ -27,6 +27,7 @@ type receiver struct {
 	brokers map[string]*route
 	maxBody int64
 	reload  func() bool
+	tracer  Tracer // nil if nobody traces
 	log     *slog.Logger
 	metrics *ingestMetrics
 	intakes sync.Pool // of *intake
@@ -62,6 +63,7 @@ type answer struct {
 	reason string // of a refusal
 	id     string // of the event, if status is 200
 	detail string // otherwise
+	order  string // its id, if it is known
 }
 
 func newReceiver(o Options, m *ingestMetrics) *receiver {
@@ -69,6 +71,7 @@ func newReceiver(o Options, m *ingestMetrics) *receiver {
 		brokers: make(map[string]*route),
 		maxBody: o.MaxBody,
 		reload:  o.Reload,
+		tracer:  o.Tracer,
 		log:     o.Log,
 		metrics: m,
 		intakes: sync.Pool{New: func() any { return new(intake) }},
@@ -102,18 +105,30 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	to.count.received.Add(1)
-	a := r.receive(w, req, to, pathToken, arrival)
+	var span RequestSpan
+	traceParent := ""
+	if r.tracer != nil {
+		span = r.tracer.Request(to.Name(), arrival)
+		traceParent = span.TraceParent()
+	}
+	a := r.receive(w, req, to, pathToken, arrival, traceParent)
 	to.count.fates[a.fate].Add(1)
 	if a.fate == refused {
 		r.metrics.refused.WithLabelValues(to.Name(), a.reason).Inc()
 		r.sayRefused(to.Name(), a, req.RemoteAddr)
 		if r.sources.tooMany(req.RemoteAddr, arrival) {
 			r.metrics.limited.WithLabelValues(to.Name()).Inc()
-			a = answer{status: http.StatusTooManyRequests, detail: "too many postbacks from there were refused"}
+			a.status, a.detail = http.StatusTooManyRequests, "too many postbacks from there were refused"
 		}
 	}
 	writeAnswer(w, a)
 	r.metrics.answerSeconds.Observe(time.Since(arrival).Seconds())
+	if span != nil {
+		span.End(RequestOutcome{Status: a.status, Fate: a.fate.String(), Reason: a.reason, EventID: a.id, OrderID: a.order})
+	}
+	if a.id != "" && r.log.Enabled(req.Context(), slog.LevelDebug) {
+		r.log.Debug("a postback is "+a.fate.String(), "broker", to.Name(), "id", a.id, "order_id", a.order)
+	}
 }
 
 // sayRefused logs a refusal, each reason once in sayInterval: whoever guesses must not be able to fill the log.
@@ -141,7 +156,7 @@ func (r *receiver) route(req *http.Request) (to *route, pathToken string) {
 	return r.brokers[name], token
 }
 
-func (r *receiver) receive(w http.ResponseWriter, req *http.Request, to *route, pathToken string, arrival time.Time) answer {
+func (r *receiver) receive(w http.ResponseWriter, req *http.Request, to *route, pathToken string, arrival time.Time, traceParent string) answer {
 	in := r.intakes.Get().(*intake)
 	defer r.intakes.Put(in)
 	if a, ok := r.readBody(w, req, &in.body); !ok {
@@ -154,8 +169,9 @@ func (r *receiver) receive(w http.ResponseWriter, req *http.Request, to *route, 
 		return refusal(err)
 	}
 	connectionOf(req).work()
-	in.record = appendRecord(in.record[:0], e, arrival)
+	in.record = appendRecord(in.record[:0], e, arrival, traceParent)
 	a, sequence := r.append(e, in.record)
+	a.order = e.OrderID
 	if r.recent != nil && a.fate == accepted {
 		r.recent.add(sequence, e)
 	}
@@ -243,12 +259,15 @@ func (r *receiver) noteFailing(err error) {
 	}
 }
 
-// appendRecord appends the spool record of an event.
-func appendRecord(b []byte, e *Event, arrival time.Time) []byte {
+// appendRecord appends the spool record of an event. Without a trace context of a tracer it gets one of its own.
+func appendRecord(b []byte, e *Event, arrival time.Time, traceParent string) []byte {
+	if traceParent == "" {
+		traceParent = newTraceParent()
+	}
 	d := Delivery{
 		ID: e.ID, Broker: e.Broker, UserID: e.UserID, OrderID: e.OrderID, Status: e.Status,
 		ReceivedAt:  arrival,
-		TraceParent: newTraceParent(),
+		TraceParent: traceParent,
 		Deadletter:  !e.Understood(),
 	}
 	return e.Append(d.appendHead(b))

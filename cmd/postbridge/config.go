@@ -242,6 +242,9 @@ func (p *process) config(_ context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	if _, err := tracingOn(p.env); err != nil {
+		return err
+	}
 	c.LogFormat = c.logFormat(isTerminal(p.stderr))
 	return p.print(c.lines())
 }

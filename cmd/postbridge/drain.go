@@ -49,7 +49,13 @@ func (p *process) drain(ctx context.Context, args []string) error {
 	}
 	log := c.logger(p.stderr)
 	c.warn(log)
-	if err := c.drain(ctx, credentials, log); err != nil {
+	registry := prometheus.NewRegistry()
+	tracer, endTracer, err := p.openTracer(registry, log)
+	if err != nil {
+		return err
+	}
+	defer endTracer()
+	if err := c.drain(ctx, credentials, registry, tracer, log); err != nil {
 		log.Error("not everything is published", "error", err)
 		return &loggedError{err}
 	}
@@ -57,18 +63,17 @@ func (p *process) drain(ctx context.Context, args []string) error {
 	return nil
 }
 
-func (c *config) drain(ctx context.Context, credentials *credentials, log *slog.Logger) error {
+func (c *config) drain(ctx context.Context, credentials *credentials, registry *prometheus.Registry, tracer bridge.Tracer, log *slog.Logger) error {
 	if never, err := c.neverServed(); never || err != nil {
 		return err
 	}
-	registry := prometheus.NewRegistry()
 	credentials.files.start(ctx, log, registry)
 	buses, err := c.buses(credentials, log)
 	if err != nil {
 		return err
 	}
 	o := c.spoolOptions()
-	o.Buses, o.Registry, o.Log = buses, registry, log
+	o.Buses, o.Registry, o.Tracer, o.Log = buses, registry, tracer, log
 	return bridge.New(o).Drain(ctx)
 }
 

@@ -64,7 +64,13 @@ func (p *process) serve(ctx context.Context, args []string) error {
 	c.warn(log)
 	log.Info("postbridge starts", "version", buildVersion(), "data", c.DataDir)
 
-	if err := c.run(ctx, credentials, log); err != nil {
+	registry := newRegistry()
+	tracer, endTracer, err := p.openTracer(registry, log)
+	if err != nil {
+		return err
+	}
+	defer endTracer()
+	if err := c.run(ctx, credentials, registry, tracer, log); err != nil {
 		log.Error("postbridge ends", "error", err)
 		return &loggedError{err}
 	}
@@ -84,9 +90,7 @@ func (p *process) serve(ctx context.Context, args []string) error {
 //	              which are read again when they change                 is no POSTBRIDGE_NATS_URL
 //
 // With both buses there are two of everything from the pump on.
-func (c *config) run(ctx context.Context, credentials *credentials, log *slog.Logger) error {
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+func (c *config) run(ctx context.Context, credentials *credentials, registry *prometheus.Registry, tracer bridge.Tracer, log *slog.Logger) error {
 	credentials.files.start(ctx, log, registry)
 
 	brokers, routes, err := c.brokers(credentials)
@@ -107,9 +111,15 @@ func (c *config) run(ctx context.Context, credentials *credentials, log *slog.Lo
 	if c.AdminToken != "" || c.AdminTokenFile != "" {
 		o.AdminToken = func() string { return load(&credentials.adminToken) }
 	}
-	o.Buses, o.Reload, o.Registry, o.Log = buses, credentials.files.reload, registry, log
+	o.Buses, o.Reload, o.Registry, o.Tracer, o.Log = buses, credentials.files.reload, registry, tracer, log
 	go (&doctor{c, credentials}).watch(ctx, registry)
 	return bridge.New(o).Run(ctx)
+}
+
+func newRegistry() *prometheus.Registry {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return registry
 }
 
 // logger writes what happens to stderr: for people on a terminal, else for programs.

@@ -37,6 +37,7 @@ func TestStories(t *testing.T) {
 			e.Setenv("POSTBRIDGE_DATA_DIR", e.WorkDir+"/data")
 			// With -race, a process in which one is found ends, for its story to fail.
 			e.Setenv("GORACE", "halt_on_error=1")
+			e.Values[aCollector{}] = new(storyCollector)
 			e.Values[storyKafka{}] = &storyKafka{t: e.T().(testing.TB)}
 			e.Values[storyTLS{}] = new(storyTLS)
 			return err
@@ -60,6 +61,8 @@ func TestStories(t *testing.T) {
 			"guess":       cmdGuess,
 			"certificate": cmdCertificate,
 			"shown":       cmdShown,
+			"collector":   cmdCollector,
+			"traced":      cmdTraced,
 		},
 	})
 }
