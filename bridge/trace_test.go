@@ -22,7 +22,7 @@ type recorder struct {
 	published []bridge.Publication
 }
 
-func (r *recorder) Request(broker string, arrival time.Time) bridge.RequestSpan {
+func (r *recorder) Request(string, time.Time) bridge.RequestSpan {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.contexts = append(r.contexts, fmt.Sprintf("00-%032x-%016x-%s", len(r.contexts)+1, 1, r.flags))
