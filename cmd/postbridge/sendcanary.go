@@ -28,15 +28,14 @@ type canary struct {
 	Error   string             `json:"error,omitempty"`
 }
 
-// sendCanary posts one postback and waits until its event is on each bus that is configured. It ends within about twice
-// the timeout: the first is for the buses to be there, the second for the event.
+// sendCanary posts one postback and waits until its event is on each bus that is configured. It waits for the timeout three
+// times at most: for the buses to be there, for the answer, and for the event.
 func (p *process) sendCanary(ctx context.Context, o *sendOptions) error {
 	c := newCanary(o)
 	t, err := o.target(o.route())
 	if err != nil {
 		return err
 	}
-	t.timeout = o.timeout
 	buses, end, err := p.watchBuses(ctx, &tailOptions{broker: o.broker, user: o.user, order: c.OrderID, destination: string(bridge.Orders)})
 	if err != nil {
 		return err
@@ -87,9 +86,11 @@ func (c *canary) post(ctx context.Context, t *target, o *sendOptions) error {
 	conn := &connection{target: t}
 	defer conn.close()
 	c.began = time.Now()
+	t.timeout = o.timeout
 	if err := conn.open(ctx); err != nil {
 		return fmt.Errorf("no connection: %w; is postbridge running?", err)
 	}
+	t.timeout -= time.Since(c.began) // connecting is part of it
 	status, answer, err := conn.post(body)
 	if err != nil {
 		return fmt.Errorf("not answered: %w", err)

@@ -171,12 +171,18 @@ func (t *tracer) Publish(p bridge.Publication) {
 		return
 	}
 	destination := string(p.Destinations()[0])
+	if p.Fate == "deadlettered" { // one that the bus refused was meant for orders
+		destination = string(bridge.Deadletters)
+	}
 	_, span := t.Start(trace.ContextWithRemoteSpanContext(context.Background(), request), "publish "+destination,
 		trace.WithSpanKind(trace.SpanKindProducer), trace.WithTimestamp(p.Offered), trace.WithLinks(trace.Link{SpanContext: request}),
 		trace.WithAttributes(known("messaging.system", p.Bus, "messaging.operation.type", "send",
 			"messaging.destination.name", destination, "postbridge.broker", p.Broker, "postbridge.event.id", p.ID,
 			"postbridge.order.id", p.OrderID, "postbridge.fate", p.Fate)...),
 		trace.WithAttributes(attribute.Int64("postbridge.sequence", int64(p.Sequence))))
+	if p.Fate == "quarantined" {
+		span.SetStatus(codes.Error, "the bus can take it nowhere")
+	}
 	if span.IsRecording() {
 		t.spans.ended.Add(1)
 		span.End(trace.WithTimestamp(p.Done))
