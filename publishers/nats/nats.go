@@ -15,8 +15,8 @@
 //	orders.>  rejects.>  deadletters.>
 //	$JS.API.STREAM.INFO.<stream>      of ORDERS, REJECTS and DEADLETTERS
 //	$JS.API.STREAM.CREATE.<stream>    the same, if they are not there yet
-//	$JS.API.DIRECT.GET.<stream>       of ORDERS and REJECTS, to look up what is stored; without,
-//	$JS.API.DIRECT.GET.<stream>.>     an event may be stored twice after an outage
+//	$JS.API.DIRECT.GET.<stream>       to look up what is stored, and whether it still is; without, an
+//	$JS.API.DIRECT.GET.<stream>.>     event may be stored twice after an outage, and a loss not be found
 //	$JS.API.STREAM.MSG.GET.<stream>   instead of these two, if the stream has no allow_direct
 //	$JS.API.INFO  $SYS.REQ.USER.INFO  for Examine to see the account's limits and what the user may publish to
 //
