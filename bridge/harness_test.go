@@ -81,6 +81,7 @@ type fakeBus struct {
 	note     []byte
 	keepNote func() error
 	rewound  func(uint64, error)
+	closing  func() // called by Close, if there is one
 	// rule says what to do with a delivery; nil stores it at once.
 	rule func(*bridge.Delivery) verdict
 }
@@ -144,7 +145,12 @@ func (f *fakeBus) Publish(ctx context.Context, d *bridge.Delivery, done func(err
 // Note is the number itself.
 func (f *fakeBus) Note(committed uint64) []byte { return fmt.Append(nil, committed) }
 
-func (f *fakeBus) Close() error { return nil }
+func (f *fakeBus) Close() error {
+	if f.closing != nil {
+		f.closing()
+	}
+	return nil
+}
 
 // setRule changes the rule, and lets go of what was held.
 func (f *fakeBus) setRule(rule func(*bridge.Delivery) verdict) {

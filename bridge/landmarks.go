@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// landmarkInterval is how often a landmark is taken of each place, at most.
-const landmarkInterval = time.Second
+// landmarkInterval is how often a landmark is taken of each place, at most: as often as a cursor is saved.
+const landmarkInterval = 200 * time.Millisecond
 
 // Landmark is an event that the bus stored, and where: if the bus does not hold it there any more, it has lost what it
 // stored since.
@@ -23,7 +23,7 @@ type Landmark struct {
 	// Position.
 	Committed uint64
 
-	at int64 // when it was taken, in Unix seconds
+	at int64 // when it was taken, in Unix milliseconds
 }
 
 // Sighting is what a look at a landmark finds.
@@ -39,14 +39,14 @@ const (
 // Landmarks are those of one bus: the newest of each place, and fewer and fewer of longer ago. They are kept in the
 // publisher's note, a line for each:
 //
-//	landmark <place> <identity> <position> <number> <committed> <Unix seconds>
+//	landmark <place> <identity> <position> <number> <committed> <Unix milliseconds>
 type Landmarks struct {
 	each int // how many of a place are kept
 
 	mu     sync.Mutex
 	places map[string]*place
 	due    time.Time // for the next
-	lost   bool      // of some place, a landmark is
+	lost   bool      // something is, of some place
 	back   uint64    // what is stored is known to be there up to here, if lost
 	closed bool      // what is behind back is published again: landmarks of it are not kept any more
 	text   []byte
@@ -55,8 +55,18 @@ type Landmarks struct {
 
 // place is what is known of one place.
 type place struct {
-	last  Landmark // what was stored since the last landmark was taken; Number 0 if nothing was
-	marks []Landmark
+	// last is what is stored furthest, as far as we know. Only when fresh is nothing of ours further: then something was
+	// stored behind all that earlier runs stored. No landmark was taken of it if pending.
+	last           Landmark
+	fresh, pending bool
+	marks          []Landmark
+
+	// verified is the furthest position at which this run saw a landmark, with all before it.
+	verified uint64
+	// Of a place that lost something: its identity now, and up to where it holds what it stored.
+	lost     bool
+	identity string
+	holds    uint64
 }
 
 // NewLandmarks takes from a note the landmarks of the run before, so many of each place, and returns what else there is
@@ -71,7 +81,7 @@ func NewLandmarks(note []byte, each int) (l *Landmarks, rest []byte) {
 			continue
 		}
 		p := l.place(m.Place)
-		p.marks = append(p.marks, m)
+		p.marks, p.last = append(p.marks, m), m
 	}
 	return l, rest
 }
@@ -88,15 +98,35 @@ func (l *Landmarks) place(name string) *place {
 	return p
 }
 
-// Stored says that the event of that number is stored at a position. What is stored further on counts.
-func (l *Landmarks) Stored(name, identity string, position, number uint64) {
+// Stored says that the event of that number was stored just now, at that position. False is that something is stored
+// further already, so that the place has lost what it had: it is to be looked at.
+func (l *Landmarks) Stored(name, identity string, position, number uint64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	p := l.place(name)
-	if p.last.Identity == identity && p.last.Position > position {
-		return
+	if p.last.Identity == identity && p.last.Position >= position {
+		return false
 	}
-	p.last = Landmark{Place: name, Identity: identity, Position: position, Number: number}
+	p.reach(identity, position, number)
+	p.fresh = true
+	return true
+}
+
+// Found says that the event of that number was stored at that position some time ago.
+func (l *Landmarks) Found(name, identity string, position, number uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if p := l.place(name); position > 0 && (p.last.Identity != identity || p.last.Position < position) {
+		p.reach(identity, position, number)
+	}
+}
+
+func (p *place) reach(identity string, position, number uint64) {
+	if p.last.Identity != identity {
+		p.fresh, p.verified = false, 0
+	}
+	p.last.Identity, p.last.Position, p.last.Number = identity, position, number
+	p.pending = true
 }
 
 // Note returns the lines to keep, as of the time when all up to that event was done; valid until the next call. Now and
@@ -106,8 +136,8 @@ func (l *Landmarks) Note(committed uint64) []byte {
 	defer l.mu.Unlock()
 	if now := time.Now(); !l.closed && now.After(l.due) || l.closed && !l.lost {
 		l.due = now.Add(landmarkInterval)
-		for _, p := range l.places {
-			l.stale = p.take(committed, now.Unix(), l.each) || l.stale
+		for name, p := range l.places {
+			l.stale = p.take(name, committed, now, l.each) || l.stale
 		}
 	}
 	if l.stale {
@@ -115,7 +145,7 @@ func (l *Landmarks) Note(committed uint64) []byte {
 		l.text = l.text[:0]
 		for _, p := range l.places {
 			for _, m := range p.marks {
-				if !l.closed || !l.lost || m.Committed <= l.back && l.back > 0 {
+				if !l.closed || l.keeps(p, m) {
 					l.text = fmt.Appendf(l.text, landmarkLine, m.Place, m.Identity, m.Position, m.Number, m.Committed, m.at)
 				}
 			}
@@ -124,7 +154,19 @@ func (l *Landmarks) Note(committed uint64) []byte {
 	return l.text
 }
 
-// Due reports whether there is a landmark to take though nothing is committed: the note is to be kept.
+// keeps reports whether a landmark is of use to the next publisher. Needs mu.
+func (l *Landmarks) keeps(p *place, m Landmark) bool {
+	switch {
+	case !l.lost:
+		return true
+	case m.Committed > l.back || l.back == 0:
+		return false
+	default:
+		return !p.lost || m.Identity == p.identity && m.Position <= p.holds
+	}
+}
+
+// Due reports whether there is a landmark to take though nothing is committed.
 func (l *Landmarks) Due() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -132,23 +174,31 @@ func (l *Landmarks) Due() bool {
 		return false
 	}
 	for _, p := range l.places {
-		if p.last.Number != 0 {
+		if p.fresh && p.pending {
 			return true
 		}
 	}
 	return false
 }
 
+// oldLandmark is from when on one of a place is enough.
+const oldLandmark = time.Hour
+
 // take takes a landmark, and lets go of the one that is missed least if there are too many.
-func (p *place) take(committed uint64, now int64, each int) bool {
-	m := p.last
-	if m.Number == 0 {
+func (p *place) take(name string, committed uint64, now time.Time, each int) bool {
+	if !p.fresh || !p.pending {
 		return false
 	}
-	p.last.Number = 0
-	m.Committed, m.at = committed, now
-	if p.marks = append(p.marks, m); len(p.marks) > each {
-		p.marks = slices.Delete(p.marks, p.spare(now), p.spare(now)+1)
+	p.pending = false
+	m := p.last
+	m.Place, m.Committed, m.at = name, committed, now.UnixMilli()
+	p.marks = append(p.marks, m)
+	for len(p.marks) > 2 && p.marks[1].at < now.Add(-oldLandmark).UnixMilli() {
+		p.marks = slices.Delete(p.marks, 0, 1)
+	}
+	if len(p.marks) > each {
+		i := p.spare(m.at)
+		p.marks = slices.Delete(p.marks, i, i+1)
 	}
 	return true
 }
@@ -172,58 +222,87 @@ type Place struct {
 	Look func(Landmark) (Sighting, error)
 }
 
-// Check looks at the landmarks of a place, the newest first, until one is held. Why says that what is behind that is lost,
-// and back how far the bus holds what it stored; nil is that nothing is known to be lost. The place is asked for after
-// the landmarks are chosen, so that it is not older than they are. An error ends it.
-func (l *Landmarks) Check(name string, ask func() (Place, error)) (back uint64, why, err error) {
-	marks := l.of(name)
+// Loss is what a place has lost.
+type Loss struct {
+	// Why names the first landmark that is lost.
+	Why error
+	// Back is how far the bus holds what it stored.
+	Back uint64
+
+	identity string
+	holds    uint64 // up to where the place does
+}
+
+// Check looks at the landmarks of a place, the newest first, until one is held that was seen before: something may be
+// stored behind a hole. Nil is that nothing is known to be lost. The place is asked for after the landmarks are chosen, so
+// that it is not older than they are. An error ends it.
+func (l *Landmarks) Check(name string, ask func() (Place, error)) (*Loss, error) {
+	marks, verified := l.of(name)
 	if len(marks) == 0 {
-		return 0, nil, nil
+		return nil, nil
 	}
 	now, err := ask()
 	if err != nil {
-		return 0, nil, err
+		return nil, err
 	}
+	var loss *Loss
+	held := false     // one is, that is behind no lost one
+	var best Landmark // that one
 	for _, m := range slices.Backward(marks) {
-		saw := Lost
+		saw, why := Lost, fmt.Errorf("%s was made anew", name)
 		if m.Identity == now.Identity {
+			why = fmt.Errorf("%s does not hold event %d at %d any more", name, m.Number, m.Position)
 			if saw, err = now.Look(m); err != nil {
-				return 0, nil, err
+				return nil, err
 			}
-		} else if why == nil {
-			why = fmt.Errorf("%s was made anew", name)
 		}
-		if saw == Held {
-			back = m.Committed
+		if saw == Lost {
+			loss, held = &Loss{Why: why, identity: now.Identity}, false
+		}
+		if saw == Held && !held {
+			held, best = true, m
+		}
+		if saw == Held && m.Position <= verified {
 			break
 		}
-		if saw == Lost && why == nil {
-			why = fmt.Errorf("%s does not hold event %d at %d any more", name, m.Number, m.Position)
-		}
 	}
-	if why == nil {
-		back = 0
+	if loss != nil && held {
+		loss.Back, loss.holds = best.Committed, best.Position
 	}
-	return back, why, nil
+	if loss == nil && held {
+		l.verify(name, best)
+	}
+	return loss, nil
 }
 
-// of are the landmarks of a place, the oldest first, and what was stored last.
-func (l *Landmarks) of(name string) []Landmark {
+func (l *Landmarks) verify(name string, m Landmark) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if p := l.place(name); p.last.Identity == m.Identity {
+		p.verified = max(p.verified, m.Position)
+	}
+}
+
+// of are the landmarks of a place, the oldest first, with what was stored last; and up to where they were seen.
+func (l *Landmarks) of(name string) (marks []Landmark, verified uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	p := l.place(name)
-	if p.last.Number == 0 {
-		return slices.Clone(p.marks)
+	marks = slices.Clone(p.marks)
+	if p.pending {
+		marks = append(marks, p.last)
 	}
-	return append(slices.Clone(p.marks), p.last)
+	return marks, p.verified
 }
 
-// Lose notes that the bus holds what it stored up to there only, and returns the lowest such number.
-func (l *Landmarks) Lose(back uint64) uint64 {
+// Lose notes what a place has lost, and returns how far the bus holds what it stored in all places.
+func (l *Landmarks) Lose(name string, loss *Loss) (back uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.lost || back < l.back {
-		l.lost, l.back = true, back
+	p := l.place(name)
+	p.lost, p.identity, p.holds = true, loss.identity, loss.holds
+	if !l.lost || loss.Back < l.back {
+		l.lost, l.back = true, loss.Back
 	}
 	return l.back
 }

@@ -79,6 +79,8 @@ type Opening struct {
 	// KeepNote writes what Publisher.Note returns now to disk, and returns once it is there. It may be called once
 	// Publish has been.
 	KeepNote func() error
+	// TakeNote has what Publisher.Note returns now written with the cursor, when that is. It may be called as KeepNote may.
+	TakeNote func()
 	// Rewound says that the bus has lost what it had stored: of the events behind that number, it does not hold all. It
 	// returns at once. The publisher is closed then, asked for its Note as of that number once more, and opened anew with
 	// it; what the spool still keeps from there on is offered to that one, as Redelivered.

@@ -101,7 +101,7 @@ func newPump(bus Bus, s *spool.Spool, h *health, q *quarantine, log *slog.Logger
 
 // openPublisher opens the publisher with its note.
 func (p *pump) openPublisher(note []byte) error {
-	publisher, err := p.open(Opening{Report: p.health.report, Spool: p.spoolID, Note: note, KeepNote: p.keepNote, Rewound: p.rewound})
+	publisher, err := p.open(Opening{Report: p.health.report, Spool: p.spoolID, Note: note, KeepNote: p.keepNote, TakeNote: p.takeNote, Rewound: p.rewound})
 	if err != nil {
 		return fmt.Errorf("cannot open %s: %w", p.bus, err)
 	}
@@ -113,6 +113,8 @@ func (p *pump) openPublisher(note []byte) error {
 
 // run carries events until ctx ends. Whenever the bus has lost some, it goes back to them.
 func (p *pump) run(ctx context.Context) {
+	var wentBack time.Time
+	retry := RetryForever(firstRetry)
 	for ctx.Err() == nil {
 		session, stop := context.WithCancel(ctx)
 		if p.begin(stop) {
@@ -120,13 +122,20 @@ func (p *pump) run(ctx context.Context) {
 		}
 		stop()
 		if ctx.Err() != nil {
-			return // the next start finds out, too
+			return // close goes back
 		}
-		if lost := p.takeLoss(); lost != nil {
-			p.goBack(ctx, lost)
+		if time.Since(wentBack) > settled {
+			retry.Reset()
+		} else {
+			pause(ctx, retry.NextBackOff()) // a bus that loses again what it just got
 		}
+		wentBack = time.Now()
+		p.goBack(ctx)
 	}
 }
+
+// settled is how long a bus has to hold what it stored for a loss not to be another of the same.
+const settled = time.Minute
 
 // begin notes what ends the session. False is that the bus has lost events already.
 func (p *pump) begin(stop context.CancelFunc) bool {
@@ -134,13 +143,6 @@ func (p *pump) begin(stop context.CancelFunc) bool {
 	defer p.mu.Unlock()
 	p.stop = stop
 	return p.lost == nil
-}
-
-func (p *pump) takeLoss() (lost *loss) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	lost, p.lost = p.lost, nil
-	return lost
 }
 
 // rewound is the publisher's Rewound.
@@ -156,26 +158,17 @@ func (p *pump) rewound(committed uint64, why error) {
 }
 
 // goBack closes the publisher, takes the cursor back to what the bus still has, and opens another.
-func (p *pump) goBack(ctx context.Context, lost *loss) {
+func (p *pump) goBack(ctx context.Context) {
 	if err := p.publisher.Close(); err != nil {
 		p.log.Error("cannot close the publisher", "error", err)
 	}
 	p.health.forget()
-	if more := p.takeLoss(); more != nil && more.committed < lost.committed {
-		lost = more
+	note := p.takeBack()
+	// On disk before anything is published again: or else a crash leaves a cursor that is ahead, beside a bus which holds in
+	// the same places only some of what it held.
+	if err := p.cursor.Save(); err != nil {
+		p.log.Error("cannot save the cursor that is taken back", "error", err)
 	}
-	before := p.committed
-	committed := p.cursor.Rewind(lost.committed)
-	p.log.Error("the bus has lost events that it had stored; what the spool still keeps of them is published again",
-		"why", lost.why, "from", committed+1, "to", before, "not_kept", committed-min(lost.committed, committed))
-	p.mu.Lock()
-	p.first, p.unacked, p.unackedBytes = p.offered, 0, 0 // what was offered and is not done is none of ours any more
-	p.uncount(before - committed)
-	p.committed = committed
-	p.rewinds++
-	note := bytes.Clone(p.publisher.Note(committed))
-	p.cursor.SetNote(p.formatNote())
-	p.mu.Unlock()
 	retry := RetryForever(firstRetry)
 	for {
 		err := p.openPublisher(note)
@@ -188,6 +181,28 @@ func (p *pump) goBack(ctx context.Context, lost *loss) {
 			return // the publisher is the one that is closed
 		}
 	}
+}
+
+// takeBack takes the cursor back behind what the bus lost, if it lost anything, and returns the note of the publisher, which
+// is closed, as of there. What was offered and is not done is none of ours any more.
+func (p *pump) takeBack() (note []byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	lost, before := p.lost, p.committed
+	if p.lost = nil; lost == nil {
+		return nil
+	}
+	p.first, p.unacked, p.unackedBytes = p.offered, 0, 0
+	p.rewinds++
+	committed := p.cursor.Rewind(lost.committed, func(committed uint64) []byte {
+		p.uncount(before - committed)
+		p.committed = committed
+		note = bytes.Clone(p.publisher.Note(committed))
+		return p.formatNote()
+	})
+	p.log.Error("the bus has lost events that it had stored; what the spool still keeps of them is published again",
+		"why", lost.why, "from", committed+1, "to", before, "not_kept", committed-min(lost.committed, committed))
+	return note
 }
 
 // uncount takes so many events out of what is counted as done. What became of each is not known: stored, most likely.
@@ -417,13 +432,20 @@ func (p *pump) commitPrefix() {
 	p.cursor.Commit(last, p.formatNote())
 }
 
-// close closes the publisher and takes its last note, for the cursor to be saved with.
+// close closes the publisher and takes its last note, for the cursor to be saved with: behind what was lost, if that was
+// found out only now.
 func (p *pump) close() error {
 	err := p.publisher.Close()
+	p.takeBack()
+	p.takeNote()
+	return err
+}
+
+// takeNote has the publisher's note written with the cursor.
+func (p *pump) takeNote() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.cursor.SetNote(p.formatNote())
-	return err
 }
 
 // keepNote brings the publisher's note to disk.

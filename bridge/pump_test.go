@@ -431,3 +431,31 @@ func TestRewound(t *testing.T) {
 		t.Errorf("after a restart, no line %q in the metrics", want)
 	}
 }
+
+// TestRewoundAtStop has the loss be found when the process stops already: the next start publishes again.
+func TestRewoundAtStop(t *testing.T) {
+	f := newFakeBus(t)
+	log := new(logBuffer)
+	o := testOptions(t, log)
+	o.Buses = []bridge.Bus{f.bus()}
+	r := start(t, o, log)
+	for i := range 20 {
+		r.mustPost("/kite", kiteBody("1", "OPEN", i))
+	}
+	r.bus("all stored", func(b busStatus) bool { return b.Stored == 20 })
+	f.closing = func() { f.rewound(12, errors.New("it does not hold event 13")) }
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	f.closing, f.stored = nil, nil
+
+	log = new(logBuffer)
+	again := testOptions(t, log)
+	again.Buses, again.DataDir = o.Buses, o.DataDir
+	r = start(t, again, log)
+	f.waitStored(8)
+	if string(f.note) != "12" || f.stored[0].Sequence != 13 {
+		t.Errorf("opened with note %q, it gets %d first", f.note, f.stored[0].Sequence)
+	}
+	r.bus("all stored again", func(b busStatus) bool { return b.Waiting == 0 && b.Stored == 20 })
+}

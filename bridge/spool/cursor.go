@@ -107,18 +107,20 @@ func (c *Cursor) SetNote(note []byte) {
 }
 
 // Rewind takes the cursor back to behind the sequence, or to where the spool begins by now, and returns where it stands.
-// It belongs to the goroutine of Next. Nobody may use a payload any more that Next returned before, nor commit what it
-// returned.
-func (c *Cursor) Rewind(sequence uint64) uint64 {
+// The note is asked for that, and replaces the one of the last Commit. It belongs to the goroutine of Next. Nobody may use
+// a payload any more that Next returned before, nor commit what it returned.
+func (c *Cursor) Rewind(sequence uint64, note func(committed uint64) []byte) uint64 {
 	c.leave()
 	c.lent = nil
 	c.redelivered = max(c.redelivered, c.next-1)
-	begin := c.s.segmentOf(sequence + 1)
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
+	sequence = min(sequence, c.committed)
+	begin := c.s.kept(sequence + 1)
 	c.committed = min(c.committed, max(sequence, begin.first-1))
 	c.committedEnd = begin.base
 	c.next = c.committed + 1
+	c.note = append(c.note[:0], note(c.committed)...)
 	c.unsaved, c.saved, c.dirty = nil, 0, true
 	signal(c.s.save)
 	signal(c.wake)
@@ -194,7 +196,7 @@ func (c *Cursor) readIn(limit int64, last uint64) (Record, bool, error) {
 		return Record{}, false, nil
 	}
 	if sequence > c.offered {
-		c.offered = sequence + offeredStep
+		c.offered = max(sequence, c.redelivered) + offeredStep
 		c.s.saveOffered(c)
 	}
 	r := Record{

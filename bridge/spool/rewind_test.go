@@ -11,6 +11,9 @@ import (
 	"github.com/postbridge/postbridge/bridge/spool/crashfs"
 )
 
+// noted is the note as of a number.
+func noted(committed uint64) []byte { return fmt.Appendf(nil, "as of %d", committed) }
+
 // TestRewind takes a cursor back to where it was before, in another segment or in the same, and to where nothing is kept
 // any more.
 func TestRewind(t *testing.T) {
@@ -45,7 +48,7 @@ func TestRewind(t *testing.T) {
 			if err := cursor.SaveNow(); err != nil {
 				t.Fatal(err)
 			}
-			if got := cursor.Rewind(c.to); got != c.stands {
+			if got := cursor.Rewind(c.to, noted); got != c.stands {
 				t.Errorf("it stands at %d, want %d", got, c.stands)
 			}
 			again := wantRecords(t, cursor, c.want)
@@ -54,9 +57,7 @@ func TestRewind(t *testing.T) {
 			}
 			closeSpool(t, s)
 			s = open(t, fs, options())
-			if committed, _ := s.Cursor("bus").Committed(); committed != c.stands {
-				t.Errorf("opened again, it stands at %d, want %d", committed, c.stands)
-			}
+			wantCommitted(t, s.Cursor("bus"), c.stands, string(noted(c.stands)))
 			wantRecords(t, s.Cursor("bus"), c.want)
 			closeSpool(t, s)
 		})
@@ -71,7 +72,7 @@ func TestRewindRedelivers(t *testing.T) {
 	c := s.Cursor("bus")
 	records := drain(t, c)
 	c.Commit(records[2], nil)
-	c.Rewind(1)
+	c.Rewind(1, noted)
 	appendAll(t, s, "d")
 	again := wantRecords(t, c, "2:b 3:c 4:d")
 	if n := redelivered(t, again); n != 2 {
@@ -94,7 +95,7 @@ func TestRewindHoldsSegments(t *testing.T) {
 		records := drain(t, c)
 		c.Commit(records[19], nil)
 		time.Sleep(2 * time.Second) // the segments before it go
-		stands := c.Rewind(3)
+		stands := c.Rewind(3, noted)
 		if stands == 3 || stands > 19 {
 			t.Fatalf("it stands at %d", stands)
 		}

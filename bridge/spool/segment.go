@@ -17,6 +17,8 @@ type segment struct {
 	last uint64    // highest durable sequence; first-1 while there is none
 	next *segment  // the one written after it; nil while this one is written
 	done time.Time // when it was first seen published on every bus; zero before
+	// going is set once it is being removed: no cursor is taken back to it.
+	going bool
 }
 
 func (g *segment) name() string { return segmentName(g.first) }

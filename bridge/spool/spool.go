@@ -527,6 +527,13 @@ func (s *Spool) remove(g *segment) error {
 			return err
 		}
 	}
+	s.mu.Lock()
+	if !s.doneSegment(g) { // a cursor was taken back
+		s.mu.Unlock()
+		return nil
+	}
+	g.going = true
+	s.mu.Unlock()
 	if g.next == nil {
 		if err := s.rotate(s.durable + 1); err != nil {
 			s.mu.Lock()
@@ -536,6 +543,9 @@ func (s *Spool) remove(g *segment) error {
 		}
 	}
 	if err := s.fs.Remove(g.name()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		g.going = false
 		return err
 	}
 	s.mu.Lock()
@@ -564,6 +574,16 @@ func (s *Spool) segmentOf(sequence uint64) *segment {
 	defer s.mu.Unlock()
 	for i := len(s.segments) - 1; i > 0; i-- {
 		if s.segments[i].first <= sequence {
+			return s.segments[i]
+		}
+	}
+	return s.segments[0]
+}
+
+// kept returns the segment that holds the sequence, or else the oldest, without one that is being removed. Needs mu.
+func (s *Spool) kept(sequence uint64) *segment {
+	for i := len(s.segments) - 1; i > 0; i-- {
+		if s.segments[i].first <= sequence || s.segments[i-1].going {
 			return s.segments[i]
 		}
 	}

@@ -52,6 +52,7 @@ type Publisher struct {
 	log          *slog.Logger
 	limits       limits
 	keepNote     func() error
+	takeNote     func()
 	transport    *transport
 	client       *kafkago.Client
 	certificates *tlsfiles.Files // nil without TLS files
@@ -113,6 +114,7 @@ func open(cfg Config, o bridge.Opening, log *slog.Logger, limits limits) (*Publi
 		log:      log,
 		limits:   limits,
 		keepNote: o.KeepNote,
+		takeNote: o.TakeNote,
 		refresh:  make(chan struct{}, 1),
 		brokers:  cfg.Brokers,
 		report:   o.Report,

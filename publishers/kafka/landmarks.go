@@ -28,10 +28,15 @@ const identity = "-"
 // name is the partition in landmarks.
 func (l *lane) name() string { return fmt.Sprintf("%s/%d", l.topic.name, l.partition) }
 
-// landmark notes where the first of what was just stored is.
+// landmark notes where the first of what was just stored is. If something was further on already, that is gone.
 func (l *lane) landmark(first *entry, offset int64) {
-	l.p.landmarks.Stored(l.name(), identity, uint64(offset), first.delivery.Sequence)
+	if !l.p.landmarks.Stored(l.name(), identity, spot(offset), first.delivery.Sequence) {
+		l.looked = visit{}
+	}
 }
+
+// spot is an offset in landmarks, which count from 1.
+func spot(offset int64) uint64 { return uint64(offset) + 1 }
 
 // visit is a stay at a leader of the partition, in one session with the cluster, between two times that the topic was made.
 type visit struct {
@@ -67,25 +72,42 @@ func (l *lane) lookIfDue(ctx context.Context, leader string) error {
 // checkLandmarks looks whether the partition still holds what it has stored. If it does not, the publisher is to be opened
 // anew, and nothing more goes into the partition.
 func (l *lane) checkLandmarks(ctx context.Context, leader string) error {
-	back, why, err := l.checkAt(ctx, leader)
+	loss, err := l.checkAt(ctx, leader)
 	if errors.Is(err, kafkago.TopicAuthorizationFailed) {
 		l.p.sayUnread(l.topic, err)
 		err = nil
 	}
 	if err != nil {
-		return fmt.Errorf("cannot look whether it still holds what it stored: %w", err)
+		return l.unseen(fmt.Errorf("cannot look whether it still holds what it stored: %w", err))
 	}
-	if why != nil {
-		l.p.landmarks.Lose(back)
+	l.blind = time.Time{}
+	if loss != nil {
+		l.p.landmarks.Lose(l.name(), loss)
 		l.p.checkAll(ctx)
-		l.p.lose(back, why)
+		l.p.lose(l.name(), loss)
 		<-l.p.ctx.Done()
 	}
 	return nil
 }
 
+// unseen is the error of a look, until the broker has answered so for long: what nobody can read must not hold up what
+// could be written.
+func (l *lane) unseen(err error) error {
+	if !fromBroker(err) {
+		return err
+	}
+	if l.blind.IsZero() {
+		l.blind = time.Now()
+	}
+	if time.Since(l.blind) < landmarkLook {
+		return err
+	}
+	l.p.log.Warn("going on without", "topic", l.topic.name, "partition", l.partition, "error", Plain(err))
+	return nil
+}
+
 // checkAt may be called by other lanes, too.
-func (l *lane) checkAt(ctx context.Context, leader string) (back uint64, why, err error) {
+func (l *lane) checkAt(ctx context.Context, leader string) (*bridge.Loss, error) {
 	return l.p.landmarks.Check(l.name(), func() (bridge.Place, error) {
 		return bridge.Place{Identity: identity, Look: func(m bridge.Landmark) (bridge.Sighting, error) {
 			return l.sight(ctx, leader, m)
@@ -106,29 +128,30 @@ func (p *Publisher) checkAll(ctx context.Context) {
 		}
 	}
 	p.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
 	for l, leader := range leaders {
-		back, why, err := l.checkAt(ctx, leader)
-		if err != nil {
+		if loss, err := l.checkAt(ctx, leader); err != nil {
 			p.log.Debug("cannot look whether the partition still holds what it stored", "partition", l.name(), "error", Plain(err))
-		} else if why != nil {
-			p.landmarks.Lose(back)
+		} else if loss != nil {
+			p.landmarks.Lose(l.name(), loss)
 		}
 	}
 }
 
 // lose says that the bus has lost what it stored of the events behind a number. What is noted of the partitions is of
 // later than that, so the publisher that comes next has to look at all of them.
-func (p *Publisher) lose(back uint64, why error) {
+func (p *Publisher) lose(place string, loss *bridge.Loss) {
 	p.mu.Lock()
 	p.lost = true
 	p.mu.Unlock()
-	p.rewound(p.landmarks.Lose(back), why)
+	p.rewound(p.landmarks.Lose(place, loss), loss.Why)
 }
 
 // sight looks at one landmark. A record that is not there may have been removed by retention or compaction; one at or
 // behind the end of the partition was lost.
 func (l *lane) sight(ctx context.Context, leader string, m bridge.Landmark) (bridge.Sighting, error) {
-	at := int64(m.Position)
+	at := int64(m.Position) - 1
 	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
 	resp, err := l.p.client.Fetch(ctx, &kafkago.FetchRequest{
@@ -187,12 +210,9 @@ func (l *lane) sightIn(records kafkago.RecordReader, at int64, number uint64) (b
 	}
 }
 
-// keepLandmarks brings to disk the last landmarks before a pause.
+// keepLandmarks has the last landmarks before a pause kept.
 func (p *Publisher) keepLandmarks() {
-	if !p.landmarks.Due() {
-		return
-	}
-	if err := p.keepNote(); err != nil {
-		p.log.Debug("cannot keep the note", "error", err) // the spool says so, too
+	if p.landmarks.Due() {
+		p.takeNote()
 	}
 }

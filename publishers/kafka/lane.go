@@ -44,6 +44,7 @@ type lane struct {
 	opened  bool
 	looked  visit        // when the landmarks were looked at last
 	due     *time.Ticker // asks for another look
+	blind   time.Time    // since when the broker does not let us look; zero if it does
 	limit   int          // records in a batch
 
 	// doubted is set while something of ours may come into the partition that we know nothing of: a batch that the run

@@ -193,6 +193,7 @@ func (l *lane) read(r *protocol.Record) {
 	l.at.offset = r.Offset + 1
 	if number, ok := ours(r.Headers, l.spool()); ok {
 		l.found[number] = true
+		l.p.landmarks.Found(l.name(), identity, spot(r.Offset), number)
 		l.highest = max(l.highest, number)
 	}
 }

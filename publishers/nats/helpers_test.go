@@ -67,7 +67,7 @@ func openEdge(t *testing.T, cfg nats.Config) *edge {
 	t.Helper()
 	e := &edge{t: t, causes: make(map[string]error)}
 	p, err := nats.Open(cfg, bridge.Opening{
-		Report: e.report, Spool: "0badcafe", KeepNote: func() error { return nil },
+		Report: e.report, Spool: "0badcafe", KeepNote: func() error { return nil }, TakeNote: func() {},
 		Rewound: func(uint64, error) { e.rewound.Add(1) },
 	}, slog.New(slog.DiscardHandler))
 	if err != nil {

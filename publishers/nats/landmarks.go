@@ -27,8 +27,8 @@ const (
 // serversWord begins the line of a note that says which servers the landmarks are of.
 const serversWord = "servers "
 
-// takeNote takes what the run before noted. Of other servers it says nothing.
-func (p *Publisher) takeNote(note []byte) {
+// parseNote takes what the run before noted. Of other servers it says nothing.
+func (p *Publisher) parseNote(note []byte) {
 	var rest []byte
 	p.landmarks, rest = bridge.NewLandmarks(note, landmarksEach)
 	p.servers = p.cfg.servers()
@@ -59,13 +59,10 @@ func (p *Publisher) Note(committed uint64) []byte {
 	return p.note
 }
 
-// keepLandmarks brings to disk the last landmarks before a pause.
+// keepLandmarks has the last landmarks before a pause kept.
 func (p *Publisher) keepLandmarks() {
-	if !p.landmarks.Due() {
-		return
-	}
-	if err := p.keepNote(); err != nil {
-		p.log.Debug("cannot keep the note", "error", err) // the spool says so, too
+	if p.landmarks.Due() {
+		p.takeNote()
 	}
 }
 
@@ -80,7 +77,7 @@ func (p *Publisher) checkLandmarks(session context.Context, d *destination, s je
 	p.mu.Lock()
 	d.cancelLook = cancel // called if we may not look
 	p.mu.Unlock()
-	back, why, err := p.confirmLoss(ctx, d, s)
+	loss, err := p.confirmLoss(ctx, d, s)
 	p.mu.Lock()
 	d.cancelLook = nil
 	p.mu.Unlock()
@@ -90,22 +87,23 @@ func (p *Publisher) checkLandmarks(session context.Context, d *destination, s je
 	case err != nil:
 		p.log.Warn("cannot look whether the stream still holds what it stored", "stream", d.stream, "error", err)
 		return true
-	case why == nil:
+	case loss == nil:
 		return true
 	}
-	back = min(p.landmarks.Lose(back), p.checkOthers(session, d))
+	back := min(p.landmarks.Lose(d.stream, loss), p.checkOthers(session, d))
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.rewound(back, why)
+	p.rewound(back, loss.Why)
 	return false
 }
 
 // confirmLoss looks again for a while before it believes that something is lost: after an election a node may answer that
-// has not yet applied what it knows to be stored.
-func (p *Publisher) confirmLoss(ctx context.Context, d *destination, s jetstream.Stream) (back uint64, why, err error) {
+// has not yet applied what it knows to be stored. It looks again, too, if there is no answer.
+func (p *Publisher) confirmLoss(ctx context.Context, d *destination, s jetstream.Stream) (loss *bridge.Loss, err error) {
 	for range confirmations {
-		if back, why, err = p.landmarks.Check(d.stream, p.ask(ctx, s)); why == nil || err != nil {
-			return 0, nil, err
+		loss, err = p.landmarks.Check(d.stream, p.ask(ctx, s))
+		if loss == nil && err == nil {
+			return nil, nil
 		}
 		p.mu.Lock()
 		d.ready = false // until it is known
@@ -113,10 +111,10 @@ func (p *Publisher) confirmLoss(ctx context.Context, d *destination, s jetstream
 		select {
 		case <-time.After(confirmPause):
 		case <-ctx.Done():
-			return 0, nil, ctx.Err()
+			return nil, ctx.Err()
 		}
 	}
-	return back, why, nil
+	return loss, err
 }
 
 // checkOthers looks at the landmarks of the other streams when one has lost events, so that all that is lost is published
@@ -134,8 +132,8 @@ func (p *Publisher) checkOthers(ctx context.Context, lost *destination) (back ui
 		if err != nil {
 			continue // the next publisher looks
 		}
-		if to, why, err := p.landmarks.Check(d.stream, p.ask(ctx, s)); why != nil && err == nil {
-			back = p.landmarks.Lose(to)
+		if loss, err := p.landmarks.Check(d.stream, p.ask(ctx, s)); loss != nil && err == nil {
+			back = p.landmarks.Lose(d.stream, loss)
 		}
 	}
 	return back

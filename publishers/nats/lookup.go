@@ -26,18 +26,19 @@ func (p *Publisher) goLookUp(c *eventCopy) {
 		ctx, cancel := context.WithTimeout(session, ackTimeout)
 		defer cancel()
 		asked := time.Now()
-		held, err := holds(ctx, stream, c.dest.prefix+c.entry.delivery.Subject(c.dest.name), c.entry.delivery)
+		at, err := where(ctx, stream, c.dest.prefix+c.entry.delivery.Subject(c.dest.name), c.entry.delivery)
 		if err != nil && session.Err() != nil {
 			err = natsgo.ErrDisconnected
 		}
-		p.resolve(attempt, func(c *eventCopy) { p.lookedUp(c, asked, held, err) })
+		p.resolve(attempt, func(c *eventCopy) { p.lookedUp(c, asked, at, err) })
 	})
 }
 
 // lookedUp takes the answer of a look-up.
-func (p *Publisher) lookedUp(c *eventCopy, asked time.Time, held bool, err error) {
+func (p *Publisher) lookedUp(c *eventCopy, asked time.Time, at uint64, err error) {
 	switch {
-	case held:
+	case at > 0:
+		p.landmarks.Found(c.dest.stream, c.dest.identity, at, c.entry.delivery.Sequence)
 		p.settle(c, nil)
 	case err == nil:
 		c.absentAt = asked
@@ -50,33 +51,37 @@ func (p *Publisher) lookedUp(c *eventCopy, asked time.Time, held bool, err error
 	}
 }
 
-// holds reports whether the stream holds the event on its subject.
-func holds(ctx context.Context, s jetstream.Stream, subject string, d *bridge.Delivery) (bool, error) {
+// where is where the stream holds the event on its subject; 0 if it does not.
+func where(ctx context.Context, s jetstream.Stream, subject string, d *bridge.Delivery) (at uint64, err error) {
 	last, err := s.GetLastMsgForSubject(ctx, subject)
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return false, nil
-	}
-	if err != nil || sameEvent(last, d) {
-		return err == nil, err
+	switch {
+	case errors.Is(err, jetstream.ErrMsgNotFound):
+		return 0, nil
+	case err != nil:
+		return 0, err
+	case sameEvent(last, d):
+		return last.Sequence, nil
 	}
 	if last.Header.Get(headerSpool) == d.Spool && last.Header.Get(headerSequence) < d.SequenceText() {
 		// An order's events are stored in the order of their numbers. Where one came late because it was missing,
 		// what is stored before it is stored again: rare enough, and at least once.
-		return false, nil
+		return 0, nil
 	}
 	// What is stored last came later, or from another replica. That does not say that this one is stored before
 	// it: it may have been refused. The events of one order are few.
 	for seq := uint64(1); seq < last.Sequence; {
 		m, err := s.GetMsg(ctx, seq, jetstream.WithGetMsgSubject(subject))
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			return false, nil
-		}
-		if err != nil || sameEvent(m, d) {
-			return err == nil, err
+		switch {
+		case errors.Is(err, jetstream.ErrMsgNotFound):
+			return 0, nil
+		case err != nil:
+			return 0, err
+		case sameEvent(m, d):
+			return m.Sequence, nil
 		}
 		seq = m.Sequence + 1
 	}
-	return false, nil
+	return 0, nil
 }
 
 func sameEvent(m *jetstream.RawStreamMsg, d *bridge.Delivery) bool {

@@ -61,7 +61,7 @@ type Publisher struct {
 	spool        string          // that all events come from
 	servers      string          // for the note
 	landmarks    *bridge.Landmarks
-	keepNote     func() error
+	takeNote     func()
 	rewound      func(committed uint64, why error) // called with mu held
 	ctx          context.Context
 	stop         context.CancelFunc
@@ -118,9 +118,9 @@ func Open(cfg Config, o bridge.Opening, log *slog.Logger) (*Publisher, error) {
 		report:   o.Report,
 		spool:    o.Spool,
 		rewound:  o.Rewound,
-		keepNote: o.KeepNote,
+		takeNote: o.TakeNote,
 	}
-	p.takeNote(o.Note)
+	p.parseNote(o.Note)
 	p.destinations = map[bridge.Destination]*destination{
 		bridge.Orders:      newDestination(bridge.Orders, cfg.Prefix, "*.*.*"),
 		bridge.Rejects:     newDestination(bridge.Rejects, cfg.Prefix, "*.*.*"),

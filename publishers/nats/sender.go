@@ -149,7 +149,11 @@ func (p *Publisher) acked(_ jetstream.JetStream, m *natsgo.Msg, ack *jetstream.P
 			return
 		}
 		// ack.Duplicate says that an earlier attempt was stored: just as good.
-		p.landmarks.Stored(c.dest.stream, c.dest.identity, ack.Sequence, c.entry.delivery.Sequence)
+		if number := c.entry.delivery.Sequence; ack.Duplicate {
+			p.landmarks.Found(c.dest.stream, c.dest.identity, ack.Sequence, number)
+		} else if !p.landmarks.Stored(c.dest.stream, c.dest.identity, ack.Sequence, number) {
+			c.dest.wantCheck() // what was stored there before is gone
+		}
 		p.settle(c, nil)
 	})
 }

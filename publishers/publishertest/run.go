@@ -101,7 +101,7 @@ func openSpool(t *testing.T, bus Bus, spool string, c cursor, before uint64) *Tr
 	t.Helper()
 	r := &Trial{t: t, bus: bus, start: c.prefix, before: before, offered: before, prefix: c.prefix, note: c.note, kept: c,
 		results: make(map[uint64]error), changed: make(chan struct{}), open: make(map[string]error)}
-	r.publisher = bus.Open(t, bridge.Opening{Report: r.report, Spool: spool, Note: c.note, KeepNote: r.keepNote, Rewound: r.rewound})
+	r.publisher = bus.Open(t, bridge.Opening{Report: r.report, Spool: spool, Note: c.note, KeepNote: r.keepNote, TakeNote: r.takeNote, Rewound: r.rewound})
 	t.Cleanup(r.Close)
 	return r
 }
@@ -117,6 +117,13 @@ func (r *Trial) keepNote() error {
 	r.note = bytes.Clone(r.publisher.Note(r.prefix))
 	r.kept = cursor{r.prefix, r.note}
 	return nil
+}
+
+// takeNote is what a pump does when its publisher asks for it.
+func (r *Trial) takeNote() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.note = bytes.Clone(r.publisher.Note(r.prefix))
 }
 
 // rewound is what no bus may say that has lost nothing.
