@@ -28,9 +28,9 @@ const identity = "-"
 // name is the partition in landmarks.
 func (l *lane) name() string { return fmt.Sprintf("%s/%d", l.topic.name, l.partition) }
 
-// landmark notes where the first of what was just stored is. If something was further on already, that is gone.
-func (l *lane) landmark(first *entry, offset int64) {
-	if !l.p.landmarks.Stored(l.name(), identity, spot(offset), first.delivery.Sequence) {
+// landmark notes where the last of what was just stored is. If something was further on already, that is gone.
+func (l *lane) landmark(last *entry, offset int64) {
+	if !l.p.landmarks.Stored(l.name(), identity, spot(offset), last.delivery.Sequence) {
 		l.looked = visit{}
 	}
 }

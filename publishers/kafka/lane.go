@@ -263,7 +263,11 @@ func (l *lane) stored(n int, offset int64) bool {
 	if offset < l.at.offset {
 		// All before that was looked at, so this is the place of something else, with the same numbers, that the broker
 		// takes our batch for a repeat of; or the partition is a new one.
-		l.sent, l.at.offset, l.looked = true, max(0, offset), visit{}
+		l.sent, l.looked = true, visit{}
+		if !l.try(l.lookIfDue) {
+			return false
+		}
+		l.at.offset = max(0, offset)
 		return l.settleDoubt(kafkago.DuplicateSequenceNumber)
 	}
 	l.unsure = time.Time{}
@@ -280,7 +284,7 @@ func (l *lane) stored(n int, offset int64) bool {
 	l.at.next = after(l.at.next, n)
 	l.at.offset = offset + int64(n)
 	l.note(l.pending[:n])
-	l.landmark(l.pending[0], offset)
+	l.landmark(l.pending[n-1], l.at.offset-1)
 	l.p.settle(l.pending[:n], nil)
 	l.drop(n)
 	return true
