@@ -40,6 +40,9 @@ type Delivery struct {
 	// Deadletter is set for a postback that was not understood, and for an event that the bus refused.
 	Deadletter bool
 
+	// Only, if set, is the one destination that gets a copy. It is not part of the record.
+	Only Destination
+
 	// Data is the event: one line of JSON.
 	Data []byte
 }
@@ -54,6 +57,8 @@ func (d *Delivery) AsDeadletter() *Delivery {
 // Destinations are all places where the bus has to store the event.
 func (d *Delivery) Destinations() []Destination {
 	switch {
+	case d.Only != "":
+		return []Destination{d.Only}
 	case d.Deadletter:
 		return []Destination{Deadletters}
 	case d.Status == StatusRejected:
@@ -171,8 +176,8 @@ func (d *Delivery) appendHead(b []byte) []byte {
 
 var errRecord = errors.New("the record is not one that this version of postbridge reads")
 
-// parseRecord reads a record. The delivery shares the bytes of Data, which nobody may change any more.
-func parseRecord(b []byte) (*Delivery, error) {
+// ParseRecord reads a spool record. The delivery shares the bytes of Data, which nobody may change any more.
+func ParseRecord(b []byte) (*Delivery, error) {
 	if len(b) < 10 || b[0] != recordVersion || b[1] > 1 {
 		return nil, errRecord
 	}

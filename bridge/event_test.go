@@ -265,7 +265,7 @@ func TestRecord(t *testing.T) {
 	d := someDelivery()
 	for _, d.Deadletter = range []bool{false, true} {
 		record := append(d.appendHead([]byte("before")), d.Data...)
-		got, err := parseRecord(record[len("before"):])
+		got, err := ParseRecord(record[len("before"):])
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -292,18 +292,18 @@ func TestRecordTorn(t *testing.T) {
 	d := someDelivery()
 	record := append(d.appendHead(nil), d.Data...)
 	for n := range len(record) - len(d.Data) {
-		if got, err := parseRecord(record[:n]); err == nil {
+		if got, err := ParseRecord(record[:n]); err == nil {
 			t.Errorf("%d bytes became %+v", n, got)
 		}
 	}
 	for _, at := range []int{0, 1} { // another version, unknown flags
 		other := bytes.Clone(record)
 		other[at] = 9
-		if _, err := parseRecord(other); err == nil {
+		if _, err := ParseRecord(other); err == nil {
 			t.Errorf("9 at byte %d was read", at)
 		}
 	}
-	if _, err := parseRecord(append(bytes.Repeat([]byte{1}, 2), bytes.Repeat([]byte{0xff}, 30)...)); err == nil {
+	if _, err := ParseRecord(append(bytes.Repeat([]byte{1}, 2), bytes.Repeat([]byte{0xff}, 30)...)); err == nil {
 		t.Error("a length without end was read")
 	}
 }

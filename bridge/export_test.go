@@ -36,9 +36,6 @@ func AppendHead(d *Delivery) []byte { return d.appendHead(nil) }
 // Admin is the handler of the admin listener.
 func (b *Bridge) Admin() http.Handler { return b.admin() }
 
-// ParseRecord reads a spool record.
-func ParseRecord(b []byte) (*Delivery, error) { return parseRecord(b) }
-
 // Pumping is a bridge without listeners: its pumps run on a spool.
 func Pumping(ctx context.Context, o Options, s *spool.Spool) (b *Bridge, stop func() error, err error) {
 	b = New(o)

@@ -306,7 +306,7 @@ func (p *pump) offer(ctx context.Context, r spool.Record) {
 		p.finish(p.add(r, nil, 0), skipped)
 		return
 	}
-	d, err := parseRecord(payload)
+	d, err := ParseRecord(payload)
 	if err != nil {
 		d = &Delivery{Deadletter: true, Data: payload} // of a version that this one does not know
 	}

@@ -300,8 +300,10 @@ func (s *Spool) readHeader(f FileInfo) (spoolID, error) {
 	return id, nameFile(f.Name, err)
 }
 
-func (s *Spool) readStart(name string, n int64) ([]byte, error) {
-	f, err := s.fs.Open(name)
+func (s *Spool) readStart(name string, n int64) ([]byte, error) { return readStart(s.fs, name, n) }
+
+func readStart(fs FS, name string, n int64) ([]byte, error) {
+	f, err := fs.Open(name)
 	if err != nil {
 		return nil, err
 	}

@@ -81,6 +81,7 @@ func commands() []command {
 		{"send", sendHelp, (*process).send},
 		{"tail", tailHelp, (*process).tail},
 		{"drain", drainHelp, (*process).drain},
+		{"spool", spoolHelp, (*process).spool},
 		{"doctor", doctorHelp, (*process).doctor},
 		{"config", configHelp, (*process).config},
 		{"version", versionHelp, (*process).version},
@@ -95,6 +96,7 @@ Usage: postbridge COMMAND [flags]
   send      send postbacks to a running postbridge: generated orders, files, a recorded day
   tail      follow the events on the bus
   drain     publish everything that waits in a spool, then exit
+  spool     list, check or export what lies in the spool, beside serve
   doctor    grade what the buses, the disk and the clock promise, and say what to do
   config    check the configuration and print it, secrets redacted
   version   print the version

@@ -154,13 +154,19 @@ func parseFrom(from string, now time.Time) (beginning, error) {
 	case "now":
 		return beginning{now: true}, nil
 	}
-	if ago, err := time.ParseDuration(from); err == nil && ago >= 0 {
-		return beginning{at: now.Add(-ago)}, nil
-	}
-	if at, err := time.Parse(time.RFC3339, from); err == nil {
+	if at, ok := parseTime(from, now); ok {
 		return beginning{at: at}, nil
 	}
 	return beginning{}, misuse("tail: --from %q is not known; set it to start, now, a time like 2026-01-05T09:15:00+05:30 or how long ago like 10m", from)
+}
+
+// parseTime reads a time, or how long ago it was.
+func parseTime(text string, now time.Time) (at time.Time, ok bool) {
+	if ago, err := time.ParseDuration(text); err == nil && ago >= 0 {
+		return now.Add(-ago), true
+	}
+	at, err := time.Parse(time.RFC3339, text)
+	return at, err == nil
 }
 
 // message is an event as a bus holds it.

@@ -1,0 +1,222 @@
+package spool_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/postbridge/postbridge/bridge/spool"
+	"github.com/postbridge/postbridge/bridge/spool/crashfs"
+)
+
+func look(t testing.TB, fs spool.FS) *spool.View {
+	t.Helper()
+	v, err := spool.Look(fs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// seen is what a view shows: records as 1:a, what gives none as its error.
+func seen(v *spool.View) string {
+	var all []string
+	for r, err := range v.Records() {
+		var d *spool.Damage
+		switch {
+		case err == nil:
+			all = append(all, fmt.Sprintf("%d:%s", r.Sequence, r.Payload))
+		case errors.As(err, &d) && d.From <= d.To:
+			all = append(all, fmt.Sprintf("%d-%d %v", d.From, d.To, d.Err))
+		default:
+			all = append(all, fmt.Sprint(errors.Unwrap(err)))
+		}
+	}
+	return strings.Join(all, ", ")
+}
+
+func wantSeen(t testing.TB, fs spool.FS, want string) *spool.View {
+	t.Helper()
+	v := look(t, fs)
+	if got := seen(v); got != want {
+		t.Errorf("seen is\n%s\nwant\n%s", got, want)
+	}
+	return v
+}
+
+const allNine = "1:a, 2:b, 3:c, 4:d, 5:e, 6:f, 7:g, 8:h, 9:i"
+
+func TestLook(t *testing.T) {
+	fs := threeSegments(t)
+	fs.WriteFile("cursor-nats", cursorFile(1, testID, 5, "note"))
+	fs.WriteFile("x.bad", []byte("bad"))
+	before := fs.Names()
+	v := wantSeen(t, fs, allNine)
+	if v.ID != "5b001dea" || v.Open || len(v.Faults) != 0 || len(v.Bad) != 1 {
+		t.Errorf("the view is %+v", v)
+	}
+	if last := v.Segments[2]; last.First != 7 || last.Last != 9 || v.Segments[0].Last != 3 {
+		t.Errorf("the segments are %+v", v.Segments)
+	}
+	if c, ok := v.Cursor("nats"); !ok || c.Committed != 5 || c.Waiting != 4 {
+		t.Errorf("the cursor is %+v", c)
+	}
+	if r, err := v.FirstRecord(v.Segments[1]); err != nil || r.Sequence != 4 || string(r.Payload) != "d" {
+		t.Errorf("the first record is %d:%s, %v", r.Sequence, r.Payload, err)
+	}
+	if after := fs.Names(); !slices.Equal(after, before) || fs.Count(crashfs.Write) > 0 {
+		t.Errorf("looking has changed %v to %v", before, after)
+	}
+}
+
+func TestLookAtDamage(t *testing.T) {
+	header := func(fs *crashfs.FS, name string, change func(b []byte) []byte) {
+		fs.WriteFile(name, change(bytes.Clone(fs.ReadFile(name))))
+	}
+	flip := func(at int) func(b []byte) []byte {
+		return func(b []byte) []byte { b[at] ^= 1; return b }
+	}
+	first := len(segmentFile(1, "a"))
+	for name, c := range map[string]struct {
+		damage func(fs *crashfs.FS)
+		want   string
+		faults string
+	}{
+		"in the middle":  {damage: func(fs *crashfs.FS) { header(fs, segmentName(4), flip(first+5)) }, want: "1:a, 2:b, 3:c, 4:d, 5-5 damaged, 6:f, 7:g, 8:h, 9:i"},
+		"at its end":     {damage: func(fs *crashfs.FS) { header(fs, segmentName(4), flip(first+recordHeaderLen+1)) }, want: "1:a, 2:b, 3:c, 4:d, 5:e, 6-6 damaged, 7:g, 8:h, 9:i"},
+		"a whole one":    {damage: func(fs *crashfs.FS) { header(fs, segmentName(4), func(b []byte) []byte { return make([]byte, len(b)) }) }, want: "1:a, 2:b, 3:c, 4-6 damaged, 7:g, 8:h, 9:i", faults: segmentName(4)},
+		"the last":       {damage: func(fs *crashfs.FS) { header(fs, segmentName(7), flip(len(segmentFile(7, "g", "h", "i"))-1)) }, want: "1:a, 2:b, 3:c, 4:d, 5:e, 6:f, 7:g, 8:h, 9-9 damaged"},
+		"unfinished":     {damage: func(fs *crashfs.FS) { header(fs, segmentName(7), func(b []byte) []byte { return b[:len(b)-1] }) }, want: "1:a, 2:b, 3:c, 4:d, 5:e, 6:f, 7:g, 8:h, the end of a write that was not finished"},
+		"one is missing": {damage: func(fs *crashfs.FS) { fs.RemoveFile(segmentName(4)) }, want: "1:a, 2:b, 3:c, 4-6 damaged, 7:g, 8:h, 9:i"},
+		"foreign":        {damage: func(fs *crashfs.FS) { header(fs, segmentName(4), func([]byte) []byte { return segmentHeader(1, 7, 4) }) }, want: "1:a, 2:b, 3:c, 4-6 belongs to another spool, 7:g, 8:h, 9:i", faults: segmentName(4)},
+		"newer":          {damage: func(fs *crashfs.FS) { header(fs, segmentName(4), func([]byte) []byte { return segmentHeader(2, testID, 4) }) }, want: "1:a, 2:b, 3:c, 4-6 format version 2: " + spool.ErrNewer.Error() + ", 7:g, 8:h, 9:i", faults: segmentName(4)},
+		"no id":          {damage: func(fs *crashfs.FS) { fs.RemoveFile("spool") }, want: allNine, faults: "spool"},
+		"another id":     {damage: func(fs *crashfs.FS) { fs.WriteFile("spool", idFile(1, 7)) }, want: allNine, faults: "spool"},
+		"a cursor":       {damage: func(fs *crashfs.FS) { fs.WriteFile("cursor-nats", []byte("?")) }, want: allNine, faults: "cursor-nats"},
+		"another cursor": {damage: func(fs *crashfs.FS) { fs.WriteFile("offered-nats", offeredFile(1, 7, 3)) }, want: allNine, faults: "offered-nats"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			fs := threeSegments(t)
+			c.damage(fs)
+			if name == "one is missing" {
+				c.want = "1:a, 2:b, 3:c, 4-6 " + spool.ErrGap.Error() + ", 7:g, 8:h, 9:i"
+			}
+			v := wantSeen(t, fs, c.want)
+			var faults []string
+			for _, f := range v.Faults {
+				faults = append(faults, f.File)
+			}
+			if got := strings.Join(faults, " "); got != c.faults {
+				t.Errorf("faults are of %q, want %q", got, c.faults)
+			}
+		})
+	}
+}
+
+// TestLookBesideALiveProcess: what is appended after the look is not in it, what is being written is no damage, and what is
+// removed meanwhile is no loss.
+func TestLookBesideALiveProcess(t *testing.T) {
+	fs := threeSegments(t)
+	s := open(t, fs, options())
+	v := look(t, fs)
+	if !v.Open {
+		t.Error("the view does not say that a process has the spool open")
+	}
+	appendAll(t, s, "j", "k")
+	if got := seen(v); got != allNine {
+		t.Errorf("seen is %s", got)
+	}
+	v = wantSeen(t, fs, allNine+", 10:j, 11:k")
+	closeSpool(t, s)
+
+	fs.RemoveFile(segmentName(1))
+	var all []uint64
+	for r, err := range v.Records() {
+		if err != nil {
+			t.Fatal(err)
+		}
+		fs.RemoveFile(segmentName(4)) // while it is read, or just before the next one
+		all = append(all, r.Sequence)
+	}
+	if !slices.Equal(all, []uint64{4, 5, 6, 7, 8, 9, 10, 11}) {
+		t.Errorf("seen is %v", all)
+	}
+
+	lock, err := fs.Lock("lock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	whole := fs.ReadFile(segmentName(7))
+	fs.WriteFile(segmentName(7), whole[:len(whole)-3])
+	wantSeen(t, fs, "7:g, 8:h, 9:i, 10:j, still being written")
+}
+
+// TestLookReadsOnly: a directory and files that can only be read are enough.
+func TestLookReadsOnly(t *testing.T) {
+	dir := t.TempDir()
+	disk, err := spool.OSDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, disk, options())
+	appendAll(t, s, "a", "b")
+	fs, err := spool.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v := wantSeen(t, fs, "1:a, 2:b"); !v.Open {
+		t.Error("the view does not say that the spool is open")
+	}
+	closeSpool(t, s)
+	files, _ := filepath.Glob(filepath.Join(dir, "*"))
+	for _, f := range files {
+		if err := os.Chmod(f, 0o400); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if v := wantSeen(t, fs, "1:a, 2:b"); v.Open {
+		t.Error("the view says that the closed spool is open")
+	}
+	if _, err := spool.ReadDir(filepath.Join(dir, "none")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("looking at no directory: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "none")); err == nil {
+		t.Error("looking has made the directory")
+	}
+}
+
+// TestReadingTakesTheSameMemoryForAnySpool: none of the records stays.
+func TestReadingTakesTheSameMemoryForAnySpool(t *testing.T) {
+	const records, inASegment = 200_000, 20_000
+	dir := t.TempDir()
+	writeMillion(t, dir, records, inASegment)
+	fs, err := spool.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := look(t, fs)
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	n := 0
+	for _, err := range v.Records() {
+		if err != nil {
+			t.Fatal(err)
+		}
+		n++
+	}
+	runtime.ReadMemStats(&after)
+	if n != records {
+		t.Errorf("read %d records of %d", n, records)
+	}
+	if took := after.TotalAlloc - before.TotalAlloc; took > 2<<20 {
+		t.Errorf("reading %d records took %d bytes of memory in all", n, took)
+	}
+}

@@ -1,0 +1,141 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/spool"
+)
+
+const filterHelp = `Filters, of export and replay:
+  --from WHEN           received then or later: a time (RFC 3339) or how long ago: 10m
+  --to WHEN             received before
+  --broker NAME         only of this broker: kite, dhan
+  --user ID             only of this user
+  --order ID            only of this order
+  --status WORD,...     only with this status: open, filled, rejected, ...; may be repeated
+  --destination NAME    only what goes to orders, rejects or deadletters
+`
+
+// eventFilter says which events of the spool are wanted.
+type eventFilter struct {
+	broker, user, order string
+	destination         bridge.Destination
+	statuses            list
+	from, to            time.Time // of their arrival
+}
+
+// flags adds the filters to those of a command.
+func (f *eventFilter) flags(fs *flag.FlagSet, now time.Time) {
+	when := func(at *time.Time) func(string) error {
+		return func(text string) error {
+			var ok bool
+			if *at, ok = parseTime(text, now); !ok {
+				return errors.New("set it to a time like 2026-01-05T09:15:00+05:30 or how long ago like 10m")
+			}
+			return nil
+		}
+	}
+	fs.Func("from", "", when(&f.from))
+	fs.Func("to", "", when(&f.to))
+	fs.StringVar(&f.broker, "broker", "", "")
+	fs.StringVar(&f.user, "user", "", "")
+	fs.StringVar(&f.order, "order", "", "")
+	fs.Func("status", "", func(words string) error { return f.statuses.UnmarshalText([]byte(words)) })
+	fs.StringVar((*string)(&f.destination), "destination", "", "")
+}
+
+// check says what is wrong with the filters, which are parsed.
+func (f *eventFilter) check(command string) error {
+	if err := checkBroker(command, f.broker); f.broker != "" && err != nil {
+		return err
+	}
+	destinations := []bridge.Destination{"", bridge.Orders, bridge.Rejects, bridge.Deadletters}
+	if !slices.Contains(destinations, f.destination) {
+		return misuse("%s: --destination %q is not known; set it to one of orders, rejects, deadletters", command, f.destination)
+	}
+	for _, s := range f.statuses {
+		if !slices.Contains(bridge.Statuses(), bridge.Status(s)) {
+			return misuse("%s: --status %q is not known; set it to one of %s", command, s, statusWords())
+		}
+	}
+	if !f.from.IsZero() && !f.to.IsZero() && !f.from.Before(f.to) {
+		return misuse("%s: --from is not before --to; nothing can be between them", command)
+	}
+	return nil
+}
+
+// empty reports whether every event is wanted.
+func (f *eventFilter) empty() bool {
+	return f.broker+f.user+f.order+string(f.destination) == "" && len(f.statuses) == 0 && f.from.IsZero() && f.to.IsZero()
+}
+
+// wants reports whether an event is one of those that were asked for.
+func (f *eventFilter) wants(d *bridge.Delivery) bool {
+	return (f.broker == "" || f.broker == d.Broker) &&
+		(f.user == "" || f.user == d.UserID) &&
+		(f.order == "" || f.order == d.OrderID) &&
+		(len(f.statuses) == 0 || slices.Contains(f.statuses, string(d.Status))) &&
+		(f.destination == "" || slices.Contains(d.Destinations(), f.destination)) &&
+		(f.from.IsZero() || !d.ReceivedAt.Before(f.from)) &&
+		(f.to.IsZero() || d.ReceivedAt.Before(f.to))
+}
+
+func (p *process) spoolExport(ctx context.Context, args []string) error {
+	f := new(eventFilter)
+	fs := newFlags("spool export")
+	f.flags(fs, time.Now())
+	if err := parseFlags(fs, args); err != nil {
+		return err
+	}
+	if err := errors.Join(noArguments(fs), f.check("spool export")); err != nil {
+		return err
+	}
+	c, err := parseConfig(p.env)
+	if err != nil {
+		return err
+	}
+	v, err := lookAtSpool(c)
+	if err != nil {
+		return err
+	}
+	w := bufio.NewWriterSize(p.stdout, 64<<10)
+	missing := 0
+	for r, err := range v.Records() {
+		var d *bridge.Delivery
+		if err == nil {
+			d, err = bridge.ParseRecord(r.Payload)
+		}
+		switch {
+		case ctx.Err() != nil:
+			return errors.Join(w.Flush(), errors.New("spool export: interrupted; not all of it was written"))
+		case atItsEnd(err):
+		case err != nil:
+			missing++
+			fmt.Fprintf(p.stderr, "postbridge: spool export: left out: %v\n", err)
+		case f.wants(d):
+			_, _ = w.Write(d.Data) // Flush says what goes wrong, and WriteByte does at once
+			if err := w.WriteByte('\n'); err != nil {
+				return err
+			}
+		}
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	if missing > 0 {
+		return fmt.Errorf("spool export: %d parts of the spool cannot be read; run 'postbridge spool verify'", missing)
+	}
+	return nil
+}
+
+// atItsEnd reports whether what does not check is no more than the end of the last write.
+func atItsEnd(err error) bool {
+	return errors.Is(err, spool.ErrWriting) || errors.Is(err, spool.ErrUnfinished)
+}
