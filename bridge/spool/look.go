@@ -75,6 +75,8 @@ var (
 	ErrWriting = errors.New("still being written")
 	// ErrUnfinished means that the last segment ends with a write that was not finished, of which nobody was told.
 	ErrUnfinished = errors.New("the end of a write that was not finished")
+	// ErrRemoved means that the process beside removed a segment since the look: every bus has it.
+	ErrRemoved = errors.New("removed meanwhile, as every bus has it")
 	// ErrGap means that there are numbers without a record, and nothing where it could be.
 	ErrGap = errors.New("numbers that no record has")
 )
@@ -84,7 +86,7 @@ type Damage struct {
 	Segment       string
 	Offset, Bytes int64
 	From, To      uint64 // the numbers that have no record; From is above To if there is none
-	Err           error  // ErrDamaged, ErrWriting, ErrUnfinished, ErrGap, one of a Fault, or what the disk says
+	Err           error  // ErrDamaged, ErrWriting, ErrUnfinished, ErrRemoved, ErrGap, one of a Fault, or what the disk says
 }
 
 func (d *Damage) Error() string {
@@ -379,7 +381,7 @@ func (v *View) Cursor(bus string) (c CursorInfo, ok bool) {
 }
 
 // Records yields the records, oldest first, each with its checksum verified, and what gives none as a *Damage, after
-// which it goes on. Segments that the process beside has removed meanwhile are left out. A payload is valid until the
+// which it goes on. A payload is valid until the
 // next step. Memory does not grow with the spool; damage takes as much as there is of its segment behind it.
 func (v *View) Records() iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
@@ -412,8 +414,7 @@ func (w *walk) segment(g SegmentInfo, last bool) bool {
 	}
 	f, err := w.v.fs.Open(g.Name)
 	if errors.Is(err, os.ErrNotExist) {
-		w.next = g.Last + 1 // removed, as it is done on every bus
-		return true
+		return w.lose(g, ErrRemoved)
 	}
 	if err != nil {
 		return w.lose(g, err)

@@ -117,7 +117,9 @@ func (p *process) spoolExport(ctx context.Context, args []string) error {
 			return errors.Join(w.Flush(), errors.New("spool export: interrupted; not all of it was written"))
 		case atItsEnd(err):
 		case err != nil:
-			missing++
+			if !errors.Is(err, spool.ErrRemoved) {
+				missing++
+			}
 			fmt.Fprintf(p.stderr, "postbridge: spool export: left out: %v\n", err)
 		case f.wants(d):
 			_, _ = w.Write(d.Data) // Flush says what goes wrong, and WriteByte does at once

@@ -119,7 +119,7 @@ func (found *verification) add(err error) {
 		f.From, f.To = d.From, d.To
 	}
 	switch {
-	case errors.Is(err, spool.ErrWriting), errors.Is(err, spool.ErrUnfinished):
+	case errors.Is(err, spool.ErrWriting), errors.Is(err, spool.ErrUnfinished), errors.Is(err, spool.ErrRemoved):
 		found.Notes = append(found.Notes, f)
 	default:
 		found.Findings = append(found.Findings, f)
@@ -130,7 +130,7 @@ func (found *verification) add(err error) {
 func adviceOf(file string, err error) string {
 	small := !strings.HasSuffix(file, ".seg")
 	switch {
-	case errors.Is(err, spool.ErrWriting):
+	case errors.Is(err, spool.ErrWriting), errors.Is(err, spool.ErrRemoved):
 		return ""
 	case errors.Is(err, spool.ErrUnfinished):
 		return "nobody was told of it, and serve cuts it off"
