@@ -33,10 +33,8 @@ Usage: postbridge replay [filters] [flags]
   --rate N              events per second at most (default as fast as the bus takes them)
   --dry-run             say how many it would be, publish nothing
   --json                the result as JSON
-
-` + filterHelp + `                        With it, only the copy there is published.
-
-Exit code 1 if it was stopped, or could not read an event, or the bus refuses one for good.
+` + filterHelp + `                        (of replay: and only the copy there)
+Exit code 1 if it was stopped, an event could not be read, or the bus refuses one for good.
 
 Example: postbridge replay --order 220303000308932 --dry-run
 `

@@ -14,12 +14,8 @@ import (
 )
 
 const filterHelp = `Filters, of export and replay:
-  --from WHEN           received then or later: a time (RFC 3339) or how long ago: 10m
-  --to WHEN             received before
-  --broker NAME         only of this broker: kite, dhan
-  --user ID             only of this user
-  --order ID            only of this order
-  --status WORD,...     only with this status: open, filled, rejected, ...; may be repeated
+  --from, --to WHEN     received then or later; before: a time (RFC 3339) or how long ago: 10m
+  --broker NAME, --user ID, --order ID, --status WORD,...
   --destination NAME    only what goes to orders, rejects or deadletters
 `
 
