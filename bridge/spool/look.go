@@ -30,11 +30,12 @@ type View struct {
 	// Faults are the files that cannot be used as they are.
 	Faults []Fault
 
-	fs      FS
-	id      spoolID
-	known   bool   // the id is
-	offered uint64 // the highest number that some bus may have been offered, as far as files say it
-	tail    int64  // where in the last segment its records end
+	fs        FS
+	id        spoolID
+	known     bool     // the id is
+	offered   uint64   // the highest number that a bus of offeredTo may have been offered
+	offeredTo []string // the buses whose file says it
+	tail      int64    // where in the last segment that can be used its records end
 }
 
 // SegmentInfo is one file of the log.
@@ -261,18 +262,16 @@ func (v *View) judgeSegments(headers []header) {
 	}
 }
 
-// loadLast reads how far the last segment goes.
+// loadLast reads how far the last segment goes that can be used.
 func (v *View) loadLast() {
-	if len(v.Segments) == 0 {
+	i := v.lastUsable()
+	if i < 0 {
 		return
 	}
-	g := &v.Segments[len(v.Segments)-1]
-	v.tail = g.Bytes
-	if g.unusable {
-		return
-	}
+	g := v.Segments[i]
 	f, err := v.fs.Open(g.Name)
 	if err != nil {
+		v.tail = g.Bytes
 		return // who reads the records finds out
 	}
 	defer f.Close()
@@ -290,7 +289,20 @@ func (v *View) loadLast() {
 			return
 		}
 		g.Last = sequence
+		if i == len(v.Segments)-1 {
+			v.Segments[i].Last = sequence
+		}
 	}
+}
+
+// lastUsable is the index of the last segment that is not at fault; -1 if there is none.
+func (v *View) lastUsable() int {
+	for i := len(v.Segments) - 1; i >= 0; i-- {
+		if !v.Segments[i].unusable {
+			return i
+		}
+	}
+	return -1
 }
 
 // reuse gives the same buffer again and again, to a reader whose payloads are not kept.
@@ -314,7 +326,7 @@ func (v *View) loadCursors(files []FileInfo) {
 	}
 	for _, f := range files {
 		bus, cursor := strings.CutPrefix(f.Name, cursorPrefix)
-		_, offered := strings.CutPrefix(f.Name, offeredPrefix)
+		to, offered := strings.CutPrefix(f.Name, offeredPrefix)
 		if !cursor && !offered || strings.HasSuffix(f.Name, badSuffix) || strings.HasSuffix(f.Name, tmpSuffix) {
 			continue
 		}
@@ -332,7 +344,7 @@ func (v *View) loadCursors(files []FileInfo) {
 		case cursor:
 			v.Cursors = append(v.Cursors, CursorInfo{bus, sequence, max(last, sequence) - sequence})
 		default:
-			v.offered = max(v.offered, sequence)
+			v.offered, v.offeredTo = max(v.offered, sequence), append(v.offeredTo, to)
 		}
 	}
 }

@@ -229,3 +229,55 @@ func TestReadingTakesTheSameMemoryForAnySpool(t *testing.T) {
 		t.Errorf("reading %d records took %d bytes of memory in all", n, took)
 	}
 }
+
+// TestNumbersOfWhatIsMovedAside: a bus may have seen the numbers of a segment that was moved away, so they are not used
+// again.
+func TestNumbersOfWhatIsMovedAside(t *testing.T) {
+	newer := append(segmentHeader(2, testID, 7), segmentFile(7, "g", "h", "i")[32:]...)
+	for name, c := range map[string]struct {
+		damage func(fs *crashfs.FS)
+		want   uint64 // the next number
+	}{
+		"as many as there may be": {func(fs *crashfs.FS) { fs.WriteFile(segmentName(7), newer) }, 7 + uint64(len(newer))/24},
+		"as far as was offered": {func(fs *crashfs.FS) {
+			fs.WriteFile(segmentName(7), newer)
+			fs.WriteFile("offered-bus", offeredFile(1, testID, 8))
+		}, 9},
+		"offered, but not to all": {func(fs *crashfs.FS) {
+			fs.WriteFile(segmentName(7), newer)
+			fs.WriteFile("offered-bus", offeredFile(1, testID, 8))
+			fs.WriteFile("cursor-other", cursorFile(1, testID, 3, ""))
+		}, 7 + uint64(len(newer))/24},
+		"in the middle":   {func(fs *crashfs.FS) { fs.WriteFile(segmentName(4), segmentHeader(2, testID, 4)) }, 10},
+		"another spool's": {func(fs *crashfs.FS) { fs.WriteFile(segmentName(7), segmentHeader(1, 7, 7)) }, 7},
+		"nothing":         {func(*crashfs.FS) {}, 10},
+	} {
+		t.Run(name, func(t *testing.T) {
+			fs := threeSegments(t)
+			c.damage(fs)
+			v, lock, err := spool.Hold(fs)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, _, err := spool.Hold(fs); !errors.Is(err, spool.ErrLocked) {
+				t.Errorf("the spool is held twice: %v", err)
+			}
+			for _, f := range v.Faults {
+				fs.RemoveFile(f.File)
+			}
+			if first := v.NumbersAside(); first > 0 {
+				if err := v.GoOnFrom(first); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := lock.Close(); err != nil {
+				t.Fatal(err)
+			}
+			s := open(t, fs, options())
+			if got := appendAll(t, s, "new"); got != c.want {
+				t.Errorf("the next number is %d, want %d", got, c.want)
+			}
+			closeSpool(t, s)
+		})
+	}
+}

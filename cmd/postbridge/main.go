@@ -97,7 +97,7 @@ Usage: postbridge COMMAND [flags]
   send      send postbacks to a running postbridge: generated orders, files, a recorded day
   tail      follow the events on the bus
   drain     publish everything that waits in a spool, then exit
-  spool     list, check or export what lies in the spool, beside serve
+  spool     list, check or export what lies in the spool, beside serve; repair it
   replay    publish again from the spool, by time, broker, user, order, status or destination
   doctor    grade what the buses, the disk and the clock promise, and say what to do
   config    check the configuration and print it, secrets redacted

@@ -15,15 +15,18 @@ import (
 	"github.com/postbridge/postbridge/bridge/spool"
 )
 
-const spoolHelp = `Look into the spool in POSTBRIDGE_DATA_DIR, beside serve or without it. It changes nothing.
+const spoolHelp = `Look into the spool in POSTBRIDGE_DATA_DIR. All but repair run beside serve and change nothing.
 
 Usage: postbridge spool ls [--json]
        postbridge spool verify [--json]
        postbridge spool export [filters]
+       postbridge spool repair [--dry-run]
 
 ls      the segments, how far each bus is (moments ago), and what was put aside; whether it is open
 verify  read all of it; a line for each thing that does not check and what to do; exit 1 if any
 export  the events as lines of JSON, as tail prints them and send --replay takes them
+repair  while serve is stopped: move what keeps it from opening the spool, or what nobody can read,
+        to spool/aside-<time>, and say what that means; nothing is deleted. Then try to open it
 
 ` + filterHelp + `
 Examples:
@@ -33,7 +36,7 @@ Examples:
 
 func (p *process) spool(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return misuse("spool: no ls, verify or export; run 'postbridge spool --help'")
+		return misuse("spool: no ls, verify, export or repair; run 'postbridge spool --help'")
 	}
 	switch rest := args[1:]; args[0] {
 	case "ls":
@@ -42,10 +45,12 @@ func (p *process) spool(ctx context.Context, args []string) error {
 		return p.spoolVerify(ctx, rest)
 	case "export":
 		return p.spoolExport(ctx, rest)
+	case "repair":
+		return p.spoolRepair(rest)
 	case "-h", "-help", "--help":
 		return flag.ErrHelp
 	default:
-		return misuse("spool: %q is not ls, verify or export; run 'postbridge spool --help'", args[0])
+		return misuse("spool: %q is not ls, verify, export or repair; run 'postbridge spool --help'", args[0])
 	}
 }
 
