@@ -22,8 +22,8 @@ const replayHelp = `Publish events again that the spool still keeps (POSTBRIDGE_
 order of the spool, beside serve. What still waits for the bus is left out: serve publishes it.
 
 Each is a message of its own, with the event as it was: same id, key and subject, but another
-ce-spool (the id of this run, which is printed) and ce-sequence (1, 2, ...). Consumers that leave
-out ids they have seen leave it out; one that has to take it again knows the run by ce-spool.
+ce-spool (the id of this run, which is printed) and ce-sequence (1, 2, ...). Who wants it takes it
+by that; others leave out what was not received later than the last event they had of the order.
 
 Usage: postbridge replay [filters] [flags]
 
