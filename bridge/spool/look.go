@@ -247,7 +247,7 @@ func (v *View) judgeSegments(headers []header) {
 		case errors.Is(h.err, errDamaged) && v.known:
 			// The records say what is needed; and the last one may not have got its header yet.
 			if i < len(v.Segments)-1 {
-				v.Faults = append(v.Faults, Fault{File: g.Name, Err: errors.New("has a header that does not check; its records can be read")})
+				v.Faults = append(v.Faults, Fault{File: g.Name, Err: errors.New("the header does not check; the records say what is needed")})
 			}
 			continue
 		case errors.Is(h.err, errDamaged):

@@ -160,6 +160,8 @@ func (r *replayResult) text(asJSON bool) string {
 		fmt.Fprintf(&b, "no event that the spool keeps and %s has had is one of these\n", r.Bus)
 	case r.DryRun:
 		fmt.Fprintf(&b, "would publish %d events again to %s, of the numbers %d to %d\n", r.Events, r.Bus, r.First, r.Last)
+	case r.Stored < r.Events:
+		fmt.Fprintf(&b, "published %d of %d events again to %s; their ce-spool is %s\n", r.Stored, r.Events, r.Bus, r.Run)
 	default:
 		fmt.Fprintf(&b, "published %d events again to %s, of the numbers %d to %d; their ce-spool is %s\n", r.Stored, r.Bus, r.First, r.Last, r.Run)
 	}
@@ -270,7 +272,7 @@ func (r *spoolReplay) failure() error {
 	case r.report.Refused > 0:
 		return fmt.Errorf("replay: %s refused %d events for good; they are named above", r.bus, r.report.Refused)
 	case r.report.Unreadable > 0:
-		return fmt.Errorf("replay: %d parts of the spool cannot be read; run 'postbridge spool verify'", r.report.Unreadable)
+		return fmt.Errorf("replay: not all of the spool can be read (%d findings above); run 'postbridge spool verify'", r.report.Unreadable)
 	}
 	return nil
 }
@@ -283,7 +285,7 @@ func (r *spoolReplay) readAll(ctx context.Context, take func(*bridge.Delivery) e
 		}
 		var d *bridge.Delivery
 		if err == nil && record.Sequence > r.after {
-			d, err = bridge.ParseRecord(slices.Clone(record.Payload)) // the bus keeps it until it is stored
+			d, err = bridge.ParseRecord(record.Payload)
 		}
 		switch {
 		case atItsEnd(err):
@@ -301,6 +303,7 @@ func (r *spoolReplay) readAll(ctx context.Context, take func(*bridge.Delivery) e
 			continue
 		}
 		d.Sequence, d.Only = record.Sequence, r.filter.destination
+		d.Data = slices.Clone(d.Data) // the bus has it until it is stored
 		r.report.Events++
 		if r.report.First == 0 {
 			r.report.First = record.Sequence

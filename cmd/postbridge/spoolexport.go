@@ -128,7 +128,7 @@ func (p *process) spoolExport(ctx context.Context, args []string) error {
 		return err
 	}
 	if missing > 0 {
-		return fmt.Errorf("spool export: %d parts of the spool cannot be read; run 'postbridge spool verify'", missing)
+		return fmt.Errorf("spool export: not all of the spool can be read (%d findings above); run 'postbridge spool verify'", missing)
 	}
 	return nil
 }

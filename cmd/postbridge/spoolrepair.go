@@ -109,7 +109,11 @@ func newRepair(c *config, v *spool.View) (*repair, error) {
 			return nil, fmt.Errorf("%s cannot be read by this user; run it as the user of serve, or mend the file's owner and rights", f.File)
 		}
 		if f.Aside {
-			r.moves = append(r.moves, asideMove{name: f.File, why: f.Err.Error(), means: meaningOf(f.File, f.Err, v)})
+			why := f.Err.Error()
+			if errors.Is(f.Err, spool.ErrNewer) {
+				why = "a newer version of postbridge wrote it" // the error says to do what is done here
+			}
+			r.moves = append(r.moves, asideMove{name: f.File, why: why, means: meaningOf(f.File, f.Err, v)})
 		}
 	}
 	leftovers, err := v.Leftovers()

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/postbridge/postbridge/bridge"
@@ -71,7 +72,7 @@ func (p *process) spoolVerify(ctx context.Context, args []string) error {
 		return err
 	}
 	if n := len(found.Findings); n > 0 {
-		return fmt.Errorf("spool verify: %d of what is there does not check", n)
+		return fmt.Errorf("spool verify: not all of it checks (%d findings)", n)
 	}
 	return nil
 }
@@ -129,7 +130,10 @@ func (found *verification) add(err error) {
 // adviceOf says what to do about a part of the spool that cannot be used.
 func adviceOf(file string, err error) string {
 	small := !strings.HasSuffix(file, ".seg")
+	var disk *os.PathError
 	switch {
+	case errors.As(err, &disk):
+		return "see that the user of serve may read it, and whether the disk is sound"
 	case errors.Is(err, spool.ErrWriting), errors.Is(err, spool.ErrRemoved):
 		return ""
 	case errors.Is(err, spool.ErrUnfinished):
@@ -145,7 +149,7 @@ func adviceOf(file string, err error) string {
 	case errors.Is(err, spool.ErrDamaged):
 		return "serve skips it, keeps it as .bad and publishes what is behind it; compare with the broker's order book"
 	default:
-		return "see that the user of serve may read it, and whether the disk is sound"
+		return "serve mends it at its next start"
 	}
 }
 
