@@ -23,7 +23,7 @@ const (
 // a spool record holds.
 type Delivery struct {
 	// Spool and Sequence say which spool the event comes from and its number there: they name this acceptance.
-	// They are not part of the record; the spool knows them.
+	// They are not part of the record; the spool knows them. A Replay puts its own in their place.
 	Spool    string
 	Sequence uint64
 	// Redelivered says that this bus may have been offered the event by a run before: it may be stored already. What it

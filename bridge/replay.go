@@ -24,16 +24,16 @@ type Replay struct {
 	end       context.CancelCauseFunc
 
 	mu      sync.Mutex
-	room    sync.Cond         // signalled when something is done
-	window  map[uint64]replay // what was offered, by its number in this run, from first on
-	first   uint64            // the number of the first that is not done
+	room    sync.Cond           // signalled when something is done
+	window  map[uint64]replayed // what was offered, by its number in this run, from first on
+	first   uint64              // the number of the first that is not done
 	unacked int
 	bytes   int // of what is unacked
 	state   ReplayState
 }
 
-// replay is one event that was offered.
-type replay struct {
+// replayed is one event that was offered.
+type replayed struct {
 	sequence uint64 // its number in the spool
 	bytes    int
 	done     bool
@@ -51,7 +51,7 @@ type ReplayState struct {
 func NewReplay(bus Bus, report Report, refused func(d *Delivery, sequence uint64, err error)) (*Replay, error) {
 	var id [4]byte
 	_, _ = rand.Read(id[:]) // never fails
-	r := &Replay{id: hex.EncodeToString(id[:]), refused: refused, window: make(map[uint64]replay), first: 1}
+	r := &Replay{id: hex.EncodeToString(id[:]), refused: refused, window: make(map[uint64]replayed), first: 1}
 	r.room.L = &r.mu
 	r.ctx, r.end = context.WithCancelCause(context.Background())
 	context.AfterFunc(r.ctx, r.wakeAll)
@@ -84,7 +84,7 @@ func (r *Replay) Offer(ctx context.Context, d *Delivery) error {
 	r.mu.Lock()
 	r.state.Offered++
 	number, sequence := r.state.Offered, d.Sequence
-	r.window[number] = replay{sequence: sequence, bytes: len(d.Data)}
+	r.window[number] = replayed{sequence: sequence, bytes: len(d.Data)}
 	r.unacked++
 	r.bytes += len(d.Data)
 	r.mu.Unlock()

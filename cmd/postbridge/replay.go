@@ -126,8 +126,8 @@ type spoolReplay struct {
 	stderr io.Writer
 	report replayResult
 
-	mu   sync.Mutex
-	said map[string]bool // guarded by mu
+	mu   sync.Mutex      // held while something is written to stderr
+	said map[string]bool // what kept events from the bus; guarded by mu
 }
 
 // replayResult is what a run came to.
@@ -197,8 +197,16 @@ func (r *spoolReplay) open(c *config, credentials *credentials) error {
 
 // trouble says what keeps events from the bus, the same once.
 func (r *spoolReplay) trouble(cause string, err error) {
-	if err != nil {
-		r.say("waiting for %s: %s: %v", r.bus, cause, err)
+	if err == nil {
+		return
+	}
+	text := fmt.Sprintf("waiting for %s: %s: %v", r.bus, cause, err)
+	r.mu.Lock()
+	told := r.said[text]
+	r.said[text] = true
+	r.mu.Unlock()
+	if !told {
+		r.say("%s", text)
 	}
 }
 
@@ -209,16 +217,10 @@ func (r *spoolReplay) refused(d *bridge.Delivery, sequence uint64, err error) {
 func (r *spoolReplay) say(format string, args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	text := fmt.Sprintf(format, args...)
-	if r.said[text] {
-		return
-	}
-	r.said[text] = true
-	clear := ""
 	if isTerminal(r.stderr) {
-		clear = "\r\033[K"
+		fmt.Fprint(r.stderr, "\r\033[K") // over the progress
 	}
-	fmt.Fprintf(r.stderr, "%spostbridge: replay: %s\n", clear, text)
+	fmt.Fprintf(r.stderr, "postbridge: replay: "+format+"\n", args...)
 }
 
 // settleWithin is how long an interrupted replay waits for what is under way.
