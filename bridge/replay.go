@@ -59,6 +59,7 @@ func NewReplay(bus Bus, report Report, refused func(d *Delivery, sequence uint64
 	r.publisher, err = bus.Open(Opening{
 		Report: report, Spool: r.id,
 		KeepNote: func() error { return nil }, // the next run is another one
+		TakeNote: func() {},
 		Rewound:  func(_ uint64, why error) { r.end(fmt.Errorf("%w (%w)", errLost, why)) },
 	})
 	if err != nil {
