@@ -369,17 +369,23 @@ func TestOrderedStop(t *testing.T) {
 	f.waitStored(1)
 }
 
-// TestRewound has the bus lose events: they are published again, in order and before what is new, and counted once.
-func TestRewound(t *testing.T) {
-	f := newFakeBus(t)
-	log := new(logBuffer)
-	o := testOptions(t, log)
+// storeTwenty runs a bridge until its bus has stored twenty states of an order.
+func storeTwenty(t *testing.T) (f *fakeBus, r *running, o bridge.Options, log *logBuffer) {
+	t.Helper()
+	f, log = newFakeBus(t), new(logBuffer)
+	o = testOptions(t, log)
 	o.Buses = []bridge.Bus{f.bus()}
-	r := start(t, o, log)
+	r = start(t, o, log)
 	for i := range 20 {
 		r.mustPost("/kite", kiteBody("1", "OPEN", i))
 	}
 	r.bus("all stored", func(b busStatus) bool { return b.Stored == 20 })
+	return f, r, o, log
+}
+
+// TestRewound has the bus lose events: they are published again, in order and before what is new, and counted once.
+func TestRewound(t *testing.T) {
+	f, r, o, log := storeTwenty(t)
 	f.setRule(func(*bridge.Delivery) verdict { return hold })
 	r.mustPost("/kite", kiteBody("1", "OPEN", 20))
 	f.waitFor("the event that is under way", func() bool { return len(f.held) == 1 })
@@ -434,22 +440,14 @@ func TestRewound(t *testing.T) {
 
 // TestRewoundAtStop has the loss be found when the process stops already: the next start publishes again.
 func TestRewoundAtStop(t *testing.T) {
-	f := newFakeBus(t)
-	log := new(logBuffer)
-	o := testOptions(t, log)
-	o.Buses = []bridge.Bus{f.bus()}
-	r := start(t, o, log)
-	for i := range 20 {
-		r.mustPost("/kite", kiteBody("1", "OPEN", i))
-	}
-	r.bus("all stored", func(b busStatus) bool { return b.Stored == 20 })
+	f, r, o, _ := storeTwenty(t)
 	f.closing = func() { f.rewound(12, errors.New("it does not hold event 13")) }
 	if err := r.stop(); err != nil {
 		t.Fatal(err)
 	}
 	f.closing, f.stored = nil, nil
 
-	log = new(logBuffer)
+	log := new(logBuffer)
 	again := testOptions(t, log)
 	again.Buses, again.DataDir = o.Buses, o.DataDir
 	r = start(t, again, log)

@@ -110,16 +110,20 @@ type listedFile struct {
 	Bytes int64  `json:"bytes"`
 }
 
+// viewSpool takes the flags of a subcommand that looks at the spool, and looks.
+func (p *process) viewSpool(name string, args []string) (v *spool.View, c *config, asJSON bool, err error) {
+	if asJSON, err = spoolFlags(name, args); err != nil {
+		return nil, nil, false, err
+	}
+	if c, err = parseConfig(p.env); err != nil {
+		return nil, nil, false, err
+	}
+	v, err = lookAtSpool(c)
+	return v, c, asJSON, err
+}
+
 func (p *process) spoolLs(args []string) error {
-	asJSON, err := spoolFlags("spool ls", args)
-	if err != nil {
-		return err
-	}
-	c, err := parseConfig(p.env)
-	if err != nil {
-		return err
-	}
-	v, err := lookAtSpool(c)
+	v, c, asJSON, err := p.viewSpool("spool ls", args)
 	if err != nil {
 		return err
 	}

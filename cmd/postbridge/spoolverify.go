@@ -47,15 +47,7 @@ func (f *spoolFinding) String() string {
 }
 
 func (p *process) spoolVerify(ctx context.Context, args []string) error {
-	asJSON, err := spoolFlags("spool verify", args)
-	if err != nil {
-		return err
-	}
-	c, err := parseConfig(p.env)
-	if err != nil {
-		return err
-	}
-	v, err := lookAtSpool(c)
+	v, _, asJSON, err := p.viewSpool("spool verify", args)
 	if err != nil {
 		return err
 	}
