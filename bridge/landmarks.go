@@ -49,8 +49,6 @@ type Landmarks struct {
 	lost   bool      // something is, of some place
 	back   uint64    // what is stored is known to be there up to here, if lost
 	closed bool      // what is behind back is published again: landmarks of it are not kept any more
-	text   []byte
-	stale  bool // text is not of what there is
 }
 
 // place is what is known of one place.
@@ -72,7 +70,7 @@ type place struct {
 // NewLandmarks takes from a note the landmarks of the run before, so many of each place, and returns what else there is
 // in it.
 func NewLandmarks(note []byte, each int) (l *Landmarks, rest []byte) {
-	l = &Landmarks{each: each, places: make(map[string]*place), stale: true}
+	l = &Landmarks{each: each, places: make(map[string]*place)}
 	for line := range bytes.Lines(note) {
 		var m Landmark
 		_, err := fmt.Sscanf(string(line), landmarkLine, &m.Place, &m.Identity, &m.Position, &m.Number, &m.Committed, &m.at)
@@ -129,29 +127,25 @@ func (p *place) reach(identity string, position, number uint64) {
 	p.pending = true
 }
 
-// Note returns the lines to keep, as of the time when all up to that event was done; valid until the next call. Now and
-// then, and after Close, it takes a landmark of each place where something was stored.
-func (l *Landmarks) Note(committed uint64) []byte {
+// Note returns the lines to keep, as of the time when all up to that event was done. Now and then, and after Close, it
+// takes a landmark of each place where something was stored.
+func (l *Landmarks) Note(committed uint64) (text []byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if now := time.Now(); !l.closed && now.After(l.due) || l.closed && !l.lost {
 		l.due = now.Add(landmarkInterval)
 		for name, p := range l.places {
-			l.stale = p.take(name, committed, now, l.each) || l.stale
+			p.take(name, committed, now, l.each)
 		}
 	}
-	if l.stale {
-		l.stale = false
-		l.text = l.text[:0]
-		for _, p := range l.places {
-			for _, m := range p.marks {
-				if !l.closed || l.keeps(p, m) {
-					l.text = fmt.Appendf(l.text, landmarkLine, m.Place, m.Identity, m.Position, m.Number, m.Committed, m.at)
-				}
+	for _, p := range l.places {
+		for _, m := range p.marks {
+			if !l.closed || l.keeps(p, m) {
+				text = fmt.Appendf(text, landmarkLine, m.Place, m.Identity, m.Position, m.Number, m.Committed, m.at)
 			}
 		}
 	}
-	return l.text
+	return text
 }
 
 // keeps reports whether a landmark is of use to the next publisher. Needs mu.
@@ -185,9 +179,9 @@ func (l *Landmarks) Due() bool {
 const oldLandmark = time.Hour
 
 // take takes a landmark, and lets go of the one that is missed least if there are too many.
-func (p *place) take(name string, committed uint64, now time.Time, each int) bool {
+func (p *place) take(name string, committed uint64, now time.Time, each int) {
 	if !p.fresh || !p.pending {
-		return false
+		return
 	}
 	p.pending = false
 	m := p.last
@@ -200,7 +194,6 @@ func (p *place) take(name string, committed uint64, now time.Time, each int) boo
 		i := p.spare(m.at)
 		p.marks = slices.Delete(p.marks, i, i+1)
 	}
-	return true
 }
 
 // spare is the landmark without which the gap between its neighbours is shortest for how long ago they are.
@@ -312,12 +305,11 @@ func (l *Landmarks) Forget() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	clear(l.places)
-	l.stale = true
 }
 
 // Close says that the publisher is closed. If something was lost, the next one knows nothing of what is behind it.
 func (l *Landmarks) Close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.closed, l.stale = true, true
+	l.closed = true
 }

@@ -27,8 +27,8 @@ type Publisher interface {
 
 	// Note returns what the next start has to know so that it does not store again what is stored: text that is kept
 	// with the cursor, and given to Open. It speaks of the time when all up to the event of that number was done, or of
-	// an earlier one. It is called with each commit, for numbers that grow, so it has to be quick; it must not call
-	// back. The result is valid until the next call. nil is nothing. It works after Close, too.
+	// an earlier one. It is called when the cursor is saved, a few times a second, for numbers that grow; it must not call
+	// back. nil is nothing. It works after Close, too.
 	Note(committed uint64) []byte
 
 	// Close ends the connection. It waits neither for the bus nor for what is undone.
@@ -79,7 +79,8 @@ type Opening struct {
 	// KeepNote writes what Publisher.Note returns now to disk, and returns once it is there. It may be called once
 	// Publish has been.
 	KeepNote func() error
-	// TakeNote has what Publisher.Note returns now written with the cursor, when that is. It may be called as KeepNote may.
+	// TakeNote says that Publisher.Note returns something else now, to be written when the cursor is. It may be called as
+	// KeepNote may.
 	TakeNote func()
 	// Rewound says that the bus has lost what it had stored: of the events behind that number, it does not hold all. It
 	// returns at once. The publisher is closed then, asked for its Note as of that number once more, and opened anew with

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"strconv"
 	"sync"
 	"time"
 
@@ -55,7 +54,6 @@ type pump struct {
 	unackedBytes int
 	committed    uint64              // the number of the last event that is
 	fates        [numBusFates]uint64 // of all that is committed
-	note         []byte              // reused
 	stuck        bool                // it was said what the look-ahead waits for
 }
 
@@ -96,12 +94,13 @@ func newPump(bus Bus, s *spool.Spool, h *health, q *quarantine, log *slog.Logger
 	if err := p.openPublisher(known); err != nil {
 		return nil, err
 	}
+	p.cursor.Ask(p.note)
 	return p, nil
 }
 
 // openPublisher opens the publisher with its note.
 func (p *pump) openPublisher(note []byte) error {
-	publisher, err := p.open(Opening{Report: p.health.report, Spool: p.spoolID, Note: note, KeepNote: p.keepNote, TakeNote: p.takeNote, Rewound: p.rewound})
+	publisher, err := p.open(Opening{Report: p.health.report, Spool: p.spoolID, Note: note, KeepNote: p.cursor.Save, TakeNote: p.cursor.Touch, Rewound: p.rewound})
 	if err != nil {
 		return fmt.Errorf("cannot open %s: %w", p.bus, err)
 	}
@@ -185,7 +184,7 @@ func (p *pump) goBack(ctx context.Context) {
 
 // takeBack takes the cursor back behind what the bus lost, if it lost anything, and returns the note of the publisher, which
 // is closed, as of there. What was offered and is not done is none of ours any more.
-func (p *pump) takeBack() (note []byte) {
+func (p *pump) takeBack() []byte {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	lost, before := p.lost, p.committed
@@ -194,15 +193,12 @@ func (p *pump) takeBack() (note []byte) {
 	}
 	p.first, p.unacked, p.unackedBytes = p.offered, 0, 0
 	p.rewinds++
-	committed := p.cursor.Rewind(lost.committed, func(committed uint64) []byte {
-		p.uncount(before - committed)
-		p.committed = committed
-		note = bytes.Clone(p.publisher.Note(committed))
-		return p.formatNote()
-	})
+	committed := p.cursor.Rewind(lost.committed)
+	p.uncount(before - committed)
+	p.committed = committed
 	p.log.Error("the bus has lost events that it had stored; what the spool still keeps of them is published again",
 		"why", lost.why, "from", committed+1, "to", before, "not_kept", committed-min(lost.committed, committed))
-	return note
+	return p.publisher.Note(committed)
 }
 
 // uncount takes so many events out of what is counted as done. What became of each is not known: stored, most likely.
@@ -429,31 +425,16 @@ func (p *pump) commitPrefix() {
 	}
 	p.committed = last.Sequence
 	// Commit point: the bus holds these; a crash before this line only offers them again.
-	p.cursor.Commit(last, p.formatNote())
+	p.cursor.Commit(last)
 }
 
-// close closes the publisher and takes its last note, for the cursor to be saved with: behind what was lost, if that was
-// found out only now.
+// close closes the publisher, and has the cursor saved with its last note: behind what was lost, if that was found out
+// only now.
 func (p *pump) close() error {
 	err := p.publisher.Close()
 	p.takeBack()
-	p.takeNote()
+	p.cursor.Touch()
 	return err
-}
-
-// takeNote has the publisher's note written with the cursor.
-func (p *pump) takeNote() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.cursor.SetNote(p.formatNote())
-}
-
-// keepNote brings the publisher's note to disk.
-func (p *pump) keepNote() error {
-	p.mu.Lock()
-	p.cursor.SetNote(p.formatNote())
-	p.mu.Unlock()
-	return p.cursor.Save()
 }
 
 // The note in the cursor: the fates of all that is committed, as a line of JSON, then the note of the publisher.
@@ -466,16 +447,13 @@ type cursorNote struct {
 	Again uint64 `json:"again"`
 }
 
-// formatNote writes the note; it is called for each event. Needs mu. The result is valid until the next call.
-func (p *pump) formatNote() []byte {
-	b := strconv.AppendUint(append(p.note[:0], `{"stored":`...), p.fates[stored], 10)
-	b = strconv.AppendUint(append(b, `,"deadlettered":`...), p.fates[deadlettered], 10)
-	b = strconv.AppendUint(append(b, `,"quarantined":`...), p.fates[quarantined], 10)
-	b = strconv.AppendUint(append(b, `,"skipped":`...), p.fates[skipped], 10)
-	b = strconv.AppendUint(append(b, `,"again":`...), p.again, 10)
-	b = append(b, "}\n"...)
-	p.note = append(b, p.publisher.Note(p.committed)...)
-	return p.note
+// note is how far the bus is and what is noted of that: it is asked for when the cursor is saved.
+func (p *pump) note() (committed uint64, note []byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	note = fmt.Appendf(nil, "{\"stored\":%d,\"deadlettered\":%d,\"quarantined\":%d,\"skipped\":%d,\"again\":%d}\n",
+		p.fates[stored], p.fates[deadlettered], p.fates[quarantined], p.fates[skipped], p.again)
+	return p.committed, append(note, p.publisher.Note(p.committed)...)
 }
 
 // parseNote reads a note and returns the publisher's, nil if it made none.

@@ -27,10 +27,14 @@ type Replay struct {
 	room    sync.Cond           // signalled when something is done
 	window  map[uint64]replayed // what was offered, by its number in this run, from first on
 	first   uint64              // the number of the first that is not done
+	noted   uint64              // what first was when the publisher was last asked for its note
 	unacked int
 	bytes   int // of what is unacked
 	state   ReplayState
 }
+
+// noteEvery is after how many events the publisher is asked for its note, which nobody keeps.
+const noteEvery = 1000
 
 // replayed is one event that was offered.
 type replayed struct {
@@ -147,7 +151,10 @@ func (r *Replay) finish(number uint64, err error) {
 		delete(r.window, r.first)
 		r.first++
 	}
-	_ = r.publisher.Note(r.first - 1) // so that it keeps no more than what is under way
+	if r.first >= r.noted+noteEvery {
+		r.noted = r.first
+		_ = r.publisher.Note(r.first - 1) // so that the publisher remembers only what is under way
+	}
 	r.room.Broadcast()
 }
 

@@ -225,6 +225,7 @@ func (st *story) append(s *spool.Spool, payload string) (spool.Ticket, error) {
 // consume is a bus: it reads, and says for some of the records that all up to there are done.
 func (st *story) consume(ctx context.Context, c *spool.Cursor, name string, rng *rand.Rand) {
 	last, _ := c.Committed()
+	bus := busOf(c)
 	for {
 		r, err := c.Next(ctx)
 		if ctx.Err() != nil {
@@ -243,7 +244,7 @@ func (st *story) consume(ctx context.Context, c *spool.Cursor, name string, rng 
 		}
 		st.mu.Unlock()
 		if commit {
-			c.Commit(r, fmt.Append(nil, r.Sequence))
+			bus.commit(r, fmt.Sprint(r.Sequence))
 		}
 		if rng.IntN(4) == 0 {
 			time.Sleep(time.Duration(rng.IntN(100)) * time.Millisecond)

@@ -1,7 +1,6 @@
 package spool
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -47,9 +46,10 @@ type Cursor struct {
 	// Guarded by s.mu.
 	committed    uint64 // all up to here are done on this bus
 	committedEnd int64  // where the log goes on behind committed; the start of its segment until Next has been there
-	note         []byte // the bus's own, kept in the file
-	dirty        bool   // committed is neither saved nor in unsaved
-	unsaved      []mark // what is to be saved, as it was committed, oldest first
+	note         []byte // the bus's own, as it was in the file
+	ask          func() (committed uint64, note []byte)
+	dirty        bool   // what ask says now is neither saved nor in unsaved
+	unsaved      []mark // what is to be saved, oldest first
 	saved        uint64 // what the file says
 }
 
@@ -67,12 +67,27 @@ type mark struct {
 	content   []byte // of the file
 }
 
-// due returns the last of what was committed up to the given time and is to be saved. Needs s.mu.
-func (c *Cursor) due(now, upTo time.Time) (m mark, ok bool) {
-	if c.dirty {
-		c.dirty = false
-		c.unsaved = append(c.unsaved, mark{now, c.committed, c.s.id.formatCursor(c.committed, c.note)})
+// mark asks how far the bus is, if it is further than it was, for that to be saved. Needs s.files, and not s.mu: whoever
+// is asked may be about to commit.
+func (c *Cursor) mark() {
+	at := time.Now()
+	c.s.mu.Lock()
+	dirty, ask, committed, note := c.dirty, c.ask, c.committed, c.note
+	c.dirty = false
+	c.s.mu.Unlock()
+	if !dirty {
+		return
 	}
+	if ask != nil {
+		committed, note = ask()
+	}
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	c.unsaved = append(c.unsaved, mark{at, committed, c.s.id.formatCursor(committed, note)})
+}
+
+// due returns the last of what is to be saved that is no younger than the time. Needs s.mu.
+func (c *Cursor) due(upTo time.Time) (m mark, ok bool) {
 	for len(c.unsaved) > 0 && !c.unsaved[0].at.After(upTo) {
 		m, ok = c.unsaved[0], true
 		c.unsaved = c.unsaved[1:]
@@ -80,36 +95,49 @@ func (c *Cursor) due(now, upTo time.Time) (m mark, ok bool) {
 	return m, ok
 }
 
-// Committed returns how far the bus has come and the note of the last Commit, nil for a new cursor.
+// Committed returns how far the bus has come, and the note that its file had when the spool was opened, nil for a new
+// cursor.
 func (c *Cursor) Committed() (sequence uint64, note []byte) {
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
-	return c.committed, bytes.Clone(c.note)
+	return c.committed, c.note
+}
+
+// Ask sets who is asked how far the bus is, and for its note of that, before the file is written. The answer is of one
+// moment: all is in it that was committed before the question, and nothing that is not committed. It may wait for whoever
+// commits, and must call nothing of the spool. Until Ask is called the note stays what it was.
+func (c *Cursor) Ask(ask func() (committed uint64, note []byte)) {
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	c.ask = ask
 }
 
 // Commit says that everything up to and including the record is done on this bus. It returns at once: the file is
-// written a moment later, so that a crash may take the cursor back to an earlier Commit. The note is copied.
-func (c *Cursor) Commit(r Record, note []byte) {
+// written a moment later, so that a crash may take the cursor back to an earlier Commit.
+func (c *Cursor) Commit(r Record) {
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
-	c.committed, c.committedEnd, c.dirty = r.Sequence, r.end, true
-	c.note = append(c.note[:0], note...)
-	signal(c.s.save)
+	c.committed, c.committedEnd = r.Sequence, r.end
+	c.touch()
 }
 
-// SetNote replaces the note of the last Commit.
-func (c *Cursor) SetNote(note []byte) {
+// Touch says that there is another note to save, though nothing is committed.
+func (c *Cursor) Touch() {
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
+	c.touch()
+}
+
+// touch needs s.mu.
+func (c *Cursor) touch() {
 	c.dirty = true
-	c.note = append(c.note[:0], note...)
 	signal(c.s.save)
 }
 
-// Rewind takes the cursor back to behind the sequence, or to where the spool begins by now, and returns where it stands.
-// The note is asked for that, and replaces the one of the last Commit. It belongs to the goroutine of Next. Nobody may use
-// a payload any more that Next returned before, nor commit what it returned.
-func (c *Cursor) Rewind(sequence uint64, note func(committed uint64) []byte) uint64 {
+// Rewind takes the cursor back to behind the sequence, or to where the spool begins by now, and returns where it stands;
+// whoever is asked for the note has to wait until that is known. It belongs to the goroutine of Next. Nobody may use a
+// payload any more that Next returned before, nor commit what it returned.
+func (c *Cursor) Rewind(sequence uint64) uint64 {
 	c.leave()
 	c.lent = nil
 	c.redelivered = max(c.redelivered, c.next-1)
@@ -120,15 +148,17 @@ func (c *Cursor) Rewind(sequence uint64, note func(committed uint64) []byte) uin
 	c.committed = min(c.committed, max(sequence, begin.first-1))
 	c.committedEnd = begin.base
 	c.next = c.committed + 1
-	c.note = append(c.note[:0], note(c.committed)...)
-	c.unsaved, c.saved, c.dirty = nil, 0, true
-	signal(c.s.save)
+	c.unsaved, c.saved = nil, 0
+	c.touch()
 	signal(c.wake)
 	return c.committed
 }
 
-// Save writes the file as of the last Commit and SetNote now. Its error is the disk's; it is tried again by itself.
-func (c *Cursor) Save() error { return c.s.saveCursor(c, math.MaxUint64, 0) }
+// Save writes the file now, with the note as it is now. Its error is the disk's; it is tried again by itself.
+func (c *Cursor) Save() error {
+	c.Touch()
+	return c.s.saveCursor(c, math.MaxUint64, 0)
+}
 
 // Next returns the next record, in order, and waits until there is one. Only durable records are returned. An error
 // that is not ctx's is one of reading the disk; Next may be called again.

@@ -142,9 +142,10 @@ func (f *faultRun) append(size int) error {
 
 func (f *faultRun) commit() {
 	c := f.s.Cursor("bus")
+	bus := busOf(c)
 	for last := f.s.Stats().Last; f.done < last; {
 		if r, err := c.Next(f.t.Context()); err == nil { // or else once more
-			c.Commit(r, []byte("note"))
+			bus.commit(r, "note")
 			f.done = r.Sequence
 		}
 	}
@@ -371,7 +372,7 @@ func TestACursorThatCannotBeSaved(t *testing.T) {
 		appendAll(t, s, "a")
 		fs.Inject(crashfs.Fault{Op: crashfs.Rename, Nth: 1, Outcome: crashfs.Failed, Sticky: true})
 		before := fs.Count(crashfs.Rename)
-		s.Cursor("nats").Commit(drain(t, s.Cursor("nats"))[0], []byte("note"))
+		busOf(s.Cursor("nats")).commit(drain(t, s.Cursor("nats"))[0], "note")
 		time.Sleep(time.Minute)
 		if n := fs.Count(crashfs.Rename) - before; n < 60 || n > 600 {
 			t.Errorf("it is tried %d times in a minute", n)

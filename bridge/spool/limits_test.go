@@ -42,7 +42,7 @@ func publishAll(t testing.TB, c *spool.Cursor) {
 	t.Helper()
 	records := drain(t, c)
 	if len(records) > 0 {
-		c.Commit(records[len(records)-1], nil)
+		c.Commit(records[len(records)-1])
 	}
 }
 
@@ -60,11 +60,11 @@ func TestFullAndRoomAgain(t *testing.T) {
 		t.Errorf("a full spool failed: %v", err)
 	}
 	records := drain(t, s.Cursor("bus"))
-	s.Cursor("bus").Commit(records[6], nil)
+	s.Cursor("bus").Commit(records[6])
 	if n := fill(t, s); n != 0 {
 		t.Errorf("there is room for %d records, although the oldest segment is not done", n)
 	}
-	s.Cursor("bus").Commit(records[7], nil) // the last of the oldest segment
+	s.Cursor("bus").Commit(records[7]) // the last of the oldest segment
 	if st := s.Stats(); st.Full != nil {
 		t.Errorf("a spool that can make room says that it is full: %v", st.Full)
 	}
@@ -111,12 +111,12 @@ func TestFullUntilThereIsSlack(t *testing.T) {
 	}
 	wantTaken(t, s, false, "after a large record was refused")
 	records := drain(t, s.Cursor("bus"))
-	s.Cursor("bus").Commit(records[0], nil)
+	s.Cursor("bus").Commit(records[0])
 	wantTaken(t, s, false, "with a little done")
 	if has(fs, segmentName(1)) {
 		t.Error("a record was refused before a published segment was removed")
 	}
-	s.Cursor("bus").Commit(records[1], nil)
+	s.Cursor("bus").Commit(records[1])
 	wantTaken(t, s, true, "with much done")
 	if n := fill(t, s); n < 16 {
 		t.Errorf("there was room for %d records", n)
@@ -199,7 +199,7 @@ func TestMaxBytesIsNeverExceeded(t *testing.T) {
 					synctest.Wait()
 					c := s.Cursor(o.Cursors[rng.IntN(2)])
 					if records := drain(t, c); len(records) > 0 {
-						c.Commit(records[rng.IntN(len(records))], make([]byte, 1000))
+						busOf(c).commit(records[rng.IntN(len(records))], strings.Repeat("n", 1000))
 					}
 				}
 				if rng.IntN(300) == 0 {
@@ -458,7 +458,7 @@ func keeps(t *testing.T, fs *crashfs.FS, o spool.Options) *spool.Spool {
 		appendAll(t, s, string(thousand))
 	}
 	records := drain(t, s.Cursor(o.Cursors[0]))
-	s.Cursor(o.Cursors[0]).Commit(records[7], nil)
+	s.Cursor(o.Cursors[0]).Commit(records[7])
 	return s
 }
 
@@ -576,10 +576,10 @@ func TestWhatIsSavedIsEnough(t *testing.T) {
 		defer s.Close()
 		fill(t, s)
 		records := drain(t, s.Cursor("bus"))
-		s.Cursor("bus").Commit(records[7], nil)
+		s.Cursor("bus").Commit(records[7])
 		time.Sleep(time.Second)
 		fs.Inject(crashfs.Fault{Op: crashfs.Rename, Nth: 1, Outcome: crashfs.Failed, Sticky: true})
-		s.Cursor("bus").Commit(records[30], nil)
+		s.Cursor("bus").Commit(records[30])
 		if n := fill(t, s); n != 8 {
 			t.Errorf("there was room for %d records, want 8", n)
 		}
@@ -644,7 +644,7 @@ func TestALowerLimit(t *testing.T) {
 	if len(records) != n {
 		t.Errorf("%d records are left of %d", len(records), n)
 	}
-	s.Cursor("bus").Commit(records[len(records)-1], nil)
+	s.Cursor("bus").Commit(records[len(records)-1])
 	if more := fill(t, s); more != 13 {
 		t.Errorf("with all done there was room for %d records, want 13", more)
 	}
@@ -690,7 +690,7 @@ func TestCursorDelay(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			c.Commit(r, nil)
+			c.Commit(r)
 		}
 		saved := func() string {
 			words := strings.Fields(string(fs.ReadFile("cursor-bus")) + " - - - -")

@@ -534,7 +534,7 @@ func TestGolden(t *testing.T) {
 	s := open(t, fs, options())
 	appendAll(t, s, `{"id":"1"}`, "", strings.Repeat("long ", 100))
 	records := drain(t, s.Cursor("bus"))
-	s.Cursor("bus").Commit(records[1], []byte("note\n"))
+	busOf(s.Cursor("bus")).commit(records[1], "note\n")
 	closeSpool(t, s)
 
 	golden := crashfs.New(t)

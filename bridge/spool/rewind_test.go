@@ -11,9 +11,6 @@ import (
 	"github.com/postbridge/postbridge/bridge/spool/crashfs"
 )
 
-// noted is the note as of a number.
-func noted(committed uint64) []byte { return fmt.Appendf(nil, "as of %d", committed) }
-
 // TestRewind takes a cursor back to where it was before, in another segment or in the same, and to where nothing is kept
 // any more.
 func TestRewind(t *testing.T) {
@@ -34,6 +31,7 @@ func TestRewind(t *testing.T) {
 			fs := threeSegments(t)
 			s := open(t, fs, options())
 			cursor := s.Cursor("bus")
+			bus := busOf(cursor)
 			var records []spool.Record
 			for range c.read {
 				r, err := cursor.Next(t.Context())
@@ -43,21 +41,22 @@ func TestRewind(t *testing.T) {
 				records = append(records, r)
 			}
 			if c.read > 0 {
-				cursor.Commit(records[c.read-1], []byte("note"))
+				bus.commit(records[c.read-1], "note")
 			}
-			if err := cursor.SaveNow(); err != nil {
+			if err := cursor.Save(); err != nil {
 				t.Fatal(err)
 			}
-			if got := cursor.Rewind(c.to, noted); got != c.stands {
+			if got := cursor.Rewind(c.to); got != c.stands {
 				t.Errorf("it stands at %d, want %d", got, c.stands)
 			}
+			bus.set(c.stands, "another note")
 			again := wantRecords(t, cursor, c.want)
 			if n := redelivered(t, again); n != len(again) { // in a spool of before, all may have been
 				t.Errorf("%d of %d may have been returned before", n, len(again))
 			}
 			closeSpool(t, s)
 			s = open(t, fs, options())
-			wantCommitted(t, s.Cursor("bus"), c.stands, string(noted(c.stands)))
+			wantCommitted(t, s.Cursor("bus"), c.stands, "another note")
 			wantRecords(t, s.Cursor("bus"), c.want)
 			closeSpool(t, s)
 		})
@@ -71,15 +70,53 @@ func TestRewindRedelivers(t *testing.T) {
 	appendAll(t, s, "a", "b", "c")
 	c := s.Cursor("bus")
 	records := drain(t, c)
-	c.Commit(records[2], nil)
-	c.Rewind(1, noted)
+	c.Commit(records[2])
+	c.Rewind(1)
 	appendAll(t, s, "d")
 	again := wantRecords(t, c, "2:b 3:c 4:d")
 	if n := redelivered(t, again); n != 2 {
 		t.Errorf("%d may have been returned before, want 2", n)
 	}
-	c.Commit(again[2], nil)
+	c.Commit(again[2])
 	wantRecords(t, c, "")
+}
+
+// TestRewindWhileSaved: who was asked before it moved back does not have the last word.
+func TestRewindWhileSaved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fs, o := crashfs.New(t), options()
+		o.CursorDelay = time.Second
+		s := open(t, fs, o)
+		appendAll(t, s, "a", "b", "c")
+		c := s.Cursor("bus")
+		records := drain(t, c)
+		asked, answer := make(chan struct{}), make(chan struct{})
+		first := true
+		c.Ask(func() (uint64, []byte) {
+			if first {
+				first = false
+				close(asked)
+				<-answer
+				return 3, []byte("before")
+			}
+			return 1, []byte("after")
+		})
+		c.Commit(records[2])
+		<-asked
+		c.Rewind(1)
+		close(answer)
+		if err := c.Save(); err != nil {
+			t.Fatal(err)
+		}
+		left := open(t, fs.CrashClone(nil, 0), o)
+		wantCommitted(t, left.Cursor("bus"), 1, "after")
+		closeSpool(t, left)
+		time.Sleep(time.Minute)
+		closeSpool(t, s)
+		s = open(t, fs, o)
+		wantCommitted(t, s.Cursor("bus"), 1, "after")
+		closeSpool(t, s)
+	})
 }
 
 // TestRewindHoldsSegments: what is to be published again is not removed, and what is removed already is not waited for.
@@ -93,9 +130,9 @@ func TestRewindHoldsSegments(t *testing.T) {
 		appendAll(t, s, strings.Split(strings.Repeat(large+" ", 30), " ")[:30]...)
 		c := s.Cursor("bus")
 		records := drain(t, c)
-		c.Commit(records[19], nil)
+		c.Commit(records[19])
 		time.Sleep(2 * time.Second) // the segments before it go
-		stands := c.Rewind(3, noted)
+		stands := c.Rewind(3)
 		if stands == 3 || stands > 19 {
 			t.Fatalf("it stands at %d", stands)
 		}

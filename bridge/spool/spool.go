@@ -687,12 +687,14 @@ func (s *Spool) saveCursor(c *Cursor, upTo uint64, ago time.Duration) error {
 	s.files.Lock()
 	defer s.files.Unlock()
 	s.mu.Lock()
-	if c.saved >= upTo {
-		s.mu.Unlock()
+	saved := c.saved
+	s.mu.Unlock()
+	if saved >= upTo {
 		return nil
 	}
-	now := time.Now()
-	m, ok := c.due(now, now.Add(-ago))
+	c.mark()
+	s.mu.Lock()
+	m, ok := c.due(time.Now().Add(-ago))
 	if len(c.unsaved) > 0 {
 		signal(s.save) // its time comes
 	}

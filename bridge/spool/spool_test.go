@@ -164,7 +164,7 @@ func TestPayloadLastsUntilCommit(t *testing.T) {
 			if string(r.Payload) != all[r.Sequence-1] {
 				t.Fatalf("%d is %.20q before it is committed", r.Sequence, r.Payload)
 			}
-			c.Commit(r, nil)
+			c.Commit(r)
 		}
 	}
 	runtime.ReadMemStats(&after)
@@ -264,7 +264,7 @@ func TestCursorsAreIndependent(t *testing.T) {
 	s := open(t, fs, o)
 	appendAll(t, s, "a", "b", "c")
 	nats := drain(t, s.Cursor("nats"))
-	s.Cursor("nats").Commit(nats[1], []byte("note"))
+	busOf(s.Cursor("nats")).commit(nats[1], "note")
 	closeSpool(t, s)
 
 	s = open(t, fs, o)
@@ -282,17 +282,53 @@ func TestSave(t *testing.T) {
 	s := open(t, fs, o)
 	defer s.Close()
 	c := s.Cursor("bus")
-	c.SetNote([]byte("first"))
+	bus := busOf(c)
+	bus.set(0, "first")
 	if err := c.Save(); err != nil || !bytes.HasSuffix(fs.ReadFile("cursor-bus"), []byte("\nfirst")) {
 		t.Errorf("saved %q, %v", fs.ReadFile("cursor-bus"), err)
 	}
 	appendAll(t, s, "a")
-	c.Commit(drain(t, c)[0], []byte("second"))
-	c.SetNote([]byte("third"))
+	bus.commit(drain(t, c)[0], "second")
+	bus.set(1, "third")
 	if err := c.Save(); err != nil || !bytes.HasSuffix(fs.ReadFile("cursor-bus"), []byte("\nthird")) {
 		t.Errorf("saved %q, %v", fs.ReadFile("cursor-bus"), err)
 	}
-	wantCommitted(t, c, 1, "third")
+	again := open(t, fs.CrashClone(nil, 0), o)
+	defer again.Close()
+	wantCommitted(t, again.Cursor("bus"), 1, "third")
+}
+
+// bus is who reads from a cursor, and notes something.
+type bus struct {
+	cursor *spool.Cursor
+
+	mu        sync.Mutex
+	committed uint64
+	note      string
+}
+
+func busOf(c *spool.Cursor) *bus {
+	committed, note := c.Committed()
+	b := &bus{cursor: c, committed: committed, note: string(note)}
+	c.Ask(func() (uint64, []byte) {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return b.committed, []byte(b.note)
+	})
+	return b
+}
+
+func (b *bus) commit(r spool.Record, note string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.committed, b.note = r.Sequence, note
+	b.cursor.Commit(r)
+}
+
+func (b *bus) set(committed uint64, note string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.committed, b.note = committed, note
 }
 
 func wantCommitted(t testing.TB, c *spool.Cursor, sequence uint64, note string) {
@@ -310,8 +346,9 @@ func TestCommitIsSavedAMomentLater(t *testing.T) {
 		appendAll(t, s, "a", "b", "c", "d")
 		records := drain(t, s.Cursor("bus"))
 		saves := fs.Count(crashfs.Rename)
+		bus := busOf(s.Cursor("bus"))
 		for _, r := range records {
-			s.Cursor("bus").Commit(r, fmt.Append(nil, r.Sequence))
+			bus.commit(r, fmt.Sprint(r.Sequence))
 			synctest.Wait()
 		}
 		if n := fs.Count(crashfs.Rename) - saves; n != 1 {
@@ -429,11 +466,11 @@ func TestStatsAreExact(t *testing.T) {
 	want(1, 62, 62)
 	appendAll(t, s, "123456", "123456")
 	nats, kafka := drain(t, s.Cursor("nats")), drain(t, s.Cursor("kafka"))
-	s.Cursor("nats").Commit(nats[2], nil)
+	s.Cursor("nats").Commit(nats[2])
 	want(3, 122, 122)
-	s.Cursor("kafka").Commit(kafka[0], nil)
+	s.Cursor("kafka").Commit(kafka[0])
 	want(3, 122, 60)
-	s.Cursor("kafka").Commit(kafka[2], nil)
+	s.Cursor("kafka").Commit(kafka[2])
 	want(3, 122, 0)
 	appendAll(t, s, "123456")
 	want(4, 152, 30)
@@ -455,7 +492,7 @@ func TestStatsAcrossSegments(t *testing.T) {
 		appendAll(t, s, strings.Repeat("x", 2000-recordHeaderLen))
 	}
 	for i, r := range drain(t, s.Cursor("bus")) {
-		s.Cursor("bus").Commit(r, nil)
+		s.Cursor("bus").Commit(r)
 		waiting := int64(4-i)*2000 + 32 // and the header of the second segment
 		if i == 4 {
 			waiting = 0
@@ -566,7 +603,7 @@ func TestAllAtOnce(t *testing.T) {
 				if r.Lost > 0 {
 					t.Errorf("%d lost before %d", r.Lost, r.Sequence)
 				}
-				c.Commit(r, nil)
+				c.Commit(r)
 				_, _ = c.Committed()
 				_ = s.Stats()
 			}
@@ -606,8 +643,8 @@ func TestSavesDoNotMeet(t *testing.T) {
 	for range 4 {
 		savers.Go(func() {
 			for range 200 {
-				c.Commit(r, nil)
-				if err := c.SaveNow(); err != nil {
+				c.Commit(r)
+				if err := c.Save(); err != nil {
 					t.Error(err)
 				}
 			}

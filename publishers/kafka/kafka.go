@@ -74,7 +74,6 @@ type Publisher struct {
 	lost    bool          // the bus has lost what it stored
 	session int           // counts how often the cluster answered again
 
-	note []byte // of Note, reused
 }
 
 var _ bridge.Publisher = (*Publisher)(nil)
@@ -177,9 +176,7 @@ func (p *Publisher) settle(copies []*entry, refused error) {
 
 // Note says how far each partition was written when all up to that event was done, and where some of the events are.
 func (p *Publisher) Note(committed uint64) []byte {
-	p.note = append(p.note[:0], p.notes.asOf(committed)...)
-	p.note = append(p.note, p.landmarks.Note(committed)...)
-	return p.note
+	return append(p.notes.asOf(committed), p.landmarks.Note(committed)...)
 }
 
 // Close ends the connections and everything the publisher does. What is undone stays undone. It must not be called from

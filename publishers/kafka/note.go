@@ -36,7 +36,6 @@ type place struct {
 	// stored since then, marks has by the number of the event, which grows.
 	noted position
 	marks []mark
-	line  []byte // noted, as text
 }
 
 type mark struct {
@@ -54,8 +53,6 @@ type notes struct {
 	// Guarded by mu.
 	cluster string
 	places  []*place
-	changed bool   // since text was made
-	text    []byte // written by asOf only, which nobody calls twice at a time
 }
 
 // parse takes what was noted by the run before.
@@ -66,18 +63,16 @@ func (n *notes) parse(text []byte) error {
 		pl := new(place)
 		_, err := fmt.Sscanf(line, "%s %d %d %d %d %d", &pl.topic, &pl.partition,
 			&pl.noted.producer.id, &pl.noted.producer.epoch, &pl.noted.next, &pl.noted.offset)
-		pl.write()
 		switch cluster, ok := strings.CutPrefix(line, "cluster "); {
 		case ok:
 			n.cluster = strings.TrimSpace(cluster)
-		case err != nil || string(pl.line) != line:
+		case err != nil || pl.line() != line:
 			n.places = nil
 			return errors.New("a line of it is not one of six fields")
 		default:
 			n.places = append(n.places, pl)
 		}
 	}
-	n.changed = true
 	return nil
 }
 
@@ -90,7 +85,7 @@ func (n *notes) adopt(cluster string) (same bool) {
 	if !same {
 		n.places = nil
 	}
-	n.cluster, n.changed = cluster, true
+	n.cluster = cluster
 	return same
 }
 
@@ -98,7 +93,7 @@ func (n *notes) adopt(cluster string) (same bool) {
 func (n *notes) forget() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.places, n.changed = nil, true
+	n.places = nil
 }
 
 // clusterID is the cluster that there is.
@@ -142,8 +137,6 @@ func (n *notes) begin(topic string, partition int, at position) {
 	for i := range pl.marks {
 		pl.marks[i].at = pl.marks[i].at.with(at)
 	}
-	pl.write()
-	n.changed = true
 }
 
 // stored notes that the lane came to a position, by storing events up to the number, which is one that is not done.
@@ -161,41 +154,27 @@ func (n *notes) stored(topic string, partition int, number uint64, at position) 
 	pl.marks = append(pl.marks, mark{number, at})
 }
 
-// asOf is the text as of the time when all up to that event was done, valid until the next call.
+// asOf is the text as of the time when all up to that event was done.
 func (n *notes) asOf(committed uint64) []byte {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	text := fmt.Appendf(nil, "cluster %s\n", n.cluster)
 	for _, pl := range n.places {
-		if pl.pass(committed) {
-			n.changed = true
-		}
+		pl.pass(committed)
+		text = append(text, pl.line()...)
 	}
-	if n.changed {
-		n.changed = false
-		n.text = fmt.Appendf(n.text[:0], "cluster %s\n", n.cluster)
-		for _, pl := range n.places {
-			n.text = append(n.text, pl.line...)
-		}
-	}
-	return n.text
+	return text
 }
 
-// pass takes the marks over that are up to that event, and reports whether there were any.
-func (pl *place) pass(committed uint64) bool {
-	n := 0
-	for n < len(pl.marks) && pl.marks[n].number <= committed {
-		n++
+// pass takes the marks over that are up to that event.
+func (pl *place) pass(committed uint64) {
+	for len(pl.marks) > 0 && pl.marks[0].number <= committed {
+		pl.noted, pl.marks = pl.marks[0].at, pl.marks[1:]
 	}
-	if n == 0 {
-		return false
-	}
-	pl.noted = pl.marks[n-1].at
-	pl.marks = pl.marks[n:]
-	pl.write()
-	return true
 }
 
-func (pl *place) write() {
+// line is noted, as text.
+func (pl *place) line() string {
 	p := pl.noted
-	pl.line = fmt.Appendf(pl.line[:0], "%s %d %d %d %d %d\n", pl.topic, pl.partition, p.producer.id, p.producer.epoch, p.next, p.offset)
+	return fmt.Sprintf("%s %d %d %d %d %d\n", pl.topic, pl.partition, p.producer.id, p.producer.epoch, p.next, p.offset)
 }

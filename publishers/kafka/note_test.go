@@ -1,7 +1,6 @@
 package kafka
 
 import (
-	"fmt"
 	"strings"
 	"testing"
 )
@@ -138,18 +137,4 @@ func TestNoteUnreadable(t *testing.T) {
 			t.Errorf("%q: found %v", text, got)
 		}
 	}
-}
-
-func BenchmarkNote(b *testing.B) {
-	n := new(notes)
-	for i := range 50 {
-		n.begin("orders", i, at(0))
-	}
-	number := uint64(0)
-	for b.Loop() {
-		number++
-		n.stored("orders", int(number%50), number, at(int64(number)))
-		n.asOf(number)
-	}
-	_ = fmt.Sprint(len(n.text))
 }

@@ -54,9 +54,7 @@ func (c *Config) servers() string {
 
 // Note is which servers there are, and the landmarks of their streams.
 func (p *Publisher) Note(committed uint64) []byte {
-	p.note = append(append(append(p.note[:0], serversWord...), p.servers...), '\n')
-	p.note = append(p.note, p.landmarks.Note(committed)...)
-	return p.note
+	return append([]byte(serversWord+p.servers+"\n"), p.landmarks.Note(committed)...)
 }
 
 // keepLandmarks has the last landmarks before a pause kept.

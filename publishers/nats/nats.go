@@ -83,8 +83,6 @@ type Publisher struct {
 	session  session                    // the connection there is
 	inbox    error                      // why answers cannot arrive: no permission to subscribe to them
 	report   bridge.Report              // called with mu held, so that reports of a cause keep their order
-
-	note []byte // of Note, reused
 }
 
 var _ bridge.Publisher = (*Publisher)(nil)

@@ -89,7 +89,7 @@ func (r *Trial) GoBack() *Trial {
 	for _, l := range r.Lost() {
 		committed = min(committed, l.Committed)
 	}
-	return open(r.t, r.bus, cursor{committed, bytes.Clone(r.publisher.Note(committed))}, r.offered)
+	return open(r.t, r.bus, cursor{committed, r.publisher.Note(committed)}, r.offered)
 }
 
 func open(t *testing.T, bus Bus, c cursor, before uint64) *Trial {
@@ -114,7 +114,7 @@ func (r *Trial) keepNote() error {
 		r.asked++
 		return r.broken
 	}
-	r.note = bytes.Clone(r.publisher.Note(r.prefix))
+	r.note = r.publisher.Note(r.prefix)
 	r.kept = cursor{r.prefix, r.note}
 	return nil
 }
@@ -123,7 +123,7 @@ func (r *Trial) keepNote() error {
 func (r *Trial) takeNote() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.note = bytes.Clone(r.publisher.Note(r.prefix))
+	r.note = r.publisher.Note(r.prefix)
 }
 
 // rewound is what no bus may say that has lost nothing.
@@ -244,7 +244,7 @@ func (r *Trial) done(d *bridge.Delivery, err error) {
 	for ; r.has(r.prefix + 1); r.prefix++ {
 		// all up to the next are done
 	}
-	r.note = bytes.Clone(r.publisher.Note(r.prefix))
+	r.note = r.publisher.Note(r.prefix)
 	if r.broken == nil && r.prefix >= r.kept.prefix+keepEach {
 		r.kept = cursor{r.prefix, r.note}
 	}
