@@ -74,6 +74,8 @@ type Publisher struct {
 	life   sync.RWMutex
 	closed bool // guarded by life
 
+	writing sync.Mutex // held by the sender from when it takes messages until they are written; taken before mu
+
 	mu sync.Mutex
 	// All below are guarded by mu.
 	lanes    map[string]*lane           // by key; a lane that is empty is removed

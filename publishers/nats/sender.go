@@ -35,49 +35,62 @@ type outgoing struct {
 }
 
 // send is the only goroutine that publishes. It writes one message after the other; their acknowledgements come to
-// acked and failed on other goroutines.
+// acked and failed on other goroutines. When it waits, nothing is ready, or nothing may be sent: whatever changes that
+// signals.
 func (p *Publisher) send() {
 	b := batch{copies: make([]outgoing, 0, sendBatch+1)}
 	h := newHeaders()
-	// The library's own retry would send an event after its successors.
-	once := []jetstream.PublishOpt{jetstream.WithRetryAttempts(0)}
-	for p.take(&b) {
-		for _, o := range b.copies {
-			d := o.copy.entry.delivery
-			o.msg.Subject = o.copy.dest.prefix + d.Subject(o.copy.dest.name)
-			o.msg.Header = h.of(d)
-			o.msg.Data = d.Data
-			if _, err := b.js.PublishMsgAsync(o.msg, once...); err != nil {
-				p.notSent(o.msg, err, b.epoch)
-			}
-		}
-	}
-}
-
-// take waits for something to send and takes it. When it waits, nothing is ready, or nothing may be sent: whatever
-// changes that signals. False is the end.
-func (p *Publisher) take(b *batch) bool {
-	for {
-		clear(b.copies)
-		b.copies = b.copies[:0]
-		p.mu.Lock()
-		b.js, b.epoch = p.session.js, p.session.epoch
-		now := time.Now()
-		for p.session.up && p.ready.head != nil && p.away < maxInFlight && len(b.copies) < sendBatch {
-			l := p.ready.pop()
-			l.queued = false
-			p.takeHead(l, now, b)
-		}
-		p.mu.Unlock()
+	for p.ctx.Err() == nil {
+		p.writing.Lock()
+		p.take(&b)
+		p.write(&b, h)
+		p.writing.Unlock()
 		if len(b.copies) > 0 {
-			return p.ctx.Err() == nil
+			continue
 		}
 		select {
 		case <-p.wake:
 		case <-p.ctx.Done():
-			return false
 		}
 	}
+}
+
+// take takes what there is to send.
+func (p *Publisher) take(b *batch) {
+	clear(b.copies)
+	b.copies = b.copies[:0]
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	b.js, b.epoch = p.session.js, p.session.epoch
+	now := time.Now()
+	for p.session.up && p.ready.head != nil && p.away < maxInFlight && len(b.copies) < sendBatch {
+		l := p.ready.pop()
+		l.queued = false
+		p.takeHead(l, now, b)
+	}
+}
+
+func (p *Publisher) write(b *batch, h *headers) {
+	// The library's own retry would send an event after its successors.
+	once := jetstream.WithRetryAttempts(0)
+	for _, o := range b.copies {
+		d := o.copy.entry.delivery
+		o.msg.Subject = o.copy.dest.prefix + d.Subject(o.copy.dest.name)
+		o.msg.Header = h.of(d)
+		o.msg.Data = d.Data
+		if _, err := b.js.PublishMsgAsync(o.msg, once); err != nil {
+			p.notSent(o.msg, err, b.epoch)
+		}
+	}
+}
+
+// hold sends nothing more to a destination, until its stream is known to fit.
+func (p *Publisher) hold(d *destination) {
+	p.mu.Lock()
+	d.ready = false
+	p.mu.Unlock()
+	p.writing.Lock() // what was taken before is written now
+	defer p.writing.Unlock()
 }
 
 // takeHead takes what there is to send of the lane's first event. A copy whose stream does not fit stays; the check of
@@ -239,6 +252,7 @@ func (p *Publisher) judge(c *eventCopy, err error) {
 		api != nil && (api.ErrorCode == errCodeTooLarge || api.ErrorCode == errCodeHeaderTooLarge):
 		p.settle(c, fmt.Errorf("%w: %s: %w", bridge.ErrRejected, c.dest.stream, err))
 	case errors.Is(err, jetstream.ErrNoStreamResponse):
+		c.dest.ready = false // one that is made anew gets nothing before it is known what this one held
 		c.dest.wantCheck()
 		p.retry(c, &c.dest.failing, fmt.Errorf("no stream answers for %s", c.dest.subjects))
 	case api != nil && api.ErrorCode == errCodeStoreFailed:

@@ -149,6 +149,7 @@ func (p *Publisher) findStream(ctx context.Context, js jetstream.JetStream, d *d
 		if !p.cfg.CreateStreams {
 			return nil, fmt.Errorf("there is no stream %s: create it with subjects %s, or let postbridge do it (POSTBRIDGE_NATS_CREATE_STREAMS)", d.stream, d.subjects)
 		}
+		p.hold(d) // or else it gets events before it is known what one of the same name held
 		if s, err = p.createStream(ctx, js, d); err != nil {
 			return nil, fmt.Errorf("cannot create stream %s: %w", d.stream, err)
 		}

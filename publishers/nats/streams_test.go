@@ -106,6 +106,7 @@ func TestStreamsNotCreated(t *testing.T) {
 	e.waitNoCauses()
 }
 
+// TestStreamDeleted: nothing goes into a stream made anew before it is known what the old one held.
 func TestStreamDeleted(t *testing.T) {
 	t.Parallel()
 	n := startServer(t, nil)
@@ -115,9 +116,18 @@ func TestStreamDeleted(t *testing.T) {
 	if err := js.DeleteStream(t.Context(), "ORDERS"); err != nil {
 		t.Fatal(err)
 	}
-	held := e.offer(order(2))
-	eventually(t, "word of the loss", func() bool { return e.rewound.Load() > 0 }, func() any { return e.all() })
-	undone(t, held)
+	var held []<-chan error
+	eventually(t, "word of the loss", func() bool {
+		for range 20 {
+			d := order(uint64(len(held) + 2))
+			d.OrderID = fmt.Sprint(len(held)) // waits for no other
+			held = append(held, e.offer(d))
+		}
+		return e.rewound.Load() > 0
+	}, func() any { return e.all() })
+	for _, result := range held {
+		undone(t, result)
+	}
 	wantStored(t, js, "ORDERS")
 }
 
