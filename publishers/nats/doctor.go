@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -218,7 +220,14 @@ func (x *examiner) account(ctx context.Context) bool {
 	subject, refused := denied(err)
 	switch {
 	case err == nil:
-		x.limits(what, info.Tier)
+		if len(info.Tiers) == 0 {
+			x.limits(what, "the account", info.Tier)
+		}
+		for _, name := range slices.Sorted(maps.Keys(info.Tiers)) { // one for each number of replicas
+			if t := info.Tiers[name]; t.Limits.MaxStore != 0 { // else it is not for files
+				x.limits(what, "tier "+name, t)
+			}
+		}
 		return true
 	case refused:
 		x.Add(bridge.Info, what, "does not tell us the limits of the account", "allow publishing to "+subject+" to see them here")
@@ -233,15 +242,15 @@ func (x *examiner) account(ctx context.Context) bool {
 	return false
 }
 
-// limits grades what is left of the account's limits.
-func (x *examiner) limits(what string, t jetstream.Tier) {
-	if t.Limits.MaxStore <= 0 {
-		x.OK(what, "has no limit of storage for the account")
+// limits grades what is left of the limits of the account, or of one of its tiers.
+func (x *examiner) limits(what, whose string, t jetstream.Tier) {
+	if t.Limits.MaxStore < 0 {
+		x.OK(what, "has no limit of storage for "+whose)
 		return
 	}
-	text := fmt.Sprintf("has %s of the account's %s of file storage in use", bridge.SizeText(int64(t.Store)), bridge.SizeText(t.Limits.MaxStore))
-	if float64(t.Store) > 0.8*float64(t.Limits.MaxStore) {
-		x.Add(bridge.Warn, what, text, "raise the account's limit, or keep events for a shorter time; when it is reached events wait in the spool")
+	text := fmt.Sprintf("has %s of %s's %s of file storage in use", bridge.SizeText(int64(t.Store)), whose, bridge.SizeText(t.Limits.MaxStore))
+	if float64(t.Store) >= 0.8*float64(t.Limits.MaxStore) {
+		x.Add(bridge.Warn, what, text, "raise that limit, or keep events for a shorter time; when it is reached events wait in the spool")
 		return
 	}
 	x.OK(what, text)

@@ -132,6 +132,38 @@ func TestExamineMissing(t *testing.T) {
 	wantFinding(t, findings, bridge.Fail, "stream ORDERS is missing", "stream ALL takes some of orders.>")
 }
 
+// TestExamineLimits grades the storage of an account, also of one whose limits are those of tiers.
+func TestExamineLimits(t *testing.T) {
+	t.Parallel()
+	limit := func(bytes int64) server.JetStreamAccountLimits {
+		return server.JetStreamAccountLimits{MaxMemory: -1, MaxStore: bytes, MaxStreams: -1, MaxConsumers: -1}
+	}
+	for _, c := range []struct {
+		limits map[string]server.JetStreamAccountLimits // by tier
+		grade  bridge.Grade
+		words  string
+	}{
+		{map[string]server.JetStreamAccountLimits{"": limit(-1)}, bridge.OK, "JetStream has no limit of storage for the account"},
+		{map[string]server.JetStreamAccountLimits{"": limit(1 << 20)}, bridge.OK, "of the account's 1MiB of file storage in use"},
+		{map[string]server.JetStreamAccountLimits{"": limit(0)}, bridge.Warn, "has 0B of the account's 0B of file storage in use: raise that limit"},
+		{map[string]server.JetStreamAccountLimits{"R1": limit(1 << 10)}, bridge.Warn, "of tier R1's 1KiB of file storage in use: raise that limit"},
+		{map[string]server.JetStreamAccountLimits{"R1": limit(-1)}, bridge.OK, "JetStream has no limit of storage for tier R1"},
+	} {
+		n := startServer(t, nil)
+		if err := n.server.GlobalAccount().UpdateJetStreamLimits(c.limits); err != nil {
+			t.Fatal(err)
+		}
+		if _, tiers := c.limits["R1"]; tiers {
+			js := n.admin(t)
+			createStream(t, js, jetstream.StreamConfig{Name: "USED", Subjects: []string{"used"}})
+			if _, err := js.Publish(t.Context(), "used", make([]byte, 900)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		wantFinding(t, examine(t, nats.Config{URL: n.url(), CreateStreams: true}), c.grade, c.words)
+	}
+}
+
 // TestExamineUnreachable is that whatever keeps the doctor out is a finding, soon.
 func TestExamineUnreachable(t *testing.T) {
 	t.Parallel()
