@@ -70,6 +70,9 @@ func (p *process) doctor(ctx context.Context, args []string) error {
 	}
 	d := &doctor{c, credentials}
 	findings := d.examine(ctx, examination{local: true, probe: o.probe})
+	if ctx.Err() != nil {
+		return errors.New("doctor: interrupted") // a bus that was left is no finding
+	}
 	text := textReport(findings)
 	if o.json {
 		text = jsonReport(findings)
@@ -237,8 +240,10 @@ func export(grades *prometheus.GaugeVec, findings []bridge.Finding) {
 	value := map[bridge.Grade]float64{bridge.Warn: 1, bridge.Fail: 2}
 	for _, area := range areas() {
 		of := slices.DeleteFunc(slices.Clone(findings), func(f bridge.Finding) bool { return f.Area != area })
-		if len(of) > 0 {
-			grades.WithLabelValues(area).Set(value[worst(of)])
+		if len(of) == 0 {
+			grades.DeleteLabelValues(area)
+			continue
 		}
+		grades.WithLabelValues(area).Set(value[worst(of)])
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"net/http/httptest"
 	"os"
@@ -95,10 +96,28 @@ func TestDoctorSecrets(t *testing.T) {
 		wantSaid(t, newDoctor(t, "DHAN_TOKENS_FILE="+readable).secrets(), "warn secrets "+readable, "group 54321")
 	}
 
+	wantSaid(t, newDoctor(t, "DHAN_TOKENS=t ADMIN_TOKEN=t").secrets(), "info secrets the environment holds POSTBRIDGE_ADMIN_TOKEN, POSTBRIDGE_DHAN_TOKENS, which")
 	findings = newDoctor(t, "DHAN_TOKENS=t KITE_SECRETS_FILE="+private+" NATS_URL=nats://u:p@bus").secrets()
 	wantSaid(t, findings, "ok secrets "+private)
 	wantSaid(t, findings, "info secrets the environment holds POSTBRIDGE_DHAN_TOKENS, which")
 	wantSaid(t, findings, "info secrets the environment holds a login in POSTBRIDGE_NATS_URL", "POSTBRIDGE_NATS_PASSWORD_FILE")
+}
+
+// TestDoctorOwnListeners is that the secrets of what we serve ourselves are looked at as those of the brokers and buses are.
+func TestDoctorOwnListeners(t *testing.T) {
+	_, issue := issuing(t)
+	pem, keyPEM := issue(1)
+	certificate, key, token := write(t, "cert", pem), write(t, "key", keyPEM), write(t, "token", "admin-token")
+	chmod(t, certificate, 0o644) // as everybody is shown it
+	letIn(t, filepath.Dir(certificate))
+	settings := "DHAN_TOKENS=t ADMIN_TOKEN_FILE=" + token + " TLS_CERT_FILE=" + certificate + " TLS_KEY_FILE=" + key
+	wantSaid(t, newDoctor(t, settings).secrets(), "ok secrets "+key+", "+token+" can be read by nobody else")
+	for _, path := range []string{key, token} {
+		chmod(t, path, 0o644)
+		letIn(t, filepath.Dir(path))
+		wantSaid(t, newDoctor(t, settings).secrets(), "warn secrets "+path, "may be read by every user")
+	}
+	wantSaid(t, newDoctor(t, settings).secrets(), "!warn secrets "+certificate)
 }
 
 func chmod(t *testing.T, path string, mode os.FileMode) {
@@ -210,6 +229,12 @@ func TestDoctorExit(t *testing.T) {
 	if got.code != 1 || got.stderr != "" || !strings.Contains(got.stdout, "\nthe worst is fail: ") {
 		t.Errorf("without a bus: %+v", got)
 	}
+	ctx, interrupt := context.WithCancel(t.Context())
+	interrupt()
+	got = runInput(ctx, "", environ("DHAN_TOKENS=t NATS_URL=nats://127.0.0.1:1 DATA_DIR="+t.TempDir()), "doctor")
+	if got.code != 1 || got.stdout != "" || !strings.Contains(got.stderr, "doctor: interrupted") {
+		t.Errorf("stopped: %+v", got)
+	}
 	var stderr strings.Builder
 	for grade, code := range map[bridge.Grade]int{bridge.Warn: 3, bridge.Fail: 1} {
 		if got := exitCode(&gradeError{grade}, &stderr); got != code || stderr.Len() > 0 {
@@ -243,5 +268,7 @@ postbridge_doctor_grade{area="nats"} 2
 	export(grades, []bridge.Finding{find("nats", bridge.OK)})
 	if got := scrape(); !strings.Contains(got, `{area="nats"} 0`) {
 		t.Errorf("mended, and still\n%s", got)
+	} else if strings.Contains(got, "clock") {
+		t.Errorf("nothing is known of the clock any more, and still\n%s", got)
 	}
 }

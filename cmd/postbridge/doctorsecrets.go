@@ -78,8 +78,10 @@ func (d *doctor) secrets() []bridge.Finding {
 // secretPlaces are the files with secrets in them, and the settings that are themselves secret.
 func (d *doctor) secretPlaces() (files, inEnvironment []string) {
 	c := d.config
-	for _, of := range append(c.brokerSecrets(), c.busSecrets()...) {
+	for _, of := range slices.Concat(c.httpSecrets(), c.brokerSecrets(), c.busSecrets()) {
 		switch {
+		case of.keyPath != "": // the other file is the certificate, which is shown to everybody
+			files = append(files, of.keyPath)
 		case of.path != "":
 			files = append(files, of.path)
 		case of.value != "":
