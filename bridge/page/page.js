@@ -4,7 +4,7 @@
 const pollEvery = 1000 // ms
 const patience = 5000 // ms, for an answer
 const rateSpan = 5 // seconds that a rate is made over
-const chartSpan = 120 // samples in a chart
+const chartSpan = 120 // seconds in a chart
 const keptEvents = 500 // as many as the server keeps
 const keptRejects = 100
 const shownRows = 200
@@ -19,6 +19,7 @@ let polling = false
 let timer = 0
 let held = false
 let way = null // the event whose order is shown
+let shownStates = [] // of that order
 
 const $ = id => document.getElementById(id)
 
@@ -57,10 +58,12 @@ async function ask() {
   }
 }
 
+const notTaken = "The token was not taken."
+
 function askForToken() {
   const had = sessionStorage.getItem("token")
   sessionStorage.removeItem("token")
-  $("refused-token").textContent = had ? "The token was not taken." : ""
+  $("refused-token").textContent = had ? notTaken : ""
   $("ask").hidden = false
   $("main").hidden = true
   $("lost").hidden = true
@@ -70,8 +73,13 @@ function askForToken() {
 
 $("ask").addEventListener("submit", event => {
   event.preventDefault()
-  sessionStorage.setItem("token", $("token").value.trim())
+  const token = $("token").value.trim()
   $("token").value = ""
+  if (/[^\x21-\x7e]/.test(token)) { // no header can carry it
+    $("refused-token").textContent = notTaken
+    return
+  }
+  sessionStorage.setItem("token", token)
   $("ask").hidden = true
   poll()
 })
@@ -97,7 +105,7 @@ function take(data) {
   run = data.run
   last = data.last
   samples.push(sample(data))
-  samples = samples.slice(-chartSpan - 1)
+  samples = samples.filter(s => s.seconds >= data.seconds - chartSpan)
   if (data.events.length > 0) keep(data.events)
   $("main").hidden = false
   show(data)
@@ -183,6 +191,12 @@ function bytes(n) {
     i++
   }
   return `${short.format(n)} ${units[i]}`
+}
+
+// day is a date, unless it is today's.
+function day(date) {
+  const today = date.toDateString() === new Date().toDateString()
+  return today ? "" : date.toLocaleDateString("en-GB", { day: "numeric", month: "short" })
 }
 
 function clock(date) {
@@ -284,24 +298,27 @@ function showRefusals(refused) {
   setRows($("refusals"), rows, "none since the start")
 }
 
-// chartSteps are the values between each two samples, in the places of the chart.
+// chartSteps are the values between each two samples.
 function chartSteps(values) {
   return samples.slice(1).map((now, i) => values(samples[i], now).map(v => Math.max(0, v)))
 }
 
-// drawChart draws a bar of stacked parts for each step, the last at the right, and returns the highest.
+// drawChart draws a bar of stacked parts for each step, as wide as the time between its samples and the last at the right, and
+// returns the highest.
 function drawChart(svg, steps, kinds) {
   const sums = steps.map(parts => parts.reduce((a, b) => a + b, 0))
   const most = Math.max(0, ...sums)
   const bars = []
+  const begin = samples.at(-1).seconds - chartSpan
   steps.forEach((parts, i) => {
+    const x = samples[i].seconds - begin, width = samples[i + 1].seconds - samples[i].seconds
     let y = 40
     parts.forEach((value, k) => {
       const height = most > 0 ? 38 * value / most : 0
       if (height === 0) return
       const bar = document.createElementNS("http://www.w3.org/2000/svg", "rect")
       y -= height
-      const place = { x: chartSpan - steps.length + i, y, width: 1, height, class: kinds[k] }
+      const place = { x, y, width, height, class: kinds[k] }
       for (const [name, v] of Object.entries(place)) bar.setAttribute(name, v)
       bars.push(bar)
     })
@@ -393,14 +410,15 @@ const columns = [
 const rejectColumns = columns.filter(c => c.name !== "Filled").map(c => c.name === "Reason" ? { name: "Reason", of: c.of } : c)
 
 function time(e) {
-  return make("time", { dateTime: e.received_at, title: e.received_at }, clock(new Date(e.received_at)))
+  const date = new Date(e.received_at)
+  return make("time", { dateTime: e.received_at, title: e.received_at }, make("small", {}, day(date)), " ", clock(date))
 }
 
 function openWay(e) {
   const button = make("button", { type: "button", className: "way" }, e.order_id ? shorten(e.order_id, 24) : "not understood")
   button.addEventListener("click", () => {
     way = e
-    $("states").replaceChildren()
+    shownStates = []
     showWay()
     $("way").showModal()
   })
@@ -422,13 +440,19 @@ function matches(e) {
 }
 
 function showEvents() {
+  const today = new Date().toDateString()
+  if (rowsDay !== today) {
+    rowsOf = new WeakMap()
+    rowsDay = today
+  }
   const matching = events.filter(matches)
   const rejects = matching.filter(e => e.status === "rejected")
   showList($("events"), columns, "The last events", matching, events.length)
   showList($("rejects"), rejectColumns, "The last rejects", rejects, events.filter(e => e.status === "rejected").length)
 }
 
-const rowsOf = new WeakMap() // table -> event -> row
+let rowsOf = new WeakMap() // table -> event -> row
+let rowsDay = "" // when they were made: the next day they say so
 
 // showList shows the newest of the events. Rows that stay are left alone, so that what is focused or selected stays so.
 function showList(table, columns, title, list, all) {
@@ -469,7 +493,8 @@ function showWay() {
   if (!way) return
   const states = events.filter(e => e === way || way.order_id !== undefined &&
     e.order_id === way.order_id && e.user_id === way.user_id && e.broker === way.broker).reverse()
-  if (states.length === 0 || states.length === $("states").children.length) return
+  if (states.length === 0 || states.every((e, i) => e === shownStates[i])) return
+  shownStates = states
   setText($("way-title"), way.order_id ? `Order ${way.order_id}` : "A postback that was not understood")
   setText($("way-note"), [way.broker, way.user_id && `user ${way.user_id}`, what(way)].filter(Boolean).join(", ") +
     `. ${counted(states.length, "state", "states")} among the last events, the oldest first.`)

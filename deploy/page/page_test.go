@@ -1,11 +1,15 @@
 package page
 
 import (
+	"bytes"
+	"encoding/json"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/chromedp/chromedp"
@@ -157,6 +161,77 @@ func TestFilter(t *testing.T) {
 	b.calm(s.admin)
 }
 
+// TestWayGoesOn is that the way of an order goes on when its first states are not among the last events any more.
+func TestWayGoesOn(t *testing.T) {
+	s := serve(t, nil)
+	fill := func(n int) {
+		s.post(map[string]any{"order_id": "7", "status": "OPEN", "quantity": 10, "filled_quantity": n})
+	}
+	b := open(t, s.admin)
+	fill(1)
+	s.send("--count", "498", "--connections", "16")
+	b.await(`$("#events caption").endsWith("of 499")`)
+	fill(2)
+	b.enter("#order", "7")
+	b.await(`$("#events tbody tr:nth-child(1)").includes("2/10")`)
+	b.click("#events tbody tr:nth-child(1) button")
+	b.await(`document.querySelectorAll("#states li").length === 2`)
+	fill(3)
+	b.await(`$("#states li:nth-child(1)").includes("2/10") && $("#states li:nth-child(2)").includes("3/10")`)
+	b.calm(s.admin)
+}
+
+// TestTime is that rates and charts are of the time they are said to be of, also when the page was not looked at for a while, and
+// that an event of another day is not taken for one of today.
+func TestTime(t *testing.T) {
+	s := serve(t, nil)
+	address, err := url.Parse(s.admin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var away atomic.Int64 // seconds
+	behind := httputil.NewSingleHostReverseProxy(address)
+	behind.ModifyResponse = func(resp *http.Response) error {
+		if resp.Request.URL.Path != "/page/data" {
+			return nil
+		}
+		var data map[string]any
+		if err := json.NewDecoder(resp.Body).Decode(&data); err != nil {
+			return err
+		}
+		data["seconds"] = data["seconds"].(float64) + float64(away.Load())
+		for _, e := range data["events"].([]any) {
+			if e := e.(map[string]any); e["order_id"] == "1" {
+				e["received_at"] = "2026-01-02T12:00:00Z"
+			}
+		}
+		text, err := json.Marshal(data)
+		resp.Body, resp.ContentLength = io.NopCloser(bytes.NewReader(text)), int64(len(text))
+		resp.Header.Del("Content-Length")
+		return err
+	}
+	shifted := httptest.NewServer(behind)
+	defer shifted.Close()
+	s.post(map[string]any{"order_id": "1", "status": "OPEN"})
+	s.post(map[string]any{"order_id": "2", "status": "OPEN"})
+	b := open(t, shifted.URL)
+	b.await(`/^2 Jan\s+[0-9:.]+$/.test($("#events tbody tr:nth-child(2) time")) && /^[0-9:.]+$/.test($("#events tbody tr:nth-child(1) time"))`)
+	b.click("#events tbody tr:nth-child(2) button")
+	b.await(`/^2 Jan\s+[0-9:.]+$/.test($("#states time"))`)
+	b.click("#close")
+
+	s.send("--rate", "50", "--for", "10m")
+	const bars, rate = `[...document.querySelectorAll("#postbacks-chart rect.accepted")]`, `Number($("#answers dd"))`
+	b.await(bars + `.length > 6 && ` + rate + ` > 30`)
+	away.Store(60)
+	b.await(bars + `.some(r => r.getAttribute("width") > 55 && r.getAttribute("width") < 70)`)
+	b.await(bars + `.some(r => r.getAttribute("x") > 20 && r.getAttribute("x") < 55)`) // what was before, where it was
+	away.Store(600)
+	b.await(bars + `.length < 4`)
+	b.await(bars + `.length > 5 && ` + rate + ` > 30`)
+	b.calm(shifted.URL)
+}
+
 // TestUntrusted is that what comes from outside is text, whatever it looks like.
 func TestUntrusted(t *testing.T) {
 	s := serve(t, nil)
@@ -220,6 +295,8 @@ func TestToken(t *testing.T) {
 	b.enter("#token", "wrong\r")
 	b.await(`$("#ask").includes("was not taken")`)
 	b.shoot("asks")
+	b.enter("#token", "ri€ght\r") // as a header cannot carry it
+	b.await(`$("#ask").includes("was not taken") && document.querySelector("#token").value === ""`)
 	b.enter("#token", "right\r")
 	b.await(`$("article .state") === "up" && document.querySelector("#ask").hidden`)
 	b.do(chromedp.Reload())
