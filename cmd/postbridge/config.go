@@ -35,7 +35,7 @@ type config struct {
 	TLSCertFile string `env:"TLS_CERT_FILE"`
 	// Its key, PEM.
 	TLSKeyFile string `env:"TLS_KEY_FILE"`
-	// What `/status` and `/metrics` ask for as a bearer token; without it they ask for nothing.
+	// What `/status`, `/metrics` and the page ask for as a bearer token; without it they ask for nothing.
 	AdminToken secret `env:"ADMIN_TOKEN"`
 	// A file with the token; read again when it changes.
 	AdminTokenFile string `env:"ADMIN_TOKEN_FILE"`
