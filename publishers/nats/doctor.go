@@ -86,6 +86,7 @@ func (x *examiner) destinations() []*destination {
 	}
 }
 
+// connect asks one server after the other: of all together, the library tells one that does not run as if none did.
 func (x *examiner) connect(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	x.close = cancel // the dialer closes what it dialed
@@ -98,12 +99,20 @@ func (x *examiner) connect(ctx context.Context) error {
 		natsgo.SetCustomDialer(dialer{ctx, examineDial}),
 		natsgo.ErrorHandler(func(_ *natsgo.Conn, _ *natsgo.Subscription, err error) { x.refuse(err) }),
 	)
-	conn, err := natsgo.Connect(x.cfg.URL, options...)
-	if err == nil {
-		x.conn = conn
-		x.js, err = jetstream.New(conn)
+	var failed error
+	for server := range strings.SplitSeq(x.cfg.URL, ",") {
+		conn, err := natsgo.Connect(server, options...)
+		if err == nil {
+			x.conn = conn
+			x.js, err = jetstream.New(conn)
+			return err
+		}
+		// The one that matters most is that we are not let in, the least that nobody listens.
+		if failed == nil || errors.Is(failed, natsgo.ErrNoServers) || authError(err) {
+			failed = err
+		}
 	}
-	return err
+	return failed
 }
 
 // unreachable says why there is no connection.

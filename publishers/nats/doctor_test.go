@@ -180,6 +180,8 @@ func TestExamineUnreachable(t *testing.T) {
 		words []string
 	}{
 		{nats.Config{URL: locked.url(), User: "edge", Password: func() string { return "wrong-secret" }}, bridge.Fail, []string{"refuses the login", "POSTBRIDGE_NATS_PASSWORD"}},
+		{nats.Config{URL: locked.url() + ",nats://127.0.0.1:1", User: "edge", Password: func() string { return "wrong-secret" }}, bridge.Fail, []string{"refuses the login"}},
+		{nats.Config{URL: "nats://127.0.0.1:1," + locked.url(), User: "edge", Password: func() string { return "wrong-secret" }}, bridge.Fail, []string{"refuses the login"}},
 		{nats.Config{URL: "nats://127.0.0.1:1"}, bridge.Fail, []string{"127.0.0.1:1 cannot be reached", "POSTBRIDGE_NATS_URL"}},
 		{nats.Config{URL: "nats://" + l.Addr().String()}, bridge.Fail, []string{"does not answer", "POSTBRIDGE_NATS_URL"}},
 		{nats.Config{URL: strings.Replace(plain.url(), "nats:", "tls:", 1)}, bridge.Fail, []string{"does not let us in", "POSTBRIDGE_NATS_TLS_CA_FILE"}},
