@@ -43,6 +43,7 @@ type examiner struct {
 	embedded bool
 	conn     *natsgo.Conn
 	js       jetstream.JetStream
+	rights   publishRights // as far as we are told
 	close    func()
 
 	mu      sync.Mutex
@@ -269,10 +270,13 @@ func (x *examiner) limits(what, whose string, t jetstream.Tier) {
 type userInfo struct {
 	Data struct {
 		Permissions *struct {
-			Publish struct{ Allow, Deny []string }
+			Publish publishRights
 		}
 	}
 }
+
+// publishRights are subjects that a user may or may not publish to. Empty lists allow all.
+type publishRights struct{ Allow, Deny []string }
 
 // permissions grades what we may publish to. Where that is not told, only publishing would show it.
 func (x *examiner) permissions(ctx context.Context) {
@@ -293,10 +297,10 @@ func (x *examiner) permissions(ctx context.Context) {
 		x.OK(what, "may publish to all subjects")
 		return
 	}
-	p := user.Data.Permissions.Publish
+	x.rights = user.Data.Permissions.Publish
 	var missing []string
 	for _, d := range x.destinations() {
-		if !mayPublish(p.Allow, p.Deny, d.needed) {
+		if !x.rights.cover(d.needed) {
 			missing = append(missing, d.needed)
 		}
 	}
@@ -307,15 +311,14 @@ func (x *examiner) permissions(ctx context.Context) {
 	x.OK(what, "may publish to all destinations")
 }
 
-// mayPublish reports whether all that a pattern takes is allowed and none of it denied. No list of allowed subjects
-// allows all.
-func mayPublish(allow, deny []string, pattern string) bool {
-	for _, subject := range deny {
+// cover reports whether all that a pattern takes is allowed and none of it denied. No list of allowed subjects allows all.
+func (r publishRights) cover(pattern string) bool {
+	for _, subject := range r.Deny {
 		if covers(subject, pattern) || covers(pattern, subject) {
 			return false
 		}
 	}
-	return len(allow) == 0 || takes(allow, pattern)
+	return len(r.Allow) == 0 || takes(r.Allow, pattern)
 }
 
 // stream grades one of our streams.
@@ -386,6 +389,7 @@ func (x *examiner) keeps(what string, c *jetstream.StreamConfig) {
 
 // missing grades a stream that is not there.
 func (x *examiner) missing(ctx context.Context, d *destination, what string) {
+	create := "$JS.API.STREAM.CREATE." + d.stream
 	var holder string
 	err := x.ask(ctx, func(ctx context.Context) (err error) {
 		holder, err = x.js.StreamNameBySubject(ctx, d.needed)
@@ -397,6 +401,8 @@ func (x *examiner) missing(ctx context.Context, d *destination, what string) {
 			"take them off that stream, or set POSTBRIDGE_PREFIX")
 	case !x.cfg.CreateStreams:
 		x.Add(bridge.Fail, what, "is missing", fmt.Sprintf("create it with subjects %s, or let postbridge do it (POSTBRIDGE_NATS_CREATE_STREAMS)", d.subjects))
+	case !x.rights.cover(create):
+		x.Add(bridge.Fail, what, "is missing, and may not be created: no permission to publish to "+create, "allow it, or create the stream with subjects "+d.subjects)
 	case x.cfg.Replicas < goodReplicas && x.clustered():
 		x.Add(bridge.Warn, what, fmt.Sprintf("is missing; serve would create it with %d of the 3 replicas that survive the loss of a server", max(x.cfg.Replicas, 1)),
 			"set POSTBRIDGE_NATS_REPLICAS=3 before that")

@@ -55,7 +55,7 @@ func TestMayPublish(t *testing.T) {
 		{[]string{">"}, []string{"orders.>"}, false},
 		{nil, []string{"orders.kite.AB1234.1"}, false},
 	} {
-		if got := mayPublish(c.allow, c.deny, "orders.*.*.*"); got != c.want {
+		if got := (publishRights{c.allow, c.deny}).cover("orders.*.*.*"); got != c.want {
 			t.Errorf("%q but %q: %t", c.allow, c.deny, got)
 		}
 	}

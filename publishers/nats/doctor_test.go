@@ -229,10 +229,16 @@ func TestExaminePermissions(t *testing.T) {
 		findings := examine(t, nats.Config{URL: n.url(), User: "edge", Password: noPassword})
 		wantFinding(t, findings, c.grade, c.words...)
 	}
+	findings := examine(t, nats.Config{URL: startRestricted(t, all).url(), User: "edge", Password: noPassword, CreateStreams: true})
+	wantFinding(t, findings, bridge.Fail, "stream ORDERS is missing, and may not be created", "$JS.API.STREAM.CREATE.ORDERS")
+	may := startRestricted(t, append(all, "$JS.API.STREAM.CREATE.*"))
+	findings = examine(t, nats.Config{URL: may.url(), User: "edge", Password: noPassword, CreateStreams: true})
+	wantFinding(t, findings, bridge.Info, "stream ORDERS is missing: start 'postbridge serve', which creates it")
+
 	mute := startServer(t, func(o *server.Options) {
 		o.Users = []*server.User{{Username: "edge", Permissions: &server.Permissions{Subscribe: &server.SubjectPermission{Deny: []string{">"}}}}}
 	})
-	findings := examine(t, nats.Config{URL: mute.url(), User: "edge", Password: noPassword})
+	findings = examine(t, nats.Config{URL: mute.url(), User: "edge", Password: noPassword})
 	wantFinding(t, findings, bridge.Fail, "the user may not subscribe to answers", "_INBOX.>")
 }
 
