@@ -224,10 +224,10 @@ func TestTime(t *testing.T) {
 	const bars, rate = `[...document.querySelectorAll("#postbacks-chart rect.accepted")]`, `Number($("#answers dd"))`
 	b.await(bars + `.length > 6 && ` + rate + ` > 30`)
 	away.Store(60)
-	b.await(bars + `.some(r => r.getAttribute("width") > 55 && r.getAttribute("width") < 70)`)
-	b.await(bars + `.some(r => r.getAttribute("x") > 20 && r.getAttribute("x") < 55)`) // what was before, where it was
+	b.await(bars + `.some(r => r.getAttribute("width") > 55)`)
+	b.await(bars + `.some(r => r.getAttribute("x") < 60)`) // what was before, where it was
 	away.Store(600)
-	b.await(bars + `.length < 4`)
+	b.await(bars + `.every(r => r.getAttribute("width") < 55)`)
 	b.await(bars + `.length > 5 && ` + rate + ` > 30`)
 	b.calm(shifted.URL)
 }
