@@ -95,7 +95,7 @@ func (p *Publisher) options() []natsgo.Option {
 		natsgo.PingInterval(10 * time.Second),
 		natsgo.FlusherTimeout(10 * time.Second),
 		natsgo.Timeout(dialTimeout),
-		natsgo.SetCustomDialer(dialer{p.ctx, dialTimeout}),
+		natsgo.SetCustomDialer(&dialer{ctx: p.ctx, timeout: dialTimeout}),
 		natsgo.ConnectHandler(p.up),
 		natsgo.ReconnectHandler(p.up),
 		natsgo.DisconnectErrHandler(p.down),
@@ -202,21 +202,26 @@ func (p *Publisher) asyncError(err error) {
 	}
 }
 
-// dialer makes connections that end with ctx. The library dials, and waits for the server's first word, with its lock
-// held; Close would have to wait for that.
+// dialer makes the connections of one natsgo.Conn, which end with ctx. The library dials, and waits for the server's first
+// word, with its lock held; Close would have to wait for that. Nor does the library close a connection over which it was not
+// let in: the next one that it asks for replaces it.
 type dialer struct {
 	ctx     context.Context
 	timeout time.Duration
+	last    *abortableConn // nil before the first
 }
 
-// Dial is called by the library.
-func (d dialer) Dial(network, address string) (net.Conn, error) {
+// Dial is called by the library, one call at a time.
+func (d *dialer) Dial(network, address string) (net.Conn, error) {
+	if d.last != nil {
+		_ = d.last.Close() // perhaps once more
+	}
 	conn, err := (&net.Dialer{Timeout: d.timeout}).DialContext(d.ctx, network, address)
 	if err != nil {
 		return nil, err
 	}
-	stop := context.AfterFunc(d.ctx, func() { _ = conn.Close() })
-	return &abortableConn{conn, stop}, nil
+	d.last = &abortableConn{conn, context.AfterFunc(d.ctx, func() { _ = conn.Close() })}
+	return d.last, nil
 }
 
 type abortableConn struct {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,6 +16,14 @@ import (
 // fakeServer says text to everyone who connects, and tells of each. It reads what they say.
 func fakeServer(t *testing.T, text string) (address string, connects <-chan struct{}) {
 	t.Helper()
+	address, connects, _ = fakeServerCounting(t, text)
+	return address, connects
+}
+
+// fakeServerCounting counts those that stay connected, too.
+func fakeServerCounting(t *testing.T, text string) (address string, connects <-chan struct{}, open *atomic.Int64) {
+	t.Helper()
+	open = new(atomic.Int64)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -28,8 +37,10 @@ func fakeServer(t *testing.T, text string) (address string, connects <-chan stru
 				return
 			}
 			came <- struct{}{}
+			open.Add(1)
 			fmt.Fprint(c, text)
 			go func() {
+				defer open.Add(-1)
 				defer c.Close()
 				for b := make([]byte, 1024); ; {
 					if n, err := c.Read(b); err != nil {
@@ -41,7 +52,7 @@ func fakeServer(t *testing.T, text string) (address string, connects <-chan stru
 			}()
 		}
 	}()
-	return l.Addr().String(), came
+	return l.Addr().String(), came, open
 }
 
 // An error that the library does not know closes its connection for good. We come back all the same.
@@ -70,6 +81,21 @@ func TestCloseDoesNotWait(t *testing.T) {
 	if d := time.Since(start); d > 2*time.Second {
 		t.Errorf("Close took %v", d)
 	}
+}
+
+// A connection over which we are not let in is closed, however long that goes on.
+func TestRefusedConnectionsAreClosed(t *testing.T) {
+	t.Parallel()
+	address, connects, open := fakeServerCounting(t, `INFO {"server_id":"X","version":"2.10.0","proto":1,"headers":true,"max_payload":1048576}`+"\r\n-ERR 'Authorization Violation'\r\n")
+	e := openEdge(t, nats.Config{URL: "nats://" + address, User: "edge", Password: noPassword})
+	for range 6 {
+		select {
+		case <-connects:
+		case <-time.After(20 * time.Second):
+			t.Fatalf("gave up; causes: %q", e.all())
+		}
+	}
+	eventually(t, "closed connections", func() bool { return open.Load() <= 2 }, func() any { return fmt.Sprint(open.Load(), " are open") })
 }
 
 // What JetStream's own requests may not do is told by name, and at once.

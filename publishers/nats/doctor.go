@@ -97,7 +97,7 @@ func (x *examiner) connect(ctx context.Context) error {
 		natsgo.Name("postbridge doctor"),
 		natsgo.NoReconnect(),
 		natsgo.Timeout(examineDial),
-		natsgo.SetCustomDialer(dialer{ctx, examineDial}),
+		natsgo.SetCustomDialer(&dialer{ctx: ctx, timeout: examineDial}),
 		natsgo.ErrorHandler(func(_ *natsgo.Conn, _ *natsgo.Subscription, err error) { x.refuse(err) }),
 	)
 	var failed error
