@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -100,9 +101,13 @@ func (x *examiner) connect(ctx context.Context) error {
 		natsgo.SetCustomDialer(&dialer{ctx: ctx, timeout: examineDial}),
 		natsgo.ErrorHandler(func(_ *natsgo.Conn, _ *natsgo.Subscription, err error) { x.refuse(err) }),
 	)
+	servers, _ := ParseURL(x.cfg.URL) // was checked
+	if slices.ContainsFunc(servers, wantsTLS) {
+		options = append(options, natsgo.Secure()) // of all, as for the publisher
+	}
 	var failed error
-	for server := range strings.SplitSeq(x.cfg.URL, ",") {
-		conn, err := natsgo.Connect(server, options...)
+	for _, server := range servers {
+		conn, err := natsgo.Connect(server.String(), options...)
 		if err == nil {
 			x.conn = conn
 			x.js, err = jetstream.New(conn)
@@ -115,6 +120,8 @@ func (x *examiner) connect(ctx context.Context) error {
 	}
 	return failed
 }
+
+func wantsTLS(u *url.URL) bool { return u.Scheme == "tls" || u.Scheme == "wss" }
 
 // unreachable says why there is no connection.
 func (x *examiner) unreachable(err error) {

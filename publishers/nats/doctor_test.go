@@ -185,6 +185,7 @@ func TestExamineUnreachable(t *testing.T) {
 		{nats.Config{URL: "nats://127.0.0.1:1"}, bridge.Fail, []string{"127.0.0.1:1 cannot be reached", "POSTBRIDGE_NATS_URL"}},
 		{nats.Config{URL: "nats://" + l.Addr().String()}, bridge.Fail, []string{"does not answer", "POSTBRIDGE_NATS_URL"}},
 		{nats.Config{URL: strings.Replace(plain.url(), "nats:", "tls:", 1)}, bridge.Fail, []string{"does not let us in", "POSTBRIDGE_NATS_TLS_CA_FILE"}},
+		{nats.Config{URL: "tls://127.0.0.1:1," + plain.url()}, bridge.Fail, []string{"does not let us in", "secure connection not available"}},
 		{nats.Config{URL: plain.url()}, bridge.Fail, []string{"JetStream is not enabled"}},
 		{nats.Config{URL: "nats://127.0.0.1:1", Embedded: new(nats.EmbeddedConfig)}, bridge.Warn, []string{"does not run", "postbridge serve"}},
 	} {
