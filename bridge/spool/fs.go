@@ -82,9 +82,9 @@ func (d osDir) List() ([]FileInfo, error) {
 	}
 	var files []FileInfo
 	for _, e := range entries {
-		info, err := e.Info()
-		if errors.Is(err, os.ErrNotExist) || e.IsDir() {
-			continue
+		info, err := os.Stat(d.path(e.Name())) // a link is as large as what it leads to
+		if errors.Is(err, os.ErrNotExist) && e.Type()&os.ModeSymlink == 0 || err == nil && info.IsDir() {
+			continue // removed just now, or none of ours
 		}
 		if err != nil {
 			return nil, err

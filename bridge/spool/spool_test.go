@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -536,6 +538,38 @@ func TestSecondOpenIsLockedOut(t *testing.T) {
 		s = open(t, fs, options())
 		wantRecords(t, s.Cursor("bus"), "1:a 2:b")
 		closeSpool(t, s)
+	}
+}
+
+// TestSegmentOnAnotherDisk: a link in the place of a segment, made to win room, is as good as the segment. One that leads
+// nowhere is not taken for a segment that is gone: its disk may come back.
+func TestSegmentOnAnotherDisk(t *testing.T) {
+	dir, other := t.TempDir(), t.TempDir()
+	fs, err := spool.OSDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, fs, options())
+	appendAll(t, s, strings.Repeat("a", 9000), "b") // two segments
+	closeSpool(t, s)
+	for _, name := range []string{segmentName(1), segmentName(2)} {
+		if err := os.Rename(filepath.Join(dir, name), filepath.Join(other, name)); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(filepath.Join(other, name), filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s = open(t, fs, options())
+	appendAll(t, s, "c")
+	wantRecords(t, s.Cursor("bus"), "1:"+strings.Repeat("a", 9000)+" 2:b 3:c")
+	closeSpool(t, s)
+
+	if err := os.Rename(other, other+".unmounted"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := spool.Open(fs, options()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("Open without the other disk: %v", err)
 	}
 }
 
