@@ -147,6 +147,8 @@ type replayResult struct {
 	Last  uint64 `json:"last,omitempty"`
 	// Through is the number in the spool up to which all is done, of a run that was stopped.
 	Through uint64 `json:"through,omitempty"`
+
+	stopped bool // it did not come to the end
 }
 
 func (r *replayResult) text(asJSON bool) string {
@@ -156,6 +158,7 @@ func (r *replayResult) text(asJSON bool) string {
 	}
 	var b strings.Builder
 	switch {
+	case r.Events == 0 && r.stopped: // what comes behind it is not known
 	case r.Events == 0:
 		fmt.Fprintf(&b, "no event that the spool keeps and %s has had is one of these\n", r.Bus)
 	case r.DryRun:
@@ -230,6 +233,7 @@ const settleWithin = 5 * time.Second
 func (r *spoolReplay) run(ctx context.Context) error {
 	if r.replay == nil {
 		if err := r.readAll(ctx, func(*bridge.Delivery) error { return nil }); err != nil {
+			r.report.stopped = true
 			return errors.New("replay: stopped before the end")
 		}
 		return r.failure()
@@ -257,7 +261,7 @@ func (r *spoolReplay) run(ctx context.Context) error {
 	endProgress()
 	st := r.replay.State()
 	r.report.Stored, r.report.Refused = st.Stored, st.Refused
-	if err != nil {
+	if r.report.stopped = err != nil; err != nil {
 		r.report.Through = max(st.Through, r.after)
 		why := err
 		if ctx.Err() != nil {
@@ -293,9 +297,7 @@ func (r *spoolReplay) readAll(ctx context.Context, take func(*bridge.Delivery) e
 		case atItsEnd(err):
 			continue
 		case err != nil:
-			if !errors.Is(err, spool.ErrRemoved) {
-				r.report.Unreadable++
-			}
+			r.report.Unreadable++ // also what serve has removed meanwhile: it was asked for
 			r.say("left out: %v", err)
 			continue
 		case d == nil || !r.filter.wants(d):

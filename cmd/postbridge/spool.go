@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -149,11 +150,11 @@ func listSpool(v *spool.View, dataDir string) *listing {
 	for _, c := range v.Cursors {
 		l.Cursors = append(l.Cursors, listedCursor(c))
 	}
+	data := os.DirFS(dataDir)
 	for _, pattern := range []string{"spool/*.bad", "spool/aside-*/*", "quarantine-*.jsonl"} {
-		files, _ := filepath.Glob(filepath.Join(dataDir, pattern))
-		for _, file := range files {
-			if info, err := os.Stat(file); err == nil {
-				name, _ := filepath.Rel(dataDir, file)
+		files, _ := fs.Glob(data, pattern)
+		for _, name := range files {
+			if info, err := fs.Stat(data, name); err == nil {
 				l.Aside = append(l.Aside, listedFile{name, info.Size()})
 			}
 		}

@@ -40,11 +40,18 @@ func (f *eventFilter) flags(fs *flag.FlagSet, now time.Time) {
 	}
 	fs.Func("from", "", when(&f.from))
 	fs.Func("to", "", when(&f.to))
-	fs.StringVar(&f.broker, "broker", "", "")
-	fs.StringVar(&f.user, "user", "", "")
-	fs.StringVar(&f.order, "order", "", "")
+	for name, value := range map[string]*string{
+		"broker": &f.broker, "user": &f.user, "order": &f.order, "destination": (*string)(&f.destination),
+	} {
+		fs.Func(name, "", func(text string) error {
+			if text == "" { // of a variable that is not set, most likely: without a filter it would be too many
+				return errors.New("set it or leave it out")
+			}
+			*value = text
+			return nil
+		})
+	}
 	fs.Func("status", "", func(words string) error { return f.statuses.UnmarshalText([]byte(words)) })
-	fs.StringVar((*string)(&f.destination), "destination", "", "")
 }
 
 // check says what is wrong with the filters, which are parsed.
