@@ -42,9 +42,9 @@ func (v *View) TornEnd() (segment string, offset, bytes int64) {
 	return v.Segments[i].Name, v.tail, max(0, v.Segments[i].Bytes-v.tail)
 }
 
-// NumbersAside is the first number that may be used again once the segments of this spool that are at fault have been moved
-// away; 0 if what is left says it. A bus may have seen numbers of theirs, and would take another record of the same number
-// for one that it has.
+// NumbersAside is the first number that may be used again if the segments of this spool that are at fault are moved away; 0
+// if what is left says it. A bus may have seen numbers of theirs, and would take another record of the same number for one
+// that it has; and so would it, the other way round, if they are published later.
 func (v *View) NumbersAside() (first uint64) {
 	if !v.known {
 		return 0 // the next spool has another id
@@ -58,21 +58,14 @@ func (v *View) NumbersAside() (first uint64) {
 			first = max(first, f.first+uint64(f.bytes)/recordHeaderLen) // no record is shorter
 		}
 	}
-	if first > 0 && v.offeredKnown() {
-		first = min(first, v.offered+1)
-	}
 	if first <= last+1 {
 		return 0
 	}
 	return first
 }
 
-// offeredKnown reports whether the files say of every bus how far it was offered records.
-func (v *View) offeredKnown() bool {
-	return v.offered > 0 && !slices.ContainsFunc(v.Cursors, func(c CursorInfo) bool { return !slices.Contains(v.offeredTo, c.Bus) })
-}
-
-// GoOnFrom has the log go on with that number. The caller has the lock.
+// GoOnFrom has the log go on with that number, also beside the segments that are at fault: it is called before they are moved,
+// as nothing says their numbers in between. The caller has the lock.
 func (v *View) GoOnFrom(first uint64) error {
 	f, err := createSegment(v.fs, v.id, first)
 	if err != nil {

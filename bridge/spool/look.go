@@ -25,17 +25,13 @@ type View struct {
 	Segments []SegmentInfo
 	// Cursors are the cursors that can be read, by name.
 	Cursors []CursorInfo
-	// Bad are the files of what did not check, kept for people.
-	Bad []FileInfo
 	// Faults are the files that cannot be used as they are.
 	Faults []Fault
 
-	fs        FS
-	id        spoolID
-	known     bool     // the id is
-	offered   uint64   // the highest number that a bus of offeredTo may have been offered
-	offeredTo []string // the buses whose file says it
-	tail      int64    // where in the last segment that can be used its records end
+	fs    FS
+	id    spoolID
+	known bool  // the id is
+	tail  int64 // where in the last segment that can be used its records end
 }
 
 // SegmentInfo is one file of the log.
@@ -74,6 +70,8 @@ var (
 	ErrLostID = errors.New("the spool's id is lost, and without it no record can be read")
 	// ErrWriting means that the end of the last segment is being written.
 	ErrWriting = errors.New("still being written")
+	// ErrCutOff means that bytes at the very end do not check, which Open cuts off.
+	ErrCutOff = errors.New("damaged at the very end")
 	// ErrUnfinished means that the last segment ends with a write that was not finished, of which nobody was told.
 	ErrUnfinished = errors.New("the end of a write that was not finished")
 	// ErrRemoved means that the process beside removed a segment since the look: every bus has it.
@@ -87,7 +85,7 @@ type Damage struct {
 	Segment       string
 	Offset, Bytes int64
 	From, To      uint64 // the numbers that have no record; From is above To if there is none
-	Err           error  // ErrDamaged, ErrWriting, ErrUnfinished, ErrRemoved, ErrGap, one of a Fault, or what the disk says
+	Err           error  // ErrDamaged, ErrWriting, ErrCutOff, ErrUnfinished, ErrRemoved, ErrGap, one of a Fault, or what the disk says
 }
 
 func (d *Damage) Error() string {
@@ -161,11 +159,6 @@ func (v *View) load() error {
 	v.judgeSegments(headers)
 	v.loadLast()
 	v.loadCursors(files)
-	for _, f := range files {
-		if strings.HasSuffix(f.Name, badSuffix) {
-			v.Bad = append(v.Bad, f)
-		}
-	}
 	return nil
 }
 
@@ -326,8 +319,7 @@ func (v *View) loadCursors(files []FileInfo) {
 	}
 	for _, f := range files {
 		bus, cursor := strings.CutPrefix(f.Name, cursorPrefix)
-		to, offered := strings.CutPrefix(f.Name, offeredPrefix)
-		if !cursor && !offered || strings.HasSuffix(f.Name, badSuffix) || strings.HasSuffix(f.Name, tmpSuffix) {
+		if !cursor && !strings.HasPrefix(f.Name, offeredPrefix) || strings.HasSuffix(f.Name, badSuffix) || strings.HasSuffix(f.Name, tmpSuffix) {
 			continue
 		}
 		b, err := v.readStart(f.Name, f.Size)
@@ -343,8 +335,6 @@ func (v *View) loadCursors(files []FileInfo) {
 			v.addFault(f.Name, err)
 		case cursor:
 			v.Cursors = append(v.Cursors, CursorInfo{bus, sequence, max(last, sequence) - sequence})
-		default:
-			v.offered, v.offeredTo = max(v.offered, sequence), append(v.offeredTo, to)
 		}
 	}
 }
@@ -475,7 +465,7 @@ func (w *walk) record(g SegmentInfo, r *segmentReader, highest uint64, last bool
 	if len(damage) == 0 {
 		return true, nil // cut off by a process that opened it just now
 	}
-	d.From, d.To = w.next, w.v.id.highestNumber(damage, w.next-1)
+	d.From, d.To, d.Err = w.next, w.v.id.highestNumber(damage, w.next-1), ErrCutOff
 	switch {
 	case w.v.Open:
 		d.To, d.Err = w.next-1, ErrWriting

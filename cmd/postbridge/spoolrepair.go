@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/postbridge/postbridge/bridge/spool"
@@ -32,6 +33,9 @@ func (p *process) spoolRepair(args []string) error {
 	if err != nil {
 		return err
 	}
+	if err := checkOwner(filepath.Join(c.DataDir, "spool")); err != nil {
+		return err
+	}
 	seen, err := lookAtSpool(c)
 	switch {
 	case err != nil:
@@ -46,6 +50,18 @@ func (p *process) spoolRepair(args []string) error {
 		return p.print(r.text("would move"))
 	}
 	return p.repair(c)
+}
+
+// checkOwner refuses root where the spool is another user's, who could not open what root makes there.
+func checkOwner(dir string) error {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return nil // who looks at the spool says it
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Uid != 0 && os.Geteuid() == 0 {
+		return fmt.Errorf("spool repair: the spool is of user %d, and serve could not open what root makes there; run it as that user", st.Uid)
+	}
+	return nil
 }
 
 var errSpoolOpen = errors.New("spool repair: a process has the spool open; stop serve first")
@@ -136,7 +152,7 @@ func meaningOf(file string, err error, v *spool.View) string {
 	segment := strings.HasSuffix(file, ".seg")
 	switch {
 	case segment && errors.Is(err, spool.ErrNewer):
-		return "the events in it are not published; to publish them, put it back and run the version that wrote it"
+		return "the events in it are not published; to publish them, put it into spool/ of a data directory of its own, for 'postbridge drain' of the version that wrote it"
 	case segment && errors.Is(err, spool.ErrForeign):
 		return "the events in it are another spool's; put it into spool/ of a data directory of its own, for 'postbridge drain'"
 	case segment:
@@ -170,8 +186,14 @@ func (r *repair) text(verb string) string {
 	return b.String()
 }
 
-// move does it. What is moved is safe in its new place before the spool goes on without it.
+// move does it. The numbers that are left out are safe before the segments go that say them, and what is moved is safe in its
+// new place before the spool goes on without it.
 func (r *repair) move() error {
+	if r.goOnFrom > 0 {
+		if err := r.view.GoOnFrom(r.goOnFrom); err != nil {
+			return err
+		}
+	}
 	if len(r.moves) > 0 {
 		if err := os.Mkdir(r.aside, 0o700); err != nil {
 			return err
@@ -188,15 +210,10 @@ func (r *repair) move() error {
 			return err
 		}
 	}
-	if len(r.moves) > 0 {
-		if err := errors.Join(spool.SyncDir(r.aside), spool.SyncDir(r.dir)); err != nil {
-			return err
-		}
+	if len(r.moves) == 0 {
+		return nil
 	}
-	if r.goOnFrom > 0 {
-		return r.view.GoOnFrom(r.goOnFrom)
-	}
-	return nil
+	return errors.Join(spool.SyncDir(r.aside), spool.SyncDir(r.dir))
 }
 
 // copyPart copies bytes of a file into a new one.

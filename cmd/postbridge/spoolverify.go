@@ -135,7 +135,9 @@ func adviceOf(file string, err error) string {
 	case errors.Is(err, spool.ErrNewer):
 		return "" // says it
 	case errors.Is(err, spool.ErrForeign), errors.Is(err, spool.ErrLostID):
-		return "stop serve and move it away"
+		return "stop serve and move it away with 'postbridge spool repair'"
+	case errors.Is(err, spool.ErrCutOff):
+		return "serve cuts it off at its next start, 'postbridge spool repair' keeps a copy; compare with the broker's order book"
 	case errors.Is(err, spool.ErrDamaged) && small:
 		return "serve does without it at its next start: the bus is offered again all that is kept"
 	case errors.Is(err, spool.ErrDamaged):

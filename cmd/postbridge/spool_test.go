@@ -1,0 +1,210 @@
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"hash/crc32"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/spool"
+)
+
+// emptyRecord is the spool record of an event in which nothing is set.
+const emptyRecord = "\x01\x00" + "\x00\x00\x00\x00\x00\x00\x00\x00" + "\x00\x00\x00\x00\x00\x00" + "{}"
+
+// writeSpool makes a data directory with a spool of so many segments, two events in each, of which nats has had all.
+func writeSpool(t *testing.T, segments int) (dataDir string) {
+	t.Helper()
+	dataDir = t.TempDir()
+	s := openSpool(t, dataDir)
+	record := []byte(emptyRecord + strings.Repeat(" ", 3000)) // two fill a segment
+	for range 2 * segments {
+		appendRecord(t, s, record)
+	}
+	cursor := s.Cursor("nats")
+	for range 2 * segments {
+		r, err := cursor.Next(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		cursor.Commit(r, nil)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return dataDir
+}
+
+func openSpool(t *testing.T, dataDir string) *spool.Spool {
+	t.Helper()
+	fs, err := spool.OSDir(filepath.Join(dataDir, "spool"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := spool.Open(fs, spool.Options{MaxBytes: 64 << 10, Keep: time.Hour, Cursors: []string{"nats"}, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func appendRecord(t *testing.T, s *spool.Spool, record []byte) (sequence uint64) {
+	t.Helper()
+	ticket, err := s.Append(record)
+	if err == nil {
+		sequence, err = s.Wait(ticket)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sequence
+}
+
+// segmentsOf are the paths of the segments, oldest first.
+func segmentsOf(t *testing.T, dataDir string) []string {
+	t.Helper()
+	paths, err := filepath.Glob(filepath.Join(dataDir, "spool", "*.seg"))
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("the segments are %q, %v", paths, err)
+	}
+	return paths
+}
+
+// makeNewer has a segment be of the next format version.
+func makeNewer(t *testing.T, path string) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[8]++
+	binary.LittleEndian.PutUint32(b[28:], crc32.Checksum(b[:28], crc32.MakeTable(crc32.Castagnoli)))
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestRepairThatDies: nothing but the segments that are moved says which numbers a bus has seen, so a repair that dies on the
+// way must not have moved them before these are kept from being used again.
+func TestRepairThatDies(t *testing.T) {
+	dataDir := writeSpool(t, 3)
+	makeNewer(t, segmentsOf(t, dataDir)[2])
+	if err := os.Remove(filepath.Join(dataDir, "spool", "cursor-nats")); err != nil { // which says one of them
+		t.Fatal(err)
+	}
+	fs, err := spool.OSDir(filepath.Join(dataDir, "spool"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, lock, err := spool.Hold(fs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := newRepair(&config{DataDir: dataDir}, v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.moves = append(r.moves, asideMove{name: "a file that is not there"})
+	if err := r.move(); err == nil {
+		t.Fatal("a file that is not there was moved")
+	}
+	if err := lock.Close(); err != nil {
+		t.Fatal(err)
+	}
+	got := runWith(t, environ("DATA_DIR="+dataDir), "spool", "repair")
+	if got.code != 0 {
+		t.Fatalf("repaired again: %d %s", got.code, got.stderr)
+	}
+	s := openSpool(t, dataDir)
+	defer s.Close()
+	if n := appendRecord(t, s, []byte(emptyRecord)); n <= 6 {
+		t.Errorf("the number %d is used again", n)
+	}
+}
+
+// TestRepairAsRoot: what root makes, the user of serve could not open.
+func TestRepairAsRoot(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give a directory away")
+	}
+	dataDir := writeSpool(t, 1)
+	makeNewer(t, segmentsOf(t, dataDir)[0])
+	if err := os.Chown(filepath.Join(dataDir, "spool"), 65534, 65534); err != nil {
+		t.Fatal(err)
+	}
+	got := runWith(t, environ("DATA_DIR="+dataDir), "spool", "repair")
+	if want := "the spool is of user 65534, and serve could not open what root makes there; run it as that user"; got.code != 1 || !strings.Contains(got.stderr, want) {
+		t.Errorf("exit code %d, %s", got.code, got.stderr)
+	}
+	if segments := segmentsOf(t, dataDir); len(segments) != 1 {
+		t.Errorf("the segments are %q", segments)
+	}
+}
+
+// TestReplaySaysWhatIsGone: a segment that serve removed meanwhile was asked for, so without it the replay is not whole.
+func TestReplaySaysWhatIsGone(t *testing.T) {
+	dataDir := writeSpool(t, 3)
+	v, err := lookAtSpool(&config{DataDir: dataDir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(segmentsOf(t, dataDir)[0]); err != nil {
+		t.Fatal(err)
+	}
+	r := &spoolReplay{replayOptions: &replayOptions{all: true}, view: v, had: 6, stderr: io.Discard}
+	if err := r.run(t.Context()); err == nil || !strings.Contains(err.Error(), "not all of the spool can be read (1 findings above)") {
+		t.Errorf("the error is %v", err)
+	}
+	if r.report.Events != 4 {
+		t.Errorf("%d events", r.report.Events)
+	}
+}
+
+// TestReplayStopped: a replay that did not come to the end does not say that there is nothing.
+func TestReplayStopped(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	got := runInput(ctx, "", environ("DATA_DIR="+writeSpool(t, 1)), "replay", "--order", "1", "--dry-run")
+	if got.code != 1 || got.stdout != "" || got.stderr != "postbridge: replay: stopped before the end\n" {
+		t.Errorf("exit code %d, %q, %q", got.code, got.stdout, got.stderr)
+	}
+}
+
+// TestEmptyFilters: a filter with nothing in it, as a variable that is not set leaves it, does not stand for everything.
+func TestEmptyFilters(t *testing.T) {
+	settings := environ("DATA_DIR=" + writeSpool(t, 1))
+	for _, name := range []string{"broker", "user", "order", "destination", "status", "from", "to"} {
+		for _, command := range []string{"replay --dry-run --all", "spool export"} {
+			got := runWith(t, settings, append(strings.Fields(command), "--"+name, "")...)
+			if got.code != 2 || got.stdout != "" || !strings.Contains(got.stderr, `invalid value "" for flag -`+name) {
+				t.Errorf("%s with an empty --%s: exit code %d, %s%s", command, name, got.code, got.stdout, got.stderr)
+			}
+		}
+	}
+	got := runWith(t, settings, "replay", "--dry-run", "--destination", string(bridge.Orders))
+	if want := "would publish 2 events again to nats, of the numbers 1 to 2\n"; got.code != 0 || got.stdout != want {
+		t.Errorf("exit code %d, %s%s", got.code, got.stdout, got.stderr)
+	}
+}
+
+// TestListInADirectoryOfAnyName: the characters of a pattern in it are none.
+func TestListInADirectoryOfAnyName(t *testing.T) {
+	dataDir := filepath.Join(t.TempDir(), "[desk]*")
+	if err := os.Rename(writeSpool(t, 1), dataDir); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dataDir, "quarantine-nats.jsonl"), []byte("{}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got := runWith(t, environ("DATA_DIR="+dataDir), "spool", "ls")
+	if got.code != 0 || !strings.Contains(got.stdout, "put aside: quarantine-nats.jsonl, 3 bytes\n") {
+		t.Errorf("exit code %d, %s%s", got.code, got.stdout, got.stderr)
+	}
+}
