@@ -46,7 +46,8 @@ type replayed struct {
 // ReplayState is how far a replay came.
 type ReplayState struct {
 	Offered, Stored, Refused uint64
-	// Through is the number in the spool up to which all that was offered is done; 0 before the first.
+	// Through is the number in the spool up to which all that was offered is done; 0 before the first, and when the bus has
+	// lost what it stored.
 	Through uint64
 }
 
@@ -162,7 +163,11 @@ func (r *Replay) finish(number uint64, err error) {
 func (r *Replay) State() ReplayState {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.state
+	st := r.state
+	if errors.Is(context.Cause(r.ctx), errLost) {
+		st.Through = 0
+	}
+	return st
 }
 
 // Close ends it. What is not done by then may or may not be stored.

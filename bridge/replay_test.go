@@ -115,16 +115,27 @@ func TestAReplayOfWhatTheBusRefuses(t *testing.T) {
 	}
 }
 
-// TestAReplayEndsWhenTheBusForgets: what it published may be gone.
+// TestAReplayEndsWhenTheBusForgets: what it published may be gone, so it is not done as far as any number.
 func TestAReplayEndsWhenTheBusForgets(t *testing.T) {
 	bus := newFakeBus(t)
-	bus.setRule(func(*bridge.Delivery) verdict { return hold })
+	bus.setRule(func(d *bridge.Delivery) verdict {
+		if d.OrderID == "held" {
+			return hold
+		}
+		return store
+	})
 	r := newReplay(t, bus, nil)
-	if err := r.Offer(t.Context(), replayed(5, "1")); err != nil {
+	if err := errors.Join(r.Offer(t.Context(), replayed(4, "1")), r.Wait(t.Context()), r.Offer(t.Context(), replayed(5, "held"))); err != nil {
 		t.Fatal(err)
+	}
+	if st := r.State(); st.Through != 4 {
+		t.Fatalf("the state is %+v", st)
 	}
 	bus.rewound(0, errors.New("stream ORDERS was made anew"))
 	if err := r.Wait(t.Context()); err == nil || !strings.Contains(err.Error(), "ORDERS was made anew") {
 		t.Errorf("the replay ends with %v", err)
+	}
+	if st := r.State(); st.Through != 0 || st.Stored != 1 {
+		t.Errorf("the state is %+v", st)
 	}
 }

@@ -267,7 +267,10 @@ func (r *spoolReplay) run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			why = errors.New("stopped before the end")
 		}
-		err = fmt.Errorf("replay: %w; to go on, run it again with --after %d, too", why, r.report.Through)
+		err = fmt.Errorf("replay: %w", why)
+		if r.report.Through > 0 {
+			err = fmt.Errorf("%w; to go on, run it again with --after %d, too", err, r.report.Through)
+		}
 	}
 	return errors.Join(err, closed, r.failure())
 }
