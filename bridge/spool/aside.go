@@ -61,6 +61,9 @@ func (v *View) NumbersAside() (first uint64) {
 	if first <= last+1 {
 		return 0
 	}
+	for slices.ContainsFunc(v.Segments, func(g SegmentInfo) bool { return g.First == first }) {
+		first++ // the name of another spool's
+	}
 	return first
 }
 

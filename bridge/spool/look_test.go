@@ -242,6 +242,10 @@ func TestNumbersOfWhatIsMovedAside(t *testing.T) {
 			fs.WriteFile(segmentName(7), newer)
 			fs.WriteFile("offered-bus", offeredFile(1, testID, 8))
 		}, 7 + uint64(len(newer))/24},
+		"whose name is taken": {func(fs *crashfs.FS) {
+			fs.WriteFile(segmentName(7), newer)
+			fs.WriteFile(segmentName(11), append(segmentHeader(1, 7, 11), record(7, 11, "k")...))
+		}, 12},
 		"in the middle":   {func(fs *crashfs.FS) { fs.WriteFile(segmentName(4), segmentHeader(2, testID, 4)) }, 10},
 		"another spool's": {func(fs *crashfs.FS) { fs.WriteFile(segmentName(7), segmentHeader(1, 7, 7)) }, 7},
 		"nothing":         {func(*crashfs.FS) {}, 10},
@@ -249,6 +253,7 @@ func TestNumbersOfWhatIsMovedAside(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			fs := threeSegments(t)
 			c.damage(fs)
+			before := segments(fs)
 			v, lock, err := spool.Hold(fs)
 			if err != nil {
 				t.Fatal(err)
@@ -260,6 +265,9 @@ func TestNumbersOfWhatIsMovedAside(t *testing.T) {
 				if err := v.GoOnFrom(first); err != nil {
 					t.Fatal(err)
 				}
+			}
+			if after := segments(fs); !strings.HasPrefix(after, before) {
+				t.Errorf("going on from there has changed the segments to\n%s", after)
 			}
 			if err := lock.Close(); err != nil {
 				t.Fatal(err)
