@@ -242,7 +242,7 @@ func (p *process) config(_ context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := tracingOn(p.env); err != nil {
+	if err := p.checkTracing(); err != nil {
 		return err
 	}
 	c.LogFormat = c.logFormat(isTerminal(p.stderr))

@@ -4,11 +4,15 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/url"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
@@ -28,21 +32,49 @@ const flushLimit = 2 * time.Second
 // which its SDK reads itself. The error is a misuse: what is asked for and cannot be had.
 func tracingOn(environ map[string]string) (bool, error) {
 	of := func(name string) string { return strings.ToLower(strings.TrimSpace(environ[name])) }
-	endpoint := orElse(of("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"), of("OTEL_EXPORTER_OTLP_ENDPOINT"))
+	ofExporter := func(setting string) (name, value string) {
+		if value = of("OTEL_EXPORTER_OTLP_TRACES_" + setting); value != "" {
+			return "OTEL_EXPORTER_OTLP_TRACES_" + setting, value
+		}
+		return "OTEL_EXPORTER_OTLP_" + setting, of("OTEL_EXPORTER_OTLP_" + setting)
+	}
+	name, endpoint := ofExporter("ENDPOINT")
 	if endpoint == "" || of("OTEL_SDK_DISABLED") == "true" || of("OTEL_TRACES_EXPORTER") == "none" {
 		return false, nil
 	}
 	if exporter := orElse(of("OTEL_TRACES_EXPORTER"), "otlp"); exporter != "otlp" {
 		return false, misuse("OTEL_TRACES_EXPORTER: %q is not one that postbridge has; set it to otlp or none", exporter)
 	}
-	if protocol := orElse(of("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"), of("OTEL_EXPORTER_OTLP_PROTOCOL")); protocol == "grpc" {
-		return false, misuse("OTEL_EXPORTER_OTLP_PROTOCOL: postbridge sends traces over HTTP; set it to http/protobuf, and the endpoint to the collector's port for that (4318)")
+	if name, protocol := ofExporter("PROTOCOL"); !slices.Contains([]string{"", "http/protobuf", "http/json"}, protocol) {
+		return false, misuse("%s: postbridge sends traces over HTTP; set it to http/protobuf, and the endpoint to the collector's port for that (4318)", name)
 	}
-	if !strings.HasPrefix(endpoint, "http://") && !strings.HasPrefix(endpoint, "https://") {
-		return false, misuse("OTEL_EXPORTER_OTLP_ENDPOINT: is not a URL; write it like http://collector:4318")
+	if u, err := url.Parse(endpoint); err != nil || u.Hostname() == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return false, misuse("%s: is not a URL; write it like http://collector:4318", name) // it may have a password in it
+	}
+	for _, name := range []string{"OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "OTEL_BSP_SCHEDULE_DELAY", "OTEL_BSP_EXPORT_TIMEOUT"} {
+		// The SDK takes any number for these, and then panics, runs out of memory or never rests.
+		text := of(name)
+		if n, err := strconv.Atoi(text); text != "" && (err != nil || n < 1 || n > 1e6) {
+			return false, misuse("%s: %q is not a whole number from 1 to 1000000", name, text)
+		}
 	}
 	return true, nil
 }
+
+// complaints are what the SDK has to say of the environment while it is set up, where it would go on without the setting.
+// It says it with the value, which may be a secret; only what is wrong is kept of it.
+type complaints struct{ first atomic.Pointer[string] }
+
+// Init, Enabled, Info, Error, WithValues and WithName make it the SDK's logger.
+func (*complaints) Init(logr.RuntimeInfo)                  {}
+func (*complaints) Enabled(int) bool                       { return false } // nothing but errors
+func (*complaints) Info(int, string, ...any)               {}
+func (c *complaints) Error(_ error, text string, _ ...any) { c.first.CompareAndSwap(nil, &text) }
+func (c *complaints) WithValues(...any) logr.LogSink       { return c }
+func (c *complaints) WithName(string) logr.LogSink         { return c }
+
+// Handle makes it the SDK's handler of errors.
+func (c *complaints) Handle(err error) { c.Error(err, err.Error()) }
 
 // openTracer makes the tracer, or nil if the environment asks for none. What is sent to it waits in a queue that is
 // bounded; what finds no room there, or the collector does not take, is dropped. end delivers what waits, for a moment.
@@ -52,7 +84,9 @@ func (p *process) openTracer(registry prometheus.Registerer, log *slog.Logger) (
 		return nil, func() {}, err
 	}
 	ctx := context.Background()
-	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("OpenTelemetry", "error", err) }))
+	said := new(complaints)
+	otel.SetLogger(logr.New(said))
+	otel.SetErrorHandler(said)
 	exporter, err := otlptracehttp.New(ctx)
 	if err != nil {
 		return nil, nil, misuse("traces cannot be sent as OTEL_EXPORTER_OTLP_ENDPOINT says: %v", err)
@@ -68,6 +102,10 @@ func (p *process) openTracer(registry prometheus.Registerer, log *slog.Logger) (
 	s := &spans{SpanExporter: exporter, log: log}
 	s.register(registry)
 	provider := sdktrace.NewTracerProvider(sdktrace.WithBatcher(s), sdktrace.WithResource(who))
+	if text := said.first.Load(); text != nil {
+		return nil, nil, misuse("an OTEL_ setting is not one that OpenTelemetry can use: %s", *text)
+	}
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("OpenTelemetry", "error", err) }))
 	log.Info("traces go to the collector of OTEL_EXPORTER_OTLP_ENDPOINT")
 	return &tracer{provider.Tracer("github.com/postbridge/postbridge"), s}, func() {
 		ctx, stop := context.WithTimeout(ctx, flushLimit)
@@ -77,6 +115,15 @@ func (p *process) openTracer(registry prometheus.Registerer, log *slog.Logger) (
 			log.Warn("spans were dropped", "spans", dropped)
 		}
 	}, nil
+}
+
+// checkTracing makes the tracer that serve would make, and ends it.
+func (p *process) checkTracing() error {
+	_, end, err := p.openTracer(prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
+	if err == nil {
+		end()
+	}
+	return err
 }
 
 // spans are on their way to the collector. It counts them, and says when they begin and cease to be taken.
@@ -155,7 +202,7 @@ func (s *requestSpan) End(o bridge.RequestOutcome) {
 	}
 	s.SetAttributes(attribute.Int("http.response.status_code", o.Status))
 	s.SetAttributes(known("postbridge.fate", o.Fate, "postbridge.refused.reason", o.Reason,
-		"postbridge.event.id", o.EventID, "postbridge.order.id", o.OrderID)...)
+		"postbridge.event.id", o.EventID, "postbridge.order.id", shortened(o.OrderID))...)
 	if o.Status >= 500 {
 		s.SetStatus(codes.Error, "")
 	}
@@ -178,7 +225,7 @@ func (t *tracer) Publish(p bridge.Publication) {
 		trace.WithSpanKind(trace.SpanKindProducer), trace.WithTimestamp(p.Offered), trace.WithLinks(trace.Link{SpanContext: request}),
 		trace.WithAttributes(known("messaging.system", p.Bus, "messaging.operation.type", "send",
 			"messaging.destination.name", destination, "postbridge.broker", p.Broker, "postbridge.event.id", p.ID,
-			"postbridge.order.id", p.OrderID, "postbridge.fate", p.Fate)...),
+			"postbridge.order.id", shortened(p.OrderID), "postbridge.fate", p.Fate)...),
 		trace.WithAttributes(attribute.Int64("postbridge.sequence", int64(p.Sequence))))
 	if p.Fate == "quarantined" {
 		span.SetStatus(codes.Error, "the bus can take it nowhere")
@@ -197,6 +244,12 @@ func known(namesAndValues ...string) (all []attribute.KeyValue) {
 		}
 	}
 	return all
+}
+
+// shortened is an id for a span, which may wait for a collector that is down: no longer than those of brokers are, and no
+// part of the postback, which it would keep in memory.
+func shortened(id string) string {
+	return strings.Clone(strings.ToValidUTF8(id[:min(len(id), 256)], ""))
 }
 
 // parseTraceParent reads the trace context that postbridge wrote into its spool.

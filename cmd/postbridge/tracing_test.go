@@ -1,8 +1,15 @@
 package main
 
 import (
+	"runtime"
 	"strings"
 	"testing"
+	"time"
+
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+
+	"github.com/postbridge/postbridge/bridge"
 )
 
 // TestTracingOn holds that traces are asked for by the standard names, and that what cannot be had is one line.
@@ -21,8 +28,17 @@ func TestTracingOn(t *testing.T) {
 		{endpoint + "OTEL_TRACES_EXPORTER=none", false, ""},
 		{endpoint + "OTEL_TRACES_EXPORTER=otlp OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf", true, ""},
 		{endpoint + "OTEL_TRACES_EXPORTER=console", false, `OTEL_TRACES_EXPORTER: "console" is not one that postbridge has; set it to otlp or none`},
-		{endpoint + "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=grpc", false, "OTEL_EXPORTER_OTLP_PROTOCOL: postbridge sends traces over HTTP; set it to http/protobuf, and the endpoint to the collector's port for that (4318)"},
+		{endpoint + "OTEL_EXPORTER_OTLP_PROTOCOL=http/json", true, ""},
+		{endpoint + "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=grpc", false, "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL: postbridge sends traces over HTTP; set it to http/protobuf, and the endpoint to the collector's port for that (4318)"},
+		{endpoint + "OTEL_EXPORTER_OTLP_PROTOCOL=http", false, "OTEL_EXPORTER_OTLP_PROTOCOL: postbridge sends traces over HTTP; set it to http/protobuf, and the endpoint to the collector's port for that (4318)"},
 		{"OTEL_EXPORTER_OTLP_ENDPOINT=user:pass@collector:4318", false, "OTEL_EXPORTER_OTLP_ENDPOINT: is not a URL; write it like http://collector:4318"},
+		{"OTEL_EXPORTER_OTLP_ENDPOINT=http://user:p%zz@collector:4318", false, "OTEL_EXPORTER_OTLP_ENDPOINT: is not a URL; write it like http://collector:4318"},
+		{endpoint + "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=http://:4318", false, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: is not a URL; write it like http://collector:4318"},
+		{endpoint + "OTEL_BSP_MAX_QUEUE_SIZE=4096 OTEL_BSP_SCHEDULE_DELAY=1", true, ""},
+		{endpoint + "OTEL_BSP_MAX_QUEUE_SIZE=-1", false, `OTEL_BSP_MAX_QUEUE_SIZE: "-1" is not a whole number from 1 to 1000000`},
+		{endpoint + "OTEL_BSP_MAX_EXPORT_BATCH_SIZE=99999999999", false, `OTEL_BSP_MAX_EXPORT_BATCH_SIZE: "99999999999" is not a whole number from 1 to 1000000`},
+		{endpoint + "OTEL_BSP_SCHEDULE_DELAY=0", false, `OTEL_BSP_SCHEDULE_DELAY: "0" is not a whole number from 1 to 1000000`},
+		{endpoint + "OTEL_BSP_EXPORT_TIMEOUT=10s", false, `OTEL_BSP_EXPORT_TIMEOUT: "10s" is not a whole number from 1 to 1000000`},
 	} {
 		environ := make(map[string]string)
 		for _, of := range strings.Fields(test.environ) {
@@ -38,6 +54,60 @@ func TestTracingOn(t *testing.T) {
 			t.Errorf("%s: %v, %q", test.environ, on, text)
 		}
 	}
+}
+
+// TestTracingMisuse has settings that the SDK would pass over, and write to stderr with the secret in them.
+func TestTracingMisuse(t *testing.T) {
+	for _, test := range []struct{ setting, misuse string }{
+		{"OTEL_EXPORTER_OTLP_HEADERS=authorization=Bearer%20s3cret", ""},
+		{"OTEL_EXPORTER_OTLP_HEADERS=Authorization Bearer s3cret", "parse headers"},
+		{"OTEL_EXPORTER_OTLP_TRACES_HEADERS=api-key=s3cret%zz", "escape header value"},
+		{"OTEL_EXPORTER_OTLP_TIMEOUT=10s", "parse duration"},
+		{"OTEL_EXPORTER_OTLP_CERTIFICATE=/nowhere", "read tls ca cert file"},
+		{"OTEL_TRACES_SAMPLER=often", "unsupported sampler: often"},
+	} {
+		t.Run(test.setting, func(t *testing.T) {
+			const endpoint = "OTEL_EXPORTER_OTLP_ENDPOINT"
+			t.Setenv(endpoint, "https://127.0.0.1:1")
+			name, value, _ := strings.Cut(test.setting, "=")
+			t.Setenv(name, value)
+			p := &process{env: map[string]string{endpoint: "https://127.0.0.1:1", name: value}}
+			want := ""
+			if test.misuse != "" {
+				want = "an OTEL_ setting is not one that OpenTelemetry can use: " + test.misuse
+			}
+			got := ""
+			if err := p.checkTracing(); err != nil {
+				got = err.Error()
+			}
+			if got != want {
+				t.Errorf("%q, want %q", got, want)
+			}
+		})
+	}
+}
+
+// TestSpansAreSmall has spans wait that nobody takes: they keep nothing alive of the postbacks that they are about.
+func TestSpansAreSmall(t *testing.T) {
+	provider := sdktrace.NewTracerProvider(sdktrace.WithBatcher(tracetest.NewNoopExporter(), sdktrace.WithBatchTimeout(time.Hour), sdktrace.WithMaxExportBatchSize(2048)))
+	defer func() { _ = provider.Shutdown(t.Context()) }()
+	tracer := &tracer{provider.Tracer(""), new(spans)}
+	before := heap()
+	for range 1000 {
+		body := strings.Repeat("9", 64<<10)
+		tracer.Request("dhan", time.Now()).End(bridge.RequestOutcome{Status: 200, Fate: "accepted", OrderID: body[:12]})
+		tracer.Request("dhan", time.Now()).End(bridge.RequestOutcome{Status: 200, Fate: "accepted", OrderID: body})
+	}
+	if grown := heap() - before; grown > 8<<20 {
+		t.Errorf("2000 spans keep %d bytes", grown)
+	}
+}
+
+func heap() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }
 
 // TestParseTraceParent reads what postbridge writes into its spool.
