@@ -245,6 +245,16 @@ func TestTailNow(t *testing.T) {
 	if code := <-f.done; code != 0 || strings.Contains(f.stdout.String(), `"1<"`) || !strings.Contains(f.stdout.String(), `"2<"`) {
 		t.Errorf("exit %d\n%s%s", code, &f.stdout, &f.stderr)
 	}
+	// What it leaves on the bus is soon forgotten.
+	stream, err := b.js.Stream(t.Context(), "ORDERS")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for c := range stream.ListConsumers(t.Context()).Info() {
+		if c.Config.InactiveThreshold > time.Minute {
+			t.Errorf("consumer %s stays for %v", c.Name, c.Config.InactiveThreshold)
+		}
+	}
 }
 
 // TestTailShowsWithoutWaiting ends with a message that is not wanted, behind one that is.

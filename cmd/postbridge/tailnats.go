@@ -106,8 +106,12 @@ func (f *natsFollower) follow(ctx context.Context, address string, bus nats.Conf
 	return end, nil
 }
 
-// lookTimeout is how long one look for the stream takes.
-const lookTimeout = 2 * time.Second
+const (
+	// lookTimeout is how long one look for the stream takes.
+	lookTimeout = 2 * time.Second
+	// forgetAfter is when the bus forgets a consumer that nobody asks for more: each canary leaves one.
+	forgetAfter = time.Minute
+)
 
 // consume starts the consumer as soon as that is possible; false if ctx ended first.
 func (f *natsFollower) consume(ctx context.Context, js jetstream.JetStream) bool {
@@ -139,7 +143,7 @@ func (f *natsFollower) tryConsume(ctx context.Context, js jetstream.JetStream) e
 		}
 		return errors.New("not connected")
 	}
-	f.start.FilterSubjects = []string{f.subject}
+	f.start.FilterSubjects, f.start.InactiveThreshold = []string{f.subject}, forgetAfter
 	if err := f.pinNow(look, js); err != nil {
 		return err
 	}
