@@ -43,7 +43,7 @@ type edge struct {
 func newEdge(t *testing.T) *edge {
 	e := &edge{orders: make(map[string][]*bridge.Event), busy: make(map[string]bool), brokers: map[string]bridge.Broker{
 		"kite": kite.New(kite.Config{Credentials: func() kite.Credentials {
-			return kite.Credentials{Secrets: []kite.Secret{{AppID: "1234", Secret: "s3cret"}}}
+			return kite.Credentials{Secrets: []kite.Secret{{AppID: "1234", Secret: "s3cret"}, {AppID: "desk", Secret: "0ther"}}}
 		}}),
 		"dhan": dhan.New(func() dhan.Credentials { return dhan.Credentials{Tokens: []string{"t0ken"}} }),
 	}}
@@ -171,6 +171,16 @@ func checkLives(t *testing.T, orders map[string][]*bridge.Event) {
 	}
 	if late < len(orders)/20 || late > len(orders)/4 {
 		t.Errorf("%d late arrivals in %d orders", late, len(orders))
+	}
+}
+
+// TestSendAppID signs as apps whose ids are numbers, and as one whose id is not.
+func TestSendAppID(t *testing.T) {
+	e := newEdge(t)
+	for _, secret := range []string{"1234=s3cret", "desk=0ther"} {
+		if r := e.sent(t, 0, "--secret", secret, "--count", "3"); r.OK != 3 {
+			t.Errorf("%s: %+v", secret, r)
+		}
 	}
 }
 

@@ -90,10 +90,11 @@ func signAs(body []byte, apps []kite.Secret) ([]byte, error) {
 	if known || k.appID == "" {
 		return splice(body, k.checksum, signature), nil
 	}
+	id := appendAppID(nil, app.AppID)
 	if k.app.from > k.checksum.from { // what comes later goes first, so that the other stays where it is
-		return splice(splice(body, k.app, []byte(app.AppID)), k.checksum, signature), nil
+		return splice(splice(body, k.app, id), k.checksum, signature), nil
 	}
-	return splice(splice(body, k.checksum, signature), k.app, []byte(app.AppID)), nil
+	return splice(splice(body, k.checksum, signature), k.app, id), nil
 }
 
 // kiteBody is what signing needs of a body.

@@ -115,6 +115,7 @@ func TestReplayBadLine(t *testing.T) {
 		{`["x"]`, "is not an event: json: cannot unmarshal array into Go value of type main.recorded"},
 		{`{"id":"1","raw":{}}`, "has no received_at"},
 		{`{"received_at":"2026-01-05T03:45:00Z"}`, "has no raw, the body that the broker sent"},
+		{`{"id":"1","order_id":"7","received_at":"2026-01-05T03:45:00Z"}`, "has no raw, the body that the broker sent"},
 		{`{"received_at":"2026-01-05T03:45:00Z","broker":"x","raw":{}}`, "is of broker \"x\", which is not known"},
 		{`{"received_at":"2026-01-05T03:45:00Z","raw":{"order_id":"1"}}`, "cannot be signed: it has no \"checksum\" to replace"},
 	} {
@@ -129,6 +130,26 @@ func TestReplayBadLine(t *testing.T) {
 	got := runInput(t.Context(), `{"received_at":"2026-01-05T03:45:00Z","broker":"dhan","raw":{}}`, nil, "send", "--url", e.URL, "--replay", "-")
 	if want := "line 1: is of Dhan, whose route needs a path token; set POSTBRIDGE_DHAN_TOKENS\n"; !strings.HasSuffix(got.stderr, want) {
 		t.Errorf("%+v", got)
+	}
+}
+
+// TestReplayEmptyBody has a dead letter of a body that was empty, as a prober of the route sends it.
+func TestReplayEmptyBody(t *testing.T) {
+	r, err := parseRecorded([]byte(`{"id":"1","broker":"dhan","status":"unknown","received_at":"2026-01-05T03:45:00Z","verified_by":"token","source":"postback"}`))
+	if err != nil || len(r.body()) != 0 {
+		t.Errorf("%q, %v", r.body(), err)
+	}
+}
+
+// TestReplayDueLate has a gap and a speed that make more time than there is: it is not due before the rest.
+func TestReplayDueLate(t *testing.T) {
+	r := &replay{speed: 1e-9, began: time.Now()}
+	first := time.Date(2026, 1, 5, 3, 45, 0, 0, time.UTC)
+	if at := r.due(first); !at.Equal(r.began) {
+		t.Errorf("the first is due at %v", at)
+	}
+	if at := r.due(first.Add(time.Minute)); time.Until(at) < 24*time.Hour {
+		t.Errorf("the second is due at %v", at)
 	}
 }
 
@@ -172,12 +193,18 @@ func TestSignAs(t *testing.T) {
 		{`{"app_id":2,"checksum":"x",` + order + `}`, `{"app_id":2,"checksum":"` + signature("two") + `",` + order + `}`},
 		{`{"app_id":3,"checksum":"x",` + order + `}`, `{"app_id":1,"checksum":"` + signature("one") + `",` + order + `}`},
 		{` { "checksum" : null , "app_id" : 3333 , ` + order + `} `, ` { "checksum" : "` + signature("one") + `" , "app_id" : 1 , ` + order + `} `},
+		{`{"app_id":"2","checksum":"x",` + order + `}`, `{"app_id":"2","checksum":"` + signature("two") + `",` + order + `}`},
 		{`{"checksum":"",` + order + `}`, `{"checksum":"` + signature("one") + `",` + order + `}`},
 		{`{"meta":{"checksum":"m","order_id":"8"},"checksum":"x",` + order + `,"x":[{}]}`, `{"meta":{"checksum":"m","order_id":"8"},"checksum":"` + signature("one") + `",` + order + `,"x":[{}]}`},
 	} {
 		if got, err := signAs([]byte(test.body), apps); err != nil || string(got) != test.want {
 			t.Errorf("%s\nsigned %s, %v\nwant   %s", test.body, got, err, test.want)
 		}
+	}
+	named := []kite.Secret{{AppID: "desk", Secret: "one"}} // no number
+	want := `{"app_id":"desk","checksum":"` + signature("one") + `",` + order + `}`
+	if got, err := signAs([]byte(`{"app_id":3,"checksum":"x",`+order+`}`), named); err != nil || string(got) != want {
+		t.Errorf("signed %s, %v\nwant   %s", got, err, want)
 	}
 	for _, body := range []string{``, `[]`, `{"checksum":"x"`, `{"checksum" "x"}`, `{}`} {
 		if got, err := signAs([]byte(body), apps); err == nil {

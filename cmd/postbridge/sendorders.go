@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/go-json-experiment/json/jsontext"
+
 	"github.com/postbridge/postbridge/brokers/kite"
 )
 
@@ -243,7 +245,7 @@ func (o *order) appendKite(b []byte, s *state, app kite.Secret) []byte {
 	number := func(name string, n int) { b = strconv.AppendInt(append(b, name...), int64(n), 10) }
 
 	text(`{"user_id":`, o.user)
-	b = append(append(b, `,"unfilled_quantity":0,"app_id":`...), app.AppID...)
+	b = appendAppID(append(b, `,"unfilled_quantity":0,"app_id":`...), app.AppID)
 	b = append(b, `,"checksum":"`...)
 	b = appendChecksum(b, o.id, at, app.Secret)
 	text(`","placed_by":`, o.user)
@@ -282,6 +284,15 @@ func (o *order) appendAverage(b []byte, s *state) []byte {
 		return append(b, '0')
 	}
 	return appendRupees(b, o.paise)
+}
+
+// appendAppID writes the id of an app as Kite does, which is a number; one that is none, as a string.
+func appendAppID(b []byte, id string) []byte {
+	if _, err := strconv.ParseUint(id, 10, 64); err == nil && (id == "0" || id[0] != '0') {
+		return append(b, id...)
+	}
+	b, _ = jsontext.AppendQuote(b, id) // the error says that a byte was no UTF-8, which is replaced
+	return b
 }
 
 // appendChecksum writes Kite's official checksum.

@@ -70,7 +70,7 @@ func parseRecorded(line []byte) (r recorded, err error) {
 	switch {
 	case r.ReceivedAt.IsZero():
 		return r, errors.New("has no received_at")
-	case r.body() == nil:
+	case r.body() == nil && (r.ID == "" || r.OrderID != ""): // the event of an empty body has none, and no order
 		return r, errors.New("has no raw, the body that the broker sent")
 	}
 	return r, nil
@@ -391,6 +391,9 @@ func checkRecordedBroker(name string, targets map[string]*target) error {
 	}
 }
 
+// longestWait is as good as for ever, and not more than a time can be away.
+const longestWait = 100 * 365 * 24 * time.Hour
+
 // due is when a postback that was received then is to be sent; zero for as soon as it can be.
 func (r *replay) due(received time.Time) time.Time {
 	if r.first.IsZero() {
@@ -407,5 +410,5 @@ func (r *replay) due(received time.Time) time.Time {
 	if r.speed == 0 {
 		return time.Time{}
 	}
-	return r.began.Add(time.Duration(float64(recorded) / float64(r.speed)))
+	return r.began.Add(time.Duration(min(float64(recorded)/float64(r.speed), float64(longestWait))))
 }
