@@ -120,6 +120,9 @@ func NewSeen(orders int) *Seen {
 	return s
 }
 
+// Remembered is how many orders are in it.
+func (s *Seen) Remembered() int { return len(s.last.young) + len(s.last.old) }
+
 // Compare looks the event's order up and remembers the event, as its append does.
 func (s *Seen) Compare(e *Event) (repeats bool) {
 	order, id := s.last.hash(e), [32]byte([]byte(e.ID))

@@ -266,7 +266,7 @@ func TestRepeats(t *testing.T) {
 	wg.Wait()
 	last(5)
 
-	// The memory is bounded, and the latest orders are in it.
+	// The latest orders are in the memory.
 	for i := range 2 * bridge.RememberedOrders / 16 {
 		post(fmt.Sprintf("many-%d", i), "OPEN", 1)
 	}
@@ -275,6 +275,15 @@ func TestRepeats(t *testing.T) {
 		post(fmt.Sprintf("many-%d", i), "OPEN", 1)
 	}
 	last(n)
+}
+
+// TestRepeatsAreBounded holds that the memory of orders does not grow with their number, and that enough are in it.
+func TestRepeatsAreBounded(t *testing.T) {
+	for _, orders := range []int{bridge.RememberedOrders, 2 * bridge.RememberedOrders, 5*bridge.RememberedOrders + 7} {
+		if n := bridge.NewSeen(orders).Remembered(); n < bridge.RememberedOrders || n > 2*bridge.RememberedOrders {
+			t.Errorf("of %d orders %d are remembered", orders, n)
+		}
+	}
 }
 
 // TestReload has a postback refused only after the secrets were read again.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -59,9 +60,15 @@ func TestThreats(t *testing.T) {
 // taking is a handler with its spool and its log.
 type taking struct {
 	*testing.T
-	log   *logBuffer
-	spool *spool.Spool
-	post  func(path, body string) *httptest.ResponseRecorder
+	log     *logBuffer
+	spool   *spool.Spool
+	handler http.Handler
+}
+
+func (t *taking) post(path, body string) *httptest.ResponseRecorder {
+	w := httptest.NewRecorder()
+	t.handler.ServeHTTP(w, httptest.NewRequest("POST", path, strings.NewReader(body)))
+	return w
 }
 
 func newTaking(t *testing.T, tokens ...string) *taking {
@@ -71,11 +78,7 @@ func newTaking(t *testing.T, tokens ...string) *taking {
 	o.Brokers = testBrokers(tokens...)
 	s := open(t, o.DataDir, spool.Options{})
 	h, _ := bridge.Handler(o, s)
-	return &taking{t, log, s, func(path, body string) *httptest.ResponseRecorder {
-		w := httptest.NewRecorder()
-		h.ServeHTTP(w, httptest.NewRequest("POST", path, strings.NewReader(body)))
-		return w
-	}}
+	return &taking{t, log, s, h}
 }
 
 // accepted posts what is proven, and returns its event.
@@ -124,6 +127,25 @@ func TestReplayWithChangedStatus(t *testing.T) {
 	}
 	if d := with.accepted("/kite/"+kiteToken, captured); !bytes.Contains(d.Data, []byte(`"verified_by":"checksum+token"`)) {
 		t.Errorf("%s", d.Data)
+	}
+}
+
+// TestForeignTraceContext has a sender that brings a trace context along, so that its trace is recorded or consumers are led
+// to it. What goes with the event is made here, and says that nobody records it.
+func TestForeignTraceContext(t *testing.T) {
+	in := newTaking(t)
+	const foreign = "0af7651916cd43dd8448eb211c80319c"
+	req := httptest.NewRequest("POST", "/kite", strings.NewReader(kiteBody("1", "OPEN", 1)))
+	req.Header.Set("Traceparent", "00-"+foreign+"-b7ad6b7169203331-01")
+	req.Header.Set("Tracestate", "x="+foreign)
+	req.Header.Set("Baggage", "x="+foreign)
+	req.Header.Set("X-B3-Traceid", foreign)
+	w := httptest.NewRecorder()
+	in.handler.ServeHTTP(w, req)
+	checkAnswer(t, w, 200)
+	d := nextEvent(t, in.spool)
+	if !regexp.MustCompile(`^00-[0-9a-f]{32}-[0-9a-f]{16}-00$`).MatchString(d.TraceParent) || strings.Contains(d.TraceParent+string(d.Data)+in.log.String(), foreign) {
+		t.Errorf("the trace context is %s\n%s", d.TraceParent, d.Data)
 	}
 }
 
