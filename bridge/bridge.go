@@ -277,7 +277,7 @@ type server struct {
 
 // listen listens at once, so that an address that is taken is known. The setting is what the address comes from.
 func (b *Bridge) listen(setting, addr string, limit int) (*server, error) {
-	l, err := listen(addr, limit, b.o.Log)
+	l, err := listen(addr, limit, b.o.Log.With("at", setting))
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen; set %s to another address: %w", setting, err)
 	}

@@ -114,7 +114,7 @@ func (l *connections) makeRoom() bool {
 	l.closed.Add(1)
 	if now := time.Now(); now.Sub(l.saidAt) >= sayInterval {
 		l.saidAt = now
-		l.log.Warn("the limit of connections is reached: new ones take the place of those that wait; postbridge_connections_closed_total counts them",
+		l.log.Warn("the limit of connections is reached: new ones take the place of those that wait; postbridge_connections_closed_total counts them at POSTBRIDGE_LISTEN",
 			"limit", l.limit, "from", c.RemoteAddr().String())
 	}
 	_ = c.Close() // there is nobody to tell

@@ -99,6 +99,23 @@ func TestConnectionLimit(t *testing.T) {
 	}
 }
 
+// TestAdminConnectionLimit holds the admin listener's connections open: it answers all the same, and the log says which
+// listener that is.
+func TestAdminConnectionLimit(t *testing.T) {
+	t.Parallel()
+	r, _ := limited(t, 16)
+	for range 100 {
+		dial(t, r.admin)
+	}
+	_, metrics := r.get("/metrics")
+	if !strings.Contains(metrics, "postbridge_connections_closed_total 0\n") {
+		t.Error("connections of the admin listener are counted as brokers'")
+	}
+	if !hasLine(r.log.String(), "the limit of connections is reached", "at=POSTBRIDGE_ADMIN_LISTEN", "limit=64") {
+		t.Errorf("not said in\n%s", r.log)
+	}
+}
+
 // TestConnectionLimitOfKnown has only connections that brought something; the longest idle makes room.
 func TestConnectionLimitOfKnown(t *testing.T) {
 	t.Parallel()
