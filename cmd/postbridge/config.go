@@ -29,7 +29,7 @@ type config struct {
 	AdminPage bool `env:"ADMIN_PAGE" envDefault:"true"`
 	// The largest postback, 1KiB to 16MiB; a larger one is answered 413.
 	MaxBody byteSize `env:"MAX_BODY" envDefault:"64KiB"`
-	// How many connections brokers may have open at once, 16 to 32768; beyond it a new one takes the place of one that waits for a request.
+	// How many connections brokers may have open at once, 16 to 32768; beyond it a new one takes the place of one that waits for a request. Fewer, with a warning, if the process may not have that many files open and 256 beside them.
 	MaxConnections int `env:"MAX_CONNECTIONS" envDefault:"1024"`
 	// The certificate that brokers are shown, with its chain, PEM; read again when it changes. Without it TLS has to end before postbridge.
 	TLSCertFile string `env:"TLS_CERT_FILE"`

@@ -212,6 +212,17 @@ func TestWarnings(t *testing.T) {
 	}
 }
 
+// TestConnections leaves files to the spool and the buses, however many the process may have open.
+func TestConnections(t *testing.T) {
+	for _, test := range []struct{ set, files, want int }{
+		{1024, 1 << 20, 1024}, {1024, 1280, 1024}, {1024, 1279, 1023}, {1024, 1024, 768}, {32768, 4096, 3840}, {1024, 256, 16}, {20, 64, 16},
+	} {
+		if got := (&config{MaxConnections: test.set}).connections(test.files); got != test.want {
+			t.Errorf("%d of %d files: %d, want %d", test.set, test.files, got, test.want)
+		}
+	}
+}
+
 // TestConfigDefaults is what holds if next to nothing is set; a name set to nothing is not set.
 func TestConfigDefaults(t *testing.T) {
 	got := runWith(t, environ("DHAN_TOKENS=dev-dhan-token LISTEN= NATS_REPLICAS= KITE_SECRETS="), "config")

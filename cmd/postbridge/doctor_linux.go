@@ -1,6 +1,9 @@
 package main
 
-import "syscall"
+import (
+	"math"
+	"syscall"
+)
 
 // fileSystem names the kind of file system that a directory is on; empty if it is none that matters here.
 func fileSystem(dir string) (string, error) {
@@ -22,4 +25,13 @@ func clockUnsynchronized() (bool, error) {
 	var t syscall.Timex
 	_, err := syscall.Adjtimex(&t) // without modes it changes nothing
 	return t.Status&unsynchronized != 0, err
+}
+
+// openFiles is how many files this process may have open. The Go runtime has raised that as far as it may.
+func openFiles() int {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil || limit.Cur > math.MaxInt32 {
+		return math.MaxInt32
+	}
+	return int(limit.Cur)
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -103,7 +104,7 @@ func (c *config) run(ctx context.Context, credentials *credentials, registry *pr
 	}
 	o := c.spoolOptions()
 	o.Brokers, o.Routes, o.MaxBody = brokers, routes, int64(c.MaxBody)
-	o.Listen, o.AdminListen, o.AdminPage, o.MaxConnections = c.Listen, c.AdminListen, c.AdminPage, c.MaxConnections
+	o.Listen, o.AdminListen, o.AdminPage, o.MaxConnections = c.Listen, c.AdminListen, c.AdminPage, c.connections(openFiles())
 	if c.TLSCertFile != "" {
 		o.TLS = credentials.serverTLS()
 		registry.MustRegister(credentials.certificateExpiry())
@@ -150,6 +151,10 @@ func (c *config) cautions() []bridge.Finding {
 		warn("routes", "KITE_CHECKSUM", "is user_id, so that a checksum that stays the same through all states of an order is accepted beside the official one",
 			"unset it once the sender signs as Kite documents")
 	}
+	if files := openFiles(); c.connections(files) < c.MaxConnections {
+		warn("routes", "MAX_CONNECTIONS", fmt.Sprintf("is %d, and this process may have %d files open, so %d connections are taken at once",
+			c.MaxConnections, files, c.connections(files)), "raise the limit of open files (ulimit -n, LimitNOFILE=), or set it lower")
+	}
 	if host, _, err := net.SplitHostPort(c.NATSListen); c.embedded() && err == nil {
 		if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
 			warn("nats", "NATS_LISTEN", "is open to other machines, and the embedded server asks nobody for a login",
@@ -161,6 +166,15 @@ func (c *config) cautions() []bridge.Finding {
 			"set POSTBRIDGE_KAFKA_TLS, or the mechanism to SCRAM-SHA-512")
 	}
 	return all
+}
+
+// spareFiles are open files that are not for connections of brokers: whoever opens those must not be able to keep a file
+// from the spool, which would be the end of the process.
+const spareFiles = 256
+
+// connections is how many brokers may have open, in a process that may have so many files open.
+func (c *config) connections(files int) int {
+	return min(c.MaxConnections, max(16, files-spareFiles))
 }
 
 // brokerNames are those of all brokers there are.
