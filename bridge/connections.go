@@ -17,7 +17,7 @@ const maxAdminConnections = 64
 // one that waits for a request makes room for the new one. A limit that lets the new one wait instead would belong to
 // whoever holds the connections, and brokers do not promise to come back.
 //
-// Who makes room is, first, one that never brought a proven postback, then the one that has waited longest. One whose
+// Who makes room is, first, the oldest that never brought a proven postback, then the one that has waited longest. One whose
 // proven postback is on its way to the disk never does: if there are only such, new ones wait in the kernel's queue.
 type connections struct {
 	*net.TCPListener
@@ -166,8 +166,12 @@ func (c *connection) Close() error {
 	return c.TCPConn.Close()
 }
 
-// wait notes that the connection waits for a request, or the rest of one, from now on.
+// wait notes that the connection waits for a request, or the rest of one, from now on. One that never brought a proven
+// postback does so since it was opened: what is refused makes it no younger.
 func (c *connection) wait() {
+	if !c.known.Load() {
+		return
+	}
 	if s := c.since.Load(); s != gone && c.since.CompareAndSwap(s, c.of.now()) && s == working {
 		c.of.free()
 	}

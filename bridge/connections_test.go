@@ -116,6 +116,33 @@ func TestAdminConnectionLimit(t *testing.T) {
 	}
 }
 
+// TestConnectionLimitOfRefused has strangers who keep asking: what is refused makes their connections no younger than that of
+// a broker who has just connected, and has not said anything yet.
+func TestConnectionLimitOfRefused(t *testing.T) {
+	t.Parallel()
+	const limit = 4
+	r, _ := limited(t, limit)
+	strangers := make([]net.Conn, limit)
+	for i := range strangers {
+		strangers[i] = dial(t, r.ingest)
+		if status := postOn(strangers[i], "{}"); status != 403 {
+			t.Fatalf("answered %d", status)
+		}
+	}
+	broker := dial(t, r.ingest)
+	isClosed(t, strangers[0])
+	for _, conn := range strangers[1:] {
+		if status := postOn(conn, "{}"); status != 403 {
+			t.Fatalf("answered %d", status)
+		}
+	}
+	dial(t, r.ingest)
+	isClosed(t, strangers[1])
+	if status := postOn(broker, kiteBody("1", "OPEN", 1)); status != 200 {
+		t.Errorf("answered %d", status)
+	}
+}
+
 // TestConnectionLimitOfKnown has only connections that brought something; the longest idle makes room.
 func TestConnectionLimitOfKnown(t *testing.T) {
 	t.Parallel()
