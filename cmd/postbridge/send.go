@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -431,11 +430,11 @@ func (s *sending) judge(pb postback, status int, answer []byte, err error) (id s
 	case err != nil:
 		return "", fmt.Errorf("send: no answer to %v: %w", pb, err)
 	case status != 200:
-		return "", fmt.Errorf("send: %v was answered %d: %s", pb, status, bytes.TrimSpace(answer))
+		return "", fmt.Errorf("send: %v was answered %d: %s", pb, status, answer)
 	}
 	id, ok := eventID(answer)
 	if !ok {
-		return "", fmt.Errorf("send: %v was answered 200 without an event id: %s", pb, answer)
+		return "", fmt.Errorf("send: %v was answered 200 without an event id: is this postbridge?", pb)
 	}
 	return id, nil
 }

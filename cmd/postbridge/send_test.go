@@ -285,6 +285,24 @@ func TestSendAnswers(t *testing.T) {
 	}
 }
 
+// TestSendShowsLittle has an answer that is somebody else's: a page of many lines that repeats the path, token and all.
+func TestSendShowsLittle(t *testing.T) {
+	for _, status := range []int{200, 404, 503} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(status)
+			fmt.Fprintf(w, "<html>\n\x1b[31mCannot POST %s\n%s", r.URL.Path, strings.Repeat("<p>sorry</p>\n", 1000))
+		}))
+		for _, mode := range []string{"--count=1", "--canary --timeout=100ms"} {
+			args := append([]string{"send", "--secret", "1234=s3cret", "--token", "t0ken", "--url", server.URL}, strings.Fields(mode)...)
+			got := runWith(t, environ("NATS_LISTEN=127.0.0.1:1"), args...)
+			if got.code != 1 || strings.Contains(got.stderr, "t0ken") || strings.Count(got.stderr, "\n") != 1 || strings.Contains(got.stderr, "\x1b") || len(got.stderr) > 500 {
+				t.Errorf("%d %s: %+v", status, mode, got)
+			}
+		}
+		server.Close()
+	}
+}
+
 func TestSendWrongAnswer(t *testing.T) {
 	for _, answer := range []string{"", "ok", `{"status":"ok"}`, `{"status":"ok","id":"0123"}`, `{"status":"no","id":"0123456789abcdef0123456789abcdef"}`, `{"status":"ok","id":"0123456789abcdef0123456789abcdeF"}`} {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, answer) }))

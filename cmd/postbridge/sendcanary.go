@@ -98,9 +98,9 @@ func (c *canary) post(ctx context.Context, t *target, o *sendOptions) error {
 	c.Status, c.Answer = status, milliseconds(time.Since(c.began))
 	switch {
 	case status >= 500:
-		return fmt.Errorf("not taken: answered %d: %s", status, strings.TrimSpace(string(answer)))
+		return fmt.Errorf("not taken: answered %d: %s", status, answer)
 	case status != 200:
-		return fmt.Errorf("refused: answered %d: %s", status, strings.TrimSpace(string(answer)))
+		return fmt.Errorf("refused: answered %d: %s", status, answer)
 	}
 	id, ok := eventID(answer)
 	if !ok {

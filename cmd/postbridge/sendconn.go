@@ -29,6 +29,7 @@ const (
 // target is where postbacks go.
 type target struct {
 	address string
+	token   string      // in the path; empty if there is none
 	tls     *tls.Config // nil for http
 	head    []byte      // of every request, up to the length of its body
 	timeout time.Duration
@@ -40,6 +41,7 @@ func newTarget(base, route string) (*target, error) {
 		return nil, misuse("send: --url %q is not a URL; write it like http://127.0.0.1:8080", base)
 	}
 	t := &target{address: u.Host, timeout: answerTimeout}
+	_, t.token, _ = strings.Cut(strings.TrimPrefix(route, "/"), "/")
 	port := "80"
 	if u.Scheme == "https" {
 		t.tls, port = &tls.Config{ServerName: u.Hostname()}, "443"
@@ -162,10 +164,26 @@ func (c *connection) exchange() (status int, answer []byte, err error) {
 	}
 	defer response.Body.Close()
 	answer, err = io.ReadAll(io.LimitReader(response.Body, 64<<10))
+	if response.StatusCode != http.StatusOK {
+		answer = c.shown(answer)
+	}
 	if err == nil && response.Close {
 		c.close()
 	}
 	return response.StatusCode, answer, err
+}
+
+// shownAnswer is how much of an answer is shown.
+const shownAnswer = 200
+
+// shown is what to show of an answer, which may be somebody else's: one line that is not long, and without the token, since
+// some servers repeat the path.
+func (t *target) shown(answer []byte) []byte {
+	text := strings.TrimSpace(string(answer))
+	if t.token != "" {
+		text = strings.ReplaceAll(text, t.token, "(token)")
+	}
+	return []byte(printable(text[:min(len(text), shownAnswer)]))
 }
 
 // eventID is the id in the answer to an accepted postback.
