@@ -1,10 +1,12 @@
 package bridge
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
+	stdlog "log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -295,7 +297,7 @@ func (s *server) serve(h http.Handler, t *tls.Config, log *slog.Logger) {
 		MaxHeaderBytes:    maxHeader,
 		// OPTIONS * is no route either.
 		DisableGeneralOptionsHandler: true,
-		ErrorLog:                     slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		ErrorLog:                     stdlog.New(serverLog{log}, "", 0),
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
 			return context.WithValue(ctx, connectionKey{}, counted(conn))
 		},
@@ -314,6 +316,19 @@ func (s *server) serve(h http.Handler, t *tls.Config, log *slog.Logger) {
 			s.failed <- fmt.Errorf("cannot serve %s: %w", s.addr, err)
 		}
 	}()
+}
+
+// serverLog takes what net/http has to say. Most of it strangers cause, who must not be able to fill the log.
+type serverLog struct{ log *slog.Logger }
+
+// Write logs one thing: a handler that panicked, or connections that cannot be taken, as errors; anything else at debug.
+func (l serverLog) Write(text []byte) (int, error) {
+	level := slog.LevelDebug
+	if bytes.HasPrefix(text, []byte("http: panic serving")) || bytes.HasPrefix(text, []byte("http: Accept error")) {
+		level = slog.LevelError
+	}
+	l.log.Log(context.Background(), level, strings.TrimSpace(string(text)))
+	return len(text), nil
 }
 
 // stop takes no more connections and waits until all requests in flight are answered; who is too slow is cut.

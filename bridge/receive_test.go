@@ -322,6 +322,31 @@ func (b *swapped) Verify(p *bridge.Postback) (string, error) {
 	return b.Broker.Verify(p)
 }
 
+// panicking is a broker with a mistake in it.
+type panicking struct{ bridge.Broker }
+
+func (panicking) Verify(*bridge.Postback) (string, error) { panic("a mistake") }
+
+// TestPanic has a mistake in a broker's package: the postback is not answered, the log says so whatever its level, and the
+// next one is taken.
+func TestPanic(t *testing.T) {
+	t.Parallel()
+	log := new(logBuffer)
+	o := testOptions(t, log)
+	o.Log = slog.New(slog.NewTextHandler(log, nil))
+	o.Brokers = testBrokers()
+	o.Brokers[1] = panicking{o.Brokers[1]}
+	o.Buses = []bridge.Bus{newFakeBus(t).bus()}
+	r := start(t, o, log)
+	if resp, err := http.Post(r.ingest+"/dhan/"+dhanToken, "", strings.NewReader("{}")); err == nil {
+		t.Errorf("answered %s", resp.Status)
+	}
+	r.mustPost("/kite", kiteBody("1", "OPEN", 1))
+	if !hasLine(log.String(), "level=ERROR", "a mistake") {
+		t.Errorf("not in the log:\n%s", log)
+	}
+}
+
 // TestSlowClient cuts a client that never sends its body, and counts it.
 func TestSlowClient(t *testing.T) {
 	if testing.Short() {
