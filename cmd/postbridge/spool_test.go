@@ -34,7 +34,7 @@ func writeSpool(t *testing.T, segments int) (dataDir string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		cursor.Commit(r, nil)
+		cursor.Commit(r)
 	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
