@@ -34,7 +34,15 @@ func TestContractCluster(t *testing.T) {
 type testBus struct {
 	nodes   []*node
 	proxies []*publishertest.Proxy
+	links   []routeLink // between the nodes
 	denied  map[string]bool
+	log     *slog.Logger // the publisher's
+}
+
+// routeLink is how one node reaches another.
+type routeLink struct {
+	from, to *node
+	proxy    *publishertest.Proxy
 }
 
 // node is one server, which keeps its ports and its store when it is stopped.
@@ -76,12 +84,12 @@ func freePort(t testing.TB) int {
 
 // startBus starts so many nodes.
 func startBus(t *testing.T, nodes int) *testBus {
-	b := &testBus{denied: make(map[string]bool)}
+	b := &testBus{denied: make(map[string]bool), log: slog.New(slog.DiscardHandler)}
 	for i := range nodes {
 		b.nodes = append(b.nodes, &node{options: b.nodeOptions(t, i, nodes)})
 	}
 	for _, n := range b.nodes {
-		n.options.Routes = b.routes()
+		n.options.Routes = b.routes(t, n)
 		n.start(t)
 		b.proxies = append(b.proxies, publishertest.NewProxy(t, fmt.Sprint("127.0.0.1:", n.options.Port)))
 	}
@@ -103,8 +111,11 @@ func (b *testBus) nodeOptions(t *testing.T, i, nodes int) *server.Options {
 		Users: b.users(),
 	}
 	if nodes > 1 {
-		// Without NoAdvertise, the publisher would hear of the nodes' own ports, past the proxies.
-		o.Cluster = server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: freePort(t), NoAdvertise: true}
+		// Without NoAdvertise, the publisher would hear of the nodes' own ports, past the proxies; and without an address
+		// at which there is nothing, so would the nodes.
+		o.Cluster = server.ClusterOpts{
+			Name: "test", Host: "127.0.0.1", Port: freePort(t), NoAdvertise: true, Advertise: "127.0.0.1:1",
+		}
 	}
 	return o
 }
@@ -120,14 +131,26 @@ func (b *testBus) users() []*server.User {
 	}
 }
 
-func (b *testBus) routes() []*url.URL {
+// routes are those of a node to the others, with a proxy for each.
+func (b *testBus) routes(t *testing.T, from *node) []*url.URL {
 	var all []string
-	for _, n := range b.nodes {
-		if n.options.Cluster.Port > 0 {
-			all = append(all, fmt.Sprint("nats://127.0.0.1:", n.options.Cluster.Port))
+	for _, to := range b.nodes {
+		if to != from {
+			link := publishertest.NewProxy(t, fmt.Sprint("127.0.0.1:", to.options.Cluster.Port))
+			b.links = append(b.links, routeLink{from, to, link})
+			all = append(all, "nats://"+link.Addr())
 		}
 	}
 	return server.RoutesFromStr(strings.Join(all, ","))
+}
+
+// isolate says whether the others of a cluster cannot reach a node, nor it them.
+func (b *testBus) isolate(n *node, isolated bool) {
+	for _, l := range b.links {
+		if l.from == n || l.to == n {
+			l.proxy.Refuse(isolated)
+		}
+	}
 }
 
 func (b *testBus) waitForMeta(t *testing.T) {
@@ -187,7 +210,7 @@ func (b *testBus) config() nats.Config {
 
 func (b *testBus) Open(t *testing.T, o bridge.Opening) bridge.Publisher {
 	t.Helper()
-	p, err := nats.Open(b.config(), o, slog.New(slog.DiscardHandler))
+	p, err := nats.Open(b.config(), o, b.log)
 	if err != nil {
 		t.Fatal(err)
 	}

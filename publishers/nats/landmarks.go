@@ -22,6 +22,9 @@ const (
 	// confirmations is how often a loss has to be seen, confirmPause apart.
 	confirmations = 6
 	confirmPause  = 500 * time.Millisecond
+	// quorumAge is how long ago a leader may have heard from the others. They elect another after four seconds at the
+	// earliest.
+	quorumAge = 3 * time.Second
 )
 
 // serversWord begins the line of a note that says which servers the landmarks are of.
@@ -96,16 +99,21 @@ func (p *Publisher) checkLandmarks(session context.Context, d *destination, s je
 }
 
 // confirmLoss looks again for a while before it believes that something is lost: after an election a node may answer that
-// has not yet applied what it knows to be stored. It looks again, too, if there is no answer.
+// has not yet applied what it knows to be stored. It looks again, too, if there is no answer, which confirms nothing.
 func (p *Publisher) confirmLoss(ctx context.Context, d *destination, s jetstream.Stream) (loss *bridge.Loss, err error) {
-	for range confirmations {
+	for seen, failed := 0, 0; seen < confirmations && failed < confirmations; {
 		loss, err = p.landmarks.Check(d.stream, p.ask(ctx, s))
-		if loss == nil && err == nil {
+		switch {
+		case err != nil:
+			seen, failed = 0, failed+1
+		case loss == nil:
 			return nil, nil
+		default:
+			seen++
+			p.mu.Lock()
+			d.ready = false // until it is known
+			p.mu.Unlock()
 		}
-		p.mu.Lock()
-		d.ready = false // until it is known
-		p.mu.Unlock()
 		select {
 		case <-time.After(confirmPause):
 		case <-ctx.Done():
@@ -147,6 +155,9 @@ func (p *Publisher) ask(ctx context.Context, s jetstream.Stream) func() (bridge.
 		if err != nil {
 			return bridge.Place{}, err
 		}
+		if !led(info.Cluster) {
+			return bridge.Place{}, errNotLed
+		}
 		return bridge.Place{Identity: identity(info), Look: func(m bridge.Landmark) (bridge.Sighting, error) {
 			if m.Position > info.State.LastSeq {
 				return bridge.Lost, nil
@@ -154,6 +165,23 @@ func (p *Publisher) ask(ctx context.Context, s jetstream.Stream) func() (bridge.
 			return p.sight(ctx, s, m)
 		}}, nil
 	}
+}
+
+var errNotLed = errors.New("the node that answers is cut off from the others or knows of no leader, so the stream may hold more")
+
+// led reports whether the answer is that of a leader whom most of its nodes follow. Without one, any node answers, and one
+// that is cut off goes on as a leader for some seconds.
+func led(c *jetstream.ClusterInfo) bool {
+	if c == nil {
+		return true // one server
+	}
+	following := 1
+	for _, r := range c.Replicas {
+		if r.Current && r.Active < quorumAge {
+			following++
+		}
+	}
+	return c.Leader != "" && 2*following > len(c.Replicas)+1
 }
 
 func (p *Publisher) sight(ctx context.Context, s jetstream.Stream, m bridge.Landmark) (bridge.Sighting, error) {

@@ -14,8 +14,10 @@ type Proxy struct {
 	target   string
 	lose     atomic.Bool
 
-	mu    sync.Mutex
-	conns map[net.Conn]bool // guarded by mu
+	mu sync.Mutex
+	// Guarded by mu.
+	conns  map[net.Conn]bool
+	refuse bool
 }
 
 // NewProxy starts a proxy to the server at target.
@@ -46,6 +48,14 @@ func (p *Proxy) Cut() {
 	clear(p.conns)
 }
 
+// Refuse says whether connections are refused; those there are it cuts.
+func (p *Proxy) Refuse(refuse bool) {
+	p.mu.Lock()
+	p.refuse = refuse
+	p.mu.Unlock()
+	p.Cut()
+}
+
 // LoseAnswers says whether what the server says is lost.
 func (p *Proxy) LoseAnswers(lose bool) { p.lose.Store(lose) }
 
@@ -60,12 +70,23 @@ func (p *Proxy) accept() {
 			client.Close()
 			continue
 		}
-		p.mu.Lock()
-		p.conns[client], p.conns[server] = true, true
-		p.mu.Unlock()
+		if !p.add(client, server) {
+			client.Close()
+			server.Close()
+			continue
+		}
 		go p.pipe(server, client, client)
 		go p.pipe(client, server, answers{server, &p.lose})
 	}
+}
+
+func (p *Proxy) add(client, server net.Conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.refuse {
+		p.conns[client], p.conns[server] = true, true
+	}
+	return !p.refuse
 }
 
 // pipe copies what from reads off one connection to the other, until one ends, and then ends both.
