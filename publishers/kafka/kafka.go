@@ -68,11 +68,11 @@ type Publisher struct {
 
 	mu sync.Mutex
 	// Guarded by mu.
-	up      bool          // the cluster answered last time
-	brokers []string      // where to ask for metadata: those known, then those configured
-	report  bridge.Report // called with mu held, so that reports of a cause keep their order
-	lost    bool          // the bus has lost what it stored
-	session int           // counts how often the cluster answered again
+	up      bool            // the cluster answered last time
+	brokers []string        // where to ask for metadata: those known, then those configured
+	report  bridge.Report   // called with mu held, so that reports of a cause keep their order
+	session int             // counts how often the cluster answered again
+	lost    map[string]bool // the partitions that have lost what they stored
 
 }
 
@@ -119,6 +119,7 @@ func open(cfg Config, o bridge.Opening, log *slog.Logger, limits limits) (*Publi
 		report:   o.Report,
 		spool:    o.Spool,
 		rewound:  o.Rewound,
+		lost:     make(map[string]bool),
 	}
 	var positions []byte
 	p.landmarks, positions = bridge.NewLandmarks(o.Note, landmarksEach)
@@ -188,8 +189,8 @@ func (p *Publisher) Close() error {
 	p.landmarks.Close()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.lost {
-		p.notes.forget()
+	if len(p.lost) > 0 {
+		p.notes.goBack(p.lost)
 	}
 	return nil
 }

@@ -26,7 +26,9 @@ const (
 const identity = "-"
 
 // name is the partition in landmarks.
-func (l *lane) name() string { return fmt.Sprintf("%s/%d", l.topic.name, l.partition) }
+func (l *lane) name() string { return partitionName(l.topic.name, l.partition) }
+
+func partitionName(topic string, partition int) string { return fmt.Sprintf("%s/%d", topic, partition) }
 
 // landmark notes where the last of what was just stored is. If something was further on already, that is gone.
 func (l *lane) landmark(last *entry, offset int64) {
@@ -82,9 +84,9 @@ func (l *lane) checkLandmarks(ctx context.Context, leader string) error {
 	}
 	l.blind = time.Time{}
 	if loss != nil {
-		l.p.landmarks.Lose(l.name(), loss)
+		l.lose(loss)
 		l.p.checkAll(ctx)
-		l.p.lose(l.name(), loss)
+		l.p.rewound(l.lose(loss), loss.Why)
 		<-l.p.ctx.Done()
 	}
 	return nil
@@ -134,18 +136,17 @@ func (p *Publisher) checkAll(ctx context.Context) {
 		if loss, err := l.checkAt(ctx, leader); err != nil {
 			p.log.Debug("cannot look whether the partition still holds what it stored", "partition", l.name(), "error", Plain(err))
 		} else if loss != nil {
-			p.landmarks.Lose(l.name(), loss)
+			l.lose(loss)
 		}
 	}
 }
 
-// lose says that the bus has lost what it stored of the events behind a number. What is noted of the partitions is of
-// later than that, so the publisher that comes next has to look at all of them.
-func (p *Publisher) lose(place string, loss *bridge.Loss) {
-	p.mu.Lock()
-	p.lost = true
-	p.mu.Unlock()
-	p.rewound(p.landmarks.Lose(place, loss), loss.Why)
+// lose notes what the partition has lost, and returns how far the bus holds what it stored in all partitions.
+func (l *lane) lose(loss *bridge.Loss) (back uint64) {
+	l.p.mu.Lock()
+	l.p.lost[l.name()] = true
+	l.p.mu.Unlock()
+	return l.p.landmarks.Lose(l.name(), loss)
 }
 
 // sight looks at one landmark. A record that is not there may have been removed by retention or compaction; one at or

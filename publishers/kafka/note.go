@@ -3,6 +3,7 @@ package kafka
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -89,11 +90,16 @@ func (n *notes) adopt(cluster string) (same bool) {
 	return same
 }
 
-// forget drops what is noted of the partitions.
-func (n *notes) forget() {
+// goBack is for the next publisher after the bus lost events, which offers again what is behind them: it has to look for that
+// from further back than is noted here. Who wrote to a partition it has to know still, as a batch may be on its way there,
+// but not of one that is lost, which does not know the numbers either.
+func (n *notes) goBack(lost map[string]bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.places = nil
+	n.places = slices.DeleteFunc(n.places, func(pl *place) bool { return lost[partitionName(pl.topic, pl.partition)] })
+	for _, pl := range n.places {
+		pl.noted.offset, pl.marks = 0, nil
+	}
 }
 
 // clusterID is the cluster that there is.
