@@ -54,7 +54,7 @@ type Landmarks struct {
 // place is what is known of one place.
 type place struct {
 	// last is what is stored furthest, as far as we know. Only when fresh is nothing of ours further: then something was
-	// stored behind all that earlier runs stored. No landmark was taken of it if pending.
+	// stored behind all that earlier runs stored. No landmark was taken of it yet if pending.
 	last           Landmark
 	fresh, pending bool
 	marks          []Landmark
@@ -168,11 +168,17 @@ func (l *Landmarks) Due() bool {
 		return false
 	}
 	for _, p := range l.places {
-		if p.fresh && p.pending {
+		if p.due() {
 			return true
 		}
 	}
 	return false
+}
+
+// due reports whether there is a landmark to take. One that is not fresh has to have another before it: see take.
+func (p *place) due() bool {
+	n := len(p.marks)
+	return p.pending && (p.fresh || n > 0 && p.marks[n-1].Identity == p.last.Identity)
 }
 
 // oldLandmark is from when on one of a place is enough.
@@ -180,11 +186,14 @@ const oldLandmark = time.Hour
 
 // take takes a landmark, and lets go of the one that is missed least if there are too many.
 func (p *place) take(name string, committed uint64, now time.Time, each int) {
-	if !p.fresh || !p.pending {
+	if !p.due() {
 		return
 	}
 	p.pending = false
 	m := p.last
+	if !p.fresh { // some of what is done since the one before it may lie behind it
+		committed = p.marks[len(p.marks)-1].Committed
+	}
 	m.Place, m.Committed, m.at = name, committed, now.UnixMilli()
 	p.marks = append(p.marks, m)
 	for len(p.marks) > 2 && p.marks[1].at < now.Add(-oldLandmark).UnixMilli() {

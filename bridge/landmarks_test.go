@@ -230,3 +230,38 @@ func TestLandmarksFoundAgain(t *testing.T) {
 		}
 	})
 }
+
+// TestLandmarksOnlyFound: a run that found all where the run before had stored it, and stored nothing, leaves a landmark of
+// that: what is done is lost without it, too.
+func TestLandmarksOnlyFound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, _ := bridge.NewLandmarks([]byte("landmark ORDERS a 80 80 79 1\n"), 12)
+		l.Found("ORDERS", "a", 95, 95)
+		if !l.Due() {
+			t.Error("there is nothing to note")
+		}
+		note(l, 95)
+		if l.Due() {
+			t.Error("it is noted, and still to be noted")
+		}
+		l.Close()
+		next, _ := bridge.NewLandmarks(l.Note(95), 12)
+		if back := mustLose(t, next, place{80: 80}.until(80)); back != 79 {
+			t.Errorf("back to %d", back)
+		}
+		// What else that run had stored may lie behind it: 92, say, at 99.
+		next, _ = bridge.NewLandmarks(l.Note(95), 12)
+		next.Stored("ORDERS", "a", 104, 104)
+		note(next, 104)
+		if back := mustLose(t, next, place{80: 80, 95: 95}.until(95)); back != 79 {
+			t.Errorf("back to %d", back)
+		}
+
+		// Where nothing was noted, nobody knows what lies before it.
+		l, _ = bridge.NewLandmarks(nil, 12)
+		l.Found("ORDERS", "a", 95, 95)
+		if note := l.Note(95); l.Due() || len(note) > 0 {
+			t.Errorf("noted %q", note)
+		}
+	})
+}
