@@ -24,3 +24,6 @@ func UnsureFor(d time.Duration) func(*Limits) { return func(l *Limits) { l.unsur
 
 // ShrinkAfter is for OpenWith.
 func ShrinkAfter(d time.Duration) func(*Limits) { return func(l *Limits) { l.shrinkAfter = d } }
+
+// BlindFor is for OpenWith.
+func BlindFor(d time.Duration) func(*Limits) { return func(l *Limits) { l.blindFor = d } }

@@ -100,9 +100,9 @@ func Open(cfg Config, o bridge.Opening, log *slog.Logger) (*Publisher, error) {
 }
 
 // limits are those that a test has no time for.
-type limits struct{ unsureFor, shrinkAfter time.Duration }
+type limits struct{ unsureFor, shrinkAfter, blindFor time.Duration }
 
-func defaultLimits() limits { return limits{unsureFor: unsureFor, shrinkAfter: shrinkAfter} }
+func defaultLimits() limits { return limits{unsureFor, shrinkAfter, blindFor} }
 
 func open(cfg Config, o bridge.Opening, log *slog.Logger, limits limits) (*Publisher, error) {
 	if err := cfg.Validate(); err != nil {

@@ -18,6 +18,8 @@ const (
 	landmarksEach = 3
 	// landmarkLook is how often they are looked at by a lane that has nothing to do, or that goes on and on.
 	landmarkLook = 30 * time.Second
+	// blindFor is how long a lane waits that cannot look.
+	blindFor = 30 * time.Second
 	// oneRecord is asked for when one is looked at; a broker gives the whole batch all the same.
 	oneRecord = 1
 )
@@ -80,7 +82,7 @@ func (l *lane) checkLandmarks(ctx context.Context, leader string) error {
 		err = nil
 	}
 	if err != nil {
-		return l.unseen(fmt.Errorf("cannot look whether it still holds what it stored: %w", err))
+		return l.unseen(ctx, leader, fmt.Errorf("cannot look whether it still holds what it stored: %w", err))
 	}
 	l.blind = time.Time{}
 	if loss != nil {
@@ -92,16 +94,18 @@ func (l *lane) checkLandmarks(ctx context.Context, leader string) error {
 	return nil
 }
 
-// unseen is the error of a look, until the broker has answered so for long: what nobody can read must not hold up what
-// could be written.
-func (l *lane) unseen(err error) error {
+// unseen is the error of a look, until a broker that can be reached has not let us look for long: what nobody can read, be
+// it damaged, must not hold up what could be written.
+func (l *lane) unseen(ctx context.Context, leader string, err error) error {
 	if !fromBroker(err) {
-		return err
+		if _, away := l.offset(ctx, leader, kafkago.LastOffset); away != nil {
+			return err
+		}
 	}
 	if l.blind.IsZero() {
 		l.blind = time.Now()
 	}
-	if time.Since(l.blind) < landmarkLook {
+	if time.Since(l.blind) < l.p.limits.blindFor {
 		return err
 	}
 	l.p.log.Warn("going on without", "topic", l.topic.name, "partition", l.partition, "error", Plain(err))

@@ -1,13 +1,19 @@
 package kafka_test
 
 import (
+	"bytes"
+	"encoding/binary"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/publishers/kafka"
 	"github.com/postbridge/postbridge/publishers/publishertest"
 )
 
@@ -58,4 +64,54 @@ func TestZombieOfAnotherPlace(t *testing.T) {
 	next.WaitDone(all...)
 	next.CheckStored(append(all, rejected...)...)
 	waitNoCauses(next)
+}
+
+// TestBlind: events do not wait for ever where their partition cannot be looked at: it is damaged there, or the broker says
+// nothing but errors.
+func TestBlind(t *testing.T) {
+	t.Parallel()
+	for name, damage := range map[string]func(frame []byte){
+		"Damaged": func(frame []byte) { frame[max(0, bytes.Index(frame, []byte("order_id")))] ^= 1 },
+		"Error": func(frame []byte) {
+			binary.BigEndian.PutUint16(frame[bytes.Index(frame, []byte(orders))+len(orders)+8:], uint16(kerr.KafkaStorageError.Code))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			bus := startBus(t, 1)
+			bus.config.Partitions = 1
+			bus.change = kafka.BlindFor(time.Second)
+			r := publishertest.Open(t, bus)
+			all := ordersOnly(publishertest.Events(1, 50, 3))
+			r.Publish(all...)
+			r.WaitDone(all...)
+			r.Eventually("a landmark", func() bool { return strings.Contains(r.Note(), "landmark ") })
+			r.Close()
+			var sent atomic.Bool
+			bus.setTap(tap{
+				request: func(req request) []byte {
+					if req.key == int16(kmsg.Produce) {
+						sent.Store(true)
+					}
+					return req.frame
+				},
+				answer: func(req request, frame []byte) []byte {
+					if req.key == int16(kmsg.Fetch) && !sent.Load() && bytes.Contains(frame, []byte("order_id")) {
+						damage(frame)
+					}
+					return frame
+				},
+			})
+			r = r.Reopen()
+			more := ordersOnly(publishertest.Events(51, 50, 3))
+			r.Publish(more...)
+			waitCause(r, "cannot look whether it still holds what it stored")
+			r.WaitDone(more...)
+			if !bus.logged("level=WARN", "going on without") {
+				t.Error("it is not said that nobody looked")
+			}
+			r.CheckStored(append(all, more...)...)
+			waitNoCauses(r)
+		})
+	}
 }
