@@ -85,6 +85,9 @@ func (p *Publisher) checkLandmarks(session context.Context, d *destination, s je
 	switch {
 	case session.Err() != nil:
 		return true
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+		d.wantCheck() // which makes it anew
+		return true
 	case err != nil:
 		p.log.Warn("cannot look whether the stream still holds what it stored", "stream", d.stream, "error", err)
 		return true

@@ -3,6 +3,7 @@ package nats
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,10 +13,12 @@ import (
 	"github.com/postbridge/postbridge/bridge"
 )
 
+type answers []func() (*jetstream.StreamInfo, error)
+
 // answering is a stream that answers what it is asked about itself, one after the other, the last of them for ever.
 type answering struct {
 	jetstream.Stream
-	answers []func() (*jetstream.StreamInfo, error)
+	answers answers
 	asked   int
 }
 
@@ -37,7 +40,6 @@ func TestConfirmLoss(t *testing.T) {
 	}
 	anew := func() (*jetstream.StreamInfo, error) { return &jetstream.StreamInfo{Created: made.Add(1)}, nil }
 	silent := func() (*jetstream.StreamInfo, error) { return nil, errors.New("no answer") }
-	type answers = []func() (*jetstream.StreamInfo, error)
 	for _, c := range []struct {
 		name      string
 		answers   answers
@@ -64,4 +66,19 @@ func TestConfirmLoss(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestStreamGone: a stream that is removed while nothing is published to it is made anew, and found to have lost events.
+func TestStreamGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &Publisher{spool: "0badcafe", log: slog.New(slog.DiscardHandler)}
+		p.landmarks, _ = bridge.NewLandmarks([]byte("landmark ORDERS 1000000000 100 100 100 1\n"), landmarksEach)
+		d := newDestination(bridge.Orders, "", "*.*.*")
+		p.checkLandmarks(t.Context(), d, &answering{answers: answers{
+			func() (*jetstream.StreamInfo, error) { return nil, jetstream.ErrStreamNotFound },
+		}})
+		if len(d.wanted) == 0 {
+			t.Error("the stream is not wanted")
+		}
+	})
 }
