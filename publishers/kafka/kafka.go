@@ -73,7 +73,6 @@ type Publisher struct {
 	report  bridge.Report   // called with mu held, so that reports of a cause keep their order
 	session int             // counts how often the cluster answered again
 	lost    map[string]bool // the partitions that have lost what they stored
-
 }
 
 var _ bridge.Publisher = (*Publisher)(nil)
