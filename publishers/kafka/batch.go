@@ -21,6 +21,7 @@ const (
 	headerPrefix      = "ce_"
 	headerContentType = "content-type"
 	headerTraceParent = "traceparent"
+	headerID          = headerPrefix + "id"
 	headerSpool       = headerPrefix + "spool"
 	headerSequence    = headerPrefix + "sequence"
 )
@@ -143,6 +144,16 @@ func ours(headers []protocol.Header, spool string) (number uint64, ok bool) {
 	}
 	number, err := strconv.ParseUint(sequence, 10, 64)
 	return number, err == nil
+}
+
+// eventID is the id of the event in a record; empty if there is none.
+func eventID(headers []protocol.Header) string {
+	for _, h := range headers {
+		if h.Key == headerID {
+			return string(h.Value)
+		}
+	}
+	return ""
 }
 
 // after is the number behind n records that begin with a number. They wrap around to 0.

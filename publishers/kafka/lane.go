@@ -51,20 +51,20 @@ type lane struct {
 	// before had sent, or one of ours that the broker refused when it came again. Then an answer is not believed, but
 	// looked after.
 	doubted   bool
-	found     map[uint64]bool // events that a look found, by number
-	highest   uint64          // of those ever found
-	sent      bool            // something of what is pending is on its way, or may be stored: no other lane may send it
-	resent    bool            // it was sent before
-	throttled time.Time       // until when the broker does not read what we send
-	unsure    time.Time       // since when the broker refuses our numbers; zero if it does not
-	blocked   bool            // it is reported why the lane does not go on
+	found     map[uint64]string // the ids of events that a look found, by number
+	highest   uint64            // of those ever found
+	sent      bool              // something of what is pending is on its way, or may be stored: no other lane may send it
+	resent    bool              // it was sent before
+	throttled time.Time         // until when the broker does not read what we send
+	unsure    time.Time         // since when the broker refuses our numbers; zero if it does not
+	blocked   bool              // it is reported why the lane does not go on
 	batch     batch
 }
 
 func newLane(t *topic, partition int) *lane {
 	return &lane{
 		p: t.p, topic: t, partition: partition, poked: make(chan struct{}, 1),
-		limit: batchRecords, found: make(map[uint64]bool), batch: newBatch(),
+		limit: batchRecords, found: make(map[uint64]string), batch: newBatch(),
 	}
 }
 
@@ -191,7 +191,7 @@ func (l *lane) step() bool {
 // skipFound settles what a look found.
 func (l *lane) skipFound() {
 	n := 0
-	for n < len(l.pending) && len(l.found) > 0 && l.found[l.pending[n].delivery.Sequence] {
+	for n < len(l.pending) && len(l.found) > 0 && l.has(l.pending[n].delivery) {
 		delete(l.found, l.pending[n].delivery.Sequence)
 		n++
 	}
@@ -201,13 +201,19 @@ func (l *lane) skipFound() {
 	}
 }
 
+// has reports whether a look found the event. Another one may have its number, if the spool was put back from an older copy.
+func (l *lane) has(d *bridge.Delivery) bool {
+	id, found := l.found[d.Sequence]
+	return found && id == d.ID
+}
+
 // fit is how many of the pending events go into the next batch: those up to the first that a look found, within the
 // limits, one at least.
 func (l *lane) fit() int {
 	bytes := 0
 	for n, e := range l.pending {
 		bytes += recordBytes(e.delivery)
-		if n > 0 && (n == l.limit || bytes > batchBytes || l.found[e.delivery.Sequence]) {
+		if n > 0 && (n == l.limit || bytes > batchBytes || l.has(e.delivery)) {
 			return n
 		}
 	}

@@ -45,7 +45,7 @@ func TestFit(t *testing.T) {
 		l := testLane(c.pending...)
 		l.limit = c.limit
 		for _, number := range c.found {
-			l.found[number] = true
+			l.found[number] = numbered(number).delivery.ID
 		}
 		if got := l.fit(); got != c.want {
 			t.Errorf("%s: %d events, want %d", name, got, c.want)
@@ -69,9 +69,13 @@ func TestSkipFound(t *testing.T) {
 		all = append(all, e)
 	}
 	l := testLane(all...)
-	l.found = map[uint64]bool{0: true, 1: true, 3: true}
+	l.found = make(map[uint64]string)
+	for _, number := range []uint64{0, 1, 3} {
+		l.found[number] = all[number].delivery.ID
+	}
+	l.found[2] = "of another event"
 	l.skipFound()
-	if fmt.Sprint(done) != "[0 1]" || len(l.pending) != 4 || !l.found[3] {
+	if fmt.Sprint(done) != "[0 1]" || len(l.pending) != 4 || !l.has(all[3].delivery) {
 		t.Errorf("done are %v, %d are pending", done, len(l.pending))
 	}
 }

@@ -192,7 +192,7 @@ func (l *lane) read(r *protocol.Record) {
 	}
 	l.at.offset = r.Offset + 1
 	if number, ok := ours(r.Headers, l.spool()); ok {
-		l.found[number] = true
+		l.found[number] = eventID(r.Headers)
 		l.p.landmarks.Found(l.name(), identity, spot(r.Offset), number)
 		l.highest = max(l.highest, number)
 	}
