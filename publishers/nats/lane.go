@@ -47,6 +47,7 @@ type eventCopy struct {
 	// absentAt is a time at which the stream did not hold the copy; zero if it was never offered. The stream notices
 	// a repeat only as long as its duplicate window reaches back to it.
 	absentAt time.Time
+	sent     int // how often
 	lookUps  int // that had no answer
 }
 

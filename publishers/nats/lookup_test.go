@@ -1,6 +1,7 @@
 package nats_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -165,4 +166,29 @@ func TestLookUpDenied(t *testing.T) {
 	e := openEdge(t, nats.Config{URL: n.url(), User: "edge", Password: noPassword, CreateStreams: true})
 	e.publish(old(1, 2)...)
 	wantStored(t, js, "ORDERS", 1, 2)
+}
+
+// TestNumberUsedAgain: what a run after an older copy of the spool was put back numbers like an event of before is not lost
+// without a word. What may have been sent by a run before is taken for stored.
+func TestNumberUsedAgain(t *testing.T) {
+	t.Parallel()
+	n := startServer(t, nil)
+	js := n.admin(t)
+	before := openEdge(t, nats.Config{URL: n.url(), CreateStreams: true})
+	before.publish(order(1), order(2))
+
+	e := openEdge(t, nats.Config{URL: n.url()})
+	redelivered := order(1)
+	redelivered.Redelivered = true
+	e.publish(redelivered)
+	another := order(2)
+	another.ID = "another"
+	err := e.wait(e.offer(another))
+	wantRejected(t, err)
+	if err != nil && !strings.Contains(err.Error(), "older copy") {
+		t.Error(err)
+	}
+	e.publish(another.AsDeadletter())
+	wantStored(t, js, "ORDERS", 1, 2)
+	wantStored(t, js, "DEADLETTERS", 2)
 }

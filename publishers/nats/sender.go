@@ -113,6 +113,7 @@ func (p *Publisher) takeHead(l *lane, now time.Time, b *batch) {
 		if c.absentAt.IsZero() {
 			c.absentAt = now
 		}
+		c.sent++
 		p.inFlight[c.attempt] = c
 		b.copies = append(b.copies, outgoing{c.attempt, c})
 	}
@@ -159,6 +160,12 @@ func (p *Publisher) acked(_ jetstream.JetStream, m *natsgo.Msg, ack *jetstream.P
 		if ack.Stream != c.dest.stream {
 			p.retry(c, &c.dest.failing, fmt.Errorf("stream %s stored an event that belongs in %s: its subjects overlap", ack.Stream, c.dest.stream))
 			c.dest.wantCheck()
+			return
+		}
+		if ack.Duplicate && c.sent == 1 && !c.entry.delivery.Redelivered {
+			// It was never sent before, so this is an event of another time, whose number is used again.
+			p.settle(c, fmt.Errorf("%w: stream %s holds another event as %s, at %d: the data directory is an older copy, or another process has a copy of it",
+				bridge.ErrRejected, c.dest.stream, c.entry.delivery.MsgID(), ack.Sequence))
 			return
 		}
 		// ack.Duplicate says that an earlier attempt was stored: just as good.
