@@ -5,6 +5,7 @@ package kube
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -262,7 +263,9 @@ func (f forwarder) PortForward(ctx context.Context, _, _ string, port int32, fro
 		_, _ = io.Copy(to, from)
 		_ = to.Close()
 	}()
-	_, err = io.Copy(from, to)
+	if _, err = io.Copy(from, to); errors.Is(err, net.ErrClosed) {
+		return nil // the one who asked went first, which is no error: kubectl would end with it
+	}
 	return err
 }
 

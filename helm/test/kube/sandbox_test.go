@@ -115,7 +115,10 @@ func makeBridge() error {
 	if err != nil {
 		return err
 	}
-	bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: bridgeName}}
+	// Without an address of its own the bridge takes the lowest of its ports', and a pod that comes or goes may change that:
+	// for half a minute the others would send to the one that was.
+	address := net.HardwareAddr{0x02, 0, 0, 0, 0, 0x01}
+	bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: bridgeName, HardwareAddr: address}}
 	if err := errors.Join(netlink.LinkSetUp(lo), netlink.LinkAdd(bridge)); err != nil {
 		return err
 	}
