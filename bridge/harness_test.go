@@ -152,6 +152,16 @@ func (f *fakeBus) Close() error {
 	return nil
 }
 
+// ofOrder is the rule that an order has that verdict, and all others are stored.
+func ofOrder(id string, v verdict) func(*bridge.Delivery) verdict {
+	return func(d *bridge.Delivery) verdict {
+		if d.OrderID == id {
+			return v
+		}
+		return store
+	}
+}
+
 // setRule changes the rule, and lets go of what was held.
 func (f *fakeBus) setRule(rule func(*bridge.Delivery) verdict) {
 	f.mu.Lock()

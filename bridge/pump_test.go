@@ -130,12 +130,7 @@ func TestNote(t *testing.T) {
 // TestStalledKey has one order stall while the others go on, and its events done later, in order.
 func TestStalledKey(t *testing.T) {
 	f := newFakeBus(t)
-	f.setRule(func(d *bridge.Delivery) verdict {
-		if d.OrderID == "stalled" {
-			return hold
-		}
-		return store
-	})
+	f.setRule(ofOrder("stalled", hold))
 	log := new(logBuffer)
 	o := testOptions(t, log)
 	o.Buses = []bridge.Bus{f.bus()}

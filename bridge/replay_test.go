@@ -61,12 +61,7 @@ func TestAReplayIsAMessageOfItsOwn(t *testing.T) {
 // TestAReplayWaitsForTheBus: it offers no more than a pump does, and says how far all is done when it is stopped.
 func TestAReplayWaitsForTheBus(t *testing.T) {
 	bus := newFakeBus(t)
-	bus.setRule(func(d *bridge.Delivery) verdict {
-		if d.OrderID == "stuck" {
-			return hold
-		}
-		return store
-	})
+	bus.setRule(ofOrder("stuck", hold))
 	r := newReplay(t, bus, nil)
 	ctx, stop := context.WithCancel(t.Context())
 	if err := errors.Join(r.Offer(ctx, replayed(5, "1")), r.Offer(ctx, replayed(6, "stuck"))); err != nil {
@@ -94,12 +89,7 @@ func TestAReplayWaitsForTheBus(t *testing.T) {
 // TestAReplayOfWhatTheBusRefuses names it and goes on.
 func TestAReplayOfWhatTheBusRefuses(t *testing.T) {
 	bus := newFakeBus(t)
-	bus.setRule(func(d *bridge.Delivery) verdict {
-		if d.OrderID == "large" {
-			return reject
-		}
-		return store
-	})
+	bus.setRule(ofOrder("large", reject))
 	var named []string
 	r := newReplay(t, bus, func(d *bridge.Delivery, sequence uint64, err error) {
 		named = append(named, fmt.Sprintf("%d %s %v", sequence, d.ID, errors.Is(err, bridge.ErrRejected)))
@@ -118,12 +108,7 @@ func TestAReplayOfWhatTheBusRefuses(t *testing.T) {
 // TestAReplayEndsWhenTheBusForgets: what it published may be gone, so it is not done as far as any number.
 func TestAReplayEndsWhenTheBusForgets(t *testing.T) {
 	bus := newFakeBus(t)
-	bus.setRule(func(d *bridge.Delivery) verdict {
-		if d.OrderID == "held" {
-			return hold
-		}
-		return store
-	})
+	bus.setRule(ofOrder("held", hold))
 	r := newReplay(t, bus, nil)
 	if err := errors.Join(r.Offer(t.Context(), replayed(4, "1")), r.Wait(t.Context()), r.Offer(t.Context(), replayed(5, "held"))); err != nil {
 		t.Fatal(err)
