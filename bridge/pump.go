@@ -156,28 +156,37 @@ func (p *pump) rewound(committed uint64, why error) {
 	}
 }
 
-// goBack closes the publisher, takes the cursor back to what the bus still has, and opens another.
+// goBack closes the publisher, rewinds the cursor to what the bus still has, and opens another publisher.
 func (p *pump) goBack(ctx context.Context) {
 	if err := p.publisher.Close(); err != nil {
 		p.log.Error("cannot close the publisher", "error", err)
 	}
 	p.health.forget()
 	note := p.takeBack()
-	// On disk before anything is published again: or else a crash leaves a cursor that is ahead, beside a bus which holds in
-	// the same places only some of what it held.
-	if err := p.cursor.Save(); err != nil {
-		p.log.Error("cannot save the cursor that is taken back", "error", err)
+	// Nothing is published before the rewound cursor is on disk. Otherwise a crash leaves a cursor that is ahead of the
+	// bus, and a bus that holds other events at the checkpoints of the cursor's note: no later run would find the loss.
+	if p.retry(ctx, "cursor", p.saveRewound) {
+		p.retry(ctx, "open", func() error { return p.openPublisher(note) })
 	}
-	retry := RetryForever(firstRetry)
-	for {
-		err := p.openPublisher(note)
-		p.health.report("open", err)
-		if err == nil {
-			return
-		}
-		pause(ctx, retry.NextBackOff())
+}
+
+func (p *pump) saveRewound() error {
+	if err := p.cursor.Save(); err != nil {
+		return fmt.Errorf("cannot save the rewound cursor, and nothing is published before it is on disk: %w", err)
+	}
+	return nil
+}
+
+// retry calls f until it succeeds, and reports its error as a condition until then. False means that ctx ended first.
+func (p *pump) retry(ctx context.Context, condition string, f func() error) bool {
+	for pace := RetryForever(firstRetry); ; pause(ctx, pace.NextBackOff()) {
 		if ctx.Err() != nil {
-			return // the publisher is the one that is closed
+			return false
+		}
+		err := f()
+		p.health.report(condition, err)
+		if err == nil {
+			return true
 		}
 	}
 }
