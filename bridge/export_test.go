@@ -58,6 +58,9 @@ func (b *Bridge) Bus(name string) (up bool, waiting uint64, causes []string) {
 	return st.Up, st.Waiting, st.Causes
 }
 
+// Committed is how far a bus is.
+func (b *Bridge) Committed(name string) uint64 { return b.status().Buses[name].Committed }
+
 // DrainTimeout is how long the stop waits for the buses.
 const DrainTimeout = drainTimeout
 

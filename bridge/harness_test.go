@@ -75,8 +75,10 @@ type fakeBus struct {
 	offered map[string]uint64 // highest sequence by key
 	stored  []bridge.Delivery
 	held    []func() // answers that wait for release
-	down    error
-	report  bridge.Report
+	// rejected counts refusals.
+	rejected int
+	down     error
+	report   bridge.Report
 	// note is the one that the bus was opened with.
 	note     []byte
 	keepNote func() error
@@ -128,6 +130,7 @@ func (f *fakeBus) Publish(ctx context.Context, d *bridge.Delivery, done func(err
 		f.stored = append(f.stored, *d)
 		go done(nil)
 	case reject:
+		f.rejected++
 		go done(fmt.Errorf("%w: too large", bridge.ErrRejected))
 	case hold:
 		f.held = append(f.held, func() {

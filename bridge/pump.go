@@ -47,6 +47,8 @@ type pump struct {
 	rewinds      uint64             // how often run went back, since start
 	again        uint64             // events that were stored and are not counted as that any more
 	room         sync.Cond          // signalled when the look-ahead shrinks
+	unwanted     sync.Cond          // signalled when quarantineRefused may have something to do
+	refused      int                // slots with a refusal
 	window       []slot             // a ring of what was offered, by offer number
 	first        uint64             // the offer number of the first that is not done
 	offered      uint64             // how many ever were: the next offer number
@@ -71,6 +73,7 @@ type slot struct {
 	bytes    int
 	fate     busFate
 	done     bool
+	refusal  error // why the bus can take the event nowhere; nil once it is in quarantine
 }
 
 func newPump(bus Bus, s *spool.Spool, h *health, q *quarantine, log *slog.Logger, tracer Tracer) (*pump, error) {
@@ -78,7 +81,7 @@ func newPump(bus Bus, s *spool.Spool, h *health, q *quarantine, log *slog.Logger
 		bus: bus.Name, spoolID: s.ID(), cursor: s.Cursor(bus.Name), health: h, quarantine: q,
 		log: log.With("bus", bus.Name), open: bus.Open, tracer: tracer,
 	}
-	p.room.L = &p.mu
+	p.room.L, p.unwanted.L = &p.mu, &p.mu
 	committed, note := p.cursor.Committed()
 	p.committed = committed
 	var known []byte
@@ -200,7 +203,7 @@ func (p *pump) takeBack() []byte {
 	if p.lost = nil; lost == nil {
 		return nil
 	}
-	p.first, p.unacked, p.unackedBytes = p.offered, 0, 0
+	p.first, p.unacked, p.unackedBytes, p.refused = p.offered, 0, 0, 0
 	p.rewinds++
 	committed := p.cursor.Rewind(lost.committed)
 	p.uncount(before - committed)
@@ -227,6 +230,9 @@ func (p *pump) uncount(n uint64) {
 func (p *pump) carry(ctx context.Context) {
 	stop := context.AfterFunc(ctx, p.wakeAll)
 	defer stop()
+	var worker sync.WaitGroup
+	worker.Go(func() { p.quarantineRefused(ctx) })
+	defer worker.Wait()
 	retry, unread := RetryForever(firstRetry), false
 	for p.waitForRoom(ctx) {
 		r, err := p.cursor.Next(ctx)
@@ -298,6 +304,7 @@ func (p *pump) wakeAll() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.room.Broadcast()
+	p.unwanted.Broadcast()
 }
 
 // offer hands one record to the publisher.
@@ -318,7 +325,7 @@ func (p *pump) offer(ctx context.Context, r spool.Record) {
 	d.Spool, d.Sequence, d.Redelivered = p.spoolID, r.Sequence, r.Redelivered
 	n := p.add(r, d, len(payload))
 	if err != nil {
-		p.putAside(ctx, n, d, err)
+		p.refuse(n, err)
 		return
 	}
 	p.publisher.Publish(ctx, d, func(err error) { p.answered(ctx, n, d, err) })
@@ -339,6 +346,7 @@ func (p *pump) add(r spool.Record, d *Delivery, bytes int) uint64 {
 	}
 	p.unacked++
 	p.unackedBytes += bytes
+	p.wakeQuarantine() // the window may be used up now
 	return n
 }
 
@@ -363,7 +371,7 @@ func (p *pump) answered(ctx context.Context, n uint64, d *Delivery, err error) {
 	case err == nil:
 		p.finish(n, stored)
 	case d.Deadletter:
-		p.putAside(ctx, n, d, err)
+		p.refuse(n, err)
 	default:
 		p.log.Error("the bus refuses an event for good; it goes to the dead letters", "key", d.Key(), "id", d.ID, "error", err)
 		dead := d.AsDeadletter()
@@ -371,25 +379,57 @@ func (p *pump) answered(ctx context.Context, n uint64, d *Delivery, err error) {
 	}
 }
 
-// putAside puts an event that the bus can take nowhere into the quarantine file, however long the disk refuses that.
-func (p *pump) putAside(ctx context.Context, n uint64, d *Delivery, why error) {
+// refuse leaves an event that the bus can take nowhere to quarantineRefused.
+func (p *pump) refuse(n uint64, why error) {
+	p.mu.Lock()
+	if n < p.first {
+		p.mu.Unlock()
+		return // offered before the bus lost events
+	}
+	s := p.slot(n)
+	s.refusal = why
+	p.refused++
+	p.wakeQuarantine()
+	sequence := s.record.Sequence
+	p.mu.Unlock()
 	p.log.Error("an event can go nowhere on the bus and is put into quarantine",
-		"id", d.ID, "sequence", d.Sequence, "file", p.quarantine.path, "error", why)
-	go func() {
-		retry := RetryForever(firstRetry)
-		for {
-			err := p.quarantine.put(d, why)
-			p.health.report("quarantine", err)
-			if err == nil {
-				p.finish(n, quarantined)
-				return
-			}
-			pause(ctx, retry.NextBackOff())
-			if ctx.Err() != nil {
-				return // the next start offers it again
+		"sequence", sequence, "file", p.quarantine.path, "error", why)
+}
+
+// wakeQuarantine needs mu.
+func (p *pump) wakeQuarantine() {
+	if p.refused > 0 {
+		p.unwanted.Signal()
+	}
+}
+
+// quarantineRefused puts what the bus can take nowhere into the quarantine file until ctx ends, however long the disk
+// refuses that. What it did not come to by then the next start offers again.
+func (p *pump) quarantineRefused(ctx context.Context) {
+	for {
+		n, d, why := p.nextRefused(ctx)
+		if d == nil || !p.retry(ctx, "quarantine", func() error { return p.quarantine.put(d, why) }) {
+			return
+		}
+		p.finish(n, quarantined)
+	}
+}
+
+// nextRefused waits for an event to put into quarantine; nil is the end of ctx. It is the first of the window, so that it is
+// committed as soon as it is in the file: a stop then has nobody quarantine it again. Only when the window is used up,
+// one behind an event in flight goes first, since it must not block what is behind it.
+func (p *pump) nextRefused(ctx context.Context) (n uint64, d *Delivery, why error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for ctx.Err() == nil {
+		for n := p.first; p.refused > 0 && n < p.offered && (n == p.first || p.full()); n++ {
+			if s := p.slot(n); s.refusal != nil {
+				return n, s.delivery, s.refusal
 			}
 		}
-	}()
+		p.unwanted.Wait()
+	}
+	return 0, nil, nil
 }
 
 // finish marks one offer as done, commits as far as all before it are done too, and tells of it those who look.
@@ -411,11 +451,15 @@ func (p *pump) settle(n uint64, f busFate) (d *Delivery, offered time.Time) {
 	}
 	s := p.slot(n)
 	d, offered = s.delivery, s.offered
-	s.done, s.fate, s.delivery = true, f, nil
+	if s.refusal != nil {
+		p.refused--
+	}
+	s.done, s.fate, s.delivery, s.refusal = true, f, nil, nil
 	p.unacked--
 	p.unackedBytes -= s.bytes
 	p.commitPrefix()
 	p.room.Signal()
+	p.wakeQuarantine()
 	return d, offered
 }
 

@@ -3,14 +3,18 @@ package bridge_test
 import (
 	"bufio"
 	"bytes"
+	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -209,6 +213,148 @@ func TestQuarantineFails(t *testing.T) {
 	lines, err := os.ReadFile(file)
 	if err != nil || !regexp.MustCompile(`^\{"spool":"torn\n\{.*\}\n$`).Match(lines) {
 		t.Errorf("quarantine %s, %v", lines, err)
+	}
+}
+
+// quarantineLines counts the lines of the quarantine file by sequence.
+func quarantineLines(t *testing.T, dataDir string) (lines int, bySequence map[uint64]int) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(dataDir, "quarantine-nats.jsonl"))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	bySequence = make(map[uint64]int)
+	for line := range bytes.Lines(text) {
+		var event struct{ Sequence uint64 }
+		if err := json.Unmarshal(line, &event); err != nil {
+			t.Fatalf("%v in line %q", err, line)
+		}
+		lines++
+		bySequence[event.Sequence]++
+	}
+	return lines, bySequence
+}
+
+// pumpOnce runs a pump on a spool of the data directory, which stop closes. The log is discarded.
+func pumpOnce(t *testing.T, f *fakeBus, dataDir string) (b *bridge.Bridge, s *spool.Spool, stop func()) {
+	t.Helper()
+	o := testOptions(t, io.Discard)
+	o.DataDir, o.Buses, o.Log = dataDir, []bridge.Bus{f.bus()}, slog.New(slog.DiscardHandler)
+	s = open(t, dataDir, spool.Options{Cursors: []string{"nats"}, Log: o.Log})
+	b, stopPumps, err := bridge.Pumping(context.Background(), o, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b, s, func() {
+		t.Helper()
+		if err := errors.Join(stopPumps(), s.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// eventually waits until cond holds.
+func eventually(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(60 * time.Second); !cond(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
+
+// TestQuarantineAtStop stops while many events go into quarantine: one goroutine writes them, none is written any more
+// when the pump has ended, and the next start writes the others and none of these.
+func TestQuarantineAtStop(t *testing.T) {
+	const events = 1000
+	dir, f := t.TempDir(), newFakeBus(t)
+	f.setRule(func(d *bridge.Delivery) verdict {
+		if d.Sequence == 1 {
+			return hold // until all others are refused
+		}
+		return reject
+	})
+	before := runtime.NumGoroutine()
+	_, s, stop := pumpOnce(t, f, dir)
+	appendOrders(t, s, events)
+	f.waitFor("all but the first to be refused", func() bool { return f.rejected == 2*(events-1) })
+	eventually(t, "the goroutines of the refused to end", func() bool { return runtime.NumGoroutine()-before < events/4 })
+	f.setRule(nil)
+	for size := int64(0); size == 0; runtime.Gosched() {
+		if info, err := os.Stat(filepath.Join(dir, "quarantine-nats.jsonl")); err == nil {
+			size = info.Size()
+		}
+	}
+	stop()
+	atStop, _ := quarantineLines(t, dir)
+	if atStop == events-1 {
+		t.Fatal("the stop came too late to show anything")
+	}
+
+	f = newFakeBus(t)
+	f.setRule(func(*bridge.Delivery) verdict { return reject })
+	b, _, stop := pumpOnce(t, f, dir)
+	eventually(t, "all in quarantine", func() bool { return b.Committed("nats") == events })
+	stop()
+	if lines, bySequence := quarantineLines(t, dir); lines != events-1 || len(bySequence) != events-1 {
+		t.Errorf("%d lines of %d events, %d of them before the stop; want one of each of %d",
+			lines, len(bySequence), atStop, events-1)
+	}
+}
+
+// appendOrders appends an event of each of so many orders, named 0, 1, 2 and so on, and waits for the disk once.
+func appendOrders(t *testing.T, s *spool.Spool, n int) {
+	t.Helper()
+	var last spool.Ticket
+	for i := range n {
+		var err error
+		if last, err = s.Append(bridge.NewDelivery(fmt.Sprint(i), 2)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := s.Wait(last); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestQuarantineBehindStalled: an event that can go nowhere waits in the window for those before it, so that a stop does
+// not have it quarantined twice. Only when the window is used up does it go first, so that it never blocks what is behind.
+func TestQuarantineBehindStalled(t *testing.T) {
+	rule := func(d *bridge.Delivery) verdict {
+		switch d.OrderID {
+		case "stalled":
+			return hold
+		case "fine":
+			return store
+		default:
+			return reject
+		}
+	}
+	dir, f := t.TempDir(), newFakeBus(t)
+	f.setRule(rule)
+	_, s, stop := pumpOnce(t, f, dir)
+	for _, order := range []string{"stalled", "nowhere", "fine"} {
+		appendOrder(t, s, order)
+	}
+	f.waitStored(1)
+	f.waitFor("the refusal", func() bool { return f.rejected == 2 })
+	stop()
+	if n, _ := quarantineLines(t, dir); n != 0 {
+		t.Errorf("%d events are in quarantine before those in front of them are done", n)
+	}
+
+	f = newFakeBus(t)
+	f.setRule(rule)
+	b, s, stop := pumpOnce(t, f, dir)
+	f.waitStored(1)
+	appendOrders(t, s, bridge.MaxUnacked)
+	appendOrder(t, s, "fine")
+	f.waitStored(2)
+	f.setRule(func(*bridge.Delivery) verdict { return store })
+	eventually(t, "the first event", func() bool { return b.Committed("nats") > 0 })
+	stop()
+	if lines, bySequence := quarantineLines(t, dir); lines == 0 || lines != len(bySequence) {
+		t.Errorf("%d lines of %d events", lines, len(bySequence))
 	}
 }
 
