@@ -58,6 +58,11 @@ func (b *Bridge) Bus(name string) (up bool, waiting uint64, causes []string) {
 	return st.Up, st.Waiting, st.Causes
 }
 
+// Oldest is how old the oldest event is that waits for a bus, as /status and the metric say.
+func (b *Bridge) Oldest(name string) time.Duration {
+	return time.Duration(b.status().Buses[name].OldestWaitingSeconds * float64(time.Second))
+}
+
 // Committed is how far a bus is.
 func (b *Bridge) Committed(name string) uint64 { return b.status().Buses[name].Committed }
 

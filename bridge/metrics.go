@@ -169,7 +169,8 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	fates := desc("bus_events_total", "Events of the spool, by what became of them on the bus, since the spool was made.", "bus", "fate")
 	committed := desc("bus_committed_sequence", "All events up to this number are done on the bus.", "bus")
 	waiting := desc("bus_waiting", "Events in the spool that are not yet done on the bus.", "bus")
-	oldest := desc("bus_oldest_waiting_seconds", "Age of the oldest event that is not yet done on the bus.", "bus")
+	oldest := desc("bus_oldest_waiting_seconds",
+		"Age of the oldest event that is not yet done on the bus; while it is unread, how long it is known to wait.", "bus")
 	up := desc("bus_up", "1 if nothing keeps events from the bus.", "bus")
 	rewound := desc("bus_rewound_total", "Times the bus was found to have lost events that it had stored; what the spool kept was published again.", "bus")
 	for name, b := range st.Buses {

@@ -415,9 +415,9 @@ func (p *pump) quarantineRefused(ctx context.Context) {
 	}
 }
 
-// nextRefused waits for an event to put into quarantine; nil is the end of ctx. It is the first of the window, so that it is
-// committed as soon as it is in the file: a stop then has nobody quarantine it again. Only when the window is used up,
-// one behind an event in flight goes first, since it must not block what is behind it.
+// nextRefused waits for an event to put into quarantine; nil is the end of ctx. It is the first of the window, so that
+// it is committed as soon as it is in the file, and the next start does not quarantine it again. Only when the window
+// is used up, one behind an event in flight goes first, since it must not block what is behind it.
 func (p *pump) nextRefused(ctx context.Context) (n uint64, d *Delivery, why error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -317,8 +317,9 @@ func appendOrders(t *testing.T, s *spool.Spool, n int) {
 	}
 }
 
-// TestQuarantineBehindStalled: an event that can go nowhere waits in the window for those before it, so that a stop does
-// not have it quarantined twice. Only when the window is used up does it go first, so that it never blocks what is behind.
+// TestQuarantineBehindStalled: an event that can go nowhere waits in the window for those before it, so that a stop
+// does not have it quarantined twice. Only when the window is used up it goes first, so that it never blocks what is
+// behind.
 func TestQuarantineBehindStalled(t *testing.T) {
 	rule := func(d *bridge.Delivery) verdict {
 		switch d.OrderID {

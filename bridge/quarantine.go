@@ -11,9 +11,10 @@ import (
 	"github.com/postbridge/postbridge/bridge/spool"
 )
 
-// quarantine is the file of events that a bus can take nowhere, one line of JSON for each. People look at it; nothing reads
-// it. An event may have more than one line: the file is written before the cursor is saved, so after a kill or a power cut
-// between the two the event is offered, refused and written again, as it is after a rewind and after an fsync that failed.
+// quarantine is the file of events that a bus can take nowhere, one line of JSON for each. People look at it; nothing
+// reads it. An event may have more than one line: the file is written before the cursor is saved, so after a kill or a
+// power cut between the two the event is offered, refused and written again, as it is after a rewind and after an fsync
+// that failed.
 type quarantine struct {
 	path string
 	mu   sync.Mutex // held while a line is written

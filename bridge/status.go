@@ -96,14 +96,15 @@ func (b *Bridge) status() status {
 	}
 	stats := o.spool.Stats() // after the pumps, so that none is further than the spool
 	for i, p := range o.pumps {
-		st.Buses[p.bus] = busStatusOf(states[i], p.health, stats.Last)
+		// Asked for after the last sequence, so that it is not of an event before the one that waits.
+		st.Buses[p.bus] = busStatusOf(states[i], p.health, stats.Last, p.cursor.WaitingSince())
 	}
 	st.Spool.ID, st.Spool.Last, st.Spool.Bytes, st.Spool.WaitingBytes = o.spool.ID(), stats.Last, stats.Bytes, stats.WaitingBytes
 	st.Spool.FreeBytes = stats.Free
 	return st
 }
 
-func busStatusOf(s busState, h *health, last uint64) busStatus {
+func busStatusOf(s busState, h *health, last uint64, waitingSince time.Time) busStatus {
 	causes, lastError := h.state()
 	st := busStatus{
 		Up: len(causes) == 0, Causes: causes, LastError: lastError,
@@ -113,8 +114,13 @@ func busStatusOf(s busState, h *health, last uint64) busStatus {
 		Quarantined: s.fates[quarantined], Skipped: s.fates[skipped],
 		Rewound: s.rewinds, again: s.again,
 	}
-	if !s.oldest.IsZero() {
-		st.OldestWaitingSeconds = time.Since(s.oldest).Seconds()
+	if st.Waiting > 0 {
+		// An event that was not read yet has no known arrival, and the clock may have been set back since an arrival.
+		age := time.Since(waitingSince)
+		if !s.oldest.IsZero() {
+			age = max(age, time.Since(s.oldest))
+		}
+		st.OldestWaitingSeconds = age.Seconds()
 	}
 	return st
 }

@@ -21,14 +21,26 @@ import (
 // pumping runs pumps on a spool in memory, in a bubble of its own time.
 func pumping(t *testing.T, f *fakeBus, fs *crashfs.FS) (*bridge.Bridge, *spool.Spool) {
 	t.Helper()
+	s := openOn(t, fs)
+	return pumpingFrom(t, s, f.bus()), s
+}
+
+func openOn(t *testing.T, fs *crashfs.FS) *spool.Spool {
+	t.Helper()
 	s, err := spool.Open(fs, spool.Options{
 		MaxBytes: 256 << 20, Cursors: []string{"nats"}, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return s
+}
+
+// pumpingFrom runs the pump of a bus until the test ends, and closes the spool then.
+func pumpingFrom(t *testing.T, s *spool.Spool, bus bridge.Bus) *bridge.Bridge {
+	t.Helper()
 	o := testOptions(t, io.Discard)
-	o.Buses = []bridge.Bus{f.bus()}
+	o.Buses = []bridge.Bus{bus}
 	b, stop, err := bridge.Pumping(context.Background(), o, s)
 	if err != nil {
 		t.Fatal(err)
@@ -41,7 +53,7 @@ func pumping(t *testing.T, f *fakeBus, fs *crashfs.FS) (*bridge.Bridge, *spool.S
 			t.Error(err)
 		}
 	})
-	return b, s
+	return b
 }
 
 func appendOrder(t *testing.T, s *spool.Spool, order string) {

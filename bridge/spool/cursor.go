@@ -44,9 +44,10 @@ type Cursor struct {
 	lent        []lent // the buffers before it, oldest first
 
 	// Guarded by s.mu.
-	committed    uint64 // all up to here are done on this bus
-	committedEnd int64  // where the log goes on behind committed; the start of its segment until Next has been there
-	note         []byte // the bus's own, as it was in the file
+	committed    uint64    // all up to here are done on this bus
+	waitingSince time.Time // see WaitingSince
+	committedEnd int64     // where the log goes on behind committed; the start of its segment until Next has been there
+	note         []byte    // the bus's own, as it was in the file
 	ask          func() (committed uint64, note []byte)
 	dirty        bool   // what ask says now is neither saved nor in unsaved
 	unsaved      []mark // what is to be saved, oldest first
@@ -103,6 +104,15 @@ func (c *Cursor) Committed() (sequence uint64, note []byte) {
 	return c.committed, c.note
 }
 
+// WaitingSince returns a time since which the first record that is not committed waits for this bus: the latest of when
+// it became durable, of the last Commit, and of when the spool was opened. The record itself may be older. The time
+// means nothing while there is no such record. It does not follow the wall clock.
+func (c *Cursor) WaitingSince() time.Time {
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	return c.waitingSince
+}
+
 // Ask sets who is asked how far the bus is, and for its note of that, before the file is written. The answer is of one
 // moment: all is in it that was committed before the question, and nothing that is not committed. It may wait for whoever
 // commits, and must call nothing of the spool. Until Ask is called the note stays what it was.
@@ -117,7 +127,7 @@ func (c *Cursor) Ask(ask func() (committed uint64, note []byte)) {
 func (c *Cursor) Commit(r Record) {
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
-	c.committed, c.committedEnd = r.Sequence, r.end
+	c.committed, c.committedEnd, c.waitingSince = r.Sequence, r.end, time.Now()
 	c.touch()
 }
 
@@ -145,6 +155,9 @@ func (c *Cursor) Rewind(sequence uint64) uint64 {
 	defer c.s.mu.Unlock()
 	sequence = min(sequence, c.committed)
 	begin := c.s.kept(sequence + 1)
+	if c.committed == c.s.durable {
+		c.waitingSince = time.Now()
+	}
 	c.committed = min(c.committed, max(sequence, begin.first-1))
 	c.committedEnd = begin.base
 	c.next = c.committed + 1

@@ -9,6 +9,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Open opens the spool in a directory, makes it if there is none, and recovers it if it was not closed. It reads the
@@ -199,7 +200,10 @@ func (s *Spool) sayTorn(g *segment, found recovered) {
 // loadCursors reads the cursors. No number that a bus may have seen is used again, even if its record is gone.
 func (s *Spool) loadCursors(files []FileInfo) error {
 	for _, name := range s.o.Cursors {
-		c := &Cursor{s: s, name: name, wake: make(chan struct{}, 1), committed: s.segments[0].first - 1}
+		c := &Cursor{
+			s: s, name: name, wake: make(chan struct{}, 1),
+			committed: s.segments[0].first - 1, waitingSince: time.Now(),
+		}
 		s.cursors = append(s.cursors, c)
 	}
 	for _, f := range files {

@@ -359,6 +359,11 @@ func (s *Spool) segmentSize() int64 { return min(s.o.MaxBytes/8, maxSegment) }
 func (s *Spool) grown(last uint64) {
 	s.mu.Lock()
 	g := s.segments[len(s.segments)-1]
+	for _, c := range s.cursors {
+		if c.committed == s.durable {
+			c.waitingSince = time.Now()
+		}
+	}
 	g.size, g.last, s.durable = s.end, last, last
 	s.mu.Unlock()
 	s.wakeCursors()
