@@ -2,6 +2,7 @@ package bridge_test
 
 import (
 	"errors"
+	"log/slog"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -80,7 +81,7 @@ func TestOldestWaiting(t *testing.T) {
 			w.fs = w.fs.Restart()
 			w.s = openOn(w.T, w.fs)
 			unreadable(w)
-			w.b = pumpingFrom(w.T, w.s, newFakeBus(w.T).bus())
+			w.b = pumpingFrom(w.T, w.s, newFakeBus(w.T).bus(), slog.New(slog.DiscardHandler))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -97,7 +98,7 @@ func TestOldestWaiting(t *testing.T) {
 					return openBus(o)
 				}
 				w.s = openOn(t, w.fs)
-				w.b = pumpingFrom(t, w.s, bus)
+				w.b = pumpingFrom(t, w.s, bus, slog.New(slog.DiscardHandler))
 				if oldest := w.b.Oldest("nats"); oldest != 0 {
 					t.Errorf("nothing waits, and the oldest is %v old", oldest)
 				}

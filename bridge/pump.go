@@ -165,7 +165,7 @@ func (p *pump) goBack(ctx context.Context) {
 		p.log.Error("cannot close the publisher", "error", err)
 	}
 	p.health.forget()
-	note := p.takeBack()
+	note := p.rewind()
 	// Nothing is published before the rewound cursor is on disk. Otherwise a crash leaves a cursor that is ahead of the
 	// bus, and a bus that holds other events at the checkpoints of the cursor's note: no later run would find the loss.
 	if p.retry(ctx, "cursor", p.saveRewound) {
@@ -194,13 +194,14 @@ func (p *pump) retry(ctx context.Context, condition string, f func() error) bool
 	}
 }
 
-// takeBack takes the cursor back behind what the bus lost, if it lost anything, and returns the note of the publisher, which
-// is closed, as of there. What was offered and is not done is none of ours any more.
-func (p *pump) takeBack() []byte {
+// rewind takes the cursor back behind what the bus lost, if it lost anything, and returns the note of the publisher,
+// which is closed, as of there. Deliveries still in flight are abandoned.
+func (p *pump) rewind() (note []byte) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	lost, before := p.lost, p.committed
-	if p.lost = nil; lost == nil {
+	p.lost = nil
+	if lost == nil {
+		p.mu.Unlock()
 		return nil
 	}
 	p.first, p.unacked, p.unackedBytes, p.refused = p.offered, 0, 0, 0
@@ -208,9 +209,12 @@ func (p *pump) takeBack() []byte {
 	committed := p.cursor.Rewind(lost.committed)
 	p.uncount(before - committed)
 	p.committed = committed
+	note = p.publisher.Note(committed)
+	p.mu.Unlock()
 	p.log.Error("the bus has lost events that it had stored; what the spool still keeps of them is published again",
-		"why", lost.why, "from", committed+1, "to", before, "not_kept", committed-min(lost.committed, committed))
-	return p.publisher.Note(committed)
+		"why", lost.why, "spool", p.spoolID, "from", committed+1, "to", before,
+		"not_kept", committed-min(lost.committed, committed))
+	return note
 }
 
 // uncount takes so many events out of what is counted as done. What became of each is not known: stored, most likely.
@@ -270,7 +274,7 @@ func (p *pump) waitForRoom(ctx context.Context) bool {
 	if !p.full() {
 		return ctx.Err() == nil
 	}
-	stuck := time.AfterFunc(stuckAfter, p.sayStuck)
+	stuck := time.AfterFunc(stuckAfter, p.reportStuck)
 	defer func() {
 		stuck.Stop()
 		if p.stuck {
@@ -289,7 +293,7 @@ func (p *pump) full() bool {
 	return p.unacked >= maxUnacked || p.unackedBytes >= maxUnackedBytes || p.offered-p.first >= maxWindow
 }
 
-func (p *pump) sayStuck() {
+func (p *pump) reportStuck() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.full() {
@@ -310,7 +314,8 @@ func (p *pump) wakeAll() {
 // offer hands one record to the publisher.
 func (p *pump) offer(ctx context.Context, r spool.Record) {
 	if r.Lost > 0 || r.Payload == nil {
-		p.log.Error("events are missing in the spool and are skipped", "from", r.Sequence-r.Lost, "to", r.Sequence)
+		p.log.Error("events are missing in the spool and are skipped",
+			"spool", p.spoolID, "from", r.Sequence-r.Lost, "to", r.Sequence)
 	}
 	payload := r.Payload
 	r.Payload = nil
@@ -373,7 +378,8 @@ func (p *pump) answered(ctx context.Context, n uint64, d *Delivery, err error) {
 	case d.Deadletter:
 		p.refuse(n, err)
 	default:
-		p.log.Error("the bus refuses an event for good; it goes to the dead letters", "key", d.Key(), "id", d.ID, "error", err)
+		p.log.Error("the bus refuses an event for good; it goes to the dead letters",
+			"key", d.Key(), "id", d.ID, "error", err)
 		dead := d.AsDeadletter()
 		p.publisher.Publish(ctx, dead, func(err error) { p.answered(ctx, n, dead, err) })
 	}
@@ -393,7 +399,7 @@ func (p *pump) refuse(n uint64, why error) {
 	sequence := s.record.Sequence
 	p.mu.Unlock()
 	p.log.Error("an event can go nowhere on the bus and is put into quarantine",
-		"sequence", sequence, "file", p.quarantine.path, "error", why)
+		"spool", p.spoolID, "sequence", sequence, "file", p.quarantine.path, "error", why)
 }
 
 // wakeQuarantine needs mu.
@@ -485,8 +491,9 @@ func (p *pump) commitPrefix() {
 // only now.
 func (p *pump) close() error {
 	err := p.publisher.Close()
-	p.takeBack()
+	p.rewind()
 	p.cursor.Touch()
+	p.health.flush()
 	return err
 }
 

@@ -305,16 +305,11 @@ func TestQuarantineAtStop(t *testing.T) {
 // appendOrders appends an event of each of so many orders, named 0, 1, 2 and so on, and waits for the disk once.
 func appendOrders(t *testing.T, s *spool.Spool, n int) {
 	t.Helper()
-	var last spool.Ticket
+	var records [][]byte
 	for i := range n {
-		var err error
-		if last, err = s.Append(bridge.NewDelivery(fmt.Sprint(i), 2)); err != nil {
-			t.Fatal(err)
-		}
+		records = append(records, bridge.NewDelivery(fmt.Sprint(i), 2))
 	}
-	if _, err := s.Wait(last); err != nil {
-		t.Fatal(err)
-	}
+	appendDeliveries(t, s, records...)
 }
 
 // TestQuarantineBehindStalled: an event that can go nowhere waits in the window for those before it, so that a stop

@@ -22,7 +22,7 @@ import (
 func pumping(t *testing.T, f *fakeBus, fs *crashfs.FS) (*bridge.Bridge, *spool.Spool) {
 	t.Helper()
 	s := openOn(t, fs)
-	return pumpingFrom(t, s, f.bus()), s
+	return pumpingFrom(t, s, f.bus(), slog.New(slog.DiscardHandler)), s
 }
 
 func openOn(t *testing.T, fs *crashfs.FS) *spool.Spool {
@@ -37,10 +37,10 @@ func openOn(t *testing.T, fs *crashfs.FS) *spool.Spool {
 }
 
 // pumpingFrom runs the pump of a bus until the test ends, and closes the spool then.
-func pumpingFrom(t *testing.T, s *spool.Spool, bus bridge.Bus) *bridge.Bridge {
+func pumpingFrom(t *testing.T, s *spool.Spool, bus bridge.Bus, log *slog.Logger) *bridge.Bridge {
 	t.Helper()
 	o := testOptions(t, io.Discard)
-	o.Buses = []bridge.Bus{bus}
+	o.Log, o.Buses = log, []bridge.Bus{bus}
 	b, stop, err := bridge.Pumping(context.Background(), o, s)
 	if err != nil {
 		t.Fatal(err)
@@ -63,11 +63,20 @@ func appendOrder(t *testing.T, s *spool.Spool, order string) {
 
 func appendDelivery(t *testing.T, s *spool.Spool, record []byte) {
 	t.Helper()
-	ticket, err := s.Append(record)
-	if err == nil {
-		_, err = s.Wait(ticket)
+	appendDeliveries(t, s, record)
+}
+
+// appendDeliveries waits for the disk once.
+func appendDeliveries(t *testing.T, s *spool.Spool, records ...[]byte) {
+	t.Helper()
+	var last spool.Ticket
+	for _, record := range records {
+		var err error
+		if last, err = s.Append(record); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if err != nil {
+	if _, err := s.Wait(last); err != nil {
 		t.Fatal(err)
 	}
 }
