@@ -300,8 +300,8 @@ func (p *pump) reportStuck() {
 		return
 	}
 	p.stuck = true
-	p.health.report("look-ahead", fmt.Errorf("used up: the bus does not take %s and what came with it",
-		p.slot(p.first).delivery.Key()))
+	p.health.report("look-ahead", fmt.Errorf("used up: the bus does not take event %d of spool %s and what came with it",
+		p.slot(p.first).record.Sequence, p.spoolID))
 }
 
 func (p *pump) wakeAll() {
@@ -379,7 +379,7 @@ func (p *pump) answered(ctx context.Context, n uint64, d *Delivery, err error) {
 		p.refuse(n, err)
 	default:
 		p.log.Error("the bus refuses an event for good; it goes to the dead letters",
-			"key", d.Key(), "id", d.ID, "error", err)
+			"spool", d.Spool, "sequence", d.Sequence, "error", err)
 		dead := d.AsDeadletter()
 		p.publisher.Publish(ctx, dead, func(err error) { p.answered(ctx, n, dead, err) })
 	}

@@ -138,7 +138,7 @@ func TestUnreadableDisk(t *testing.T) {
 	})
 }
 
-// TestLookAhead stops offering when the look-ahead is used up, says for which key, and goes on when there is room: for
+// TestLookAhead stops offering when the look-ahead is used up, says for which event, and goes on when there is room: for
 // events that are not done, for their bytes, and for events behind one that is not done.
 func TestLookAhead(t *testing.T) {
 	first := func(d *bridge.Delivery) verdict {
@@ -168,7 +168,7 @@ func TestLookAhead(t *testing.T) {
 				}
 				time.Sleep(time.Minute)
 				up, waiting, causes := b.Bus("nats")
-				if up || waiting != uint64(of.events) || !strings.Contains(strings.Join(causes, ""), "kite.u.0") {
+				if up || waiting != uint64(of.events) || !strings.Contains(strings.Join(causes, ""), "event 1 of spool "+s.ID()) {
 					t.Errorf("up %v, %d waiting, %v", up, waiting, causes)
 				}
 				f.mu.Lock()

@@ -213,8 +213,8 @@ func (r *spoolReplay) trouble(cause string, err error) {
 	}
 }
 
-func (r *spoolReplay) refused(d *bridge.Delivery, sequence uint64, err error) {
-	r.say("event %d, %s of %s, is refused: %v", sequence, d.ID, d.Key(), err)
+func (r *spoolReplay) refused(_ *bridge.Delivery, sequence uint64, err error) {
+	r.say("event %d is refused; 'postbridge spool export --sequence %d' shows it: %v", sequence, sequence, err)
 }
 
 func (r *spoolReplay) say(format string, args ...any) {
@@ -294,7 +294,7 @@ func (r *spoolReplay) readAll(ctx context.Context, take func(*bridge.Delivery) e
 		}
 		var d *bridge.Delivery
 		if err == nil && record.Sequence > r.after {
-			d, err = bridge.ParseRecord(record.Payload)
+			d, err = parseEvent(record)
 		}
 		switch {
 		case atItsEnd(err):
@@ -309,7 +309,7 @@ func (r *spoolReplay) readAll(ctx context.Context, take func(*bridge.Delivery) e
 			r.report.Waiting++
 			continue
 		}
-		d.Sequence, d.Only = record.Sequence, r.filter.destination
+		d.Only = r.filter.destination
 		d.Data = slices.Clone(d.Data) // the bus has it until it is stored
 		r.report.Events++
 		if r.report.First == 0 {

@@ -17,6 +17,7 @@ const filterHelp = `Filters, of export and replay:
   --from, --to WHEN     received then or later; before: a time (RFC 3339) or how long ago: 10m
   --broker NAME, --user ID, --order ID, --status WORD,...
   --destination NAME    only what goes to orders, rejects or deadletters
+  --sequence NUMBER     only the event of that number in the spool, as the log and /status name it
 `
 
 // eventFilter says which events of the spool are wanted.
@@ -25,6 +26,7 @@ type eventFilter struct {
 	destination         bridge.Destination
 	statuses            list
 	from, to            time.Time // of their arrival
+	sequence            uint64    // 0 for all
 }
 
 // flags adds the filters to those of a command.
@@ -51,6 +53,7 @@ func (f *eventFilter) flags(fs *flag.FlagSet, now time.Time) {
 			return nil
 		})
 	}
+	fs.Uint64Var(&f.sequence, "sequence", 0, "")
 	fs.Func("status", "", func(words string) error { return f.statuses.UnmarshalText([]byte(words)) })
 }
 
@@ -76,7 +79,8 @@ func (f *eventFilter) check(command string) error {
 
 // empty reports whether every event is wanted.
 func (f *eventFilter) empty() bool {
-	return f.broker+f.user+f.order+string(f.destination) == "" && len(f.statuses) == 0 && f.from.IsZero() && f.to.IsZero()
+	return f.broker+f.user+f.order+string(f.destination) == "" && len(f.statuses) == 0 && f.from.IsZero() && f.to.IsZero() &&
+		f.sequence == 0
 }
 
 // wants reports whether an event is one of those that were asked for.
@@ -87,7 +91,17 @@ func (f *eventFilter) wants(d *bridge.Delivery) bool {
 		(len(f.statuses) == 0 || slices.Contains(f.statuses, string(d.Status))) &&
 		(f.destination == "" || slices.Contains(d.Destinations(), f.destination)) &&
 		(f.from.IsZero() || !d.ReceivedAt.Before(f.from)) &&
-		(f.to.IsZero() || d.ReceivedAt.Before(f.to))
+		(f.to.IsZero() || d.ReceivedAt.Before(f.to)) &&
+		(f.sequence == 0 || f.sequence == d.Sequence)
+}
+
+// parseEvent reads the event in a record of the spool.
+func parseEvent(r spool.Record) (*bridge.Delivery, error) {
+	d, err := bridge.ParseRecord(r.Payload)
+	if err == nil {
+		d.Sequence = r.Sequence
+	}
+	return d, err
 }
 
 func (p *process) spoolExport(ctx context.Context, args []string) error {
@@ -113,7 +127,7 @@ func (p *process) spoolExport(ctx context.Context, args []string) error {
 	for r, err := range v.Records() {
 		var d *bridge.Delivery
 		if err == nil {
-			d, err = bridge.ParseRecord(r.Payload)
+			d, err = parseEvent(r)
 		}
 		switch {
 		case ctx.Err() != nil:
