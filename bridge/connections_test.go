@@ -201,10 +201,15 @@ func TestConnectionLimitWhileKeeping(t *testing.T) {
 	}
 	late := dial(t, ingest)
 	go func() { answers <- postOn(late, kiteBody("late", "OPEN", 1)) }()
-	select {
-	case status := <-answers:
-		t.Fatalf("answered %d before the disk has it", status)
-	case <-time.After(200 * time.Millisecond): // nothing is to happen
+	for range 200 { // looks, in all of which the disk has nothing yet and those who wait for it keep their connections
+		select {
+		case status := <-answers:
+			t.Fatalf("answered %d before the disk has it", status)
+		case <-time.After(time.Millisecond):
+		}
+		if n := b.Working(); n != limit {
+			t.Fatalf("%d connections wait for the disk, want %d", n, limit)
+		}
 	}
 	disk.syncs.Unlock()
 	for range limit + 1 {

@@ -48,8 +48,8 @@ func (h *blockingLog) WithAttrs(attrs []slog.Attr) slog.Handler {
 	return &with
 }
 
-// TestReportWithLogBlocked blocks the log at the line of a condition: reports return, /status and /metrics answer, events
-// are published, and the stop comes to its end. Once the log goes on, the lines of a condition come in order.
+// TestReportWithLogBlocked blocks the log at the line of a condition: reports return, /status and /metrics answer,
+// events are published, and the stop comes to its end. Once the log goes on, the lines of a condition come in order.
 func TestReportWithLogBlocked(t *testing.T) {
 	t.Parallel()
 	const kept = "events are kept from the bus"

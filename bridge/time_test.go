@@ -138,8 +138,8 @@ func TestUnreadableDisk(t *testing.T) {
 	})
 }
 
-// TestLookAhead stops offering when the look-ahead is used up, says for which event, and goes on when there is room: for
-// events that are not done, for their bytes, and for events behind one that is not done.
+// TestLookAhead stops offering when the look-ahead is used up, says for which event, and goes on when there is room:
+// for events that are not done, for their bytes, and for events behind one that is not done.
 func TestLookAhead(t *testing.T) {
 	first := func(d *bridge.Delivery) verdict {
 		if d.OrderID == "0" {

@@ -3,6 +3,7 @@ package spool_test
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"testing"
 
 	"github.com/postbridge/postbridge/bridge/spool"
@@ -129,6 +130,48 @@ func TestRedeliveredOnFullDisk(t *testing.T) {
 		closeSpool(t, after)
 		_ = s.Close() // its cursor is not saved
 	}
+}
+
+// blockingLog waits at each line until it is closed.
+type blockingLog struct {
+	slog.Handler
+	blocked, release chan struct{}
+}
+
+func (h blockingLog) Enabled(context.Context, slog.Level) bool { return true }
+
+func (h blockingLog) Handle(context.Context, slog.Record) error {
+	close(h.blocked)
+	<-h.release
+	return nil
+}
+
+// TestOfferedWithLogBlocked: cursors are saved while the log blocks at the line that says that the note is not.
+func TestOfferedWithLogBlocked(t *testing.T) {
+	fs, o := threeSegments(t), options()
+	fs.WriteFile("offered-bus", offeredFile(1, testID, 0))
+	log := blockingLog{slog.DiscardHandler, make(chan struct{}), make(chan struct{})}
+	o.Log = slog.New(log)
+	s := open(t, fs, o)
+	c := s.Cursor("bus")
+	for _, op := range []crashfs.Op{crashfs.Create, crashfs.SyncDir} {
+		fs.Inject(crashfs.Fault{Op: op, Nth: 1, Outcome: crashfs.Failed, Sticky: true})
+	}
+	read := make(chan error)
+	go func() {
+		_, err := c.Next(context.Background())
+		read <- err
+	}()
+	<-log.blocked
+	fs.Heal()
+	if err := c.Save(); err != nil {
+		t.Error(err)
+	}
+	close(log.release)
+	if err := <-read; err != nil {
+		t.Error(err)
+	}
+	closeSpool(t, s)
 }
 
 // TestRedeliveredByBus: what one bus was offered says nothing of another.

@@ -719,24 +719,31 @@ func (s *Spool) saveCursor(c *Cursor, upTo uint64, ago time.Duration) error {
 	return nil
 }
 
-// saveOffered brings to disk how far the cursor has offered records, before it goes beyond that. Where the disk refuses,
-// no file is better than one that says too little.
+// saveOffered brings to disk how far the cursor has offered records, before it goes beyond that.
 func (s *Spool) saveOffered(c *Cursor) {
+	if err := s.replaceOffered(c); err != nil {
+		s.o.Log.Error("cannot save how far a bus was offered events; after a crash it may store some twice",
+			"bus", c.name, "error", err)
+	}
+}
+
+// replaceOffered writes the file. Where the disk refuses, no file is better than one that says too little.
+func (s *Spool) replaceOffered(c *Cursor) error {
 	s.files.Lock()
 	defer s.files.Unlock()
 	name := offeredPrefix + c.name
 	err := replaceFile(s.fs, name, s.id.formatOffered(c.offered))
 	if err == nil {
-		return
+		return nil
 	}
 	left := s.fs.Remove(name)
 	if errors.Is(left, os.ErrNotExist) {
 		left = nil
 	}
 	if left = errors.Join(left, s.fs.SyncDir()); left != nil {
-		s.o.Log.Error("cannot save how far a bus was offered events; after a crash it may store some twice",
-			"bus", c.name, "error", errors.Join(err, left))
+		return errors.Join(err, left)
 	}
+	return nil
 }
 
 // signal puts a token into a channel that holds one.

@@ -79,8 +79,8 @@ func (f *eventFilter) check(command string) error {
 
 // empty reports whether every event is wanted.
 func (f *eventFilter) empty() bool {
-	return f.broker+f.user+f.order+string(f.destination) == "" && len(f.statuses) == 0 && f.from.IsZero() && f.to.IsZero() &&
-		f.sequence == 0
+	return f.broker+f.user+f.order+string(f.destination) == "" && len(f.statuses) == 0 && f.sequence == 0 &&
+		f.from.IsZero() && f.to.IsZero()
 }
 
 // wants reports whether an event is one of those that were asked for.
