@@ -38,6 +38,8 @@ type Options struct {
 	MaxBody int64
 	// MaxConnections is how many connections Listen has open at once.
 	MaxConnections int
+	// IdleTimeout is how long Listen keeps a connection open between two requests.
+	IdleTimeout time.Duration
 	// TLS is how Listen is served; nil for plain HTTP, behind a proxy that ends TLS. HTTP/1.1 alone is spoken: requests
 	// that share a connection would not be limited by the number of those.
 	TLS *tls.Config
@@ -64,11 +66,13 @@ type Options struct {
 
 // Limits of a connection and of the stop.
 const (
-	headerTimeout = 5 * time.Second  // to send the header
-	readTimeout   = 10 * time.Second // to send header and body
-	writeTimeout  = 30 * time.Second // from the header on, the disk included
-	idleTimeout   = 2 * time.Minute  // between postbacks; brokers come back on the same connection
-	maxHeader     = 16 << 10
+	headerTimeout    = 5 * time.Second  // to send the header, with TLS the handshake included
+	readTimeout      = 10 * time.Second // to send header and body
+	writeTimeout     = 30 * time.Second // from the header on, the disk included
+	adminIdleTimeout = 2 * time.Minute  // between requests at AdminListen
+	maxHeader        = 16 << 10
+	// headerSlop is what net/http adds to its MaxHeaderBytes.
+	headerSlop = 4 << 10
 
 	// stopTimeout is how long the stop waits for requests in flight, drainTimeout how long then for the buses.
 	stopTimeout  = 15 * time.Second
@@ -115,17 +119,18 @@ func New(o Options) *Bridge {
 // it, nil after an ordered stop.
 func (b *Bridge) Run(ctx context.Context) error {
 	// The listeners come first: while the spool waits for its lock, postbacks get an answer and probes the reason.
-	ingest, err := b.listen("POSTBRIDGE_LISTEN", b.o.Listen, b.o.MaxConnections)
+	ingest, err := b.listen("POSTBRIDGE_LISTEN", b.o.Listen, b.o.MaxConnections, b.o.TLS)
 	if err != nil {
 		return err
 	}
+	ingest.connections.rejected = func(reason string) { b.metrics.bad.WithLabelValues(reason).Inc() }
 	b.ingest.Store(ingest.connections)
-	ingest.serve(b.receiver, b.o.TLS, b.o.Log)
-	admin, err := b.listen("POSTBRIDGE_ADMIN_LISTEN", b.o.AdminListen, maxAdminConnections)
+	ingest.serve(b.receiver, b.o.IdleTimeout, b.o.Log)
+	admin, err := b.listen("POSTBRIDGE_ADMIN_LISTEN", b.o.AdminListen, maxAdminConnections, nil)
 	if err != nil {
 		return errors.Join(err, ingest.Close())
 	}
-	admin.serve(b.admin(), nil, b.o.Log)
+	admin.serve(b.admin(), adminIdleTimeout, b.o.Log)
 	defer admin.Close()
 	b.o.Log.Info("listening", "ingest", ingest.addr.String(), "admin", admin.addr.String())
 
@@ -278,41 +283,44 @@ type server struct {
 }
 
 // listen listens at once, so that an address that is taken is known. The setting is what the address comes from.
-func (b *Bridge) listen(setting, addr string, limit int) (*server, error) {
-	l, err := listen(addr, limit, b.o.Log.With("at", setting))
+func (b *Bridge) listen(setting, addr string, limit int, t *tls.Config) (*server, error) {
+	l, err := listen(addr, limit, t, b.o.Log.With("at", setting))
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen; set %s to another address: %w", setting, err)
 	}
 	return &server{connections: l, addr: l.Addr(), failed: make(chan error, 1)}, nil
 }
 
-// serve serves until the server is closed, with TLS if there is a configuration of it.
-func (s *server) serve(h http.Handler, t *tls.Config, log *slog.Logger) {
+// serve serves until the server is closed.
+func (s *server) serve(h http.Handler, idle time.Duration, log *slog.Logger) {
 	s.Server = &http.Server{
-		Handler:           h,
-		ReadHeaderTimeout: headerTimeout, // of a TLS handshake, too
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			connectionOf(req).handled = true
+			h.ServeHTTP(w, req)
+		}),
+		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeader,
+		IdleTimeout:       idle,
+		MaxHeaderBytes:    maxHeader - headerSlop,
 		// OPTIONS * is no route either.
 		DisableGeneralOptionsHandler: true,
 		ErrorLog:                     stdlog.New(serverLog{log}, "", 0),
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
-			return context.WithValue(ctx, connectionKey{}, counted(conn))
+			return context.WithValue(ctx, connectionKey{}, conn)
 		},
 		ConnState: func(conn net.Conn, state http.ConnState) {
-			if state == http.StateActive || state == http.StateIdle {
-				counted(conn).wait()
+			switch c := conn.(*connection); state {
+			case http.StateActive:
+				c.wait()
+			case http.StateIdle:
+				c.handled = false
+				c.wait()
 			}
 		},
 	}
-	var l net.Listener = s.connections
-	if t != nil {
-		l = tls.NewListener(l, t)
-	}
 	go func() {
-		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		if err := s.Serve(s.connections); !errors.Is(err, http.ErrServerClosed) {
 			s.failed <- fmt.Errorf("cannot serve %s: %w", s.addr, err)
 		}
 	}()

@@ -2,207 +2,198 @@ package bridge
 
 import (
 	"crypto/tls"
+	"errors"
 	"log/slog"
 	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
-	"time"
 )
 
 // maxAdminConnections is for probes, Prometheus and people.
 const maxAdminConnections = 64
 
-// connections is a listener that limits how many connections are open, and stays open for who comes next: at the limit,
-// one that waits for a request makes room for the new one. A limit that lets the new one wait instead would belong to
-// whoever holds the connections, and brokers do not promise to come back.
-//
-// Who makes room is, first, the oldest that never brought a proven postback, then the one that has waited longest. One whose
-// proven postback is on its way to the disk never does: if there are only such, new ones wait in the kernel's queue.
+// connections is a listener that limits how many connections are open. At the limit a new connection displaces one that
+// waits for a request, so that clients which hold connections open cannot keep a broker out: first the oldest without a
+// verified postback, else the one idle longest. A connection whose verified postback is being stored is never closed.
+// If there are only such, new ones wait in the kernel's queue.
 type connections struct {
 	*net.TCPListener
-	limit int
-	log   *slog.Logger
-	begun time.Time
+	limit     int
+	tls       *tls.Config // nil for plain HTTP
+	log       *slog.Logger
+	logged    logLimit
+	displaced atomic.Uint64
+	rejected  func(reason string) // counts a bad request; nil if nobody counts
 
-	closed atomic.Uint64 // to make room
-	saidAt time.Time     // owned by Accept
-
-	mu   sync.Mutex
-	open map[*connection]struct{} // guarded by mu
-
-	freed chan struct{} // gets something when one is closed, or waits again
-	end   chan struct{} // is closed with the listener
-	once  sync.Once
+	mu        sync.Mutex // guards what follows, and the links of all connections
+	space     sync.Cond  // signaled when a connection is closed or waits again, and when the listener ends
+	open      int
+	ended     bool
+	strangers connection // the head of those without a verified postback, oldest first
+	idle      connection // the head of those with one, idle longest first
 }
 
-// connection is one that is open.
+// connection is an open connection. It is linked into a queue of its listener while it may be displaced.
 type connection struct {
-	*net.TCPConn
-	of *connections
+	net.Conn // wire, or TLS over it
+	wire     *wire
+	of       *connections
 
-	// since is when it began to wait for a request, in nanoseconds since the listener's beginning; or working, or gone.
-	since atomic.Int64
-	// known is whether it has brought a proven postback.
-	known atomic.Bool
+	prev, next *connection // guarded by of.mu; itself if in no queue
+	closed     bool        // guarded by of.mu
+
+	// Owned by the goroutine that serves the connection.
+	verified bool // has brought a verified postback
+	handled  bool // a handler has the request
+	bad      bool // is counted as a bad request
 }
 
-// What a connection does that does not wait.
-const (
-	working = -1 // keeps a proven postback
-	gone    = -2 // made room
-)
-
-func listen(addr string, limit int, log *slog.Logger) (*connections, error) {
-	l, err := net.Listen("tcp", addr)
+func listen(addr string, limit int, t *tls.Config, log *slog.Logger) (*connections, error) {
+	tcp, err := net.Listen("tcp", addr)
 	if err != nil {
 		return nil, err
 	}
-	return &connections{
-		TCPListener: l.(*net.TCPListener), // it is for tcp
-		limit:       limit,
-		log:         log,
-		begun:       time.Now(),
-		open:        make(map[*connection]struct{}),
-		freed:       make(chan struct{}, 1),
-		end:         make(chan struct{}),
-	}, nil
+	return newConnections(tcp.(*net.TCPListener), limit, t, log), nil // it is for tcp
 }
 
-// Accept waits for a connection, and for room for it.
+func newConnections(tcp *net.TCPListener, limit int, t *tls.Config, log *slog.Logger) *connections {
+	l := &connections{TCPListener: tcp, limit: limit, tls: t, log: log}
+	l.space.L = &l.mu
+	l.strangers.unlinked()
+	l.idle.unlinked()
+	return l
+}
+
+// Accept waits for a connection, and for space for it.
 func (l *connections) Accept() (net.Conn, error) {
-	conn, err := l.AcceptTCP()
+	tcp, err := l.AcceptTCP()
 	if err != nil {
 		return nil, err
 	}
-	c := &connection{TCPConn: conn, of: l}
-	for !l.take(c) {
-		if l.makeRoom() {
-			continue
-		}
-		select {
-		case <-l.freed:
-		case <-l.end:
-			_ = conn.Close() // nothing was read from it
-			return nil, net.ErrClosed
-		}
+	c := &connection{wire: &wire{TCPConn: tcp}, of: l}
+	c.Conn = c.wire
+	if l.tls != nil {
+		c.Conn = tls.Server(c.wire, l.tls)
+	}
+	displaced, err := l.admit(c)
+	if err != nil {
+		return nil, errors.Join(err, tcp.Close()) // nothing was read from it
+	}
+	if displaced != nil && l.logged.allow("displaced") {
+		l.log.Warn("the limit of connections is reached: new ones displace those that wait; "+
+			"postbridge_connections_closed_total counts them at POSTBRIDGE_LISTEN", "limit", l.limit,
+			"from", displaced.RemoteAddr().String())
 	}
 	return c, nil
 }
 
-// take counts a connection in, if there is room.
-func (l *connections) take(c *connection) bool {
+// admit waits until the connection may be open, and returns the one that it displaces, if any.
+func (l *connections) admit(c *connection) (displaced *connection, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.open) >= l.limit {
-		return false
-	}
-	c.since.Store(l.now())
-	l.open[c] = struct{}{}
-	return true
-}
-
-// makeRoom closes a connection that waits; false if none does.
-func (l *connections) makeRoom() bool {
-	c, since := l.spare()
-	switch {
-	case c == nil:
-		return false
-	case !c.since.CompareAndSwap(since, gone):
-		return true // it moved meanwhile; the next look finds another
-	}
-	l.closed.Add(1)
-	if now := time.Now(); now.Sub(l.saidAt) >= sayInterval {
-		l.saidAt = now
-		l.log.Warn("the limit of connections is reached: new ones take the place of those that wait; postbridge_connections_closed_total counts them at POSTBRIDGE_LISTEN",
-			"limit", l.limit, "from", c.RemoteAddr().String())
-	}
-	_ = c.Close() // there is nobody to tell
-	return true
-}
-
-// spare is the connection to make room, and since when it waits; nil if none waits.
-func (l *connections) spare() (spare *connection, since int64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	known := false
-	for c := range l.open {
-		s, k := c.since.Load(), c.known.Load()
-		if s >= 0 && (spare == nil || known && !k || known == k && s < since) {
-			spare, since, known = c, s, k
+	for l.open >= l.limit && !l.ended {
+		displaced = l.strangers.next
+		if displaced == &l.strangers {
+			displaced = l.idle.next
 		}
+		if displaced == &l.idle {
+			displaced = nil
+			l.space.Wait()
+			continue
+		}
+		l.displaced.Add(1)
+		l.forget(displaced)
+		_ = displaced.wire.Close() // without TLS's farewell, which may block
 	}
-	return spare, since
+	if l.ended {
+		return nil, net.ErrClosed
+	}
+	l.open++
+	c.unlinked()
+	c.link(&l.strangers)
+	return displaced, nil
 }
 
-// number is how many are open.
+// forget counts a connection as closed.
+func (l *connections) forget(c *connection) {
+	if !c.closed {
+		c.closed = true
+		c.unlink()
+		l.open--
+		l.space.Signal()
+	}
+}
+
+// number returns how many connections are open.
 func (l *connections) number() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return len(l.open)
+	return l.open
 }
 
 // Close closes the listener. The connections stay open.
 func (l *connections) Close() error {
-	l.once.Do(func() { close(l.end) })
+	l.mu.Lock()
+	l.ended = true
+	l.space.Signal()
+	l.mu.Unlock()
 	return l.TCPListener.Close()
 }
 
-func (l *connections) now() int64 { return int64(time.Since(l.begun)) }
-
-func (l *connections) free() {
-	select {
-	case l.freed <- struct{}{}:
-	default: // it is known already
-	}
-}
-
-// Close closes the connection, which makes room.
+// Close closes the connection, which makes space for another.
 func (c *connection) Close() error {
+	err := c.Conn.Close()
 	c.of.mu.Lock()
-	delete(c.of.open, c)
-	c.of.mu.Unlock()
-	c.of.free()
-	return c.TCPConn.Close()
+	defer c.of.mu.Unlock()
+	c.of.forget(c)
+	return err
 }
 
-// wait notes that the connection waits for a request, or the rest of one, from now on. One that never brought a proven
-// postback does so since it was opened: what is refused makes it no younger.
+// wait notes that the connection waits for a request, or for the rest of one. A connection without a verified postback
+// keeps its place, so that rejected requests do not extend its life.
 func (c *connection) wait() {
-	if !c.known.Load() {
-		return
-	}
-	if s := c.since.Load(); s != gone && c.since.CompareAndSwap(s, c.of.now()) && s == working {
-		c.of.free()
+	if c.verified {
+		c.of.mu.Lock()
+		defer c.of.mu.Unlock()
+		if !c.closed {
+			c.unlink()
+			c.link(&c.of.idle)
+			c.of.space.Signal()
+		}
 	}
 }
 
-// work notes that a proven postback came by it, which is kept now. Nil is a connection that nobody counts.
+// work notes that the connection brought a verified postback, which is being stored. A nil connection is not counted.
 func (c *connection) work() {
-	if c == nil {
-		return
-	}
-	if s := c.since.Load(); s != gone {
-		c.since.CompareAndSwap(s, working)
-	}
-	if !c.known.Load() {
-		c.known.Store(true)
+	if c != nil {
+		c.verified = true
+		c.of.mu.Lock()
+		defer c.of.mu.Unlock()
+		c.unlink()
 	}
 }
 
-// connectionKey is where the context of a request has its connection.
+// unlinked makes a connection one that is in no queue, or a head the head of an empty one.
+func (c *connection) unlinked() { c.prev, c.next = c, c }
+
+// unlink takes a connection out of its queue, if it is in one.
+func (c *connection) unlink() {
+	c.prev.next, c.next.prev = c.next, c.prev
+	c.unlinked()
+}
+
+// link puts a connection that is in no queue at the end of one.
+func (c *connection) link(head *connection) {
+	c.prev, c.next = head.prev, head
+	c.prev.next, head.prev = c, c
+}
+
+// connectionKey is the key of the connection in the context of a request.
 type connectionKey struct{}
 
-// connectionOf is the connection that a request came by; nil if nobody counts it.
+// connectionOf returns the connection of a request; nil if it is not counted.
 func connectionOf(req *http.Request) *connection {
 	c, _ := req.Context().Value(connectionKey{}).(*connection)
 	return c
-}
-
-// counted is the connection in one that a server has, with TLS around it or not.
-func counted(conn net.Conn) *connection {
-	if t, ok := conn.(*tls.Conn); ok {
-		conn = t.NetConn()
-	}
-	return conn.(*connection)
 }

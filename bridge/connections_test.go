@@ -242,28 +242,16 @@ func (f *heldFile) Sync() error {
 	return f.File.Sync()
 }
 
-// TestHeaderLimit cuts a header that is too large, before anybody looks at it.
-func TestHeaderLimit(t *testing.T) {
-	t.Parallel()
-	r, _ := limited(t, 16)
-	for name, header := range map[string]string{
-		"one header":   "X: " + strings.Repeat("x", 32<<10) + "\r\n",
-		"many headers": strings.Repeat("X: x\r\n", 8<<10),
-	} {
-		conn := dial(t, r.ingest)
-		go fmt.Fprintf(conn, "POST /kite HTTP/1.1\r\nHost: x\r\n%s\r\n", header)
-		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
-		if err != nil || resp.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
-			t.Errorf("%s: answered %v, %v", name, resp, err)
-		}
-	}
-	conn := dial(t, r.ingest)
-	go fmt.Fprintf(conn, "POST /kite/%s HTTP/1.1\r\nHost: x\r\n\r\n", strings.Repeat("x", 32<<10))
-	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
-	if err != nil || resp.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
-		t.Errorf("a long path: answered %v, %v", resp, err)
-	}
-	if _, metrics := r.get("/metrics"); !strings.Contains(metrics, `postbridge_received_total{broker="kite"} 0`) {
-		t.Error("it was counted as a postback")
+// BenchmarkAtLimit is what a connection costs that displaces another.
+func BenchmarkAtLimit(b *testing.B) {
+	for _, limit := range []int{1 << 10, 8 << 10, 32 << 10} {
+		b.Run(fmt.Sprint(limit), func(b *testing.B) {
+			a := bridge.NewAtLimit(limit)
+			for b.Loop() {
+				if !a.Admit() {
+					b.Fatal("none was displaced")
+				}
+			}
+		})
 	}
 }

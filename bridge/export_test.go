@@ -3,6 +3,7 @@ package bridge
 import (
 	"context"
 	"encoding/json"
+	"net"
 	"net/http"
 	"time"
 
@@ -83,17 +84,39 @@ func OnDisk(o Options, disk spool.FS) *Bridge {
 	return b
 }
 
-// Working is how many connections keep a proven postback.
-func (b *Bridge) Working() (n int) {
+// Working is how many connections keep a verified postback.
+func (b *Bridge) Working() int {
 	l := b.ingest.Load()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for c := range l.open {
-		if c.since.Load() == working {
-			n++
+	n := l.open
+	for _, head := range []*connection{&l.strangers, &l.idle} {
+		for c := head.next; c != head; c = c.next {
+			n--
 		}
 	}
 	return n
+}
+
+// AtLimit is a listener with so many connections open, all idle and none with a socket.
+type AtLimit struct{ l *connections }
+
+// NewAtLimit has reached its limit.
+func NewAtLimit(limit int) *AtLimit {
+	a := &AtLimit{l: newConnections(nil, limit, nil, nil)}
+	for range limit {
+		a.Admit()
+	}
+	return a
+}
+
+// Admit admits another connection, which brings a postback and is idle then, and reports whether it displaced one.
+func (a *AtLimit) Admit() bool {
+	c := &connection{of: a.l, wire: &wire{TCPConn: new(net.TCPConn)}}
+	displaced, err := a.l.admit(c)
+	c.work()
+	c.wait()
+	return err == nil && displaced != nil
 }
 
 // Refusals counts what came from addresses.

@@ -57,6 +57,7 @@ func testOptions(t testing.TB, log io.Writer) bridge.Options {
 		Routes:         []string{"/kite"},
 		MaxBody:        64 << 10,
 		MaxConnections: 1024,
+		IdleTimeout:    time.Minute,
 		DataDir:        t.TempDir(),
 		SpoolMaxBytes:  64 << 20,
 		SpoolKeep:      time.Hour,

@@ -41,6 +41,7 @@ type ingestMetrics struct {
 	brokers       map[string]*brokerMetrics // complete before the first postback
 	refused       *prometheus.CounterVec
 	limited       *prometheus.CounterVec
+	bad           *prometheus.CounterVec
 	answerSeconds prometheus.Histogram
 	both          prometheus.Gatherer // these two alone, for the page
 }
@@ -62,13 +63,20 @@ func newIngestMetrics(r prometheus.Registerer) *ingestMetrics {
 			Name: "postbridge_limited_total",
 			Help: "Postbacks that were refused and answered 429, since too many from their source were.",
 		}, []string{"broker"}),
+		bad: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "postbridge_bad_requests_total",
+			Help: "Connections to POSTBRIDGE_LISTEN that ended with what cannot be read as a request, by reason.",
+		}, []string{"reason"}),
 		answerSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "postbridge_answer_seconds",
 			Help:    "Time from the arrival of a postback to its answer.",
 			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}),
 	}
-	r.MustRegister(m.refused, m.limited, m.answerSeconds)
+	r.MustRegister(m.refused, m.limited, m.bad, m.answerSeconds)
+	for _, reason := range badReasons() {
+		m.bad.WithLabelValues(reason) // so that 0 is exported, too
+	}
 	both := prometheus.NewRegistry()
 	both.MustRegister(m.refused, m.answerSeconds)
 	m.both = both
@@ -154,7 +162,8 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	if l := c.b.ingest.Load(); l != nil {
 		gauge(desc("connections", "Connections that are open where brokers post to."), float64(l.number()))
 		gauge(desc("connections_limit", "How many may be open at once."), float64(l.limit))
-		counter(desc("connections_closed_total", "Connections that were closed to make room for new ones at the limit."), l.closed.Load())
+		counter(desc("connections_closed_total", "Connections closed to make room for new ones at the limit."),
+			l.displaced.Load())
 	}
 	gauge(desc("spool_limit_bytes", "Limit of the spool's files on disk."), float64(st.Spool.LimitBytes))
 	if st.Spool.ID == "" {

@@ -18,9 +18,6 @@ import (
 	"github.com/postbridge/postbridge/bridge/spool"
 )
 
-// sayInterval is how often refusals for one reason are logged, at most.
-const sayInterval = time.Minute
-
 // receiver is the ingest handler: route, verify, normalize, append, answer.
 type receiver struct {
 	// Immutable.
@@ -39,8 +36,7 @@ type receiver struct {
 	recent  *recent // nil without the page
 	sources *sources
 
-	saidMu sync.Mutex
-	said   map[string]time.Time // when a refusal was logged, by broker and reason
+	logged logLimit // of refusals, by broker and reason
 }
 
 // route is one broker's way in.
@@ -77,7 +73,6 @@ func newReceiver(o Options, m *ingestMetrics) *receiver {
 		intakes: sync.Pool{New: func() any { return new(intake) }},
 		last:    newLastAccepted(),
 		sources: newSources(),
-		said:    make(map[string]time.Time),
 	}
 	if o.AdminPage {
 		r.recent = newRecent()
@@ -115,7 +110,7 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	to.count.fates[a.fate].Add(1)
 	if a.fate == refused {
 		r.metrics.refused.WithLabelValues(to.Name(), a.reason).Inc()
-		r.sayRefused(to.Name(), a, req.RemoteAddr)
+		r.logRefused(to.Name(), a, req.RemoteAddr)
 		if r.sources.tooMany(req.RemoteAddr, arrival) {
 			r.metrics.limited.WithLabelValues(to.Name()).Inc()
 			a.status, a.detail = http.StatusTooManyRequests, "too many postbacks from there were refused"
@@ -131,16 +126,9 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 }
 
-// sayRefused logs a refusal, each reason once in sayInterval: whoever guesses must not be able to fill the log.
-func (r *receiver) sayRefused(broker string, a answer, from string) {
-	now, what := time.Now(), broker+" "+a.reason
-	r.saidMu.Lock()
-	said := now.Sub(r.said[what]) < sayInterval
-	if !said {
-		r.said[what] = now
-	}
-	r.saidMu.Unlock()
-	if !said {
+// logRefused logs a refusal.
+func (r *receiver) logRefused(broker string, a answer, from string) {
+	if r.logged.allow(broker + " " + a.reason) {
 		r.log.Warn("postbacks are refused; postbridge_refused_total counts them",
 			"broker", broker, "status", a.status, "reason", a.reason, "detail", a.detail, "from", from)
 	}

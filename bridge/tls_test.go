@@ -15,14 +15,21 @@ import (
 // startTLS runs a bridge that speaks TLS, and returns its address and a client that trusts it.
 func startTLS(t *testing.T, limit int) (address string, client *http.Client) {
 	t.Helper()
+	r, client := runTLS(t, limit)
+	return strings.TrimPrefix(r.ingest, "http://"), client
+}
+
+func runTLS(t *testing.T, limit int) (*running, *http.Client) {
+	t.Helper()
 	of := httptest.NewTLSServer(nil) // for its certificate, and the client that trusts it
 	t.Cleanup(of.Close)
 	log := new(logBuffer)
 	o := testOptions(t, log)
 	o.MaxConnections, o.Buses = limit, []bridge.Bus{newFakeBus(t).bus()}
 	o.TLS = &tls.Config{Certificates: of.TLS.Certificates, NextProtos: []string{"http/1.1"}, MinVersion: tls.VersionTLS12}
-	startUnready(t, o, log)
-	return log.waitFor(t, regexp.MustCompile(`ready: POST postbacks to https://([0-9.:]+)/kite`))[1], of.Client()
+	r := startUnready(t, o, log)
+	log.waitFor(t, regexp.MustCompile(`ready: POST postbacks to https://([0-9.:]+)/kite`))
+	return r, of.Client()
 }
 
 func TestTLS(t *testing.T) {

@@ -1,0 +1,144 @@
+package bridge
+
+import (
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"time"
+)
+
+// The reasons of postbridge_bad_requests_total: what net/http or TLS turns away before a handler sees it.
+const (
+	badHeaderSize = "header_too_large"
+	badMalformed  = "malformed"
+	badPlainHTTP  = "plain_http"
+	badProxy      = "proxy_protocol"
+	badHandshake  = "tls_handshake"
+)
+
+func badReasons() []string {
+	return []string{badHeaderSize, badMalformed, badPlainHTTP, badProxy, badHandshake}
+}
+
+// wire is a connection below TLS. It remembers the first bytes received, as many as PROXY protocol v2 has in its
+// signature.
+type wire struct {
+	*net.TCPConn
+	first []byte
+}
+
+const proxyV1, proxyV2 = "PROXY ", "\r\n\r\n\x00\r\nQUIT\n"
+
+// Read reads, and remembers the first bytes.
+func (w *wire) Read(b []byte) (int, error) {
+	n, err := w.TCPConn.Read(b)
+	w.first = append(w.first, b[:min(n, len(proxyV2)-len(w.first))]...)
+	return n, err
+}
+
+// proxied reports whether the connection began with a PROXY protocol header.
+func (w *wire) proxied() bool {
+	return bytes.HasPrefix(w.first, []byte(proxyV1)) || string(w.first) == proxyV2
+}
+
+// Read reads, with TLS after the handshake. A handshake that fails is counted, unless the client sent nothing, as
+// probes do, or this side closed the connection.
+func (c *connection) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if err == nil || len(c.wire.first) == 0 || errors.Is(err, net.ErrClosed) {
+		return n, err
+	}
+	t, ok := c.Conn.(*tls.Conn)
+	var plain tls.RecordHeaderError
+	switch {
+	case !ok || t.ConnectionState().HandshakeComplete:
+	case c.wire.proxied():
+		c.reject(badProxy, err)
+	case errors.As(err, &plain) && c.wire.first[0] >= 'A' && c.wire.first[0] <= 'Z': // an HTTP method
+		c.reject(badPlainHTTP, err)
+		_, _ = io.WriteString(c.wire, "HTTP/1.0 400 Bad Request\r\n\r\nthis port speaks TLS; use https\n")
+	default:
+		c.reject(badHandshake, err)
+	}
+	return n, err
+}
+
+// Write writes. An answer that no handler gave is net/http's own, to a request that it cannot read.
+func (c *connection) Write(b []byte) (int, error) {
+	if !c.handled {
+		status, _, _ := bytes.Cut(b, []byte("\r\n"))
+		switch {
+		case c.wire.proxied():
+			c.reject(badProxy, nil)
+		case bytes.Contains(status, []byte(" 431 ")):
+			c.reject(badHeaderSize, nil)
+		default:
+			c.reject(badMalformed, nil)
+		}
+	}
+	return c.Conn.Write(b)
+}
+
+// CloseWrite ends what is sent. net/http calls it so that its last answer arrives before the connection is reset.
+func (c *connection) CloseWrite() error {
+	return c.Conn.(interface{ CloseWrite() error }).CloseWrite()
+}
+
+// reject counts and logs a bad request, once for each connection. net/http reads no further request after one.
+func (c *connection) reject(reason string, err error) {
+	if c.bad || c.of.rejected == nil {
+		return
+	}
+	c.bad = true
+	c.of.rejected(reason)
+	if !c.of.logged.allow(reason) {
+		return
+	}
+	attrs := []any{"reason", reason, "from", c.RemoteAddr().String(), "remedy", remedy(reason)}
+	if err != nil {
+		attrs = append(attrs, "error", err)
+	}
+	c.of.log.Warn("requests cannot be read; postbridge_bad_requests_total counts them", attrs...)
+}
+
+// remedy says what to do about bad requests.
+func remedy(reason string) string {
+	switch reason {
+	case badHeaderSize:
+		return "let the proxy in front add less: a header is 16 KiB at most"
+	case badPlainHTTP:
+		return "post to https://, or unset POSTBRIDGE_TLS_CERT_FILE behind a proxy that terminates TLS"
+	case badProxy:
+		return "switch the PROXY protocol off at the load balancer"
+	case badHandshake:
+		return "clients need TLS 1.2 and have to trust the certificate; scanners can be ignored"
+	default:
+		return "send HTTP/1.1; scanners can be ignored"
+	}
+}
+
+// logLimit lets through one line for each subject in logInterval, so that strangers cannot fill the log. The subjects
+// are of a closed set.
+type logLimit struct {
+	mu   sync.Mutex
+	last map[string]time.Time
+}
+
+const logInterval = time.Minute
+
+func (l *logLimit) allow(subject string) bool {
+	now := time.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if last, ok := l.last[subject]; ok && now.Sub(last) < logInterval {
+		return false
+	}
+	if l.last == nil {
+		l.last = make(map[string]time.Time)
+	}
+	l.last[subject] = now
+	return true
+}
