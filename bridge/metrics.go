@@ -149,7 +149,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	st := c.b.status()
 
-	received := desc("received_total", "Postbacks that arrived at a broker's route.", "broker")
+	received := desc("received_total", "Postbacks that arrived below the name of a broker.", "broker")
 	postbacks := desc("postbacks_total", "Postbacks, by what became of them.", "broker", "fate")
 	for name, b := range st.Postbacks {
 		counter(received, b.Received, name)

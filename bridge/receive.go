@@ -83,13 +83,13 @@ func newReceiver(o Options, m *ingestMetrics) *receiver {
 	return r
 }
 
-// ServeHTTP takes one postback and answers it. Whatever names no broker's route is not a postback and is not counted.
+// ServeHTTP takes one postback and answers it. A request whose path names no broker is no postback and is not counted.
 func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	arrival := time.Now()
 	if r.leaving.Load() {
 		w.Header().Set("Connection", "close")
 	}
-	to, pathToken := r.route(req)
+	to, pathToken, found := r.route(req)
 	if to == nil {
 		writeAnswer(w, answer{status: http.StatusNotFound, detail: "no such route"})
 		return
@@ -106,7 +106,10 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		span = r.tracer.Request(to.Name(), arrival)
 		traceParent = span.TraceParent()
 	}
-	a := r.receive(w, req, to, pathToken, arrival, traceParent)
+	a := answer{status: http.StatusNotFound, fate: refused, reason: "route", detail: "no such route"}
+	if found {
+		a = r.receive(w, req, to, pathToken, arrival, traceParent)
+	}
 	to.count.fates[a.fate].Add(1)
 	if a.fate == refused {
 		r.metrics.refused.WithLabelValues(to.Name(), a.reason).Inc()
@@ -134,14 +137,12 @@ func (r *receiver) logRefused(broker string, a answer, from string) {
 	}
 }
 
-// route finds the broker of /<broker> or /<broker>/<token>; nil if there is none.
-func (r *receiver) route(req *http.Request) (to *route, pathToken string) {
-	path, ok := strings.CutPrefix(req.URL.EscapedPath(), "/")
-	name, token, _ := strings.Cut(path, "/")
-	if !ok || strings.Contains(token, "/") {
-		return nil, ""
-	}
-	return r.brokers[name], token
+// route returns the broker that the path names, nil if it names none, and the token behind it, if any. It ignores
+// trailing and doubled slashes. A path that goes on behind the token is not found.
+func (r *receiver) route(req *http.Request) (to *route, pathToken string, found bool) {
+	name, rest, _ := strings.Cut(strings.Trim(req.URL.EscapedPath(), "/"), "/")
+	pathToken = strings.TrimLeft(rest, "/")
+	return r.brokers[name], pathToken, !strings.Contains(pathToken, "/")
 }
 
 func (r *receiver) receive(w http.ResponseWriter, req *http.Request, to *route, pathToken string, arrival time.Time, traceParent string) answer {

@@ -82,6 +82,9 @@ func TestAnswers(t *testing.T) {
 		{"kite", "POST", "/kite", genuine, nil, 200, bridge.Orders},
 		{"kite, the guide's route", "POST", "/kite/postback", genuine, nil, 200, bridge.Orders},
 		{"kite, trailing slash", "POST", "/kite/", genuine, nil, 200, bridge.Orders},
+		{"kite, doubled slash", "POST", "//kite", genuine, nil, 200, bridge.Orders},
+		{"kite, the guide's route, trailing slash", "POST", "/kite/postback/", genuine, nil, 200, bridge.Orders},
+		{"kite, slashes all over", "POST", "///kite//postback//", genuine, nil, 200, bridge.Orders},
 		{"kite with token", "POST", "/kite/" + kiteToken, genuine, []string{"other", kiteToken}, 200, bridge.Orders},
 		{"kite, no token", "POST", "/kite", genuine, []string{kiteToken}, 401, ""},
 		{"kite, wrong token", "POST", "/kite/postback", genuine, []string{kiteToken}, 401, ""},
@@ -103,7 +106,11 @@ func TestAnswers(t *testing.T) {
 			strings.Replace(genuine, `"meta":{}`, `"meta":`+strings.Repeat("[", 9999)+strings.Repeat("]", 9999), 1), nil, 200, bridge.Orders},
 		{"dhan", "POST", "/dhan/" + dhanToken, dhan, nil, 200, bridge.Orders},
 		{"dhan, token in the query", "POST", "/dhan?token=" + dhanToken, dhan, nil, 200, bridge.Orders},
+		{"dhan, trailing slash", "POST", "/dhan/" + dhanToken + "/", dhan, nil, 200, bridge.Orders},
+		{"dhan, doubled slash", "POST", "/dhan//" + dhanToken, dhan, nil, 200, bridge.Orders},
+		{"dhan, token in the query behind a slash", "POST", "/dhan/?token=" + dhanToken, dhan, nil, 200, bridge.Orders},
 		{"dhan, no token", "POST", "/dhan", dhan, nil, 401, ""},
+		{"dhan, escaped slash", "POST", "/dhan%2F" + dhanToken, dhan, nil, 404, ""},
 		{"dhan, wrong token", "POST", "/dhan/" + dhanToken + "x", dhan, nil, 401, ""},
 		{"dhan, client not known", "POST", "/dhan/" + dhanToken, strings.Replace(dhan, `"1000000003"`, `"1000000004"`, 1), nil, 403, ""},
 		{"dhan, no JSON", "POST", "/dhan/" + dhanToken, `{"legName": ,}`, nil, 200, bridge.Deadletters},
@@ -115,6 +122,7 @@ func TestAnswers(t *testing.T) {
 		{"no broker", "POST", "/upstox", genuine, nil, 404, ""},
 		{"kite without tokens has no other route", "POST", "/kite/x", genuine, nil, 404, ""},
 		{"too deep", "POST", "/dhan/" + dhanToken + "/x", dhan, nil, 404, ""},
+		{"too deep, not a POST", "GET", "/dhan/" + dhanToken + "/x", "", nil, 405, ""},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			o := testOptions(t, io.Discard)
@@ -150,6 +158,41 @@ func TestAnswers(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestUnknownRoute counts and logs a POST below a broker's name that matches no route, without its path. A path that
+// names no broker is no postback.
+func TestUnknownRoute(t *testing.T) {
+	log := new(logBuffer)
+	o := testOptions(t, log)
+	h, b := bridge.Handler(o, open(t, o.DataDir, spool.Options{}))
+	for _, path := range []string{
+		"/kite/a/b", "/kite/x", "/dhan/" + dhanToken + "/kite", "/dhan/a/b/", "/", "/other/a/b", "/Kite",
+	} {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest("POST", path, strings.NewReader("{}")))
+		checkAnswer(t, w, 404)
+	}
+	w := httptest.NewRecorder()
+	b.Admin().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	for _, want := range []string{
+		`postbridge_received_total{broker="dhan"} 2`, `postbridge_postbacks_total{broker="dhan",fate="refused"} 2`,
+		`postbridge_received_total{broker="kite"} 2`, `postbridge_postbacks_total{broker="kite",fate="refused"} 2`,
+		`postbridge_refused_total{broker="dhan",reason="route"} 2`,
+		`postbridge_refused_total{broker="kite",reason="route"} 2`,
+	} {
+		if !strings.Contains(w.Body.String(), want+"\n") {
+			t.Errorf("no %s in\n%s", want, w.Body)
+		}
+	}
+	for _, broker := range []string{"kite", "dhan"} {
+		if !hasLine(log.String(), "level=WARN", "broker="+broker, "status=404", "reason=route") {
+			t.Errorf("no line for %s in\n%s", broker, log)
+		}
+	}
+	if strings.Contains(log.String(), dhanToken) || strings.Contains(log.String(), "/a") {
+		t.Errorf("the path is in\n%s", log)
 	}
 }
 
@@ -398,7 +441,8 @@ func FuzzReceive(f *testing.F) {
 		if w.Code >= 500 || w.Code != 200 && news != 0 || news > 1 {
 			t.Fatalf("answered %d %s, %d events", w.Code, w.Body, news)
 		}
-		path = req.URL.EscapedPath()
+		parts := strings.FieldsFunc(req.URL.EscapedPath(), func(c rune) bool { return c == '/' })
+		path = "/" + strings.Join(parts, "/")
 		if w.Code == 200 && path != "/kite/"+kiteToken && path != "/dhan/"+dhanToken && req.URL.Query().Get("token") != dhanToken {
 			t.Fatalf("%s?%s was answered %d", path, query, w.Code)
 		}
