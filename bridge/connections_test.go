@@ -168,6 +168,20 @@ func TestConnectionLimitOfKnown(t *testing.T) {
 	}
 }
 
+// TestIdleTimeout closes a connection that had a postback and is idle for longer than it may.
+func TestIdleTimeout(t *testing.T) {
+	t.Parallel()
+	log := new(logBuffer)
+	o := testOptions(t, log)
+	o.IdleTimeout, o.Buses = 10*time.Millisecond, []bridge.Bus{newFakeBus(t).bus()}
+	r := start(t, o, log)
+	conn := dial(t, r.ingest)
+	if status := postOn(conn, kiteBody("1", "OPEN", 1)); status != 200 {
+		t.Fatalf("answered %d", status)
+	}
+	isClosed(t, conn)
+}
+
 // TestConnectionLimitWhileKeeping has a slow disk: connections whose postbacks are being kept stay, and a new one waits
 // for one of them.
 func TestConnectionLimitWhileKeeping(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 func (c *config) checkHTTP() error {
@@ -24,6 +25,9 @@ func (c *config) checkHTTP() error {
 	}
 	if c.MaxConnections < 16 || c.MaxConnections > 1<<15 {
 		return bad("MAX_CONNECTIONS", "%d is out of range; set it between 16 and 32768", c.MaxConnections)
+	}
+	if c.IdleTimeout < time.Second || c.IdleTimeout > 24*time.Hour {
+		return bad("IDLE_TIMEOUT", "%v is out of range; set it between 1s and 24h", c.IdleTimeout)
 	}
 	switch {
 	case c.TLSCertFile != "" && c.TLSKeyFile == "":

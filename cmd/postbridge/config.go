@@ -31,6 +31,8 @@ type config struct {
 	MaxBody byteSize `env:"MAX_BODY" envDefault:"64KiB"`
 	// How many connections brokers may have open at once, 16 to 32768; beyond it a new one takes the place of one that waits for a request. Fewer, with a warning, if the process may not have that many files open and 256 beside them.
 	MaxConnections int `env:"MAX_CONNECTIONS" envDefault:"1024"`
+	// How long a connection stays open between two postbacks, 1s to 24h. Keep it longer than a load balancer keeps its idle connections, or some postbacks meet a connection that is just being closed.
+	IdleTimeout time.Duration `env:"IDLE_TIMEOUT" envDefault:"620s"`
 	// The certificate that brokers are shown, with its chain, PEM; read again when it changes. Without it TLS has to end before postbridge.
 	TLSCertFile string `env:"TLS_CERT_FILE"`
 	// Its key, PEM.

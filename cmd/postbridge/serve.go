@@ -105,6 +105,7 @@ func (c *config) run(ctx context.Context, credentials *credentials, registry *pr
 	o := c.spoolOptions()
 	o.Brokers, o.Routes, o.MaxBody = brokers, routes, int64(c.MaxBody)
 	o.Listen, o.AdminListen, o.AdminPage, o.MaxConnections = c.Listen, c.AdminListen, c.AdminPage, c.connections(openFiles())
+	o.IdleTimeout = c.IdleTimeout
 	if c.TLSCertFile != "" {
 		o.TLS = credentials.serverTLS()
 		registry.MustRegister(credentials.certificateExpiry())

@@ -85,7 +85,7 @@ drain, which takes no postbacks. Names of a bus that is not published to are ref
 {{- $set := dict "DATA_DIR" "/data" "PREFIX" $v.prefix "LOG_LEVEL" $v.log.level "LOG_FORMAT" $v.log.format -}}
 {{- $_ := merge $set (dict "SPOOL_MAX_BYTES" $v.spool.maxBytes "SPOOL_MIN_FREE_BYTES" $v.spool.minFreeBytes "SPOOL_KEEP" $v.spool.keep) -}}
 {{- if not .bus -}}
-{{- $_ = merge $set (dict "LISTEN" ":8080" "ADMIN_LISTEN" ":9090" "ADMIN_PAGE" $v.adminPage "MAX_BODY" $v.maxBody "MAX_CONNECTIONS" ($v.maxConnections | int)) -}}
+{{- $_ = merge $set (dict "LISTEN" ":8080" "ADMIN_LISTEN" ":9090" "ADMIN_PAGE" $v.adminPage "MAX_BODY" $v.maxBody "MAX_CONNECTIONS" ($v.maxConnections | int) "IDLE_TIMEOUT" $v.idleTimeout) -}}
 {{- if $v.tls.existingSecret -}}
 {{- $_ = merge $set (dict "TLS_CERT_FILE" (printf "/etc/postbridge/tls/%s" $v.tls.cert) "TLS_KEY_FILE" (printf "/etc/postbridge/tls/%s" $v.tls.key)) -}}
 {{- end -}}

@@ -63,7 +63,7 @@ func renderings(t *testing.T) (all []rendering) {
 			"--set-json", `resources={"limits":{"cpu":"1","memory":"1Gi"}}`, "--set", "image.digest=sha256:" + strings.Repeat("0", 64)},
 		"extra":    {"--set-json", `extraEnv=[{"name":"GOMAXPROCS","value":"2"}]`, "--set-json", `extraVolumes=[{"name":"more","emptyDir":{}}]`, "--set-json", `extraVolumeMounts=[{"name":"more","mountPath":"/more"}]`},
 		"service":  {"--set", "service.type=LoadBalancer,service.port=8443,fullnameOverride=edge", "--set-json", `service.annotations={"a":"b"}`},
-		"tls":      {"--set", "tls.existingSecret=edge-tls,maxConnections=4096"},
+		"tls":      {"--set", "tls.existingSecret=edge-tls,maxConnections=4096,idleTimeout=75s"},
 		"token":    {"--set", "secret.data=null,secret.existingSecret=s,secret.keys={KITE_SECRETS,ADMIN_TOKEN},serviceMonitor.enabled=true"},
 		"storage":  {"--set", "persistence.storageClass=fast,persistence.accessMode=ReadWriteOncePod,persistence.size=100Gi"},
 		"settings": {"--set-string", "dhan.clientIds={1000000001,1000000002}", "--set", "secret.data=null,secret.existingSecret=s,secret.keys={KITE_SECRETS,DHAN_TOKENS},kite.checksum=user_id,prefix=desk1,nats.maxBytes=10GiB,log.level=debug,log.format=text"},
@@ -209,6 +209,7 @@ func TestRefused(t *testing.T) {
 		kite + ",nats.url=nats://a,persistence.accessMode=ReadWriteMany":        "/persistence/accessMode",
 		kite + ",nats.url=nats://a,kite.checksum=none":                          "/kite/checksum",
 		kite + ",nats.url=nats://a,maxConnections=1":                            "/maxConnections",
+		kite + ",nats.url=nats://a,idleTimeout=620":                             "/idleTimeout",
 		kite + ",nats.url=nats://a,tls.existingSecret=t,tls.key=":               "/tls/key",
 	} {
 		_, err := template("--set", set)
