@@ -150,7 +150,7 @@ func (b *Bridge) Run(ctx context.Context) error {
 		return errors.Join(err, s.Close())
 	}
 	b.opened.Store(&opened{s, pumps.all})
-	b.receiver.spool.Store(s)
+	b.receiver.open(s)
 	b.o.Log.Info("ready: POST postbacks to " + b.postTo(ingest.addr))
 
 	var failure error

@@ -10,12 +10,32 @@ import (
 	"github.com/postbridge/postbridge/bridge/spool"
 )
 
-// Handler is the ingest handler of a bridge whose spool is open.
+// Handler is the ingest handler of a bridge whose spool is open, or nil until Open.
 func Handler(o Options, s *spool.Spool) (http.Handler, *Bridge) {
 	b := New(o)
-	b.receiver.spool.Store(s)
-	b.opened.Store(&opened{spool: s})
+	if s != nil {
+		b.Open(s)
+	}
 	return b.receiver, b
+}
+
+// Open ends the opening of the spool.
+func (b *Bridge) Open(s *spool.Spool) {
+	b.receiver.open(s)
+	b.opened.Store(&opened{spool: s})
+}
+
+// Limits of bodies that are not verified yet.
+const (
+	SmallBody   = smallBody
+	LeastBudget = leastBudget
+)
+
+// BodyBudget returns how many bytes of the body budget are left.
+func (b *Bridge) BodyBudget() int64 {
+	b.receiver.budget.mu.Lock()
+	defer b.receiver.budget.mu.Unlock()
+	return b.receiver.budget.left
 }
 
 // Limits of the look-ahead.

@@ -12,7 +12,7 @@ type fate int
 const (
 	accepted fate = iota // on disk
 	repeated             // the order's last state once more; on disk already
-	refused              // nothing proved it, or it is too large
+	refused              // nothing proved it, or it cannot be read
 	failed               // proven, but not kept: answered 503
 	numFates
 )

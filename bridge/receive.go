@@ -1,7 +1,6 @@
 package bridge
 
 import (
-	"bytes"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -18,18 +17,24 @@ import (
 	"github.com/postbridge/postbridge/bridge/spool"
 )
 
+// openWait is how long a verified postback waits for the spool to be opened.
+const openWait = 2 * time.Second
+
 // receiver is the ingest handler: route, verify, normalize, append, answer.
 type receiver struct {
 	// Immutable.
-	brokers map[string]*route
-	maxBody int64
-	reload  func() bool
-	tracer  Tracer // nil if nobody traces
-	log     *slog.Logger
-	metrics *ingestMetrics
-	intakes sync.Pool // of *intake
+	brokers    map[string]*route
+	maxBody    int64
+	reload     func() bool
+	tracer     Tracer // nil if nobody traces
+	log        *slog.Logger
+	metrics    *ingestMetrics
+	budget     *budget   // of bodies that are not small
+	intakes    sync.Pool // of *intake
+	gunzippers sync.Pool // of *gunzipper
 
-	spool   atomic.Pointer[spool.Spool] // nil until it is open
+	opened  chan struct{}               // closed when the spool is open
+	spool   atomic.Pointer[spool.Spool] // nil until then
 	failing atomic.Bool                 // the last append failed; its change is logged
 	leaving atomic.Bool                 // the stop has begun: not ready, and connections end with their request
 	last    lastAccepted
@@ -45,13 +50,6 @@ type route struct {
 	count *brokerMetrics
 }
 
-// intake is what one postback needs while it is taken in, used again for the next.
-type intake struct {
-	body     bytes.Buffer
-	postback Postback
-	record   []byte
-}
-
 // answer is what one postback is told, and the fate it is counted under.
 type answer struct {
 	status int
@@ -64,15 +62,18 @@ type answer struct {
 
 func newReceiver(o Options, m *ingestMetrics) *receiver {
 	r := &receiver{
-		brokers: make(map[string]*route),
-		maxBody: o.MaxBody,
-		reload:  o.Reload,
-		tracer:  o.Tracer,
-		log:     o.Log,
-		metrics: m,
-		intakes: sync.Pool{New: func() any { return new(intake) }},
-		last:    newLastAccepted(),
-		sources: newSources(),
+		brokers:    make(map[string]*route),
+		maxBody:    o.MaxBody,
+		reload:     o.Reload,
+		tracer:     o.Tracer,
+		log:        o.Log,
+		metrics:    m,
+		budget:     newBudget(max(leastBudget, 4*o.MaxBody)),
+		intakes:    sync.Pool{New: func() any { return new(intake) }},
+		gunzippers: sync.Pool{New: func() any { return new(gunzipper) }},
+		opened:     make(chan struct{}),
+		last:       newLastAccepted(),
+		sources:    newSources(),
 	}
 	if o.AdminPage {
 		r.recent = newRecent()
@@ -114,7 +115,7 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	if a.fate == refused {
 		r.metrics.refused.WithLabelValues(to.Name(), a.reason).Inc()
 		r.logRefused(to.Name(), a, req.RemoteAddr)
-		if r.sources.tooMany(req.RemoteAddr, arrival) {
+		if a.status != http.StatusServiceUnavailable && r.sources.tooMany(req.RemoteAddr, arrival) {
 			r.metrics.limited.WithLabelValues(to.Name()).Inc()
 			a.status, a.detail = http.StatusTooManyRequests, "too many postbacks from there were refused"
 		}
@@ -147,12 +148,13 @@ func (r *receiver) route(req *http.Request) (to *route, pathToken string, found 
 
 func (r *receiver) receive(w http.ResponseWriter, req *http.Request, to *route, pathToken string, arrival time.Time, traceParent string) answer {
 	in := r.intakes.Get().(*intake)
-	defer r.intakes.Put(in)
-	if a, ok := r.readBody(w, req, &in.body); !ok {
-		return a
+	defer r.release(in)
+	body, no := r.readBody(w, req, in)
+	if no != nil {
+		return *no
 	}
 	p := &in.postback
-	p.Reset(pathToken, queryToken(req), in.body.Bytes())
+	p.Reset(pathToken, queryToken(req), body)
 	e, err := r.verify(to, p, arrival)
 	if err != nil {
 		return refusal(err)
@@ -172,26 +174,6 @@ func queryToken(req *http.Request) string {
 		return ""
 	}
 	return req.URL.Query().Get("token")
-}
-
-// readBody reads at most maxBody bytes. A Content-Type is not looked at: brokers are not to be trusted with it.
-func (r *receiver) readBody(w http.ResponseWriter, req *http.Request, buf *bytes.Buffer) (answer, bool) {
-	buf.Reset()
-	tooLarge := answer{status: http.StatusRequestEntityTooLarge, fate: refused, reason: "too_large", detail: "the body is too large"}
-	if req.ContentLength > r.maxBody {
-		w.Header().Set("Connection", "close")
-		return tooLarge, false
-	}
-	_, err := buf.ReadFrom(http.MaxBytesReader(w, req.Body, r.maxBody))
-	var over *http.MaxBytesError
-	switch {
-	case err == nil:
-		return answer{}, true
-	case errors.As(err, &over):
-		return tooLarge, false
-	default:
-		return answer{status: http.StatusBadRequest, fate: refused, reason: "incomplete", detail: "the body did not arrive whole"}, false
-	}
 }
 
 // verify makes the event. Before it refuses, it has the files of secrets read again: one may just have been rotated.
@@ -217,7 +199,7 @@ func refusal(err error) answer {
 // append puts the event on disk, unless it repeats the last state of its order, and answers only then. The sequence is its
 // number in the spool.
 func (r *receiver) append(e *Event, record []byte) (a answer, sequence uint64) {
-	s := r.spool.Load()
+	s := r.awaitSpool()
 	if s == nil {
 		return answer{status: http.StatusServiceUnavailable, fate: failed, detail: "not ready"}, 0
 	}
@@ -236,6 +218,27 @@ func (r *receiver) append(e *Event, record []byte) (a answer, sequence uint64) {
 	default:
 		return answer{status: http.StatusOK, fate: accepted, id: e.ID}, sequence
 	}
+}
+
+// open makes the spool the one that events are appended to.
+func (r *receiver) open(s *spool.Spool) {
+	r.spool.Store(s)
+	close(r.opened)
+}
+
+// awaitSpool returns the spool. While it is being opened it waits for up to openWait, and returns nil if that is too
+// short. Only verified postbacks wait, and each holds its connection and its share of the body budget meanwhile.
+func (r *receiver) awaitSpool() *spool.Spool {
+	if s := r.spool.Load(); s != nil {
+		return s
+	}
+	timeout := time.NewTimer(openWait)
+	defer timeout.Stop()
+	select {
+	case <-r.opened:
+	case <-timeout.C:
+	}
+	return r.spool.Load()
 }
 
 // noteFailing logs when proven postbacks begin and cease to be answered 503.

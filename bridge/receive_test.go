@@ -17,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -265,8 +266,10 @@ func TestUnavailable(t *testing.T) {
 		unavailable(t, post(h, kiteBody("1", "OPEN", 1)))
 	})
 	t.Run("not open yet", func(t *testing.T) {
-		h, _ := bridge.Handler(testOptions(t, io.Discard), nil)
-		unavailable(t, post(h, genuine))
+		synctest.Test(t, func(t *testing.T) {
+			h, _ := bridge.Handler(testOptions(t, io.Discard), nil)
+			unavailable(t, post(h, genuine))
+		})
 	})
 }
 

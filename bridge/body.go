@@ -1,0 +1,221 @@
+package bridge
+
+import (
+	"bytes"
+	"compress/gzip"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+)
+
+// A body is read before anything proves where it comes from. A small one, as are all postbacks that brokers are known
+// to send, is read into memory that each request has. All larger ones share a budget.
+const (
+	smallBody = 8 << 10
+	// leastBudget is the budget in bytes, unless four of the largest bodies are more.
+	leastBudget = 16 << 20
+	// budgetWait is how long a body waits for its share, at most. Whoever holds it ends within readTimeout.
+	budgetWait = 2 * time.Second
+)
+
+// intake is what one request needs while it is received. It is used again unless it has grown.
+type intake struct {
+	body     [smallBody + 1]byte // as it arrives, if it is small
+	decoded  []byte              // smallBody+1 bytes; nil until needed
+	taken    int64               // of the budget
+	postback Postback
+	record   []byte
+}
+
+// release ends the use of an intake. One that has grown would keep its memory in the pool, so it is not used again.
+func (r *receiver) release(in *intake) {
+	if in.taken > 0 {
+		r.budget.give(in.taken)
+		return
+	}
+	r.intakes.Put(in)
+}
+
+// readBody reads the body, decodes it and skips a byte order mark. No more than maxBody bytes are read or decoded. It
+// ignores the Content-Type: some brokers send a wrong one.
+func (r *receiver) readBody(w http.ResponseWriter, req *http.Request, in *intake) ([]byte, *answer) {
+	gzipped, ok := contentCoding(req.Header)
+	if !ok {
+		w.Header().Set("Accept-Encoding", "gzip")
+		return nil, refuse(http.StatusUnsupportedMediaType, "encoding", "the only Content-Encoding accepted is gzip")
+	}
+	if req.ContentLength > r.maxBody {
+		w.Header().Set("Connection", "close")
+		return nil, tooLarge()
+	}
+	from, body := http.MaxBytesReader(w, req.Body, r.maxBody), in.body[:]
+	n, err := fill(body, from)
+	if err == nil {
+		size := r.maxBody
+		if req.ContentLength >= 0 {
+			size = req.ContentLength
+		}
+		share := size + 1
+		if gzipped {
+			share += r.maxBody + 1 // a body that holds its share never waits for more
+		}
+		if !r.budget.take(share) {
+			return nil, busy()
+		}
+		in.taken = share
+		body = make([]byte, size+1)
+		copy(body, in.body[:])
+		var more int
+		more, err = fill(body[n:], from)
+		n += more
+	}
+	var over *http.MaxBytesError
+	switch {
+	case errors.Is(err, io.EOF):
+	case err == nil || errors.As(err, &over):
+		return nil, tooLarge()
+	default:
+		return nil, refuse(http.StatusBadRequest, "incomplete", "the body did not arrive whole")
+	}
+	body = body[:n]
+	if gzipped && n > 0 {
+		var no *answer
+		if body, no = r.decode(in, body); no != nil {
+			return nil, no
+		}
+	}
+	return bytes.TrimPrefix(body, []byte("\uFEFF")), nil
+}
+
+// decode decodes a gzip body of one or several members.
+func (r *receiver) decode(in *intake, coded []byte) ([]byte, *answer) {
+	if in.decoded == nil {
+		in.decoded = make([]byte, smallBody+1)
+	}
+	body := in.decoded[:min(smallBody, r.maxBody)+1]
+	n, err := r.gunzip(body, coded)
+	if err == nil && r.maxBody > smallBody {
+		// Nothing but the result is kept meanwhile: gunzip starts anew.
+		if in.taken == 0 {
+			if !r.budget.take(r.maxBody + 1) {
+				return nil, busy()
+			}
+			in.taken = r.maxBody + 1
+		}
+		body = make([]byte, r.maxBody+1)
+		n, err = r.gunzip(body, coded)
+	}
+	switch {
+	case err == nil:
+		return nil, tooLarge()
+	case errors.Is(err, io.EOF):
+		return body[:n], nil
+	default:
+		return nil, refuse(http.StatusBadRequest, "encoding", "the body is not gzip, as its Content-Encoding says")
+	}
+}
+
+// gunzipper holds some 40 KiB. It is in use only while a body that is here is decoded, never while one arrives.
+type gunzipper struct {
+	gzip.Reader
+	coded bytes.Reader
+}
+
+// gunzip decodes into b, as fill does.
+func (r *receiver) gunzip(b, coded []byte) (int, error) {
+	z := r.gunzippers.Get().(*gunzipper)
+	defer r.gunzippers.Put(z)
+	z.coded.Reset(coded)
+	defer z.coded.Reset(nil)
+	if err := z.Reset(&z.coded); err != nil {
+		return 0, err
+	}
+	return fill(b, z)
+}
+
+// fill reads until b is full. The error is nil if it is, and io.EOF if from ends before that.
+func fill(b []byte, from io.Reader) (n int, err error) {
+	for n < len(b) && err == nil {
+		var more int
+		more, err = from.Read(b[n:])
+		n += more
+	}
+	if n == len(b) {
+		return n, nil
+	}
+	return n, err
+}
+
+// contentCoding reports whether the body is compressed with gzip; not ok if it is encoded otherwise, or twice.
+func contentCoding(h http.Header) (gzipped, ok bool) {
+	for _, line := range h["Content-Encoding"] {
+		for coding := range strings.SplitSeq(line, ",") {
+			switch strings.ToLower(strings.TrimSpace(coding)) {
+			case "", "identity":
+			case "gzip", "x-gzip":
+				if gzipped {
+					return false, false
+				}
+				gzipped = true
+			default:
+				return false, false
+			}
+		}
+	}
+	return gzipped, true
+}
+
+func refuse(status int, reason, detail string) *answer {
+	return &answer{status: status, fate: refused, reason: reason, detail: detail}
+}
+
+func tooLarge() *answer {
+	return refuse(http.StatusRequestEntityTooLarge, "too_large", "the body is too large")
+}
+
+// busy is the answer to a body that found no space in the budget. Nothing proves it, so it counts as refused.
+func busy() *answer {
+	return refuse(http.StatusServiceUnavailable, "busy", "too many large bodies at once; retry")
+}
+
+// budget is a semaphore in bytes. What has been taken is given back by its holder alone.
+type budget struct {
+	mu    sync.Mutex
+	left  int64
+	given chan struct{} // closed and replaced when bytes come back
+}
+
+func newBudget(bytes int64) *budget { return &budget{left: bytes, given: make(chan struct{})} }
+
+// take takes n bytes, and waits for them up to budgetWait.
+func (b *budget) take(n int64) bool {
+	timeout := time.NewTimer(budgetWait)
+	defer timeout.Stop()
+	for {
+		b.mu.Lock()
+		ok, given := b.left >= n, b.given
+		if ok {
+			b.left -= n
+		}
+		b.mu.Unlock()
+		if ok {
+			return true
+		}
+		select {
+		case <-given:
+		case <-timeout.C:
+			return false
+		}
+	}
+}
+
+func (b *budget) give(n int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.left += n
+	close(b.given)
+	b.given = make(chan struct{})
+}
