@@ -324,7 +324,6 @@ func TestBodiesAreLetGo(t *testing.T) {
 		_ = s.body.Close()
 		checkAnswer(t, <-s.answer, 400)
 	}
-	all, body = nil, ""
 	if kept := heap() - before; kept > 2<<20 {
 		t.Errorf("%d bytes are kept", kept)
 	}
