@@ -20,7 +20,20 @@ import (
 )
 
 func main() {
-	os.Exit(run(context.Background(), os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr))
+	stderr := openStderr()
+	keepCrashesFromBlocking()
+	os.Exit(run(context.Background(), os.Args[1:], os.Environ(), os.Stdin, os.Stdout, stderr))
+}
+
+// openStderr returns stderr on a descriptor other than 2: there a write to a pipe without a reader is an error, and not,
+// as the Go runtime has it on 1 and 2, the end of the process by SIGPIPE.
+func openStderr() *os.File {
+	fd, err := syscall.Dup(2)
+	if err != nil {
+		return os.Stderr
+	}
+	syscall.CloseOnExec(fd)
+	return os.NewFile(uintptr(fd), "stderr")
 }
 
 // Exit codes. A supervisor restarts after a failure; misuse does not mend itself.
@@ -37,8 +50,9 @@ func run(ctx context.Context, args, environ []string, stdin io.Reader, stdout, s
 	defer stop()
 	context.AfterFunc(ctx, stop) // the first signal asks for an ordered stop, a second one ends at once
 
-	p := &process{env.ToMap(environ), stdin, stdout, stderr}
-	return exitCode(p.dispatch(ctx, args), stderr)
+	p := &process{env.ToMap(environ), stdin, stdout, newLogQueue(stderr)}
+	defer p.stderr.close()
+	return exitCode(p.dispatch(ctx, args), p.stderr)
 }
 
 // exitCode is what the end of a command comes to, which is told unless it was already.
@@ -64,9 +78,10 @@ func exitCode(err error, stderr io.Writer) int {
 
 // process is what a command may touch of the world around it.
 type process struct {
-	env            map[string]string
-	stdin          io.Reader
-	stdout, stderr io.Writer
+	env    map[string]string
+	stdin  io.Reader
+	stdout io.Writer
+	stderr *logQueue
 }
 
 // command is one subcommand. Its help fits a screen and has an example that works.
@@ -193,6 +208,9 @@ func noArguments(fs *flag.FlagSet) error {
 
 // isTerminal reports whether people read w. (The null device passes for one, which nobody can notice.)
 func isTerminal(w io.Writer) bool {
+	if q, ok := w.(*logQueue); ok {
+		w = q.to
+	}
 	f, ok := w.(*os.File)
 	if !ok {
 		return false

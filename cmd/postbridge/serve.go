@@ -6,9 +6,11 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"syscall"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -61,11 +63,10 @@ func (p *process) serve(ctx context.Context, args []string) error {
 		// An fsync keeps one of them until the runtime notices; without others the processors would rest meanwhile.
 		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 2)
 	}
-	log := c.logger(p.stderr)
-	c.warn(log)
+	registry := newRegistry()
+	log := p.openLog(c, registry)
 	log.Info("postbridge starts", "version", buildVersion(), "data", c.DataDir)
 
-	registry := newRegistry()
 	tracer, endTracer, err := p.openTracer(registry, log)
 	if err != nil {
 		return err
@@ -124,15 +125,33 @@ func newRegistry() *prometheus.Registry {
 	return registry
 }
 
-// logger writes what happens to stderr: for people on a terminal, else for programs.
-func (c *config) logger(stderr io.Writer) *slog.Logger {
+// openLog opens the log on stderr of a command that runs until it is told to end, and makes it the log of all libraries.
+func (p *process) openLog(c *config, registry prometheus.Registerer) *slog.Logger {
+	signal.Ignore(syscall.SIGPIPE) // in case a library writes to descriptor 2 by itself
+	log := c.logger(p.stderr)
+	slog.SetDefault(log)
+	registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "postbridge_log_dropped_total", Help: "Log lines that were dropped because stderr was blocked or closed.",
+	}, func() float64 { return float64(p.stderr.dropped.Load()) }))
+	c.warn(log)
+	return log
+}
+
+// logger logs to stderr, as text on a terminal, else as JSON.
+func (c *config) logger(stderr *logQueue) *slog.Logger {
 	var level slog.Level
 	_ = level.UnmarshalText([]byte(c.LogLevel)) // was checked
-	o := &slog.HandlerOptions{Level: level}
-	if c.logFormat(isTerminal(stderr)) == "text" {
-		return slog.New(slog.NewTextHandler(stderr, o))
+	to := func(w io.Writer) *slog.Logger {
+		o := &slog.HandlerOptions{Level: level}
+		if c.logFormat(isTerminal(stderr)) == "text" {
+			return slog.New(slog.NewTextHandler(w, o))
+		}
+		return slog.New(slog.NewJSONHandler(w, o))
 	}
-	return slog.New(slog.NewJSONHandler(stderr, o))
+	stderr.reportWith(func(w io.Writer, lost uint64) {
+		to(w).Error("log lines were dropped: stderr was blocked or closed", "lines", lost)
+	})
+	return to(stderr)
 }
 
 // warn says what is allowed but should be known.

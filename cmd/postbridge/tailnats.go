@@ -84,6 +84,7 @@ func (f *natsFollower) follow(ctx context.Context, address string, bus nats.Conf
 	options := append(nats.ConnectOptions(bus),
 		natsgo.Name("postbridge tail"),
 		natsgo.RetryOnFailedConnect(true), natsgo.MaxReconnects(-1), natsgo.ReconnectWait(retryInterval), natsgo.IgnoreAuthErrorAbort(),
+		natsgo.ErrorHandler(func(_ *natsgo.Conn, _ *natsgo.Subscription, err error) { f.notes.say("%v", err) }),
 		natsgo.DisconnectErrHandler(func(_ *natsgo.Conn, err error) { f.notes.say("waiting for the bus: %v", err) }),
 		natsgo.ReconnectHandler(func(*natsgo.Conn) { f.notes.say("connected again") }),
 	)
