@@ -46,9 +46,14 @@ const (
 
 // run is the program as a function of everything it may touch.
 func run(ctx context.Context, args, environ []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	if !signal.Ignored(syscall.SIGHUP) { // nohup ignores it
+		var forget func()
+		ctx, forget = signal.NotifyContext(ctx, syscall.SIGHUP) // a terminal that closes may send several
+		defer forget()
+	}
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	context.AfterFunc(ctx, stop) // the first signal asks for an ordered stop, a second one ends at once
+	context.AfterFunc(ctx, stop) // the first signal asks for an ordered stop, a second SIGINT or SIGTERM ends at once
 
 	p := &process{env.ToMap(environ), stdin, stdout, newLogQueue(stderr)}
 	defer p.stderr.close()

@@ -8,7 +8,6 @@ import (
 	"net"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"runtime/debug"
 	"syscall"
 
@@ -24,9 +23,9 @@ import (
 	"github.com/postbridge/postbridge/publishers/nats"
 )
 
-const serveHelp = `Take postbacks and publish them, until SIGTERM or SIGINT: then answer those in flight, publish
-what is waiting for up to ten seconds, and say how many stay in the spool for the next start. A
-second signal ends at once; that costs nothing that was answered 200.
+const serveHelp = `Take postbacks and publish them, until SIGTERM, SIGINT or SIGHUP: then answer those in flight,
+publish what is waiting for up to ten seconds, and say how many stay in the spool for the next
+start. A second SIGTERM or SIGINT ends at once; that costs nothing that was answered 200.
 
 Usage: postbridge serve
 
@@ -58,10 +57,6 @@ func (p *process) serve(ctx context.Context, args []string) error {
 		// A postback is garbage as soon as it is published. Collecting it later costs some 50 MiB and saves a tenth of
 		// the processor's time.
 		debug.SetGCPercent(400)
-	}
-	if p.env["GOMAXPROCS"] == "" {
-		// An fsync keeps one of them until the runtime notices; without others the processors would rest meanwhile.
-		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 2)
 	}
 	registry := newRegistry()
 	log := p.openLog(c, registry)
