@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"reflect"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -36,6 +37,12 @@ func TestConfigErrors(t *testing.T) {
 		{"KITE_SECRETS= DHAN_TOKENS=", "no broker to take postbacks from; set POSTBRIDGE_KITE_SECRETS to app_id=api_secret, or POSTBRIDGE_DHAN_TOKENS"},
 		{"KITE_SECRET=1234=s3cret", "POSTBRIDGE_KITE_SECRET: there is no such setting; did you mean POSTBRIDGE_KITE_SECRETS?"},
 		{kite + "PORTS=1", "POSTBRIDGE_PORTS: there is no such setting; unset it"},
+		{kite + "PORT=8080", "POSTBRIDGE_PORT: there is no such setting; unset it"},
+		{kite + "NATS_PORT=4222", "POSTBRIDGE_NATS_PORT: there is no such setting; unset it"},
+		{kite + "ADMIN_PORT=9090", "POSTBRIDGE_ADMIN_PORT: there is no such setting; unset it"},
+		{kite + "NATS_SERVICE=tcp://10.0.0.2:4222", "POSTBRIDGE_NATS_SERVICE: there is no such setting; unset it"},
+		{kite + "NATS_PORT_TCP=tcp://10.0.0.2:4222", "POSTBRIDGE_NATS_PORT_TCP: there is no such setting; unset it"},
+		{kite + "NATS_URLS=tcp://bus", "POSTBRIDGE_NATS_URLS: there is no such setting; did you mean POSTBRIDGE_NATS_URL?"},
 		{kite + "PORT_8080_XTP=1", "POSTBRIDGE_PORT_8080_XTP: there is no such setting; unset it"},
 		{kite + "PUBLISH=kafka,kafka", "POSTBRIDGE_PUBLISH: names kafka twice; set it to nats, kafka or nats,kafka"},
 		{kite + "PUBLISH=redis NATS_URL=bus", "POSTBRIDGE_PUBLISH: \"redis\" is not a bus; set it to nats, kafka or nats,kafka"},
@@ -254,9 +261,18 @@ func golden(t *testing.T, path, got string) {
 func TestKubernetesNames(t *testing.T) {
 	got := runWith(t, environ(`DHAN_TOKENS=t SERVICE_HOST=10.0.0.1 SERVICE_PORT=80 SERVICE_PORT_HTTP=80 SERVICE_PORT_ADMIN_2=81
 		PORT=tcp://10.0.0.1:80 PORT_8080_TCP=tcp://10.0.0.1:8080 PORT_8080_TCP_PROTO=tcp PORT_8080_TCP_PORT=8080
-		PORT_8080_TCP_ADDR=10.0.0.1 PORT_53_UDP_ADDR=1 PORT_53_SCTP=1`), "config")
+		PORT_8080_TCP_ADDR=10.0.0.1 PORT_53_UDP_ADDR=1 PORT_53_SCTP=1
+		NATS_SERVICE_HOST=10.0.0.2 NATS_SERVICE_PORT=4222 NATS_SERVICE_PORT_CLIENT=4222 NATS_PORT=tcp://10.0.0.2:4222
+		NATS_PORT_4222_TCP=tcp://10.0.0.2:4222 NATS_PORT_4222_TCP_PROTO=tcp NATS_PORT_4222_TCP_PORT=4222
+		NATS_PORT_4222_TCP_ADDR=10.0.0.2 KAFKA_SERVICE_HOST=10.0.0.3 KAFKA_PORT=tcp://[fd00::3]:9092
+		KAFKA_0_INTERNAL_SERVICE_PORT=9092 ADMIN_PORT=udp://10.0.0.4:9090`), "config")
 	if got.code != 0 {
 		t.Errorf("%+v", got)
+	}
+	for _, name := range settingNames() {
+		if regexp.MustCompile(serviceLink).MatchString(name + "=tcp://10.0.0.1:80") {
+			t.Errorf("Kubernetes may set %s, too", name)
+		}
 	}
 }
 

@@ -7,16 +7,19 @@ import (
 	"slices"
 )
 
-// injectedByKubernetes matches what Kubernetes sets in every pod beside a Service called postbridge.
-const injectedByKubernetes = `^POSTBRIDGE_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)$`
+// serviceLink matches NAME=value as Kubernetes injects it into every pod beside a Service whose name starts with
+// postbridge, such as postbridge or postbridge-nats. No setting has such a name. POSTBRIDGE_NATS_PORT alone could be
+// meant for a setting, so its value has to be a Service's, too: tcp://10.0.0.1:4222.
+const serviceLink = `^POSTBRIDGE_([A-Z0-9_]+_)?` +
+	`(SERVICE_HOST=|SERVICE_PORT(_[A-Z0-9_]+)?=|PORT=(tcp|udp|sctp)://|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?=)`
 
 // checkNames refuses names that mean nothing: a misspelt setting would otherwise be a silent default.
 func checkNames(settings map[string]string) error {
-	injected := regexp.MustCompile(injectedByKubernetes)
+	link := regexp.MustCompile(serviceLink)
 	known := settingNames()
 	for _, name := range slices.Sorted(maps.Keys(settings)) {
 		switch {
-		case slices.Contains(known, name) || injected.MatchString(name):
+		case slices.Contains(known, name) || link.MatchString(name+"="+settings[name]):
 		default:
 			return misuse("%s: there is no such setting; %s", name, suggestion(name, known))
 		}
