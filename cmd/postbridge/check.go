@@ -47,6 +47,11 @@ func (c *config) checkBrokers() error {
 	case !c.dhanOn() && c.DhanClientIDs != nil:
 		return bad("DHAN_CLIENT_IDS", "is set but Dhan is off; set POSTBRIDGE_DHAN_TOKENS, too")
 	}
+	for i, id := range c.DhanClientIDs { // no secrets, but as easily mistyped
+		if err := checkSecret(id); err != nil {
+			return bad("DHAN_CLIENT_IDS", "entry %d %v", i+1, err)
+		}
+	}
 	return checkChoice("KITE_CHECKSUM", c.KiteChecksum, "order_timestamp", "user_id")
 }
 

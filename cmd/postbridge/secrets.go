@@ -4,8 +4,11 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync/atomic"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/postbridge/postbridge/brokers/kite"
 )
@@ -134,12 +137,56 @@ func splitEntries(text string) (entries []string) {
 	return entries
 }
 
+// checkSecret refuses a secret, or an entry of a list, that cannot be right: accepted, it would have each postback
+// rejected. Its error continues "it" or "entry 1", and shows no character of the text but an invisible one.
+func checkSecret(text string) error {
+	invisible := strings.IndexFunc(text, func(r rune) bool { return !unicode.IsPrint(r) })
+	first, _ := utf8.DecodeRuneInString(text)
+	last, size := utf8.DecodeLastRuneInString(text)
+	const quotes = "\"'`“”‘’"
+	switch {
+	case !utf8.ValidString(text):
+		return errors.New("is not UTF-8; save it as UTF-8")
+	case first == '\ufeff':
+		return errors.New("starts with a byte order mark; save it without one")
+	case invisible >= 0:
+		r, _ := utf8.DecodeRuneInString(text[invisible:])
+		return fmt.Errorf("has an invisible character (%U); remove it", r)
+	case len(text) > size && strings.ContainsRune(quotes, first) && strings.ContainsRune(quotes, last):
+		return errors.New("is in quotes; remove them")
+	case strings.HasPrefix(text, "export ") || strings.HasPrefix(text, envPrefix):
+		return errors.New("starts like a line of a shell script; leave only what is after the name and its =")
+	}
+	return nil
+}
+
+// readEntries takes a list of secrets apart and checks its entries, and the whole, which may be in quotes, too.
+func readEntries(text string) ([]string, error) {
+	entries := splitEntries(text)
+	for i, entry := range entries {
+		if err := checkSecret(entry); err != nil {
+			return nil, fmt.Errorf("entry %d %w", i+1, err)
+		}
+	}
+	if err := checkSecret(strings.Join(entries, ",")); err != nil {
+		return nil, fmt.Errorf("it %w", err)
+	}
+	if entries == nil {
+		return nil, errNoEntry
+	}
+	return entries, nil
+}
+
 var errNoEntry = errors.New("there is nothing in it; put at least one entry there")
 
 // parseKiteSecrets reads app_id=api_secret entries. Errors count entries rather than show them: what looks like an app
 // id may be a secret in the wrong place.
 func parseKiteSecrets(text string) (secrets []kite.Secret, err error) {
-	for i, entry := range splitEntries(text) {
+	entries, err := readEntries(text)
+	if err != nil {
+		return nil, err
+	}
+	for i, entry := range entries {
 		app, secret, ok := strings.Cut(entry, "=")
 		app, secret = strings.TrimSpace(app), strings.TrimSpace(secret)
 		switch {
@@ -147,18 +194,31 @@ func parseKiteSecrets(text string) (secrets []kite.Secret, err error) {
 			return nil, fmt.Errorf("entry %d has no app id; write it like app_id=api_secret", i+1)
 		case secret == "":
 			return nil, fmt.Errorf("entry %d has an empty secret; write it like app_id=api_secret", i+1)
+		case !isAppID(app):
+			return nil, fmt.Errorf("entry %d has an app id that is not a number; it is the app_id of postbacks, not the api_key", i+1)
+		case strings.ContainsFunc(secret, notInHeader):
+			return nil, fmt.Errorf("entry %d has a blank in its secret, or a character that is not ASCII; remove it", i+1)
+		}
+		if err := checkSecret(secret); err != nil {
+			return nil, fmt.Errorf("entry %d has a secret that %w", i+1, err)
 		}
 		secrets = append(secrets, kite.Secret{AppID: app, Secret: secret})
-	}
-	if secrets == nil {
-		return nil, errNoEntry
 	}
 	return secrets, nil
 }
 
+// isAppID reports whether a postback can have this app id: JSON numbers have no leading zeros.
+func isAppID(app string) bool {
+	n, err := strconv.ParseUint(app, 10, 64)
+	return err == nil && strconv.FormatUint(n, 10) == app
+}
+
 // parseTokens reads path tokens.
 func parseTokens(text string) ([]string, error) {
-	tokens := splitEntries(text)
+	tokens, err := readEntries(text)
+	if err != nil {
+		return nil, err
+	}
 	for i, t := range tokens {
 		switch {
 		case t == "":
@@ -167,15 +227,12 @@ func parseTokens(text string) ([]string, error) {
 			return nil, fmt.Errorf("entry %d cannot be part of a path; use letters, digits, - and _", i+1)
 		}
 	}
-	if tokens == nil {
-		return nil, errNoEntry
-	}
 	return tokens, nil
 }
 
 // notInSegment reports a character that a URL cannot have in one segment of its path, or not as itself.
 func notInSegment(r rune) bool {
-	return r <= ' ' || r > '~' || strings.ContainsRune(`/?#%"<>\^{|}`+"`", r)
+	return notInHeader(r) || strings.ContainsRune(`/?#%"<>\^{|}`+"`", r)
 }
 
 // parsePair reads a certificate, with its chain, and its key, in whatever order.
@@ -190,7 +247,7 @@ func parsePair(text string) (tls.Certificate, error) {
 // parseAdminToken reads what a header can carry.
 func parseAdminToken(text string) (string, error) {
 	token, err := parseWord(text)
-	if err == nil && strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
+	if err == nil && strings.ContainsFunc(token, notInHeader) {
 		return "", errors.New("it cannot be a bearer token; use letters and digits")
 	}
 	return token, err
@@ -202,5 +259,11 @@ func parseWord(text string) (string, error) {
 	if word == "" {
 		return "", errors.New("there is nothing in it; put the secret there")
 	}
+	if err := checkSecret(word); err != nil {
+		return "", fmt.Errorf("it %w", err)
+	}
 	return word, nil
 }
+
+// notInHeader reports what is not a printable character of ASCII, or a blank.
+func notInHeader(r rune) bool { return r <= ' ' || r > '~' }

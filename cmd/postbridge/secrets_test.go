@@ -35,6 +35,93 @@ func TestParseWord(t *testing.T) {
 	}
 }
 
+// TestWrongSecrets has secrets that cannot be right. As a setting and as a file they are misuse of every command that
+// reads them, and nothing shows them.
+func TestWrongSecrets(t *testing.T) {
+	const app = "has an app id that is not a number; it is the app_id of postbacks, not the api_key"
+	const line = "starts like a line of a shell script; leave only what is after the name and its ="
+	const secret = "has a blank in its secret, or a character that is not ASCII; remove it"
+	for name, tests := range map[string][]struct{ text, want string }{
+		"KITE_SECRETS": {
+			{`"1234=s3cret"`, "entry 1 is in quotes; remove them"},
+			{`'1234=s3cret,5=s3cret'`, "it is in quotes; remove them"},
+			{`5=a,1234="s3cret"`, "entry 2 has a secret that is in quotes; remove them"},
+			{"5=a\n1234=“s3cret”", "entry 2 " + secret},
+			{"\ufeff1234=s3cret", "entry 1 starts with a byte order mark; save it without one"},
+			{"5=a\r\n1234=s3cret\u200b\r\n", "entry 2 has an invisible character (U+200B); remove it"},
+			{"1234=s3\u00adcret", "entry 1 has an invisible character (U+00AD); remove it"},
+			{"1234=s3\u00a0cret", "entry 1 has an invisible character (U+00A0); remove it"},
+			{"1234=s3\x1bcret", "entry 1 has an invisible character (U+001B); remove it"},
+			{"1\u20602=s3cret", "entry 1 has an invisible character (U+2060); remove it"},
+			{"\xff\xfe1=s3cret", "entry 1 is not UTF-8; save it as UTF-8"},
+			{"1234=s3сret", "entry 1 " + secret}, // the c is Cyrillic
+			{"1234=s3cret # of app one", "entry 1 " + secret},
+			{"export KITE_SECRETS=1234=s3cret", "entry 1 " + line},
+			{"POSTBRIDGE_KITE_SECRETS=1234=s3cret", "entry 1 " + line},
+			{"abc1234=s3cret", "entry 1 " + app}, {"-1=s3cret", "entry 1 " + app},
+			{"12.0=s3cret", "entry 1 " + app}, {"012=s3cret", "entry 1 " + app},
+		},
+		"DHAN_TOKENS": {
+			{`"s3cret"`, "entry 1 is in quotes; remove them"}, {"a,`s3cret`", "entry 2 is in quotes; remove them"},
+			{"'s3cret,s3cret'", "it is in quotes; remove them"},
+			{"\ufeffs3cret", "entry 1 starts with a byte order mark; save it without one"},
+			{"s3cret\u200b", "entry 1 has an invisible character (U+200B); remove it"},
+			{"export s3cret", "entry 1 " + line}, {"POSTBRIDGE_DHAN_TOKENS=s3cret", "entry 1 " + line},
+		},
+		"ADMIN_TOKEN": {
+			{`"s3cret"`, "it is in quotes; remove them"},
+			{"\ufeffs3cret", "it starts with a byte order mark; save it without one"},
+			{"s3cret\u200b", "it has an invisible character (U+200B); remove it"},
+		},
+		"NATS_TOKEN": {
+			{"'s3cret'", "it is in quotes; remove them"},
+			{"\ufeffs3cret\n", "it starts with a byte order mark; save it without one"},
+			{"s3cret\n\ns3cret", "it has an invisible character (U+000A); remove it"},
+			{"s3cret\tx", "it has an invisible character (U+0009); remove it"},
+			{"export NATS_TOKEN=s3cret", "it " + line},
+		},
+		"NATS_PASSWORD": {{`"s3cret"`, "it is in quotes; remove them"}, {"s3cr\xe9t", "it is not UTF-8; save it as UTF-8"}},
+		"KAFKA_PASSWORD": {
+			{"‘s3cret’", "it is in quotes; remove them"}, {"s3cret\u200d", "it has an invisible character (U+200D); remove it"},
+		},
+	} {
+		base := []string{envPrefix + "DHAN_TOKENS=t"}
+		commands := []string{"config", "doctor", "serve"}
+		switch bus, _, _ := strings.Cut(name, "_"); bus {
+		case "DHAN":
+			base = nil
+		case "NATS":
+			base = append(base, envPrefix+"NATS_URL=bus")
+			commands = append(commands, "tail", "drain")
+		case "KAFKA":
+			base = append(base, environ("PUBLISH=kafka KAFKA_BROKERS=bus:9092 KAFKA_USER=u KAFKA_SASL_MECHANISM=PLAIN")...)
+			commands = append(commands, "tail", "drain")
+		}
+		if name == "NATS_PASSWORD" {
+			base = append(base, envPrefix+"NATS_USER=u")
+		}
+		for _, test := range tests {
+			path := write(t, "secret", test.text)
+			for setting, value := range map[string]string{name: test.text, name + "_FILE": path} {
+				for _, command := range commands {
+					got := runWith(t, append(slices.Clone(base), envPrefix+setting+"="+value), command)
+					want := result{exitMisuse, "", "postbridge: " + envPrefix + setting + ": " + test.want + "\n"}
+					if got != want {
+						t.Errorf("%s of %s=%q: %+v\nwant %+v", command, setting, value, got, want)
+					}
+				}
+			}
+		}
+	}
+	if _, err := parseWord(`it's "quoted"`); err != nil {
+		t.Error(err)
+	}
+	got := runWith(t, environ(`DHAN_TOKENS=t DHAN_CLIENT_IDS=1100,"1101"`), "config")
+	if got.stderr != "postbridge: POSTBRIDGE_DHAN_CLIENT_IDS: entry 2 is in quotes; remove them\n" {
+		t.Errorf("%+v", got)
+	}
+}
+
 // watched is a set of credentials with the Kite secrets and the Dhan tokens in files, and its log.
 type watched struct {
 	*credentials
@@ -108,6 +195,9 @@ func TestWatch(t *testing.T) {
 			{"empty", func() { rewrite(t, path, "") }, "s3cret2", 0, 1},
 			{"still empty", func() {}, "s3cret2", 0, 0},
 			{"wrong", func() { rewrite(t, path, "s3cret") }, "s3cret2", 0, 1},
+			{"in quotes", func() { rewrite(t, path, `1="s3cret4"`) }, "s3cret2", 0, 1},
+			{"still in quotes", func() {}, "s3cret2", 0, 0},
+			{"with a byte order mark", func() { rewrite(t, path, "\ufeff1=s3cret4") }, "s3cret2", 0, 1},
 			{"gone", func() { _ = os.Remove(path) }, "s3cret2", 0, 1},
 			{"a directory", func() { _ = os.Mkdir(path, 0o700) }, "s3cret2", 0, 1},
 			{"good again", func() { _ = os.Remove(path); rewrite(t, path, "1=s3cret2") }, "s3cret2", 1, 1},
