@@ -47,6 +47,7 @@ func (p *process) drain(ctx context.Context, args []string) error {
 	if c.embedded() {
 		return misuse("drain: the bus is embedded, and what it stores stays on the same volume; set POSTBRIDGE_NATS_URL or POSTBRIDGE_PUBLISH=kafka")
 	}
+	p.limitMemory(os.DirFS("/"))
 	registry := prometheus.NewRegistry()
 	log := p.openLog(c, registry)
 	tracer, endTracer, err := p.openTracer(registry, log)

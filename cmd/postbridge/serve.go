@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
@@ -58,6 +59,7 @@ func (p *process) serve(ctx context.Context, args []string) error {
 		// the processor's time.
 		debug.SetGCPercent(400)
 	}
+	p.limitMemory(os.DirFS("/"))
 	registry := newRegistry()
 	log := p.openLog(c, registry)
 	log.Info("postbridge starts", "version", buildVersion(), "data", c.DataDir)

@@ -6,8 +6,8 @@ import "syscall"
 const crashTimeout = 100_000 // microseconds
 
 // keepCrashesFromBlocking makes writes to descriptor 2 fail rather than wait for a reader: the Go runtime reports a
-// panic there with all goroutines stopped, and would never end the process. Where that is impossible, descriptor 2 stays
-// as it is.
+// panic there with all goroutines stopped, and would never end the process. Where that is impossible, descriptor 2
+// stays as it is.
 func keepCrashesFromBlocking() {
 	var st syscall.Stat_t
 	if err := syscall.Fstat(2, &st); err != nil {

@@ -61,7 +61,7 @@ func renderings(t *testing.T) (all []rendering) {
 		"pods": {"--set-json", `nodeSelector={"disk":"ssd"}`, "--set-json", `tolerations=[{"key":"edge","operator":"Exists"}]`, "--set", "priorityClassName=system-cluster-critical,imagePullSecrets={registry}",
 			"--set-json", `affinity={"nodeAffinity":{"requiredDuringSchedulingIgnoredDuringExecution":{"nodeSelectorTerms":[{"matchExpressions":[{"key":"disk","operator":"Exists"}]}]}}}`,
 			"--set-json", `resources={"limits":{"cpu":"1","memory":"1Gi"}}`, "--set", "image.digest=sha256:" + strings.Repeat("0", 64)},
-		"extra":    {"--set-json", `extraEnv=[{"name":"GOMAXPROCS","value":"2"}]`, "--set-json", `extraVolumes=[{"name":"more","emptyDir":{}}]`, "--set-json", `extraVolumeMounts=[{"name":"more","mountPath":"/more"}]`},
+		"extra":    {"--set-json", `extraEnv=[{"name":"GOMEMLIMIT","value":"400MiB"}]`, "--set-json", `extraVolumes=[{"name":"more","emptyDir":{}}]`, "--set-json", `extraVolumeMounts=[{"name":"more","mountPath":"/more"}]`},
 		"service":  {"--set", "service.type=LoadBalancer,service.port=8443,fullnameOverride=edge", "--set-json", `service.annotations={"a":"b"}`},
 		"tls":      {"--set", "tls.existingSecret=edge-tls,maxConnections=4096,idleTimeout=75s"},
 		"token":    {"--set", "secret.data=null,secret.existingSecret=s,secret.keys={KITE_SECRETS,ADMIN_TOKEN},serviceMonitor.enabled=true"},
@@ -530,7 +530,7 @@ func TestEnvironment(t *testing.T) {
 			}
 		}
 	}
-	delete(inChart, "GOMAXPROCS")
+	delete(inChart, "GOMEMLIMIT")
 	for name := range inChart {
 		if !known[name] {
 			t.Errorf("the chart sets %s, which the program does not know", name)
