@@ -31,6 +31,8 @@ const (
 	shortRetention = 24 * time.Hour
 	// goodReplicas is how many a topic needs to lose a broker without losing events or a pause.
 	goodReplicas = 3
+	// ordinaryEvent is a size that most events have; those of the largest postbacks are much larger.
+	ordinaryEvent = 2 << 10
 )
 
 // Bits of TopicAuthorizedOperations, by the codes of AclOperation in Kafka.
@@ -64,9 +66,10 @@ func Examine(ctx context.Context, cfg Config, o bridge.Examination) []bridge.Fin
 		return x.All
 	}
 	x.cluster(m)
+	x.producer(ctx)
 	configs := x.configs(ctx)
 	for _, dest := range destinations() {
-		x.topic(dest, m, configs[x.topicName(dest)])
+		x.topic(ctx, dest, m, configs[x.topicName(dest)])
 	}
 	if o.Probe {
 		x.probe(ctx, m)
@@ -134,6 +137,20 @@ func (x *examiner) cluster(m *metadata.Response) {
 	}
 }
 
+// producer asks for the producer id without which serve publishes nothing.
+func (x *examiner) producer(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, examineRequest)
+	defer cancel()
+	resp, err := x.client.InitProducerID(ctx, &kafkago.InitProducerIDRequest{Addr: x.address, ProducerID: -1, ProducerEpoch: -1})
+	if err == nil {
+		err = resp.Error
+	}
+	if err != nil {
+		x.Add(bridge.Fail, "the cluster", "gives no producer id, so that nothing can be published: "+Plain(err).Error(),
+			"allow Write on the topics (IdempotentWrite on the cluster before Kafka 2.8); deploy/kafka/acls.sh does")
+	}
+}
+
 // settings are the configuration of a topic; nil if it is not told.
 type settings map[string]string
 
@@ -171,11 +188,11 @@ func (s settings) number(name string) (int64, bool) {
 }
 
 // topic grades one of our topics.
-func (x *examiner) topic(dest bridge.Destination, m *metadata.Response, s settings) {
+func (x *examiner) topic(ctx context.Context, dest bridge.Destination, m *metadata.Response, s settings) {
 	what := "topic " + x.topicName(dest)
 	i := slices.IndexFunc(m.Topics, func(t metadata.ResponseTopic) bool { return t.Name == x.topicName(dest) })
 	if i < 0 || m.Topics[i].ErrorCode == int16(kafkago.UnknownTopicOrPartition) {
-		x.missing(what, len(m.Brokers))
+		x.missing(ctx, x.topicName(dest), m)
 		return
 	}
 	t := &m.Topics[i]
@@ -198,17 +215,41 @@ func (x *examiner) topic(dest bridge.Destination, m *metadata.Response, s settin
 }
 
 // missing grades a topic that is not there.
-func (x *examiner) missing(what string, brokers int) {
+func (x *examiner) missing(ctx context.Context, topic string, m *metadata.Response) {
+	what, brokers := "topic "+topic, len(m.Brokers)
 	switch {
 	case !x.cfg.CreateTopics:
 		x.Add(bridge.Fail, what, "is missing", "create it, or set POSTBRIDGE_KAFKA_CREATE_TOPICS=true")
+		return
 	case x.cfg.Replication > brokers:
 		x.Add(bridge.Fail, what, fmt.Sprintf("is missing, and cannot be created with %d replicas on %d brokers", x.cfg.Replication, brokers), "lower POSTBRIDGE_KAFKA_REPLICATION or add brokers")
+		return
+	}
+	switch err := x.tryCreate(ctx, topic, m); {
+	case errors.Is(err, kafkago.TopicAuthorizationFailed), errors.Is(err, kafkago.ClusterAuthorizationFailed):
+		x.Add(bridge.Fail, what, "is missing, and may not be created", "allow Create on it, or create it; deploy/kafka/acls.sh does the first")
+	case err != nil:
+		x.Add(bridge.Fail, what, "is missing, and cannot be created: "+Plain(err).Error(), "create it, or mend that")
 	case x.cfg.Replication < goodReplicas && brokers >= goodReplicas:
 		x.Add(bridge.Warn, what, fmt.Sprintf("is missing; serve would create it with %d of %d possible replicas", x.cfg.Replication, brokers), "set POSTBRIDGE_KAFKA_REPLICATION=3 before that")
 	default:
 		x.Add(bridge.Info, what, "is missing", "start 'postbridge serve', which creates it")
 	}
+}
+
+// tryCreate has the cluster check whether serve could create a topic. It creates nothing.
+func (x *examiner) tryCreate(ctx context.Context, topic string, m *metadata.Response) error {
+	ctx, cancel := context.WithTimeout(ctx, examineRequest)
+	defer cancel()
+	resp, err := x.client.CreateTopics(ctx, &kafkago.CreateTopicsRequest{
+		Addr:         kafkago.TCP(cmp.Or(x.brokers[m.ControllerID], x.address.String())),
+		Topics:       []kafkago.TopicConfig{{Topic: topic, NumPartitions: x.cfg.Partitions, ReplicationFactor: x.cfg.Replication}},
+		ValidateOnly: true,
+	})
+	if err != nil {
+		return err
+	}
+	return resp.Errors[topic]
 }
 
 // replicas grades what an acknowledgement of all replicas is worth.
@@ -295,7 +336,21 @@ func (x *examiner) settings(what string, dest bridge.Destination, s settings) {
 	if s["unclean.leader.election.enable"] == "true" {
 		x.Add(bridge.Warn, what, "may elect a leader that lacks acknowledged events (unclean.leader.election.enable)", "set it to false on the topic or the cluster")
 	}
-	if most, told := s.number("max.message.bytes"); told && most < x.o.MaxEvent {
+	for _, name := range []string{"confluent.key.schema.validation", "confluent.value.schema.validation"} {
+		if s[name] == "true" {
+			x.Add(bridge.Fail, what, "refuses every event, since it wants a schema id in each ("+name+")", "set it to false on the topic")
+		}
+	}
+	for _, name := range []string{"message.timestamp.difference.max.ms", "message.timestamp.before.max.ms", "message.timestamp.after.max.ms"} {
+		most, told := s.number(name)
+		// Records have the time at which they are sent, and a broker may take that long to get them.
+		if off := time.Duration(most) * time.Millisecond; told && most < produceTimeout.Milliseconds() && s["message.timestamp.type"] != "LogAppendTime" {
+			x.Add(bridge.Fail, what, fmt.Sprintf("refuses events of a clock that is more than %v from its own (%s)", off, name), "raise it to an hour or more")
+		}
+	}
+	if most, told := s.number("max.message.bytes"); told && most < ordinaryEvent {
+		x.Add(bridge.Fail, what, "refuses nearly every event, since it takes messages up to "+bridge.SizeText(most)+" only", "raise its max.message.bytes")
+	} else if told && most < x.o.MaxEvent {
 		x.Add(bridge.Warn, what, fmt.Sprintf("takes messages up to %s, but an event of the largest postback (POSTBRIDGE_MAX_BODY) may have %s",
 			bridge.SizeText(most), bridge.SizeText(x.o.MaxEvent)), "raise its max.message.bytes, or lower POSTBRIDGE_MAX_BODY")
 	} else if told {

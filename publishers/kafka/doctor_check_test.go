@@ -1,14 +1,24 @@
 package kafka
 
 import (
+	"context"
+	"net"
 	"strings"
 	"testing"
 
 	kafkago "github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol/createtopics"
 	"github.com/segmentio/kafka-go/protocol/metadata"
 
 	"github.com/postbridge/postbridge/bridge"
 )
+
+// creates is a cluster that would create any topic.
+type creates struct{}
+
+func (creates) RoundTrip(context.Context, net.Addr, kafkago.Request) (kafkago.Response, error) {
+	return &createtopics.Response{}, nil
+}
 
 // TestGrades grades topics as an operator may have made them, and clusters as they may be.
 func TestGrades(t *testing.T) {
@@ -48,13 +58,20 @@ func TestGrades(t *testing.T) {
 		"no leader":      {func(m *metadata.Response, _ settings) { m.Topics[0].Partitions[1].LeaderID = -1 }, bridge.Fail, "has no leader for 1 of its 2 partitions"},
 		"few partitions": {func(m *metadata.Response, _ settings) { m.Topics[0].Partitions = m.Topics[0].Partitions[:1] }, bridge.Warn, "has 1 partitions, and POSTBRIDGE_KAFKA_PARTITIONS is 2"},
 		"unclean":        {func(_ *metadata.Response, s settings) { s["unclean.leader.election.enable"] = "true" }, bridge.Warn, "unclean.leader.election.enable"},
-		"small":          {func(_ *metadata.Response, s settings) { s["max.message.bytes"] = "1000" }, bridge.Warn, "raise its max.message.bytes"},
-		"short":          {func(_ *metadata.Response, s settings) { s["retention.ms"] = "3600000" }, bridge.Warn, "keeps events for 1h"},
-		"bounded":        {func(_ *metadata.Response, s settings) { s["retention.bytes"] = "1073741824" }, bridge.Info, "has 1GiB (retention.bytes)"},
-		"compacted":      {func(_ *metadata.Response, s settings) { s["cleanup.policy"] = "compact,delete" }, bridge.Fail, "is compacted"},
-		"no write":       {func(m *metadata.Response, _ settings) { m.Topics[0].TopicAuthorizedOperations &^= mayWrite }, bridge.Fail, "may not be written to"},
-		"no read":        {func(m *metadata.Response, _ settings) { m.Topics[0].TopicAuthorizedOperations &^= mayRead }, bridge.Warn, "stored twice"},
-		"old cluster":    {func(m *metadata.Response, _ settings) { m.Topics[0].TopicAuthorizedOperations = -1 << 31 }, bridge.Info, "does not tell who may"},
+		"small":          {func(_ *metadata.Response, s settings) { s["max.message.bytes"] = "65536" }, bridge.Warn, "raise its max.message.bytes"},
+		"tiny":           {func(_ *metadata.Response, s settings) { s["max.message.bytes"] = "1000" }, bridge.Fail, "refuses nearly every event"},
+		"clock":          {func(_ *metadata.Response, s settings) { s["message.timestamp.after.max.ms"] = "3600000" }, bridge.OK, ""},
+		"strict clock":   {func(_ *metadata.Response, s settings) { s["message.timestamp.before.max.ms"] = "1" }, bridge.Fail, "more than 1ms from its own"},
+		"schemas":        {func(_ *metadata.Response, s settings) { s["confluent.value.schema.validation"] = "true" }, bridge.Fail, "wants a schema id"},
+		"its own clock": {func(_ *metadata.Response, s settings) {
+			s["message.timestamp.before.max.ms"], s["message.timestamp.type"] = "1", "LogAppendTime"
+		}, bridge.OK, ""},
+		"short":       {func(_ *metadata.Response, s settings) { s["retention.ms"] = "3600000" }, bridge.Warn, "keeps events for 1h"},
+		"bounded":     {func(_ *metadata.Response, s settings) { s["retention.bytes"] = "1073741824" }, bridge.Info, "has 1GiB (retention.bytes)"},
+		"compacted":   {func(_ *metadata.Response, s settings) { s["cleanup.policy"] = "compact,delete" }, bridge.Fail, "is compacted"},
+		"no write":    {func(m *metadata.Response, _ settings) { m.Topics[0].TopicAuthorizedOperations &^= mayWrite }, bridge.Fail, "may not be written to"},
+		"no read":     {func(m *metadata.Response, _ settings) { m.Topics[0].TopicAuthorizedOperations &^= mayRead }, bridge.Warn, "stored twice"},
+		"old cluster": {func(m *metadata.Response, _ settings) { m.Topics[0].TopicAuthorizedOperations = -1 << 31 }, bridge.Info, "does not tell who may"},
 		"denied": {func(m *metadata.Response, _ settings) {
 			m.Topics[0].ErrorCode = int16(kafkago.TopicAuthorizationFailed)
 		}, bridge.Fail, "may not be described"},
@@ -64,8 +81,9 @@ func TestGrades(t *testing.T) {
 		m, s := good()
 		c.change(m, s)
 		x := &examiner{cfg: Config{CreateTopics: true, Partitions: 2, Replication: 1}, o: bridge.Examination{MaxEvent: 128 << 10}}
+		x.address, x.client = kafkago.TCP("a:1"), &kafkago.Client{Transport: creates{}}
 		x.cluster(m)
-		x.topic(bridge.Orders, m, s)
+		x.topic(t.Context(), bridge.Orders, m, s)
 		var said []string
 		for _, f := range x.All {
 			if f.Grade > bridge.OK {

@@ -88,7 +88,7 @@ func TestExamine(t *testing.T) {
 	wantFinding(t, findings, bridge.Warn, "topic orders", "min.insync.replicas=1")
 	wantFinding(t, findings, bridge.Fail, "topic orders is compacted")
 	wantFinding(t, findings, bridge.Warn, "topic orders keeps events for 1s")
-	wantFinding(t, findings, bridge.Warn, "topic orders takes messages up to 1000B", "128KiB")
+	wantFinding(t, findings, bridge.Fail, "topic orders refuses nearly every event", "up to 1000B")
 	wantFinding(t, findings, bridge.OK, "topic rejects has 6 partitions")
 	wantFinding(t, findings, bridge.OK, "topic rejects keeps events for 168h")
 
@@ -163,6 +163,38 @@ func TestExamineRights(t *testing.T) {
 	wantFinding(t, findings, bridge.OK, "topic rejects keeps events for 168h")
 	wantFinding(t, findings, bridge.Fail, "topic deadletters may not be described")
 	wantFinding(t, findings, bridge.Fail, "the probe has nowhere to go")
+}
+
+// TestExamineCreate grades missing topics by whether serve could create them.
+func TestExamineCreate(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		may   []kmsg.ACLOperation
+		grade bridge.Grade
+		words []string
+	}{
+		"all":      {[]kmsg.ACLOperation{kmsg.ACLOperationCreate}, bridge.Info, []string{"topic orders is missing: start 'postbridge serve'"}},
+		"no right": {nil, bridge.Fail, []string{"topic orders is missing, and may not be created: allow Create on it"}},
+	} {
+		var acls []kfake.ACL
+		for _, op := range append(c.may, kmsg.ACLOperationWrite, kmsg.ACLOperationDescribe) {
+			acls = append(acls, kfake.ACL{
+				Resource: kmsg.ACLResourceTypeTopic, Name: "orders", Pattern: kmsg.ACLResourcePatternTypeLiteral, Operation: op, Allow: true,
+			})
+		}
+		b := startBus(t, 1, kfake.EnableSASL(), kfake.EnableACLs(),
+			kfake.Superuser("PLAIN", "admin", "admin"), kfake.User("PLAIN", "edge", "secret", acls...))
+		b.config.SASLMechanism, b.config.User, b.config.Password = "PLAIN", "edge", func() string { return "secret" }
+		wantFinding(t, examine(t, b.config, false), c.grade, c.words...)
+		if b.cluster.TopicInfo(orders) != nil {
+			t.Errorf("%s: the doctor created it", name)
+		}
+	}
+
+	b := startBus(t, 1, kfake.EnableSASL(), kfake.EnableACLs(), kfake.SeedTopics(6, "orders", "rejects", "deadletters"),
+		kfake.Superuser("PLAIN", "admin", "admin"), kfake.User("PLAIN", "edge", "secret"))
+	b.config.SASLMechanism, b.config.User, b.config.Password = "PLAIN", "edge", func() string { return "secret" }
+	wantFinding(t, examine(t, b.config, false), bridge.Fail, "the cluster gives no producer id", "allow Write")
 }
 
 // TestRealExamine is that a real Kafka tells what the doctor looks at.

@@ -44,7 +44,10 @@ type examiner struct {
 	embedded bool
 	conn     *natsgo.Conn
 	js       jetstream.JetStream
-	rights   publishRights // as far as we are told
+	rights   publishRights          // as far as we are told
+	told     bool                   // whether we are
+	limits   *jetstream.AccountInfo // nil if they are not told
+	planned  int                    // missing streams that serve could create
 	close    func()
 
 	mu      sync.Mutex
@@ -237,12 +240,13 @@ func (x *examiner) account(ctx context.Context) bool {
 	subject, refused := denied(err)
 	switch {
 	case err == nil:
+		x.limits = info
 		if len(info.Tiers) == 0 {
-			x.limits(what, "the account", info.Tier)
+			x.storage(what, "the account", info.Tier)
 		}
 		for _, name := range slices.Sorted(maps.Keys(info.Tiers)) { // one for each number of replicas
 			if t := info.Tiers[name]; t.Limits.MaxStore != 0 { // else it is not for files
-				x.limits(what, "tier "+name, t)
+				x.storage(what, "tier "+name, t)
 			}
 		}
 		return true
@@ -259,13 +263,17 @@ func (x *examiner) account(ctx context.Context) bool {
 	return false
 }
 
-// limits grades what is left of the limits of the account, or of one of its tiers.
-func (x *examiner) limits(what, whose string, t jetstream.Tier) {
+// storage grades what is left of the storage of the account, or of one of its tiers.
+func (x *examiner) storage(what, whose string, t jetstream.Tier) {
 	if t.Limits.MaxStore < 0 {
 		x.OK(what, "has no limit of storage for "+whose)
 		return
 	}
 	text := fmt.Sprintf("has %s of %s's %s of file storage in use", bridge.SizeText(int64(t.Store)), whose, bridge.SizeText(t.Limits.MaxStore))
+	if int64(t.Store) >= t.Limits.MaxStore {
+		x.Add(bridge.Fail, what, text+", and refuses events; they wait in the spool", "raise that limit, or keep events for a shorter time")
+		return
+	}
 	if float64(t.Store) >= 0.8*float64(t.Limits.MaxStore) {
 		x.Add(bridge.Warn, what, text, "raise that limit, or keep events for a shorter time; when it is reached events wait in the spool")
 		return
@@ -300,6 +308,7 @@ func (x *examiner) permissions(ctx context.Context) {
 		x.Add(bridge.Info, what, "is not told what it may publish to", "allow publishing to $SYS.REQ.USER.INFO to see it here, or try it with --probe")
 		return
 	}
+	x.told = true
 	if user.Data.Permissions == nil {
 		x.OK(what, "may publish to all subjects")
 		return
@@ -402,6 +411,7 @@ func (x *examiner) missing(ctx context.Context, d *destination, what string) {
 		holder, err = x.js.StreamNameBySubject(ctx, d.needed)
 		return err
 	})
+	refusal, do := x.refusal()
 	switch {
 	case err == nil && holder != "":
 		x.Add(bridge.Fail, what, fmt.Sprintf("is missing, and cannot be created: stream %s takes some of %s", holder, d.subjects),
@@ -410,12 +420,52 @@ func (x *examiner) missing(ctx context.Context, d *destination, what string) {
 		x.Add(bridge.Fail, what, "is missing", fmt.Sprintf("create it with subjects %s, or let postbridge do it (POSTBRIDGE_NATS_CREATE_STREAMS)", d.subjects))
 	case !x.rights.cover(create):
 		x.Add(bridge.Fail, what, "is missing, and may not be created: no permission to publish to "+create, "allow it, or create the stream with subjects "+d.subjects)
+	case refusal != "":
+		x.Add(bridge.Fail, what, "is missing, and cannot be created: "+refusal, do)
+	case !x.told:
+		x.planned++
+		x.Add(bridge.Info, what, "is missing, and whether serve may create it is not told",
+			"start 'postbridge serve'; if it may not, allow publishing to "+create+", or create the stream with subjects "+d.subjects)
 	case x.cfg.Replicas < goodReplicas && x.clustered():
+		x.planned++
 		x.Add(bridge.Warn, what, fmt.Sprintf("is missing; serve would create it with %d of the 3 replicas that survive the loss of a server", max(x.cfg.Replicas, 1)),
 			"set POSTBRIDGE_NATS_REPLICAS=3 before that")
 	default:
+		x.planned++
 		x.Add(bridge.Info, what, "is missing", "start 'postbridge serve', which creates it")
 	}
+}
+
+// refusal returns why JetStream would refuse one more stream as serve creates it, and what to do; empty if that is not known.
+func (x *examiner) refusal() (why, do string) {
+	replicas := max(x.cfg.Replicas, 1)
+	if replicas > 1 && !x.clustered() {
+		return fmt.Sprintf("a server alone cannot keep %d replicas", replicas), "lower POSTBRIDGE_NATS_REPLICAS, or run a cluster"
+	}
+	if x.limits == nil {
+		return "", ""
+	}
+	account, told, size := x.limits.Tier, true, max(x.cfg.MaxBytes, 1)
+	if len(x.limits.Tiers) > 0 {
+		account, told = x.limits.Tiers[fmt.Sprint("R", replicas)]
+	} else {
+		size *= int64(replicas)
+	}
+	l := account.Limits
+	switch {
+	case !told:
+		return fmt.Sprintf("the account has no limits for %d replicas", replicas), "add them, or change POSTBRIDGE_NATS_REPLICAS"
+	case l.MaxStreams > 0 && account.Streams+x.planned >= l.MaxStreams:
+		return fmt.Sprintf("the account may have %d streams", l.MaxStreams), "raise that limit, or delete a stream that nobody needs"
+	case l.MaxBytesRequired && x.cfg.MaxBytes <= 0:
+		return "the account wants a limit of size for each stream", "set POSTBRIDGE_NATS_MAX_BYTES"
+	case l.StoreMaxStreamBytes > 0 && x.cfg.MaxBytes > l.StoreMaxStreamBytes:
+		return "the account may have no stream larger than " + bridge.SizeText(l.StoreMaxStreamBytes), "lower POSTBRIDGE_NATS_MAX_BYTES to that"
+	case l.MaxStore >= 0 && int64(account.ReservedStore)+size*int64(x.planned+1) > l.MaxStore:
+		return fmt.Sprintf("streams have reserved %s of the account's %s", bridge.SizeText(int64(account.ReservedStore)), bridge.SizeText(l.MaxStore)),
+			"raise that limit, or lower POSTBRIDGE_NATS_MAX_BYTES"
+	}
+	return "", ""
 }
 
 // clustered reports whether the server is one of several.

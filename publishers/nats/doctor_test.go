@@ -1,8 +1,10 @@
 package nats_test
 
 import (
+	"cmp"
 	"context"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -145,7 +147,9 @@ func TestExamineLimits(t *testing.T) {
 	}{
 		{map[string]server.JetStreamAccountLimits{"": limit(-1)}, bridge.OK, "JetStream has no limit of storage for the account"},
 		{map[string]server.JetStreamAccountLimits{"": limit(1 << 20)}, bridge.OK, "of the account's 1MiB of file storage in use"},
-		{map[string]server.JetStreamAccountLimits{"": limit(0)}, bridge.Warn, "has 0B of the account's 0B of file storage in use: raise that limit"},
+		{map[string]server.JetStreamAccountLimits{"": limit(0)}, bridge.Fail, "has 0B of the account's 0B of file storage in use, and refuses events"},
+		{map[string]server.JetStreamAccountLimits{"": limit(0)}, bridge.Fail, "stream ORDERS is missing, and cannot be created: streams have reserved"},
+		{map[string]server.JetStreamAccountLimits{"R3": limit(-1)}, bridge.Fail, "cannot be created: the account has no limits for 1 replicas"},
 		{map[string]server.JetStreamAccountLimits{"R1": limit(1 << 10)}, bridge.Warn, "of tier R1's 1KiB of file storage in use: raise that limit"},
 		{map[string]server.JetStreamAccountLimits{"R1": limit(-1)}, bridge.OK, "JetStream has no limit of storage for tier R1"},
 	} {
@@ -161,6 +165,51 @@ func TestExamineLimits(t *testing.T) {
 			}
 		}
 		wantFinding(t, examine(t, nats.Config{URL: n.url(), CreateStreams: true}), c.grade, c.words)
+	}
+}
+
+// TestExamineCreate grades missing streams by whether serve could create them, and compares that with the server's word.
+func TestExamineCreate(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		limits   server.JetStreamAccountLimits
+		replicas int
+		maxBytes int64
+		words    string // "" if all three can be created
+	}{
+		"all":         {server.JetStreamAccountLimits{MaxStore: -1, MaxStreams: -1}, 1, 0, ""},
+		"room":        {server.JetStreamAccountLimits{MaxStore: 3 << 20, MaxStreams: 3, StoreMaxStreamBytes: 1 << 20, MaxBytesRequired: true}, 1, 1 << 20, ""},
+		"two streams": {server.JetStreamAccountLimits{MaxStore: -1, MaxStreams: 2}, 1, 0, "the account may have 2 streams: raise that limit"},
+		"no size":     {server.JetStreamAccountLimits{MaxStore: -1, MaxStreams: -1, MaxBytesRequired: true}, 1, 0, "a limit of size for each stream: set POSTBRIDGE_NATS_MAX_BYTES"},
+		"large":       {server.JetStreamAccountLimits{MaxStore: -1, MaxStreams: -1, StoreMaxStreamBytes: 1 << 20}, 1, 2 << 20, "no stream larger than 1MiB: lower POSTBRIDGE_NATS_MAX_BYTES"},
+		"reserved":    {server.JetStreamAccountLimits{MaxStore: 3<<20 - 1, MaxStreams: -1}, 1, 1 << 20, "of the account's 2.9MiB: raise that limit, or lower POSTBRIDGE_NATS_MAX_BYTES"},
+		"replicas":    {server.JetStreamAccountLimits{MaxStore: -1, MaxStreams: -1}, 3, 0, "a server alone cannot keep 3 replicas: lower POSTBRIDGE_NATS_REPLICAS"},
+	} {
+		n := startServer(t, nil)
+		c.limits.MaxMemory, c.limits.MaxConsumers = -1, -1
+		if err := n.server.GlobalAccount().UpdateJetStreamLimits(map[string]server.JetStreamAccountLimits{"": c.limits}); err != nil {
+			t.Fatal(err)
+		}
+		findings := examine(t, nats.Config{URL: n.url(), CreateStreams: true, Replicas: c.replicas, MaxBytes: c.maxBytes})
+		refused := 0
+		for i, stream := range []string{"ORDERS", "REJECTS", "DEADLETTERS"} {
+			_, err := n.admin(t).CreateStream(t.Context(), jetstream.StreamConfig{
+				Name: stream, Subjects: []string{strings.ToLower(stream) + ".>"}, Replicas: c.replicas, MaxBytes: cmp.Or(c.maxBytes, -1),
+			})
+			if err == nil {
+				wantFinding(t, findings, bridge.Info, "stream "+stream+" is missing: start 'postbridge serve', which creates it")
+				continue
+			}
+			refused++
+			if c.words == "" {
+				t.Errorf("%s: stream %d is refused: %v", name, i, err)
+				continue
+			}
+			wantFinding(t, findings, bridge.Fail, "stream "+stream+" is missing, and cannot be created: ", c.words)
+		}
+		if (refused > 0) != (c.words != "") {
+			t.Errorf("%s: the server refuses %d streams", name, refused)
+		}
 	}
 }
 
@@ -235,6 +284,10 @@ func TestExaminePermissions(t *testing.T) {
 	may := startRestricted(t, append(all, "$JS.API.STREAM.CREATE.*"))
 	findings = examine(t, nats.Config{URL: may.url(), User: "edge", Password: noPassword, CreateStreams: true})
 	wantFinding(t, findings, bridge.Info, "stream ORDERS is missing: start 'postbridge serve', which creates it")
+
+	untold := slices.DeleteFunc(slices.Clone(all), func(subject string) bool { return subject == "$SYS.REQ.USER.INFO" })
+	findings = examine(t, nats.Config{URL: startRestricted(t, untold).url(), User: "edge", Password: noPassword, CreateStreams: true})
+	wantFinding(t, findings, bridge.Info, "stream ORDERS is missing, and whether serve may create it is not told", "$JS.API.STREAM.CREATE.ORDERS")
 
 	mute := startServer(t, func(o *server.Options) {
 		o.Users = []*server.User{{Username: "edge", Permissions: &server.Permissions{Subscribe: &server.SubjectPermission{Deny: []string{">"}}}}}
