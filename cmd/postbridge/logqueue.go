@@ -116,7 +116,7 @@ func (q *logQueue) write(lines []byte) (unwritten uint64, err error) {
 		}
 		lines = lines[n:]
 		if errors.Is(err, syscall.EAGAIN) { // another process has made it non-blocking, or a socket's send timeout is over
-			time.Sleep(logRetryInterval)
+			<-time.After(logRetryInterval)
 			continue
 		}
 		unwritten = uint64(bytes.Count(lines, []byte("\n")))
