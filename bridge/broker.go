@@ -13,6 +13,12 @@ type Broker interface {
 	// Normalize reads the order out of the body. It needs no secret, so it can run again later on what was kept. An
 	// error means that the body cannot be understood; the caller keeps it as a dead letter.
 	Normalize(p *Postback) (Order, error)
+
+	// State returns what one member of the body says of the order's state, in one spelling for all values that mean the
+	// same; the event id is a hash of it. It returns "" for a member that says nothing, and for one that is known to
+	// differ between two deliveries of one state. Such a member needs evidence: a postback in which nothing else changes
+	// is not published. A member that the adapter does not know returns its value.
+	State(m Member) string
 }
 
 // Refusal is why a postback is not taken: it proved nothing, or something else than its origin.

@@ -6,8 +6,6 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
-	"strconv"
-	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -46,7 +44,9 @@ func Statuses() []Status {
 // known is left out; null or empty never means anything. The JSON Schema in deploy/event.schema.json is made from
 // this type and these comments.
 type Event struct {
-	// The same state of the same order has the same id, however often it is sent: 32 hex digits, a hash over what the order says of itself. Of a postback that was not understood: a hash of broker and body.
+	// The same state of the same order has the same id, however often it is sent: 32 hex digits, a hash of every member
+	// of the body except the few known to differ between two deliveries of one state. Of a postback that was not
+	// understood: a hash of broker and body.
 	ID string `json:"id"`
 	// The stock broker that sent the postback: kite or dhan.
 	Broker string `json:"broker"`
@@ -129,10 +129,6 @@ type Order struct {
 	ExchangeTime string `json:"exchange_time,omitzero"`
 	// When the order last changed: RFC 3339 with zone.
 	UpdatedTime string `json:"updated_time,omitzero"`
-
-	// Unread is the text of values that the id is made of but that could not be read; it is part of the id in their
-	// place, so that a state is not taken for a repeat only because postbridge cannot tell what changed.
-	Unread string `json:"-"`
 }
 
 // Quantity is a whole number as the broker counts it. The zero value is not known, which is not 0.
@@ -161,31 +157,62 @@ func (q *Quantity) UnmarshalJSONFrom(dec *jsontext.Decoder) error {
 	return json.UnmarshalDecode(dec, &q.n)
 }
 
-// eventID hashes what tells one state of an order from another, each field behind its length, so that no two sets of
-// fields run into the same bytes. Left out are the fields in which a broker's doubled postback differs from the first:
-// checksum, guid, pending quantity, arrival.
-func eventID(broker string, o *Order) string {
-	var buf [512]byte
-	b := appendField(buf[:0], broker)
-	for _, s := range [...]string{
-		o.UserID, o.OrderID, string(o.Status), o.Reason, o.ExchangeOrderID, o.Side, o.OrderType, o.Product, o.Validity,
-		quantityText(o.Quantity), quantityText(o.FilledQuantity), quantityText(o.CancelledQuantity),
-		canonicalDecimal(o.Price), canonicalDecimal(o.TriggerPrice), canonicalDecimal(o.AveragePrice), o.UpdatedTime,
-	} {
-		b = appendField(b, s)
+// eventID hashes what the members of the body say of the order's state, in the order of their names.
+func eventID(b Broker, p *Postback) string {
+	members, err := p.Members()
+	if err != nil {
+		return bodyID(b.Name(), p.Body)
 	}
-	if o.Unread != "" {
-		b = appendField(b, o.Unread)
+	var buf [1536]byte
+	text := appendField(buf[:0], b.Name())
+	for order := p.byName(); len(order) > 0; {
+		n := 1
+		for n < len(order) && sameName(members[order[0]].Name, members[order[n]].Name) {
+			n++
+		}
+		text = appendState(text, b, members, order[:n])
+		order = order[n:]
 	}
-	if o.Status == StatusUnknown {
-		// Two words that postbridge does not know are not known to mean the same.
-		b = appendField(b, o.BrokerStatus)
-	}
-	return hashText(b)
+	return hashText(text)
 }
 
-// deadletterID hashes broker and body: nothing else is known of a postback that was not understood.
-func deadletterID(broker string, body []byte) string {
+// appendState appends what the members of one name say; usually there is one. If none says anything, nothing is
+// appended. Which of several counts depends on their order, so all are appended in it, but for one that only repeats
+// the one before.
+func appendState(text []byte, b Broker, members []Member, of []int) []byte {
+	start, last, said := len(text), len(text), false
+	for _, i := range of {
+		m, at := members[i], len(text)
+		text = appendField(text, m.Name)
+		state := b.State(m)
+		if state != "" {
+			said = true
+			text = append(text, kind(m.Value))
+		}
+		text = appendField(text, state)
+		if bytes.Equal(text[last:at], text[at:]) {
+			text = text[:at]
+			continue
+		}
+		last = at
+	}
+	if !said {
+		return text[:start]
+	}
+	return text
+}
+
+// kind tells apart what has the same text: true from "true", and an object from a string that contains it. Numbers and
+// strings are one kind, because brokers send one value as either.
+func kind(value string) byte {
+	if k := jsontext.Value(value).Kind(); k != jsontext.KindNumber {
+		return byte(k)
+	}
+	return byte(jsontext.KindString)
+}
+
+// bodyID hashes broker and body, for a postback that was not understood.
+func bodyID(broker string, body []byte) string {
 	return hashText(append(appendField(nil, broker), body...))
 }
 
@@ -197,31 +224,6 @@ func hashText(b []byte) string {
 func appendField(b []byte, s string) []byte {
 	b = binary.LittleEndian.AppendUint32(b, uint32(len(s)))
 	return append(b, s...)
-}
-
-// quantityText is the number, or nothing for 0, which is like absent: brokers leave out or send 0 at will.
-func quantityText(q Quantity) string {
-	if q.n == 0 {
-		return ""
-	}
-	return strconv.FormatInt(q.n, 10)
-}
-
-// canonicalDecimal is the one way to write the number s: without leading or trailing zeros or a sign on zero, and
-// nothing for 0, which is like absent. 470, 470.0 and 0470.00 are the same price.
-func canonicalDecimal(s string) string {
-	sign := ""
-	if strings.HasPrefix(s, "-") {
-		sign, s = "-", s[1:]
-	}
-	s = strings.TrimLeft(s, "0")
-	if strings.Contains(s, ".") {
-		s = strings.TrimRight(strings.TrimRight(s, "0"), ".")
-	}
-	if s == "" {
-		return ""
-	}
-	return sign + s
 }
 
 // timeFormat is RFC 3339 with all nine digits, so that times sort as text. It is for times in UTC.
@@ -248,11 +250,11 @@ func NewEvent(b Broker, p *Postback, received time.Time) (*Event, error) {
 	order, err := b.Normalize(p)
 	if err != nil {
 		e.Status = StatusUnknown
-		e.ID = deadletterID(e.Broker, p.Body)
+		e.ID = bodyID(e.Broker, p.Body)
 		return e, nil
 	}
 	e.Order = order
-	e.ID = eventID(e.Broker, &order)
+	e.ID = eventID(b, p)
 	return e, nil
 }
 

@@ -33,6 +33,17 @@ func (b stubBroker) Verify(*Postback) (string, error) {
 
 func (b stubBroker) Normalize(*Postback) (Order, error) { return b.order, b.normalizeErr }
 
+// State takes every value as it stands, but for null, and leaves out the member skip.
+func (stubBroker) State(m Member) string {
+	switch {
+	case m.Name == "skip" || m.Value == "null":
+		return ""
+	case m.Value[0] == '"':
+		return Unquote(m.Value)
+	}
+	return m.Value
+}
+
 func eventAt() time.Time {
 	return time.Date(2026, 1, 8, 15, 23, 46, 120, time.FixedZone("IST", 19800))
 }
@@ -70,7 +81,7 @@ func TestNewEventNotUnderstood(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if e.Understood() || e.Status != StatusUnknown || e.ID != deadletterID("stub", []byte("x")) || e.RawText != "x" {
+	if e.Understood() || e.Status != StatusUnknown || e.ID != bodyID("stub", []byte("x")) || e.RawText != "x" {
 		t.Errorf("got %+v", e)
 	}
 }
@@ -132,79 +143,86 @@ func TestEncode(t *testing.T) {
 	}
 }
 
-// TestEventIDFields changes each field of an order in turn: the id changes with those that tell one state from another,
-// and with no other.
-func TestEventIDFields(t *testing.T) {
-	inID := map[string]bool{
-		"UserID": true, "OrderID": true, "Status": true, "Reason": true, "ExchangeOrderID": true, "Side": true,
-		"OrderType": true, "Product": true, "Validity": true, "Quantity": true, "FilledQuantity": true,
-		"CancelledQuantity": true, "Price": true, "TriggerPrice": true, "AveragePrice": true, "UpdatedTime": true, "Unread": true,
+// TestEventID compares bodies in groups: those of one group are one state, and those of two are not.
+func TestEventID(t *testing.T) {
+	seen := make(map[string]string)
+	for _, same := range [][]string{
+		{`{}`, `{"a":""}`, `{"skip":1}`, `{"skip":2}`, `{"a":null}`, `{"a":null,"a":""}`, `{"skip":1,"skip":2}`,
+			` {"b" : null, "a" : null} `},
+		{`{"a":1,"b":2}`, `{"b":2,"a":1}`, `{ "b" : 2,"skip":0, "c":null, "\u0061":1 }`},
+		{`{"a":2,"b":1}`}, {`{"a":1}`, `{"a":"1"}`}, {`{"A":1}`}, {`{"a":"b"}`}, {`{"ab":"c"}`}, {`{"a":"bc"}`},
+		// The last of a repeated name counts, so their order does, too, and so does one that says nothing.
+		{`{"a":1,"a":2}`, `{"b":null,"a":1,"a":2}`, `{"a":1,"a":2,"a":2}`}, {`{"a":2,"a":1}`}, {`{"a":1,"a":2,"a":1}`},
+		{`{"a":2}`, `{"a":2,"b":null}`, `{"a":2,"a":2}`, `{"a":2,"a":"2"}`}, {`{"a":2,"a":null}`, `{"a":2,"a":""}`},
+		{`{"a":null,"a":2}`},
+		{`{"a":1,"A":2}`, `{"z":null,"a":1,"A":2}`}, {`{"A":2,"a":1}`}, {`{"a":1,"A":null}`},
+		// One text, but not one value.
+		{`{"a":true}`}, {`{"a":"true"}`}, {`{"a":{"b":1}}`}, {`{"a":"{\"b\":1}"}`}, {`{"a":[1]}`}, {`{"a":"[1]"}`},
+		// A name and a value that contain what could be taken for the end of a field.
+		{`{"a\u0001\u0000\u0000\u0000":1}`}, {`{"a":"1\u0001\u0000\u0000\u0000b\"\u0001\u0000\u0000\u00002"}`},
+		{`{"a":1,"b":22}`},
+		{`order=1`}, {`order=2`},
+	} {
+		var ids []string
+		for _, body := range same {
+			p := new(Postback)
+			for _, before := range []string{"", body, `{"x":1,"a":2,"b":3}`, `{"b":1,"a":2}`} { // a postback is used again
+				p.Reset("", "", []byte(before))
+				_ = eventID(stubBroker{}, p)
+				p.Reset("", "", []byte(body))
+				ids = append(ids, eventID(stubBroker{}, p))
+			}
+		}
+		for _, id := range ids {
+			if id != ids[0] || len(id) != 32 {
+				t.Errorf("%v have several ids: %v", same, ids)
+				break
+			}
+		}
+		if other, ok := seen[ids[0]]; ok {
+			t.Errorf("%s has the id of %s", same[0], other)
+		}
+		seen[ids[0]] = same[0]
 	}
-	none := eventID("b", &Order{})
-	if eventID("c", &Order{}) == none {
+	p := &Postback{Body: []byte(`{"a":1}`)}
+	if eventID(stubBroker{}, p) == eventID(renamed{}, p) {
 		t.Error("the id does not depend on the broker")
 	}
-	seen := map[string]string{}
-	for f, v := range reflect.ValueOf(Order{}).Fields() {
-		var o Order
-		field := reflect.ValueOf(&o).Elem().FieldByIndex(f.Index)
-		if v.Kind() == reflect.String {
-			field.SetString("1")
-		} else {
-			field.Set(reflect.ValueOf(QuantityOf(1)))
-		}
-		id := eventID("b", &o)
-		if (id != none) != inID[f.Name] {
-			t.Errorf("%s: in the id %v, want %v", f.Name, id != none, inID[f.Name])
-		}
-		if other, ok := seen[id]; ok && inID[f.Name] {
-			t.Errorf("%s and %s have the same id", f.Name, other)
-		}
-		seen[id] = f.Name
+}
+
+type renamed struct{ stubBroker }
+
+func (renamed) Name() string { return "renamed" }
+
+// TestEventIDManyMembers has as many members as fit in a body, in the worst order: their number must not cost more
+// than a sort of them.
+func TestEventIDManyMembers(t *testing.T) {
+	const n = 20_000
+	var up, down []string
+	for i := range n {
+		up = append(up, fmt.Sprintf(`"%05d":%d`, i, i))
+		down = append(down, fmt.Sprintf(`"%05d":%d`, n-1-i, n-1-i))
+	}
+	p := new(Postback)
+	id := func(members []string) string {
+		p.Reset("", "", []byte("{"+strings.Join(members, ",")+"}"))
+		return eventID(stubBroker{}, p)
+	}
+	if id(up) != id(down) {
+		t.Error("the id depends on the order of the members")
 	}
 }
 
-// TestEventIDUnknownStatus tells two words of the broker apart that postbridge does not know.
-func TestEventIDUnknownStatus(t *testing.T) {
-	a := eventID("b", &Order{Status: StatusUnknown, BrokerStatus: "FROZEN"})
-	if a == eventID("b", &Order{Status: StatusUnknown, BrokerStatus: "THAWED"}) {
-		t.Error("two unknown words have the same id")
-	}
-}
-
-func TestDeadletterID(t *testing.T) {
-	if deadletterID("ab", []byte("c")) == deadletterID("a", []byte("bc")) {
+func TestBodyID(t *testing.T) {
+	if bodyID("ab", []byte("c")) == bodyID("a", []byte("bc")) {
 		t.Error("broker and body run into each other")
 	}
-	if len(deadletterID("a", nil)) != 32 {
+	if len(bodyID("a", nil)) != 32 {
 		t.Error("not 32 hex digits")
 	}
 }
 
-func TestCanonicalDecimal(t *testing.T) {
-	for want, all := range map[string][]string{
-		"":      {"", "0", "0.0", "-0", "-0.00", "000"},
-		"470":   {"470", "470.0", "0470.00"},
-		"4700":  {"4700"},
-		"47":    {"47", "47.000"},
-		"-1.5":  {"-1.5", "-1.50", "-01.5"},
-		".05":   {"0.05", "00.050"},
-		"10.01": {"10.01", "10.010"},
-	} {
-		for _, s := range all {
-			if got := canonicalDecimal(s); got != want {
-				t.Errorf("%q became %q, want %q", s, got, want)
-			}
-		}
-	}
-}
-
 func TestQuantity(t *testing.T) {
-	for q, want := range map[Quantity]string{{}: "", QuantityOf(0): "", QuantityOf(50): "50", QuantityOf(-1): "-1"} {
-		if got := quantityText(q); got != want {
-			t.Errorf("%v became %q, want %q", q, got, want)
-		}
-	}
 	if n, known := QuantityOf(0).Get(); n != 0 || !known {
 		t.Error("0 is not known")
 	}

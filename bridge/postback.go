@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -29,6 +30,7 @@ type Postback struct {
 	scanned bool
 	members []Member
 	err     error
+	order   []int
 	decoder jsontext.Decoder
 }
 
@@ -49,6 +51,51 @@ func (p *Postback) Members() ([]Member, error) {
 		p.members, p.err = p.scan(p.members[:0])
 	}
 	return p.members, p.err
+}
+
+// byName returns the indexes of the members by name without regard to case, those of a repeated name in the order of
+// the body. The sort starts from the order of the previous body: a broker's bodies are alike, so it is usually sorted
+// already.
+func (p *Postback) byName() []int {
+	if len(p.order) != len(p.members) {
+		p.order = p.order[:0]
+		for i := range p.members {
+			p.order = append(p.order, i)
+		}
+	}
+	byName := func(i, j int) int {
+		if c := compareFold(p.members[i].Name, p.members[j].Name); c != 0 {
+			return c
+		}
+		return i - j
+	}
+	if !slices.IsSortedFunc(p.order, byName) {
+		slices.SortFunc(p.order, byName)
+	}
+	return p.order
+}
+
+// sameName reports whether two names are equal without regard to case.
+func sameName(a, b string) bool { return len(a) == len(b) && compareFold(a, b) == 0 }
+
+// compareFold compares two names with their ASCII letters in lower case.
+func compareFold(a, b string) int {
+	for i := range min(len(a), len(b)) {
+		if a[i] == b[i] {
+			continue
+		}
+		if x, y := lower(a[i]), lower(b[i]); x != y {
+			return int(x) - int(y)
+		}
+	}
+	return len(a) - len(b)
+}
+
+func lower(c byte) byte {
+	if 'A' <= c && c <= 'Z' {
+		c += 'a' - 'A'
+	}
+	return c
 }
 
 // Reset makes the postback one of another body. Its memory is used again.

@@ -36,8 +36,31 @@ func (v Value) Text() string {
 	return s
 }
 
-// Word is the text of an enumerated field, in the form in which words are compared: lower case, no space around it.
+// Word is the text of an enumerated field in lower case, without space around it.
 func (v Value) Word() string { return strings.ToLower(strings.TrimSpace(v.Text())) }
+
+// Fold appends the word in the form in which words are compared: ASCII letters in lower case, each run of white
+// space, _ and - as one blank, and none at either end. A switch over it needs no allocation.
+func Fold(dst []byte, word string) []byte {
+	start := len(dst)
+	for i := range len(word) {
+		c := word[i]
+		switch {
+		case c == ' ' || c == '_' || c == '-' || '\t' <= c && c <= '\r':
+			if len(dst) == start || dst[len(dst)-1] == ' ' {
+				continue
+			}
+			c = ' '
+		case 'A' <= c && c <= 'Z':
+			c += 'a' - 'A'
+		}
+		dst = append(dst, c)
+	}
+	if len(dst) > start && dst[len(dst)-1] == ' ' {
+		dst = dst[:len(dst)-1]
+	}
+	return dst
+}
 
 // Quantity is a whole number, sent as 50, 50.0 or "50".
 func (v Value) Quantity() bridge.Quantity {
@@ -115,51 +138,19 @@ const (
 	istSuffix = "+05:30"
 )
 
-// Reader reads the values of one postback, and notes what could not be read of those that tell one state of an order
-// from another.
-type Reader struct {
-	// Unread is the text of what could not be read, for bridge.Order.Unread.
-	Unread string
-
-	// Most postbacks say the same time two or three times over, so the last one read is kept.
-	text Value
-	time string
+// TimeReader reads the times of one postback. Most postbacks repeat one time two or three times, so the last one read
+// is kept.
+type TimeReader struct {
+	value Value
+	time  string
 }
 
 // Time is the value's Time.
-func (r *Reader) Time(v Value) string {
-	if v != r.text {
-		r.text, r.time = v, v.Time()
+func (r *TimeReader) Time(v Value) string {
+	if v != r.value {
+		r.value, r.time = v, v.Time()
 	}
 	return r.time
-}
-
-// StateTime is the Time of a value that is part of the id.
-func (r *Reader) StateTime(v Value) string {
-	t := r.Time(v)
-	r.note(v, t != "" || strings.HasPrefix(v.Literal(), "0001-"))
-	return t
-}
-
-// Decimal is the value's Decimal.
-func (r *Reader) Decimal(v Value) string {
-	d := v.Decimal()
-	r.note(v, d != "")
-	return d
-}
-
-// Quantity is the value's Quantity.
-func (r *Reader) Quantity(v Value) bridge.Quantity {
-	q := v.Quantity()
-	r.note(v, !q.IsZero())
-	return q
-}
-
-// note keeps the text of a value that was not read, unless it says that there is nothing.
-func (r *Reader) note(v Value, read bool) {
-	if !read && string(v) != "null" && (v.Text() != "" || v.Literal() == "" && v[0] != '"') {
-		r.Unread += string(v) + "\n"
-	}
 }
 
 // Time is a time in RFC 3339, always in Indian time, so that one instant has one text. Brokers send

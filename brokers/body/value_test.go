@@ -74,32 +74,31 @@ func TestTime(t *testing.T) {
 	}
 }
 
-// TestReader keeps the text of what it cannot read, and of nothing else.
-func TestReader(t *testing.T) {
-	var r Reader
+func TestTimeReader(t *testing.T) {
+	var r TimeReader
 	for range 2 {
-		if got := r.Time(Value(`"2022-03-03 09:24:25"`)); got != "2022-03-03T09:24:25+05:30" {
+		if got := r.Time(`"2022-03-03 09:24:25"`); got != "2022-03-03T09:24:25+05:30" {
 			t.Errorf("the time became %q", got)
 		}
 	}
-	for _, nothing := range []string{`null`, `""`, `" "`, `"NA"`} {
-		if r.StateTime(Value(nothing)) != "" || r.Decimal(Value(nothing)) != "" || !r.Quantity(Value(nothing)).IsZero() {
-			t.Errorf("%s became something", nothing)
+	if got := r.Time(`"2022-03-03 09:24:26"`); got != "2022-03-03T09:24:26+05:30" {
+		t.Errorf("another time became %q", got)
+	}
+}
+
+func TestFold(t *testing.T) {
+	for word, want := range map[string]string{
+		"OPEN": "open", "Trigger Pending": "trigger pending", "TRIGGER_PENDING": "trigger pending",
+		"trigger-pending":           "trigger pending",
+		"  AMO \t_-REQ\nRECEIVED _": "amo req received", "PART_TRADED": "part traded", "SL-M": "sl m", "": "", " ": "",
+		"-": "", "a1é": "a1é",
+	} {
+		if got := string(Fold(nil, word)); got != want {
+			t.Errorf("%q became %q, want %q", word, got, want)
 		}
-	}
-	r.StateTime(Value(`"0001-01-01 00:00:00"`))
-	r.Time(Value(`"yesterday"`)) // is no part of the id
-	r.Decimal(Value(`470.5`))
-	r.Quantity(Value(`"50"`))
-	if r.Unread != "" {
-		t.Errorf("read, and yet unread: %q", r.Unread)
-	}
-	r.Decimal(Value(`"1,100.50"`))
-	r.Quantity(Value(`0.5`))
-	r.StateTime(Value(`"yesterday"`))
-	r.Decimal(Value(`{"a":1}`))
-	if want := "\"1,100.50\"\n0.5\n\"yesterday\"\n{\"a\":1}\n"; r.Unread != want {
-		t.Errorf("unread %q, want %q", r.Unread, want)
+		if got := string(Fold([]byte("x "), word)); got != "x "+want {
+			t.Errorf("%q behind another text became %q", word, got)
+		}
 	}
 }
 

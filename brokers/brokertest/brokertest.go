@@ -39,12 +39,17 @@ type Suite struct {
 	Dir string
 	// Change names the genuine bodies whose fields are changed one by one.
 	Change []string
+	// Members has every member that the broker documents or that a body contains, with the reason why a state in which
+	// nothing else has changed is a repeat. Without a reason it is published.
+	Members map[string]string
 }
 
 // Run runs the contract.
 func Run(t *testing.T, s Suite) {
 	t.Run("golden", s.testGolden)
 	t.Run("changes", s.testChanges)
+	t.Run("members", s.testMembers)
+	t.Run("spellings", s.testSpellings)
 	t.Run("truncated", s.testTruncated)
 	t.Run("wrong token", s.testWrongToken)
 	t.Run("owns no bytes", s.testOwnsNoBytes)

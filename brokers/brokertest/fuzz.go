@@ -25,6 +25,13 @@ func FuzzNormalize(f *testing.F, s Suite) {
 		if err := schema.validate(encode(t, e)); err != nil {
 			t.Errorf("the event does not fit the schema: %v", err)
 		}
+		if members, ok := parseObject(text); ok && err == nil && e.Understood() && members.hasUniqueNames() {
+			same := s.id(t, members.text())
+			slices.Reverse(members)
+			if s.id(t, members.text()) != same {
+				t.Error("the id depends on the order of the members")
+			}
+		}
 	})
 }
 

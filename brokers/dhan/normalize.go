@@ -25,7 +25,7 @@ func (*Broker) Normalize(p *bridge.Postback) (bridge.Order, error) {
 // order is an order while its body is read.
 type order struct {
 	bridge.Order
-	read body.Reader
+	times body.TimeReader
 
 	// Other spellings of one thing, used where the first has no value.
 	misspelledCode          string
@@ -35,7 +35,6 @@ type order struct {
 
 // settle fills in what depends on more than one member.
 func (o *order) settle() {
-	o.Unread = o.read.Unread
 	o.ReasonCode = cmp.Or(o.ReasonCode, o.misspelledCode)
 	o.FilledQuantity = cmp.Or(o.FilledQuantity, o.camelCaseFilled)
 	o.AveragePrice = cmp.Or(o.AveragePrice, o.averagePrice, o.lastPrice)
@@ -63,7 +62,7 @@ func (o *order) member(name string, v body.Value) {
 	case "omserrordescription":
 		o.Reason = v.Text()
 	case "exchangesegment":
-		o.Exchange = exchange(v.Word())
+		o.Exchange = exchange(v)
 	case "tradingsymbol":
 		o.Symbol = v.Text()
 	case "securityid":
@@ -71,37 +70,37 @@ func (o *order) member(name string, v body.Value) {
 	case "transactiontype":
 		o.Side = v.Word()
 	case "ordertype":
-		o.OrderType = orderType(v.Word())
+		o.OrderType = orderType(v)
 	case "producttype":
-		o.Product = product(v.Word())
+		o.Product = product(v)
 	case "validity":
 		o.Validity = v.Word()
 	case "quantity":
-		o.Quantity = o.read.Quantity(v)
+		o.Quantity = v.Quantity()
 	case "filled_qty": // the documented name, in an object that is otherwise in camel case
-		o.FilledQuantity = o.read.Quantity(v)
+		o.FilledQuantity = v.Quantity()
 	case "filledqty":
-		o.camelCaseFilled = o.read.Quantity(v)
+		o.camelCaseFilled = v.Quantity()
 	case "remainingquantity":
 		o.PendingQuantity = v.Quantity()
 	case "disclosedquantity":
 		o.DisclosedQuantity = v.Quantity()
 	case "price":
-		o.Price = o.read.Decimal(v)
+		o.Price = v.Decimal()
 	case "triggerprice":
-		o.TriggerPrice = o.read.Decimal(v)
+		o.TriggerPrice = v.Decimal()
 	case "averagetradedprice":
-		o.AveragePrice = o.read.Decimal(v)
+		o.AveragePrice = v.Decimal()
 	case "averageprice":
-		o.averagePrice = o.read.Decimal(v)
+		o.averagePrice = v.Decimal()
 	case "tradedprice":
-		o.lastPrice = o.read.Decimal(v)
+		o.lastPrice = v.Decimal()
 	case "createtime":
-		o.OrderTime = o.read.Time(v)
+		o.OrderTime = o.times.Time(v)
 	case "exchangetime":
-		o.ExchangeTime = o.read.Time(v)
+		o.ExchangeTime = o.times.Time(v)
 	case "updatetime":
-		o.UpdatedTime = o.read.StateTime(v)
+		o.UpdatedTime = o.times.Time(v)
 	}
 }
 
@@ -117,14 +116,32 @@ func lower(dst []byte, name string) []byte {
 	return dst
 }
 
+// State leaves out nothing: no member is known to differ between two postbacks of one state.
+func (*Broker) State(m bridge.Member) string {
+	v := body.Value(m.Value)
+	var buf [32]byte
+	switch string(lower(buf[:0], m.Name)) {
+	case "orderstatus":
+		return v.StateWord()
+	case "quantity", "disclosedquantity", "filled_qty", "filledqty", "remainingquantity", "price", "triggerprice",
+		"averagetradedprice", "averageprice", "tradedprice", "boprofitvalue", "bostoplossvalue", "drvstrikeprice":
+		return v.StateNumber()
+	case "createtime", "updatetime", "exchangetime":
+		return v.StateTime()
+	default:
+		return v.State()
+	}
+}
+
 // status reads Dhan's word. PART_TRADED is documented for the order API only.
 func status(word string) bridge.Status {
-	switch strings.ToLower(strings.TrimSpace(word)) {
+	var buf [32]byte
+	switch string(body.Fold(buf[:0], word)) {
 	case "transit":
 		return bridge.StatusPending
 	case "pending":
 		return bridge.StatusOpen
-	case "part_traded":
+	case "part traded":
 		return bridge.StatusPartiallyFilled
 	case "traded":
 		return bridge.StatusFilled
@@ -140,45 +157,48 @@ func status(word string) bridge.Status {
 }
 
 // exchange reads Dhan's exchange segment, as Kite writes it.
-func exchange(word string) string {
-	switch word {
-	case "nse_eq":
+func exchange(v body.Value) string {
+	var buf [32]byte
+	switch string(body.Fold(buf[:0], v.Text())) {
+	case "nse eq":
 		return "NSE"
-	case "bse_eq":
+	case "bse eq":
 		return "BSE"
-	case "nse_fno":
+	case "nse fno":
 		return "NFO"
-	case "bse_fno":
+	case "bse fno":
 		return "BFO"
-	case "nse_currency":
+	case "nse currency":
 		return "CDS"
-	case "bse_currency":
+	case "bse currency":
 		return "BCD"
-	case "mcx_comm":
+	case "mcx comm":
 		return "MCX"
 	default:
-		return strings.ToUpper(word)
+		return strings.ToUpper(strings.TrimSpace(v.Text()))
 	}
 }
 
-func orderType(word string) string {
-	switch word {
-	case "stop_loss":
+func orderType(v body.Value) string {
+	var buf [32]byte
+	switch string(body.Fold(buf[:0], v.Text())) {
+	case "stop loss":
 		return "stop_limit"
-	case "stop_loss_market":
+	case "stop loss market":
 		return "stop_market"
 	default:
-		return word
+		return v.Word()
 	}
 }
 
-func product(word string) string {
-	switch word {
+func product(v body.Value) string {
+	var buf [32]byte
+	switch string(body.Fold(buf[:0], v.Text())) {
 	case "intraday":
 		return "mis"
 	case "margin":
 		return "nrml"
 	default:
-		return word
+		return v.Word()
 	}
 }

@@ -2,7 +2,9 @@ package dhan_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/postbridge/postbridge/bridge"
 )
@@ -20,16 +22,18 @@ func normalize(t *testing.T, members string) bridge.Order {
 
 func TestStatus(t *testing.T) {
 	for word, want := range map[string]bridge.Status{
-		"TRANSIT":     bridge.StatusPending,
-		"PENDING":     bridge.StatusOpen,
-		"REJECTED":    bridge.StatusRejected,
-		"CANCELLED":   bridge.StatusCancelled,
-		"TRADED":      bridge.StatusFilled,
-		"EXPIRED":     bridge.StatusExpired,
-		"PART_TRADED": bridge.StatusPartiallyFilled,
-		"Traded":      bridge.StatusFilled,
-		" pending ":   bridge.StatusOpen,
-		"FROZEN":      bridge.StatusUnknown,
+		"TRANSIT":      bridge.StatusPending,
+		"PENDING":      bridge.StatusOpen,
+		"REJECTED":     bridge.StatusRejected,
+		"CANCELLED":    bridge.StatusCancelled,
+		"TRADED":       bridge.StatusFilled,
+		"EXPIRED":      bridge.StatusExpired,
+		"PART_TRADED":  bridge.StatusPartiallyFilled,
+		"Traded":       bridge.StatusFilled,
+		" pending ":    bridge.StatusOpen,
+		"FROZEN":       bridge.StatusUnknown,
+		"Part Traded":  bridge.StatusPartiallyFilled,
+		"part--traded": bridge.StatusPartiallyFilled,
 	} {
 		order := normalize(t, fmt.Sprintf(`,"orderStatus":%q`, word))
 		if order.Status != want || order.BrokerStatus != word {
@@ -113,12 +117,14 @@ func TestSpellings(t *testing.T) {
 func TestWords(t *testing.T) {
 	for _, v := range []struct{ name, sent, want string }{
 		{"orderType", "MARKET", "market"}, {"orderType", "LIMIT", "limit"}, {"orderType", "STOP_LOSS", "stop_limit"},
-		{"orderType", "STOP_LOSS_MARKET", "stop_market"}, {"orderType", "Odd", "odd"},
+		{"orderType", "STOP_LOSS_MARKET", "stop_market"}, {"orderType", "Stop-Loss Market", "stop_market"},
+		{"orderType", "Odd", "odd"},
 		{"productType", "CNC", "cnc"}, {"productType", "INTRADAY", "mis"}, {"productType", "MARGIN", "nrml"},
 		{"productType", "MTF", "mtf"}, {"productType", "CO", "co"},
 		{"exchangeSegment", "NSE_EQ", "NSE"}, {"exchangeSegment", "BSE_EQ", "BSE"}, {"exchangeSegment", "NSE_FNO", "NFO"},
 		{"exchangeSegment", "BSE_FNO", "BFO"}, {"exchangeSegment", "NSE_CURRENCY", "CDS"},
 		{"exchangeSegment", "BSE_CURRENCY", "BCD"}, {"exchangeSegment", "mcx_comm", "MCX"}, {"exchangeSegment", "Idx_I", "IDX_I"},
+		{"exchangeSegment", "nse fno", "NFO"}, {"productType", "Co_X", "co_x"},
 		{"transactionType", "BUY", "buy"}, {"validity", "IOC", "ioc"},
 	} {
 		order := normalize(t, fmt.Sprintf(`,%q:%q`, v.name, v.sent))
@@ -128,6 +134,40 @@ func TestWords(t *testing.T) {
 		}[v.name]
 		if got != v.want {
 			t.Errorf("%s %q became %q, want %q", v.name, v.sent, got, v.want)
+		}
+	}
+}
+
+// TestStatesOfOneOrder has bodies that differ in one member, two by two. Both are states of the order.
+func TestStatesOfOneOrder(t *testing.T) {
+	id := func(members string) string {
+		body := `{"orderId":"1","orderStatus":"CANCELLED","updateTime":null` + members + `}`
+		p := &bridge.Postback{PathToken: token, Body: []byte(body)}
+		e, err := bridge.NewEvent(newBroker([]string{token}, nil), p, time.Unix(1, 0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e.ID
+	}
+	for _, v := range [][2]string{
+		{`"legName":"TARGET_LEG"`, `"legName":"STOP_LOSS_LEG"`}, {`"boStopLossValue":1.5`, `"boStopLossValue":2.5`},
+		{`"boProfitValue":1.5`, `"boProfitValue":2.5`}, {`"disclosedQuantity":1`, `"disclosedQuantity":2`},
+		{`"omsErrorCode":"A"`, `"omsErrorCode":"B"`},
+		{`"exchangeTime":"2021-11-24 13:33:03"`, `"exchangeTime":"2021-11-24 13:33:04"`},
+		{`"price":1,"PRICE":2`, `"PRICE":2,"price":1`}, // the last counts, whatever its case
+	} {
+		if id(","+v[0]) == id(","+v[1]) {
+			t.Errorf("%s and %s are one state", v[0], v[1])
+		}
+	}
+	for _, v := range [][2]string{
+		{`"price":470`, `"price":"470.0"`}, {`"price":0.0`, `"price":null`}, {`"boProfitValue":0.0`, ``},
+		{`"legName":null`, `"legName":"NA"`},
+		{`"quantity":1,"price":2`, `"price":2,"quantity":1`},
+		{`"exchangeTime":"2021-11-24 13:33:03"`, `"exchangeTime":"2021-11-24T13:33:03+05:30"`},
+	} {
+		if id(","+v[0]) != id(strings.TrimSuffix(","+v[1], ",")) {
+			t.Errorf("%s and %s are two states", v[0], v[1])
 		}
 	}
 }

@@ -74,7 +74,7 @@ func TestValueThatCannotBeReadIsPartOfTheID(t *testing.T) {
 	different(t, idOf(t, "price", `"1,100.50"`), idOf(t, "price", `"1,200.50"`))
 	same(t, idOf(t, "price", `"1,100.50"`), idOf(t, "price", `"1,100.50"`))
 	different(t, idOf(t, "exchange_update_timestamp", `"today"`), idOf(t, "exchange_update_timestamp", `"tomorrow"`))
-	same(t, idOf(t, "exchange_timestamp", `"today"`), idOf(t, "exchange_timestamp", `"tomorrow"`))
+	different(t, idOf(t, "exchange_timestamp", `"today"`), idOf(t, "exchange_timestamp", `"tomorrow"`))
 }
 
 func TestDoubledCancelHasSameID(t *testing.T) {
@@ -85,6 +85,23 @@ func TestDoubledCancelHasSameID(t *testing.T) {
 
 func TestCancelAndCancelledHaveSameID(t *testing.T) {
 	same(t, idOf(t, "status", `"CANCEL"`), idOf(t, "status", `"CANCELLED"`))
+	same(t, idOf(t, "status", `"CANCEL"`), idOf(t, "status", `" Cancelled "`))
+}
+
+// TestOtherWordsHaveTheirOwnID holds that two words are two states, even if they are one status.
+func TestOtherWordsHaveTheirOwnID(t *testing.T) {
+	seen := make(map[string]string)
+	for _, word := range []string{
+		"OPEN", "MODIFIED", "NOT MODIFIED", "NOT CANCELLED", "CANCELLED", "CANCELLED AMO", "PUT ORDER REQ RECEIVED",
+		"AMO REQ RECEIVED",
+		"VALIDATION PENDING", "OPEN PENDING", "FROZEN", "THAWED",
+	} {
+		id := idOf(t, "status", quote(word))
+		if other, ok := seen[id]; ok {
+			t.Errorf("%s has the id of %s", word, other)
+		}
+		seen[id] = word
+	}
 }
 
 func TestAnotherGUIDHasSameID(t *testing.T) {
@@ -106,8 +123,27 @@ func TestDecimalsWithoutTrailingZeros(t *testing.T) {
 	different(t, idOf(t, "price", "470.5"), idOf(t, "price", "470.05"))
 }
 
+// TestTimesOfOneInstantHaveSameID has a time in Kite's layout and in the one that names its zone.
+func TestTimesOfOneInstantHaveSameID(t *testing.T) {
+	for _, name := range []string{"order_timestamp", "exchange_timestamp", "exchange_update_timestamp"} {
+		same(t, idOf(t, name, `"2026-01-08 15:23:47"`), idOf(t, name, `"2026-01-08T09:53:47Z"`))
+	}
+}
+
+// TestMembersInAnotherOrderHaveSameID sends the members, and those of meta, the other way round.
+func TestMembersInAnotherOrderHaveSameID(t *testing.T) {
+	id := func(members ...string) string { return eventOf(t, object(members...), time.Unix(1, 0)).ID }
+	same(t, id("order_id", `"1"`, "status", `"OPEN"`, "price", "1", "meta", `{"iceberg":{"leg":1,"legs":5}}`),
+		id("meta", `{"iceberg":{"legs":5,"leg":1}}`, "price", "1", "status", `"OPEN"`, "order_id", `"1"`))
+	// Of a repeated name the last counts.
+	different(t, id("order_id", `"1"`, "status", `"OPEN"`, "price", "1", "price", "2"),
+		id("order_id", `"1"`, "status", `"OPEN"`, "price", "2", "price", "1"))
+}
+
 func TestZeroIsLikeAbsent(t *testing.T) {
-	for _, name := range []string{"price", "trigger_price", "average_price", "quantity", "filled_quantity", "cancelled_quantity"} {
+	for _, name := range []string{
+		"price", "trigger_price", "average_price", "quantity", "filled_quantity", "cancelled_quantity", "disclosed_quantity",
+	} {
 		same(t, idOf(t, name, "0"), idOf(t, name, "null"))
 		same(t, idOf(t, name, "0"), idOf(t, name, "0.0"))
 	}
@@ -121,6 +157,11 @@ func TestFieldsOfTheID(t *testing.T) {
 		{"exchange_order_id", `"1"`}, {"transaction_type", `"SELL"`}, {"order_type", `"SL"`}, {"product", `"MIS"`},
 		{"validity", `"IOC"`}, {"quantity", "2"}, {"filled_quantity", "1"}, {"cancelled_quantity", "1"}, {"price", "1"},
 		{"trigger_price", "1"}, {"average_price", "1"}, {"exchange_update_timestamp", `"2026-01-08 15:23:47"`},
+		{"order_timestamp", `"2026-01-08 15:23:47"`}, {"exchange_timestamp", `"2026-01-08 15:23:47"`},
+		{"disclosed_quantity", "1"},
+		{"meta", `{"iceberg":{"leg":1}}`}, {"meta", `{"iceberg":{"leg":2}}`}, {"tags", `["a"]`}, {"tags", `["a","b"]`},
+		{"tag", `"x"`},
+		{"modified", "true"}, {"modified", "false"}, {"a member of next year", "0"},
 	} {
 		id := idOf(t, v[0], v[1])
 		if before, ok := seen[id]; ok {

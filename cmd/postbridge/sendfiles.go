@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -95,6 +96,12 @@ func signAs(body []byte, apps []kite.Secret) ([]byte, error) {
 		return splice(splice(body, k.app, id), k.checksum, signature), nil
 	}
 	return splice(splice(body, k.checksum, signature), k.app, id), nil
+}
+
+// namesApp reports whether signAs leaves the app id of the body as it is.
+func namesApp(body []byte, apps []kite.Secret) bool {
+	k, err := readKiteBody(body)
+	return err != nil || k.appID == "" || slices.ContainsFunc(apps, func(a kite.Secret) bool { return a.AppID == k.appID })
 }
 
 // kiteBody is what signing needs of a body.

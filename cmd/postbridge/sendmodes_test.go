@@ -86,12 +86,13 @@ func TestReplaySigns(t *testing.T) {
 	day := write(t, "day.jsonl", strings.ReplaceAll(strings.Join(lines, "\n"), `"app_id":1234`, `"app_id" : 77`))
 	e := newEdge(t)
 	r := e.sent(t, 0, "--replay", day, "--speed", "max")
-	if got := strings.ReplaceAll(strings.Join(e.bodies, "\n"), `"app_id" : `, `"app_id":`); r.OK != 40 || got != strings.Join(bodies, "\n") {
+	got := strings.ReplaceAll(strings.Join(e.bodies, "\n"), `"app_id" : `, `"app_id":`)
+	if r.OK != 40 || got != strings.Join(bodies, "\n") || r.Replayed.OtherIDs != 0 {
 		t.Errorf("%+v\n%s", r, e.bodies[0])
 	}
-	got := runWith(t, nil, "send", "--url", e.URL, "--replay", day, "--secret", "1234=other", "--speed", "max")
-	if got.code != 1 || !strings.Contains(got.stderr, "(line 1) was answered 403") {
-		t.Errorf("%+v", got)
+	refused := runWith(t, nil, "send", "--url", e.URL, "--replay", day, "--secret", "1234=other", "--speed", "max")
+	if refused.code != 1 || !strings.Contains(refused.stderr, "(line 1) was answered 403") {
+		t.Errorf("%+v", refused)
 	}
 	e.errors = nil // of the wrong secret
 }

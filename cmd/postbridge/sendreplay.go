@@ -127,7 +127,7 @@ type replayReport struct {
 	Early int `json:"early_lines"`
 	// Behind is how much later than it was due a postback was sent, at the worst.
 	Behind float64 `json:"behind_seconds"`
-	// OtherIDs are postbacks whose event has another id than the recorded one.
+	// OtherIDs are postbacks whose event has another id than the recorded one, though the app is the same.
 	OtherIDs int64 `json:"other_ids"`
 }
 
@@ -370,6 +370,9 @@ func (r *replay) next(line []byte, number int) (replayed, error) {
 		return replayed{}, err
 	}
 	if broker == "kite" && of.Raw != nil && len(r.apps) > 0 {
+		if !namesApp(body, r.apps) {
+			of.ID = "" // the body gets the app_id of another app, so its event has another id
+		}
 		if body, err = signAs(body, r.apps); err != nil {
 			return replayed{}, err
 		}
