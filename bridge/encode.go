@@ -36,6 +36,7 @@ func (w *objectWriter) order(o *Order) {
 	w.text("reason_raw", o.ReasonRaw)
 	w.text("exchange_order_id", o.ExchangeOrderID)
 	w.text("parent_order_id", o.ParentOrderID)
+	w.text("leg", o.Leg)
 	w.text("client_order_id", o.ClientOrderID)
 	w.text("tag", o.Tag)
 	w.text("exchange", o.Exchange)

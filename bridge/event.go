@@ -87,6 +87,9 @@ type Order struct {
 	ExchangeOrderID string `json:"exchange_order_id,omitzero"`
 	// The order that this one is a leg or a slice of.
 	ParentOrderID string `json:"parent_order_id,omitzero"`
+	// The leg of a multi-leg order, in lower case: entry_leg, target_leg or stop_loss_leg (Dhan legName), or the number
+	// of the leg of an iceberg order (Kite).
+	Leg string `json:"leg,omitzero"`
 	// The id that the client gave when it placed the order (Dhan correlationId).
 	ClientOrderID string `json:"client_order_id,omitzero"`
 	// The tag that the client gave when it placed the order.
@@ -121,7 +124,8 @@ type Order struct {
 	Price string `json:"price,omitzero"`
 	// The trigger price: decimal text with the broker's own digits.
 	TriggerPrice string `json:"trigger_price,omitzero"`
-	// The average price of what is filled: decimal text with the broker's own digits.
+	// The average price of what is filled: decimal text with the broker's own digits. 0 is not a price of a fill: the
+	// broker gave none.
 	AveragePrice string `json:"average_price,omitzero"`
 	// When the order was placed, as the broker says: RFC 3339 with zone.
 	OrderTime string `json:"order_time,omitzero"`

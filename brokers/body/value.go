@@ -62,6 +62,20 @@ func Fold(dst []byte, word string) []byte {
 	return dst
 }
 
+// Member returns the value of a member of an object; of a name that is repeated the last counts. It is empty if there
+// is none.
+func (v Value) Member(name string) (of Value) {
+	if len(v) > len("{}") && v[0] == '{' {
+		// It was part of a body that was read, so it can be read.
+		_ = Scan(&bridge.Postback{Body: []byte(v)}, func(n string, m Value) {
+			if n == name {
+				of = m
+			}
+		})
+	}
+	return of
+}
+
 // Quantity is a whole number, sent as 50, 50.0 or "50".
 func (v Value) Quantity() bridge.Quantity {
 	whole, fraction, _ := strings.Cut(v.Decimal(), ".")

@@ -102,6 +102,17 @@ func TestFold(t *testing.T) {
 	}
 }
 
+func TestMember(t *testing.T) {
+	for of, want := range map[string]Value{
+		`{"leg":1}`: "1", `{ "a" : {"leg":2}, "leg" : "3" }`: `"3"`, `{"leg":1,"leg":2}`: "2", `{"\u006ceg":4}`: "4",
+		`{"Leg":1}`: "", `{}`: "", `[{"leg":1}]`: "", `"leg"`: "", `null`: "", `1`: "", ``: "",
+	} {
+		if got := Value(of).Member("leg"); got != want {
+			t.Errorf("%s has %q, want %q", of, got, want)
+		}
+	}
+}
+
 func TestWord(t *testing.T) {
 	if got := Value(`" SL-M "`).Word(); got != "sl-m" {
 		t.Errorf("%q", got)

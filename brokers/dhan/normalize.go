@@ -37,8 +37,22 @@ type order struct {
 func (o *order) settle() {
 	o.ReasonCode = cmp.Or(o.ReasonCode, o.misspelledCode)
 	o.FilledQuantity = cmp.Or(o.FilledQuantity, o.camelCaseFilled)
-	o.AveragePrice = cmp.Or(o.AveragePrice, o.averagePrice, o.lastPrice)
 	o.Status = body.PartialFill(status(o.BrokerStatus), o.FilledQuantity, o.Quantity)
+	o.AveragePrice = o.fillPrice()
+}
+
+// fillPrice is the first average price that has a value. Dhan's order book is known to say 0.0 of a traded order, and
+// the price under another name, so with fills the first one that is not 0 comes before it.
+func (o *order) fillPrice() string {
+	filled, _ := o.FilledQuantity.Get()
+	if filled > 0 || o.Status == bridge.StatusFilled || o.Status == bridge.StatusPartiallyFilled {
+		for _, price := range [...]string{o.AveragePrice, o.averagePrice, o.lastPrice} {
+			if strings.Trim(price, "-0.") != "" {
+				return price
+			}
+		}
+	}
+	return cmp.Or(o.AveragePrice, o.averagePrice, o.lastPrice)
 }
 
 // member is the field table of https://dhanhq.co/docs/v2/postback, and what the order API calls the rest.
@@ -51,6 +65,8 @@ func (o *order) member(name string, v body.Value) {
 		o.OrderID = v.Text()
 	case "exchangeorderid":
 		o.ExchangeOrderID = v.Text()
+	case "legname":
+		o.Leg = v.Word()
 	case "correlationid":
 		o.ClientOrderID = v.Text()
 	case "orderstatus":
@@ -133,13 +149,15 @@ func (*Broker) State(m bridge.Member) string {
 	}
 }
 
-// status reads Dhan's word. PART_TRADED is documented for the order API only.
+// status reads Dhan's word. PART_TRADED is documented for the order API only, CONFIRM and TRIGGERED for others of
+// Dhan's interfaces. CLOSED, of a super order whose entry and exit are placed, is not the state of one order and
+// stays unknown.
 func status(word string) bridge.Status {
 	var buf [32]byte
 	switch string(body.Fold(buf[:0], word)) {
 	case "transit":
 		return bridge.StatusPending
-	case "pending":
+	case "pending", "confirm", "triggered": // TRIGGERED: a leg of a super order was sent to the exchange
 		return bridge.StatusOpen
 	case "part traded":
 		return bridge.StatusPartiallyFilled

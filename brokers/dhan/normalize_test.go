@@ -32,6 +32,9 @@ func TestStatus(t *testing.T) {
 		"Traded":       bridge.StatusFilled,
 		" pending ":    bridge.StatusOpen,
 		"FROZEN":       bridge.StatusUnknown,
+		"CONFIRM":      bridge.StatusOpen,
+		"TRIGGERED":    bridge.StatusOpen,
+		"CLOSED":       bridge.StatusUnknown,
 		"Part Traded":  bridge.StatusPartiallyFilled,
 		"part--traded": bridge.StatusPartiallyFilled,
 	} {
@@ -106,6 +109,14 @@ func TestSpellings(t *testing.T) {
 		{`,"averageTradedPrice":1.10,"averagePrice":2,"tradedPrice":3`, "1.10"},
 		{`,"averagePrice":"2.0","tradedPrice":3`, "2.0"},
 		{`,"averageTradedPrice":"NA","averagePrice":null,"tradedPrice":3`, "3"},
+		// With fills 0 is no price, unless there is no other. Without, it is as good as another.
+		{`,"filled_qty":5,"averageTradedPrice":0.0,"averagePrice":2`, "2"},
+		{`,"filledQty":"5","averageTradedPrice":"-0.00","averagePrice":0,"tradedPrice":"3.10"`, "3.10"},
+		{`,"orderStatus":"TRADED","averageTradedPrice":0,"averagePrice":2`, "2"},
+		{`,"orderStatus":"PART_TRADED","averageTradedPrice":0,"tradedPrice":3`, "3"},
+		{`,"orderStatus":"TRADED","averageTradedPrice":0.0,"averagePrice":null,"tradedPrice":0`, "0.0"},
+		{`,"filled_qty":0,"averageTradedPrice":0.0,"averagePrice":2`, "0.0"},
+		{`,"filled_qty":5,"averageTradedPrice":10,"averagePrice":2`, "10"},
 		{``, ""},
 	} {
 		if got := normalize(t, v.members).AveragePrice; got != v.want {
@@ -125,12 +136,14 @@ func TestWords(t *testing.T) {
 		{"exchangeSegment", "BSE_FNO", "BFO"}, {"exchangeSegment", "NSE_CURRENCY", "CDS"},
 		{"exchangeSegment", "BSE_CURRENCY", "BCD"}, {"exchangeSegment", "mcx_comm", "MCX"}, {"exchangeSegment", "Idx_I", "IDX_I"},
 		{"exchangeSegment", "nse fno", "NFO"}, {"productType", "Co_X", "co_x"},
+		{"legName", "ENTRY_LEG", "entry_leg"}, {"legName", "TARGET_LEG", "target_leg"},
+		{"legName", "Stop_Loss_Leg", "stop_loss_leg"}, {"legName", "NA", ""},
 		{"transactionType", "BUY", "buy"}, {"validity", "IOC", "ioc"},
 	} {
 		order := normalize(t, fmt.Sprintf(`,%q:%q`, v.name, v.sent))
 		got := map[string]string{
 			"orderType": order.OrderType, "productType": order.Product, "exchangeSegment": order.Exchange,
-			"transactionType": order.Side, "validity": order.Validity,
+			"transactionType": order.Side, "validity": order.Validity, "legName": order.Leg,
 		}[v.name]
 		if got != v.want {
 			t.Errorf("%s %q became %q, want %q", v.name, v.sent, got, v.want)

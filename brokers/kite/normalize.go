@@ -50,6 +50,8 @@ func (o *order) member(name string, v body.Value) {
 		o.ExchangeOrderID = v.Text()
 	case "parent_order_id":
 		o.ParentOrderID = v.Text()
+	case "meta":
+		o.Leg = v.Member("iceberg").Member("leg").Word()
 	case "status":
 		o.BrokerStatus = v.Text()
 	case "status_message":
@@ -139,19 +141,21 @@ func statusState(v body.Value) string {
 func status(word string) bridge.Status {
 	var buf [32]byte
 	switch string(body.Fold(buf[:0], word)) {
-	case "put order req received", "validation pending", "open pending", "amo req received":
+	case "put order req received", "put order request received", "validation pending", "open pending",
+		"amo req received", "modify amo req received":
 		return bridge.StatusPending
-	case "open", "update", "modified": // UPDATE, in postbacks only: an open order was modified or filled in part
+	case "open", "update", "modified", // UPDATE, in postbacks only: an open order was modified or filled in part
+		"not modified", "not cancelled": // the exchange refused a request, and the order stands as it was
 		return bridge.StatusOpen
 	case "trigger pending":
 		return bridge.StatusTriggerPending
 	case "modify validation pending", "modify pending":
 		return bridge.StatusPendingReplace
-	case "cancel pending":
+	case "cancel pending", "cancel amo req received":
 		return bridge.StatusPendingCancel
 	case "complete":
 		return bridge.StatusFilled
-	case "cancel", "cancelled": // the postback page says CANCEL, captures and the SDKs say CANCELLED
+	case "cancel", "cancelled", "cancelled amo": // the postback page says CANCEL, captures and the SDKs say CANCELLED
 		return bridge.StatusCancelled
 	case "rejected":
 		return bridge.StatusRejected

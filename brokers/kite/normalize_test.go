@@ -17,25 +17,33 @@ func normalize(t *testing.T, text []byte) bridge.Order {
 
 func TestStatus(t *testing.T) {
 	for word, want := range map[string]bridge.Status{
-		"PUT ORDER REQ RECEIVED":    bridge.StatusPending,
-		"VALIDATION PENDING":        bridge.StatusPending,
-		"OPEN PENDING":              bridge.StatusPending,
-		"AMO REQ RECEIVED":          bridge.StatusPending,
-		"OPEN":                      bridge.StatusOpen,
-		"UPDATE":                    bridge.StatusOpen,
-		"MODIFIED":                  bridge.StatusOpen,
-		"TRIGGER PENDING":           bridge.StatusTriggerPending,
-		"MODIFY VALIDATION PENDING": bridge.StatusPendingReplace,
-		"MODIFY PENDING":            bridge.StatusPendingReplace,
-		"CANCEL PENDING":            bridge.StatusPendingCancel,
-		"COMPLETE":                  bridge.StatusFilled,
-		"CANCEL":                    bridge.StatusCancelled,
-		"CANCELLED":                 bridge.StatusCancelled,
-		"REJECTED":                  bridge.StatusRejected,
-		" complete ":                bridge.StatusFilled,
-		"Trigger Pending":           bridge.StatusTriggerPending,
-		"SOMETHING ELSE":            bridge.StatusUnknown,
-		"TRIGGER   _PENDING":        bridge.StatusTriggerPending,
+		"PUT ORDER REQ RECEIVED":     bridge.StatusPending,
+		"VALIDATION PENDING":         bridge.StatusPending,
+		"OPEN PENDING":               bridge.StatusPending,
+		"AMO REQ RECEIVED":           bridge.StatusPending,
+		"OPEN":                       bridge.StatusOpen,
+		"UPDATE":                     bridge.StatusOpen,
+		"MODIFIED":                   bridge.StatusOpen,
+		"TRIGGER PENDING":            bridge.StatusTriggerPending,
+		"MODIFY VALIDATION PENDING":  bridge.StatusPendingReplace,
+		"MODIFY PENDING":             bridge.StatusPendingReplace,
+		"CANCEL PENDING":             bridge.StatusPendingCancel,
+		"COMPLETE":                   bridge.StatusFilled,
+		"CANCEL":                     bridge.StatusCancelled,
+		"CANCELLED":                  bridge.StatusCancelled,
+		"REJECTED":                   bridge.StatusRejected,
+		" complete ":                 bridge.StatusFilled,
+		"Trigger Pending":            bridge.StatusTriggerPending,
+		"SOMETHING ELSE":             bridge.StatusUnknown,
+		"PUT ORDER REQUEST RECEIVED": bridge.StatusPending,
+		"MODIFY AMO REQ RECEIVED":    bridge.StatusPending,
+		"CANCEL AMO REQ RECEIVED":    bridge.StatusPendingCancel,
+		"CANCELLED AMO":              bridge.StatusCancelled,
+		"NOT MODIFIED":               bridge.StatusOpen,
+		"NOT CANCELLED":              bridge.StatusOpen,
+		"not_modified":               bridge.StatusOpen,
+		"Cancelled-AMO":              bridge.StatusCancelled,
+		"TRIGGER   _PENDING":         bridge.StatusTriggerPending,
 	} {
 		order := normalize(t, object("order_id", `"1"`, "status", quote(word)))
 		if order.Status != want || order.BrokerStatus != word {
@@ -121,6 +129,19 @@ func TestWords(t *testing.T) {
 		}[v.name]
 		if got != v.want {
 			t.Errorf("%s %q became %q, want %q", v.name, v.sent, got, v.want)
+		}
+	}
+}
+
+// TestLeg reads the number of the leg of an iceberg order.
+func TestLeg(t *testing.T) {
+	for meta, want := range map[string]string{
+		`{"iceberg":{"leg":1,"legs":5,"leg_quantity":200,"total_quantity":1000,"remaining_quantity":800}}`: "1",
+		`{"iceberg":{"leg":"2"}}`: "2", `{"iceberg":{"legs":5}}`: "", `{"iceberg":[{"leg":1}]}`: "", `{"leg":1}`: "",
+		`{}`: "", `""`: "", `"leg"`: "", `null`: "",
+	} {
+		if o := normalize(t, object("order_id", `"1"`, "status", `"OPEN"`, "meta", meta)); o.Leg != want {
+			t.Errorf("%s is leg %q, want %q", meta, o.Leg, want)
 		}
 	}
 }
