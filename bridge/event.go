@@ -59,7 +59,9 @@ type Event struct {
 	VerifiedBy string `json:"verified_by"`
 	// Where the event comes from: postback.
 	Source string `json:"source"`
-	// The broker's body, if it is JSON; bytes that are not UTF-8 as U+FFFD.
+	// The broker's body, if it is JSON; bytes that are not UTF-8 as U+FFFD. It may contain \u0000 and unpaired
+	// surrogates (\ud800), as the broker sent them, and any text taken from it may contain \u0000. PostgreSQL's jsonb
+	// refuses both; its json and text do not.
 	Raw jsontext.Value `json:"raw,omitzero"`
 	// The broker's body, if it is text but not JSON.
 	RawText string `json:"raw_text,omitzero"`

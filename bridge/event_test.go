@@ -93,6 +93,7 @@ func TestRaw(t *testing.T) {
 		{"JSON nested too deeply", strings.Repeat("[", 2000) + strings.Repeat("]", 2000),
 			`"raw_text":"` + strings.Repeat("[", 2000) + strings.Repeat("]", 2000) + `"`},
 		{"escapes as sent", `{"a":"\u0041\/"}`, `"raw":{"a":"\u0041\/"}`},
+		{"what jsonb refuses, as sent", `{"a":"\u0000\ud800"}`, `"raw":{"a":"\u0000\ud800"}`},
 		{"JSON, not UTF-8", "{\"a\":\"\xff\"}", "\"raw\":{\"a\":\"\uFFFD\"}"},
 		{"JSON null", `null`, `"raw":null`},
 		{"text", "a\n\"b", `"raw_text":"a\n\"b"`},
