@@ -137,7 +137,7 @@ func (p *Publisher) up(conn *natsgo.Conn) {
 	p.session.end()
 	p.session = session{conn: conn, js: js, up: true, epoch: p.session.epoch + 1}
 	p.session.ctx, p.session.end = context.WithCancel(p.ctx)
-	p.report("connection", nil)
+	p.reports.report("connection", nil)
 	for _, d := range p.destinations {
 		d.ready = false // it may be another server's, or changed
 		d.wantCheck()
@@ -177,7 +177,7 @@ func (p *Publisher) stillDown(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.session.up && p.ctx.Err() == nil {
-		p.report("connection", fmt.Errorf("bus at %s: %w", p.hosts, lasting(err)))
+		p.reports.report("connection", fmt.Errorf("bus at %s: %w", p.hosts, lasting(err)))
 	}
 }
 

@@ -166,15 +166,24 @@ const maxSaid = 100
 
 // warn logs a warning once a minute: what keeps a message from being stored comes again with each retry.
 func (l *serverLog) warn(text string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if now := time.Now(); now.Sub(l.said[text]) >= time.Minute {
-		if len(l.said) > maxSaid {
-			clear(l.said)
-		}
-		l.said[text] = now
+	if l.due(text) {
 		l.log.Warn(text)
 	}
+}
+
+// due reports whether a warning is to be logged, and notes that it is.
+func (l *serverLog) due(text string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	if now.Sub(l.said[text]) < time.Minute {
+		return false
+	}
+	if len(l.said) > maxSaid {
+		clear(l.said)
+	}
+	l.said[text] = now
+	return true
 }
 
 func (l *serverLog) Noticef(format string, v ...any) { l.log.Debug(text(format, v)) }

@@ -56,7 +56,8 @@ func noPassword() string { return "" }
 // edge is a publisher under test.
 type edge struct {
 	*nats.Publisher
-	t *testing.T
+	t   *testing.T
+	log *logBuffer // at info and above
 
 	mu      sync.Mutex
 	causes  map[string]error // guarded by mu
@@ -65,11 +66,17 @@ type edge struct {
 
 func openEdge(t *testing.T, cfg nats.Config) *edge {
 	t.Helper()
-	e := &edge{t: t, causes: make(map[string]error)}
+	return openEdgeReporting(t, cfg, (*edge).report)
+}
+
+// openEdgeReporting is openEdge with another Report.
+func openEdgeReporting(t *testing.T, cfg nats.Config, report func(e *edge, cause string, err error)) *edge {
+	t.Helper()
+	e := &edge{t: t, causes: make(map[string]error), log: new(logBuffer)}
 	p, err := nats.Open(cfg, bridge.Opening{
-		Report: e.report, Spool: "0badcafe", KeepNote: func() error { return nil }, TakeNote: func() {},
+		Report: func(cause string, err error) { report(e, cause, err) }, Spool: "0badcafe", KeepNote: func() error { return nil }, TakeNote: func() {},
 		Rewound: func(uint64, error) { e.rewound.Add(1) },
-	}, slog.New(slog.DiscardHandler))
+	}, slog.New(slog.NewTextHandler(e.log, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -94,10 +94,7 @@ func (p *Publisher) checkLandmarks(session context.Context, d *destination, s je
 	case loss == nil:
 		return true
 	}
-	back := min(p.landmarks.Lose(d.stream, loss), p.checkOthers(session, d))
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.rewound(back, loss.Why)
+	p.rewound(min(p.landmarks.Lose(d.stream, loss), p.checkOthers(session, d)), loss.Why)
 	return false
 }
 

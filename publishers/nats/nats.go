@@ -21,7 +21,7 @@
 //	$JS.API.INFO  $SYS.REQ.USER.INFO  for Examine to see the account's limits and what the user may publish to
 //
 // Locks: nothing calls into nats.go while it holds mu, because nats.go holds its own lock while it dials, and some of
-// its callbacks come with a lock held.
+// its callbacks come with a lock held. Nothing logs or calls the bridge while it holds mu, because both may block.
 package nats
 
 import (
@@ -62,7 +62,8 @@ type Publisher struct {
 	servers      string          // for the note
 	landmarks    *bridge.Landmarks
 	takeNote     func()
-	rewound      func(committed uint64, why error) // called with mu held
+	rewound      func(committed uint64, why error)
+	reports      *reporter
 	ctx          context.Context
 	stop         context.CancelFunc
 
@@ -84,7 +85,6 @@ type Publisher struct {
 	away     int                        // copies in flight or being looked up
 	session  session                    // the connection there is
 	inbox    error                      // why answers cannot arrive: no permission to subscribe to them
-	report   bridge.Report              // called with mu held, so that reports of a cause keep their order
 }
 
 var _ bridge.Publisher = (*Publisher)(nil)
@@ -102,8 +102,8 @@ type session struct {
 }
 
 // Open makes a publisher. It does not wait for the bus, which may be down; it connects, and connects again, until
-// Close. Its error is one in cfg, or why the embedded server cannot start. The publisher calls o.Report and o.Rewound
-// with locks held: they must not call the publisher.
+// Close. Its error is one in cfg, or why the embedded server cannot start. The publisher calls o.Report and o.Rewound from
+// goroutines of its own, with no lock held, and Close waits for a call under way.
 func Open(cfg Config, o bridge.Opening, log *slog.Logger) (*Publisher, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -115,7 +115,7 @@ func Open(cfg Config, o bridge.Opening, log *slog.Logger) (*Publisher, error) {
 		wake:     make(chan struct{}, 1),
 		lanes:    make(map[string]*lane),
 		inFlight: make(map[*natsgo.Msg]*eventCopy),
-		report:   o.Report,
+		reports:  newReporter(o.Report),
 		spool:    o.Spool,
 		rewound:  o.Rewound,
 		takeNote: o.TakeNote,
@@ -126,7 +126,7 @@ func Open(cfg Config, o bridge.Opening, log *slog.Logger) (*Publisher, error) {
 		bridge.Rejects:     newDestination(bridge.Rejects, cfg.Prefix, "*.*.*"),
 		bridge.Deadletters: newDestination(bridge.Deadletters, cfg.Prefix, "*"),
 	}
-	p.certificates = newCertificates(cfg, func(err error) { o.Report("certificate", err) })
+	p.certificates = newCertificates(cfg, func(err error) { p.reports.report("certificate", err) })
 	if cfg.Embedded != nil {
 		var err error
 		if p.server, err = startEmbedded(*cfg.Embedded, log); err != nil {
@@ -135,6 +135,7 @@ func Open(cfg Config, o bridge.Opening, log *slog.Logger) (*Publisher, error) {
 	}
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	p.session.end = func() {}
+	p.running.Go(func() { p.reports.run(p.ctx) })
 	p.running.Go(p.stayConnected)
 	p.running.Go(p.send)
 	for _, d := range p.destinations {

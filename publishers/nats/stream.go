@@ -121,7 +121,7 @@ func (p *Publisher) checkStream(d *destination) bool {
 	}
 	if err != nil {
 		d.ready = false
-		p.report("stream "+d.stream, p.noAnswer(err))
+		p.reports.report("stream "+d.stream, p.noAnswer(err))
 		return false
 	}
 	p.streamFits(d, stream)
@@ -130,7 +130,7 @@ func (p *Publisher) checkStream(d *destination) bool {
 
 // streamFits lets the events of the destination go. Guarded by mu.
 func (p *Publisher) streamFits(d *destination, s jetstream.Stream) {
-	p.report("stream "+d.stream, nil)
+	p.reports.report("stream "+d.stream, nil)
 	p.inboxHeard()
 	d.handle, d.identity = s, identity(s.CachedInfo())
 	d.window = s.CachedInfo().Config.Duplicates

@@ -29,7 +29,7 @@ func (p *Publisher) block(c *eventCopy, t *trouble, err error) {
 		t.shown = c
 	}
 	if t.shown == c {
-		p.report(t.cause, err)
+		p.reports.report(t.cause, err)
 	}
 }
 
@@ -45,7 +45,7 @@ func (p *Publisher) unblock(c *eventCopy) {
 		t.shown = nil
 	}
 	if t.count == 0 {
-		p.report(t.cause, nil)
+		p.reports.report(t.cause, nil)
 	}
 }
 
@@ -69,13 +69,22 @@ func (p *Publisher) inboxDenied() bool {
 func (p *Publisher) inboxHeard() {
 	if p.inbox != nil {
 		p.inbox = nil
-		p.report("permission inbox", nil)
+		p.reports.report("permission inbox", nil)
 	}
 }
 
 // denied takes a permission violation, which the server tells apart from the message it refused: the subject is all
 // that says what failed. Without this, it would fail by timeout. It takes mu.
 func (p *Publisher) denied(err error) {
+	if d := p.denyWhat(err); d != nil {
+		p.log.Warn("no permission to look up what the stream holds: events may be stored twice after an outage",
+			"stream", d.stream, "error", err)
+	}
+}
+
+// denyWhat fails what a permission violation says is denied. It returns the destination in whose stream we may not look. It
+// takes mu.
+func (p *Publisher) denyWhat(err error) (unseen *destination) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	text := err.Error()
@@ -83,27 +92,30 @@ func (p *Publisher) denied(err error) {
 	if !ok {
 		if _, ok = quotedAfter(text, `Subscription to "`); ok {
 			p.inbox = fmt.Errorf("answers cannot arrive: %w", err)
-			p.report("permission inbox", p.inbox)
+			p.reports.report("permission inbox", p.inbox)
 		}
-		return
+		return nil
 	}
 	for _, d := range p.destinations {
 		if rest, ok := strings.CutPrefix(subject, d.prefix+string(d.name)+"."); ok {
-			p.deniedCopies(d, rest, err)
+			p.deniedCopies(d, rest)
 		} else if strings.HasPrefix(subject, "$JS.API.DIRECT.GET."+d.stream) || subject == "$JS.API.STREAM.MSG.GET."+d.stream {
 			d.lookUpDenied = true
 			if d.cancelLook != nil {
 				d.cancelLook()
 			}
-			p.log.Warn("no permission to look up what the stream holds: events may be stored twice after an outage", "error", err)
+			unseen = d
 		} else if d.cancelCheck != nil && strings.HasSuffix(subject, "."+d.stream) {
 			d.cancelCheck(err)
 		}
 	}
+	return unseen
 }
 
-// deniedCopies fails what is in flight to the subject whose last tokens are rest.
-func (p *Publisher) deniedCopies(d *destination, rest string, err error) {
+// deniedCopies fails what is in flight to the subject whose last tokens are rest. Its error does not quote the subject, which
+// has a user and an order in it.
+func (p *Publisher) deniedCopies(d *destination, rest string) {
+	err := fmt.Errorf("no permission to publish to some subjects of %s: allow publishing to %s", d.subjects, d.subjects)
 	fail := func(c *eventCopy) { p.retry(c, &d.denied, err) }
 	if d.name == bridge.Deadletters {
 		for _, c := range p.inFlight {
