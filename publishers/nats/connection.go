@@ -59,7 +59,7 @@ func (p *Publisher) attend(conn *natsgo.Conn, closed <-chan struct{}) {
 		}
 		if !conn.IsConnected() {
 			// A handshake that fails (TLS, credentials) is told to no callback.
-			if err := conn.LastError(); err != nil {
+			if err := conn.LastError(); err != nil && !errors.Is(err, natsgo.ErrPermissionViolation) {
 				p.stillDown(err)
 			}
 		}
@@ -139,7 +139,10 @@ func (p *Publisher) up(conn *natsgo.Conn) {
 	p.session.ctx, p.session.end = context.WithCancel(p.ctx)
 	p.reports.report("connection", nil)
 	for _, d := range p.destinations {
-		d.ready = false // it may be another server's, or changed
+		d.ready, d.refused = false, true // it may be another server's, or changed
+		d.forgetSample()
+		d.lookUpDenied = false
+		d.looks, d.endLooks = context.WithCancel(p.session.ctx)
 		d.wantCheck()
 	}
 }
@@ -163,7 +166,7 @@ func (p *Publisher) down(conn *natsgo.Conn, err error) {
 		p.session.end()
 	}
 	p.mu.Unlock()
-	if err == nil {
+	if err == nil || errors.Is(err, natsgo.ErrPermissionViolation) { // which ends no connection, and may name an order
 		err = errors.New("the connection was lost")
 	}
 	p.stillDown(err)

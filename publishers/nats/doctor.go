@@ -357,6 +357,7 @@ func (x *examiner) stream(ctx context.Context, d *destination) {
 	x.replicas(what, info)
 	x.keeps(what, &info.Config)
 	x.lookUps(ctx, d, s)
+	x.newest(ctx, d, s)
 	x.room(what, info)
 }
 
@@ -552,6 +553,22 @@ func (x *examiner) lookUps(ctx context.Context, d *destination, s jetstream.Stre
 	}
 }
 
+// newest grades whether the newest event has the subject that it was published to, as far as we may look.
+func (x *examiner) newest(ctx context.Context, d *destination, s jetstream.Stream) {
+	last := s.CachedInfo().State.LastSeq
+	if last == 0 {
+		return
+	}
+	var m *jetstream.RawStreamMsg
+	err := x.ask(ctx, func(ctx context.Context) (err error) {
+		m, err = s.GetMsg(ctx, last)
+		return err
+	})
+	if err == nil && d.misplaced(m) {
+		x.Add(bridge.Fail, "stream "+d.stream, misplacedWhy, misplacedDo)
+	}
+}
+
 // clock compares our clock with the server's, which it told in an answer.
 func (x *examiner) clock(asked, answered, told time.Time) {
 	if told.IsZero() {
@@ -596,13 +613,13 @@ func (x *examiner) probe(ctx context.Context) {
 		return
 	}
 	stored := time.Since(sent)
-	err = x.ask(ctx, func(ctx context.Context) error { return x.readBack(ctx, d.stream, ack.Sequence, p) })
+	err = x.ask(ctx, func(ctx context.Context) error { return x.readBack(ctx, d, ack.Sequence, p) })
 	if subject, refused := denied(err); refused {
 		x.Add(bridge.Info, what, fmt.Sprintf("is stored on %s, in %v, but may not be read back", m.Subject, stored.Round(10*time.Microsecond)), "allow publishing to "+subject)
 		return
 	}
 	if err != nil {
-		x.Add(bridge.Fail, what, "is stored, but cannot be read back: "+err.Error(), "look at the server's log")
+		x.Add(bridge.Fail, what, "is stored, but cannot be read back: "+err.Error(), "mend what is said of stream "+d.stream+", or look at the server's log")
 		return
 	}
 	x.OK(what, fmt.Sprintf("is stored on %s, in %v, and read back, in %v", m.Subject,
@@ -610,8 +627,8 @@ func (x *examiner) probe(ctx context.Context) {
 }
 
 // readBack reads the probe, from a replica that may not have it yet.
-func (x *examiner) readBack(ctx context.Context, stream string, sequence uint64, p bridge.Probe) error {
-	s, err := x.js.Stream(ctx, stream)
+func (x *examiner) readBack(ctx context.Context, d *destination, sequence uint64, p bridge.Probe) error {
+	s, err := x.js.Stream(ctx, d.stream)
 	if err != nil {
 		return err
 	}
@@ -620,6 +637,8 @@ func (x *examiner) readBack(ctx context.Context, stream string, sequence uint64,
 		switch {
 		case err == nil && m.Header.Get("ce-id") != p.ID:
 			return errors.New("another message is in its place")
+		case err == nil && d.misplaced(m):
+			return fmt.Errorf("it is stored as %s: %s", m.Subject, misplacedDo)
 		case !errors.Is(err, jetstream.ErrMsgNotFound):
 			return err
 		}

@@ -102,7 +102,7 @@ func (p *Publisher) checkLandmarks(session context.Context, d *destination, s je
 // has not yet applied what it knows to be stored. It looks again, too, if there is no answer, which confirms nothing.
 func (p *Publisher) confirmLoss(ctx context.Context, d *destination, s jetstream.Stream) (loss *bridge.Loss, err error) {
 	for seen, failed := 0, 0; seen < confirmations && failed < confirmations; {
-		loss, err = p.landmarks.Check(d.stream, p.ask(ctx, s))
+		loss, err = p.landmarks.Check(d.stream, p.ask(ctx, d, s))
 		switch {
 		case err != nil:
 			seen, failed = 0, failed+1
@@ -138,7 +138,7 @@ func (p *Publisher) checkOthers(ctx context.Context, lost *destination) (back ui
 		if err != nil {
 			continue // the next publisher looks
 		}
-		if loss, err := p.landmarks.Check(d.stream, p.ask(ctx, s)); loss != nil && err == nil {
+		if loss, err := p.landmarks.Check(d.stream, p.ask(ctx, d, s)); loss != nil && err == nil {
 			back = p.landmarks.Lose(d.stream, loss)
 		}
 	}
@@ -147,7 +147,7 @@ func (p *Publisher) checkOthers(ctx context.Context, lost *destination) (back ui
 
 // ask asks what the stream is now. A message that is not there may have been removed by the stream's limits or by
 // somebody, or the replica that answers is behind; one behind the end of the stream was lost.
-func (p *Publisher) ask(ctx context.Context, s jetstream.Stream) func() (bridge.Place, error) {
+func (p *Publisher) ask(ctx context.Context, d *destination, s jetstream.Stream) func() (bridge.Place, error) {
 	return func() (bridge.Place, error) {
 		asked, cancel := context.WithTimeout(ctx, ackTimeout)
 		defer cancel()
@@ -162,7 +162,7 @@ func (p *Publisher) ask(ctx context.Context, s jetstream.Stream) func() (bridge.
 			if m.Position > info.State.LastSeq {
 				return bridge.Lost, nil
 			}
-			return p.sight(ctx, s, m)
+			return p.sight(ctx, d, s, m)
 		}}, nil
 	}
 }
@@ -184,7 +184,7 @@ func led(c *jetstream.ClusterInfo) bool {
 	return c.Leader != "" && 2*following > len(c.Replicas)+1
 }
 
-func (p *Publisher) sight(ctx context.Context, s jetstream.Stream, m bridge.Landmark) (bridge.Sighting, error) {
+func (p *Publisher) sight(ctx context.Context, d *destination, s jetstream.Stream, m bridge.Landmark) (bridge.Sighting, error) {
 	ctx, cancel := context.WithTimeout(ctx, ackTimeout)
 	defer cancel()
 	there, err := s.GetMsg(ctx, m.Position)
@@ -193,25 +193,35 @@ func (p *Publisher) sight(ctx context.Context, s jetstream.Stream, m bridge.Land
 		return bridge.Unknown, nil
 	case err != nil:
 		return bridge.Unknown, err
-	case sameEvent(there, &bridge.Delivery{Spool: p.spool, Sequence: m.Number}):
-		return bridge.Held, nil
-	default:
+	case !sameEvent(there, &bridge.Delivery{Spool: p.spool, Sequence: m.Number}):
 		return bridge.Lost, nil
+	case d.misplaced(there):
+		return bridge.Lost, nil // to its consumers; it is published again, and refused until that is mended
+	default:
+		return bridge.Held, nil
 	}
 }
 
-// lookAgain looks at the landmarks of a stream that events go to.
+// lookAgain looks at the stream that events go to: at its configuration, which may have been changed, and at its landmarks.
 func (p *Publisher) lookAgain(d *destination) {
 	p.mu.Lock()
-	s, stream, ready := p.session, d.handle, d.ready && !d.lookUpDenied
+	s, stream, ready, mayLook := p.session, d.handle, d.ready, !d.lookUpDenied
 	p.mu.Unlock()
-	if !s.up || !ready || !p.checkLandmarks(s.ctx, d, stream) {
+	if !s.up || !ready {
 		return // what makes it ready looks, too
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, ackTimeout)
+	defer cancel()
+	if info, err := stream.Info(ctx); err == nil && d.misfit(&info.Config) != nil {
+		d.wantCheck() // which refuses it
+		return
+	}
+	if !mayLook || !p.checkLandmarks(s.ctx, d, stream) {
+		return
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !d.ready && s.ctx.Err() == nil {
-		d.ready = true
-		p.wakeAll()
+	if s.ctx.Err() == nil {
+		p.letGo(d)
 	}
 }

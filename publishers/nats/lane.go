@@ -18,6 +18,9 @@ type lane struct {
 	queued bool  // it is in Publisher.ready
 	next   *lane // behind it there
 
+	// found is where the last event that was looked up is stored, in each destination: the next is behind it.
+	found map[*destination]uint64
+
 	// While the head waits for a retry, timer runs. Both are nil as long as nothing went wrong.
 	timer   *time.Timer
 	backoff *backoff.ExponentialBackOff
@@ -44,22 +47,22 @@ type eventCopy struct {
 	attempt *natsgo.Msg // identifies what is under way, nil if nothing is
 	trouble *trouble    // what keeps it from being stored, as reported; nil if nothing did
 
-	// absentAt is a time at which the stream did not hold the copy; zero if it was never offered. The stream notices
-	// a repeat only as long as its duplicate window reaches back to it.
+	// absentAt is a time at which the stream did not hold the copy; zero if that is not known. The stream notices a
+	// repeat only as long as its duplicate window reaches back to it. It is a time of this run, whose differences are
+	// those of the monotonic clock: no step of the wall clock changes them.
 	absentAt time.Time
-	sent     int // how often
-	lookUps  int // that had no answer
+	earlier  bool // a run before may have sent it, at a time that no clock tells
+	sent     int  // how often, by this run
+	lookUps  int  // that had no answer
+
+	// misplaced is that the stream holds the copy, but under another subject.
+	misplaced bool
 }
 
 func (p *Publisher) newEntry(d *bridge.Delivery, done func(error)) *entry {
 	e := &entry{delivery: d, done: done}
-	var absentAt time.Time
-	if d.Redelivered {
-		// A run before may have sent it, at any time since it arrived.
-		absentAt = d.ReceivedAt
-	}
 	for _, name := range d.Destinations() {
-		e.copies[e.n] = eventCopy{entry: e, dest: p.destinations[name], absentAt: absentAt}
+		e.copies[e.n] = eventCopy{entry: e, dest: p.destinations[name], earlier: d.Redelivered}
 		e.n++
 	}
 	return e
@@ -75,12 +78,18 @@ func (e *entry) settled() bool {
 	return true
 }
 
-// lookFirst reports whether the copy may be stored already without the stream noticing a repeat. Half the window is
-// left for the way there. Dead letters share their subject and are not looked up: there the window has to do.
+// lookFirst reports whether the copy may be stored already without the stream noticing a repeat: a run before may have
+// sent it, or this one did so long ago. Half the window is left for the way there. Dead letters share their subject and
+// are not looked up: there the window has to do.
 func (c *eventCopy) lookFirst(now time.Time) bool {
-	return !c.absentAt.IsZero() && now.Sub(c.absentAt) > c.dest.window/2 &&
-		!c.dest.lookUpDenied && c.lookUps < maxLookUps && c.dest.name != bridge.Deadletters
+	if c.dest.lookUpDenied || c.lookUps >= maxLookUps || c.dest.name == bridge.Deadletters {
+		return false
+	}
+	return c.earlier || !c.absentAt.IsZero() && now.Sub(c.absentAt) > c.dest.window/2
 }
+
+// subject is where the copy is published to.
+func (c *eventCopy) subject() string { return c.dest.prefix + c.entry.delivery.Subject(c.dest.name) }
 
 func (l *lane) push(e *entry) {
 	e.lane = l

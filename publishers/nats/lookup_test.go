@@ -44,30 +44,40 @@ func forget(t *testing.T, js jetstream.JetStream) {
 }
 
 // old are events of one order that arrived an hour ago and may have been offered then.
-func old(sequences ...uint64) (all []*bridge.Delivery) {
+func old(sequences ...uint64) (all []*bridge.Delivery) { return arrived(time.Hour, sequences...) }
+
+// arrived are events of one order that may have been offered by a run before, by a clock that showed then what ours did so
+// long ago.
+func arrived(ago time.Duration, sequences ...uint64) (all []*bridge.Delivery) {
 	for _, sequence := range sequences {
 		d := order(sequence)
-		d.ReceivedAt, d.Redelivered = time.Now().Add(-time.Hour), true
+		d.ReceivedAt, d.Redelivered = time.Now().Add(-ago), true
 		all = append(all, d)
 	}
 	return all
 }
 
-// What the run before stored is not stored again, however long ago.
+// TestOfferedAgainMuchLater: what the run before stored is not stored again, however long ago, and whatever was done to the
+// clock since.
 func TestOfferedAgainMuchLater(t *testing.T) {
 	t.Parallel()
-	n := startServer(t, nil)
-	js := n.admin(t)
-	shortWindow(t, js)
-	cfg := nats.Config{URL: n.url(), CreateStreams: true}
-	first := openEdge(t, cfg)
-	first.publish(old(1, 2, 3)...)
-	first.Close()
-	forget(t, js)
+	for name, ago := range map[string]time.Duration{"later": time.Hour, "clock set back": -time.Hour, "clock set right": time.Millisecond} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			n := startServer(t, nil)
+			js := n.admin(t)
+			shortWindow(t, js)
+			cfg := nats.Config{URL: n.url(), CreateStreams: true}
+			first := openEdge(t, cfg)
+			first.publish(arrived(ago, 1, 2, 3)...)
+			first.Close()
+			forget(t, js)
 
-	again := openEdge(t, cfg)
-	again.publish(old(2, 3, 4)...)
-	wantStored(t, js, "ORDERS", 1, 2, 3, 4)
+			again := openEdge(t, cfg)
+			again.publish(arrived(ago, 2, 3, 4)...)
+			wantStored(t, js, "ORDERS", 1, 2, 3, 4)
+		})
+	}
 }
 
 // That a later event is stored does not say that an earlier one is: it may have been refused, and not yet be in the

@@ -20,13 +20,14 @@ const (
 type headers struct {
 	header natsgo.Header
 	msgID  []string
+	stream []string
 	names  []string // of the CloudEvents attributes, in the order of Delivery.Attributes
 	values [][]string
 	trace  []string
 }
 
 func newHeaders() *headers {
-	h := &headers{header: make(natsgo.Header), msgID: make([]string, 1), trace: make([]string, 1)}
+	h := &headers{header: make(natsgo.Header), msgID: make([]string, 1), stream: make([]string, 1), trace: make([]string, 1)}
 	for _, attribute := range new(bridge.Delivery).Attributes() {
 		value := make([]string, 1)
 		h.names = append(h.names, "ce-"+attribute[0])
@@ -34,14 +35,15 @@ func newHeaders() *headers {
 		h.header["ce-"+attribute[0]] = value
 	}
 	h.header[jetstream.MsgIDHeader] = h.msgID
+	h.header[jetstream.ExpectedStreamHeader] = h.stream
 	h.header[headerContentType] = []string{bridge.ContentType}
 	return h
 }
 
-// of returns the headers of d: the CloudEvents attributes in binary mode, the message id and the trace context. They
-// hold until the next call.
-func (h *headers) of(d *bridge.Delivery) natsgo.Header {
-	h.msgID[0] = d.MsgID()
+// of returns the headers of d for a stream: the CloudEvents attributes in binary mode, the message id, the trace context,
+// and which stream it is for, so that no other takes it. They hold until the next call.
+func (h *headers) of(d *bridge.Delivery, stream string) natsgo.Header {
+	h.msgID[0], h.stream[0] = d.MsgID(), stream
 	for i, attribute := range d.Attributes() {
 		h.values[i][0] = percentEncode(attribute[1])
 	}

@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -23,20 +24,21 @@ func delivery() *bridge.Delivery {
 
 func TestHeaders(t *testing.T) {
 	want := natsgo.Header{
-		"Nats-Msg-Id":        {"0badcafe.00000000000000000042"},
-		"ce-id":              {"00112233445566778899aabbccddeeff"},
-		"ce-source":          {"/postbridge/kite"},
-		"ce-specversion":     {"1.0"},
-		"ce-type":            {"postbridge.order.v1"},
-		"ce-time":            {"2022-03-03T09:24:25.123456789Z"},
-		"ce-subject":         {"AB1234/220303000308932"},
-		"ce-orderstatus":     {"open"},
-		"ce-spool":           {"0badcafe"},
-		"ce-sequence":        {"00000000000000000042"},
-		"ce-datacontenttype": {"application/json"},
-		"traceparent":        {"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"},
+		"Nats-Msg-Id":          {"0badcafe.00000000000000000042"},
+		"Nats-Expected-Stream": {"ORDERS"},
+		"ce-id":                {"00112233445566778899aabbccddeeff"},
+		"ce-source":            {"/postbridge/kite"},
+		"ce-specversion":       {"1.0"},
+		"ce-type":              {"postbridge.order.v1"},
+		"ce-time":              {"2022-03-03T09:24:25.123456789Z"},
+		"ce-subject":           {"AB1234/220303000308932"},
+		"ce-orderstatus":       {"open"},
+		"ce-spool":             {"0badcafe"},
+		"ce-sequence":          {"00000000000000000042"},
+		"ce-datacontenttype":   {"application/json"},
+		"traceparent":          {"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"},
 	}
-	got := newHeaders().of(delivery())
+	got := newHeaders().of(delivery(), "ORDERS")
 	if !maps.EqualFunc(got, want, slices.Equal) {
 		t.Errorf("got  %q\nwant %q", got, want)
 	}
@@ -45,10 +47,10 @@ func TestHeaders(t *testing.T) {
 // The map is used again: nothing of the message before may stay.
 func TestHeadersOfNext(t *testing.T) {
 	h := newHeaders()
-	h.of(delivery())
+	h.of(delivery(), "ORDERS")
 	d := delivery()
 	d.TraceParent, d.Sequence = "", 43
-	got := h.of(d)
+	got := h.of(d, "ORDERS")
 	if v, ok := got["traceparent"]; ok {
 		t.Errorf("traceparent %q of the message before", v)
 	}
@@ -83,11 +85,11 @@ func TestPercentEncode(t *testing.T) {
 func TestCloudEvents(t *testing.T) {
 	d := delivery()
 	d.UserID, d.OrderID = "Ünï cödé", `1"%`
-	got := newHeaders().of(d)
+	got := newHeaders().of(d, "ORDERS")
 	attributeName := regexp.MustCompile(`^ce-[a-z0-9]{1,20}$`)
 	printable := regexp.MustCompile(`^[\x21-\x7e]+$`)
 	for name, values := range got {
-		if name == "Nats-Msg-Id" || name == "traceparent" {
+		if strings.HasPrefix(name, "Nats-") || name == "traceparent" {
 			continue
 		}
 		if !attributeName.MatchString(name) {

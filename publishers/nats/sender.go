@@ -19,8 +19,12 @@ const (
 	errCodeHeaderTooLarge jetstream.ErrorCode = 10097
 )
 
-// errCodeStoreFailed is what a full stream answers.
-const errCodeStoreFailed jetstream.ErrorCode = 10077
+const (
+	// errCodeStoreFailed is what a full stream answers.
+	errCodeStoreFailed jetstream.ErrorCode = 10077
+	// errCodeOtherStream is what a stream answers to a message that is for another.
+	errCodeOtherStream jetstream.ErrorCode = 10060
+)
 
 // batch is what the sender takes to the bus at a time.
 type batch struct {
@@ -75,8 +79,8 @@ func (p *Publisher) write(b *batch, h *headers) {
 	once := jetstream.WithRetryAttempts(0)
 	for _, o := range b.copies {
 		d := o.copy.entry.delivery
-		o.msg.Subject = o.copy.dest.prefix + d.Subject(o.copy.dest.name)
-		o.msg.Header = h.of(d)
+		o.msg.Subject = o.copy.subject()
+		o.msg.Header = h.of(d, o.copy.dest.stream)
 		o.msg.Data = d.Data
 		if _, err := b.js.PublishMsgAsync(o.msg, once); err != nil {
 			p.notSent(o.msg, err, b.epoch)
@@ -104,19 +108,28 @@ func (p *Publisher) takeHead(l *lane, now time.Time, b *batch) {
 		if c.settled || c.attempt != nil || !c.dest.ready {
 			continue
 		}
-		c.attempt = new(natsgo.Msg)
-		p.away++
 		if c.lookFirst(now) {
+			p.begin(c)
 			p.goLookUp(c)
+			continue
+		}
+		if !c.dest.admit(c) {
 			continue
 		}
 		if c.absentAt.IsZero() {
 			c.absentAt = now
 		}
 		c.sent++
-		p.inFlight[c.attempt] = c
+		p.begin(c)
 		b.copies = append(b.copies, outgoing{c.attempt, c})
 	}
+}
+
+// begin begins an attempt of the copy: to send it, or to ask the stream about it.
+func (p *Publisher) begin(c *eventCopy) {
+	c.attempt = new(natsgo.Msg)
+	p.inFlight[c.attempt] = c
+	p.away++
 }
 
 // enqueue tells the sender that the lane may have something to send. Guarded by mu, as everything below that is not
@@ -138,10 +151,17 @@ func (p *Publisher) signal() {
 
 // wakeAll ends every wait for a retry, the oldest event first.
 func (p *Publisher) wakeAll() {
-	var waiting []*lane
 	for _, l := range p.lanes {
 		l.calm()
-		if !l.queued {
+	}
+	p.wakeIdle()
+}
+
+// wakeIdle has every event looked at that waits for no retry, the oldest first.
+func (p *Publisher) wakeIdle() {
+	var waiting []*lane
+	for _, l := range p.lanes {
+		if !l.queued && l.timer == nil {
 			waiting = append(waiting, l)
 		}
 	}
@@ -157,25 +177,36 @@ func (p *Publisher) wakeAll() {
 // acked takes an acknowledgement. It runs on the goroutine that reads them. It takes mu.
 func (p *Publisher) acked(_ jetstream.JetStream, m *natsgo.Msg, ack *jetstream.PubAck) {
 	p.resolve(m, func(c *eventCopy) {
-		if ack.Stream != c.dest.stream {
-			p.retry(c, &c.dest.failing, fmt.Errorf("stream %s stored an event that belongs in %s: its subjects overlap", ack.Stream, c.dest.stream))
-			c.dest.wantCheck()
-			return
-		}
-		if ack.Duplicate && c.sent == 1 && !c.entry.delivery.Redelivered {
+		d := c.entry.delivery
+		switch {
+		case ack.Duplicate && c.sent == 1 && !d.Redelivered:
 			// It was never sent before, so this is an event of another time, whose number is used again.
-			p.settle(c, fmt.Errorf("%w: stream %s holds another event as %s, at %d: the data directory is an older copy, or another process has a copy of it",
-				bridge.ErrRejected, c.dest.stream, c.entry.delivery.MsgID(), ack.Sequence))
-			return
+			p.settle(c, fmt.Errorf("%w: stream %s holds another event of the same spool and number, at %d: "+
+				"the data directory is an older copy, or another process has a copy of it", bridge.ErrRejected, c.dest.stream, ack.Sequence))
+		case !c.dest.lookUpDenied && (!c.dest.proven || ack.Duplicate || d.Redelivered):
+			p.begin(c)
+			p.goReadBack(c, ack)
+		default:
+			p.stored(c, ack)
 		}
-		// ack.Duplicate says that an earlier attempt was stored: just as good.
-		if number := c.entry.delivery.Sequence; ack.Duplicate {
-			p.landmarks.Found(c.dest.stream, c.dest.identity, ack.Sequence, number)
-		} else if !p.landmarks.Stored(c.dest.stream, c.dest.identity, ack.Sequence, number) {
-			c.dest.wantCheck() // what was stored there before is gone
-		}
-		p.settle(c, nil)
 	})
+}
+
+// stored settles a copy that is stored under its subject, as far as anybody can tell.
+func (p *Publisher) stored(c *eventCopy, ack *jetstream.PubAck) {
+	if !c.dest.proven && (c.dest.sample == nil || c.dest.sample == c) {
+		p.prove(c.dest)
+	}
+	c.misplaced = false
+	number := c.entry.delivery.Sequence
+	if ack.Duplicate {
+		// An earlier attempt was stored: just as good.
+		p.landmarks.Found(c.dest.stream, c.dest.identity, ack.Sequence, number)
+	} else if !p.landmarks.Stored(c.dest.stream, c.dest.identity, ack.Sequence, number) && !c.entry.delivery.Redelivered {
+		// What was stored there before is gone. (One that was read back may come behind its successors.)
+		c.dest.wantCheck()
+	}
+	p.settle(c, nil)
 }
 
 // failed takes an error that came instead of an acknowledgement. It runs on goroutines of the library, once with its
@@ -224,6 +255,9 @@ func (p *Publisher) conclude(c *eventCopy, outcome func(*eventCopy)) *entry {
 	c.attempt = nil
 	p.away--
 	outcome(c)
+	if c.dest.sample == c && c.attempt == nil && (c.settled || !c.misplaced) {
+		p.nextSample(c.dest)
+	}
 	e := c.entry
 	if e.settled() {
 		p.advance(e.lane)
@@ -261,7 +295,12 @@ func (p *Publisher) judge(c *eventCopy, err error) {
 	case errors.Is(err, jetstream.ErrNoStreamResponse):
 		c.dest.ready = false // one that is made anew gets nothing before it is known what this one held
 		c.dest.wantCheck()
-		p.retry(c, &c.dest.failing, fmt.Errorf("no stream answers for %s", c.dest.subjects))
+		p.retry(c, &c.dest.failing, fmt.Errorf("no stream takes what is published to %s: see that stream %s does, and that no subject mapping of the account leads elsewhere",
+			c.dest.subjects, c.dest.stream))
+	case api != nil && api.ErrorCode == errCodeOtherStream:
+		c.dest.wantCheck()
+		p.retry(c, &c.dest.failing, fmt.Errorf("what is published to %s reaches another stream than %s: take the subjects off that stream, or remove the subject mapping that leads there",
+			c.dest.subjects, c.dest.stream))
 	case api != nil && api.ErrorCode == errCodeStoreFailed:
 		p.retry(c, &c.dest.failing, fmt.Errorf("stream %s takes no more: make room in it or raise its limits: %w", c.dest.stream, err))
 	case errors.Is(err, jetstream.ErrAsyncPublishTimeout):

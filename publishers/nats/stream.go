@@ -1,6 +1,7 @@
 package nats
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,13 +32,19 @@ type destination struct {
 	warned string // the warnings given last; owned by the goroutine of watchStream
 
 	// Guarded by Publisher.mu.
-	ready        bool                    // the stream fits, as far as we know; nothing is sent before
-	handle       jetstream.Stream        // set once ready
-	window       time.Duration           // how long the stream notices a repeat
-	lookUpDenied bool                    // we have no permission to look up what is stored
+	ready        bool             // the stream fits, as far as we know; nothing is sent before
+	refused      bool             // the last check found that it does not, or there was none on this connection
+	handle       jetstream.Stream // set once ready
+	window       time.Duration    // how long the stream notices a repeat
+	looks        context.Context  // of look-ups; ends with the connection, and when they are denied
+	endLooks     context.CancelFunc
+	lookUpDenied bool                    // we have no permission to look up what is stored, on this connection
 	identity     string                  // of the stream
 	cancelCheck  context.CancelCauseFunc // ends the check under way; nil if there is none
 	cancelLook   context.CancelFunc      // ends the look at landmarks under way; nil if there is none
+	proven       bool                    // an event was read back under its subject on this connection, or cannot be
+	sample       *eventCopy              // the only copy that is sent until then; nil if there is none yet
+	gated        []*lane                 // wait for the sample
 	failing      trouble                 // the stream does not store
 	denied       trouble                 // we may not publish to some subjects
 }
@@ -102,14 +109,15 @@ func (p *Publisher) checkStream(d *destination) bool {
 	}
 	ctx, cancel := context.WithCancelCause(s.ctx)
 	defer cancel(nil)
-	d.cancelCheck, d.lookUpDenied = cancel, false
+	d.cancelCheck = cancel
+	mayLook := !d.lookUpDenied
 	p.mu.Unlock()
 
 	stream, err := p.findStream(ctx, s.js, d)
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
 	}
-	if err == nil && !p.checkLandmarks(ctx, d, stream) {
+	if err == nil && mayLook && !p.checkLandmarks(ctx, d, stream) {
 		return true // the next publisher goes on
 	}
 
@@ -120,7 +128,7 @@ func (p *Publisher) checkStream(d *destination) bool {
 		return true
 	}
 	if err != nil {
-		d.ready = false
+		d.ready, d.refused = false, true
 		p.reports.report("stream "+d.stream, p.noAnswer(err))
 		return false
 	}
@@ -134,9 +142,21 @@ func (p *Publisher) streamFits(d *destination, s jetstream.Stream) {
 	p.inboxHeard()
 	d.handle, d.identity = s, identity(s.CachedInfo())
 	d.window = s.CachedInfo().Config.Duplicates
-	if !d.ready {
-		d.ready = true
+	p.letGo(d)
+}
+
+// letGo sends the events of the destination again. Those that wait for a retry are sent at once only if something has changed:
+// a stream may fit, and its events still reach none. Guarded by mu.
+func (p *Publisher) letGo(d *destination) {
+	if d.ready {
+		return
+	}
+	d.ready = true
+	if d.refused {
+		d.refused = false
 		p.wakeAll()
+	} else {
+		p.wakeIdle()
 	}
 }
 
@@ -229,6 +249,11 @@ func (d *destination) unfit(c *jetstream.StreamConfig) (why, do string) {
 	switch {
 	case c.Mirror != nil:
 		return "is a mirror, which takes no messages", "publish to another account or prefix, or remove it"
+	case c.SubjectTransform != nil && renames(c.SubjectTransform, d.needed):
+		return fmt.Sprintf("renames what it stores (subject transform from %s to %s), so that neither consumers nor look-ups find it",
+			cmp.Or(c.SubjectTransform.Source, ">"), c.SubjectTransform.Destination), "remove the transform"
+	case c.AllowMsgCounter:
+		return "takes only counters (allow_msg_counter)", "recreate it without"
 	case c.Sealed:
 		return "is sealed, which cannot be undone", "delete or rename it"
 	case !takes(c.Subjects, d.needed):
@@ -290,6 +315,25 @@ func takes(subjects []string, pattern string) bool {
 		}
 	}
 	return false
+}
+
+// renames reports whether a transform changes a subject of those that the pattern takes.
+func renames(t *jetstream.SubjectTransformConfig, pattern string) bool {
+	return t.Source != t.Destination && overlap(cmp.Or(t.Source, ">"), pattern)
+}
+
+// overlap reports whether some subject is taken by both patterns.
+func overlap(a, b string) bool {
+	as, bs := strings.Split(a, "."), strings.Split(b, ".")
+	for i := range min(len(as), len(bs)) {
+		switch {
+		case as[i] == ">" || bs[i] == ">":
+			return true
+		case as[i] != "*" && bs[i] != "*" && as[i] != bs[i]:
+			return false
+		}
+	}
+	return len(as) == len(bs)
 }
 
 // covers reports whether subject a takes everything that subject b takes.

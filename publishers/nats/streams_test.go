@@ -132,7 +132,8 @@ func TestStreamDeleted(t *testing.T) {
 	wantStored(t, js, "ORDERS")
 }
 
-// Another stream in the place of ours would keep events by rules that nobody checked.
+// TestStoredBySomebodyElse: another stream in the place of ours would keep events by rules that nobody checked, and keep a
+// copy of each that is stored in ours later.
 func TestStoredBySomebodyElse(t *testing.T) {
 	t.Parallel()
 	n := startServer(t, nil)
@@ -143,15 +144,38 @@ func TestStoredBySomebodyElse(t *testing.T) {
 		t.Fatal(err)
 	}
 	createStream(t, js, jetstream.StreamConfig{Name: "ALL", Subjects: []string{"orders.>"}})
-	held := e.offer(order(2))
+	all := orders(301)[1:]
+	held := e.offerAll(all)
+	e.waitCause("publish orders", "reaches another stream than ORDERS")
 	e.waitCause("stream ORDERS", "cannot create")
-	undone(t, held)
+	wantStored(t, js, "ALL")
 	if err := js.DeleteStream(t.Context(), "ALL"); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "word of the loss", func() bool { return e.rewound.Load() > 0 }, func() any { return e.all() })
-	undone(t, held)
+	for _, result := range held {
+		undone(t, result)
+	}
 	wantStored(t, js, "ORDERS")
+}
+
+// TestMappedAway: a subject mapping leads to another stream, or to none, though ours is as it should be.
+func TestMappedAway(t *testing.T) {
+	t.Parallel()
+	n := startServer(t, nil)
+	js := n.admin(t)
+	createStream(t, js, jetstream.StreamConfig{Name: "OTHER", Subjects: []string{"other.>"}})
+	e := openEdge(t, nats.Config{URL: n.url(), CreateStreams: true})
+	n.addMapping(t, "orders.*.*.*", "other.$1.$2.$3")
+	n.addMapping(t, "deadletters.*", "nowhere.$1")
+	held := e.offerAll(append(orders(20), order(21).AsDeadletter()))
+	e.waitCause("publish orders", "reaches another stream than ORDERS")
+	e.waitCause("publish deadletters", "no stream takes what is published to deadletters.>")
+	n.server.GlobalAccount().RemoveMapping("orders.*.*.*")
+	n.server.GlobalAccount().RemoveMapping("deadletters.*")
+	e.waitAll(held)
+	e.waitNoCauses()
+	wantStored(t, js, "OTHER")
 }
 
 func TestNoJetStream(t *testing.T) {

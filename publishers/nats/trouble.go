@@ -101,6 +101,7 @@ func (p *Publisher) denyWhat(err error) (unseen *destination) {
 			p.deniedCopies(d, rest)
 		} else if strings.HasPrefix(subject, "$JS.API.DIRECT.GET."+d.stream) || subject == "$JS.API.STREAM.MSG.GET."+d.stream {
 			d.lookUpDenied = true
+			d.endLooks()
 			if d.cancelLook != nil {
 				d.cancelLook()
 			}

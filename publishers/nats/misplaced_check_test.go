@@ -1,0 +1,170 @@
+package nats
+
+import (
+	"context"
+	"log/slog"
+	"testing"
+	"time"
+
+	natsgo "github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/postbridge/postbridge/bridge"
+)
+
+func TestMisplaced(t *testing.T) {
+	d := delivery()
+	slashes, long := delivery(), delivery()
+	slashes.UserID, slashes.OrderID = "a/b", "c/d%"
+	long.UserID = string(make([]byte, 10_000))
+	orders := newDestination(bridge.Orders, "desk1", "*.*.*")
+	deadletters := newDestination(bridge.Deadletters, "", "*")
+	for _, c := range []struct {
+		dest    *destination
+		d       *bridge.Delivery
+		subject string
+		want    bool
+	}{
+		{orders, d, "desk1.orders." + d.Key(), false},
+		{orders, slashes, "desk1.orders." + slashes.Key(), false},
+		{orders, long, "desk1.orders." + long.Key(), false},
+		{orders, d, "desk1.orders.kite.AB1234.220303000308933", true},
+		{orders, d, "desk1.orders.mapped." + d.Key(), true},
+		{orders, d, "desk2.orders." + d.Key(), true},
+		{orders, d, "orders." + d.Key(), true},
+		{deadletters, d, "deadletters.kite", false},
+		{deadletters, d, "deadletters.dhan", true},
+	} {
+		m := &jetstream.RawStreamMsg{Subject: c.subject, Header: newHeaders().of(c.d, c.dest.stream)}
+		if got := c.dest.misplaced(m); got != c.want {
+			t.Errorf("%s: misplaced %t", c.subject, got)
+		}
+	}
+	if orders.misplaced(&jetstream.RawStreamMsg{Subject: "anything", Header: natsgo.Header{}}) {
+		t.Error("a message of others is misplaced")
+	}
+}
+
+func TestOverlap(t *testing.T) {
+	for _, c := range []struct {
+		a, b string
+		want bool
+	}{
+		{">", "orders.*.*.*", true},
+		{"orders.>", "orders.*.*.*", true},
+		{"orders.kite.>", "orders.*.*.*", true},
+		{"*.kite.AB1234.1", "orders.*.*.*", true},
+		{"orders.*.*", "orders.*.*.*", false},
+		{"rejects.>", "orders.*.*.*", false},
+		{"orders", "orders.*.*.*", false},
+	} {
+		if overlap(c.a, c.b) != c.want || overlap(c.b, c.a) != c.want {
+			t.Errorf("%q overlaps %q: %t", c.a, c.b, !c.want)
+		}
+	}
+}
+
+// TestConfigChanged: a stream that is changed while events go to it is checked again.
+func TestConfigChanged(t *testing.T) {
+	p := &Publisher{log: slog.New(slog.DiscardHandler)}
+	p.landmarks, _ = bridge.NewLandmarks(nil, landmarksEach)
+	p.session = session{up: true, ctx: t.Context()}
+	d := newDestination(bridge.Orders, "", "*.*.*")
+	config := jetstream.StreamConfig{Subjects: []string{"orders.>"}, Storage: jetstream.FileStorage}
+	d.ready, d.handle = true, &answering{answers: answers{
+		func() (*jetstream.StreamInfo, error) { return &jetstream.StreamInfo{Config: config}, nil },
+	}}
+	if p.lookAgain(d); len(d.wanted) > 0 {
+		t.Error("checked though it fits")
+	}
+	config.SubjectTransform = &jetstream.SubjectTransformConfig{Destination: "stored.>"}
+	if p.lookAgain(d); len(d.wanted) == 0 {
+		t.Error("not checked though it does not fit")
+	}
+}
+
+// TestLetGo: events of a stream that fits, and which they do not reach, are sent at the pace of their retries. All are sent at
+// once where a check found that the stream did not fit before.
+func TestLetGo(t *testing.T) {
+	for _, refused := range []bool{false, true} {
+		d := newDestination(bridge.Orders, "", "*.*.*")
+		d.refused = refused
+		waiting := &lane{key: "waiting", timer: time.NewTimer(time.Hour)}
+		idle := &lane{key: "idle"}
+		for i, l := range []*lane{waiting, idle} {
+			l.push(&entry{delivery: &bridge.Delivery{Sequence: uint64(i)}})
+		}
+		p := &Publisher{wake: make(chan struct{}, 1), lanes: map[string]*lane{"waiting": waiting, "idle": idle}}
+		p.letGo(d)
+		if !d.ready || !idle.queued || waiting.queued != refused {
+			t.Errorf("refused before: %t; sent are idle: %t, waiting: %t", refused, idle.queued, waiting.queued)
+		}
+		waiting.calm()
+	}
+}
+
+// sampling is a publisher whose stream may be sent one event of each of these orders.
+func sampling(orders ...string) (p *Publisher, d *destination, lanes []*lane) {
+	p = &Publisher{
+		wake: make(chan struct{}, 1), lanes: make(map[string]*lane), inFlight: make(map[*natsgo.Msg]*eventCopy),
+		session: session{up: true}, log: slog.New(slog.DiscardHandler), reports: newReporter(func(string, error) {}),
+	}
+	d = newDestination(bridge.Orders, "", "*.*.*")
+	d.ready, d.window, d.looks = true, time.Hour, context.Background()
+	p.destinations = map[bridge.Destination]*destination{bridge.Orders: d}
+	for i, id := range orders {
+		e := p.newEntry(&bridge.Delivery{Broker: "kite", OrderID: id, Sequence: uint64(i + 1)}, func(error) {})
+		l := &lane{key: id}
+		l.push(e)
+		p.lanes[id] = l
+		p.enqueue(l)
+		lanes = append(lanes, l)
+	}
+	return p, d, lanes
+}
+
+func (p *Publisher) sent() (ids []string) {
+	var b batch
+	p.take(&b)
+	for _, o := range b.copies {
+		ids = append(ids, o.copy.entry.delivery.OrderID)
+	}
+	return ids
+}
+
+// TestSample: until one event was read back, one at a time is sent: the next one if it is not stored, the same one if it is
+// misplaced.
+func TestSample(t *testing.T) {
+	p, d, lanes := sampling("a", "b", "c", "d")
+	end := func(l *lane, outcome func(*eventCopy)) {
+		p.conclude(&l.head.copies[0], outcome)
+	}
+	wantSent := func(want ...string) {
+		t.Helper()
+		if got := p.sent(); len(got) != len(want) || len(got) > 0 && got[0] != want[0] {
+			t.Fatalf("sent %q, want %q", got, want)
+		}
+	}
+	wantSent("a")
+	wantSent()
+	end(lanes[0], func(c *eventCopy) { p.retry(c, &d.failing, bridge.ErrRejected) }) // not stored
+	wantSent("b")
+	wantSent()
+	end(lanes[1], func(c *eventCopy) { p.settle(c, bridge.ErrRejected) }) // too large
+	wantSent("c")
+	end(lanes[2], func(c *eventCopy) { c.misplaced = true; p.retry(c, &d.failing, bridge.ErrRejected) })
+	lanes[0].calm()
+	p.enqueue(lanes[0])
+	wantSent() // neither a nor d
+	lanes[2].calm()
+	p.enqueue(lanes[2])
+	wantSent("c")
+	p.landmarks, _ = bridge.NewLandmarks(nil, landmarksEach)
+	end(lanes[2], func(c *eventCopy) { p.stored(c, &jetstream.PubAck{Sequence: 1}) })
+	if got := p.sent(); len(got) != 2 {
+		t.Errorf("then sent %q, want a and d", got)
+	}
+	for _, l := range lanes {
+		l.calm()
+	}
+}
