@@ -13,19 +13,6 @@ import (
 	"github.com/postbridge/postbridge/bridge"
 )
 
-// What a stream answers to a message that it will never take.
-const (
-	errCodeTooLarge       jetstream.ErrorCode = 10054
-	errCodeHeaderTooLarge jetstream.ErrorCode = 10097
-)
-
-const (
-	// errCodeStoreFailed is what a full stream answers.
-	errCodeStoreFailed jetstream.ErrorCode = 10077
-	// errCodeOtherStream is what a stream answers to a message that is for another.
-	errCodeOtherStream jetstream.ErrorCode = 10060
-)
-
 // batch is what the sender takes to the bus at a time.
 type batch struct {
 	js     jetstream.JetStream
@@ -284,29 +271,33 @@ func (p *Publisher) advance(l *lane) {
 
 // judge decides what an error means for a copy.
 func (p *Publisher) judge(c *eventCopy, err error) {
-	var api *jetstream.APIError
-	errors.As(err, &api)
+	stream, failing := c.dest.stream, &c.dest.failing
+	var code jetstream.ErrorCode
+	if api := (*jetstream.APIError)(nil); errors.As(err, &api) {
+		code = api.ErrorCode
+	}
 	switch {
 	case disconnected(err):
 		p.enqueue(c.entry.lane)
-	case errors.Is(err, natsgo.ErrMaxPayload),
-		api != nil && (api.ErrorCode == errCodeTooLarge || api.ErrorCode == errCodeHeaderTooLarge):
-		p.settle(c, fmt.Errorf("%w: %s: %w", bridge.ErrRejected, c.dest.stream, err))
+	case never(err):
+		p.settle(c, fmt.Errorf("%w: %s: %w", bridge.ErrRejected, stream, err))
 	case errors.Is(err, jetstream.ErrNoStreamResponse):
 		c.dest.ready = false // one that is made anew gets nothing before it is known what this one held
 		c.dest.wantCheck()
-		p.retry(c, &c.dest.failing, fmt.Errorf("no stream takes what is published to %s: see that stream %s does, and that no subject mapping of the account leads elsewhere",
-			c.dest.subjects, c.dest.stream))
-	case api != nil && api.ErrorCode == errCodeOtherStream:
-		c.dest.wantCheck()
-		p.retry(c, &c.dest.failing, fmt.Errorf("what is published to %s reaches another stream than %s: take the subjects off that stream, or remove the subject mapping that leads there",
-			c.dest.subjects, c.dest.stream))
-	case api != nil && api.ErrorCode == errCodeStoreFailed:
-		p.retry(c, &c.dest.failing, fmt.Errorf("stream %s takes no more: make room in it or raise its limits: %w", c.dest.stream, err))
+		p.retry(c, failing, fmt.Errorf("no stream takes what is published to %s: see that stream %s does, "+
+			"and that no subject mapping of the account leads elsewhere", c.dest.subjects, stream))
 	case errors.Is(err, jetstream.ErrAsyncPublishTimeout):
-		p.retry(c, &c.dest.failing, p.noAnswer(fmt.Errorf("stream %s does not answer", c.dest.stream)))
+		p.retry(c, failing, p.noAnswer(fmt.Errorf("stream %s does not answer", stream)))
+	case code == errCodeStoreFailed:
+		p.retry(c, failing, fmt.Errorf("stream %s takes no more: %w", stream, advised(err)))
+	case code == errCodeOtherStream:
+		c.dest.wantCheck()
+		p.retry(c, failing, fmt.Errorf("what is published to %s reaches another stream than %s: %w", c.dest.subjects, stream, advised(err)))
 	default:
-		p.retry(c, &c.dest.failing, fmt.Errorf("stream %s: %w", c.dest.stream, err))
+		if code == errCodeSealed || code == errCodeNotCounter {
+			c.dest.wantCheck() // which refuses it
+		}
+		p.retry(c, failing, fmt.Errorf("stream %s: %w", stream, advised(err)))
 	}
 }
 

@@ -171,7 +171,7 @@ func (p *Publisher) findStream(ctx context.Context, js jetstream.JetStream, d *d
 		}
 		p.hold(d) // or else it gets events before it is known what one of the same name held
 		if s, err = p.createStream(ctx, js, d); err != nil {
-			return nil, fmt.Errorf("cannot create stream %s: %w", d.stream, err)
+			return nil, fmt.Errorf("cannot create stream %s: %w", d.stream, advised(err))
 		}
 	}
 	if err != nil {
@@ -194,7 +194,7 @@ func lookupError(d *destination, err error) error {
 	if errors.Is(err, natsgo.ErrNoResponders) || errors.Is(err, jetstream.ErrJetStreamNotEnabled) {
 		return fmt.Errorf("cannot look up stream %s: JetStream does not answer; is it enabled on the server, and for the account?", d.stream)
 	}
-	return fmt.Errorf("cannot look up stream %s: %w", d.stream, err)
+	return fmt.Errorf("cannot look up stream %s: %w", d.stream, advised(err))
 }
 
 func (p *Publisher) createStream(ctx context.Context, js jetstream.JetStream, d *destination) (jetstream.Stream, error) {

@@ -277,3 +277,79 @@ func TestReportBlocks(t *testing.T) {
 	}
 	e.waitNoCauses()
 }
+
+// TestLimits: each limit that keeps a stream from being made, or from storing, says what to do about it.
+func TestLimits(t *testing.T) {
+	t.Parallel()
+	unlimited := server.JetStreamAccountLimits{MaxMemory: -1, MaxStore: -1, MaxStreams: -1, MaxConsumers: -1}
+	for name, c := range map[string]struct {
+		limits      func(*server.JetStreamAccountLimits)
+		tier        string
+		cfg         nats.Config
+		cause, want string
+		doctor      string // what a failure says; "" where the doctor is not told
+	}{
+		"streams": {limits: func(l *server.JetStreamAccountLimits) { l.MaxStreams = 1 },
+			cause: "stream ", want: "raise the account's limit of streams", doctor: "the account may have 1 streams"},
+		"size required": {limits: func(l *server.JetStreamAccountLimits) { l.MaxBytesRequired = true },
+			cause: "stream ORDERS", want: "set POSTBRIDGE_NATS_MAX_BYTES", doctor: "requires streams with a size"},
+		"size": {limits: func(l *server.JetStreamAccountLimits) { l.StoreMaxStreamBytes = 1 << 20 }, cfg: nats.Config{MaxBytes: 1 << 30},
+			cause: "stream ORDERS", want: "lower POSTBRIDGE_NATS_MAX_BYTES", doctor: "at most 1MiB"},
+		"replicas": {cfg: nats.Config{Replicas: 3}, cause: "stream ORDERS", want: "set POSTBRIDGE_NATS_REPLICAS=1", doctor: "not one of a cluster"},
+		"no tier": {limits: func(*server.JetStreamAccountLimits) {}, tier: "R3", cause: "stream ORDERS", want: "set POSTBRIDGE_NATS_REPLICAS to one it has"},
+		"storage": {limits: func(l *server.JetStreamAccountLimits) { l.MaxStore = 10 },
+			cause: "publish orders", want: "raise the account's JetStream storage limit"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			n := startServer(t, nil)
+			if c.limits != nil {
+				limits := unlimited
+				c.limits(&limits)
+				if err := n.server.GlobalAccount().UpdateJetStreamLimits(map[string]server.JetStreamAccountLimits{c.tier: limits}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c.cfg.URL, c.cfg.CreateStreams = n.url(), true
+			if name == "streams" || name == "storage" {
+				js := n.admin(t)
+				createStream(t, js, jetstream.StreamConfig{Name: "USED", Subjects: []string{"used"}})
+				if _, err := js.Publish(t.Context(), "used", nil); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if c.doctor != "" {
+				wantFinding(t, examine(t, c.cfg), bridge.Fail, "stream ORDERS is missing, and cannot be created", c.doctor)
+			}
+			e := openEdge(t, c.cfg)
+			held := e.offer(order(1))
+			eventually(t, "condition", func() bool {
+				return slices.ContainsFunc(e.all(), func(text string) bool { return strings.HasPrefix(text, c.cause) && strings.Contains(text, c.want) })
+			}, func() any { return e.all() })
+			undone(t, held)
+			if c.limits == nil {
+				return
+			}
+			if err := n.server.GlobalAccount().UpdateJetStreamLimits(map[string]server.JetStreamAccountLimits{"": unlimited}); err != nil {
+				t.Fatal(err)
+			}
+			if err := e.wait(held); err != nil {
+				t.Error(err)
+			}
+			e.waitNoCauses()
+		})
+	}
+}
+
+// TestCounterStream: a stream of counters refuses every event.
+func TestCounterStream(t *testing.T) {
+	t.Parallel()
+	n := startServer(t, nil)
+	createStream(t, n.admin(t), jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}, AllowMsgCounter: true, AllowDirect: true})
+	cfg := nats.Config{URL: n.url(), CreateStreams: true}
+	e := openEdge(t, cfg)
+	held := e.offer(order(1))
+	e.waitCause("stream ORDERS", "recreate it without")
+	undone(t, held)
+	wantFinding(t, examine(t, cfg), bridge.Fail, "stream ORDERS takes only counters", "recreate it without")
+}
