@@ -20,8 +20,9 @@ func (c *config) checkHTTP() error {
 	if c.Listen == c.AdminListen && !strings.HasSuffix(c.Listen, ":0") {
 		return bad("ADMIN_LISTEN", "is the same address as POSTBRIDGE_LISTEN; give it another port")
 	}
-	if c.MaxBody < 1<<10 || c.MaxBody > 16<<20 {
-		return bad("MAX_BODY", "%v is out of range; set it between 1KiB and 16MiB", c.MaxBody)
+	// JetStream stores no message above 32 MiB: see bridge.MaxEventSize.
+	if c.MaxBody < 1<<10 || c.MaxBody > 4<<20 {
+		return bad("MAX_BODY", "%v is out of range; set it between 1KiB and 4MiB", c.MaxBody)
 	}
 	if c.MaxConnections < 16 || c.MaxConnections > 1<<15 {
 		return bad("MAX_CONNECTIONS", "%d is out of range; set it between 16 and 32768", c.MaxConnections)

@@ -27,7 +27,7 @@ type config struct {
 	AdminListen string `env:"ADMIN_LISTEN" envDefault:":9090"`
 	// Whether there is a page for browsers at `ADMIN_LISTEN`. It shows the last events: users, orders and prices.
 	AdminPage bool `env:"ADMIN_PAGE" envDefault:"true"`
-	// The largest postback, 1KiB to 16MiB; a larger one is answered 413.
+	// The largest postback, 1KiB to 4MiB; a larger one is answered 413.
 	MaxBody byteSize `env:"MAX_BODY" envDefault:"64KiB"`
 	// How many connections brokers may have open at once, 16 to 32768; beyond it a new one takes the place of one that waits for a request. Fewer, with a warning, if the process may not have that many files open and 256 beside them.
 	MaxConnections int `env:"MAX_CONNECTIONS" envDefault:"1024"`

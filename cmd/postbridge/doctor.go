@@ -107,8 +107,7 @@ const examineTimeout = 30 * time.Second
 func (d *doctor) examine(ctx context.Context, e examination) []bridge.Finding {
 	ctx, cancel := context.WithTimeout(ctx, examineTimeout)
 	defer cancel()
-	// An event is little more than its body, unless that has to be escaped or written in base64.
-	o := bridge.Examination{MaxEvent: 2 * int64(d.config.MaxBody), Probe: e.probe}
+	o := bridge.Examination{MaxEvent: bridge.MaxEventSize(int64(d.config.MaxBody)), Probe: e.probe}
 	var natsSays, kafkaSays []bridge.Finding
 	var buses sync.WaitGroup
 	if d.config.publishes("nats") {

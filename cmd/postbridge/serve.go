@@ -261,10 +261,9 @@ func (c *config) natsConfig(credentials *credentials) nats.Config {
 	}
 	if c.embedded() {
 		n.Embedded = &nats.EmbeddedConfig{
-			Listen:   c.NATSListen,
-			StoreDir: filepath.Join(c.DataDir, "nats"),
-			// An event is little more than its body, unless that has to be escaped or written in base64.
-			MaxPayload: max(1<<20, 2*int32(c.MaxBody)),
+			Listen:     c.NATSListen,
+			StoreDir:   filepath.Join(c.DataDir, "nats"),
+			MaxPayload: max(1<<20, int32(bridge.MaxEventSize(int64(c.MaxBody)))),
 		}
 		n.DiscardOld = true
 	}

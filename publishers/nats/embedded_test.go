@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	natsgo "github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -81,5 +82,58 @@ func TestEmbeddedListen(t *testing.T) {
 		if err := openEmbedded(t, listen, t.TempDir()); !strings.Contains(err.Error(), "is not host:port") {
 			t.Errorf("%q: %v", listen, err)
 		}
+	}
+}
+
+// textBroker takes any body, and reads of JSON the one member that there is as the reason.
+type textBroker struct{}
+
+func (textBroker) Name() string                            { return "kite" }
+func (textBroker) Verify(*bridge.Postback) (string, error) { return "token", nil }
+func (textBroker) Normalize(p *bridge.Postback) (bridge.Order, error) {
+	members, err := p.Members()
+	if err != nil {
+		return bridge.Order{}, err
+	}
+	return bridge.Order{UserID: "AB1234", OrderID: "1", Status: bridge.StatusRejected, Reason: bridge.Unquote(members[0].Value)}, nil
+}
+
+// TestLargestEvents: whatever a verified postback of the largest size consists of, the embedded server stores its event.
+func TestLargestEvents(t *testing.T) {
+	t.Parallel()
+	for _, maxBody := range []int{1 << 10, 64 << 10, 1 << 20} {
+		t.Run(bridge.SizeText(int64(maxBody)), func(t *testing.T) {
+			t.Parallel()
+			most := bridge.MaxEventSize(int64(maxBody))
+			e := openEdge(t, nats.Config{
+				Embedded:      &nats.EmbeddedConfig{Listen: "127.0.0.1:0", StoreDir: t.TempDir(), MaxPayload: int32(most)},
+				CreateStreams: true,
+			})
+			bodies := []string{
+				strings.Repeat("\x01", maxBody),
+				`{"a":"` + strings.Repeat("\xff", maxBody-8) + `"}`,
+				strings.Repeat("\xff", maxBody),
+				strings.Repeat(`"`, maxBody),
+				`{"a":"` + strings.Repeat("a", maxBody-8) + `"}`,
+				`{"a":"` + strings.Repeat(`\u0001`, (maxBody-8)/6) + `"}`,
+				strings.Repeat("[", maxBody),
+			}
+			if maxBody == 1<<20 {
+				bodies = bodies[:2] // the worst
+			}
+			for i, body := range bodies {
+				event, err := bridge.NewEvent(textBroker{}, &bridge.Postback{Body: []byte(body)}, time.Now())
+				if err != nil {
+					t.Fatal(err)
+				}
+				d := order(uint64(i + 1))
+				d.Data, d.Status, d.Deadletter = event.Append(nil), event.Status, !event.Understood()
+				d.UserID = strings.Repeat("é", maxBody/2) // takes the most of headers
+				if size := int64(len(d.Data)); size > most-64<<10 {
+					t.Errorf("body %d of %d bytes becomes an event of %d, more than %d", i, len(body), size, most-64<<10)
+				}
+				e.publish(d)
+			}
+		})
 	}
 }

@@ -15,6 +15,10 @@ const (
 	headerTraceParent = "traceparent"
 )
 
+// maxHeaderValue is the longest value of a header. A stream refuses a message whose headers take more than 64 KiB; ids that are
+// longer are written as in the subject.
+const maxHeaderValue = 8 << 10
+
 // headers makes the headers of one message after the other in the same map: nats.go has encoded them when PublishMsg
 // returns, and nothing reads them after that. Owned by the sender goroutine.
 type headers struct {
@@ -46,6 +50,9 @@ func (h *headers) of(d *bridge.Delivery, stream string) natsgo.Header {
 	h.msgID[0], h.stream[0] = d.MsgID(), stream
 	for i, attribute := range d.Attributes() {
 		h.values[i][0] = percentEncode(attribute[1])
+		if len(h.values[i][0]) > maxHeaderValue { // only ids that the broker sent are so long
+			h.values[i][0] = percentEncode(bridge.EscapeToken(d.UserID) + "/" + bridge.EscapeToken(d.OrderID))
+		}
 	}
 	delete(h.header, headerTraceParent)
 	if d.TraceParent != "" {

@@ -16,7 +16,7 @@ func TestMisplaced(t *testing.T) {
 	d := delivery()
 	slashes, long := delivery(), delivery()
 	slashes.UserID, slashes.OrderID = "a/b", "c/d%"
-	long.UserID = string(make([]byte, 10_000))
+	long.UserID, long.OrderID = "é", string(make([]byte, 10_000))
 	orders := newDestination(bridge.Orders, "desk1", "*.*.*")
 	deadletters := newDestination(bridge.Deadletters, "", "*")
 	for _, c := range []struct {

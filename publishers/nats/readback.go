@@ -143,14 +143,14 @@ func (d *destination) misplaced(m *jetstream.RawStreamMsg) bool {
 	if err != nil {
 		return false
 	}
-	for i, b := range []byte(order) { // either id may have a slash in it
-		if b == '/' && keyOf(broker, order[:i], order[i+1:]) == key {
+	for i, b := range []byte(order) {
+		if b != '/' { // either id may have one in it
+			continue
+		}
+		if d := (bridge.Delivery{Broker: broker, UserID: order[:i], OrderID: order[i+1:]}); d.Key() == key {
 			return false
 		}
 	}
-	return true
-}
-
-func keyOf(broker, user, order string) string {
-	return (&bridge.Delivery{Broker: broker, UserID: user, OrderID: order}).Key()
+	// Long ids stand in the header as in the subject.
+	return broker+"."+strings.Replace(order, "/", ".", 1) != key
 }

@@ -195,18 +195,22 @@ func TestTooLargeForServer(t *testing.T) {
 	large.Data = make([]byte, 5000)
 	first, next := e.offer(large), e.offer(order(2))
 	wantRejected(t, e.wait(first))
+	wantRejected(t, e.wait(e.offer(large.AsDeadletter()))) // and so the bridge puts it into quarantine
 	if err := e.wait(next); err != nil {
 		t.Error(err)
 	}
 }
 
-func TestHeaderTooLarge(t *testing.T) {
+// TestLongIDs: ids of any length fit into the headers.
+func TestLongIDs(t *testing.T) {
 	t.Parallel()
 	n := startServer(t, nil)
 	e := openEdge(t, nats.Config{URL: n.url(), CreateStreams: true})
-	large := order(1)
-	large.UserID = strings.Repeat("é", 20_000)
-	wantRejected(t, e.wait(e.offer(large)))
+	long := order(1)
+	long.UserID, long.OrderID, long.Redelivered = strings.Repeat("é", 30_000), strings.Repeat("/", 30_000), true
+	e.publish(long, long.AsDeadletter())
+	wantStored(t, n.admin(t), "ORDERS", 1)
+	wantStored(t, n.admin(t), "DEADLETTERS", 1)
 }
 
 // Both copies of a rejected order are tried, whatever becomes of the other.
@@ -296,7 +300,7 @@ func TestLimits(t *testing.T) {
 		"size": {limits: func(l *server.JetStreamAccountLimits) { l.StoreMaxStreamBytes = 1 << 20 }, cfg: nats.Config{MaxBytes: 1 << 30},
 			cause: "stream ORDERS", want: "lower POSTBRIDGE_NATS_MAX_BYTES", doctor: "at most 1MiB"},
 		"replicas": {cfg: nats.Config{Replicas: 3}, cause: "stream ORDERS", want: "set POSTBRIDGE_NATS_REPLICAS=1", doctor: "not one of a cluster"},
-		"no tier": {limits: func(*server.JetStreamAccountLimits) {}, tier: "R3", cause: "stream ORDERS", want: "set POSTBRIDGE_NATS_REPLICAS to one it has"},
+		"no tier":  {limits: func(*server.JetStreamAccountLimits) {}, tier: "R3", cause: "stream ORDERS", want: "set POSTBRIDGE_NATS_REPLICAS to one it has"},
 		"storage": {limits: func(l *server.JetStreamAccountLimits) { l.MaxStore = 10 },
 			cause: "publish orders", want: "raise the account's JetStream storage limit"},
 	} {
