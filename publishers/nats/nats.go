@@ -8,15 +8,17 @@
 //	                 └── next event ──┴── backoff, wake ◄── ack or error
 //
 // Each event is stored once. A retry carries the same Nats-Msg-Id, which the stream remembers for its duplicate
-// window; what may have been sent longer ago is looked up in the stream before it is offered again (lookup.go).
+// window; what may have been sent longer ago, or by a run before, is looked up in the stream before it is offered again
+// (lookup.go). An event names the stream it is for, and some are read back to see that they are stored under their subject
+// (readback.go).
 //
 // The user on the bus needs to subscribe to _INBOX.> and to publish to
 //
 //	orders.>  rejects.>  deadletters.>
 //	$JS.API.STREAM.INFO.<stream>      of ORDERS, REJECTS and DEADLETTERS
 //	$JS.API.STREAM.CREATE.<stream>    the same, if they are not there yet
-//	$JS.API.DIRECT.GET.<stream>       to look up what is stored, and whether it still is; without, an
-//	$JS.API.DIRECT.GET.<stream>.>     event may be stored twice after an outage, and a loss not be found
+//	$JS.API.DIRECT.GET.<stream>       to look up what is stored, and whether it still is; without, an event
+//	$JS.API.DIRECT.GET.<stream>.>     may be stored twice after an outage, and a loss or a subject mapping not be found
 //	$JS.API.STREAM.MSG.GET.<stream>   instead of these two, if the stream has no allow_direct
 //	$JS.API.INFO  $SYS.REQ.USER.INFO  for Examine to see the account's limits and what the user may publish to
 //

@@ -1,6 +1,7 @@
 package nats_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/postbridge/postbridge/bridge"
 	"github.com/postbridge/postbridge/publishers/nats"
+	"github.com/postbridge/postbridge/publishers/publishertest"
 )
 
 // The permissions that the comment of the package lists are enough, look-ups included. Without one that a look-up
@@ -120,5 +122,35 @@ func forgetAll(t *testing.T, js jetstream.JetStream, stream, subject string) {
 	}
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestDeniedNamesNobody: the server quotes a subject that it denies. Neither conditions nor log lines do.
+func TestDeniedNamesNobody(t *testing.T) {
+	t.Parallel()
+	user := &server.User{Username: "edge", Permissions: &server.Permissions{
+		Publish: &server.SubjectPermission{Deny: []string{"orders.kite.AB1234.>", "deadletters.kite"}},
+	}}
+	n := startServer(t, func(o *server.Options) { o.Users = []*server.User{user} })
+	proxy := publishertest.NewProxy(t, n.url()[len("nats://"):])
+	var seen logBuffer
+	e := openEdgeReporting(t, nats.Config{URL: "nats://" + proxy.Addr(), User: "edge", Password: noPassword, CreateStreams: true},
+		func(e *edge, cause string, err error) {
+			e.report(cause, err)
+			if err != nil {
+				fmt.Fprintln(&seen, err)
+			}
+		})
+	d := order(1)
+	e.offer(d)
+	e.offer(order(2).AsDeadletter())
+	e.waitCause("permission orders", "no permission to publish to some subjects of orders.>")
+	e.waitCause("permission deadletters", "no permission to publish to some subjects of deadletters.>")
+	proxy.Refuse(true) // the library's last error was the violation
+	e.waitCause("connection", "bus at")
+	for _, text := range []string{seen.String(), e.log.String()} {
+		if strings.Contains(text, d.UserID) || strings.Contains(text, d.OrderID) {
+			t.Errorf("an order is named: %s", text)
+		}
 	}
 }

@@ -20,12 +20,27 @@ func testStored(t *testing.T, bus Bus) {
 	r.Eventually("every cause over", func() bool { return len(r.Causes()) == 0 })
 }
 
+// random returns a source of random numbers whose seed is logged, to be set here for the same numbers again.
+func random(t *testing.T) *rand.Rand {
+	t.Helper()
+	seed := rand.Uint64()
+	t.Logf("the random seed is %#x", seed)
+	return rand.New(rand.NewPCG(seed, 0))
+}
+
+// notPart skips a test of what a bus cannot do. -v shows it.
+func notPart(t *testing.T, bus Bus, why string) {
+	t.Helper()
+	t.Skipf("%T takes no part in this test: %s", bus, why)
+}
+
 func testConnectionCut(t *testing.T, bus Bus) {
+	rnd := random(t)
 	r := Open(t, bus)
 	all := Events(1, 4000, 200)
 	r.Publish(all...)
 	for cuts := 0; cuts < 40; cuts++ {
-		time.Sleep(time.Duration(rand.IntN(60)) * time.Millisecond) // not waiting for anything: the time of a cut
+		time.Sleep(time.Duration(rnd.IntN(60)) * time.Millisecond) // not waiting for anything: the time of a cut
 		bus.Cut()
 	}
 	r.WaitDone(all...)
@@ -96,7 +111,7 @@ func testRestartedUnderLoad(t *testing.T, bus Bus) {
 func testDenied(t *testing.T, bus Bus) {
 	denier, ok := bus.(Denier)
 	if !ok {
-		t.Skip("the bus cannot deny one key")
+		notPart(t, bus, "it cannot deny one key (Denier)")
 	}
 	all := Events(1, 100, 10)
 	key := all[3].Key()
@@ -216,6 +231,7 @@ func testOfferedAgain(t *testing.T, bus Bus) {
 // testKilled has a run end in the middle, time and again, and the next one begin at a cursor that is behind.
 func testKilled(t *testing.T, bus Bus) {
 	const rounds, more = 10, 300
+	rnd := random(t)
 	r := Open(t, bus)
 	var all []*bridge.Delivery
 	for round := range rounds {
@@ -231,11 +247,11 @@ func testKilled(t *testing.T, bus Bus) {
 		if round == rounds-1 {
 			break
 		}
-		enough := r.DoneOf(all...) + rand.IntN(more)
+		enough := r.DoneOf(all...) + rnd.IntN(more)
 		r.Eventually("some events done", func() bool { return r.DoneOf(all...) >= min(enough, len(all)) })
 		if round%2 == 0 {
 			bus.LoseAnswers(true)
-			time.Sleep(time.Duration(rand.IntN(20)) * time.Millisecond) // not waiting for anything: the time of the end
+			time.Sleep(time.Duration(rnd.IntN(20)) * time.Millisecond) // not waiting for anything: the time of the end
 		}
 		r.Close()
 		bus.LoseAnswers(false)
@@ -251,7 +267,7 @@ func restorer(t *testing.T, bus Bus) Restorer {
 	t.Helper()
 	r, ok := bus.(Restorer)
 	if !ok {
-		t.Skip("this bus cannot come back with an older copy of what it had stored")
+		notPart(t, bus, "it cannot come back with an older copy of what it had stored (Restorer)")
 	}
 	return r
 }
@@ -409,11 +425,12 @@ func testLeaderKilled(t *testing.T, bus Bus) {
 	r.CheckStored(all...)
 }
 
-// noise is data that cannot be compressed.
+// noise is data that cannot be compressed, the same each time.
 func noise(n int) []byte {
+	source := rand.New(rand.NewPCG(1, 2))
 	data := make([]byte, n)
 	for i := range data {
-		data[i] = byte(rand.Uint32())
+		data[i] = byte(source.Uint32())
 	}
 	return data
 }
