@@ -26,9 +26,10 @@ func (e *Event) Append(b []byte) []byte {
 	return append(w, '}')
 }
 
-// MaxEventSize is the size of the largest message that a postback of so many bytes can become on a bus, headers included. Each
-// byte of the body takes six at most: a control character of a text is escaped as \u0000; a byte of JSON that is not UTF-8 is
-// three bytes in raw, and three in the field that its member becomes. Base64 takes less. Headers take 64 KiB on NATS.
+// MaxEventSize is the size of the largest message that a postback of so many bytes can become on a bus, headers
+// included. Each byte of the body takes six at most: a control character of a text is escaped as \u0000; a byte of JSON
+// that is not UTF-8 is three bytes in raw, and three in the field that its member becomes. Base64 takes less. Headers
+// take 64 KiB on NATS.
 func MaxEventSize(body int64) int64 { return 6*body + 128<<10 }
 
 func (w *objectWriter) order(o *Order) {

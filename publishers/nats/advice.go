@@ -36,8 +36,8 @@ const (
 	errCodeOfflineWithReason jetstream.ErrorCode = 10194
 )
 
-// advice says what to do about an error of the JetStream API, whether it comes in place of an acknowledgement or of a stream;
-// empty where the error says all there is to say.
+// advice says what to do about an error of the JetStream API, whether it comes in place of an acknowledgement or of a
+// stream; empty where the error says all there is to say.
 func advice(code jetstream.ErrorCode) string {
 	switch code {
 	case errCodeAccountExceeded:
@@ -49,7 +49,8 @@ func advice(code jetstream.ErrorCode) string {
 	case errCodeMaxStreamBytes:
 		return "lower POSTBRIDGE_NATS_MAX_BYTES, or raise the account's limit of a stream's size"
 	case errCodeNoLimits:
-		return "the account has no JetStream limits for this number of replicas: set POSTBRIDGE_NATS_REPLICAS to one it has, or give it limits"
+		return "the account has no JetStream limits for this number of replicas: " +
+			"set POSTBRIDGE_NATS_REPLICAS to one it has, or give it limits"
 	case errCodeServerExceeded, errCodeStorageExceeded:
 		return "make room on the server's disk, or raise max_file_store in its jetstream block"
 	case errCodeMemoryExceeded:

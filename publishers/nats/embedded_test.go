@@ -95,10 +95,12 @@ func (textBroker) Normalize(p *bridge.Postback) (bridge.Order, error) {
 	if err != nil {
 		return bridge.Order{}, err
 	}
-	return bridge.Order{UserID: "AB1234", OrderID: "1", Status: bridge.StatusRejected, Reason: bridge.Unquote(members[0].Value)}, nil
+	reason := bridge.Unquote(members[0].Value)
+	return bridge.Order{UserID: "AB1234", OrderID: "1", Status: bridge.StatusRejected, Reason: reason}, nil
 }
 
-// TestLargestEvents: whatever a verified postback of the largest size consists of, the embedded server stores its event.
+// TestLargestEvents: whatever a verified postback of the largest size consists of, the embedded server stores its
+// event.
 func TestLargestEvents(t *testing.T) {
 	t.Parallel()
 	for _, maxBody := range []int{1 << 10, 64 << 10, 1 << 20} {

@@ -184,7 +184,9 @@ func led(c *jetstream.ClusterInfo) bool {
 	return c.Leader != "" && 2*following > len(c.Replicas)+1
 }
 
-func (p *Publisher) sight(ctx context.Context, d *destination, s jetstream.Stream, m bridge.Landmark) (bridge.Sighting, error) {
+func (p *Publisher) sight(
+	ctx context.Context, d *destination, s jetstream.Stream, m bridge.Landmark,
+) (bridge.Sighting, error) {
 	ctx, cancel := context.WithTimeout(ctx, ackTimeout)
 	defer cancel()
 	there, err := s.GetMsg(ctx, m.Position)
@@ -202,7 +204,8 @@ func (p *Publisher) sight(ctx context.Context, d *destination, s jetstream.Strea
 	}
 }
 
-// lookAgain looks at the stream that events go to: at its configuration, which may have been changed, and at its landmarks.
+// lookAgain looks at the stream that events go to: at its configuration, which may have been changed, and at its
+// landmarks.
 func (p *Publisher) lookAgain(d *destination) {
 	p.mu.Lock()
 	s, stream, ready, mayLook := p.session, d.handle, d.ready, !d.lookUpDenied

@@ -19,9 +19,11 @@ const maxLookUps = 3
 // errMayNotLook ends a look-up that is not permitted.
 var errMayNotLook = errors.New("no permission to look up what the stream holds")
 
-// goAsk asks the stream something about a copy, and hands the answer over. It is called with mu held, after begin. ask must
-// not touch the copy.
-func (p *Publisher) goAsk(c *eventCopy, ask func(context.Context, jetstream.Stream) error, answered func(*eventCopy, error)) {
+// goAsk asks the stream something about a copy, and hands the answer over. It is called with mu held, after begin. ask
+// must not touch the copy.
+func (p *Publisher) goAsk(
+	c *eventCopy, ask func(context.Context, jetstream.Stream) error, answered func(*eventCopy, error),
+) {
 	session, looks, stream, attempt := p.session.ctx, c.dest.looks, c.dest.handle, c.attempt
 	p.running.Go(func() {
 		ctx, cancel := context.WithTimeout(looks, ackTimeout)
@@ -72,9 +74,11 @@ func (p *Publisher) lookedUp(c *eventCopy, asked time.Time, at uint64, err error
 	}
 }
 
-// where is where the stream holds the event on its subject; 0 if it does not. from is where the event before it is, so that
-// many events of one order are not all read for each of them.
-func where(ctx context.Context, s jetstream.Stream, subject string, d *bridge.Delivery, from uint64) (at uint64, err error) {
+// where is where the stream holds the event on its subject; 0 if it does not. from is where the event before it is, so
+// that many events of one order are not all read for each of them.
+func where(
+	ctx context.Context, s jetstream.Stream, subject string, d *bridge.Delivery, from uint64,
+) (at uint64, err error) {
 	last, err := s.GetLastMsgForSubject(ctx, subject)
 	switch {
 	case errors.Is(err, jetstream.ErrMsgNotFound):
@@ -98,7 +102,9 @@ func where(ctx context.Context, s jetstream.Stream, subject string, d *bridge.De
 }
 
 // scan returns where between two sequences the stream holds the event, the second excluded; 0 if it does not.
-func scan(ctx context.Context, s jetstream.Stream, subject string, d *bridge.Delivery, from, to uint64) (at uint64, err error) {
+func scan(
+	ctx context.Context, s jetstream.Stream, subject string, d *bridge.Delivery, from, to uint64,
+) (at uint64, err error) {
 	for seq := from; seq < to; {
 		m, err := s.GetMsg(ctx, seq, jetstream.WithGetMsgSubject(subject))
 		switch {

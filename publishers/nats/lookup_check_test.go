@@ -11,7 +11,8 @@ import (
 	"github.com/postbridge/postbridge/bridge"
 )
 
-// holding is a stream of events of one order, each sequence with the event of that number, but for those that are missing.
+// holding is a stream of events of one order, each sequence with the event of that number, but for those that are
+// missing.
 type holding struct {
 	jetstream.Stream
 	last    uint64
@@ -33,7 +34,9 @@ func (h *holding) GetLastMsgForSubject(context.Context, string) (*jetstream.RawS
 }
 
 // GetMsg implements jetstream.Stream.
-func (h *holding) GetMsg(_ context.Context, sequence uint64, _ ...jetstream.GetMsgOpt) (*jetstream.RawStreamMsg, error) {
+func (h *holding) GetMsg(
+	_ context.Context, sequence uint64, _ ...jetstream.GetMsgOpt,
+) (*jetstream.RawStreamMsg, error) {
 	h.asked++
 	for h.missing[sequence] {
 		sequence++
@@ -44,8 +47,8 @@ func (h *holding) GetMsg(_ context.Context, sequence uint64, _ ...jetstream.GetM
 	return h.message(sequence), nil
 }
 
-// TestLookUpsOfOneOrder: looking up many events of one order one after the other asks for few messages each, and finds also
-// those that are stored before the one that was found last.
+// TestLookUpsOfOneOrder: looking up many events of one order one after the other asks for few messages each, and finds
+// also those that are stored before the one that was found last.
 func TestLookUpsOfOneOrder(t *testing.T) {
 	const n = 1000
 	s := &holding{last: n, missing: map[uint64]bool{500: true}}
@@ -77,8 +80,8 @@ func TestLookUpsOfOneOrder(t *testing.T) {
 	}
 }
 
-// TestLookFirst: what decides is whether another run may have sent the event, and the monotonic clock of this one. Times of
-// this run go on through a step of the wall clock, which changes the time at which events arrive.
+// TestLookFirst: what decides is whether another run may have sent the event, and the monotonic clock of this one.
+// Times of this run go on through a step of the wall clock, which changes the time at which events arrive.
 func TestLookFirst(t *testing.T) {
 	now := time.Now()
 	for _, c := range []struct {
@@ -96,7 +99,9 @@ func TestLookFirst(t *testing.T) {
 		{"sent long ago", false, -time.Hour, 3 * time.Minute, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			p := &Publisher{destinations: map[bridge.Destination]*destination{bridge.Orders: {name: bridge.Orders, window: 2 * time.Minute}}}
+			p := &Publisher{destinations: map[bridge.Destination]*destination{
+				bridge.Orders: {name: bridge.Orders, window: 2 * time.Minute},
+			}}
 			e := p.newEntry(&bridge.Delivery{Redelivered: c.redelivered, ReceivedAt: now.Add(-c.received)}, nil)
 			if c.sent > 0 {
 				e.copies[0].absentAt = now.Add(-c.sent)

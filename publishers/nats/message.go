@@ -15,8 +15,8 @@ const (
 	headerTraceParent = "traceparent"
 )
 
-// maxHeaderValue is the longest value of a header. A stream refuses a message whose headers take more than 64 KiB; ids that are
-// longer are written as in the subject.
+// maxHeaderValue is the longest value of a header. A stream refuses a message whose headers take more than 64 KiB; ids
+// that are longer are written as in the subject.
 const maxHeaderValue = 8 << 10
 
 // headers makes the headers of one message after the other in the same map: nats.go has encoded them when PublishMsg
@@ -31,7 +31,9 @@ type headers struct {
 }
 
 func newHeaders() *headers {
-	h := &headers{header: make(natsgo.Header), msgID: make([]string, 1), stream: make([]string, 1), trace: make([]string, 1)}
+	h := &headers{
+		header: make(natsgo.Header), msgID: make([]string, 1), stream: make([]string, 1), trace: make([]string, 1),
+	}
 	for _, attribute := range new(bridge.Delivery).Attributes() {
 		value := make([]string, 1)
 		h.names = append(h.names, "ce-"+attribute[0])
@@ -44,8 +46,8 @@ func newHeaders() *headers {
 	return h
 }
 
-// of returns the headers of d for a stream: the CloudEvents attributes in binary mode, the message id, the trace context,
-// and which stream it is for, so that no other takes it. They hold until the next call.
+// of returns the headers of d for a stream: the CloudEvents attributes in binary mode, the message id, the trace
+// context, and which stream it is for, so that no other takes it. They hold until the next call.
 func (h *headers) of(d *bridge.Delivery, stream string) natsgo.Header {
 	h.msgID[0], h.stream[0] = d.MsgID(), stream
 	for i, attribute := range d.Attributes() {

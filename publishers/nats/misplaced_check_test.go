@@ -83,8 +83,8 @@ func TestConfigChanged(t *testing.T) {
 	}
 }
 
-// TestLetGo: events of a stream that fits, and which they do not reach, are sent at the pace of their retries. All are sent at
-// once where a check found that the stream did not fit before.
+// TestLetGo: events of a stream that fits, and which they do not reach, are sent at the pace of their retries. All are
+// sent at once where a check found that the stream did not fit before.
 func TestLetGo(t *testing.T) {
 	for _, refused := range []bool{false, true} {
 		d := newDestination(bridge.Orders, "", "*.*.*")
@@ -132,8 +132,8 @@ func (p *Publisher) sent() (ids []string) {
 	return ids
 }
 
-// TestSample: until one event was read back, one at a time is sent: the next one if it is not stored, the same one if it is
-// misplaced.
+// TestSample: until one event was read back, one at a time is sent: the next one if it is not stored, the same one if
+// it is misplaced.
 func TestSample(t *testing.T) {
 	p, d, lanes := sampling("a", "b", "c", "d")
 	end := func(l *lane, outcome func(*eventCopy)) {

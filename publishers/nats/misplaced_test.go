@@ -112,7 +112,8 @@ func TestSubjectMapping(t *testing.T) {
 	if len(misplaced) != 1 {
 		t.Errorf("%d events are misplaced: %v", len(misplaced), misplaced)
 	}
-	wantFinding(t, examine(t, cfg), bridge.Fail, "stream ORDERS stores events under other subjects", "remove the subject mapping")
+	wantFinding(t, examine(t, cfg), bridge.Fail,
+		"stream ORDERS stores events under other subjects", "remove the subject mapping")
 	n.server.GlobalAccount().RemoveMapping("orders.*.*.*")
 	e.waitAll(results)
 	e.waitNoCauses()
@@ -121,8 +122,8 @@ func TestSubjectMapping(t *testing.T) {
 	}
 }
 
-// TestSubjectMappingOfSome: where only some orders are renamed, their events are found when they are offered again. They are
-// not stored time and again.
+// TestSubjectMappingOfSome: where only some orders are renamed, their events are found when they are offered again.
+// They are not stored time and again.
 func TestSubjectMappingOfSome(t *testing.T) {
 	t.Parallel()
 	n := startServer(t, nil)
@@ -148,13 +149,15 @@ func TestSubjectMappingOfSome(t *testing.T) {
 	}
 }
 
-// TestMisplacedBefore: what a run before had stored under another subject is stored again under its own, as soon as the stream
-// does not take it for a repeat. Nothing else waits for that.
+// TestMisplacedBefore: what a run before had stored under another subject is stored again under its own, as soon as the
+// stream does not take it for a repeat. Nothing else waits for that.
 func TestMisplacedBefore(t *testing.T) {
 	t.Parallel()
 	n := startServer(t, nil)
 	js := n.admin(t)
-	createStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}, AllowDirect: true, Duplicates: time.Minute})
+	createStream(t, js, jetstream.StreamConfig{
+		Name: "ORDERS", Subjects: []string{"orders.>"}, AllowDirect: true, Duplicates: time.Minute,
+	})
 	e := openEdge(t, nats.Config{URL: n.url(), CreateStreams: true})
 	e.publish(order(1)) // is read back
 	d := order(2)

@@ -7,10 +7,10 @@
 //	                 ▲                ▲                      │
 //	                 └── next event ──┴── backoff, wake ◄── ack or error
 //
-// Each event is stored once. A retry carries the same Nats-Msg-Id, which the stream remembers for its duplicate
-// window; what may have been sent longer ago, or by a run before, is looked up in the stream before it is offered again
-// (lookup.go). An event names the stream it is for, and some are read back to see that they are stored under their subject
-// (readback.go).
+// Each event is stored once. A retry carries the same Nats-Msg-Id, which the stream remembers for its duplicate window;
+// what may have been sent longer ago, or by a run before, is looked up in the stream before it is offered again
+// (lookup.go). An event names the stream it is for, and some are read back to see that they are stored under their
+// subject (readback.go).
 //
 // The user on the bus needs to subscribe to _INBOX.> and to publish to
 //
@@ -104,8 +104,8 @@ type session struct {
 }
 
 // Open makes a publisher. It does not wait for the bus, which may be down; it connects, and connects again, until
-// Close. Its error is one in cfg, or why the embedded server cannot start. The publisher calls o.Report and o.Rewound from
-// goroutines of its own, with no lock held, and Close waits for a call under way.
+// Close. Its error is one in cfg, or why the embedded server cannot start. The publisher calls o.Report and o.Rewound
+// from goroutines of its own, with no lock held, and Close waits for a call under way.
 func Open(cfg Config, o bridge.Opening, log *slog.Logger) (*Publisher, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err

@@ -134,7 +134,8 @@ func TestDeniedNamesNobody(t *testing.T) {
 	n := startServer(t, func(o *server.Options) { o.Users = []*server.User{user} })
 	proxy := publishertest.NewProxy(t, n.url()[len("nats://"):])
 	var seen logBuffer
-	e := openEdgeReporting(t, nats.Config{URL: "nats://" + proxy.Addr(), User: "edge", Password: noPassword, CreateStreams: true},
+	cfg := nats.Config{URL: "nats://" + proxy.Addr(), User: "edge", Password: noPassword, CreateStreams: true}
+	e := openEdgeReporting(t, cfg,
 		func(e *edge, cause string, err error) {
 			e.report(cause, err)
 			if err != nil {

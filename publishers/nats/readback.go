@@ -14,16 +14,16 @@ import (
 	"github.com/postbridge/postbridge/bridge"
 )
 
-// An acknowledgement names the stream and the sequence of a message, not its subject. A subject mapping of the account, or a
-// subject transform of the stream, stores it under another name: consumers of orders.> do not get it, and look-ups do not find
-// it. Nothing tells of a mapping beforehand, so what was stored is read back:
+// An acknowledgement names the stream and the sequence of a message, not its subject. A subject mapping of the account,
+// or a subject transform of the stream, stores it under another name: consumers of orders.> do not get it, and look-ups
+// do not find it. Nothing tells of a mapping beforehand, so what was stored is read back:
 //
 //   - the first event of each destination on each connection, which the others wait for;
 //   - an event that may have been sent before, since the earlier copy may be misplaced;
 //   - every half a minute, the newest checkpoint (landmarks.go).
 //
-// If the subject is another, the destination gets nothing but that one event, again and again, until it is stored under its
-// subject. The stream takes it for a repeat as long as its duplicate window lasts, so not many are misplaced.
+// If the subject is another, the destination gets nothing but that one event, again and again, until it is stored under
+// its subject. The stream takes it for a repeat as long as its duplicate window lasts, so not many are misplaced.
 
 const (
 	// readBackTries is how often a message is asked for that a replica does not have yet, readBackPause apart.
@@ -69,8 +69,8 @@ func (p *Publisher) nextSample(d *destination) {
 	}
 }
 
-// forgetSample has the next event of the destination read back. The lanes that wait are queued when the stream is found to
-// fit.
+// forgetSample has the next event of the destination read back. The lanes that wait are queued when the stream is found
+// to fit.
 func (d *destination) forgetSample() {
 	d.proven, d.sample, d.gated = false, nil, nil
 }
@@ -114,7 +114,8 @@ func (p *Publisher) wasReadBack(c *eventCopy, ack *jetstream.PubAck, m *jetstrea
 		p.stored(c, ack)
 	case !sameEvent(m, c.entry.delivery):
 		c.dest.wantCheck() // it may have lost what it stored
-		p.retry(c, &c.dest.failing, fmt.Errorf("stream %s holds another message where it acknowledged an event", c.dest.stream))
+		p.retry(c, &c.dest.failing,
+			fmt.Errorf("stream %s holds another message where it acknowledged an event", c.dest.stream))
 	case m.Subject != c.subject():
 		c.misplaced = true
 		if !ack.Duplicate { // or else it is misplaced since some time ago

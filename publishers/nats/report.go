@@ -7,9 +7,9 @@ import (
 	"github.com/postbridge/postbridge/bridge"
 )
 
-// reporter calls the bridge's Report from one goroutine that holds no lock, so that a Report that blocks holds up nothing
-// of the publisher. It keeps the latest state of each cause only: states that follow each other while Report blocks are
-// reported as the last of them.
+// reporter calls the bridge's Report from one goroutine that holds no lock, so that a Report that blocks holds up
+// nothing of the publisher. It keeps the latest state of each cause only: states that follow each other while Report
+// blocks are reported as the last of them.
 type reporter struct {
 	call bridge.Report
 	wake chan struct{} // holds one

@@ -169,7 +169,8 @@ func (p *Publisher) acked(_ jetstream.JetStream, m *natsgo.Msg, ack *jetstream.P
 		case ack.Duplicate && c.sent == 1 && !d.Redelivered:
 			// It was never sent before, so this is an event of another time, whose number is used again.
 			p.settle(c, fmt.Errorf("%w: stream %s holds another event of the same spool and number, at %d: "+
-				"the data directory is an older copy, or another process has a copy of it", bridge.ErrRejected, c.dest.stream, ack.Sequence))
+				"the data directory is an older copy, or another process has a copy of it",
+				bridge.ErrRejected, c.dest.stream, ack.Sequence))
 		case !c.dest.lookUpDenied && (!c.dest.proven || ack.Duplicate || d.Redelivered):
 			p.begin(c)
 			p.goReadBack(c, ack)
@@ -292,7 +293,8 @@ func (p *Publisher) judge(c *eventCopy, err error) {
 		p.retry(c, failing, fmt.Errorf("stream %s takes no more: %w", stream, advised(err)))
 	case code == errCodeOtherStream:
 		c.dest.wantCheck()
-		p.retry(c, failing, fmt.Errorf("what is published to %s reaches another stream than %s: %w", c.dest.subjects, stream, advised(err)))
+		p.retry(c, failing, fmt.Errorf("what is published to %s reaches another stream than %s: %w",
+			c.dest.subjects, stream, advised(err)))
 	default:
 		if code == errCodeSealed || code == errCodeNotCounter {
 			c.dest.wantCheck() // which refuses it

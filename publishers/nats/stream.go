@@ -145,8 +145,8 @@ func (p *Publisher) streamFits(d *destination, s jetstream.Stream) {
 	p.letGo(d)
 }
 
-// letGo sends the events of the destination again. Those that wait for a retry are sent at once only if something has changed:
-// a stream may fit, and its events still reach none. Guarded by mu.
+// letGo sends the events of the destination again. Those that wait for a retry are sent at once only if something has
+// changed: a stream may fit, and its events still reach none. Guarded by mu.
 func (p *Publisher) letGo(d *destination) {
 	if d.ready {
 		return
@@ -250,7 +250,8 @@ func (d *destination) unfit(c *jetstream.StreamConfig) (why, do string) {
 	case c.Mirror != nil:
 		return "is a mirror, which takes no messages", "publish to another account or prefix, or remove it"
 	case c.SubjectTransform != nil && renames(c.SubjectTransform, d.needed):
-		return fmt.Sprintf("renames what it stores (subject transform from %s to %s), so that neither consumers nor look-ups find it",
+		return fmt.Sprintf("renames what it stores (subject transform from %s to %s), "+
+			"so that neither consumers nor look-ups find it",
 			cmp.Or(c.SubjectTransform.Source, ">"), c.SubjectTransform.Destination), "remove the transform"
 	case c.AllowMsgCounter:
 		return "takes only counters (allow_msg_counter)", "recreate it without"

@@ -132,8 +132,8 @@ func TestStreamDeleted(t *testing.T) {
 	wantStored(t, js, "ORDERS")
 }
 
-// TestStoredBySomebodyElse: another stream in the place of ours would keep events by rules that nobody checked, and keep a
-// copy of each that is stored in ours later.
+// TestStoredBySomebodyElse: another stream in the place of ours would keep events by rules that nobody checked, and
+// keep a copy of each that is stored in ours later.
 func TestStoredBySomebodyElse(t *testing.T) {
 	t.Parallel()
 	n := startServer(t, nil)
@@ -297,22 +297,29 @@ func TestLimits(t *testing.T) {
 			cause: "stream ", want: "raise the account's limit of streams", doctor: "the account may have 1 streams"},
 		"size required": {limits: func(l *server.JetStreamAccountLimits) { l.MaxBytesRequired = true },
 			cause: "stream ORDERS", want: "set POSTBRIDGE_NATS_MAX_BYTES", doctor: "requires streams with a size"},
-		"size": {limits: func(l *server.JetStreamAccountLimits) { l.StoreMaxStreamBytes = 1 << 20 }, cfg: nats.Config{MaxBytes: 1 << 30},
+		"size": {limits: func(l *server.JetStreamAccountLimits) { l.StoreMaxStreamBytes = 1 << 20 },
+			cfg:   nats.Config{MaxBytes: 1 << 30},
 			cause: "stream ORDERS", want: "lower POSTBRIDGE_NATS_MAX_BYTES", doctor: "at most 1MiB"},
-		"replicas": {cfg: nats.Config{Replicas: 3}, cause: "stream ORDERS", want: "set POSTBRIDGE_NATS_REPLICAS=1", doctor: "not one of a cluster"},
-		"no tier":  {limits: func(*server.JetStreamAccountLimits) {}, tier: "R3", cause: "stream ORDERS", want: "set POSTBRIDGE_NATS_REPLICAS to one it has"},
+		"replicas": {cfg: nats.Config{Replicas: 3},
+			cause: "stream ORDERS", want: "set POSTBRIDGE_NATS_REPLICAS=1", doctor: "not one of a cluster"},
+		"no tier": {limits: func(*server.JetStreamAccountLimits) {}, tier: "R3",
+			cause: "stream ORDERS", want: "set POSTBRIDGE_NATS_REPLICAS to one it has"},
 		"storage": {limits: func(l *server.JetStreamAccountLimits) { l.MaxStore = 10 },
 			cause: "publish orders", want: "raise the account's JetStream storage limit"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			n := startServer(t, nil)
+			set := func(tier string, limits server.JetStreamAccountLimits) {
+				all := map[string]server.JetStreamAccountLimits{tier: limits}
+				if err := n.server.GlobalAccount().UpdateJetStreamLimits(all); err != nil {
+					t.Fatal(err)
+				}
+			}
 			if c.limits != nil {
 				limits := unlimited
 				c.limits(&limits)
-				if err := n.server.GlobalAccount().UpdateJetStreamLimits(map[string]server.JetStreamAccountLimits{c.tier: limits}); err != nil {
-					t.Fatal(err)
-				}
+				set(c.tier, limits)
 			}
 			c.cfg.URL, c.cfg.CreateStreams = n.url(), true
 			if name == "streams" || name == "storage" {
@@ -328,15 +335,15 @@ func TestLimits(t *testing.T) {
 			e := openEdge(t, c.cfg)
 			held := e.offer(order(1))
 			eventually(t, "condition", func() bool {
-				return slices.ContainsFunc(e.all(), func(text string) bool { return strings.HasPrefix(text, c.cause) && strings.Contains(text, c.want) })
+				return slices.ContainsFunc(e.all(), func(text string) bool {
+					return strings.HasPrefix(text, c.cause) && strings.Contains(text, c.want)
+				})
 			}, func() any { return e.all() })
 			undone(t, held)
 			if c.limits == nil {
 				return
 			}
-			if err := n.server.GlobalAccount().UpdateJetStreamLimits(map[string]server.JetStreamAccountLimits{"": unlimited}); err != nil {
-				t.Fatal(err)
-			}
+			set("", unlimited)
 			if err := e.wait(held); err != nil {
 				t.Error(err)
 			}
@@ -349,7 +356,9 @@ func TestLimits(t *testing.T) {
 func TestCounterStream(t *testing.T) {
 	t.Parallel()
 	n := startServer(t, nil)
-	createStream(t, n.admin(t), jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}, AllowMsgCounter: true, AllowDirect: true})
+	createStream(t, n.admin(t), jetstream.StreamConfig{
+		Name: "ORDERS", Subjects: []string{"orders.>"}, AllowMsgCounter: true, AllowDirect: true,
+	})
 	cfg := nats.Config{URL: n.url(), CreateStreams: true}
 	e := openEdge(t, cfg)
 	held := e.offer(order(1))

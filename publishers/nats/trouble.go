@@ -82,8 +82,8 @@ func (p *Publisher) denied(err error) {
 	}
 }
 
-// denyWhat fails what a permission violation says is denied. It returns the destination in whose stream we may not look. It
-// takes mu.
+// denyWhat fails what a permission violation says is denied. It returns the destination in whose stream we may not
+// look. It takes mu.
 func (p *Publisher) denyWhat(err error) (unseen *destination) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -113,8 +113,8 @@ func (p *Publisher) denyWhat(err error) (unseen *destination) {
 	return unseen
 }
 
-// deniedCopies fails what is in flight to the subject whose last tokens are rest. Its error does not quote the subject, which
-// has a user and an order in it.
+// deniedCopies fails what is in flight to the subject whose last tokens are rest. Its error does not quote the subject,
+// which has a user and an order in it.
 func (p *Publisher) deniedCopies(d *destination, rest string) {
 	err := fmt.Errorf("no permission to publish to some subjects of %s: allow publishing to %s", d.subjects, d.subjects)
 	fail := func(c *eventCopy) { p.retry(c, &d.denied, err) }
