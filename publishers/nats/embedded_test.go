@@ -99,6 +99,8 @@ func (textBroker) Normalize(p *bridge.Postback) (bridge.Order, error) {
 	return bridge.Order{UserID: "AB1234", OrderID: "1", Status: bridge.StatusRejected, Reason: reason}, nil
 }
 
+func (textBroker) State(m bridge.Member) string { return m.Value }
+
 // TestLargestEvents: whatever a verified postback of the largest size consists of, the embedded server stores its
 // event.
 func TestLargestEvents(t *testing.T) {
