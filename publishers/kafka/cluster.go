@@ -92,7 +92,7 @@ func (p *Publisher) learn() bool {
 func (p *Publisher) connected(m *kafkago.MetadataResponse, err error) (controller string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.report("connection", err)
+	p.reports.set("connection", err)
 	back := err == nil && !p.up
 	p.up = err == nil
 	if err != nil {
@@ -164,15 +164,13 @@ func (p *Publisher) learnTopic(t *topic, m *kafkago.MetadataResponse, controller
 	case m.Topics[i].Error != nil:
 		err = explain(m.Topics[i].Error)
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	if p.ctx.Err() != nil || errors.Is(err, errNothingNew) {
 		return
 	}
-	p.report("topic "+t.name, err)
+	p.reports.set("topic "+t.name, err)
 	if err == nil && i >= 0 && len(m.Topics[i].Partitions) > 0 {
 		t.create = bridge.NewPacer(firstRetry)
-		t.learn(m.Topics[i])
+		t.checkPartitions(m.Topics[i])
 		t.checkReplicas(m.Topics[i])
 	}
 }

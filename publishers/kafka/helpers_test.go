@@ -47,6 +47,7 @@ type testBus struct {
 	ports   []int                        // real ones
 	proxies map[int]*publishertest.Proxy // by real port
 	tap     tap                          // guarded by mu
+	onLog   func()                       // guarded by mu; may be nil
 }
 
 // tap sees all that comes to the brokers and goes from them, as whole requests and answers. It may wait. What its
@@ -159,8 +160,21 @@ func (b *testBus) Open(t *testing.T, o bridge.Opening) bridge.Publisher {
 	return p
 }
 
+// beforeLog has a function called before each line of the publishers' log.
+func (b *testBus) beforeLog(do func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.onLog = do
+}
+
 // Write takes a line of a publisher's log.
 func (b *testBus) Write(line []byte) (int, error) {
+	b.mu.Lock()
+	do := b.onLog
+	b.mu.Unlock()
+	if do != nil {
+		do()
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.logs.Write(line)

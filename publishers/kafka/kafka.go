@@ -65,12 +65,13 @@ type Publisher struct {
 	spool        string // that all events come from
 	landmarks    *bridge.Landmarks
 	rewound      func(committed uint64, why error)
+	reports      *reports
 
+	// mu is not held while anything is logged or a function of the Opening is called: both may block.
 	mu sync.Mutex
 	// Guarded by mu.
 	up      bool            // the cluster answered last time
 	brokers []string        // where to ask for metadata: those known, then those configured
-	report  bridge.Report   // called with mu held, so that reports of a cause keep their order
 	session int             // counts how often the cluster answered again
 	lost    map[string]bool // the partitions that have lost what they stored
 }
@@ -92,8 +93,8 @@ func newEntry(d *bridge.Delivery, done func(error)) *entry {
 	return &entry{delivery: d, key: d.Key(), done: done, copies: len(d.Destinations())}
 }
 
-// Open makes a publisher. It does not wait for the bus, which may be down. Its error is one in cfg. The publisher calls
-// o.Report with locks held: it must not call the publisher.
+// Open makes a publisher. It does not wait for the bus, which may be down. Its error is one in cfg. While o.Report
+// blocks, nothing else is reported, and Close waits for it; publishing goes on.
 func Open(cfg Config, o bridge.Opening, log *slog.Logger) (*Publisher, error) {
 	return open(cfg, o, log, defaultLimits())
 }
@@ -115,7 +116,7 @@ func open(cfg Config, o bridge.Opening, log *slog.Logger, limits limits) (*Publi
 		takeNote: o.TakeNote,
 		refresh:  make(chan struct{}, 1),
 		brokers:  cfg.Brokers,
-		report:   o.Report,
+		reports:  newReports(o.Report),
 		spool:    o.Spool,
 		rewound:  o.Rewound,
 		lost:     make(map[string]bool),
@@ -126,7 +127,9 @@ func open(cfg Config, o bridge.Opening, log *slog.Logger, limits limits) (*Publi
 		// What is known from before only saves repeats.
 		log.Error("cannot read what is noted of the partitions; events may be stored twice", "error", err)
 	}
-	p.certificates = tlsfiles.New(cfg.TLSCAFile, cfg.TLSCertFile, cfg.TLSKeyFile, func(err error) { o.Report("certificate", err) })
+	p.certificates = tlsfiles.New(cfg.TLSCAFile, cfg.TLSCertFile, cfg.TLSKeyFile, func(err error) {
+		p.reports.set("certificate", err)
+	})
 	if p.certificates != nil {
 		p.certificates.Changed() // as they are now is no change
 	}
@@ -138,6 +141,7 @@ func open(cfg Config, o bridge.Opening, log *slog.Logger, limits limits) (*Publi
 		p.topics[dest] = newTopic(p, dest)
 	}
 	p.running.Go(p.watch)
+	p.running.Go(func() { p.reports.run(p.ctx) })
 	return p, nil
 }
 

@@ -10,7 +10,8 @@ import (
 	"github.com/postbridge/postbridge/bridge"
 )
 
-// topic is where one destination goes. All of it is guarded by Publisher.mu, but for what never changes.
+// topic is where one destination goes. All of it is guarded by Publisher.mu, but for what never changes and what is
+// owned.
 type topic struct {
 	p    *Publisher
 	dest bridge.Destination
@@ -27,11 +28,13 @@ type topic struct {
 	ended  int       // lanes that have
 	fewer  time.Time // since when the topic seems to have fewer partitions; zero if it does not
 
-	failing trouble       // what keeps lanes from going on
-	create  *bridge.Pacer // when to try that again
-	made    int           // how often we have begun to
-	warned  bool          // that it has too few replicas
-	unread  bool          // it was said that we may not read it
+	failing trouble // what keeps lanes from going on
+	made    int     // how often we have begun to create it
+	unread  bool    // it was said that we may not read it
+
+	// Owned by Publisher.watch.
+	create *bridge.Pacer // when to try that again
+	warned bool          // that it has too few replicas
 }
 
 // shrinkAfter is how long a topic has to have fewer partitions before that is believed. A broker that just started may
@@ -61,27 +64,41 @@ func (t *topic) laneOf(key string) *lane {
 	return t.lanes[kafkago.Murmur2Balancer{}.Balance(kafkago.Message{Key: []byte(key)}, t.partitions...)]
 }
 
-// learn takes what the cluster says of the topic.
-func (t *topic) learn(m kafkago.Topic) {
+// checkPartitions takes what the cluster says of the partitions, and warns if there are more or fewer of them. It is
+// called without mu.
+func (t *topic) checkPartitions(m kafkago.Topic) {
+	t.p.mu.Lock()
+	before := t.learn(m)
+	t.p.mu.Unlock()
+	if before > 0 {
+		t.p.log.Warn("the number of partitions changed: orders go to other partitions than before, "+
+			"and consumers that count on them see an order in two",
+			"topic", t.name, "before", before, "now", len(m.Partitions))
+	}
+}
+
+// learn takes what the cluster says of the topic. It returns how many partitions there were if that changed, else 0.
+func (t *topic) learn(m kafkago.Topic) (before int) {
 	leaders := make([]string, len(m.Partitions))
 	for _, part := range m.Partitions {
 		if part.ID < len(leaders) {
 			leaders[part.ID] = hostPort(part.Leader)
 		}
 	}
-	t.adopt(len(leaders))
-	before := t.leaders
+	before = t.adopt(len(leaders))
+	old := t.leaders
 	t.leaders = leaders
 	for i, l := range t.lanes {
-		if i < len(leaders) && leaders[i] != "" && (i >= len(before) || leaders[i] != before[i]) {
+		if i < len(leaders) && leaders[i] != "" && (i >= len(old) || leaders[i] != old[i]) {
 			l.poke()
 		}
 	}
+	return before
 }
 
-// adopt takes the number of partitions. Where it changed, keys move to other partitions: the lanes end first, so that an
-// order's next event is sent when the one before it is stored.
-func (t *topic) adopt(n int) {
+// adopt takes the number of partitions, and returns the one before if it changed, else 0. Where it did, keys move to
+// other partitions: the lanes end first, so that an order's next event is sent when the one before it is stored.
+func (t *topic) adopt(n int) (before int) {
 	now := max(t.wanted, len(t.lanes))
 	switch {
 	case n == now:
@@ -93,13 +110,13 @@ func (t *topic) adopt(n int) {
 		t.fewer = time.Now()
 	case n < now && time.Since(t.fewer) < t.p.limits.shrinkAfter:
 	default:
-		t.p.log.Warn("the number of partitions changed: orders go to other partitions than before, and consumers that count on them see an order in two",
-			"topic", t.name, "before", now, "now", n)
 		t.wanted, t.ended, t.fewer = n, 0, time.Time{}
 		for _, l := range t.lanes {
 			l.poke()
 		}
+		return now
 	}
+	return 0
 }
 
 // begin makes the lanes and gives them what waits.

@@ -33,7 +33,7 @@ func (p *Publisher) block(l *lane, err error) {
 		t.shown = l
 	}
 	if t.shown == l {
-		p.report(t.cause, fmt.Errorf("partition %d: %w", l.partition, err))
+		p.reports.set(t.cause, fmt.Errorf("partition %d: %w", l.partition, err))
 	}
 }
 
@@ -50,16 +50,17 @@ func (p *Publisher) unblock(l *lane) {
 		t.shown = nil
 	}
 	if len(t.lanes) == 0 {
-		p.report(t.cause, nil)
+		p.reports.set(t.cause, nil)
 	}
 }
 
 // sayUnread warns, once for a topic, that we may not look at what it holds.
 func (p *Publisher) sayUnread(t *topic, err error) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !t.unread {
-		t.unread = true
+	said := t.unread
+	t.unread = true
+	p.mu.Unlock()
+	if !said {
 		p.log.Warn("no permission to read what the topic holds: events may be stored twice after a crash; allow Read on it",
 			"topic", t.name, "error", Plain(err))
 	}
