@@ -27,3 +27,18 @@ func ShrinkAfter(d time.Duration) func(*Limits) { return func(l *Limits) { l.shr
 
 // BlindFor is for OpenWith.
 func BlindFor(d time.Duration) func(*Limits) { return func(l *Limits) { l.blindFor = d } }
+
+// MaxIndexed is how many events Indexed returns at most for each partition.
+const MaxIndexed = maxIndexed
+
+// Indexed returns how many events of the partitions are held in memory. Nothing may be in flight.
+func Indexed(p *Publisher) (events int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, t := range p.topics {
+		for _, l := range t.lanes {
+			events += len(l.index.window)
+		}
+	}
+	return events
+}

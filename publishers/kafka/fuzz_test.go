@@ -41,15 +41,14 @@ func FuzzRecord(f *testing.F) {
 	f.Add(int64(-1), headerSequence, []byte("18446744073709551616"), headerSequence, []byte("1"))
 	f.Fuzz(func(t *testing.T, offset int64, key1 string, value1 []byte, key2 string, value2 []byte) {
 		landmarks, _ := bridge.NewLandmarks(nil, landmarksEach)
-		l := &lane{p: &Publisher{landmarks: landmarks}, topic: new(topic), pending: []*entry{numbered(1)}, found: make(map[uint64]string)}
-		before := l.at.offset
+		l := &lane{p: &Publisher{landmarks: landmarks}, topic: new(topic), pending: []*entry{numbered(1)}, index: newIndex()}
 		l.read(&protocol.Record{Offset: offset, Headers: []protocol.Header{{Key: key1, Value: value1}, {Key: key2, Value: value2}}})
 		named := key1 == headerSpool && string(value1) == l.spool() || key2 == headerSpool && string(value2) == l.spool()
-		if _, highest := l.found[l.highest]; len(l.found) > 0 && (!named || !highest || offset < before) {
-			t.Errorf("found %v at %d", l.found, offset)
+		if _, highest := l.index.window[l.highest]; l.index.seen > 0 && (!named || !highest || !l.index.covers(l.highest)) {
+			t.Errorf("found %v at %d", l.index.window, offset)
 		}
-		if l.at.offset < before {
-			t.Errorf("went back to %d", l.at.offset)
+		if l.at.offset != offset+1 {
+			t.Errorf("goes on at %d behind %d", l.at.offset, offset)
 		}
 	})
 }

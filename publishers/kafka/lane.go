@@ -51,20 +51,20 @@ type lane struct {
 	// before had sent, or one of ours that the broker refused when it came again. Then an answer is not believed, but
 	// looked after.
 	doubted   bool
-	found     map[uint64]string // the ids of events that a look found, by number
-	highest   uint64            // of those ever found
-	sent      bool              // something of what is pending is on its way, or may be stored: no other lane may send it
-	resent    bool              // it was sent before
-	throttled time.Time         // until when the broker does not read what we send
-	unsure    time.Time         // since when the broker refuses our numbers; zero if it does not
-	blocked   bool              // it is reported why the lane does not go on
+	index     *index    // the events that the partition is known to hold
+	highest   uint64    // the greatest sequence of those ever found
+	sent      bool      // something of what is pending is on its way, or may be stored: no other lane may send it
+	resent    bool      // it was sent before
+	throttled time.Time // until when the broker does not read what we send
+	unsure    time.Time // since when the broker refuses our numbers; zero if it does not
+	blocked   bool      // it is reported why the lane does not go on
 	batch     batch
 }
 
 func newLane(t *topic, partition int) *lane {
 	return &lane{
 		p: t.p, topic: t, partition: partition, poked: make(chan struct{}, 1),
-		limit: batchRecords, found: make(map[uint64]string), batch: newBatch(),
+		limit: batchRecords, index: newIndex(), batch: newBatch(),
 	}
 }
 
@@ -154,7 +154,7 @@ func (l *lane) canWait() bool {
 func (l *lane) step() bool {
 	if cluster := l.p.notes.clusterID(); l.cluster != cluster {
 		l.cluster, l.placed, l.opened = cluster, false, false
-		clear(l.found)
+		l.index = newIndex()
 	}
 	if !l.try(l.lookIfDue) {
 		return false
@@ -165,7 +165,10 @@ func (l *lane) step() bool {
 	if !l.opened && !l.try(l.open) {
 		return false
 	}
-	if l.skipFound(); len(l.pending) == 0 {
+	if !l.index.covers(l.pending[0].delivery.Sequence) && !l.try(l.moveWindow) {
+		return false
+	}
+	if l.skipFound() {
 		return true
 	}
 	n := l.fit()
@@ -188,32 +191,26 @@ func (l *lane) step() bool {
 	}
 }
 
-// skipFound settles what a look found.
-func (l *lane) skipFound() {
+// skipFound settles the first pending events if they are stored, and reports whether there were any.
+func (l *lane) skipFound() bool {
 	n := 0
-	for n < len(l.pending) && len(l.found) > 0 && l.has(l.pending[n].delivery) {
-		delete(l.found, l.pending[n].delivery.Sequence)
+	for n < len(l.pending) && l.index.has(l.pending[n].delivery) {
 		n++
 	}
 	if n > 0 {
 		l.p.settle(l.pending[:n], nil)
 		l.drop(n)
 	}
+	return n > 0
 }
 
-// has reports whether a look found the event. Another one may have its number, if the spool was put back from an older copy.
-func (l *lane) has(d *bridge.Delivery) bool {
-	id, found := l.found[d.Sequence]
-	return found && id == d.ID
-}
-
-// fit is how many of the pending events go into the next batch: those up to the first that a look found, within the
-// limits, one at least.
+// fit returns how many of the pending events go into the next batch: those up to the first that is stored, or may be,
+// within the limits, one at least.
 func (l *lane) fit() int {
 	bytes := 0
 	for n, e := range l.pending {
 		bytes += recordBytes(e.delivery)
-		if n > 0 && (n == l.limit || bytes > batchBytes || l.has(e.delivery)) {
+		if n > 0 && (n == l.limit || bytes > batchBytes || !l.index.covers(e.delivery.Sequence) || l.index.has(e.delivery)) {
 			return n
 		}
 	}
@@ -333,11 +330,11 @@ func (l *lane) settleDoubt(why error) bool {
 	if l.unsure.IsZero() {
 		l.unsure = time.Now()
 	}
-	before, found := l.at, len(l.found)
+	before, seen := l.at, l.index.seen
 	if !l.lookBack() {
 		return false
 	}
-	if l.at.next != before.next || l.at.producer != before.producer || len(l.found) != found {
+	if l.at.next != before.next || l.at.producer != before.producer || l.index.seen != seen {
 		l.unsure = time.Time{}
 		return true
 	}

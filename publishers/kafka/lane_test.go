@@ -45,7 +45,7 @@ func TestFit(t *testing.T) {
 		l := testLane(c.pending...)
 		l.limit = c.limit
 		for _, number := range c.found {
-			l.found[number] = numbered(number).delivery.ID
+			l.index.add(number, numbered(number).delivery.ID, int64(number))
 		}
 		if got := l.fit(); got != c.want {
 			t.Errorf("%s: %d events, want %d", name, got, c.want)
@@ -69,14 +69,27 @@ func TestSkipFound(t *testing.T) {
 		all = append(all, e)
 	}
 	l := testLane(all...)
-	l.found = make(map[uint64]string)
 	for _, number := range []uint64{0, 1, 3} {
-		l.found[number] = all[number].delivery.ID
+		l.index.add(number, all[number].delivery.ID, int64(number))
 	}
-	l.found[2] = "of another event"
-	l.skipFound()
-	if fmt.Sprint(done) != "[0 1]" || len(l.pending) != 4 || !l.has(all[3].delivery) {
+	l.index.add(2, "of another event", 4)
+	if !l.skipFound() || fmt.Sprint(done) != "[0 1]" || len(l.pending) != 4 || !l.index.has(all[3].delivery) {
 		t.Errorf("done are %v, %d are pending", done, len(l.pending))
+	}
+	if l.skipFound() || len(l.pending) != 4 {
+		t.Errorf("done are %v, %d are pending", done, len(l.pending))
+	}
+}
+
+// A batch ends before an event that the index cannot tell of.
+func TestFitUncovered(t *testing.T) {
+	t.Parallel()
+	l := testLane(numbered(3), numbered(1), numbered(2))
+	l.index.add(1, "of another event", 1)
+	l.index.add(5, "of another event", 2)
+	l.index.open(2, 3)
+	if n := l.fit(); n != 1 {
+		t.Errorf("%d events, want 1", n)
 	}
 }
 

@@ -107,9 +107,12 @@ func (l *lane) skipAhead(ctx context.Context, leader string) error {
 	return nil
 }
 
-// look reads what the partition holds from where the lane is on. It notes which of our events are there, and where our
-// numbers go on.
+// look is the recovery scan: it reads the partition from where the lane is on, and indexes which of our events are
+// there. It also learns where our numbers go on.
 func (l *lane) look(ctx context.Context, leader string) error {
+	if first := l.firstPending(); first > l.index.high {
+		l.index.open(first, l.pending[0].delivery.Sequence)
+	}
 	for {
 		end, err := l.lookOnce(ctx, leader)
 		var code kafkago.Error
@@ -132,12 +135,106 @@ func (l *lane) look(ctx context.Context, leader string) error {
 	}
 }
 
-// lookOnce reads one answer's worth, and returns where the partition ends.
+// firstPending returns the least sequence of what is pending.
+func (l *lane) firstPending() uint64 {
+	first := l.pending[0].delivery.Sequence
+	for _, e := range l.pending {
+		first = min(first, e.delivery.Sequence)
+	}
+	return first
+}
+
+// lookOnce indexes one answer's worth, and returns where the partition ends.
 func (l *lane) lookOnce(ctx context.Context, leader string) (end int64, err error) {
+	l.index.seal()
+	before := l.at.offset
+	end, err = l.fetch(ctx, leader, before, l.read, func(b *protocol.RecordBatch, n int) {
+		if (producer{b.ProducerID, b.ProducerEpoch}) == l.at.producer {
+			l.at.next = after(b.BaseSequence, n)
+		}
+	})
+	if err == nil && l.at.offset == before && before < end {
+		l.at.offset++ // there may be gaps
+	}
+	return end, err
+}
+
+// read indexes a record, if it is one of ours.
+func (l *lane) read(r *protocol.Record) {
+	l.at.offset = r.Offset + 1
+	if number, ok := ours(r.Headers, l.spool()); ok {
+		l.index.add(number, eventID(r.Headers), r.Offset)
+		l.p.landmarks.Found(l.name(), identity, spot(r.Offset), number)
+		l.highest = max(l.highest, number)
+	}
+}
+
+// moveWindow moves the window of the index to the first pending event, and fetches again what the scan saw of that part
+// of the partition.
+func (l *lane) moveWindow(ctx context.Context, leader string) error {
+	for _, c := range l.index.open(l.firstPending(), l.pending[0].delivery.Sequence) {
+		if l.index.ends(c) {
+			return nil
+		}
+		for at := c.begin; at < c.end; {
+			var err error
+			if at, err = l.lookAgain(ctx, leader, at, c.end); errors.Is(err, kafkago.TopicAuthorizationFailed) {
+				l.p.sayUnread(l.topic, err)
+				l.index = newIndex() // what it holds cannot be told from what it does not
+				return nil
+			} else if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// lookAgain reads one answer's worth of what was indexed, and returns the offset to go on at.
+func (l *lane) lookAgain(ctx context.Context, leader string, at, end int64) (next int64, err error) {
+	next = at
+	highWatermark, err := l.fetch(ctx, leader, at, func(r *protocol.Record) {
+		next = r.Offset + 1
+		if number, ok := ours(r.Headers, l.spool()); ok && r.Offset < end {
+			l.index.hold(number, eventID(r.Headers), r.Offset)
+		}
+	}, nil)
+	switch {
+	case errors.Is(err, kafkago.OffsetOutOfRange), err == nil && next == at && highWatermark <= at:
+		return l.backIn(ctx, leader, at, end)
+	case err == nil && next == at:
+		next++ // there may be gaps
+	}
+	return next, err
+}
+
+// backIn returns where to go on in offsets at..end that were indexed, but are not all in the partition any more. What
+// retention removed was stored, but nobody can tell any more; what was lost is not stored.
+func (l *lane) backIn(ctx context.Context, leader string, at, end int64) (next int64, err error) {
+	first, err := l.offset(ctx, leader, kafkago.FirstOffset)
+	if err != nil {
+		return at, err
+	}
+	last, err := l.offset(ctx, leader, kafkago.LastOffset) // fails while a new leader does not know how far others are
+	switch {
+	case err != nil:
+		return at, err
+	case last <= at:
+		return end, nil
+	default:
+		return min(max(first, at), end), nil
+	}
+}
+
+// fetch reads one answer's worth from an offset on, and returns where the partition ends. read gets each record from
+// there on, and batch, if not nil, each batch and how many records it has.
+func (l *lane) fetch(ctx context.Context, leader string, from int64, read func(*protocol.Record),
+	batch func(b *protocol.RecordBatch, n int),
+) (end int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
 	resp, err := l.p.client.Fetch(ctx, &kafkago.FetchRequest{
-		Addr: kafkago.TCP(leader), Topic: l.topic.name, Partition: l.partition, Offset: l.at.offset, MaxBytes: fetchBytes,
+		Addr: kafkago.TCP(leader), Topic: l.topic.name, Partition: l.partition, Offset: from, MaxBytes: fetchBytes,
 	})
 	if err == nil {
 		err = resp.Error
@@ -145,56 +242,40 @@ func (l *lane) lookOnce(ctx context.Context, leader string) (end int64, err erro
 	if err != nil {
 		return 0, err
 	}
-	before := l.at.offset
-	if err := l.readAll(resp.Records); err != nil {
-		return 0, fmt.Errorf("cannot read what the partition holds at offset %d: %w", l.at.offset, err)
+	stream, ok := resp.Records.(*protocol.RecordStream)
+	if !ok {
+		return resp.HighWatermark, nil // empty
 	}
-	if l.at.offset == before && before < resp.HighWatermark {
-		l.at.offset++ // there may be gaps
+	for _, records := range stream.Records {
+		n, err := readAll(records, from, read)
+		if err != nil {
+			return 0, fmt.Errorf("cannot read what the partition holds from offset %d on: %w", from, err)
+		}
+		if b, ok := records.(*protocol.RecordBatch); ok && batch != nil {
+			batch(b, n)
+		}
 	}
 	return resp.HighWatermark, nil
 }
 
-// readAll takes the batches of an answer.
-func (l *lane) readAll(batches protocol.RecordReader) error {
-	stream, ok := batches.(*protocol.RecordStream)
-	if !ok {
-		return nil // empty
-	}
-	for _, b := range stream.Records {
-		n := 0
-		for ; ; n++ {
-			r, err := b.ReadRecord()
-			if errors.Is(err, io.EOF) {
-				break
+// readAll reads a batch, and returns how many records it has. An answer may begin before the offset that was asked for.
+func readAll(records protocol.RecordReader, from int64, read func(*protocol.Record)) (n int, err error) {
+	for ; ; n++ {
+		r, err := records.ReadRecord()
+		if errors.Is(err, io.EOF) {
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
+		for _, b := range []protocol.Bytes{r.Key, r.Value} {
+			if b != nil {
+				_ = b.Close() // of memory
 			}
-			if err != nil {
-				return err
-			}
-			l.read(r)
 		}
-		if b, ok := b.(*protocol.RecordBatch); ok && (producer{b.ProducerID, b.ProducerEpoch}) == l.at.producer {
-			l.at.next = after(b.BaseSequence, n)
+		if r.Offset >= from {
+			read(r)
 		}
-	}
-	return nil
-}
-
-// read takes one record. An answer may begin before the offset that was asked for.
-func (l *lane) read(r *protocol.Record) {
-	for _, b := range []protocol.Bytes{r.Key, r.Value} {
-		if b != nil {
-			_ = b.Close() // of memory
-		}
-	}
-	if r.Offset < l.at.offset {
-		return
-	}
-	l.at.offset = r.Offset + 1
-	if number, ok := ours(r.Headers, l.spool()); ok {
-		l.found[number] = eventID(r.Headers)
-		l.p.landmarks.Found(l.name(), identity, spot(r.Offset), number)
-		l.highest = max(l.highest, number)
 	}
 }
 
@@ -216,6 +297,7 @@ func (l *lane) backInRange(ctx context.Context, leader string) error {
 	if err := l.checkLandmarks(ctx, leader); err != nil || ctx.Err() != nil {
 		return errors.Join(err, ctx.Err())
 	}
+	l.index = newIndex()
 	l.p.log.Error("the partition ends before what it had stored: the topic was made anew, or a Kafka broker lost it; see 'a bus lost what it had stored' in the README",
 		"topic", l.topic.name, "partition", l.partition, "stored_to", before)
 	return l.renew(ctx, leader)

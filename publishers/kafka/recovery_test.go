@@ -1,0 +1,80 @@
+package kafka_test
+
+import (
+	"slices"
+	"sync/atomic"
+	"testing"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/publishers/kafka"
+	"github.com/postbridge/postbridge/publishers/publishertest"
+)
+
+// opened keeps the publisher that a trial opens.
+type opened struct {
+	*testBus
+	publisher *kafka.Publisher
+}
+
+func (o *opened) Open(t *testing.T, opening bridge.Opening) bridge.Publisher {
+	t.Helper()
+	o.publisher = o.testBus.Open(t, opening).(*kafka.Publisher)
+	return o.publisher
+}
+
+// TestRecoveryIsBounded offers again what a partition holds, after the cursor was lost: whatever that is, no more of it
+// is held in memory than is in flight, and reading it costs no more than reading the partition three times.
+func TestRecoveryIsBounded(t *testing.T) {
+	t.Parallel()
+	const size, inFlight = 3 * kafka.MaxIndexed, 2000
+	bus := &opened{testBus: startBus(t, 1)}
+	bus.config.Partitions = 1
+	var stored, fetched atomic.Int64
+	bus.setTap(tap{
+		request: func(r request) []byte {
+			if r.key == int16(kmsg.Produce) {
+				stored.Add(int64(len(r.frame)))
+			}
+			return r.frame
+		},
+		answer: func(r request, frame []byte) []byte {
+			if r.key == int16(kmsg.Fetch) {
+				fetched.Add(int64(len(frame)))
+			}
+			return frame
+		},
+	})
+	r := publishertest.Open(t, bus)
+	all := ordersOnly(publishertest.Events(1, size, 500))
+	offer := func(each func()) {
+		t.Helper()
+		for some := range slices.Chunk(all, inFlight) {
+			r.Publish(some...)
+			r.WaitDone(some...)
+			each()
+		}
+	}
+	offer(func() {})
+	r.Close()
+	was, before := stored.Load(), fetched.Load()
+
+	r = r.ReopenWith("")
+	offer(func() {
+		if n := kafka.Indexed(bus.publisher); n > kafka.MaxIndexed {
+			t.Errorf("%d events are held in memory, want %d at most", n, kafka.MaxIndexed)
+		}
+	})
+	read := fetched.Load() - before
+	if t.Logf("read %d bytes of a partition of %d", read, was); read > 3*was {
+		t.Error("want three times at most")
+	}
+	if stored.Load() != was {
+		t.Error("something is sent again that is stored")
+	}
+	more := ordersOnly(publishertest.Events(size+1, 10, 5))
+	r.Publish(more...)
+	r.WaitDone(more...)
+	wantOnce(t, bus.testBus, orders, append(all, more...))
+}
