@@ -16,8 +16,10 @@ const (
 	// line, many lanes look at once after a restart.
 	fetchBytes   = 512 << 10
 	fetchTimeout = 10 * time.Second
-	// skew is how far the clocks of this machine and the brokers may be apart before a look misses something.
-	skew = 10 * time.Minute
+	// clockMargin is how far a record's time may lie before the time when its event was received: clocks of brokers
+	// differ from ours, and ours may have been set back in between. Beyond that, an event is stored twice after its
+	// offset was lost.
+	clockMargin = 24 * time.Hour
 )
 
 // open makes the lane ready. What tells the next run is on disk before anything is sent. If it fails it goes on, the next
@@ -46,10 +48,12 @@ func (l *lane) place(ctx context.Context, leader string) error {
 	// A run before may have sent the event, even if what that noted is lost.
 	l.before = known || l.pending[0].delivery.Redelivered
 	var err error
-	if l.before {
-		err = l.skipAhead(ctx, leader)
-	} else {
+	switch {
+	case !l.before:
 		l.at.offset, err = l.offset(ctx, leader, kafkago.LastOffset)
+	case noted.offset == 0 || !l.pending[0].delivery.Redelivered:
+		err = l.skipAhead(ctx, leader)
+	default: // what the run before sent lies behind the noted offset, whatever clocks say
 	}
 	if err == nil && !known {
 		err = l.renew(ctx, leader)
@@ -89,11 +93,12 @@ func (l *lane) offset(ctx context.Context, leader string, at int64) (int64, erro
 	return OffsetAt(ctx, l.p.client, leader, l.topic.name, l.partition, at)
 }
 
-// skipAhead moves a lane on over what is older than its first event: in a partition that many write to, it may be long
-// ago that we did. It may go too far, over a dead letter that comes late, or over an event that belongs to another partition
-// by now: such a one may be stored twice, and our numbers go on behind it, which the first answer shows.
+// skipAhead moves a lane on over what is older than its first event, by the clock, where no offset is known to go by,
+// or nothing of what is pending was offered before: in a partition that many write to, it may be long ago that we did.
+// It may go too far, over a dead letter that comes late, or over an event that belongs to another partition by now:
+// such a one may be stored twice, and our numbers go on behind it, which the first answer shows.
 func (l *lane) skipAhead(ctx context.Context, leader string) error {
-	since := l.pending[0].delivery.ReceivedAt.Add(-skew)
+	since := l.pending[0].delivery.ReceivedAt.Add(-clockMargin)
 	offset, err := l.offset(ctx, leader, since.UnixMilli())
 	if err == nil && offset == NoOffset { // nothing is as new as that
 		offset, err = l.offset(ctx, leader, kafkago.LastOffset)

@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/publishers/kafka"
 	"github.com/postbridge/postbridge/publishers/publishertest"
 )
 
@@ -29,12 +30,14 @@ func onePartition(t *testing.T, first ...*bridge.Delivery) (*testBus, *publisher
 
 // later makes an event so much younger than those before it that a look skips those.
 func later(d *bridge.Delivery) *bridge.Delivery {
-	d.ReceivedAt = time.Now().Add(11 * time.Minute)
+	d.ReceivedAt = time.Now().Add(25 * time.Hour)
 	return d
 }
 
-// crashAfter stores events in a run that does not live to note it.
-func crashAfter(t *testing.T, bus *testBus, r *publishertest.Trial, topic string, all ...*bridge.Delivery) {
+// crashAfter stores events in a run that does not live to note it, and returns that run.
+func crashAfter(
+	t *testing.T, bus *testBus, r *publishertest.Trial, topic string, all ...*bridge.Delivery,
+) *publishertest.Trial {
 	t.Helper()
 	before := bus.cluster.PartitionInfo(topic, 0).HighWatermark
 	r.Close()
@@ -45,6 +48,7 @@ func crashAfter(t *testing.T, bus *testBus, r *publishertest.Trial, topic string
 		return bus.cluster.PartitionInfo(topic, 0).HighWatermark == before+int64(len(all))
 	})
 	bus.setTap(tap{})
+	return z.run
 }
 
 // What a lane skips as older than its first event may be its own, with the numbers that it would use next: then a broker
@@ -115,6 +119,39 @@ func TestSkippedDeadletter(t *testing.T) {
 	r.Publish(all[0]) // dead letters come late
 	r.WaitDone(all...)
 	wantOnce(t, bus, string(bridge.Deadletters), append(first, all...))
+}
+
+// TestClockSetBack has the clock set back between the time when events are received and the time when they are sent,
+// which is what their records carry. The next run finds them: by the noted offset, whatever the times are; without one,
+// by a time with a margin.
+func TestClockSetBack(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		by   time.Duration
+		note func(string) string
+	}{
+		"Noted":    {1000 * time.Hour, func(note string) string { return note }},
+		"NoteLost": {12 * time.Hour, func(string) string { return "" }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			first := ordersOnly(publishertest.Events(1, 1, 1))
+			bus, r := onePartition(t, first...)
+			bus.change = kafka.UnsureFor(300 * time.Millisecond)
+			all := ordersOnly(publishertest.Events(2, 20, 5))
+			for _, d := range all {
+				d.ReceivedAt = time.Now().Add(c.by)
+			}
+			note := c.note(r.Note())
+			r = crashAfter(t, bus, r, orders, all...).ReopenWith(note)
+			more := ordersOnly(publishertest.Events(22, 5, 5))
+			for _, some := range [][]*bridge.Delivery{all[:7], all[7:], more} { // other batches than before
+				r.Publish(some...)
+				r.WaitDone(some...)
+			}
+			wantOnce(t, bus, orders, slices.Concat(first, all, more))
+		})
+	}
 }
 
 // A look that is cut off goes on where it was: a throttled fetch is answered with nothing.

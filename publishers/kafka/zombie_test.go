@@ -148,6 +148,7 @@ type zombie struct {
 	gate    *gate
 	request request
 	arrived chan struct{} // closed when it did
+	run     *publishertest.Trial
 }
 
 // holdBatch has the run after r send all as one batch, holds that, and closes the run.
@@ -177,6 +178,7 @@ func holdBatch(t *testing.T, bus *testBus, r *publishertest.Trial, all []*bridge
 		t.Errorf("the batch has %d events, want %d", b.NumRecords, len(all))
 	}
 	r.Close()
+	z.run = r
 
 	_, _, mine := z.request.produced(t)
 	arrive := sync.OnceFunc(func() { close(z.arrived) })
