@@ -50,7 +50,7 @@ func TestRealRights(t *testing.T) {
 	}
 
 	findings := examine(t, bus.config, true)
-	wantFinding(t, findings, bridge.OK, "topic orders may be written and read")
+	wantFinding(t, findings, bridge.OK, "topic orders grants this user Write and Read")
 	wantFinding(t, findings, bridge.OK, "topic orders takes messages up to 1MiB")
 	wantFinding(t, findings, bridge.OK, "the probe is stored in deadletters", "read back")
 

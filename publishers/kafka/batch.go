@@ -161,5 +161,5 @@ func after(first int32, n int) int32 { return int32((int64(first) + int64(n)) & 
 
 // rejection is why the bus can never take an event.
 func rejection(topic string, err error) error {
-	return fmt.Errorf("%w: topic %s: %w", bridge.ErrRejected, topic, Plain(err))
+	return fmt.Errorf("%w: topic %s: %w", bridge.ErrRejected, topic, explain(err))
 }

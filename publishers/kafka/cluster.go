@@ -213,7 +213,7 @@ func (p *Publisher) createTopic(t *topic, controller string, brokers int) error 
 	case errors.Is(err, kafkago.TopicAuthorizationFailed), errors.Is(err, kafkago.ClusterAuthorizationFailed):
 		return fmt.Errorf("it is missing, and there is no permission to create it: create it, or allow Create on it: %w", Plain(err))
 	default:
-		return fmt.Errorf("cannot create it: %w", Plain(err))
+		return fmt.Errorf("cannot create it: %w", explain(err))
 	}
 }
 

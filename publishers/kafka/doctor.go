@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"net"
 	"slices"
@@ -29,6 +30,8 @@ const (
 	examineRequest = 4 * time.Second
 	// shortRetention is how long a topic should keep events at least: consumers may be away for a night.
 	shortRetention = 24 * time.Hour
+	// shortDifference is what clocks may differ by, at least, before a topic refuses events.
+	shortDifference = time.Minute
 	// goodReplicas is how many a topic needs to lose a broker without losing events or a pause.
 	goodReplicas = 3
 	// ordinaryEvent is a size that most events have; those of the largest postbacks are much larger.
@@ -311,7 +314,7 @@ func (x *examiner) rights(what string, t *metadata.ResponseTopic) {
 		x.Add(bridge.Warn, what, "may not be read, so that events may be stored twice after a crash", "allow Read on it; deploy/kafka/acls.sh does")
 	}
 	if allowed&mayWrite != 0 && allowed&mayRead != 0 {
-		x.OK(what, "may be written and read")
+		x.OK(what, "grants this user Write and Read")
 	}
 }
 
@@ -336,18 +339,7 @@ func (x *examiner) settings(what string, dest bridge.Destination, s settings) {
 	if s["unclean.leader.election.enable"] == "true" {
 		x.Add(bridge.Warn, what, "may elect a leader that lacks acknowledged events (unclean.leader.election.enable)", "set it to false on the topic or the cluster")
 	}
-	for _, name := range []string{"confluent.key.schema.validation", "confluent.value.schema.validation"} {
-		if s[name] == "true" {
-			x.Add(bridge.Fail, what, "refuses every event, since it wants a schema id in each ("+name+")", "set it to false on the topic")
-		}
-	}
-	for _, name := range []string{"message.timestamp.difference.max.ms", "message.timestamp.before.max.ms", "message.timestamp.after.max.ms"} {
-		most, told := s.number(name)
-		// Records have the time at which they are sent, and a broker may take that long to get them.
-		if off := time.Duration(most) * time.Millisecond; told && most < produceTimeout.Milliseconds() && s["message.timestamp.type"] != "LogAppendTime" {
-			x.Add(bridge.Fail, what, fmt.Sprintf("refuses events of a clock that is more than %v from its own (%s)", off, name), "raise it to an hour or more")
-		}
-	}
+	x.refusals(what, s)
 	if most, told := s.number("max.message.bytes"); told && most < ordinaryEvent {
 		x.Add(bridge.Fail, what, "refuses nearly every event, since it takes messages up to "+bridge.SizeText(most)+" only", "raise its max.message.bytes")
 	} else if told && most < x.o.MaxEvent {
@@ -357,6 +349,29 @@ func (x *examiner) settings(what string, dest bridge.Destination, s settings) {
 		x.OK(what, "takes messages up to "+bridge.SizeText(most))
 	}
 	x.retention(what, s)
+}
+
+// refusals grades the settings by which a topic may refuse every event, whoever sends it.
+func (x *examiner) refusals(what string, s settings) {
+	if s["message.timestamp.type"] != "LogAppendTime" {
+		for _, name := range []string{
+			"message.timestamp.before.max.ms", "message.timestamp.after.max.ms", "message.timestamp.difference.max.ms",
+		} {
+			if most, told := s.number(name); told && most < shortDifference.Milliseconds() {
+				most := bridge.TimeText(time.Duration(most) * time.Millisecond)
+				x.Add(bridge.Warn, what, fmt.Sprintf(
+					"refuses every event while clocks here and at its brokers differ by more than %s (%s)", most, name),
+					"raise it to an hour")
+			}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(s)) {
+		validates := strings.HasSuffix(name, ".schema.validation") || strings.HasSuffix(name, ".schema.id.validation")
+		if validates && s[name] == "true" {
+			x.Add(bridge.Fail, what, "refuses every event: it validates schemas ("+name+"), and events have no schema id",
+				"set it to false on the topic")
+		}
+	}
 }
 
 func (x *examiner) retention(what string, s settings) {

@@ -60,15 +60,30 @@ func TestGrades(t *testing.T) {
 		"unclean":        {func(_ *metadata.Response, s settings) { s["unclean.leader.election.enable"] = "true" }, bridge.Warn, "unclean.leader.election.enable"},
 		"small":          {func(_ *metadata.Response, s settings) { s["max.message.bytes"] = "65536" }, bridge.Warn, "raise its max.message.bytes"},
 		"tiny":           {func(_ *metadata.Response, s settings) { s["max.message.bytes"] = "1000" }, bridge.Fail, "refuses nearly every event"},
-		"clock":          {func(_ *metadata.Response, s settings) { s["message.timestamp.after.max.ms"] = "3600000" }, bridge.OK, ""},
-		"strict clock":   {func(_ *metadata.Response, s settings) { s["message.timestamp.before.max.ms"] = "1" }, bridge.Fail, "more than 1ms from its own"},
-		"schemas":        {func(_ *metadata.Response, s settings) { s["confluent.value.schema.validation"] = "true" }, bridge.Fail, "wants a schema id"},
-		"its own clock": {func(_ *metadata.Response, s settings) {
-			s["message.timestamp.before.max.ms"], s["message.timestamp.type"] = "1", "LogAppendTime"
+		"short":          {func(_ *metadata.Response, s settings) { s["retention.ms"] = "3600000" }, bridge.Warn, "keeps events for 1h"},
+		"bounded":        {func(_ *metadata.Response, s settings) { s["retention.bytes"] = "1073741824" }, bridge.Info, "has 1GiB (retention.bytes)"},
+		"compacted":      {func(_ *metadata.Response, s settings) { s["cleanup.policy"] = "compact,delete" }, bridge.Fail, "is compacted"},
+		"clocks before": {func(_ *metadata.Response, s settings) {
+			s["message.timestamp.before.max.ms"] = "1000"
+		}, bridge.Warn, "differ by more than 1s (message.timestamp.before.max.ms)"},
+		"clocks after": {func(_ *metadata.Response, s settings) {
+			s["message.timestamp.after.max.ms"] = "1000"
+		}, bridge.Warn, "differ by more than 1s (message.timestamp.after.max.ms)"},
+		"clocks, old": {func(_ *metadata.Response, s settings) {
+			s["message.timestamp.difference.max.ms"] = "1000"
+		}, bridge.Warn, "(message.timestamp.difference.max.ms)"},
+		"clocks, enough": {func(_ *metadata.Response, s settings) {
+			s["message.timestamp.after.max.ms"] = "3600000"
 		}, bridge.OK, ""},
-		"short":       {func(_ *metadata.Response, s settings) { s["retention.ms"] = "3600000" }, bridge.Warn, "keeps events for 1h"},
-		"bounded":     {func(_ *metadata.Response, s settings) { s["retention.bytes"] = "1073741824" }, bridge.Info, "has 1GiB (retention.bytes)"},
-		"compacted":   {func(_ *metadata.Response, s settings) { s["cleanup.policy"] = "compact,delete" }, bridge.Fail, "is compacted"},
+		"brokers' clock": {func(_ *metadata.Response, s settings) {
+			s["message.timestamp.type"], s["message.timestamp.after.max.ms"] = "LogAppendTime", "0"
+		}, bridge.OK, ""},
+		"schemas": {func(_ *metadata.Response, s settings) {
+			s["confluent.value.schema.validation"] = "true"
+		}, bridge.Fail, "refuses every event: it validates schemas"},
+		"no schemas": {func(_ *metadata.Response, s settings) {
+			s["confluent.value.schema.validation"] = "false"
+		}, bridge.OK, ""},
 		"no write":    {func(m *metadata.Response, _ settings) { m.Topics[0].TopicAuthorizedOperations &^= mayWrite }, bridge.Fail, "may not be written to"},
 		"no read":     {func(m *metadata.Response, _ settings) { m.Topics[0].TopicAuthorizedOperations &^= mayRead }, bridge.Warn, "stored twice"},
 		"old cluster": {func(m *metadata.Response, _ settings) { m.Topics[0].TopicAuthorizedOperations = -1 << 31 }, bridge.Info, "does not tell who may"},

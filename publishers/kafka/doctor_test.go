@@ -219,7 +219,7 @@ func TestRealExamine(t *testing.T) {
 	wantFinding(t, findings, bridge.Fail, what+" is compacted")
 	wantFinding(t, findings, bridge.Warn, what+" keeps events for 1h")
 	wantFinding(t, findings, bridge.Info, what, "1MiB (retention.bytes)")
-	wantFinding(t, findings, bridge.OK, what+" may be written and read")
+	wantFinding(t, findings, bridge.OK, what+" grants this user Write and Read")
 	wantFinding(t, findings, bridge.Warn, what+" has 1 of the 3 replicas")
 	wantFinding(t, findings, bridge.OK, "the probe is stored in "+b.config.Prefix+".deadletters", "read back")
 }

@@ -570,6 +570,62 @@ func TestOneRecordInvalid(t *testing.T) {
 	waitNoCauses(r)
 }
 
+// Where every event is invalid, it is for a setting of the topic: the backlog waits until that is mended.
+func TestEveryRecordInvalid(t *testing.T) {
+	t.Parallel()
+	bus := startBus(t, 1)
+	bus.config.Partitions = 1
+	r := publishertest.Open(t, bus)
+	first := ordersOnly(publishertest.Events(1, 20, 5))
+	r.Publish(first...)
+	r.WaitDone(first...)
+	fault := bus.cluster.Fault(produceFault(orders, kerr.InvalidRecord, -1))
+	all := ordersOnly(publishertest.Events(21, 300, 40))
+	r.Publish(all...)
+	waitCause(r, "publishing to orders: partition 0: ", "schema validation")
+	const most = 3
+	wantDone(t, r, most, all)
+	fault.Remove()
+	r.WaitSettled(all...)
+	for _, d := range all[:most] {
+		if err := r.ResultOf(d); !errors.Is(err, bridge.ErrRejected) {
+			t.Errorf("%v, want ErrRejected", err)
+		}
+	}
+	r.WaitDone(all[most:]...)
+	r.CheckStored(append(first, all[most:]...)...)
+	waitNoCauses(r)
+}
+
+// TestInvalidTimestamp: a topic that refuses the time of the records is an outage, of which the condition says what to
+// do; records carry the time at which they are sent, also after an outage, and whatever the clock was when events came
+// in.
+func TestInvalidTimestamp(t *testing.T) {
+	t.Parallel()
+	bus := startBus(t, 1)
+	bus.config.Partitions = 1
+	r := publishertest.Open(t, bus)
+	fault := bus.cluster.Fault(produceFault(orders, kerr.InvalidTimestamp, -1))
+	all := ordersOnly(publishertest.Events(1, 100, 40))
+	for i, d := range all {
+		d.ReceivedAt = d.ReceivedAt.Add(time.Duration(i-50) * 1000 * time.Hour)
+	}
+	r.Publish(all...)
+	waitCause(r, "publishing to orders: partition 0: ",
+		"message.timestamp.before.max.ms", "message.timestamp.after.max.ms", "clocks")
+	wantDone(t, r, 0, all)
+	mended := time.Now()
+	fault.Remove()
+	r.WaitDone(all...)
+	r.CheckStored(all...)
+	for _, record := range bus.records(t, orders) {
+		if record.Timestamp.Before(mended.Truncate(time.Millisecond)) || record.Timestamp.After(time.Now()) {
+			t.Errorf("a record has time %v, and was sent after %v", record.Timestamp, mended)
+		}
+	}
+	waitNoCauses(r)
+}
+
 // An event is stored, the answer lost, and then it is too large all of a sudden. The next event has numbers of its own.
 func TestRefusedAfterLostAnswer(t *testing.T) {
 	t.Parallel()

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"slices"
 	"strings"
@@ -456,4 +457,12 @@ func (c *tapped) Write(frame []byte) (int, error) {
 		return 0, err
 	}
 	return len(frame), nil
+}
+
+// randomOf returns random numbers for one goroutine of a test, which logs their seed.
+func randomOf(t *testing.T) *rand.Rand {
+	t.Helper()
+	seed := rand.Uint64()
+	t.Logf("random numbers of seed %d", seed)
+	return rand.New(rand.NewPCG(seed, 0))
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/cenkalti/backoff/v4"
 	kafkago "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
 
@@ -42,10 +43,12 @@ type lane struct {
 	placed  bool   // at is where to go on, but for what a look has to show
 	before  bool   // a run before may have sent what is pending: look first
 	opened  bool
-	looked  visit        // when the landmarks were looked at last
-	due     *time.Ticker // asks for another look
-	blind   time.Time    // since when the broker does not let us look; zero if it does
-	limit   int          // records in a batch
+	looked  visit                       // when the landmarks were looked at last
+	due     *time.Ticker                // asks for another look
+	blind   time.Time                   // since when the broker does not let us look; zero if it does
+	limit   int                         // records in a batch
+	invalid int                         // events refused as invalid since one was stored
+	pace    *backoff.ExponentialBackOff // of retries of an event that is refused as invalid
 
 	// doubted is set while something of ours may come into the partition that we know nothing of: a batch that the run
 	// before had sent, or one of ours that the broker refused when it came again. Then an answer is not believed, but
@@ -64,7 +67,7 @@ type lane struct {
 func newLane(t *topic, partition int) *lane {
 	return &lane{
 		p: t.p, topic: t, partition: partition, poked: make(chan struct{}, 1),
-		limit: batchRecords, index: newIndex(), batch: newBatch(),
+		limit: batchRecords, pace: bridge.RetryForever(firstRetry), index: newIndex(), batch: newBatch(),
 	}
 }
 
@@ -273,7 +276,8 @@ func (l *lane) stored(n int, offset int64) bool {
 		l.at.offset = max(0, offset)
 		return l.settleDoubt(kafkago.DuplicateSequenceNumber)
 	}
-	l.unsure = time.Time{}
+	l.unsure, l.invalid = time.Time{}, 0
+	l.pace.Reset()
 	l.unblock()
 	if l.limit < batchRecords {
 		l.limit++
@@ -302,8 +306,15 @@ func (l *lane) note(written []*entry) {
 	l.p.notes.stored(l.topic.name, l.partition, highest, l.at)
 }
 
-// refused takes the answer that the broker can never take a batch of n. Of several, one is to blame: they are offered in
-// smaller batches. If it was sent before, it may be stored all the same, and its numbers be used up.
+// maxInvalid is how many events in a row, with none stored in between, may be refused as invalid. What is invalid is
+// for the broker to say: an event of ours never is for Kafka itself, but may be for a schema validation that somebody
+// turned on.
+const maxInvalid = 3
+
+// refused takes the answer that the broker can never take a batch of n. Of several, one is to blame: they are offered
+// in smaller batches. If it was sent before, it may be stored all the same, and its numbers be used up. Where each
+// event is invalid it is the topic that is to blame: that is an outage, and a backlog is not to go to the dead letters
+// for it.
 func (l *lane) refused(n int, err error) bool {
 	if l.resent {
 		next := l.at.next
@@ -318,6 +329,14 @@ func (l *lane) refused(n int, err error) bool {
 	if n > 1 {
 		l.limit = n / 2
 		return true
+	}
+	if errors.Is(err, kafkago.InvalidRecord) {
+		if l.invalid == maxInvalid {
+			l.block(explain(err))
+			l.p.pause(l.pace.NextBackOff())
+			return l.p.ctx.Err() == nil
+		}
+		l.invalid++
 	}
 	l.p.settle(l.pending[:1], rejection(l.topic.name, err))
 	l.drop(1)

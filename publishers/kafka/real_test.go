@@ -916,3 +916,43 @@ func TestRealRetention(t *testing.T) {
 		}
 	}
 }
+
+// TestRealTimestamps: events that waited for longer than the topic lets records be old are stored. Where it takes the
+// time of no record, that is an outage, and the condition says which setting mends it.
+func TestRealTimestamps(t *testing.T) {
+	t.Parallel()
+	kafkatest.Require(t)
+	b := &kafkaBus{testBus: newBus(t)}
+	b.config.Brokers, b.config.Prefix = kafkatest.Plain(t), fmt.Sprintf("times-%08x", randomOf(t).Uint32())
+	for _, broker := range b.config.Brokers {
+		b.bypass[broker] = broker
+	}
+	const before, after = "message.timestamp.before.max.ms", "message.timestamp.after.max.ms"
+	createTopics(t, b.testBus, 1, map[string]string{before: "3600000", after: "3600000"})
+	r := publishertest.Open(t, b)
+	all := ordersOnly(publishertest.Events(1, 40, 10))
+	for _, d := range all {
+		d.ReceivedAt = d.ReceivedAt.Add(-30 * 24 * time.Hour)
+	}
+	r.Publish(all[:20]...)
+	r.WaitDone(all[:20]...)
+	b.alter(t, b.topic(bridge.Orders), before, "0")
+	b.alter(t, b.topic(bridge.Orders), after, "0")
+	// Unless a record is stored in the millisecond that it is sent in.
+	for refused := false; !refused; {
+		some := ordersOnly(publishertest.Events(uint64(len(all)+1), 10, 10))
+		all = append(all, some...)
+		r.Publish(some...)
+		r.Eventually("a verdict", func() bool {
+			refused = slices.ContainsFunc(r.Causes(), func(cause string) bool {
+				return containsAll(cause, "publishing to ", before, after, "clocks")
+			})
+			return refused || r.DoneOf(some...) == len(some)
+		})
+	}
+	b.alter(t, b.topic(bridge.Orders), before, "3600000")
+	b.alter(t, b.topic(bridge.Orders), after, "3600000")
+	r.Publish(all[20:40]...)
+	r.WaitDone(all...)
+	waitNoCauses(r)
+}

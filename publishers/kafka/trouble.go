@@ -76,7 +76,8 @@ const (
 	unsure                 // the broker knows other numbers than we do: look at what is stored
 )
 
-// judge decides what the error of a batch means.
+// judge decides what the error of a batch means. Whatever somebody can mend is no reason to refuse an event, but a
+// limit of size is one: see README.
 func judge(err error) verdict {
 	var code kafkago.Error
 	switch {
@@ -101,21 +102,54 @@ func fromBroker(err error) bool {
 	return errors.As(err, &code)
 }
 
-// explain words an error for people: what to do, where that is known.
+// explain says what to do about an error, where that is known.
 func explain(err error) error {
 	var code kafkago.Error
 	if !errors.As(err, &code) {
 		return Plain(err)
 	}
+	if remedy := remedy(code); remedy != "" {
+		return fmt.Errorf("%s: %w", remedy, Plain(err))
+	}
+	return Plain(err)
+}
+
+// remedy says what to do about an error of a broker; empty if that is not known.
+func remedy(code kafkago.Error) string {
 	switch code {
 	case kafkago.TopicAuthorizationFailed:
-		return fmt.Errorf("no permission; allow Write, Describe and Read on the topic: %w", Plain(err))
+		return "no permission; allow Write, Describe and Read on the topic"
 	case kafkago.ClusterAuthorizationFailed:
-		return fmt.Errorf("no permission to publish as an idempotent producer; allow Write on the topic: %w", Plain(err))
+		return "no permission to publish as an idempotent producer; allow Write on the topic"
 	case kafkago.NotEnoughReplicas, kafkago.NotEnoughReplicasAfterAppend:
-		return fmt.Errorf("fewer replicas are in sync than min.insync.replicas: %w", Plain(err))
+		return "fewer replicas are in sync than min.insync.replicas; bring back the topic's Kafka brokers"
+	case kafkago.InvalidTimestamp:
+		return "the topic does not take the time at which records are sent; synchronize the clocks of this machine and " +
+			"of the Kafka brokers, or raise message.timestamp.before.max.ms and message.timestamp.after.max.ms on the topic " +
+			"(before Kafka 3.6, message.timestamp.difference.max.ms)"
+	case kafkago.MessageSizeTooLarge:
+		return "the event is larger than the topic takes; raise its max.message.bytes"
+	case kafkago.RecordListTooLarge:
+		return "the event is larger than a segment of the topic; raise its segment.bytes"
+	case kafkago.InvalidRecord:
+		return "the Kafka broker does not take the record as valid; turn off schema validation on the topic, " +
+			"or see the broker's log"
+	case kafkago.PolicyViolation:
+		return "a policy of the Kafka cluster forbids it; have its operator allow it (create.topic.policy.class.name)"
+	case kafkago.InvalidConfiguration:
+		return "the Kafka cluster does not take the topic's settings; create the topic yourself"
+	case kafkago.KafkaStorageError:
+		return "a Kafka broker cannot use its disk; see its log for the log directory that failed"
+	case kafkago.ThrottlingQuotaExceeded:
+		return "the quota of this Kafka user is used up; raise it, or wait"
+	case kafkago.UnsupportedCompressionType:
+		return "the Kafka broker does not take lz4; have it allow that"
+	case kafkago.UnsupportedForMessageFormat:
+		return "the topic has an old message format; raise its message.format.version to 0.11 or later"
+	case kafkago.InvalidTopic:
+		return "Kafka does not take the name of the topic; change POSTBRIDGE_KAFKA_PREFIX"
 	default:
-		return Plain(err)
+		return ""
 	}
 }
 
