@@ -2,12 +2,12 @@ package kafka
 
 import (
 	"bytes"
-	"crypto/rand"
 	"encoding/binary"
 	"fmt"
 	"io"
 	"maps"
 	"math"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
@@ -23,13 +23,13 @@ import (
 // TestFrame is what Java demands of lz4: independent blocks of 64 KiB at most, an end mark, and nothing behind it.
 func TestFrame(t *testing.T) {
 	t.Parallel()
-	b := newBatch()
+	b, random := newBatch(), rand.NewChaCha8([32]byte{})
 	for _, size := range []int{0, 1, 65_535, 65_536, 200_000, 3 << 20} {
 		for _, compressible := range []bool{true, false} {
 			e := numbered(1)
 			e.delivery.Data = make([]byte, size)
 			if !compressible {
-				_, _ = rand.Read(e.delivery.Data)
+				_, _ = random.Read(e.delivery.Data)
 			}
 			set, err := b.encode([]*entry{e}, position{})
 			if err != nil {

@@ -1,8 +1,8 @@
 package kafka_test
 
 import (
+	"context"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"slices"
 	"strings"
@@ -19,7 +19,14 @@ import (
 
 func examine(t *testing.T, cfg kafka.Config, probe bool) []bridge.Finding {
 	t.Helper()
-	return kafka.Examine(t.Context(), cfg, bridge.Examination{MaxEvent: 128 << 10, Probe: probe})
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	defer func() {
+		if ctx.Err() != nil {
+			t.Errorf("it does not end by itself within %v", patience)
+		}
+	}()
+	return kafka.Examine(ctx, cfg, bridge.Examination{MaxEvent: 128 << 10, Probe: probe})
 }
 
 // wantFinding wants one of the grade with these words in it.
@@ -125,14 +132,10 @@ func TestExamineUnreachable(t *testing.T) {
 		{kafka.Config{Brokers: []string{silent.Addr().String(), silent.Addr().String()}}, []string{"cannot be reached", "says nothing"}},
 		{locked.config, []string{"does not let us in", "refuses the login", "POSTBRIDGE_KAFKA_PASSWORD"}},
 	} {
-		began := time.Now()
 		findings := examine(t, c.cfg, true)
 		wantFinding(t, findings, bridge.Fail, c.words...)
 		if len(findings) != 1 || strings.Contains(findings[0].String(), "secret") {
 			t.Errorf("%+v", findings)
-		}
-		if took := time.Since(began); took > 20*time.Second {
-			t.Errorf("%q took %v", c.words, took)
 		}
 	}
 }
@@ -202,7 +205,7 @@ func TestRealExamine(t *testing.T) {
 	t.Parallel()
 	kafkatest.Require(t)
 	b := newBus(t)
-	b.config.Brokers, b.config.Prefix = kafkatest.Plain(t), fmt.Sprintf("doctor-%08x", rand.Uint32())
+	b.config.Brokers, b.config.Prefix = kafkatest.Plain(t), fmt.Sprintf("doctor-%08x", randomOf(t).Uint32())
 	for _, broker := range b.config.Brokers {
 		b.bypass[broker] = broker
 	}

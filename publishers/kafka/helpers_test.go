@@ -95,8 +95,23 @@ func newBus(t *testing.T, options ...kfake.Opt) *testBus {
 		if b.cluster != nil {
 			b.cluster.Close()
 		}
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		for line := range strings.Lines(b.logs.String()) {
+			checkIDs(t, "a line of the log", line)
+		}
 	})
 	return b
+}
+
+// checkIDs wants a text without the ids and keys of publishertest's events: a log or a status is not for them.
+func checkIDs(t testing.TB, what, text string) {
+	t.Helper()
+	for _, id := range []string{"kite.", "220303", strings.Repeat("0", 24)} {
+		if strings.Contains(text, id) {
+			t.Errorf("%s tells an id or a key: %s", what, text)
+		}
+	}
 }
 
 // startBus starts a cluster of so many brokers.
@@ -154,6 +169,13 @@ func (b *testBus) Stop(*testing.T) {
 
 func (b *testBus) Open(t *testing.T, o bridge.Opening) bridge.Publisher {
 	t.Helper()
+	report := o.Report
+	o.Report = func(cause string, err error) {
+		if err != nil {
+			checkIDs(t, "a condition", cause+": "+err.Error())
+		}
+		report(cause, err)
+	}
 	p, err := kafka.OpenWith(b.config, o, slog.New(slog.NewTextHandler(b, nil)), b.change)
 	if err != nil {
 		t.Fatal(err)

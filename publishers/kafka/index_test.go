@@ -56,7 +56,8 @@ func TestIndex(t *testing.T) {
 		"Late": func(rng *rand.Rand, all []uint64) {
 			for range size / 100 {
 				i := rng.IntN(size - 1000)
-				all[i], all[i+rng.IntN(1000)] = all[i+rng.IntN(1000)], all[i]
+				k := i + rng.IntN(1000)
+				all[i], all[k] = all[k], all[i]
 			}
 		},
 		"AnyOrder": func(rng *rand.Rand, all []uint64) {

@@ -1,10 +1,14 @@
 package kafka
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
 
@@ -183,4 +187,82 @@ func TestSettle(t *testing.T) {
 			t.Errorf("%v: done %d times, with %v", refused, calls, result)
 		}
 	}
+}
+
+// TestPaceOfRetries: while a broker cannot be reached, pauses stay short, however long that is. While it answers
+// errors, they get longer.
+func TestPaceOfRetries(t *testing.T) {
+	t.Parallel()
+	newPublisher := func(t *testing.T) *Publisher {
+		p := &Publisher{reports: newReports(nil), refresh: make(chan struct{}, 1), brokers: []string{"broker:1"}}
+		p.landmarks, _ = bridge.NewLandmarks(nil, landmarksEach)
+		p.ctx, p.stop = context.WithCancel(t.Context())
+		return p
+	}
+	for name, c := range map[string]struct {
+		err         error
+		least, most time.Duration // of the longest pause
+	}{
+		"Unreachable": {errors.New("connection refused"), dialRetry, dialRetry},
+		"Error":       {kafkago.NotEnoughReplicas, 10 * time.Second, 30 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				p := newPublisher(t)
+				tp := &topic{p: p, leaders: []string{"broker:1"}}
+				pauses := newPauses(time.Hour)
+				if !newLane(tp, 0).try(func(context.Context, string) error {
+					if pauses.over() {
+						return nil
+					}
+					return c.err
+				}) {
+					t.Error("gave up")
+				}
+				if pauses.longest < c.least || pauses.longest > c.most {
+					t.Errorf("the longest pause is %v, want %v to %v", pauses.longest, c.least, c.most)
+				}
+			})
+		})
+	}
+	t.Run("Metadata", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			p := newPublisher(t)
+			pauses := newPauses(time.Hour)
+			p.client = &kafkago.Client{Transport: roundTripFunc(func() error {
+				if pauses.over() {
+					p.stop()
+				}
+				return errors.New("connection refused")
+			})}
+			p.watch()
+			if pauses.longest > dialRetry+metadataPause {
+				t.Errorf("the longest pause is %v", pauses.longest)
+			}
+		})
+	})
+}
+
+// pauses measures the time between attempts.
+type pauses struct {
+	end, last time.Time
+	longest   time.Duration
+}
+
+func newPauses(d time.Duration) *pauses { return &pauses{end: time.Now().Add(d), last: time.Now()} }
+
+// over counts an attempt, and reports whether it is one of the last.
+func (p *pauses) over() bool {
+	now := time.Now()
+	p.longest, p.last = max(p.longest, now.Sub(p.last)), now
+	return now.After(p.end)
+}
+
+// roundTripFunc is a transport without a network.
+type roundTripFunc func() error
+
+func (f roundTripFunc) RoundTrip(context.Context, net.Addr, kafkago.Request) (kafkago.Response, error) {
+	return nil, f()
 }

@@ -94,8 +94,9 @@ func startProxied(t *testing.T, buses int) *proxied {
 // freePorts finds ports that the system gives to nobody else.
 func freePorts(t *testing.T, n int) (ports []string) {
 	t.Helper()
+	random := randomOf(t)
 	for tries := 0; len(ports) < n; tries++ {
-		l, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", 20_000+rand.IntN(12_000)))
+		l, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", 20_000+random.IntN(12_000)))
 		if err != nil {
 			if tries > 100 {
 				t.Fatal(err)
@@ -374,8 +375,11 @@ type load struct {
 	t     *testing.T
 	all   []*bridge.Delivery // what came; not to be read while it runs
 	start time.Time
-	runs  int
-	stop  func()
+	// random is for what is done to the load, and arrivals for what comes, in a goroutine of its own.
+	random, arrivals *rand.Rand
+
+	runs int
+	stop func()
 }
 
 // maxUndone is how many events a pump would offer at most before the first is done.
@@ -383,7 +387,9 @@ const maxUndone = 5000
 
 func startLoad(t *testing.T, bus publishertest.Bus) *load {
 	t.Helper()
-	l := &load{Trial: publishertest.Open(t, bus), t: t, start: time.Now()}
+	l := &load{
+		Trial: publishertest.Open(t, bus), t: t, start: time.Now(), random: randomOf(t), arrivals: randomOf(t),
+	}
 	l.run()
 	return l
 }
@@ -399,14 +405,14 @@ func (l *load) run() {
 			select {
 			case <-done:
 				return
-			case <-time.After(time.Duration(rand.IntN(10)) * time.Millisecond):
+			case <-time.After(time.Duration(l.arrivals.IntN(10)) * time.Millisecond):
 			}
 			next := uint64(len(l.all) + 1)
 			if next-l.Prefix() > maxUndone {
 				continue
 			}
-			some := publishertest.Events(next, 1+rand.IntN(60), 200)
-			if rand.IntN(10) == 0 {
+			some := publishertest.Events(next, 1+l.arrivals.IntN(60), 200)
+			if l.arrivals.IntN(10) == 0 {
 				some = publishertest.Deadletters(next, 10)
 			}
 			l.all = append(l.all, some...)
@@ -458,7 +464,7 @@ func TestRealKill9(t *testing.T) {
 	bus := startReal(t, kafkatest.Options{})
 	l := startLoad(t, bus)
 	for kill := range kills {
-		l.more(500 + rand.IntN(3000))
+		l.more(500 + l.random.IntN(3000))
 		bus.kill(t, 0)
 		switch kill % 3 {
 		case 1: // the publisher goes with the broker
@@ -481,10 +487,10 @@ func TestRealRounds(t *testing.T) {
 	bus := startProxied(t, 1).bus(t)
 	l := startLoad(t, bus)
 	for round := range rounds {
-		l.more(100 + rand.IntN(1500))
+		l.more(100 + l.random.IntN(1500))
 		if round%3 != 0 {
 			bus.LoseAnswers(true)
-			time.Sleep(time.Duration(rand.IntN(50)) * time.Millisecond) // not waiting for anything: the time of the end
+			time.Sleep(time.Duration(l.random.IntN(50)) * time.Millisecond) // not waiting for anything: the time of the end
 		}
 		l.reopen(round%4 != 3, func() {
 			bus.LoseAnswers(false)
@@ -493,7 +499,7 @@ func TestRealRounds(t *testing.T) {
 		if round%4 == 1 {
 			l.more(1)
 			bus.LoseAnswers(true)
-			time.Sleep(time.Duration(rand.IntN(50)) * time.Millisecond) // not waiting for anything: the time of the cut
+			time.Sleep(time.Duration(l.random.IntN(50)) * time.Millisecond) // not waiting for anything: the time of the cut
 			bus.LoseAnswers(false)
 			bus.Cut()
 		}
@@ -545,7 +551,7 @@ func TestRealLeaderKilled(t *testing.T) {
 	}
 	for kill := range kills {
 		eventually(t, "all replicas in sync", func() bool { return bus.allInSync(t) })
-		l.more(500 + rand.IntN(3000))
+		l.more(500 + l.random.IntN(3000))
 		leader, err := bus.cluster.Leader(t.Context(), orders, kill%bus.config.Partitions)
 		if err != nil {
 			t.Fatal(err)

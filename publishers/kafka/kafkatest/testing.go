@@ -47,6 +47,7 @@ func StartFor(t testing.TB, o Options) *Cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Logf("a real Kafka is at %v, with secure listeners at %v", c.Brokers(), c.SecureBrokers()) // of random ports
 	t.Cleanup(func() {
 		c.Close()
 		if !t.Failed() {
