@@ -190,9 +190,11 @@ func (p *Publisher) createTopic(t *topic, controller string, brokers int) error 
 	if p.cfg.Replication > minInSync {
 		c.ConfigEntries = []kafkago.ConfigEntry{{ConfigName: "min.insync.replicas", ConfigValue: strconv.Itoa(minInSync)}}
 	}
+	t.sending.Lock() // what was sent before that look is answered, so that the new topic does not take it
 	p.mu.Lock()
-	t.made++ // before anything can be published to it
+	t.made++
 	p.mu.Unlock()
+	t.sending.Unlock()
 	ctx, cancel := context.WithTimeout(p.ctx, requestTimeout)
 	defer cancel()
 	resp, err := p.client.CreateTopics(ctx, &kafkago.CreateTopicsRequest{Addr: kafkago.TCP(controller), Topics: []kafkago.TopicConfig{c}})

@@ -225,6 +225,8 @@ func (l *lane) fit() int {
 func (l *lane) offer(set []byte) (offset int64, err error) {
 	l.p.pause(time.Until(l.throttled))
 	ended := !l.try(func(ctx context.Context, leader string) error {
+		l.topic.sending.RLock()
+		defer l.topic.sending.RUnlock()
 		if err := l.lookIfDue(ctx, leader); err != nil {
 			return err
 		}

@@ -3,6 +3,7 @@ package kafka
 import (
 	"cmp"
 	"slices"
+	"sync"
 	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
@@ -29,8 +30,11 @@ type topic struct {
 	fewer  time.Time // since when the topic seems to have fewer partitions; zero if it does not
 
 	failing trouble // what keeps lanes from going on
-	made    int     // how often we have begun to create it
+	made    int     // how often we have begun to create it; changed with sending held, too
 	unread  bool    // it was said that we may not read it
+
+	// sending is held for reading from the look at what the topic has stored to the answer to a batch.
+	sending sync.RWMutex
 
 	// Owned by Publisher.watch.
 	create *bridge.Pacer // when to try that again
