@@ -70,9 +70,9 @@ func (v *View) NumbersAside() (first uint64) {
 // GoOnFrom has the log go on with that number, also beside the segments that are at fault: it is called before they are moved,
 // as nothing says their numbers in between. The caller has the lock.
 func (v *View) GoOnFrom(first uint64) error {
-	f, err := createSegment(v.fs, v.id, first)
+	f, err := newSegment(v.fs, v.id, first)
 	if err != nil {
 		return err
 	}
-	return errors.Join(f.Sync(), f.Close())
+	return f.Close()
 }

@@ -2,6 +2,7 @@ package spool_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"maps"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -22,7 +24,8 @@ import (
 )
 
 // TestCrash has many goroutines append, read and commit, loses the power or is killed at some operation on the disk,
-// opens what is left and goes on with that, a few times. In some runs an operation fails before.
+// opens what is left and goes on with that, a few times. In some runs an operation fails before. The buses are on the
+// same machine: they acknowledge at once, sync within CursorDelay, and lose power together with the spool.
 func TestCrash(t *testing.T) {
 	seeds := 300
 	if testing.Short() {
@@ -72,6 +75,32 @@ type known struct {
 	seen      map[uint64]string // what a cursor returned
 	offered   map[offer]bool    // the same, by cursor
 	committed map[string]uint64 // the highest, by cursor
+	held      holdings          // what the buses acknowledged and still hold
+}
+
+// holdings is when a bus has synced what it acknowledged, by record and bus.
+type holdings map[offer]time.Time
+
+// crash removes what is not synced and does not survive by chance.
+func (h holdings) crash(dice *rand.Rand, keep float64) {
+	now := time.Now()
+	offers := slices.SortedFunc(maps.Keys(h), func(a, b offer) int {
+		return cmp.Or(cmp.Compare(a.cursor, b.cursor), cmp.Compare(a.sequence, b.sequence))
+	})
+	for _, o := range offers {
+		if h[o].After(now) && dice.Float64() >= keep {
+			delete(h, o)
+		}
+	}
+}
+
+// sync has a bus hold for good what it acknowledged up to a number.
+func (h holdings) sync(cursor string, upTo uint64) {
+	for o, at := range h {
+		if now := time.Now(); o.cursor == cursor && o.sequence <= upTo && at.After(now) {
+			h[o] = now
+		}
+	}
 }
 
 // offer is a record that a cursor returned.
@@ -81,7 +110,10 @@ type offer struct {
 }
 
 func (k known) clone() known {
-	return known{maps.Clone(k.acked), maps.Clone(k.attempted), maps.Clone(k.seen), maps.Clone(k.offered), maps.Clone(k.committed)}
+	return known{
+		maps.Clone(k.acked), maps.Clone(k.attempted), maps.Clone(k.seen), maps.Clone(k.offered), maps.Clone(k.committed),
+		maps.Clone(k.held),
+	}
 }
 
 func newStory(t *testing.T, seed uint64) *story {
@@ -90,9 +122,12 @@ func newStory(t *testing.T, seed uint64) *story {
 	o.Cursors = []string{"a", "b"}
 	rng := rand.New(rand.NewPCG(seed, 1))
 	o.Keep = []time.Duration{0, 300 * time.Millisecond, time.Hour}[rng.IntN(3)]
+	o.CursorDelay = []time.Duration{0, 300 * time.Millisecond, time.Second}[rng.IntN(3)]
 	st := &story{
 		t: t, rng: rng, fs: crashfs.New(t), o: o,
-		known: known{map[uint64]string{}, map[string]bool{}, map[uint64]string{}, map[offer]bool{}, map[string]uint64{}},
+		known: known{
+			map[uint64]string{}, map[string]bool{}, map[uint64]string{}, map[offer]bool{}, map[string]uint64{}, holdings{},
+		},
 	}
 	st.o.Log = slog.New(slog.NewTextHandler(st, nil))
 	return st
@@ -111,6 +146,7 @@ func (st *story) run() {
 		st.plan()
 		if s, err := spool.Open(st.fs, st.o); err == nil {
 			st.work(s, generation)
+			st.closeBuses()
 			_ = s.Close() // an error if the spool failed
 		}
 		st.losePower()
@@ -159,6 +195,16 @@ func (st *story) losePower() {
 	}
 	keep := []float64{0, 0.3, 0.7, 1}[st.dice.IntN(4)]
 	st.left = st.fs.CrashClone(st.dice, keep)
+	st.atEnd.held.crash(st.dice, keep)
+}
+
+// closeBuses has the buses sync all they have, as an embedded server does before the spool is closed.
+func (st *story) closeBuses() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	for _, name := range st.o.Cursors {
+		st.held.sync(name, math.MaxUint64)
+	}
 }
 
 // work has writers append and buses read until the writers are done.
@@ -222,11 +268,19 @@ func (st *story) append(s *spool.Spool, payload string) (spool.Ticket, error) {
 	}
 }
 
-// consume is a bus: it reads, and says for some of the records that all up to there are done.
+// consume is a bus: it reads, and says for some of the records that all up to there are done. Sometimes it loses some.
 func (st *story) consume(ctx context.Context, c *spool.Cursor, name string, rng *rand.Rand) {
-	last, _ := c.Committed()
-	bus := busOf(c)
+	start, _ := c.Committed() // a crash may have left holes before it, where only some removed segments came back
+	last, bus := start, busOf(c)
+	var taken []offer // and not acknowledged
 	for {
+		if rng.IntN(60) == 0 {
+			var saved bool
+			if last, saved = st.rewind(bus, name, start+uint64(rng.Int64N(int64(last-start)+1))); !saved {
+				return // nothing may be published again before that
+			}
+			taken = nil
+		}
 		r, err := c.Next(ctx)
 		if ctx.Err() != nil {
 			return
@@ -238,9 +292,14 @@ func (st *story) consume(ctx context.Context, c *spool.Cursor, name string, rng 
 		st.mu.Lock()
 		st.see(name, last, r)
 		last = r.Sequence
+		taken = append(taken, offer{name, r.Sequence})
 		commit := rng.IntN(3) > 0
 		if commit {
 			st.committed[name] = max(st.committed[name], r.Sequence)
+			for _, o := range taken {
+				st.held[o] = time.Now().Add(time.Duration(rng.Int64N(int64(st.o.CursorDelay) + 1)))
+			}
+			taken = nil
 		}
 		st.mu.Unlock()
 		if commit {
@@ -250,6 +309,22 @@ func (st *story) consume(ctx context.Context, c *spool.Cursor, name string, rng 
 			time.Sleep(time.Duration(rng.IntN(100)) * time.Millisecond)
 		}
 	}
+}
+
+// rewind has a bus come back from its own disk without what is behind the number. It returns where the cursor stands, and
+// whether its file says so.
+func (st *story) rewind(bus *bus, name string, to uint64) (stands uint64, saved bool) {
+	st.mu.Lock()
+	st.held.sync(name, to)
+	st.mu.Unlock()
+	stands = bus.rewind(to)
+	if bus.cursor.Save() != nil {
+		return stands, false // after a crash the bus itself has to find out again
+	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	maps.DeleteFunc(st.held, func(o offer, _ time.Time) bool { return o.cursor == name && o.sequence > stands })
+	return stands, true
 }
 
 // see checks one record that a cursor returned after that of the given number, and remembers it. Needs mu.
@@ -319,6 +394,11 @@ func (st *story) checkCursors(s *spool.Spool) uint64 {
 		}
 		if last := s.Stats().Last; after != last {
 			st.t.Errorf("%s comes to %d of %d", name, after, last)
+		}
+		for sequence := range st.acked {
+			if _, held := st.held[offer{name, sequence}]; !held && sequence <= committed {
+				st.t.Errorf("%s stands at %d, and the bus has lost %d", name, committed, sequence)
+			}
 		}
 		least = min(least, committed)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"time"
 )
 
@@ -51,7 +50,8 @@ type Cursor struct {
 	ask          func() (committed uint64, note []byte)
 	dirty        bool   // what ask says now is neither saved nor in unsaved
 	unsaved      []mark // what is to be saved, oldest first
-	saved        uint64 // what the file says
+	saved        uint64 // what the file says; zero from Rewind on until it is written again
+	rewinds      uint64
 }
 
 // lent is a buffer with payloads that may be in use until all up to its end is committed. Buffers are used again, since
@@ -71,9 +71,8 @@ type mark struct {
 // mark asks how far the bus is, if it is further than it was, for that to be saved. Needs s.files, and not s.mu: whoever
 // is asked may be about to commit.
 func (c *Cursor) mark() {
-	at := time.Now()
 	c.s.mu.Lock()
-	dirty, ask, committed, note := c.dirty, c.ask, c.committed, c.note
+	dirty, ask, committed, note, rewinds := c.dirty, c.ask, c.committed, c.note, c.rewinds
 	c.dirty = false
 	c.s.mu.Unlock()
 	if !dirty {
@@ -82,9 +81,12 @@ func (c *Cursor) mark() {
 	if ask != nil {
 		committed, note = ask()
 	}
+	at := time.Now() // no commit is later
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
-	c.unsaved = append(c.unsaved, mark{at, committed, c.s.id.formatCursor(committed, note)})
+	if c.rewinds == rewinds { // or else there is another to ask for
+		c.unsaved = append(c.unsaved, mark{at, committed, c.s.id.formatCursor(committed, note)})
+	}
 }
 
 // due returns the last of what is to be saved that is no younger than the time. Needs s.mu.
@@ -162,15 +164,22 @@ func (c *Cursor) Rewind(sequence uint64) uint64 {
 	c.committedEnd = begin.base
 	c.next = c.committed + 1
 	c.unsaved, c.saved = nil, 0
+	c.rewinds++
+	for _, g := range c.s.segments {
+		if g.last > c.committed {
+			g.done = time.Time{} // Keep begins anew when it is published again
+		}
+	}
 	c.touch()
 	signal(c.wake)
 	return c.committed
 }
 
-// Save writes the file now, with the note as it is now. Its error is the disk's; it is tried again by itself.
+// Save writes the file now, with the note as it is now, and without CursorDelay: what is committed must not be lost with
+// the power any more. Its error is the disk's; it is tried again by itself.
 func (c *Cursor) Save() error {
 	c.Touch()
-	return c.s.saveCursor(c, math.MaxUint64, 0)
+	return c.s.saveCursor(c, 0)
 }
 
 // Next returns the next record, in order, and waits until there is one. Only durable records are returned. An error

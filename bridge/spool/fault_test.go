@@ -25,6 +25,7 @@ func TestFaults(t *testing.T) {
 		reopen step = "Open"
 		write  step = "Append"
 		rotate step = "Append that needs a new segment"
+		ahead  step = "Append that fills a segment nearly"
 		save   step = "Commit"
 		remove step = "housekeeping"
 	)
@@ -41,6 +42,7 @@ func TestFaults(t *testing.T) {
 		rotate: {
 			crashfs.Create: fails, crashfs.Write: fails, crashfs.Sync: fails, crashfs.SyncDir: fails, crashfs.Close: fails,
 		},
+		ahead: {crashfs.Create: works, crashfs.SyncDir: works},
 		save: {
 			crashfs.Create: works, crashfs.Write: works, crashfs.Sync: works, crashfs.Rename: works,
 			crashfs.SyncDir: works, crashfs.Close: works,
@@ -88,7 +90,8 @@ func (f *faultRun) run(step string, fault crashfs.Fault) string {
 		{"Open of a new spool", f.open},
 		{"Append", func() error { return f.append(1) }},
 		{"Commit", func() error { f.commit(); return nil }},
-		{"Append that needs a new segment", func() error { return f.append(8000) }},
+		{"Append that needs a new segment", func() error { return f.append(8100) }},
+		{"Append that fills a segment nearly", func() error { return f.append(3100) }},
 		{"Append", func() error { return f.append(10) }},
 		{"housekeeping", func() error { time.Sleep(3 * time.Second); return nil }},
 		{"close", func() error { return f.s.Close() }},
@@ -100,6 +103,10 @@ func (f *faultRun) run(step string, fault crashfs.Fault) string {
 			f.fs.Inject(fault)
 		}
 		err := next.do()
+		synctest.Wait() // for what nobody waits for
+		if err == nil && f.s.Err() != nil {
+			err = f.s.Err() // with nobody waiting
+		}
 		switch {
 		case errors.Is(err, spool.ErrFailed):
 			f.failed(err)
@@ -158,6 +165,7 @@ func (f *faultRun) failed(err error) {
 	if got := f.s.Err(); got == nil || got.Error() != err.Error() {
 		f.t.Errorf("Err = %v, and Append said %v", got, err)
 	}
+	synctest.Wait() // what is under way comes to its end
 	before := segments(f.fs)
 	for range 3 {
 		if _, err := f.s.Append([]byte("late")); !errors.Is(err, spool.ErrFailed) {
@@ -307,41 +315,32 @@ func TestFailureReachesAll(t *testing.T) {
 	})
 }
 
-// TestNoRoomIsMadeAfterAFailure: an Append that waits for room is told, and the disk is left alone.
-func TestNoRoomIsMadeAfterAFailure(t *testing.T) {
+// TestNothingIsDoneAfterAFailure: the disk is left alone, whatever is asked for.
+func TestNothingIsDoneAfterAFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fs := crashfs.New(t)
 		s := open(t, fs, options())
-		appendAll(t, s, "a")
+		for range 9 { // eight in a segment
+			appendAll(t, s, string(thousand))
+		}
 		publishAll(t, s.Cursor("bus"))
 		time.Sleep(time.Second)
 		fs.Inject(crashfs.Fault{Op: crashfs.Sync, Nth: 1, Outcome: crashfs.Failed})
-		hold := make(chan struct{})
-		fs.Before(func(op crashfs.Op) {
-			if op == crashfs.Sync {
-				<-hold
-			}
-		})
-		told := make(chan error, 2)
-		for _, size := range []int{10, 1 << 20} {
-			go func() {
-				ticket, err := s.Append(make([]byte, size))
-				if err == nil {
-					_, err = s.Wait(ticket)
-				}
-				told <- err
-			}()
-			synctest.Wait()
+		ticket, err := s.Append(thousand)
+		if err != nil {
+			t.Fatal(err)
 		}
-		close(hold)
-		for range cap(told) {
-			if err := <-told; !errors.Is(err, spool.ErrFailed) {
-				t.Errorf("told: %v", err)
-			}
+		if _, err := s.Wait(ticket); !errors.Is(err, spool.ErrFailed) {
+			t.Errorf("Wait: %v", err)
 		}
 		synctest.Wait()
-		if fs.Count(crashfs.Create) != 4 || fs.Count(crashfs.Remove) != 0 { // the id, the segment, the cursor, what was offered
-			t.Errorf("a spool that failed goes on: %v", fs.Counts())
+		before := fs.Counts()
+		if _, err := s.Append(make([]byte, 1<<20)); !errors.Is(err, spool.ErrFailed) {
+			t.Errorf("Append: %v", err)
+		}
+		time.Sleep(2 * options().Keep)
+		if after := fs.Counts(); fmt.Sprint(after) != fmt.Sprint(before) {
+			t.Errorf("a spool that failed goes on:\n%v after\n%v", after, before)
 		}
 		closeSpool(t, s)
 	})

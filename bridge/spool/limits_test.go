@@ -19,10 +19,11 @@ import (
 // thousand is the payload of a record of 1000 bytes.
 var thousand = make([]byte, 1000-recordHeaderLen)
 
-// fill appends records of 1000 bytes until there is no more room, and returns how many.
+// fill appends records of 1000 bytes until there is no more room, and returns how many. Upkeep keeps up with it.
 func fill(t testing.TB, s *spool.Spool) (n int) {
 	t.Helper()
 	for {
+		synctest.Wait()
 		ticket, err := s.Append(thousand)
 		if errors.Is(err, spool.ErrFull) {
 			return n
@@ -37,6 +38,9 @@ func fill(t testing.TB, s *spool.Spool) (n int) {
 	}
 }
 
+// saved is when the cursors have been saved, and what they let go has been removed.
+const saved = time.Second
+
 // publishAll has the bus do all that there is.
 func publishAll(t testing.TB, c *spool.Cursor) {
 	t.Helper()
@@ -47,34 +51,39 @@ func publishAll(t testing.TB, c *spool.Cursor) {
 }
 
 func TestFullAndRoomAgain(t *testing.T) {
-	s := open(t, crashfs.New(t), options())
-	defer s.Close()
-	// 48 KiB are for segments, and there must be room for an ordinary record of 4 KiB.
-	if n := fill(t, s); n != 45 {
-		t.Errorf("there was room for %d records, want 45", n)
-	}
-	if st := s.Stats(); !errors.Is(st.Full, spool.ErrFull) || st.WaitingBytes != st.Bytes {
-		t.Errorf("a full spool: %+v", st)
-	}
-	if err := s.Err(); err != nil {
-		t.Errorf("a full spool failed: %v", err)
-	}
-	records := drain(t, s.Cursor("bus"))
-	s.Cursor("bus").Commit(records[6])
-	if n := fill(t, s); n != 0 {
-		t.Errorf("there is room for %d records, although the oldest segment is not done", n)
-	}
-	s.Cursor("bus").Commit(records[7]) // the last of the oldest segment
-	if st := s.Stats(); st.Full != nil {
-		t.Errorf("a spool that can make room says that it is full: %v", st.Full)
-	}
-	if n := fill(t, s); n != 8 {
-		t.Errorf("there was room for %d records again, want 8", n)
-	}
-	publishAll(t, s.Cursor("bus"))
-	if n := fill(t, s); n != 40 { // the segment being written holds five that are done
-		t.Errorf("with all done there was room for %d records, want 40", n)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t, crashfs.New(t), options())
+		defer s.Close()
+		// 48 KiB are for segments, and there must be room for an ordinary record of 4 KiB.
+		if n := fill(t, s); n != 45 {
+			t.Errorf("there was room for %d records, want 45", n)
+		}
+		if st := s.Stats(); !errors.Is(st.Full, spool.ErrFull) || st.WaitingBytes != st.Bytes {
+			t.Errorf("a full spool: %+v", st)
+		}
+		if err := s.Err(); err != nil {
+			t.Errorf("a full spool failed: %v", err)
+		}
+		records := drain(t, s.Cursor("bus"))
+		s.Cursor("bus").Commit(records[6])
+		time.Sleep(saved)
+		if n := fill(t, s); n != 0 {
+			t.Errorf("there is room for %d records, although the oldest segment is not done", n)
+		}
+		s.Cursor("bus").Commit(records[7]) // the last of the oldest segment
+		time.Sleep(saved)
+		if st := s.Stats(); st.Full != nil {
+			t.Errorf("a spool that has made room says that it is full: %v", st.Full)
+		}
+		if n := fill(t, s); n != 8 {
+			t.Errorf("there was room for %d records again, want 8", n)
+		}
+		publishAll(t, s.Cursor("bus"))
+		time.Sleep(saved)
+		if n := fill(t, s); n != 40 { // the segment being written holds five that are done
+			t.Errorf("with all done there was room for %d records, want 40", n)
+		}
+	})
 }
 
 // wantTaken checks that an ordinary record is taken, or refused, and that Stats says so.
@@ -96,35 +105,39 @@ func wantTaken(t *testing.T, s *spool.Spool, want bool, when string) {
 // TestFullUntilThereIsSlack: between what is refused and what is taken again lies a 64th of the limit, or else a spool
 // near its limit would say now this and now that.
 func TestFullUntilThereIsSlack(t *testing.T) {
-	fs, o := crashfs.New(t), options()
-	o.MaxBytes = 1 << 20
-	s := open(t, fs, o)
-	defer s.Close()
-	appendAll(t, s, "small", strings.Repeat("large", 30_000)) // each in a segment of its own
-	room := func() int64 { return o.MaxBytes - 16<<10 - s.Stats().Bytes }
-	for room() > 10_000 {
-		appendAll(t, s, string(thousand))
-	}
-	wantTaken(t, s, true, "near the limit")
-	if _, err := s.Append(make([]byte, room())); !errors.Is(err, spool.ErrFull) {
-		t.Errorf("Append of more than there is room for: %v", err)
-	}
-	wantTaken(t, s, false, "after a large record was refused")
-	records := drain(t, s.Cursor("bus"))
-	s.Cursor("bus").Commit(records[0])
-	wantTaken(t, s, false, "with a little done")
-	if has(fs, segmentName(1)) {
-		t.Error("a record was refused before a published segment was removed")
-	}
-	s.Cursor("bus").Commit(records[1])
-	wantTaken(t, s, true, "with much done")
-	if n := fill(t, s); n < 16 {
-		t.Errorf("there was room for %d records", n)
-	}
-	wantTaken(t, s, false, "at the limit")
+	synctest.Test(t, func(t *testing.T) {
+		fs, o := crashfs.New(t), options()
+		o.MaxBytes = 1 << 20
+		s := open(t, fs, o)
+		defer s.Close()
+		appendAll(t, s, "small", strings.Repeat("large", 30_000)) // each in a segment of its own
+		room := func() int64 { return o.MaxBytes - 16<<10 - s.Stats().Bytes }
+		for room() > 10_000 {
+			appendAll(t, s, string(thousand))
+		}
+		wantTaken(t, s, true, "near the limit")
+		if _, err := s.Append(make([]byte, room())); !errors.Is(err, spool.ErrFull) {
+			t.Errorf("Append of more than there is room for: %v", err)
+		}
+		wantTaken(t, s, false, "after a large record was refused")
+		records := drain(t, s.Cursor("bus"))
+		s.Cursor("bus").Commit(records[0])
+		time.Sleep(saved)
+		wantTaken(t, s, false, "with a little done")
+		if has(fs, segmentName(1)) {
+			t.Error("a record was refused before a published segment was removed")
+		}
+		s.Cursor("bus").Commit(records[1])
+		time.Sleep(saved)
+		wantTaken(t, s, true, "with much done")
+		if n := fill(t, s); n < 16 {
+			t.Errorf("there was room for %d records", n)
+		}
+		wantTaken(t, s, false, "at the limit")
+	})
 }
 
-// TestFullDiskUntilThereIsSlack: the same for the reserve, from the first time that anybody was told.
+// TestFullDiskUntilThereIsSlack: the same for the reserve, from the first record on that was refused.
 func TestFullDiskUntilThereIsSlack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fs, o := crashfs.New(t), options()
@@ -139,6 +152,7 @@ func TestFullDiskUntilThereIsSlack(t *testing.T) {
 		if st := s.Stats(); !errors.Is(st.Full, spool.ErrFull) {
 			t.Errorf("a disk that was full at Open: %v", st.Full)
 		}
+		wantTaken(t, s, false, "with a disk that was full at Open")
 		free(60_000)
 		wantTaken(t, s, false, "with a little room")
 		free(70_000)
@@ -156,23 +170,27 @@ func TestFullDiskUntilThereIsSlack(t *testing.T) {
 }
 
 func TestTheSegmentBeingWrittenGoesToo(t *testing.T) {
-	fs, o := crashfs.New(t), options()
-	o.MaxBytes = 16<<10 + 5000
-	s := open(t, fs, o)
-	for i := range 20 {
-		appendAll(t, s, strings.Repeat("x", 1500)) // a segment has 2600 bytes, and there is room for no second record
-		publishAll(t, s.Cursor("bus"))
-		if last := s.Stats().Last; last != uint64(i+1) {
-			t.Errorf("the last is %d, want %d", last, i+1)
+	synctest.Test(t, func(t *testing.T) {
+		fs, o := crashfs.New(t), options()
+		o.MaxBytes = 16<<10 + 5000
+		s := open(t, fs, o)
+		for i := range 20 {
+			appendAll(t, s, strings.Repeat("x", 1500)) // a segment has 2600 bytes, and there is room for no second record
+			publishAll(t, s.Cursor("bus"))
+			time.Sleep(saved)
+			if last := s.Stats().Last; last != uint64(i+1) {
+				t.Errorf("the last is %d, want %d", last, i+1)
+			}
 		}
-	}
-	closeSpool(t, s)
-	s = open(t, fs.CrashClone(nil, 0), o)
-	defer s.Close()
-	wantCommitted(t, s.Cursor("bus"), 20, "")
-	if last := appendAll(t, s, "new"); last != 21 {
-		t.Errorf("the next number is %d, want 21", last)
-	}
+		closeSpool(t, s)
+		s = open(t, fs.CrashClone(nil, 0), o)
+		defer s.Close()
+		wantCommitted(t, s.Cursor("bus"), 20, "")
+		time.Sleep(saved) // a segment that came back goes again
+		if last := appendAll(t, s, "new"); last != 21 {
+			t.Errorf("the next number is %d, want 21", last)
+		}
+	})
 }
 
 func TestMaxBytesIsNeverExceeded(t *testing.T) {
@@ -222,21 +240,23 @@ func TestMaxBytesIsNeverExceeded(t *testing.T) {
 }
 
 func TestDamageIsNotKeptBeyondTheLimit(t *testing.T) {
-	fs := crashfs.New(t)
-	s := open(t, fs, options())
-	fill(t, s)
-	closeSpool(t, s)
-	for nth := range 4 { // more than there is room for
-		flip(fs, segmentName(1), 32+1000*nth)
-	}
-	s = open(t, fs, options())
-	defer s.Close()
-	if records := drain(t, s.Cursor("bus")); records[0].Sequence != 5 || records[0].Lost != 4 {
-		t.Errorf("got %d first with %d lost", records[0].Sequence, records[0].Lost)
-	}
-	if bad := badFiles(fs); bad != nil || fs.Size() > options().MaxBytes {
-		t.Errorf("%d bytes on disk with %q", fs.Size(), bad)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		fs := crashfs.New(t)
+		s := open(t, fs, options())
+		fill(t, s)
+		closeSpool(t, s)
+		for nth := range 4 { // more than there is room for
+			flip(fs, segmentName(1), 32+1000*nth)
+		}
+		s = open(t, fs, options())
+		defer s.Close()
+		if records := drain(t, s.Cursor("bus")); records[0].Sequence != 5 || records[0].Lost != 4 {
+			t.Errorf("got %d first with %d lost", records[0].Sequence, records[0].Lost)
+		}
+		if bad := badFiles(fs); bad != nil || fs.Size() > options().MaxBytes {
+			t.Errorf("%d bytes on disk with %q", fs.Size(), bad)
+		}
+	})
 }
 
 func TestReserveOfTheDisk(t *testing.T) {
@@ -255,6 +275,7 @@ func TestReserveOfTheDisk(t *testing.T) {
 		}
 		// What is published goes before anything is refused.
 		publishAll(t, s.Cursor("bus"))
+		time.Sleep(saved)
 		if n := fill(t, s); n < 8 {
 			t.Errorf("with all done there was room for %d records", n)
 		}
@@ -401,9 +422,9 @@ func TestAFullDiskThatLies(t *testing.T) {
 func TestAFullDiskAtTheStartOfASegment(t *testing.T) {
 	fs := crashfs.New(t)
 	s := open(t, fs, options())
-	appendAll(t, s, strings.Repeat("x", 8000))
+	appendAll(t, s, strings.Repeat("x", 6000))
 	fs.SetFree(10)
-	ticket, err := s.Append(thousand)
+	ticket, err := s.Append(make([]byte, 3000))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -430,6 +451,10 @@ func TestNumbersSkippedOnAFullDisk(t *testing.T) {
 		publishAll(t, s.Cursor("bus"))
 		fs.SetFree(1 << 20)
 		time.Sleep(2 * time.Second)
+		_, _ = s.Append(make([]byte, 1<<20)) // has a new segment begin
+		time.Sleep(saved)
+		publishAll(t, s.Cursor("bus"))
+		time.Sleep(saved)
 		evictAll(t, s)
 		closeSpool(t, s)
 		s = open(t, fs, options())
@@ -446,6 +471,7 @@ func evictAll(t *testing.T, s *spool.Spool) {
 	if _, err := s.Append(make([]byte, 1<<20)); !errors.Is(err, spool.ErrFull) {
 		t.Errorf("Append of more than the limit: %v", err)
 	}
+	time.Sleep(saved)
 	if st := s.Stats(); st.Bytes != 32 {
 		t.Errorf("with all removed: %+v", st)
 	}
@@ -554,6 +580,7 @@ func TestAPublishedSegmentThatCannotBeRemoved(t *testing.T) {
 			fill(t, s)
 			fs.Inject(crashfs.Fault{Op: op, Nth: 1, Outcome: crashfs.Failed, Sticky: true})
 			publishAll(t, s.Cursor("bus"))
+			time.Sleep(saved)
 			if _, err := s.Append(thousand); !errors.Is(err, spool.ErrFull) {
 				t.Errorf("Append with %v failing: %v", op, err)
 			}
@@ -587,85 +614,133 @@ func TestWhatIsSavedIsEnough(t *testing.T) {
 }
 
 func TestASegmentRemovedBySomebodyElse(t *testing.T) {
-	fs := crashfs.New(t)
-	s := open(t, fs, options())
-	defer s.Close()
-	fill(t, s)
-	publishAll(t, s.Cursor("bus"))
-	fs.RemoveFile(segmentName(1))
-	appendAll(t, s, string(thousand))
-}
-
-func TestCloseEndsTheWaitForRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fs := crashfs.New(t)
 		s := open(t, fs, options())
+		defer s.Close()
 		fill(t, s)
-		hold := make(chan struct{})
 		fs.Before(func(op crashfs.Op) {
 			if op == crashfs.Remove {
-				<-hold
+				fs.RemoveFile(segmentName(1))
 			}
 		})
 		publishAll(t, s.Cursor("bus"))
-		appended, closed := make(chan error, 3), make(chan error, 1)
-		for range cap(appended) {
-			go func() {
-				_, err := s.Append(thousand)
-				appended <- err
-			}()
+		time.Sleep(saved)
+		appendAll(t, s, string(thousand))
+	})
+}
+
+// TestAppendWaitsForNoRemoval: with the disk stuck in the removal of a segment, records are taken as long as there is
+// room, and refused at once when there is none.
+func TestAppendWaitsForNoRemoval(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fs := crashfs.New(t)
+		s := open(t, fs, options())
+		for range 30 {
+			appendAll(t, s, string(thousand))
 		}
-		synctest.Wait()
-		go func() { closed <- s.Close() }()
-		for range cap(appended) {
-			if err := <-appended; !errors.Is(err, spool.ErrClosed) {
-				t.Errorf("Append while the spool is closed: %v", err)
+		publishAll(t, s.Cursor("bus"))
+		time.Sleep(saved)
+		hold, removing := make(chan struct{}), false
+		fs.Before(func(op crashfs.Op) {
+			if op == crashfs.Remove {
+				removing = true
+				<-hold
 			}
+		})
+		if n := fill(t, s); n != 15 || !removing { // up to the limit
+			t.Errorf("there was room for %d records, removing: %v", n, removing)
 		}
 		close(hold)
-		if err := <-closed; err != nil {
-			t.Error(err)
+		if n := fill(t, s); n != 24 { // the three segments that are done hold so many
+			t.Errorf("there was room for %d records, want 24", n)
+		}
+		closeSpool(t, s)
+	})
+}
+
+// TestSegmentsGoAheadOfNeed: what is published makes room before it is needed, and no more than that.
+func TestSegmentsGoAheadOfNeed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fs := crashfs.New(t)
+		s := open(t, fs, options())
+		defer s.Close()
+		for n := range 300 {
+			appendAll(t, s, string(thousand)) // none is refused
+			synctest.Wait()
+			publishAll(t, s.Cursor("bus"))
+			time.Sleep(saved)
+			if room := options().MaxBytes - 16<<10 - s.Stats().Bytes; n > 45 && (room < 8<<10 || room > 17<<10) {
+				t.Fatalf("after %d records there is room for %d bytes, want one segment or two", n+1, room)
+			}
 		}
 	})
 }
 
+// TestStatsChangesNothing: who looks while the disk is short of space does not change what Append says later.
+func TestStatsChangesNothing(t *testing.T) {
+	for _, looks := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			fs, o := crashfs.New(t), options()
+			o.MaxBytes, o.MinFree = 64<<20, 1<<20
+			s := open(t, fs, o)
+			defer s.Close()
+			fs.SetFree(o.MinFree + 3<<10)
+			time.Sleep(2 * time.Second)
+			if looks && !errors.Is(s.Stats().Full, spool.ErrFull) {
+				t.Error("Stats does not say that the disk is full")
+			}
+			fs.SetFree(o.MinFree + 100<<10)
+			time.Sleep(2 * time.Second)
+			wantTaken(t, s, true, fmt.Sprintf("looked at while it was full: %v", looks))
+		})
+	}
+}
+
 func TestALowerLimit(t *testing.T) {
-	fs, o := crashfs.New(t), options()
-	s := open(t, fs, o)
-	n := fill(t, s)
-	closeSpool(t, s)
-	o.MaxBytes /= 2
-	s = open(t, fs, o)
-	defer s.Close()
-	if more := fill(t, s); more != 0 {
-		t.Errorf("there is room for %d records beyond the limit", more)
-	}
-	records := drain(t, s.Cursor("bus"))
-	if len(records) != n {
-		t.Errorf("%d records are left of %d", len(records), n)
-	}
-	s.Cursor("bus").Commit(records[len(records)-1])
-	if more := fill(t, s); more != 13 {
-		t.Errorf("with all done there was room for %d records, want 13", more)
-	}
-	if size := fs.Size(); size > o.MaxBytes {
-		t.Errorf("%d bytes are on disk", size)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		fs, o := crashfs.New(t), options()
+		s := open(t, fs, o)
+		n := fill(t, s)
+		closeSpool(t, s)
+		o.MaxBytes /= 2
+		s = open(t, fs, o)
+		defer s.Close()
+		if more := fill(t, s); more != 0 {
+			t.Errorf("there is room for %d records beyond the limit", more)
+		}
+		records := drain(t, s.Cursor("bus"))
+		if len(records) != n {
+			t.Errorf("%d records are left of %d", len(records), n)
+		}
+		s.Cursor("bus").Commit(records[len(records)-1])
+		time.Sleep(saved)
+		if more := fill(t, s); more != 13 {
+			t.Errorf("with all done there was room for %d records, want 13", more)
+		}
+		if size := fs.Size(); size > o.MaxBytes {
+			t.Errorf("%d bytes are on disk", size)
+		}
+	})
 }
 
 // TestALimitOfOneRecord: what Stats expects of the removal of all there is holds to the byte.
 func TestALimitOfOneRecord(t *testing.T) {
-	for room, want := range map[int64]bool{4<<10 - 1: false, 4 << 10: true} {
-		fs, o := crashfs.New(t), options()
-		s := open(t, fs, o)
-		appendAll(t, s, string(thousand))
-		publishAll(t, s.Cursor("bus"))
-		closeSpool(t, s)
-		o.MaxBytes = 16<<10 + 32 + room // for the other files, and for the header of the segment that takes over
-		s = open(t, fs, o)
-		wantTaken(t, s, want, fmt.Sprintf("with room for %d bytes", room))
-		closeSpool(t, s)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		for room, want := range map[int64]bool{4<<10 - 1: false, 4 << 10: true} {
+			fs, o := crashfs.New(t), options()
+			s := open(t, fs, o)
+			appendAll(t, s, string(thousand))
+			publishAll(t, s.Cursor("bus"))
+			closeSpool(t, s)
+			o.MaxBytes = 16<<10 + 32 + room // for the other files, and for the header of the segment that takes over
+			s = open(t, fs, o)
+			_, _ = s.Append(make([]byte, room)) // with its header it never fits, but asks for all there is
+			time.Sleep(saved)
+			wantTaken(t, s, want, fmt.Sprintf("with room for %d bytes", room))
+			closeSpool(t, s)
+		}
+	})
 }
 
 // TestCursorDelay keeps the file of a cursor behind for so long, and not after Close; an idle cursor catches up.

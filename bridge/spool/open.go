@@ -22,20 +22,21 @@ func Open(fs FS, o Options) (*Spool, error) {
 	}
 	s := &Spool{
 		fs: fs, o: o, lock: lock,
-		work: make(chan struct{}, 1), save: make(chan struct{}, 1),
+		work: make(chan struct{}, 1), save: make(chan struct{}, 1), chores: make(chan struct{}, 1),
 		closing: make(chan struct{}), failed: make(chan struct{}),
 		filling: newBatch(nil),
 	}
-	s.room.L = &s.mu
 	if err := s.load(); err != nil {
 		if s.file != nil {
 			err = errors.Join(err, s.file.Close())
 		}
 		return nil, errors.Join(fmt.Errorf("cannot open the spool: %w", err), lock.Close())
 	}
-	s.finished.Add(2)
+	s.finished.Add(3)
 	go s.write()
 	go s.saveMoved()
+	go s.upkeep()
+	signal(s.chores)
 	return s, nil
 }
 
@@ -63,16 +64,28 @@ func (s *Spool) load() error {
 	return s.startBehind()
 }
 
-// removeUnfinished removes the files that a crash kept from replacing others, and returns the rest.
+// removeUnfinished removes the files that a crash kept from being used, and returns the rest: those that were to replace
+// others, and segments made ahead.
 func (s *Spool) removeUnfinished(files []FileInfo) (rest []FileInfo, err error) {
+	segments := 0
 	for _, f := range files {
-		if !strings.HasSuffix(f.Name, tmpSuffix) {
+		if _, ok := parseSegmentName(f.Name); ok {
+			segments++
+		}
+		if !strings.HasSuffix(f.Name, tmpSuffix) && !madeAhead(f, segments) {
 			rest = append(rest, f)
 		} else if err := s.fs.Remove(f.Name); err != nil {
 			return nil, err
 		}
 	}
 	return rest, nil
+}
+
+// madeAhead reports whether the file is a segment that was made ahead of need. The first segment never was: if it is empty,
+// its name says where the numbers go on.
+func madeAhead(f FileInfo, nth int) bool {
+	_, ok := parseSegmentName(f.Name)
+	return ok && nth > 1 && f.Size == 0
 }
 
 // loadID reads the spool's id. A lost or damaged id file is written anew from what the segments say.
@@ -144,7 +157,7 @@ func (s *Spool) loadSegments(files []FileInfo) error {
 
 // startSegment makes a segment from which on the numbers are used.
 func (s *Spool) startSegment(first uint64) error {
-	f, err := createSegment(s.fs, s.id, first)
+	f, err := newSegment(s.fs, s.id, first)
 	if err != nil {
 		return err
 	}

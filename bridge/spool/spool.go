@@ -5,9 +5,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 )
@@ -67,24 +67,26 @@ type Spool struct {
 
 	work     chan struct{} // holds a token when the writer has something to do
 	save     chan struct{} // holds a token when a cursor moved
+	chores   chan struct{} // holds a token when there may be upkeep to do
 	closing  chan struct{} // closed by Close
 	failed   chan struct{} // closed by the first failure
 	finished sync.WaitGroup
 
 	// Owned by the writer goroutine.
-	file  File  // of the last segment
-	end   int64 // where the next record goes in it
-	blind bool  // the free space could not be measured
+	file File  // of the last segment
+	end  int64 // where the next record goes in it
+
+	// Owned by the upkeep goroutine.
+	blind bool // the free space could not be measured
+	stuck bool // a segment could not be made or removed; the next housekeeping tries again
 
 	// files is held while a file that is not a segment is replaced. It is taken before mu.
 	files sync.Mutex
 
 	mu       sync.Mutex
-	room     sync.Cond // signalled when the writer has tried to make room
-	wantRoom bool      // an Append waits for room
-	stuck    bool      // the oldest segment could not be removed; the next housekeeping tries again
-	full     bool      // what Append or Stats said last
-	err      error     // sticky; wraps ErrFailed
+	full     bool  // the last Append was refused for want of space
+	wanted   int64 // bytes of the largest record that was refused since upkeep last found nothing to remove
+	err      error // sticky; wraps ErrFailed
 	closed   bool
 	filling  *batch // what is appended now
 	writing  *batch // what the writer is making durable; nil if nothing
@@ -92,8 +94,11 @@ type Spool struct {
 	next     uint64 // the sequence of the next record
 	durable  uint64 // the highest sequence that is durable or will never be used
 	segments []*segment
-	bytes    int64 // in files, or promised to batches
-	free     int64 // on the disk, as last measured, less what was promised since
+	ahead    *ahead // the segment that will follow the last one; nil if none was made yet
+	bytes    int64  // in files, or promised to batches
+	free     int64  // on the disk, as last measured, less what was promised since
+	promised int64  // bytes of records appended since Open
+	written  int64  // bytes of records that are on disk since Open
 	cursors  []*Cursor
 }
 
@@ -111,11 +116,12 @@ type Ticket struct{ sequence uint64 }
 // Append takes the record into the next batch; the order of calls is the order of the log. Nothing is durable, and
 // nothing may be said to anybody, before Wait has returned. It returns an error that wraps ErrFull, ErrFailed or
 // ErrClosed, and then the record is not taken. After ErrFull none is until there is some slack. The payload is copied.
+// Append never waits for the disk: space is made ahead of need, by upkeep.
 func (s *Spool) Append(payload []byte) (Ticket, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := recordHeaderLen + int64(len(payload))
-	if err := s.makeRoom(n); err != nil {
+	if err := s.admit(n); err != nil {
 		return Ticket{}, err
 	}
 	b := s.filling
@@ -124,6 +130,7 @@ func (s *Spool) Append(payload []byte) (Ticket, error) {
 	s.next++
 	s.bytes += n
 	s.free -= n
+	s.promised += n
 	signal(s.work)
 	return Ticket{b.last}, nil
 }
@@ -150,43 +157,47 @@ func (s *Spool) Wait(t Ticket) (sequence uint64, err error) {
 	return t.sequence, err
 }
 
-// makeRoom returns nil if n bytes more may be written. What is done on every bus goes before anything is refused; the
-// writer removes it while this waits. Needs mu.
-func (s *Spool) makeRoom(n int64) error {
-	for {
-		refusal := s.refusal(n, 0)
-		switch {
-		case s.closed:
-			return ErrClosed
-		case s.err != nil:
-			return s.err
-		case refusal != nil && s.removable(s.segments[0]):
-			s.wantRoom = true
-			signal(s.work)
-			s.room.Wait()
-		default:
-			s.full = refusal != nil
-			return refusal
-		}
+// admit returns nil if n bytes more may be written. Needs mu.
+func (s *Spool) admit(n int64) error {
+	if s.closed {
+		return ErrClosed
 	}
+	if s.err != nil {
+		return s.err
+	}
+	refusal := s.refusal(n)
+	if s.full = refusal != nil; s.full {
+		s.wanted = max(s.wanted, n)
+		signal(s.chores)
+	}
+	return refusal
 }
 
-// refusal returns why a record of n bytes would not be taken if there were so many bytes more; nil if it would. A spool
-// that was full takes nothing, however small, before there is some slack: or else it would be full and not full in turn.
-// Needs mu.
-func (s *Spool) refusal(n, more int64) error {
+// refusal returns why a record of n bytes would not be taken; nil if it would. A spool that was full takes nothing,
+// however small, before there is some slack: or else it would be full and not full in turn. Needs mu.
+func (s *Spool) refusal(n int64) error {
 	need := max(n, ordinaryRecord)
 	if s.full {
-		need = max(need, min(s.o.MaxBytes/64, maxSlack))
+		need = max(need, s.slack())
 	}
 	switch {
-	case s.bytes-more+need > s.o.MaxBytes-overhead:
-		return fmt.Errorf("%w: %d bytes of %d wait for a bus", ErrFull, s.waitingBytes(), s.o.MaxBytes)
-	case s.free+more-need < s.o.MinFree:
+	case s.bytes+need > s.o.MaxBytes-overhead:
+		return fmt.Errorf("%w: %d of %d bytes are unpublished", ErrFull, s.waitingBytes(), s.o.MaxBytes)
+	case s.free-need < s.o.MinFree:
 		return fmt.Errorf("%w: the disk has only %d bytes more than the reserve", ErrFull, max(0, s.free-s.o.MinFree))
 	}
 	return nil
 }
+
+// slack is the space that there must be before a spool that was full takes records again.
+func (s *Spool) slack() int64 { return max(ordinaryRecord, min(s.o.MaxBytes/64, maxSlack)) }
+
+// space is how many bytes more there may be. Needs mu.
+func (s *Spool) space() int64 { return min(s.o.MaxBytes-overhead-s.bytes, s.free-s.o.MinFree) }
+
+// low reports whether published segments are to go before Keep is over: as much as a segment holds has to fit, so that
+// they go before an Append needs their space. Needs mu.
+func (s *Spool) low() bool { return s.space() < max(s.segmentSize(), s.slack(), s.wanted) }
 
 // Stats is the state of a spool.
 type Stats struct {
@@ -206,8 +217,7 @@ func (s *Spool) Stats() Stats {
 	defer s.mu.Unlock()
 	st := Stats{Last: s.durable, Bytes: s.bytes, WaitingBytes: s.waitingBytes(), Free: s.free}
 	if s.err == nil {
-		st.Full = s.refusal(0, s.removableBytes())
-		s.full = st.Full != nil
+		st.Full = s.refusal(0)
 	}
 	return st
 }
@@ -242,7 +252,6 @@ func (s *Spool) Close() error {
 	s.mu.Lock()
 	again, told := s.closed, s.err != nil
 	s.closed = true
-	s.room.Broadcast()
 	s.mu.Unlock()
 	if again {
 		return ErrClosed
@@ -252,6 +261,9 @@ func (s *Spool) Close() error {
 	for _, c := range s.cursors {
 		c.leave()
 	}
+	if s.ahead != nil {
+		s.drop(s.ahead)
+	}
 	err := errors.Join(s.file.Close(), s.lock.Close())
 	if !told {
 		err = errors.Join(s.Err(), err)
@@ -259,24 +271,20 @@ func (s *Spool) Close() error {
 	return err
 }
 
-// write is the writer goroutine: it alone changes segments, and it ends with the first failure.
+// write is the writer goroutine: it alone writes to segments, and it ends with the first failure.
 func (s *Spool) write() {
 	defer s.finished.Done()
-	tick := time.NewTicker(housekeeping)
-	defer tick.Stop()
 	for s.Err() == nil {
 		select {
 		case <-s.work:
 			// Whoever is about to append comes along: an fsync costs more than letting them run first.
 			runtime.Gosched()
-		case <-tick.C:
-			s.housekeep()
 		case <-s.closing:
 			s.flush()
 			return
 		}
 		s.flush()
-		s.answerRoom()
+		s.takeOver()
 	}
 }
 
@@ -309,11 +317,15 @@ func (s *Spool) flush() {
 
 // writeBatch writes the records of a batch, into as many segments as it takes, and syncs them.
 func (s *Spool) writeBatch(b *batch) error {
+	until := s.aheadFirst(b.last)
 	for buf := b.buf; len(buf) > 0; {
-		n := s.id.fitting(buf, s.segmentSize()-s.end)
-		if n == 0 && s.end > segmentHeaderLen {
+		n := s.id.fitting(buf, s.segmentSize()-s.end, until)
+		if n == 0 && (s.end > segmentHeaderLen || recordSequence(buf) == until) {
 			if err := s.rotate(recordSequence(buf)); err != nil {
 				return err
+			}
+			if recordSequence(buf) == until {
+				until = 0
 			}
 			continue
 		}
@@ -338,19 +350,20 @@ func (s *Spool) writeBatch(b *batch) error {
 	return nil
 }
 
-// fitting returns the length of the records at the start of buf that fit into space.
-func (id spoolID) fitting(buf []byte, space int64) int64 {
-	if int64(len(buf)) <= space {
+// fitting returns the length of the records at the start of buf that fit into space and are before until, if that is not
+// zero.
+func (id spoolID) fitting(buf []byte, space int64, until uint64) (fit int64) {
+	if int64(len(buf)) <= space && until == 0 {
 		return int64(len(buf))
 	}
-	var fit int64
-	for {
+	for fit < int64(len(buf)) {
 		n, _ := id.recordLen(buf[fit:])
-		if fit+n > space {
-			return fit
+		if fit+n > space || recordSequence(buf[fit:]) == until {
+			break
 		}
 		fit += n
 	}
+	return fit
 }
 
 func (s *Spool) segmentSize() int64 { return min(s.o.MaxBytes/8, maxSegment) }
@@ -364,7 +377,11 @@ func (s *Spool) grown(last uint64) {
 			c.waitingSince = time.Now()
 		}
 	}
+	s.written += s.end - g.size
 	g.size, g.last, s.durable = s.end, last, last
+	if s.low() || s.ahead == nil && s.nearlyFull(g) {
+		signal(s.chores)
+	}
 	s.mu.Unlock()
 	s.wakeCursors()
 }
@@ -377,7 +394,10 @@ func (s *Spool) wakeCursors() {
 
 // rotate starts the segment of the given first sequence. What is in the one before it is durable.
 func (s *Spool) rotate(first uint64) error {
-	f, err := createSegment(s.fs, s.id, first)
+	f, err := s.takeFile(first)
+	if err == nil {
+		err = writeHeader(s.fs, f, s.id, first)
+	}
 	if err != nil {
 		return err
 	}
@@ -385,8 +405,12 @@ func (s *Spool) rotate(first uint64) error {
 	s.file, s.end = f, segmentHeaderLen
 	s.mu.Lock()
 	s.addSegment(first, segmentHeaderLen)
+	if s.ahead != nil && s.ahead.first == first {
+		s.ahead = nil
+	}
 	s.mu.Unlock()
-	s.wakeCursors() // so that none keeps the old one open, which would hold its bytes after it is removed
+	signal(s.chores) // the one before may go
+	s.wakeCursors()  // so that none keeps the old one open, which would hold its bytes after it is removed
 	return closed
 }
 
@@ -402,21 +426,42 @@ func (s *Spool) addSegment(first uint64, size int64) {
 	s.bytes += size
 }
 
-// createSegment makes a segment whose name survives. Its header does with the first record.
-func createSegment(fs FS, id spoolID, first uint64) (File, error) {
+// createSegment makes the file of a segment, empty, with a name that survives.
+func createSegment(fs FS, first uint64) (File, error) {
 	f, err := fs.Create(segmentName(first))
-	if err != nil {
-		return nil, fmt.Errorf("cannot make a segment: %w", err)
-	}
-	_, err = f.WriteAt(id.appendSegmentHeader(nil, first), 0)
 	if err == nil {
-		err = fs.SyncDir()
-	}
-	if err != nil {
+		if err = fs.SyncDir(); err == nil {
+			return f, nil
+		}
 		// The error before these is the one to tell.
 		_ = f.Close()
 		_ = fs.Remove(segmentName(first))
-		return nil, fmt.Errorf("cannot make a segment: %w", err)
+	}
+	return nil, fmt.Errorf("cannot make a segment: %w", err)
+}
+
+// writeHeader begins a segment. The header survives with the first record. A file that it cannot be written to is
+// removed, so that a disk which is full can be opened.
+func writeHeader(fs FS, f File, id spoolID, first uint64) error {
+	if _, err := f.WriteAt(id.appendSegmentHeader(nil, first), 0); err != nil {
+		_ = f.Close()
+		_ = fs.Remove(segmentName(first))
+		return fmt.Errorf("cannot make a segment: %w", err)
+	}
+	return nil
+}
+
+// newSegment makes a segment that survives without records.
+func newSegment(fs FS, id spoolID, first uint64) (File, error) {
+	f, err := createSegment(fs, first)
+	if err == nil {
+		err = writeHeader(fs, f, id, first)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Sync(); err != nil {
+		return nil, errors.Join(fmt.Errorf("cannot make a segment: %w", err), f.Close())
 	}
 	return f, nil
 }
@@ -426,138 +471,7 @@ func (s *Spool) fail(err error) {
 	s.err = fmt.Errorf("%w: %w", ErrFailed, err)
 	s.filling.err = s.err
 	close(s.filling.done)
-	s.room.Broadcast()
 	close(s.failed)
-}
-
-// housekeep measures the disk and removes what has been done on every bus for long enough.
-func (s *Spool) housekeep() {
-	_ = s.measure() // said once
-	s.mu.Lock()
-	s.stuck = false
-	s.mu.Unlock()
-	now := time.Now()
-	for {
-		s.mu.Lock()
-		g := s.segments[0]
-		due := g.next != nil && s.doneSegment(g)
-		if due && g.done.IsZero() {
-			g.done = now
-		}
-		due = due && now.Sub(g.done) >= s.o.Keep
-		s.mu.Unlock()
-		if !due || !s.removeOldest() {
-			return
-		}
-	}
-}
-
-// measure looks how much room the disk has. If that cannot be told, what was known before holds.
-func (s *Spool) measure() error {
-	free, err := s.fs.Free()
-	if err != nil && !s.blind {
-		s.o.Log.Error("cannot measure the free space of the spool's disk", "error", err)
-	}
-	if s.blind = err != nil; !s.blind {
-		s.mu.Lock()
-		s.free = free - int64(len(s.filling.buf))
-		s.mu.Unlock()
-	}
-	return err
-}
-
-// answerRoom makes room for the Appends that wait for it.
-func (s *Spool) answerRoom() {
-	s.mu.Lock()
-	try := s.wantRoom && s.err == nil && s.removable(s.segments[0])
-	s.mu.Unlock()
-	if try {
-		s.removeOldest()
-		_ = s.measure() // said once
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.wantRoom = false
-	s.room.Broadcast()
-}
-
-// removableBytes is the room that the removal of all that can be removed makes. Needs mu.
-func (s *Spool) removableBytes() (n int64) {
-	for _, g := range s.segments {
-		if !s.removable(g) {
-			break
-		}
-		n += g.size
-		if g.next == nil {
-			n -= segmentHeaderLen // of the one that takes over
-		}
-	}
-	return n
-}
-
-// removable reports whether removing a segment, when it is the oldest, makes room: it is done on every bus, and if it is
-// the one being written the disk has room for another. Needs mu.
-func (s *Spool) removable(g *segment) bool {
-	return !s.stuck && s.doneSegment(g) && g.last >= g.first && (g.next != nil || s.free >= ordinaryRecord)
-}
-
-// doneSegment reports whether every bus is past the segment. Needs mu.
-func (s *Spool) doneSegment(g *segment) bool {
-	for _, c := range s.cursors {
-		if c.committed < g.last {
-			return false
-		}
-	}
-	return true
-}
-
-// removeOldest removes the oldest segment and reports whether it could.
-func (s *Spool) removeOldest() bool {
-	err := s.remove(s.segments[0]) // only this goroutine changes segments
-	if err == nil {
-		return true
-	}
-	s.o.Log.Error("cannot remove a published segment of the spool", "error", err)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.stuck = true
-	return false
-}
-
-// remove removes the oldest segment, for which another takes over first if it is the one being written.
-func (s *Spool) remove(g *segment) error {
-	// A crash must not take a cursor back to before what is left: that would look like a loss.
-	for _, c := range s.cursors {
-		if err := s.saveCursor(c, g.last, 0); err != nil {
-			return err
-		}
-	}
-	s.mu.Lock()
-	if !s.doneSegment(g) { // a cursor was taken back
-		s.mu.Unlock()
-		return nil
-	}
-	g.going = true
-	s.mu.Unlock()
-	if g.next == nil {
-		if err := s.rotate(s.durable + 1); err != nil {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			s.fail(err)
-			return err
-		}
-	}
-	if err := s.fs.Remove(g.name()); err != nil && !errors.Is(err, os.ErrNotExist) {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		g.going = false
-		return err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.segments = s.segments[1:]
-	s.bytes -= g.size
-	return nil
 }
 
 // waitingBytes is what some bus has not done yet. Needs mu.
@@ -673,7 +587,7 @@ func (s *Spool) saveMoved() {
 		}
 		var err error
 		for _, c := range s.cursors {
-			err = errors.Join(err, s.saveCursor(c, math.MaxUint64, ago))
+			err = errors.Join(err, s.saveCursor(c, ago))
 		}
 		if err != nil && !failing {
 			s.o.Log.Error("cannot save the cursors; after a crash more would be offered to the buses again", "error", err)
@@ -686,20 +600,14 @@ func (s *Spool) saveMoved() {
 	}
 }
 
-// saveCursor writes what the cursor had committed that long ago, unless its file says already that all up to upTo is
-// done.
-func (s *Spool) saveCursor(c *Cursor, upTo uint64, ago time.Duration) error {
+// saveCursor writes what the cursor had committed that long ago, unless its file says so already.
+func (s *Spool) saveCursor(c *Cursor, ago time.Duration) error {
 	s.files.Lock()
 	defer s.files.Unlock()
-	s.mu.Lock()
-	saved := c.saved
-	s.mu.Unlock()
-	if saved >= upTo {
-		return nil
-	}
 	c.mark()
 	s.mu.Lock()
 	m, ok := c.due(time.Now().Add(-ago))
+	rewinds := c.rewinds
 	if len(c.unsaved) > 0 {
 		signal(s.save) // its time comes
 	}
@@ -710,12 +618,18 @@ func (s *Spool) saveCursor(c *Cursor, upTo uint64, ago time.Duration) error {
 	err := replaceFile(s.fs, cursorPrefix+c.name, m.content)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err != nil {
-		c.dirty = true
+	switch {
+	case c.rewinds != rewinds: // the file is ahead of the cursor, until it is saved again
+	case err != nil:
+		c.unsaved = slices.Insert(c.unsaved, 0, m)
 		signal(s.save)
+	default:
+		c.saved = m.committed
+		signal(s.chores)
+	}
+	if err != nil {
 		return fmt.Errorf("%s%s: %w", cursorPrefix, c.name, err)
 	}
-	c.saved = m.committed
 	return nil
 }
 

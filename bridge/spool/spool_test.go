@@ -327,6 +327,15 @@ func (b *bus) commit(r spool.Record, note string) {
 	b.cursor.Commit(r)
 }
 
+// rewind takes the cursor back, and notes where it stands.
+func (b *bus) rewind(to uint64) uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.committed = b.cursor.Rewind(to)
+	b.note = fmt.Sprint(b.committed)
+	return b.committed
+}
+
 func (b *bus) set(committed uint64, note string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -487,22 +496,25 @@ func TestStatsAreExact(t *testing.T) {
 }
 
 func TestStatsAcrossSegments(t *testing.T) {
-	fs := crashfs.New(t)
-	s := open(t, fs, options())
-	defer s.Close()
-	for range 5 { // four in a segment
-		appendAll(t, s, strings.Repeat("x", 2000-recordHeaderLen))
-	}
-	for i, r := range drain(t, s.Cursor("bus")) {
-		s.Cursor("bus").Commit(r)
-		waiting := int64(4-i)*2000 + 32 // and the header of the second segment
-		if i == 4 {
-			waiting = 0
+	synctest.Test(t, func(t *testing.T) {
+		fs := crashfs.New(t)
+		s := open(t, fs, options())
+		defer s.Close()
+		for range 5 { // four in a segment
+			appendAll(t, s, strings.Repeat("x", 2000-recordHeaderLen))
+			synctest.Wait()
 		}
-		if st := s.Stats(); st.Bytes != 5*2000+64 || st.WaitingBytes != waiting {
-			t.Errorf("with %d done: %+v, want %d waiting", i+1, st, waiting)
+		for i, r := range drain(t, s.Cursor("bus")) {
+			s.Cursor("bus").Commit(r)
+			waiting := int64(4-i)*2000 + 32 // and the header of the second segment
+			if i == 4 {
+				waiting = 0
+			}
+			if st := s.Stats(); st.Bytes != 5*2000+64 || st.WaitingBytes != waiting {
+				t.Errorf("with %d done: %+v, want %d waiting", i+1, st, waiting)
+			}
 		}
-	}
+	})
 }
 
 func TestSpoolID(t *testing.T) {
