@@ -2,6 +2,7 @@ package spool_test
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -61,6 +62,56 @@ func TestOneAppendIsOneWriteAndOneSync(t *testing.T) {
 		t.Errorf("three records came to\n%v after\n%v", after, before)
 	}
 	closeSpool(t, s)
+}
+
+// TestAStuckRecordHoldsLittle reads far ahead of a record that is never committed, and keeps one payload in 32, as if an
+// order or a partition were stuck: the cursor holds a limited amount of what is done.
+func TestAStuckRecordHoldsLittle(t *testing.T) {
+	const records, size, limit = 16384, 8 << 10, 40 << 20
+	fs, err := spool.OSDir(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := options()
+	o.MaxBytes = 1 << 30
+	s := open(t, fs, o)
+	defer s.Close()
+	payload := make([]byte, size)
+	var last spool.Ticket
+	for n := range uint64(records) {
+		binary.LittleEndian.PutUint64(payload, n+1)
+		if last, err = s.Append(payload); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := s.Wait(last); err != nil {
+		t.Fatal(err)
+	}
+	heap := func() int64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	before := heap()
+	var stuck []spool.Record
+	for n := range records {
+		r, err := s.Cursor("bus").Next(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n%32 == 0 {
+			stuck = append(stuck, r)
+		}
+	}
+	if held := heap() - before - int64(len(stuck))*size; held > limit {
+		t.Errorf("with %d of %d records in use, %d bytes more are held, want %d at most", len(stuck), records, held, limit)
+	}
+	for _, r := range stuck {
+		if n := binary.LittleEndian.Uint64(r.Payload); n != r.Sequence || len(r.Payload) != size {
+			t.Fatalf("%d has become %d", r.Sequence, n)
+		}
+	}
 }
 
 // TestIdle: a spool with nothing to do leaves the disk alone, but for a look at the room it has.

@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -38,9 +39,11 @@ type Cursor struct {
 	limit       int64  // of what may be read of segment, as it was last asked for: there may be more by now
 	last        uint64 // the last sequence before limit
 	reader      segmentReader
-	buffer      []byte // that reader reads from; nil if it is not one of readAhead bytes
-	offered     uint64 // the highest sequence that Next may have returned, as the file says
+	buffer      []byte // that reader reads from; nil if payloads are copied from it
+	scratch     []byte // the buffer that payloads are copied from; nil before it is needed
 	lent        []lent // the buffers before it, oldest first
+	lentBytes   int64  // their bytes
+	check       uint64 // the sequence behind which the high-water mark is to be looked at
 
 	// Guarded by s.mu.
 	committed    uint64    // all up to here are done on this bus
@@ -52,14 +55,21 @@ type Cursor struct {
 	unsaved      []mark // what is to be saved, oldest first
 	saved        uint64 // what the file says; zero from Rewind on until it is written again
 	rewinds      uint64
+	reached      uint64 // how far Next had come when it last asked for a higher mark
+	offered      uint64 // the high-water mark: the highest sequence that Next may have returned, as the file says
 }
 
-// lent is a buffer with payloads that may be in use until all up to its end is committed. Buffers are used again, since
-// fresh memory for each is a large part of what a drain costs.
+// lent is a buffer with payloads that may be in use until all up to its end is committed. Those of readAhead bytes are used
+// again, since fresh memory for each is a large part of what a drain costs; of others there is only the size.
 type lent struct {
 	buffer []byte
+	size   int64
 	end    int64 // in the log
 }
+
+// maxLent is how many bytes of buffers may be lent. One record that is not committed holds all buffers behind its own,
+// however much of them is done. Beyond this limit each payload is a copy, which is gone with its record.
+const maxLent = 32 << 20
 
 // mark is how far a cursor was at a time.
 type mark struct {
@@ -151,7 +161,7 @@ func (c *Cursor) touch() {
 // payload any more that Next returned before, nor commit what it returned.
 func (c *Cursor) Rewind(sequence uint64) uint64 {
 	c.leave()
-	c.lent = nil
+	c.lent, c.lentBytes = nil, 0 // the buffers may still be read from
 	c.redelivered = max(c.redelivered, c.next-1)
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
@@ -247,15 +257,42 @@ func (c *Cursor) readIn(limit int64, last uint64) (Record, bool, error) {
 		c.s.place(c, end)
 		return Record{}, false, nil
 	}
-	if sequence > c.offered {
-		c.offered = max(sequence, c.redelivered) + offeredStep
-		c.s.saveOffered(c)
+	if sequence > c.check {
+		c.raise(sequence)
+	}
+	if c.buffer == nil {
+		payload = bytes.Clone(payload)
 	}
 	r := Record{
 		Sequence: sequence, Lost: sequence - c.next, Payload: payload, Redelivered: sequence <= c.redelivered, end: end,
 	}
 	c.next = sequence + 1
 	return r, true, nil
+}
+
+// raise sees to it that the high-water mark is not below the sequence. Half a step before it is, upkeep raises it; here it
+// is raised only if that comes late.
+func (c *Cursor) raise(sequence uint64) {
+	c.s.mu.Lock()
+	late := sequence > c.offered
+	if sequence+offeredStep/2 > c.offered {
+		c.reached = max(sequence, c.redelivered)
+		signal(c.s.chores)
+	}
+	c.s.mu.Unlock()
+	if late {
+		c.s.raiseOffered(c)
+	}
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	if c.check = c.offered; sequence+offeredStep/2 <= c.offered {
+		c.check -= offeredStep / 2
+	}
+}
+
+// higherMark returns what the high-water mark is to be raised to, and whether it is time. Needs s.mu.
+func (c *Cursor) higherMark() (offered uint64, due bool) {
+	return c.reached + offeredStep, c.reached > 0 && c.reached+offeredStep/2 > c.offered
 }
 
 // lose makes the record that stands for the numbers from next up to last.
@@ -295,27 +332,42 @@ func (c *Cursor) enter(g *segment) error {
 	return nil
 }
 
-// takeBuffer gives the reader another buffer.
+// takeBuffer gives the reader another buffer: one to lend, or if too much is lent, one that payloads are copied from.
 func (c *Cursor) takeBuffer(n int64) []byte {
 	c.retire()
-	if n != readAhead {
-		return make([]byte, n)
-	}
-	if len(c.lent) > 0 && c.lent[0].end <= c.s.committedEnd(c) {
-		c.buffer = c.lent[0].buffer
+	end := c.s.committedEnd(c)
+	for c.buffer == nil && len(c.lent) > 0 && c.lent[0].end <= end {
+		if n == readAhead {
+			c.buffer = c.lent[0].buffer
+		}
+		c.lentBytes -= c.lent[0].size
 		c.lent = c.lent[1:]
-	} else {
+	}
+	switch {
+	case c.buffer != nil:
+	case c.lentBytes+n <= maxLent:
 		c.buffer = make([]byte, n)
+	case n > readAhead:
+		return make([]byte, n)
+	default:
+		if c.scratch == nil {
+			c.scratch = make([]byte, readAhead)
+		}
+		return c.scratch[:n]
 	}
 	return c.buffer
 }
 
 // retire lends what was read to whoever has the payloads.
 func (c *Cursor) retire() {
-	if c.buffer != nil {
-		c.lent = append(c.lent, lent{c.buffer, c.segment.base + c.reader.offset})
-		c.buffer = nil
+	if c.buffer == nil {
+		return
 	}
+	l := lent{size: int64(len(c.buffer)), end: c.segment.base + c.reader.offset}
+	if l.size == readAhead {
+		l.buffer = c.buffer
+	}
+	c.lent, c.lentBytes, c.buffer = append(c.lent, l), c.lentBytes+l.size, nil
 }
 
 func (c *Cursor) leave() {

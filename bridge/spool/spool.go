@@ -53,7 +53,7 @@ const (
 	housekeeping = time.Second
 	// saveInterval is how often a cursor that moves is written, at most.
 	saveInterval = 200 * time.Millisecond
-	// offeredStep is how far ahead is noted what was offered, so that it is seldom written.
+	// offeredStep is how far ahead the high-water mark of what was offered is set, so that it is seldom written.
 	offeredStep = 1 << 14
 )
 
@@ -633,31 +633,39 @@ func (s *Spool) saveCursor(c *Cursor, ago time.Duration) error {
 	return nil
 }
 
-// saveOffered brings to disk how far the cursor has offered records, before it goes beyond that.
-func (s *Spool) saveOffered(c *Cursor) {
+// raiseOffered brings to disk how far the cursor may offer records, before it goes beyond that.
+func (s *Spool) raiseOffered(c *Cursor) {
 	if err := s.replaceOffered(c); err != nil {
 		s.o.Log.Error("cannot save how far a bus was offered events; after a crash it may store some twice",
 			"bus", c.name, "error", err)
 	}
 }
 
-// replaceOffered writes the file. Where the disk refuses, no file is better than one that says too little.
-func (s *Spool) replaceOffered(c *Cursor) error {
+// replaceOffered writes the file of the high-water mark, if it is time to raise it. Where the disk refuses, no file is
+// better than one that says too little; the error says that there may be such a file.
+func (s *Spool) replaceOffered(c *Cursor) (err error) {
 	s.files.Lock()
 	defer s.files.Unlock()
+	s.mu.Lock()
+	offered, due := c.higherMark()
+	s.mu.Unlock()
+	if !due {
+		return nil // done meanwhile
+	}
 	name := offeredPrefix + c.name
-	err := replaceFile(s.fs, name, s.id.formatOffered(c.offered))
-	if err == nil {
-		return nil
+	if failure := replaceFile(s.fs, name, s.id.formatOffered(offered)); failure != nil {
+		left := s.fs.Remove(name)
+		if errors.Is(left, os.ErrNotExist) {
+			left = nil
+		}
+		if left = errors.Join(left, s.fs.SyncDir()); left != nil {
+			err = errors.Join(failure, left)
+		}
 	}
-	left := s.fs.Remove(name)
-	if errors.Is(left, os.ErrNotExist) {
-		left = nil
-	}
-	if left = errors.Join(left, s.fs.SyncDir()); left != nil {
-		return errors.Join(err, left)
-	}
-	return nil
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.offered = offered
+	return err
 }
 
 // signal puts a token into a channel that holds one.

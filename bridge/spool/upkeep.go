@@ -14,8 +14,9 @@ type ahead struct {
 	file  File          // nil if it could not be made
 }
 
-// upkeep is the goroutine for what the directory takes long to do and nobody waits for: it makes the next segment ahead
-// of need, and removes what has been published for long enough, or for less time if space gets low.
+// upkeep is the goroutine for what the directory takes long to do and nobody waits for: it makes the next segment and
+// raises the high-water marks ahead of need, and removes what has been published for long enough, or for less time if
+// space gets low.
 func (s *Spool) upkeep() {
 	defer s.finished.Done()
 	tick := time.NewTicker(housekeeping)
@@ -33,7 +34,20 @@ func (s *Spool) upkeep() {
 		}
 		for more := true; more; {
 			s.makeAhead()
+			s.raiseMarks()
 			more = s.removeOldest()
+		}
+	}
+}
+
+// raiseMarks raises the high-water marks that will be reached next.
+func (s *Spool) raiseMarks() {
+	for _, c := range s.cursors {
+		s.mu.Lock()
+		_, due := c.higherMark()
+		s.mu.Unlock()
+		if due {
+			s.raiseOffered(c)
 		}
 	}
 }
