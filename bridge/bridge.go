@@ -50,7 +50,7 @@ type Options struct {
 	DataDir string
 	// SpoolMaxBytes is the limit of the files on disk, SpoolMinFree what stays free on the disk beside them, in bytes.
 	SpoolMaxBytes, SpoolMinFree int64
-	// SpoolKeep is how long published events stay for replay, if there is room.
+	// SpoolKeep is how long published events stay, if there is room, should a bus lose them.
 	SpoolKeep time.Duration
 
 	// Reload reads the files of secrets again, if that was not done a moment ago, and reports whether any changed.

@@ -23,7 +23,7 @@ const (
 // a spool record holds.
 type Delivery struct {
 	// Spool and Sequence say which spool the event comes from and its number there: they name this acceptance.
-	// They are not part of the record; the spool knows them. A Replay puts its own in their place.
+	// They are not part of the record; the spool knows them.
 	Spool    string
 	Sequence uint64
 	// Redelivered says that this bus may have been offered the event by a run before: it may be stored already. What it
@@ -40,9 +40,6 @@ type Delivery struct {
 	// Deadletter is set for a postback that was not understood, and for an event that the bus refused.
 	Deadletter bool
 
-	// Only, if set, is the one destination that gets a copy. It is not part of the record.
-	Only Destination
-
 	// Data is the event: one line of JSON.
 	Data []byte
 }
@@ -57,8 +54,6 @@ func (d *Delivery) AsDeadletter() *Delivery {
 // Destinations are all places where the bus has to store the event.
 func (d *Delivery) Destinations() []Destination {
 	switch {
-	case d.Only != "":
-		return []Destination{d.Only}
 	case d.Deadletter:
 		return []Destination{Deadletters}
 	case d.Status == StatusRejected:

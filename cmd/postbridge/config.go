@@ -127,7 +127,7 @@ type config struct {
 	SpoolMaxBytes byteSize `env:"SPOOL_MAX_BYTES" envDefault:"8GiB"`
 	// What stays free on the spool's disk; below it postbacks are answered 503.
 	SpoolMinFreeBytes byteSize `env:"SPOOL_MIN_FREE_BYTES" envDefault:"512MiB"`
-	// How long published events stay in the spool for replay, if there is room.
+	// How long published events stay in the spool, if there is room, should a bus lose them.
 	SpoolKeep time.Duration `env:"SPOOL_KEEP" envDefault:"1h"`
 
 	// `debug`, `info`, `warn` or `error`.

@@ -102,7 +102,6 @@ func commands() []command {
 		{"tail", tailHelp, (*process).tail},
 		{"drain", drainHelp, (*process).drain},
 		{"spool", spoolHelp, (*process).spool},
-		{"replay", replayHelp, (*process).replay},
 		{"doctor", doctorHelp, (*process).doctor},
 		{"config", configHelp, (*process).config},
 		{"version", versionHelp, (*process).version},
@@ -118,7 +117,6 @@ Usage: postbridge COMMAND [flags]
   tail      follow the events on the bus
   drain     publish everything that waits in a spool, then exit
   spool     list, check or export what lies in the spool, beside serve; repair it
-  replay    publish again from the spool, by time, broker, user, order, status or destination
   doctor    grade what the buses, the disk and the clock promise, and say what to do
   config    check the configuration and print it, secrets redacted
   version   print the version

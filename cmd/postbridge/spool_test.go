@@ -1,10 +1,8 @@
 package main
 
 import (
-	"context"
 	"encoding/binary"
 	"hash/crc32"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -148,48 +146,17 @@ func TestRepairAsRoot(t *testing.T) {
 	}
 }
 
-// TestReplaySaysWhatIsGone: a segment that serve removed meanwhile was asked for, so without it the replay is not whole.
-func TestReplaySaysWhatIsGone(t *testing.T) {
-	dataDir := writeSpool(t, 3)
-	v, err := lookAtSpool(&config{DataDir: dataDir})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Remove(segmentsOf(t, dataDir)[0]); err != nil {
-		t.Fatal(err)
-	}
-	r := &spoolReplay{replayOptions: &replayOptions{all: true}, view: v, had: 6, stderr: io.Discard}
-	if err := r.run(t.Context()); err == nil || !strings.Contains(err.Error(), "not all of the spool can be read (1 findings above)") {
-		t.Errorf("the error is %v", err)
-	}
-	if r.report.Events != 4 {
-		t.Errorf("%d events", r.report.Events)
-	}
-}
-
-// TestReplayStopped: a replay that did not come to the end does not say that there is nothing.
-func TestReplayStopped(t *testing.T) {
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	got := runInput(ctx, "", environ("DATA_DIR="+writeSpool(t, 1)), "replay", "--order", "1", "--dry-run")
-	if got.code != 1 || got.stdout != "" || got.stderr != "postbridge: replay: stopped before the end\n" {
-		t.Errorf("exit code %d, %q, %q", got.code, got.stdout, got.stderr)
-	}
-}
-
 // TestEmptyFilters: a filter with nothing in it, as a variable that is not set leaves it, does not stand for everything.
 func TestEmptyFilters(t *testing.T) {
 	settings := environ("DATA_DIR=" + writeSpool(t, 1))
 	for _, name := range []string{"broker", "user", "order", "destination", "status", "from", "to"} {
-		for _, command := range []string{"replay --dry-run --all", "spool export"} {
-			got := runWith(t, settings, append(strings.Fields(command), "--"+name, "")...)
-			if got.code != 2 || got.stdout != "" || !strings.Contains(got.stderr, `invalid value "" for flag -`+name) {
-				t.Errorf("%s with an empty --%s: exit code %d, %s%s", command, name, got.code, got.stdout, got.stderr)
-			}
+		got := runWith(t, settings, "spool", "export", "--"+name, "")
+		if got.code != 2 || got.stdout != "" || !strings.Contains(got.stderr, `invalid value "" for flag -`+name) {
+			t.Errorf("spool export with an empty --%s: exit code %d, %s%s", name, got.code, got.stdout, got.stderr)
 		}
 	}
-	got := runWith(t, settings, "replay", "--dry-run", "--destination", string(bridge.Orders))
-	if want := "would publish 2 events again to nats, of the numbers 1 to 2\n"; got.code != 0 || got.stdout != want {
+	got := runWith(t, settings, "spool", "export", "--destination", string(bridge.Orders))
+	if got.code != 0 || strings.Count(got.stdout, "\n") != 2 {
 		t.Errorf("exit code %d, %s%s", got.code, got.stdout, got.stderr)
 	}
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/postbridge/postbridge/bridge/spool"
 )
 
-const filterHelp = `Filters, of export and replay:
+const filterHelp = `Filters of export:
   --from, --to WHEN     received then or later; before: a time (RFC 3339) or how long ago: 10m
   --broker NAME, --user ID, --order ID, --status WORD,...
   --destination NAME    only what goes to orders, rejects or deadletters
@@ -75,12 +75,6 @@ func (f *eventFilter) check(command string) error {
 		return misuse("%s: --from is not before --to; nothing can be between them", command)
 	}
 	return nil
-}
-
-// empty reports whether every event is wanted.
-func (f *eventFilter) empty() bool {
-	return f.broker+f.user+f.order+string(f.destination) == "" && len(f.statuses) == 0 && f.sequence == 0 &&
-		f.from.IsZero() && f.to.IsZero()
 }
 
 // wants reports whether an event is one of those that were asked for.
