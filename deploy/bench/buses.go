@@ -18,11 +18,11 @@ import (
 	"github.com/postbridge/postbridge/publishers/kafka/kafkatest"
 )
 
-// bus is where a postbridge publishes to. Each measurement gets one that is empty.
+// bus is a bus to publish to, empty for each measurement.
 type bus struct {
 	name string   // in POSTBRIDGE_PUBLISH and /status
-	env  []string // the settings that lead to it
-	// held is how many events the bus itself says it has; nil if there is no bus at that place.
+	env  []string // settings of postbridge
+	// held returns how many events the bus has stored; nil if the bus is down.
 	held  func(context.Context) (uint64, error)
 	close func() error
 
@@ -30,48 +30,30 @@ type bus struct {
 	topic string // of Kafka
 }
 
-// nobody is where no bus is: port 1 is not given out to programs that ask for a free one.
-const nobody = "127.0.0.1:1"
-
-// unreachable is a bus that is down.
-func unreachable(name string) *bus {
-	env := map[string]string{"nats": "POSTBRIDGE_NATS_URL=nats://", "kafka": "POSTBRIDGE_KAFKA_BROKERS="}
-	return &bus{name: name, env: []string{env[name] + nobody}, close: func() error { return nil }}
-}
-
-// openEmbedded is the JetStream server in postbridge.
-func openEmbedded() (*bus, error) {
-	ports, err := freePorts(1)
-	if err != nil {
-		return nil, err
-	}
-	b := &bus{
-		name: "nats", url: "nats://" + ports[0].String(),
-		env:   []string{"POSTBRIDGE_NATS_LISTEN=" + ports[0].String()},
-		close: func() error { return nil },
-	}
-	b.held = b.inJetStream
-	return b, nil
+// unreachable returns a bus that is down: port 1 is never given to a program that asks for a free one.
+func unreachable() *bus {
+	env := []string{"POSTBRIDGE_NATS_URL=nats://127.0.0.1:1"}
+	return &bus{name: "nats", env: env, close: func() error { return nil }}
 }
 
 // openJetStream starts a NATS server in a process of its own.
-func openJetStream(ctx context.Context, dir string) (*bus, error) {
-	store, err := os.MkdirTemp(dir, "nats-")
+func (b *bench) openJetStream(ctx context.Context) (*bus, error) {
+	store, err := os.MkdirTemp(b.dir, "nats-")
 	if err != nil {
 		return nil, err
 	}
-	s, err := startSelf(ctx, dir, natsArgument, store)
+	s, err := startSelf(ctx, b.dir, natsArgument, store)
 	if err != nil {
 		return nil, err
 	}
-	b := &bus{name: "nats", url: "nats://" + s.ingest.String()}
-	b.env = []string{"POSTBRIDGE_NATS_URL=" + b.url}
-	b.held = b.inJetStream
-	b.close = func() error { return errors.Join(s.stop(), os.RemoveAll(store)) }
-	return b, nil
+	to := &bus{name: "nats", url: "nats://" + s.ingest.String()}
+	to.env = []string{"POSTBRIDGE_NATS_URL=" + to.url}
+	to.held = to.inJetStream
+	to.close = func() error { return errors.Join(s.stop(), os.RemoveAll(store)) }
+	return to, nil
 }
 
-// serveNATS is nats-server with JetStream and what is default there.
+// serveNATS runs a NATS server with JetStream and default settings.
 func serveNATS(ctx context.Context, store string) error {
 	s, err := natsserver.NewServer(&natsserver.Options{Host: "127.0.0.1", Port: natsserver.RANDOM_PORT, JetStream: true, StoreDir: store, NoSigs: true})
 	if err != nil {
@@ -88,24 +70,40 @@ func serveNATS(ctx context.Context, store string) error {
 	return nil
 }
 
-// inJetStream is how many events the stream has stored. It began empty.
+// inJetStream returns how many events the stream has stored. It began empty.
 func (b *bus) inJetStream(ctx context.Context) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	conn, err := nats.Connect(b.url, nats.Timeout(askTimeout))
+	js, end, err := b.jetStream()
 	if err != nil {
 		return 0, err
 	}
-	defer conn.Close()
-	js, err := jetstream.New(conn)
-	if err != nil {
-		return 0, err
-	}
+	defer end()
 	stream, err := js.Stream(ctx, streamName)
 	if err != nil {
 		return 0, err
 	}
 	return stream.CachedInfo().State.LastSeq, nil
+}
+
+// jetStream connects.
+func (b *bus) jetStream(options ...jetstream.JetStreamOpt) (js jetstream.JetStream, end func(), err error) {
+	conn, err := nats.Connect(b.url, nats.Timeout(askTimeout))
+	if err != nil {
+		return nil, nil, err
+	}
+	js, err = jetstream.New(conn, options...)
+	return js, conn.Close, err
+}
+
+func (b *bus) createStream(ctx context.Context, c jetstream.StreamConfig) error {
+	js, end, err := b.jetStream()
+	if err != nil {
+		return err
+	}
+	defer end()
+	_, err = js.CreateStream(ctx, c)
+	return err
 }
 
 // cluster is a real Kafka of one broker, for the whole run: a JVM gets faster with use.
@@ -114,7 +112,7 @@ type cluster struct {
 	opened int // buses so far
 }
 
-// errNoKafka is that there cannot be a Kafka on this machine.
+// errNoKafka means that this machine has no Java or no jars of Kafka.
 var errNoKafka = errors.New("no Kafka can be started here")
 
 func startKafka(ctx context.Context, dir string) (*cluster, error) {
@@ -131,10 +129,10 @@ func startKafka(ctx context.Context, dir string) (*cluster, error) {
 	return &cluster{Cluster: c}, nil
 }
 
-// partitions of each topic: what postbridge makes by itself.
+// partitions of each topic: postbridge's default.
 const partitions = 6
 
-// open is a bus of new topics, each partition of which is ready to be written.
+// open returns a bus of new topics, each partition of which has a leader.
 func (c *cluster) open(ctx context.Context) (*bus, error) {
 	c.opened++
 	prefix := fmt.Sprint("bench", c.opened)
@@ -150,66 +148,32 @@ func (c *cluster) open(ctx context.Context) (*bus, error) {
 		}
 		return held, err
 	}
-	return b, c.createTopics(ctx, b.topic, prefix+".rejects", prefix+".deadletters")
-}
-
-func (c *cluster) createTopics(ctx context.Context, names ...string) error {
-	client, end := c.client()
-	defer end()
-	var topics []kafka.TopicConfig
-	for _, name := range names {
-		topics = append(topics, kafka.TopicConfig{Topic: name, NumPartitions: partitions, ReplicationFactor: 1})
-	}
-	created, err := client.CreateTopics(ctx, &kafka.CreateTopicsRequest{Topics: topics})
+	conn, err := kafka.DialContext(ctx, "tcp", c.Brokers()[0])
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for _, name := range names {
-		if err := created.Errors[name]; err != nil {
-			return fmt.Errorf("cannot create %s: %w", name, err)
-		}
-		err = poll(ctx, startTimeout, func() (bool, error) { // until each partition has a leader that knows it is one
-			ends, err := c.ends(ctx, name)
-			return err == nil && len(ends) == partitions, err
-		})
-		if err != nil {
-			return err
-		}
+	for _, name := range []string{b.topic, prefix + ".rejects", prefix + ".deadletters"} {
+		err = errors.Join(err, conn.CreateTopics(kafka.TopicConfig{Topic: name, NumPartitions: partitions, ReplicationFactor: 1}))
+		err = errors.Join(err, poll(ctx, startTimeout, func() (bool, error) {
+			_, err := c.ends(ctx, name)
+			return err == nil, err
+		}))
 	}
-	return nil
+	return b, errors.Join(err, conn.Close())
 }
 
-// ends is how many records each partition of a topic holds.
+// ends returns how many records each partition of a topic holds.
 func (c *cluster) ends(ctx context.Context, topic string) ([]int64, error) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	client, end := c.client()
-	defer end()
-	m, err := client.Metadata(ctx, &kafka.MetadataRequest{Topics: []string{topic}})
-	if err != nil {
-		return nil, err
+	ends := make([]int64, partitions)
+	for i := range ends {
+		conn, err := kafka.DialLeader(ctx, "tcp", c.Brokers()[0], topic, i)
+		if err != nil {
+			return nil, err
+		}
+		ends[i], err = conn.ReadLastOffset()
+		if err := errors.Join(err, conn.Close()); err != nil {
+			return nil, err
+		}
 	}
-	if err := m.Topics[0].Error; err != nil {
-		return nil, err
-	}
-	ends := make([]int64, len(m.Topics[0].Partitions))
-	ask := make([]kafka.OffsetRequest, len(ends))
-	for i := range ask {
-		ask[i] = kafka.LastOffsetOf(i)
-	}
-	offsets, err := client.ListOffsets(ctx, &kafka.ListOffsetsRequest{Topics: map[string][]kafka.OffsetRequest{topic: ask}})
-	if err != nil {
-		return nil, err
-	}
-	for _, o := range offsets.Topics[topic] {
-		err = errors.Join(err, o.Error)
-		ends[o.Partition] = o.LastOffset
-	}
-	return ends, err
-}
-
-// client has connections of its own, and knows no topics yet.
-func (c *cluster) client() (client *kafka.Client, end func()) {
-	t := new(kafka.Transport)
-	return &kafka.Client{Addr: kafka.TCP(c.Brokers()...), Transport: t}, t.CloseIdleConnections
+	return ends, nil
 }

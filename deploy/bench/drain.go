@@ -10,130 +10,118 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"sync"
 	"syscall"
 	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/segmentio/kafka-go"
 )
 
-// fillTimeout is how long it may take until all events of a drain are accepted.
-const fillTimeout = 5 * time.Minute
+const (
+	// streamName is the stream of all events.
+	streamName = "ORDERS"
+	// fillTimeout bounds the time to accept all events of a drain.
+	fillTimeout = 5 * time.Minute
+	// readTimeout bounds the time to read back what was published.
+	readTimeout = 2 * time.Minute
+	// leastDrain is the shortest drain whose rate means anything.
+	leastDrain = 100 * time.Millisecond
+	// asyncWindow is how many messages of the nats.go loop are in flight: a stream refuses more than 10,000.
+	asyncWindow = 4096
+	// A batch of the kafka-go loop is as large as postbridge's.
+	batchRecords = 500
+	batchBytes   = 512 << 10
+)
 
-// drain is a spool that is emptied, and what that is compared with.
-type drain struct {
-	plain, postbridge *row
-	name              string                              // of the bus
-	open              func(context.Context) (*bus, error) // an empty one
-	// read takes into memory what postbridge has published. The loop it returns publishes that to an empty bus, as
-	// fast as the client library can.
-	read func(context.Context, *bus) (plainLoop, error)
-}
-
-// plainLoop publishes and reports what that took.
+// plainLoop publishes from memory to an empty bus, as fast as the client library can. It keeps no order of orders,
+// reads no spool and retries nothing.
 type plainLoop func(context.Context) (*figures, error)
 
-// measureDrains measures every drain in turn. The first time is for warming up, and for the messages of the loop.
-func (b *bench) measureDrains(ctx context.Context, all []*drain) error {
-	for _, d := range all {
-		_, loop, err := b.drainOnce(ctx, d, d.read)
-		if err != nil {
-			return fmt.Errorf("%s: %w", d.postbridge.name, err)
-		}
-		if _, err := loop(ctx); err != nil {
-			return fmt.Errorf("%s: %w", d.plain.name, err)
-		}
-		for round := range b.rounds {
-			if err := b.drainRound(ctx, d, loop, round); err != nil {
-				return err
-			}
-		}
+// drainGroup compares emptying a spool with a plain loop that publishes what postbridge published.
+func (b *bench) drainGroup(library string, open func(context.Context) (*bus, error),
+	read func(context.Context, *bus) (plainLoop, error)) *group {
+	var loop plainLoop
+	plain := &row{name: "plain " + library + " loop", measure: func(ctx context.Context) (*figures, error) { return loop(ctx) }}
+	g := &group{title: "drain", rows: []*row{plain}}
+	for _, bin := range b.binaries {
+		g.rows = append(g.rows, &row{name: bin.label + " to " + library[:len(library)-3], baseline: plain,
+			measure: func(ctx context.Context) (*figures, error) { return b.drain(ctx, bin, open, nil) }})
 	}
-	return nil
+	g.prepare = func(ctx context.Context) error {
+		_, err := b.drain(ctx, b.binaries[0], open, func(to *bus) (err error) {
+			loop, err = read(ctx, to)
+			return err
+		})
+		return err
+	}
+	return g
 }
 
-// drainRound measures both once. Who is first changes from round to round.
-func (b *bench) drainRound(ctx context.Context, d *drain, loop plainLoop, round int) error {
-	turns := []struct {
-		row     *row
-		measure plainLoop
-	}{
-		{d.plain, loop},
-		{d.postbridge, func(ctx context.Context) (*figures, error) {
-			f, _, err := b.drainOnce(ctx, d, nil)
-			return f, err
-		}},
-	}
-	for i := range turns {
-		t := turns[(round+i)%len(turns)]
-		f, err := t.measure(ctx)
-		if err != nil {
-			return fmt.Errorf("%s: %w", t.row.name, err)
-		}
-		t.row.figures = append(t.row.figures, *f)
-		fmt.Fprintf(b.out, "round %d  %-30s %8.0f/s\n", round+1, t.row.name, f.rate)
-	}
-	return nil
-}
-
-// drainOnce fills a spool while its bus is down, and measures how it is emptied once there is one.
-func (b *bench) drainOnce(ctx context.Context, d *drain, read func(context.Context, *bus) (plainLoop, error)) (f *figures, loop plainLoop, err error) {
-	full, err := b.filled(ctx)
+// drain fills a spool while its bus is down, and measures how it is emptied once there is one. then, if not nil, gets
+// the bus afterwards.
+func (b *bench) drain(ctx context.Context, bin binary, open func(context.Context) (*bus, error), then func(*bus) error) (f *figures, err error) {
+	full, err := b.filled(ctx, bin)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	data := filepath.Join(b.dir, "drained")
 	defer func() { err = errors.Join(err, os.RemoveAll(data)) }()
 	if err := os.CopyFS(data, os.DirFS(full)); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	to, err := d.open(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer func() { err = errors.Join(err, to.close()) }()
-	runtime.GC() // what is left of the last measurement is not this one's cost
-	srv, err := startPostbridge(ctx, b.binary, data, to)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer func() { err = errors.Join(err, srv.stop()) }()
-	if f, err = srv.timeDrain(ctx, uint64(b.events), b.drain); err != nil {
-		return nil, nil, fmt.Errorf("%w; postbridge said:\n%s", err, srv.said())
-	}
-	if read != nil {
-		loop, err = read(ctx, to)
-	}
-	return f, loop, err
-}
-
-// fill has so many postbacks accepted that wait for a bus which is down.
-func (b *bench) fill(ctx context.Context, data string) (err error) {
-	srv, err := startReady(ctx, b.binary, data, unreachable("nats"))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, srv.stop()) }()
-	p := plan{connections: b.connections, threads: b.threads, duration: fillTimeout}
-	r, err := p.run(ctx, srv.ingest, newWorkload(b.events))
-	if err != nil {
-		return err
-	}
-	b.events = int(r.answered) // whole orders
-	_, err = srv.checkWord(ctx, r.answered, 0)
-	return err
-}
-
-// timeDrain times the drain of a postbridge that has just been started: from the last look that saw nothing stored to
-// the first that saw nothing waiting. That is too long by two looks at most, and leaves out what happens before the first
-// events are stored: the start, the connection, streams or topics.
-func (s *server) timeDrain(ctx context.Context, events uint64, limit time.Duration) (*figures, error) {
-	from := time.Now()
-	begin, err := s.cpu()
+	to, err := open(ctx)
 	if err != nil {
 		return nil, err
 	}
-	err = s.awaitDrained(ctx, limit, func(stored uint64) {
+	defer func() { err = errors.Join(err, to.close()) }()
+	runtime.GC()
+	srv, err := startPostbridge(ctx, bin.path, data, to)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, srv.stop()) }()
+	if f, err = srv.timeDrain(ctx, uint64(b.events), b.timeout); err != nil {
+		return nil, fmt.Errorf("%w; the end of its log:\n%s", err, srv.logTail())
+	}
+	if then != nil {
+		err = then(to)
+	}
+	return f, err
+}
+
+// filled returns a data directory whose spool holds all events. It is filled once for each binary, as a new version may
+// have another format; copy it before changing it.
+func (b *bench) filled(ctx context.Context, bin binary) (data string, err error) {
+	data = filepath.Join(b.dir, "full-"+bin.label)
+	if err := os.Mkdir(data, 0o755); err != nil {
+		return data, nil // it is there
+	}
+	srv, err := startReady(ctx, bin.path, data, unreachable())
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, srv.stop()) }()
+	p := plan{connections: b.connections, threads: b.threads, duration: fillTimeout}
+	r, err := p.run(ctx, srv.ingest, &workload{limit: int64(b.events / len(orderLife(srv.ingest)))}, 0)
+	if err != nil {
+		return "", fmt.Errorf("cannot fill the spool: %w", err)
+	}
+	b.events = int(r.answered) // whole orders
+	_, err = srv.check(ctx, r.answered, 0)
+	return data, err
+}
+
+// timeDrain times the drain of a postbridge that has just been started: from the last status with nothing stored to the
+// first with nothing unpublished. That is too long by two intervals at most, and leaves out the start, the connection
+// and the creation of streams or topics.
+func (s *server) timeDrain(ctx context.Context, events uint64, limit time.Duration) (*figures, error) {
+	from, begin := time.Now(), time.Duration(0)
+	err := s.awaitDrained(ctx, limit, func(stored uint64) {
 		if stored == 0 {
 			from = time.Now()
-			begin, _ = s.cpu() // it was there a moment ago
+			begin, _ = s.cpu() // the process was there a moment ago
 		}
 	})
 	took := time.Since(from)
@@ -141,52 +129,191 @@ func (s *server) timeDrain(ctx context.Context, events uint64, limit time.Durati
 		return nil, err
 	}
 	end, err := s.cpu()
-	if err != nil {
-		return nil, err
+	if err == nil && took < leastDrain {
+		err = fmt.Errorf("%d events were stored within %v, too fast to measure: raise -events", events, took)
 	}
-	if took < leastDrain {
-		return nil, fmt.Errorf("%d events were stored within %v, too fast to measure: raise -events", events, took)
-	}
-	return eventFigures(int(events), took, end-begin), s.checkStored(ctx, events)
+	return eventFigures(events, took, end-begin), errors.Join(err, s.checkStored(ctx, events))
 }
 
-// timed times what this process does with so many events.
+// timed times what this process does with so many events, without the garbage collector, which would have to trace all
+// messages.
 func timed(events int, do func() error) (*figures, error) {
-	// What is left of reading them is not its cost, nor is a collector that has all messages to look at.
 	runtime.GC()
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	from, begin := time.Now(), ownCPU()
 	err := do()
-	return eventFigures(events, time.Since(from), ownCPU()-begin), err
+	return eventFigures(uint64(events), time.Since(from), ownCPU()-begin), err
 }
 
-func eventFigures(events int, took, cpu time.Duration) *figures {
-	return &figures{rate: float64(events) / took.Seconds(), serverCPU: cpu / time.Duration(events)}
+func eventFigures(events uint64, took, cpu time.Duration) *figures {
+	return &figures{rate: float64(events) / took.Seconds(), cpu: cpu / time.Duration(events)}
 }
 
 func ownCPU() time.Duration {
 	var self syscall.Rusage
-	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &self) // it cannot fail for oneself
+	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &self) // it cannot fail for the caller
 	return time.Duration(self.Utime.Nano() + self.Stime.Nano())
 }
 
-// drainRows are the drains that are wanted.
-func (b *bench) drainRows(c *cluster) (drains []*drain) {
-	jetStream := &drain{
-		plain: &row{name: "plain nats.go loop"}, postbridge: &row{id: "drain-jetstream", name: "postbridge, drain to JetStream"}, name: "nats",
-		open: func(ctx context.Context) (*bus, error) { return openJetStream(ctx, b.dir) },
-		read: b.readJetStream,
+// readJetStream reads a stream into memory, for a loop that publishes it to a stream of the same configuration.
+func (b *bench) readJetStream(ctx context.Context, from *bus) (plainLoop, error) {
+	var all []*nats.Msg
+	config, err := readStream(ctx, from, func(m jetstream.Msg) error {
+		all = append(all, &nats.Msg{Subject: m.Subject(), Header: m.Headers(), Data: m.Data()})
+		return nil
+	})
+	return func(ctx context.Context) (*figures, error) { return b.natsLoop(ctx, config, all) }, err
+}
+
+// readStream calls each with all messages of the stream, and returns its configuration.
+func readStream(ctx context.Context, from *bus, each func(jetstream.Msg) error) (c jetstream.StreamConfig, err error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	js, end, err := from.jetStream()
+	if err != nil {
+		return c, err
 	}
-	kafka := &drain{
-		plain: &row{name: "plain kafka-go loop"}, postbridge: &row{id: "drain-kafka", name: "postbridge, drain to Kafka"}, name: "kafka",
-		open: c.open,
-		read: c.readKafka,
+	defer end()
+	stream, err := js.Stream(ctx, streamName)
+	if err != nil {
+		return c, err
 	}
-	for _, d := range []*drain{jetStream, kafka} {
-		if b.wants(d.postbridge.id) {
-			d.postbridge.baseline = d.plain
-			drains = append(drains, d)
+	consumer, err := stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{})
+	if err != nil {
+		return c, err
+	}
+	messages, err := consumer.Messages(jetstream.PullMaxMessages(5000))
+	if err != nil {
+		return c, err
+	}
+	defer messages.Stop()
+	info := stream.CachedInfo()
+	for range info.State.Msgs {
+		m, err := messages.Next(jetstream.NextContext(ctx))
+		if err == nil {
+			err = each(m)
+		}
+		if err != nil {
+			return c, fmt.Errorf("cannot read what was published: %w", err)
 		}
 	}
-	return drains
+	return info.Config, nil
+}
+
+// natsLoop publishes with asyncWindow messages in flight, and waits for all acknowledgements.
+func (b *bench) natsLoop(ctx context.Context, c jetstream.StreamConfig, all []*nats.Msg) (f *figures, err error) {
+	to, err := b.openJetStream(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, to.close()) }()
+	if err := to.createStream(ctx, c); err != nil {
+		return nil, err
+	}
+	js, end, err := to.jetStream(jetstream.WithPublishAsyncMaxPending(asyncWindow))
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	stall := []jetstream.PublishOpt{jetstream.WithStallWait(b.timeout)}
+	f, err = timed(len(all), func() error {
+		for _, m := range all {
+			if _, err := js.PublishMsgAsync(m, stall...); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-js.PublishAsyncComplete():
+			return nil
+		case <-time.After(b.timeout):
+			return errors.New("acknowledgements are missing")
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	})
+	return f, errors.Join(err, awaitHeld(ctx, to, uint64(len(all)), 0)) // an acknowledgement may be an error
+}
+
+// awaitHeld waits until the bus holds exactly that many events.
+func awaitHeld(ctx context.Context, by *bus, events uint64, limit time.Duration) error {
+	return poll(ctx, max(limit, askTimeout), func() (bool, error) {
+		held, err := by.held(ctx)
+		if err == nil && held != events {
+			err = fmt.Errorf("%d events were published, %s holds %d", events, by.name, held)
+		}
+		return err == nil, err
+	})
+}
+
+// readKafka reads a topic into memory, for a loop that publishes it to a topic with as many partitions.
+func (b *bench) readKafka(ctx context.Context, from *bus) (plainLoop, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	ends, err := b.kafka.ends(ctx, from.topic)
+	if err != nil {
+		return nil, err
+	}
+	all := make([][]kafka.Message, len(ends))
+	events := 0
+	for i, end := range ends {
+		r := kafka.NewReader(kafka.ReaderConfig{Brokers: b.kafka.Brokers(), Topic: from.topic, Partition: i, MaxBytes: 16 << 20})
+		for range end {
+			m, err := r.ReadMessage(ctx)
+			if err != nil {
+				return nil, errors.Join(fmt.Errorf("cannot read what was published: %w", err), r.Close())
+			}
+			all[i] = append(all[i], m)
+			events++
+		}
+		_ = r.Close() // it was only read from
+	}
+	return func(ctx context.Context) (*figures, error) { return b.kafka.loop(ctx, all, events) }, nil
+}
+
+// loop publishes to all partitions at once, to each one batch after the other, as large and as safe as postbridge's.
+func (c *cluster) loop(ctx context.Context, partitions [][]kafka.Message, events int) (*figures, error) {
+	to, err := c.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	client := &kafka.Client{Addr: kafka.TCP(c.Brokers()...), Transport: new(kafka.Transport)}
+	defer client.Transport.(*kafka.Transport).CloseIdleConnections()
+	f, err := timed(events, func() error {
+		errs := make([]error, len(partitions))
+		var running sync.WaitGroup
+		for i, messages := range partitions {
+			running.Go(func() { errs[i] = produce(ctx, client, to.topic, i, messages) })
+		}
+		running.Wait()
+		return errors.Join(errs...)
+	})
+	return f, errors.Join(err, awaitHeld(ctx, to, uint64(events), 0))
+}
+
+// produce publishes to one partition.
+func produce(ctx context.Context, client *kafka.Client, topic string, partition int, messages []kafka.Message) error {
+	records := make([]kafka.Record, 0, batchRecords)
+	for len(messages) > 0 {
+		records = records[:0]
+		bytes, now := 0, time.Now()
+		for _, m := range messages {
+			bytes += len(m.Value) + 512 // about, with key and headers
+			if len(records) == batchRecords || len(records) > 0 && bytes > batchBytes {
+				break
+			}
+			records = append(records, kafka.Record{Time: now, Key: kafka.NewBytes(m.Key), Value: kafka.NewBytes(m.Value), Headers: m.Headers})
+		}
+		answer, err := client.Produce(ctx, &kafka.ProduceRequest{
+			Topic: topic, Partition: partition, RequiredAcks: kafka.RequireAll, Compression: kafka.Lz4,
+			Records: kafka.NewRecordReader(records...),
+		})
+		if err == nil {
+			err = answer.Error
+		}
+		if err != nil {
+			return err
+		}
+		messages = messages[len(records):]
+	}
+	return nil
 }

@@ -4,14 +4,15 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"math/bits"
 	"net/netip"
-	"strconv"
+	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -25,75 +26,41 @@ const (
 	appSecret = "0hdv7iw5examplesecret"
 )
 
-// What the checksum covers: an order id, whose last digits are the number of the order, and the time of the order.
+// The checksum covers the order id, which ends in the number of the order, and the time of the order.
 const (
 	orderPrefix = "260105"
-	orderDigits = 9
-	userDigits  = 4 // the last digits of the number name the user
 	orderTime   = "2026-01-05 09:24:25"
-	sumDigits   = 2 * sha256.Size
 )
 
-// stallTimeout is how long nothing at all may be answered.
+// stallTimeout bounds how long no postback at all is answered.
 const stallTimeout = 10 * time.Second
 
-// bodyTemplate has the shape of Kite's official sample. # stands for a digit of the order's number, @ for one of the
-// user's, % for one of the checksum.
+// bodyTemplate has the shape of Kite's official sample. # stands for a digit of the order's number, @ for one of its
+// last four, which name the user, and % for one of the checksum.
 const bodyTemplate = `{"user_id":"AB@@@@","unfilled_quantity":0,"app_id":` + appID + `,` +
 	`"checksum":"%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%","placed_by":"AB@@@@",` +
 	`"order_id":"` + orderPrefix + `#########","exchange_order_id":"1100000#########","parent_order_id":null,` +
 	`"status":"STATUS","status_message":null,"status_message_raw":null,"order_timestamp":"` + orderTime + `",` +
 	`"exchange_update_timestamp":"2026-01-05 09:24:UPDATED","exchange_timestamp":"` + orderTime + `",` +
-	`"variety":"regular","exchange":"NFO","tradingsymbol":"BANKNIFTY2660236800CE","instrument_token":12345602,"order_type":"LIMIT",` +
-	`"transaction_type":"BUY","validity":"DAY","product":"NRML","quantity":100,"disclosed_quantity":0,"price":470.25,` +
-	`"trigger_price":0,"average_price":AVERAGE,"filled_quantity":FILLED,"pending_quantity":PENDING,` +
-	`"cancelled_quantity":0,"market_protection":0,"meta":{},"tag":"desk1-momentum-20d-7","guid":"28183Xbz8tOGnLmXrY"}`
+	`"variety":"regular","exchange":"NFO","tradingsymbol":"BANKNIFTY2660236800CE","instrument_token":12345602,` +
+	`"order_type":"LIMIT","transaction_type":"BUY","validity":"DAY","product":"NRML","quantity":100,` +
+	`"disclosed_quantity":0,"price":470.25,"trigger_price":0,"average_price":AVERAGE,"filled_quantity":FILLED,` +
+	`"pending_quantity":PENDING,"cancelled_quantity":0,"market_protection":0,"meta":{},` +
+	`"tag":"desk1-momentum-20d-7","guid":"28183Xbz8tOGnLmXrY"}`
 
-// workload is what is posted: the lives of orders, every postback signed and none a repeat. All that costs time, the
-// checksums, is prepared.
+// workload hands out orders, each once.
 type workload struct {
-	sums []byte       // sumDigits for each order
-	next atomic.Int64 // the order to hand out next
+	next  atomic.Int64
+	limit int64 // 0 for none
 }
 
-// newWorkload prepares so many postbacks, rounded up to whole orders.
-func newWorkload(postbacks int) *workload {
-	states := len(orderLife(netip.AddrPort{}))
-	orders := (postbacks + states - 1) / states
-	w := &workload{sums: make([]byte, 0, orders*sumDigits)}
-	for n := range orders {
-		number := orderNumber(n)
-		sum := sha256.Sum256([]byte(orderPrefix + string(number[:]) + orderTime + appSecret))
-		w.sums = hex.AppendEncode(w.sums, sum[:])
-	}
-	return w
+// take returns the number of the next order, until none is left.
+func (w *workload) take() (order int64, ok bool) {
+	order = w.next.Add(1) - 1
+	return order, w.limit == 0 || order < w.limit
 }
 
-// restart makes the workload begin with its first order again: each server gets the same postbacks.
-func (w *workload) restart() { w.next.Store(0) }
-
-// take hands out an order, until none is left.
-func (w *workload) take() (order int, ok bool) {
-	order = int(w.next.Add(1)) - 1
-	return order, order < w.orders()
-}
-
-func (w *workload) orders() int { return len(w.sums) / sumDigits }
-
-// usedUp reports whether more was asked for than there is.
-func (w *workload) usedUp() bool { return int(w.next.Load()) > w.orders() }
-
-func (w *workload) sum(order int) []byte { return w.sums[order*sumDigits:][:sumDigits] }
-
-func orderNumber(n int) (number [orderDigits]byte) {
-	for i := orderDigits - 1; i >= 0; i-- {
-		number[i] = byte('0' + n%10)
-		n /= 10
-	}
-	return number
-}
-
-// request is one whole HTTP request, and where it names its order.
+// request is one whole HTTP request, with the offsets at which it names its order.
 type request struct {
 	text           []byte
 	body           int // where the body begins
@@ -101,9 +68,8 @@ type request struct {
 	sum            int
 }
 
-// orderLife is the requests of an order's life, in the order in which they are sent.
-func orderLife(to netip.AddrPort) []request {
-	var life []request
+// orderLife returns the requests of an order's life, in order.
+func orderLife(to netip.AddrPort) (life []request) {
 	for _, s := range [][5]string{ // status, second of the update, average price, filled, pending
 		{"PUT ORDER REQ RECEIVED", "25", "0", "0", "100"},
 		{"OPEN", "26", "0", "0", "100"},
@@ -111,23 +77,19 @@ func orderLife(to netip.AddrPort) []request {
 		{"COMPLETE", "28", "470.25", "100", "0"},
 	} {
 		fill := strings.NewReplacer("STATUS", s[0], "UPDATED", s[1], "AVERAGE", s[2], "FILLED", s[3], "PENDING", s[4])
-		life = append(life, newRequest(to, fill.Replace(bodyTemplate)))
+		body := fill.Replace(bodyTemplate)
+		head := fmt.Sprintf("POST /kite HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\n\r\n", to, len(body))
+		text := []byte(head + body)
+		life = append(life, request{
+			text: text, body: len(head),
+			numbers: runs(text, '#'), users: runs(text, '@'), sum: runs(text, '%')[0],
+		})
 	}
 	return life
 }
 
-func newRequest(to netip.AddrPort, body string) request {
-	head := "POST /kite HTTP/1.1\r\nHost: " + to.String() + "\r\nUser-Agent: bench\r\nContent-Type: application/json\r\n" +
-		"Content-Length: " + strconv.Itoa(len(body)) + "\r\n\r\n"
-	r := request{text: []byte(head + body), body: len(head)}
-	r.numbers = spots(r.text, '#')
-	r.users = spots(r.text, '@')
-	r.sum = spots(r.text, '%')[0]
-	return r
-}
-
-// spots is where runs of the mark begin.
-func spots(text []byte, mark byte) (at []int) {
+// runs returns the offsets of the runs of a character.
+func runs(text []byte, mark byte) (at []int) {
 	for i, c := range text {
 		if c == mark && text[i-1] != mark {
 			at = append(at, i)
@@ -136,33 +98,40 @@ func spots(text []byte, mark byte) (at []int) {
 	return at
 }
 
-// address makes the request one of the given order.
-func (r *request) address(number [orderDigits]byte, sum []byte) {
+// fill makes the request one of the given order.
+func (r *request) fill(order int64) {
+	number := fmt.Appendf(nil, "%09d", order)
 	for _, at := range r.numbers {
-		copy(r.text[at:], number[:])
+		copy(r.text[at:], number)
 	}
 	for _, at := range r.users {
-		copy(r.text[at:], number[orderDigits-userDigits:])
+		copy(r.text[at:], number[len(number)-4:])
 	}
-	copy(r.text[r.sum:], sum)
+	sum := sha256.Sum256([]byte(orderPrefix + string(number) + orderTime + appSecret))
+	hex.Encode(r.text[r.sum:], sum[:])
 }
 
-// plan is how to load a server.
+// plan says how to load a server.
 type plan struct {
 	connections, threads int
 	warmup, duration     time.Duration
 }
 
-// result is what the load saw. The answers of the warm-up, and of those in flight at the end, are only in answered.
+// result is what the load saw.
 type result struct {
-	answered  uint64
-	latencies histogram
+	answered  uint64 // with 200, the warm-up included
+	latencies times  // of the postbacks sent, or due, after the warm-up
 }
 
-// run loads a server in a closed loop, as fast as it answers, until the duration is over or the workload is used up. Any
+// run loads a server until the duration is over or the workload is used up, and waits for the missing answers. At rate
+// 0 it is a closed loop: each connection posts again once it is answered. Otherwise it is an open loop of so many
+// postbacks a second: a late answer does not hold up the next postback, and time counts from when that was due. Any
 // answer but 200 is an error.
-func (p *plan) run(ctx context.Context, to netip.AddrPort, w *workload) (*result, error) {
-	w.restart()
+func (p *plan) run(ctx context.Context, to netip.AddrPort, w *workload, rate int) (*result, error) {
+	interval := time.Duration(0)
+	if rate > 0 {
+		interval = time.Second * time.Duration(p.threads) / time.Duration(rate)
+	}
 	loops := make([]*loop, p.threads)
 	for i := range loops {
 		l, err := newLoop(to, w, (p.connections+i)/p.threads)
@@ -172,38 +141,36 @@ func (p *plan) run(ctx context.Context, to netip.AddrPort, w *workload) (*result
 		defer l.close()
 		loops[i] = l
 	}
-	start := time.Now()
 	errs := make([]error, len(loops))
 	var running sync.WaitGroup
 	for i, l := range loops {
-		running.Go(func() { errs[i] = l.run(ctx, start, p.warmup, p.warmup+p.duration) })
+		running.Go(func() { errs[i] = l.run(ctx, interval, p.warmup, p.warmup+p.duration) })
 	}
 	running.Wait()
 	total := new(result)
 	for _, l := range loops {
 		total.answered += l.answered
-		total.latencies.add(&l.latencies)
+		total.latencies = append(total.latencies, l.latencies...)
 	}
 	return total, errors.Join(errs...)
 }
 
-// loop keeps some connections busy from one goroutine. It asks the kernel itself which of them have an answer: a
+// loop keeps some connections busy from one thread. It asks the kernel itself which of them have an answer: a
 // goroutine for each costs a fifth more processor time, which the server on the same cores then lacks.
 type loop struct {
-	to       netip.AddrPort
 	workload *workload
 	life     []request
 	epoll    int
 	conns    []*conn
-	busy     int // connections that wait for an answer
+	idle     []*conn // longest idle first
+	retired  int     // connections for which the workload has no order left
 	result
 }
 
-// conn is one keep-alive connection; of a server that closes after each answer, one after the other.
+// conn is one keep-alive connection.
 type conn struct {
-	index  int // in loop.conns
-	fd     int // -1 if it is closed
-	order  int
+	fd     int
+	order  int64
 	state  int // the next in the order's life
 	sent   time.Duration
 	answer [1024]byte
@@ -211,31 +178,30 @@ type conn struct {
 }
 
 func newLoop(to netip.AddrPort, w *workload, connections int) (_ *loop, err error) {
-	l := &loop{to: to, workload: w, life: orderLife(to)}
+	l := &loop{workload: w, life: orderLife(to)}
 	if l.epoll, err = syscall.EpollCreate1(syscall.EPOLL_CLOEXEC); err != nil {
 		return nil, fmt.Errorf("epoll: %w", err)
 	}
-	for i := range connections {
-		c := &conn{index: i, fd: -1}
-		l.conns = append(l.conns, c)
-		if err := l.connect(c); err != nil {
+	for range connections {
+		if err := l.connect(to); err != nil {
 			l.close()
 			return nil, fmt.Errorf("cannot connect to %s: %w", to, err)
 		}
 	}
+	l.idle = slices.Clone(l.conns)
 	return l, nil
 }
 
-func (l *loop) connect(c *conn) error {
+func (l *loop) connect(to netip.AddrPort) error {
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
-	c.fd = fd
 	// The event carries the connection's index where it usually has its descriptor.
-	event := syscall.EpollEvent{Events: syscall.EPOLLIN, Fd: int32(c.index)}
+	event := syscall.EpollEvent{Events: syscall.EPOLLIN, Fd: int32(len(l.conns))}
+	l.conns = append(l.conns, &conn{fd: fd})
 	return errors.Join(
-		syscall.Connect(fd, &syscall.SockaddrInet4{Port: int(l.to.Port()), Addr: l.to.Addr().As4()}),
+		syscall.Connect(fd, &syscall.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}),
 		syscall.SetNonblock(fd, true),
 		syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, syscall.TCP_NODELAY, 1),
 		syscall.EpollCtl(l.epoll, syscall.EPOLL_CTL_ADD, fd, &event),
@@ -244,96 +210,120 @@ func (l *loop) connect(c *conn) error {
 
 func (l *loop) close() {
 	for _, c := range l.conns {
-		if c.fd < 0 {
-			continue
-		}
 		_ = syscall.Close(c.fd) // all that was sent was answered, or the run has failed
 	}
 	_ = syscall.Close(l.epoll)
 }
 
-// run posts until end and then waits for the answers still missing; it measures from warm on. Times are since start.
-func (l *loop) run(ctx context.Context, start time.Time, warm, end time.Duration) error {
-	for _, c := range l.conns {
-		if err := l.send(c, time.Since(start)); err != nil {
-			return err
-		}
+// run posts until end; postbacks from warm on are measured. Times are since the start.
+func (l *loop) run(ctx context.Context, interval, warm, end time.Duration) error {
+	if err := exactTimer(); err != nil {
+		return err
 	}
+	defer runtime.UnlockOSThread()
 	events := make([]syscall.EpollEvent, len(l.conns))
-	for last := start; l.busy > 0; {
-		n, err := syscall.EpollWait(l.epoll, events, 100)
+	start := time.Now()
+	for due, last := time.Duration(0), start; ; {
+		now := time.Since(start)
+		for ; len(l.idle) > 0 && due <= now && now < end; due += interval {
+			if err := l.send(cmp.Or(due, now)); err != nil {
+				return err
+			}
+		}
+		if busy := len(l.conns) - len(l.idle) - l.retired; busy == 0 && (now >= end || len(l.idle) == 0) {
+			return nil
+		}
+		wait := 100 * time.Millisecond
+		if interval > 0 && len(l.idle) > 0 && due < end {
+			wait = due - now
+		}
+		n, err := l.wait(events, wait)
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case errors.Is(err, syscall.EINTR): // the runtime signals its threads
-			continue
 		case err != nil:
-			return fmt.Errorf("epoll: %w", err)
+			return err
 		case n > 0:
 			last = time.Now()
 		case time.Since(last) > stallTimeout:
 			return fmt.Errorf("no answer for %s", stallTimeout)
 		}
 		for _, event := range events[:n] {
-			if err := l.turn(l.conns[event.Fd], start, warm, end); err != nil {
+			c := l.conns[event.Fd]
+			whole, err := c.receive()
+			if err != nil {
 				return err
 			}
+			if !whole {
+				continue
+			}
+			l.answered++
+			if c.sent >= warm {
+				l.latencies = append(l.latencies, time.Since(start)-c.sent)
+			}
+			l.idle = append(l.idle, c)
 		}
+	}
+}
+
+// exactTimer locks the goroutine to its thread and has the kernel wake that to the microsecond.
+func exactTimer() error {
+	runtime.LockOSThread()
+	const timerSlack = 29 // PR_SET_TIMERSLACK, in ns
+	if _, _, errno := syscall.RawSyscall(syscall.SYS_PRCTL, timerSlack, 1, 0); errno != 0 {
+		return fmt.Errorf("prctl(PR_SET_TIMERSLACK): %w", errno)
 	}
 	return nil
 }
 
-// turn reads an answer and posts again.
-func (l *loop) turn(c *conn, start time.Time, warm, end time.Duration) error {
-	whole, err := c.receive()
-	if !whole || err != nil {
-		return err
+// wait waits for answers. The millisecond of epoll is longer than most of them take, so short waits use select.
+func (l *loop) wait(events []syscall.EpollEvent, wait time.Duration) (n int, err error) {
+	if wait < 100*time.Millisecond {
+		var set syscall.FdSet
+		set.Bits[l.epoll/64] |= 1 << (l.epoll % 64)
+		timeout := syscall.NsecToTimeval(max(wait.Nanoseconds(), 0))
+		_, err = syscall.Select(l.epoll+1, &set, nil, nil, &timeout)
+		wait = 0
 	}
-	now := time.Since(start)
-	l.busy--
-	l.answered++
-	if now >= end {
-		return nil
+	if err == nil {
+		n, err = syscall.EpollWait(l.epoll, events, int(wait.Milliseconds()))
 	}
-	if now >= warm {
-		l.latencies.record(now - c.sent)
+	if errors.Is(err, syscall.EINTR) { // the runtime signals its threads
+		return 0, nil
 	}
-	return l.send(c, now)
+	return n, err
 }
 
-// send posts the next state of the connection's order, or the first of a new one; without one the connection rests. What
-// it takes to address the request counts as the server's time.
-func (l *loop) send(c *conn, now time.Duration) error {
+// send posts the next state of the order of the connection that is idle longest, or the first state of another order.
+// The time to fill in the request counts as the server's.
+func (l *loop) send(now time.Duration) error {
+	c := l.idle[0]
 	if c.state == len(l.life) {
 		c.state = 0
 	}
+	l.idle = slices.Delete(l.idle, 0, 1)
 	if c.state == 0 {
 		var ok bool
 		if c.order, ok = l.workload.take(); !ok {
+			l.retired++
 			return nil
 		}
 	}
 	r := &l.life[c.state]
-	r.address(orderNumber(c.order), l.workload.sum(c.order))
+	r.fill(c.order)
 	c.state++
 	c.sent, c.got = now, 0
-	l.busy++
-	if c.fd < 0 {
-		if err := l.connect(c); err != nil {
-			return fmt.Errorf("cannot connect again: %w", err)
-		}
-	}
 	n, err := syscall.Write(c.fd, r.text)
 	switch {
 	case err != nil:
 		return fmt.Errorf("cannot send: %w", err)
-	case n < len(r.text): // an idle socket has room for a whole request
+	case n < len(r.text): // an idle socket has space for a whole request
 		return fmt.Errorf("only %d of %d bytes could be sent", n, len(r.text))
 	}
 	return nil
 }
 
-// receive reads what there is of an answer, and reports whether it is whole.
+// receive reads a part of an answer, and reports whether it is whole.
 func (c *conn) receive() (whole bool, err error) {
 	n, err := syscall.Read(c.fd, c.answer[c.got:])
 	switch {
@@ -345,12 +335,7 @@ func (c *conn) receive() (whole bool, err error) {
 		return false, errors.New("the server closed a connection, or its answer is too long")
 	}
 	c.got += n
-	whole, err = checkAnswer(c.answer[:c.got])
-	if whole && bytes.Contains(c.answer[:c.got], []byte("\r\nConnection: close\r\n")) {
-		err = syscall.Close(c.fd)
-		c.fd = -1
-	}
-	return whole, err
+	return checkAnswer(c.answer[:c.got])
 }
 
 // checkAnswer reports whether the answer is whole. It reads no more of it than tells a 200 from all else and one answer
@@ -374,39 +359,14 @@ func checkAnswer(answer []byte) (whole bool, err error) {
 	return len(body) == length, nil
 }
 
-// histogram counts durations in buckets that are at most 1/64 wide; recording allocates nothing.
-type histogram struct {
-	counts [40 * 64]uint64
-	total  uint64
-}
+// times are durations of one kind.
+type times []time.Duration
 
-func (h *histogram) record(d time.Duration) {
-	h.total++
-	v := uint64(d)
-	if v < 64 {
-		h.counts[v]++
-		return
+// quantile sorts the times and returns one; 0 for none.
+func (t times) quantile(q float64) time.Duration {
+	if len(t) == 0 {
+		return 0
 	}
-	shift := min(bits.Len64(v)-7, 38)
-	h.counts[shift*64+int(v>>shift)]++
-}
-
-func (h *histogram) add(other *histogram) {
-	h.total += other.total
-	for i, n := range other.counts {
-		h.counts[i] += n
-	}
-}
-
-// quantile is the upper end of the bucket that the quantile falls into.
-func (h *histogram) quantile(q float64) time.Duration {
-	rank := uint64(q * float64(h.total))
-	for i, n := range h.counts {
-		if n > rank {
-			shift := max(i/64-1, 0)
-			return time.Duration((i-shift*64+1)<<shift - 1)
-		}
-		rank -= n
-	}
-	return 0
+	slices.Sort(t)
+	return t[min(int(q*float64(len(t))), len(t)-1)]
 }

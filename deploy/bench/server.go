@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -33,18 +34,13 @@ const (
 type server struct {
 	ingest netip.AddrPort
 	cmd    *exec.Cmd
-	log    string         // path of what it says on stderr
-	after  []func() error // done once it has ended
-	// check looks whether what it answered 200 is where it should be. nil if it should be nowhere.
-	check func(ctx context.Context, answered uint64) (*backlog, error)
+	log    string // path of its stderr
+	bus    *bus   // it publishes to; nil for none
 
-	// Of postbridge only.
-	admin string // host:port
-	bus   *bus
+	admin string // host:port; of postbridge only
 }
 
-// command makes the command of the process. stop ends it, also when ctx is over: in order, with one signal. If this
-// process is killed, the other is too.
+// command makes the command of the process. stop ends it, also when ctx is over. If this process is killed, it is, too.
 func (s *server) command(ctx context.Context, env []string, name string, args ...string) error {
 	log, err := os.Create(s.log)
 	if err != nil {
@@ -54,62 +50,58 @@ func (s *server) command(ctx context.Context, env []string, name string, args ..
 	s.cmd = exec.CommandContext(context.WithoutCancel(ctx), name, args...)
 	s.cmd.Env = env
 	s.cmd.Stderr = log
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return nil
 }
 
-// stop ends the process in order, by force if that takes too long, and does what is to be done then.
-func (s *server) stop() (err error) {
-	if s.cmd != nil && s.cmd.Process != nil {
-		err = s.end()
+// stop ends the process with SIGTERM, and by force after stopTimeout.
+func (s *server) stop() error {
+	if s.cmd.Process == nil {
+		return nil
 	}
-	for _, f := range s.after {
-		err = errors.Join(err, f())
-	}
-	return err
-}
-
-func (s *server) end() error {
 	force := time.AfterFunc(stopTimeout, func() { _ = s.cmd.Process.Kill() })
 	defer force.Stop()
-	_ = s.cmd.Process.Signal(syscall.SIGTERM) // it has ended already, or Wait tells
+	_ = s.cmd.Process.Signal(syscall.SIGTERM) // if it has ended already, Wait returns why
 	err := s.cmd.Wait()
 	if status, ok := s.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() && status.Signal() == syscall.SIGTERM {
 		err = nil // it does not handle the signal
 	}
 	if err != nil {
-		err = fmt.Errorf("%w; it said at the end:\n%s", err, s.said())
+		err = fmt.Errorf("%w; the end of its log:\n%s", err, s.logTail())
 	}
 	return err
 }
 
-// said is the end of what the process said.
-func (s *server) said() []byte {
+// logTail returns the last 2,000 bytes of the log.
+func (s *server) logTail() []byte {
 	text, _ := os.ReadFile(s.log)
 	return text[max(0, len(text)-2000):]
 }
 
-// cpu is the processor time that the process has used so far, and those that it started.
-func (s *server) cpu() (total time.Duration, err error) {
-	files, err := filepath.Glob("/proc/[0-9]*/stat")
+// cpu returns the processor time that the process has used so far.
+func (s *server) cpu() (time.Duration, error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid))
 	if err != nil {
 		return 0, err
 	}
-	group := strconv.Itoa(s.cmd.Process.Pid)
-	for _, file := range files {
-		stat, _ := os.ReadFile(file) // it may have ended since
-		// The fields after the name, which is in parentheses, begin with the third.
-		fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-		if len(fields) < 13 || fields[5-3] != group {
-			continue
-		}
-		user, err1 := strconv.ParseInt(fields[14-3], 10, 64)
-		system, err2 := strconv.ParseInt(fields[15-3], 10, 64)
-		const tick = 10 * time.Millisecond // Linux shows a hundredth of a second on every architecture
-		total += time.Duration(user+system) * tick
-		err = errors.Join(err, err1, err2)
+	// The fields after the name, which is in parentheses, begin with the third.
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	user, err1 := strconv.ParseInt(fields[14-3], 10, 64)
+	system, err2 := strconv.ParseInt(fields[15-3], 10, 64)
+	const tick = 10 * time.Millisecond // Linux counts in hundredths of a second on every architecture
+	return time.Duration(user+system) * tick, errors.Join(err1, err2)
+}
+
+// resident returns the memory of the process, in MiB.
+func (s *server) resident() (float64, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid))
+	if err != nil {
+		return 0, err
 	}
-	return total, err
+	_, rest, _ := strings.Cut(string(text), "VmRSS:")
+	line, _, _ := strings.Cut(rest, "kB")
+	kib, err := strconv.Atoi(strings.TrimSpace(line))
+	return float64(kib) / 1024, err
 }
 
 // serveBare is the whole of the server that postbridge is compared with.
@@ -131,12 +123,7 @@ func serveBare(ctx context.Context) error {
 	return err
 }
 
-// startBare starts serveBare in a process of its own.
-func startBare(ctx context.Context, dir string) (*server, error) {
-	return startSelf(ctx, dir, bareArgument)
-}
-
-// startSelf starts this program as a server, which says on its stdout where it listens.
+// startSelf starts this program as a server, which prints its address to stdout.
 func startSelf(ctx context.Context, dir string, args ...string) (*server, error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -184,7 +171,7 @@ func startPostbridge(ctx context.Context, binary, data string, to *bus) (*server
 	return s, s.cmd.Start()
 }
 
-// startReady starts postbridge and waits until it takes postbacks, and reaches its bus if it is to have one.
+// startReady starts postbridge and waits until it is ready and, unless the bus is down, has created its streams.
 func startReady(ctx context.Context, binary, data string, to *bus) (*server, error) {
 	s, err := startPostbridge(ctx, binary, data, to)
 	if err != nil {
@@ -192,26 +179,20 @@ func startReady(ctx context.Context, binary, data string, to *bus) (*server, err
 	}
 	err = poll(ctx, startTimeout, func() (bool, error) {
 		st, err := s.status(ctx)
-		if err != nil || !st.Ready || to.held == nil {
-			return err == nil && st.Ready, err
+		if err == nil && st.Ready && to.held != nil {
+			_, err = to.held(ctx)
 		}
-		_, err = to.held(ctx)
-		return err == nil, err
+		return err == nil && st.Ready, err
 	})
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("postbridge did not get ready: %w; it said:\n%s", err, s.said()), s.stop())
+		return nil, errors.Join(fmt.Errorf("postbridge is not ready: %w; the end of its log:\n%s", err, s.logTail()), s.stop())
 	}
 	return s, nil
 }
 
-// environWithoutPostbridge is our environment without settings of a postbridge that it may be meant for.
-func environWithoutPostbridge() (env []string) {
-	for _, e := range os.Environ() {
-		if !strings.HasPrefix(e, "POSTBRIDGE_") {
-			env = append(env, e)
-		}
-	}
-	return env
+// environWithoutPostbridge returns our environment without settings of postbridge.
+func environWithoutPostbridge() []string {
+	return slices.DeleteFunc(os.Environ(), func(e string) bool { return strings.HasPrefix(e, "POSTBRIDGE_") })
 }
 
 // freePorts finds ports of the loopback that were free a moment ago.
@@ -227,7 +208,7 @@ func freePorts(n int) (ports []netip.AddrPort, err error) {
 	return ports, nil
 }
 
-// poll asks until the answer is yes; an error is a no. Its own error says the last one.
+// poll asks until the answer is yes; an error is a no. Its own error wraps the last one.
 func poll(ctx context.Context, limit time.Duration, ask func() (bool, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -246,7 +227,7 @@ func poll(ctx context.Context, limit time.Duration, ask func() (bool, error)) er
 	}
 }
 
-// status is what matters here of the admin's /status.
+// status is the part of /status that matters here.
 type status struct {
 	Ready     bool `json:"ready"`
 	Postbacks map[string]struct {
@@ -276,55 +257,46 @@ func (s *server) status(ctx context.Context) (*status, error) {
 	return st, json.NewDecoder(resp.Body).Decode(st)
 }
 
-// backlog is what was accepted and not yet stored when the load ended, and how long storing it took.
-type backlog struct {
-	accepted, waiting uint64
-	took              time.Duration
-}
-
-// checkWord holds postbridge to its word: what it answered is what it accepted, and all of that is stored, at the latest
-// after the limit, or none if there is no bus.
-func (s *server) checkWord(ctx context.Context, answered uint64, limit time.Duration) (*backlog, error) {
-	from := time.Now()
+// check holds postbridge to its promise: it accepted what it answered 200, and all of that is stored within the limit,
+// or in the spool if there is no bus. It returns the percentage that was unpublished at first.
+func (s *server) check(ctx context.Context, answered uint64, limit time.Duration) (backlog float64, err error) {
 	st, err := s.status(ctx)
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
 	kite, bus := st.Postbacks["kite"], st.Buses[s.bus.name]
 	if kite.Accepted != answered || kite.Received != answered {
-		return nil, fmt.Errorf("%d postbacks were answered 200, postbridge counts %d accepted of %d received",
+		return 0, fmt.Errorf("%d postbacks were answered 200, postbridge counts %d accepted of %d received",
 			answered, kite.Accepted, kite.Received)
 	}
 	if s.bus.held == nil {
 		if bus.Up || bus.Stored > 0 || bus.Waiting != answered {
-			return nil, fmt.Errorf("without a bus, %d events are stored and %d of %d wait", bus.Stored, bus.Waiting, answered)
+			return 0, fmt.Errorf("without a bus, %d events are stored and %d of %d unpublished", bus.Stored, bus.Waiting, answered)
 		}
-		return nil, nil
+		return 0, nil
 	}
-	b := &backlog{accepted: answered, waiting: bus.Waiting}
 	if err := s.awaitDrained(ctx, limit, nil); err != nil {
-		return nil, err
+		return 0, err
 	}
-	b.took = time.Since(from)
-	return b, s.checkStored(ctx, answered)
+	return 100 * float64(bus.Waiting) / float64(answered), s.checkStored(ctx, answered)
 }
 
-// awaitDrained waits until no event waits any more. Each look at how many are stored is told.
-func (s *server) awaitDrained(ctx context.Context, limit time.Duration, told func(stored uint64)) error {
+// awaitDrained waits until no event is unpublished. observe, if not nil, gets each count of stored events.
+func (s *server) awaitDrained(ctx context.Context, limit time.Duration, observe func(stored uint64)) error {
 	return poll(ctx, limit, func() (bool, error) {
 		st, err := s.status(ctx)
 		if err != nil {
 			return false, err
 		}
 		bus, ok := st.Buses[s.bus.name]
-		if ok && told != nil {
-			told(bus.Stored)
+		if ok && observe != nil {
+			observe(bus.Stored)
 		}
-		return ok && bus.Waiting == 0, fmt.Errorf("%d events still wait for %s", bus.Waiting, s.bus.name)
+		return ok && bus.Waiting == 0, fmt.Errorf("%d events are unpublished to %s", bus.Waiting, s.bus.name)
 	})
 }
 
-// checkStored holds that all events are stored, as postbridge counts and as the bus itself says.
+// checkStored compares the number of events with what postbridge counts and with what the bus holds.
 func (s *server) checkStored(ctx context.Context, events uint64) error {
 	st, err := s.status(ctx)
 	if err != nil {
@@ -332,7 +304,7 @@ func (s *server) checkStored(ctx context.Context, events uint64) error {
 	}
 	held, err := s.bus.held(ctx)
 	if stored := st.Buses[s.bus.name].Stored; err == nil && (stored != events || held != events) {
-		err = fmt.Errorf("of %d accepted events postbridge counts %d stored, %s itself %d", events, stored, s.bus.name, held)
+		err = fmt.Errorf("of %d accepted events postbridge counts %d stored, %s holds %d", events, stored, s.bus.name, held)
 	}
 	return err
 }
