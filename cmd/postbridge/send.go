@@ -58,7 +58,7 @@ type sendOptions struct {
 
 	replay  string // a file
 	speed   speed
-	worst   behaviours
+	worst   misbehaviours
 	canary  bool
 	user    string // of the canary
 	timeout time.Duration
@@ -103,7 +103,7 @@ func (p *process) send(ctx context.Context, args []string) error {
 		return p.sendCanary(ctx, o)
 	case o.replay != "":
 		return p.sendReplay(ctx, o)
-	case o.worst.any():
+	case len(o.worst) > 0:
 		return p.sendWorst(ctx, o)
 	}
 	s, err := p.newSending(o)
@@ -188,7 +188,7 @@ func (o *sendOptions) checkMode(fs *flag.FlagSet) error {
 	}{
 		{"canary", o.canary, []string{"user", "timeout"}},
 		{"replay", o.replay != "", []string{"speed", "connections", "count", "for", "acked", "tolerate"}},
-		{"worst", o.worst.any(), []string{"timeout", "connections", "count", "for", "rate", "users", "seed", "acked", "tolerate"}},
+		{"worst", len(o.worst) > 0, []string{"timeout", "connections", "count", "for", "rate", "users", "seed", "acked", "tolerate"}},
 		{"", true, []string{"sign", "connections", "count", "for", "rate", "users", "seed", "repeats", "late", "acked", "tolerate"}},
 	}
 	for _, m := range modes {
@@ -219,16 +219,16 @@ func (o *sendOptions) settle() {
 	case o.count != 0 || o.duration != 0 || o.replay != "":
 	case len(o.files) > 0:
 		o.count = int64(len(o.files))
-	case o.worst.any():
+	case len(o.worst) > 0:
 		o.count = 1000
 	default:
 		o.count = 10
 	}
-	if o.worst.has("split") {
-		o.connections = max(o.connections, 4)
-	}
-	if o.worst.has("storm") && o.rate == 0 {
-		o.rate = 500
+	for _, m := range o.worst {
+		o.connections = max(o.connections, m.connections)
+		if o.rate == 0 {
+			o.rate = m.rate
+		}
 	}
 }
 
@@ -297,7 +297,7 @@ func (o *sendOptions) route() string {
 
 // postback is one to be sent.
 type postback struct {
-	body  []byte // valid until the next one is asked for
+	body  []byte
 	order string // its order id
 	n     int    // which of its order it is, from 0
 	line  int    // of the recording, from 1; 0 if there is none
@@ -320,7 +320,14 @@ func (p *process) newSource(o *sendOptions) (func() source, error) {
 	if len(o.files) > 0 {
 		return p.fileSource(o)
 	}
-	return orderSource(o), nil
+	g := newGenerator(o)
+	shared, made := source(g.postbacks(true)), 0
+	return func() source {
+		if made++; o.worst.split() && made%2 == 1 {
+			return shared
+		}
+		return g.postbacks(false)
+	}, nil
 }
 
 // sending is one run of send: some connections, each with an order of its own under way.
@@ -343,8 +350,9 @@ func (s *sending) run(parent context.Context, connections int) (*summary, error)
 	began := time.Now()
 	for i := range connections {
 		totals[i] = newSummary()
+		next := s.newSource()
 		workers.Go(func() {
-			if err := s.work(ctx, totals[i]); err != nil {
+			if err := s.work(ctx, next, totals[i]); err != nil {
 				fail(err)
 			}
 		})
@@ -362,10 +370,9 @@ func (s *sending) run(parent context.Context, connections int) (*summary, error)
 }
 
 // work is one connection.
-func (s *sending) work(ctx context.Context, total *summary) error {
+func (s *sending) work(ctx context.Context, next source, total *summary) error {
 	c := &connection{target: s.target}
 	defer c.close()
-	next := s.newSource()
 	for {
 		due, ok := s.pace.wait(ctx)
 		if !ok {
@@ -491,7 +498,7 @@ func newPace(o *sendOptions) *pace {
 	if o.rate > 0 {
 		p.interval = float64(time.Second) / o.rate
 	}
-	if o.worst.has("storm") {
+	if o.worst.burst() {
 		p.burst = max(1, int64(o.rate)) // those of a second come at its beginning
 	}
 	return p

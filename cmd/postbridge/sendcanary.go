@@ -79,10 +79,6 @@ func newCanary(o *sendOptions) *canary {
 
 // post sends it and takes the answer.
 func (c *canary) post(ctx context.Context, t *target, o *sendOptions) error {
-	body := c.order.appendDhan(nil, &c.order.states[0])
-	if o.broker == "kite" {
-		body = c.order.appendKite(nil, &c.order.states[0], parseApp(o.secret))
-	}
 	conn := &connection{target: t}
 	defer conn.close()
 	c.began = time.Now()
@@ -91,7 +87,7 @@ func (c *canary) post(ctx context.Context, t *target, o *sendOptions) error {
 		return fmt.Errorf("no connection: %w; is postbridge running?", err)
 	}
 	t.timeout -= time.Since(c.began) // connecting is part of it
-	status, answer, err := conn.post(body)
+	status, answer, err := conn.post(c.order.body(o, 0))
 	if err != nil {
 		return fmt.Errorf("not answered: %w", err)
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 
@@ -25,7 +26,7 @@ func (p *process) fileSource(o *sendOptions) (func() source, error) {
 			return nil, ofFile(err)
 		}
 		if o.sign {
-			if body, err = signAgain(body, parseApp(o.secret).Secret); err != nil {
+			if body, err = sign(body, []kite.Secret{{Secret: parseApp(o.secret).Secret}}); err != nil {
 				return nil, fmt.Errorf("send: %s: %w", name, err)
 			}
 		}
@@ -65,112 +66,71 @@ func parseApp(text string) kite.Secret {
 	return kite.Secret{AppID: app, Secret: secret}
 }
 
-// signAgain puts the right checksum in the place of the one in a body, and leaves every other byte as it is.
-func signAgain(body []byte, secret string) ([]byte, error) {
-	k, err := readKiteBody(body)
+// sign replaces the checksum in a body of Kite's, and no other byte, by that of the app which the body names. If that is
+// none of the apps, the first one signs, and the body then names it. An app without an id signs for whatever is named.
+func sign(body []byte, apps []kite.Secret) ([]byte, error) {
+	values, err := members(body)
 	if err != nil {
 		return nil, fmt.Errorf("cannot be signed: %w", err)
 	}
-	return splice(body, k.checksum, k.signature(secret)), nil
+	at, ok := values["checksum"]
+	if !ok {
+		return nil, errors.New(`cannot be signed: it has no "checksum" to replace`)
+	}
+	text := func(name string) string { return literal(body[values[name].from:values[name].to]) }
+	app, named := apps[0], values["app_id"]
+	known := slices.IndexFunc(apps, func(a kite.Secret) bool { return a.AppID == "" || a.AppID == text("app_id") })
+	if known >= 0 {
+		app = apps[known]
+	}
+	signature := strconv.AppendQuote(nil, checksum(text("order_id"), text("order_timestamp"), app.Secret))
+	if known >= 0 || text("app_id") == "" {
+		return splice(body, at, signature), nil
+	}
+	if named.from > at.from { // the later one first, so that the span of the other holds
+		return splice(splice(body, named, appID(app.AppID)), at, signature), nil
+	}
+	return splice(splice(body, at, signature), named, appID(app.AppID)), nil
 }
 
-// signAs is signAgain with the secret of the app that the body names. If that is none of the apps, it is the first one's,
-// and the body then names that.
-func signAs(body []byte, apps []kite.Secret) ([]byte, error) {
-	k, err := readKiteBody(body)
-	if err != nil {
-		return nil, fmt.Errorf("cannot be signed: %w", err)
-	}
-	app, known := apps[0], false
-	for _, a := range apps {
-		if !known && a.AppID == k.appID {
-			app, known = a, true
-		}
-	}
-	signature := k.signature(app.Secret)
-	if known || k.appID == "" {
-		return splice(body, k.checksum, signature), nil
-	}
-	id := appendAppID(nil, app.AppID)
-	if k.app.from > k.checksum.from { // what comes later goes first, so that the other stays where it is
-		return splice(splice(body, k.app, id), k.checksum, signature), nil
-	}
-	return splice(splice(body, k.checksum, signature), k.app, id), nil
-}
-
-// namesApp reports whether signAs leaves the app id of the body as it is.
-func namesApp(body []byte, apps []kite.Secret) bool {
-	k, err := readKiteBody(body)
-	return err != nil || k.appID == "" || slices.ContainsFunc(apps, func(a kite.Secret) bool { return a.AppID == k.appID })
-}
-
-// kiteBody is what signing needs of a body.
-type kiteBody struct {
-	orderID, at, appID string
-	checksum, app      span // of the values
-}
-
-// span is where something is in a body.
+// span is where a value is in a body.
 type span struct{ from, to int }
 
-// splice returns a copy of body with text in the place of one value.
-func splice(body []byte, place span, text []byte) []byte {
-	return append(append(append([]byte(nil), body[:place.from]...), text...), body[place.to:]...)
+// splice returns a copy of body in which text replaces a value.
+func splice(body []byte, at span, text []byte) []byte {
+	return slices.Concat(body[:at.from], text, body[at.to:])
 }
 
-// readKiteBody finds the members that matter; of a name that is repeated the last.
-func readKiteBody(body []byte) (k kiteBody, err error) {
+// members finds the values of a JSON object by their names. Of a repeated name it is the last.
+func members(body []byte) (map[string]span, error) {
 	d := jsontext.NewDecoder(bytes.NewReader(body), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
 	if d.PeekKind() != '{' {
-		return k, errors.New("it is not a JSON object")
+		return nil, errors.New("it is not a JSON object")
 	}
-	for begun := false; ; begun = true {
-		name, err := d.ReadToken()
-		if err != nil {
-			return k, err
-		}
-		if name.Kind() == '}' {
+	_, err := d.ReadToken()
+	found := make(map[string]span)
+	for err == nil && d.PeekKind() != '}' {
+		var name jsontext.Token
+		if name, err = d.ReadToken(); err != nil {
 			break
 		}
-		if !begun {
-			continue // the brace
-		}
-		member := name.String()
-		value, err := d.ReadValue()
-		if err != nil {
-			return k, err
-		}
-		k.take(member, value, span{int(d.InputOffset()) - len(value), int(d.InputOffset())})
+		of := name.String()
+		var value jsontext.Value
+		value, err = d.ReadValue()
+		end := int(d.InputOffset())
+		found[of] = span{end - len(value), end}
 	}
-	if k.checksum == (span{}) {
-		return k, errors.New(`it has no "checksum" to replace`)
+	if err == nil {
+		_, err = d.ReadToken()
 	}
-	return k, nil
+	return found, err
 }
 
-func (k *kiteBody) take(name string, value jsontext.Value, at span) {
-	switch name {
-	case "order_id":
-		k.orderID = literal(value)
-	case "order_timestamp":
-		k.at = literal(value)
-	case "app_id":
-		k.appID, k.app = literal(value), at
-	case "checksum":
-		k.checksum = at
-	}
-}
-
-// literal is a string without its quotes and escapes, or a number as it is written.
+// literal returns a string without its quotes and escapes, and a number as it is written.
 func literal(value jsontext.Value) string {
 	if value.Kind() != '"' {
 		return string(value)
 	}
-	text, _ := jsontext.AppendUnquote(nil, value) // was read
+	text, _ := jsontext.AppendUnquote(nil, value) // it was read without an error
 	return string(text)
-}
-
-// signature is the right checksum, as JSON.
-func (k *kiteBody) signature(secret string) []byte {
-	return append(appendChecksum([]byte{'"'}, k.orderID, []byte(k.at), secret), '"')
 }

@@ -184,10 +184,10 @@ func TestReplayProgress(t *testing.T) {
 	}
 }
 
-func TestSignAs(t *testing.T) {
+func TestSign(t *testing.T) {
 	apps := []kite.Secret{{AppID: "1", Secret: "one"}, {AppID: "2", Secret: "two"}, {AppID: "2", Secret: "old"}}
 	signature := func(secret string) string {
-		return string(appendChecksum(nil, "7", []byte("2026-01-05 09:15:00"), secret))
+		return checksum("7", "2026-01-05 09:15:00", secret)
 	}
 	const order = `"order_id":"7","order_timestamp":"2026-01-05 09:15:00"`
 	for _, test := range []struct{ body, want string }{
@@ -198,17 +198,17 @@ func TestSignAs(t *testing.T) {
 		{`{"checksum":"",` + order + `}`, `{"checksum":"` + signature("one") + `",` + order + `}`},
 		{`{"meta":{"checksum":"m","order_id":"8"},"checksum":"x",` + order + `,"x":[{}]}`, `{"meta":{"checksum":"m","order_id":"8"},"checksum":"` + signature("one") + `",` + order + `,"x":[{}]}`},
 	} {
-		if got, err := signAs([]byte(test.body), apps); err != nil || string(got) != test.want {
+		if got, err := sign([]byte(test.body), apps); err != nil || string(got) != test.want {
 			t.Errorf("%s\nsigned %s, %v\nwant   %s", test.body, got, err, test.want)
 		}
 	}
 	named := []kite.Secret{{AppID: "desk", Secret: "one"}} // no number
 	want := `{"app_id":"desk","checksum":"` + signature("one") + `",` + order + `}`
-	if got, err := signAs([]byte(`{"app_id":3,"checksum":"x",`+order+`}`), named); err != nil || string(got) != want {
+	if got, err := sign([]byte(`{"app_id":3,"checksum":"x",`+order+`}`), named); err != nil || string(got) != want {
 		t.Errorf("signed %s, %v\nwant   %s", got, err, want)
 	}
 	for _, body := range []string{``, `[]`, `{"checksum":"x"`, `{"checksum" "x"}`, `{}`} {
-		if got, err := signAs([]byte(body), apps); err == nil {
+		if got, err := sign([]byte(body), apps); err == nil {
 			t.Errorf("%s signed %s", body, got)
 		}
 	}
@@ -272,8 +272,10 @@ func everyPair(bodies []string, so func(a, b string) bool) bool {
 
 // TestWorstSplit holds that half of the sources share their orders, and say so.
 func TestWorstSplit(t *testing.T) {
-	o := &sendOptions{broker: "dhan", users: 1, seed: 1, worst: behaviours{"split"}}
-	newSource := splitSource(orderSource(o))
+	newSource, err := new(process).newSource(&sendOptions{broker: "dhan", users: 1, seed: 1, worst: misbehaviours{{connections: 4}}})
+	if err != nil {
+		t.Fatal(err)
+	}
 	one, own, two := newSource(), newSource(), newSource()
 	a, b, c := one(), two(), own()
 	if a.order != b.order || !a.unordered || !b.unordered || c.order == a.order || c.unordered {
@@ -284,7 +286,7 @@ func TestWorstSplit(t *testing.T) {
 // TestWorstStorm holds that those of a second are due at once.
 func TestWorstStorm(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPace(&sendOptions{count: 12, rate: 5, worst: behaviours{"storm"}})
+		p := newPace(&sendOptions{count: 12, rate: 5, worst: misbehaviours{{rate: 500}}})
 		var at []time.Duration
 		for {
 			due, ok := p.wait(t.Context())

@@ -2,10 +2,12 @@ package main
 
 import (
 	"crypto/sha256"
-	"encoding/hex"
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -32,43 +34,17 @@ type state struct {
 	filled, pending, cancelled int
 	// second counts from when the order was placed. The repeat of a state has the same.
 	second int
-	// doubled is set for the repeat of a state in other words; Kite says UPDATE and OPEN for one change.
-	doubled bool
+	// reworded is set for the repeat of a state in other words: Kite reports one change as UPDATE and as OPEN.
+	reworded bool
 }
 
 // order is a generated order with all its states, in the order in which they are sent.
 type order struct {
 	id, user, symbol, side string
-	tag                    string // what the client calls it; mostly nothing
+	tag                    string // the client's own id of it; mostly empty
 	quantity, paise        int
 	placed                 time.Time
 	states                 []state
-}
-
-// orderSource generates lives of orders. Order number i is the same whenever the seed is.
-func orderSource(o *sendOptions) func() source {
-	g := &generator{sendOptions: o, seed: o.seed, start: time.Now()}
-	if g.seed == 0 {
-		g.seed = uint64(g.start.UnixNano())
-	} else {
-		g.start = time.Date(2026, 1, 5, 9, 15, 0, 0, time.UTC) // a Monday, when the market opens
-	}
-	app := parseApp(o.secret)
-	return func() source {
-		life, n, buf := new(order), 0, []byte(nil)
-		return func() postback {
-			if n == len(life.states) {
-				life, n = g.order(uint64(g.taken.Add(1)-1)), 0
-			}
-			if o.broker == "dhan" {
-				buf = life.appendDhan(buf[:0], &life.states[n])
-			} else {
-				buf = life.appendKite(buf[:0], &life.states[n], app)
-			}
-			n++
-			return postback{body: buf, order: life.id, n: n - 1}
-		}
-	}
 }
 
 // generator makes orders, each from the seed and its number alone.
@@ -76,7 +52,33 @@ type generator struct {
 	*sendOptions
 	seed  uint64 // in force, hence never 0
 	start time.Time
-	taken atomic.Int64
+	made  atomic.Int64
+}
+
+func newGenerator(o *sendOptions) *generator {
+	g := &generator{sendOptions: o, seed: o.seed, start: time.Now()}
+	if g.seed == 0 {
+		g.seed = uint64(g.start.UnixNano())
+	} else {
+		g.start = time.Date(2026, 1, 5, 9, 15, 0, 0, time.UTC) // a Monday, when the market opens
+	}
+	return g
+}
+
+// postbacks returns a function that makes the states of one order after the other. If it is shared, it is called for
+// several connections at a time, which reorders the states of an order.
+func (g *generator) postbacks(shared bool) func() postback {
+	var mu sync.Mutex
+	life, n := new(order), 0
+	return func() postback {
+		mu.Lock()
+		defer mu.Unlock()
+		if n == len(life.states) {
+			life, n = g.order(uint64(g.made.Add(1)-1)), 0
+		}
+		n++
+		return postback{body: life.body(g.sendOptions, n-1), order: life.id, n: n - 1, unordered: shared}
+	}
 }
 
 // order makes order number i.
@@ -93,28 +95,23 @@ func (g *generator) order(i uint64) *order {
 		placed:   g.start.Add(time.Duration(i) * time.Millisecond).UTC(),
 	}
 	o.live(r)
-	if g.repeats > 0 {
-		o.repeat(r, g.repeats)
-	}
+	o.repeat(true, func(state) bool { return g.repeats > 0 && r.Float64() < g.repeats })
 	if r.Float64() < g.late {
 		o.delay()
 	}
-	o.misbehave(g.worst)
+	for _, m := range g.worst {
+		if m.late {
+			o.delay()
+		}
+		o.repeat(m.reworded, func(s state) bool { return slices.Contains(m.twice, s.step) })
+	}
 	return o
 }
 
-// orderID is 19 digits, like the longest that brokers use: runs with different seeds do not meet.
+// orderID returns 19 digits, like the longest that brokers use. Runs with different seeds have different ids.
 func orderID(seed, i uint64) string {
-	var b [8]byte
-	for j := range b {
-		b[j] = byte(seed >> (8 * j))
-	}
-	sum := sha256.Sum256(b[:])
-	run := uint64(0)
-	for _, x := range sum[:8] {
-		run = run<<8 | uint64(x)
-	}
-	return strconv.FormatUint(1e18+run%1e10*1e8+i%1e8, 10)
+	sum := sha256.Sum256(binary.LittleEndian.AppendUint64(nil, seed))
+	return strconv.FormatUint(1e18+binary.BigEndian.Uint64(sum[:])%1e10*1e8+i%1e8, 10)
 }
 
 func userID(broker string, n int) string {
@@ -157,178 +154,110 @@ func (o *order) live(r *rand.Rand) {
 	next(filled)
 }
 
-// repeat doubles a fraction of the states, as brokers do.
-func (o *order) repeat(r *rand.Rand, fraction float64) {
+// repeat inserts a second copy of some states, in other words or byte for byte.
+func (o *order) repeat(reworded bool, some func(state) bool) {
 	var states []state
 	for _, s := range o.states {
 		states = append(states, s)
-		if r.Float64() < fraction {
-			s.doubled = true
+		if some(s) {
+			s.reworded = s.reworded || reworded
 			states = append(states, s)
 		}
 	}
 	o.states = states
 }
 
-// delay moves the last fill behind the end of the order, as it arrives now and then.
+// delay moves the last partial fill behind the end of the order.
 func (o *order) delay() {
 	for i := len(o.states) - 2; i >= 0; i-- {
 		if s := o.states[i]; s.step == partlyFilled {
-			o.states = append(append(o.states[:i:i], o.states[i+1:]...), s)
+			o.states = append(slices.Delete(o.states, i, i+1), s)
 			return
 		}
 	}
 }
 
-func (s *state) kite() string {
-	switch s.step {
-	case placed:
-		return "PUT ORDER REQ RECEIVED"
-	case open, partlyFilled:
-		if (s.step == open) == s.doubled {
-			return "UPDATE"
-		}
-		return "OPEN"
-	case filled:
-		return "COMPLETE"
-	case cancelled:
-		return "CANCELLED"
-	default:
-		return "REJECTED"
+// body returns the postback of a state, signed with the first app.
+func (o *order) body(to *sendOptions, n int) []byte {
+	if to.broker == "dhan" {
+		return o.dhan(&o.states[n])
 	}
+	return o.kite(&o.states[n], parseApp(to.secret))
 }
 
-func (s *state) dhan() string {
-	switch s.step {
-	case placed:
-		return "TRANSIT"
-	case open:
-		return "PENDING"
-	case partlyFilled:
-		if s.doubled {
-			return "PENDING"
-		}
-		return "PART_TRADED"
-	case filled:
-		return "TRADED"
-	case cancelled:
-		return "CANCELLED"
-	default:
-		return "REJECTED"
+// kite writes the postback in the shape of Kite's official sample.
+func (o *order) kite(s *state, app kite.Secret) []byte {
+	words := [...]string{"PUT ORDER REQ RECEIVED", "OPEN", "UPDATE", "COMPLETE", "CANCELLED", "REJECTED"}
+	guid, pending, reason, raw, tag := "s", s.pending, "null", "null", "null"
+	if s.step == cancelled {
+		pending = s.cancelled // the first of two reports still counts as pending what the second does not
 	}
-}
-
-// appendTime writes a time as both brokers do: without its zone, which is India's.
-func (o *order) appendTime(b []byte, s *state) []byte {
-	ist := o.placed.Add(5*time.Hour + 30*time.Minute + time.Duration(s.second)*time.Second)
-	return ist.AppendFormat(b, time.DateTime)
-}
-
-func appendRupees(b []byte, paise int) []byte {
-	b = strconv.AppendInt(b, int64(paise/100), 10)
-	return append(b, '.', byte('0'+paise/10%10), byte('0'+paise%10))
-}
-
-// appendKite writes the postback in the shape of Kite's official sample.
-func (o *order) appendKite(b []byte, s *state, app kite.Secret) []byte {
-	var clock [32]byte
-	at := o.appendTime(clock[:0], s)
-	pending, guid := s.pending, "s"
-	if s.doubled {
-		guid = "d"
-	} else if s.step == cancelled {
-		pending = s.cancelled // the first of two still counts what the second no longer does
-	}
-	text := func(name, value string) {
-		b = append(append(append(append(b, name...), '"'), value...), '"')
-	}
-	number := func(name string, n int) { b = strconv.AppendInt(append(b, name...), int64(n), 10) }
-
-	text(`{"user_id":`, o.user)
-	b = appendAppID(append(b, `,"unfilled_quantity":0,"app_id":`...), app.AppID)
-	b = append(b, `,"checksum":"`...)
-	b = appendChecksum(b, o.id, at, app.Secret)
-	text(`","placed_by":`, o.user)
-	text(`,"order_id":`, o.id)
-	text(`,"exchange_order_id":`, o.id[3:])
-	text(`,"parent_order_id":null,"status":`, s.kite())
 	if s.step == rejected {
-		text(`,"status_message":`, "Insufficient funds")
-		text(`,"status_message_raw":`, "RMS:Margin Exceeds,Required:1000.00,Available:10.00")
-	} else {
-		b = append(b, `,"status_message":null,"status_message_raw":null`...)
+		reason, raw = `"Insufficient funds"`, `"RMS:Margin Exceeds,Required:1000.00,Available:10.00"`
 	}
-	text(`,"order_timestamp":`, string(at))
-	text(`,"exchange_update_timestamp":`, string(at))
-	text(`,"exchange_timestamp":`, string(at))
-	text(`,"variety":"regular","exchange":"NSE","tradingsymbol":`, o.symbol)
-	text(`,"instrument_token":779521,"order_type":"LIMIT","transaction_type":`, o.side)
-	number(`,"validity":"DAY","product":"CNC","quantity":`, o.quantity)
-	b = appendRupees(append(b, `,"disclosed_quantity":0,"price":`...), o.paise)
-	b = append(b, `,"trigger_price":0,"average_price":`...)
-	b = o.appendAverage(b, s)
-	number(`,"filled_quantity":`, s.filled)
-	number(`,"pending_quantity":`, pending)
-	number(`,"cancelled_quantity":`, s.cancelled)
-	if o.tag == "" {
-		b = append(b, `,"market_protection":0,"meta":{},"tag":null`...)
-	} else {
-		text(`,"market_protection":0,"meta":{},"tag":`, o.tag)
+	if o.tag != "" {
+		tag = strconv.Quote(o.tag)
 	}
-	text(`,"guid":`, guid)
-	return append(b, '}')
+	if s.reworded {
+		guid, pending, words[open], words[partlyFilled] = "d", s.pending, "UPDATE", "OPEN"
+	}
+	at := o.at(s)
+	return fmt.Appendf(nil, `{"user_id":%[1]q,"unfilled_quantity":0,"app_id":%[2]s,"checksum":%[3]q,"placed_by":%[1]q,`+
+		`"order_id":%[4]q,"exchange_order_id":%[5]q,"parent_order_id":null,"status":%[6]q,`+
+		`"status_message":%[7]s,"status_message_raw":%[8]s,`+
+		`"order_timestamp":%[9]q,"exchange_update_timestamp":%[9]q,"exchange_timestamp":%[9]q,`+
+		`"variety":"regular","exchange":"NSE","tradingsymbol":%[10]q,"instrument_token":779521,`+
+		`"order_type":"LIMIT","transaction_type":%[11]q,"validity":"DAY","product":"CNC","quantity":%[12]d,`+
+		`"disclosed_quantity":0,"price":%[13]s,"trigger_price":0,"average_price":%[14]s,`+
+		`"filled_quantity":%[15]d,"pending_quantity":%[16]d,"cancelled_quantity":%[17]d,`+
+		`"market_protection":0,"meta":{},"tag":%[18]s,"guid":%[19]q}`,
+		o.user, appID(app.AppID), checksum(o.id, at, app.Secret), o.id, o.id[3:], words[s.step], reason, raw, at,
+		o.symbol, o.side, o.quantity, rupees(o.paise), rupees(o.paise*min(s.filled, 1)),
+		s.filled, pending, s.cancelled, tag, guid)
 }
 
-func (o *order) appendAverage(b []byte, s *state) []byte {
-	if s.filled == 0 {
-		return append(b, '0')
+// dhan writes the postback in the shape of Dhan's official sample.
+func (o *order) dhan(s *state) []byte {
+	words := [...]string{"TRANSIT", "PENDING", "PART_TRADED", "TRADED", "CANCELLED", "REJECTED"}
+	code, reason := "null", "null"
+	if s.step == rejected {
+		code, reason = `"16052"`, `"Insufficient funds"`
 	}
-	return appendRupees(b, o.paise)
+	if s.reworded {
+		words[partlyFilled] = "PENDING"
+	}
+	return fmt.Appendf(nil, `{"dhanClientId":%q,"orderId":%q,"correlationId":%q,"orderStatus":%q,"transactionType":%q,`+
+		`"exchangeSegment":"NSE_EQ","productType":"CNC","orderType":"LIMIT","validity":"DAY","tradingSymbol":%q,`+
+		`"securityId":"11536","quantity":%d,"disclosedQuantity":0,"price":%s,"triggerPrice":0.0,`+
+		`"afterMarketOrder":false,"boProfitValue":0.0,"boStopLossValue":0.0,"legName":null,`+
+		`"createTime":%[9]q,"updateTime":%[9]q,"exchangeTime":%[9]q,`+
+		`"drvExpiryDate":null,"drvOptionType":null,"drvStrikePrice":0.0,`+
+		`"omsErrorCode":%[10]s,"omsErrorDescription":%[11]s,"filled_qty":%[12]d,"algoId":null}`,
+		o.user, o.id, o.tag, words[s.step], o.side, o.symbol, o.quantity, rupees(o.paise), o.at(s), code, reason, s.filled)
 }
 
-// appendAppID writes the id of an app as Kite does, which is a number; one that is none, as a string.
-func appendAppID(b []byte, id string) []byte {
+// at is the time of a state as both brokers write it: Indian time without its zone.
+func (o *order) at(s *state) string {
+	return o.placed.Add(5*time.Hour + 30*time.Minute + time.Duration(s.second)*time.Second).Format(time.DateTime)
+}
+
+func rupees(paise int) string {
+	if paise == 0 {
+		return "0"
+	}
+	return fmt.Sprintf("%d.%02d", paise/100, paise%100)
+}
+
+// appID writes the id of an app as Kite does, as a number; one that is not a number as a string.
+func appID(id string) []byte {
 	if _, err := strconv.ParseUint(id, 10, 64); err == nil && (id == "0" || id[0] != '0') {
-		return append(b, id...)
+		return []byte(id)
 	}
-	b, _ = jsontext.AppendQuote(b, id) // the error says that a byte was no UTF-8, which is replaced
-	return b
+	text, _ := jsontext.AppendQuote(nil, id) // the error reports invalid UTF-8, which is replaced
+	return text
 }
 
-// appendChecksum writes Kite's official checksum.
-func appendChecksum(b []byte, orderID string, at []byte, secret string) []byte {
-	var text [128]byte
-	sum := sha256.Sum256(append(append(append(text[:0], orderID...), at...), secret...))
-	return hex.AppendEncode(b, sum[:])
-}
-
-// appendDhan writes the postback in the shape of Dhan's official sample.
-func (o *order) appendDhan(b []byte, s *state) []byte {
-	var clock [32]byte
-	at := string(o.appendTime(clock[:0], s))
-	text := func(name, value string) {
-		b = append(append(append(append(b, name...), '"'), value...), '"')
-	}
-	number := func(name string, n int) { b = strconv.AppendInt(append(b, name...), int64(n), 10) }
-
-	text(`{"dhanClientId":`, o.user)
-	text(`,"orderId":`, o.id)
-	text(`,"correlationId":`, o.tag)
-	text(`,"orderStatus":`, s.dhan())
-	text(`,"transactionType":`, o.side)
-	text(`,"exchangeSegment":"NSE_EQ","productType":"CNC","orderType":"LIMIT","validity":"DAY","tradingSymbol":`, o.symbol)
-	number(`,"securityId":"11536","quantity":`, o.quantity)
-	b = appendRupees(append(b, `,"disclosedQuantity":0,"price":`...), o.paise)
-	b = append(b, `,"triggerPrice":0.0,"afterMarketOrder":false,"boProfitValue":0.0,"boStopLossValue":0.0,"legName":null`...)
-	text(`,"createTime":`, at)
-	text(`,"updateTime":`, at)
-	text(`,"exchangeTime":`, at)
-	b = append(b, `,"drvExpiryDate":null,"drvOptionType":null,"drvStrikePrice":0.0`...)
-	if s.step == rejected {
-		b = append(b, `,"omsErrorCode":"16052","omsErrorDescription":"Insufficient funds"`...)
-	} else {
-		b = append(b, `,"omsErrorCode":null,"omsErrorDescription":null`...)
-	}
-	number(`,"filled_qty":`, s.filled)
-	return append(b, `,"algoId":null}`...)
+// checksum returns Kite's official checksum.
+func checksum(orderID, at, secret string) string {
+	return fmt.Sprintf("%x", sha256.Sum256([]byte(orderID+at+secret)))
 }

@@ -370,10 +370,7 @@ func (r *replay) next(line []byte, number int) (replayed, error) {
 		return replayed{}, err
 	}
 	if broker == "kite" && of.Raw != nil && len(r.apps) > 0 {
-		if !namesApp(body, r.apps) {
-			of.ID = "" // the body gets the app_id of another app, so its event has another id
-		}
-		if body, err = signAs(body, r.apps); err != nil {
+		if body, err = sign(body, r.apps); err != nil {
 			return replayed{}, err
 		}
 	}

@@ -10,94 +10,70 @@ import (
 	"time"
 )
 
-// behaviours are what brokers are known to do, by name; see behaviourNames.
-type behaviours list
+// misbehaviour is something that brokers are known to do: how it changes the states of an order, and how they are sent.
+type misbehaviour struct {
+	name        string
+	late        bool    // the last partial fill comes after the end of its order
+	twice       []step  // these states come twice ...
+	reworded    bool    // ... the second time in other words
+	rate        float64 // the postbacks of a second come all at its beginning; this many unless --rate is set
+	connections int     // at least this many; the states of half of the orders come over several at once
+}
 
-// behaviourNames are all there are, in the order in which they are done.
-func behaviourNames() []string {
-	return []string{
-		"late",    // a partial fill comes after the end of its order
-		"words",   // one change comes twice, in two words: UPDATE and OPEN, or PART_TRADED and PENDING
-		"cancels", // a cancel comes twice, and the two count differently what is pending
-		"doubled", // every postback comes twice, byte for byte
-		"storm",   // those of a second come all at its beginning
-		"split",   // the states of half of the orders come over several connections at once
+// allMisbehaviours returns every misbehaviour in the order in which they change an order.
+func allMisbehaviours() misbehaviours {
+	return misbehaviours{
+		{name: "late", late: true},
+		{name: "words", twice: []step{open, partlyFilled}, reworded: true},
+		{name: "cancels", twice: []step{cancelled}, reworded: true},
+		{name: "doubled", twice: []step{placed, open, partlyFilled, filled, cancelled, rejected}},
+		{name: "storm", rate: 500},
+		{name: "split", connections: 4},
 	}
 }
 
+// misbehaviours is the value of --worst.
+type misbehaviours []misbehaviour
+
 // UnmarshalText reads names, or all.
-func (b *behaviours) UnmarshalText(text []byte) error {
+func (m *misbehaviours) UnmarshalText(text []byte) error {
+	all := allMisbehaviours()
 	if string(text) == "all" {
-		*b = behaviourNames()
+		*m = all
 		return nil
 	}
-	if err := (*list)(b).UnmarshalText(text); err != nil {
+	var names list
+	if err := names.UnmarshalText(text); err != nil {
 		return err
 	}
-	for _, name := range *b {
-		if !slices.Contains(behaviourNames(), name) {
-			return fmt.Errorf("%q is not known; set it to all or some of %s", name, strings.Join(behaviourNames(), ","))
+	for _, name := range names {
+		if !slices.ContainsFunc(all, func(of misbehaviour) bool { return of.name == name }) {
+			return fmt.Errorf("%q is not known; set it to all or some of %s", name, all)
 		}
 	}
+	*m = slices.DeleteFunc(all, func(of misbehaviour) bool { return !slices.Contains(names, of.name) })
 	return nil
 }
 
-// MarshalText puts the names together again.
-func (b behaviours) MarshalText() ([]byte, error) { return []byte(list(b).String()), nil }
+// MarshalText returns the names, separated by commas.
+func (m misbehaviours) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
 
-func (b behaviours) has(name string) bool { return slices.Contains(b, name) }
-
-func (b behaviours) any() bool { return len(b) > 0 }
-
-// misbehave makes the worst of an order's life.
-func (o *order) misbehave(worst behaviours) {
-	if worst.has("late") {
-		o.delay()
+func (m misbehaviours) String() string {
+	var names list
+	for _, of := range m {
+		names = append(names, of.name)
 	}
-	if worst.has("words") {
-		o.twice(func(s *state) bool { return s.step == open || s.step == partlyFilled }, true)
-	}
-	if worst.has("cancels") {
-		o.twice(func(s *state) bool { return s.step == cancelled }, true)
-	}
-	if worst.has("doubled") {
-		o.twice(func(*state) bool { return true }, false)
-	}
+	return names.String()
 }
 
-// twice puts some states in a second time, in other words or as they are.
-func (o *order) twice(some func(*state) bool, otherWords bool) {
-	var states []state
-	for _, s := range o.states {
-		states = append(states, s)
-		if some(&s) {
-			s.doubled = s.doubled || otherWords
-			states = append(states, s)
-		}
-	}
-	o.states = states
+// split reports whether the states of some orders are sent over several connections at once.
+func (m misbehaviours) split() bool {
+	return slices.ContainsFunc(m, func(of misbehaviour) bool { return of.connections > 0 })
 }
 
-// splitSource makes every second source one that all of these share: the states of an order then go over as many
-// connections as there are, at the same time.
-func splitSource(newSource func() source) func() source {
-	shared, made := newSource(), 0
-	var mu sync.Mutex
-	together := func() postback {
-		mu.Lock()
-		defer mu.Unlock()
-		pb := shared()
-		pb.body, pb.unordered = slices.Clone(pb.body), true
-		return pb
-	}
-	return func() source {
-		mu.Lock()
-		defer mu.Unlock()
-		if made++; made%2 == 0 {
-			return newSource()
-		}
-		return together
-	}
+// burst reports whether the postbacks of a second come all at its beginning.
+func (m misbehaviours) burst() bool {
+	return slices.ContainsFunc(m, func(of misbehaviour) bool { return of.rate > 0 })
 }
 
 // beginLimit is how long a bus may take to be there, for those who can do without it.
@@ -113,9 +89,6 @@ func (p *process) sendWorst(ctx context.Context, o *sendOptions) error {
 	s, err := p.newSending(o)
 	if err != nil {
 		return err
-	}
-	if o.worst.has("split") {
-		s.newSource = splitSource(s.newSource)
 	}
 	buses.awaitBegin(ctx, min(beginLimit, o.timeout))
 	w := newWitness(buses)
@@ -239,7 +212,7 @@ func (w *witness) report() (r *worstReport, quiet time.Duration) {
 
 // worstReport is what a consumer should see, and what is on each bus.
 type worstReport struct {
-	Behaviours behaviours            `json:"behaviours"`
+	Behaviours misbehaviours          `json:"behaviours"`
 	Orders     int                   `json:"orders"`
 	Events     int                   `json:"events"`
 	Buses      map[string]*busReport `json:"buses"`
@@ -300,10 +273,10 @@ func (r *worstReport) failure() error {
 func (r *worstReport) text() string {
 	var b strings.Builder
 	least := ""
-	if r.Behaviours.has("split") {
+	if r.Behaviours.split() {
 		least = "at least " // a state may come, go and come again
 	}
-	fmt.Fprintf(&b, "%s: a consumer should see %s%d events of %d orders\n", list(r.Behaviours), least, r.Events, r.Orders)
+	fmt.Fprintf(&b, "%s: a consumer should see %s%d events of %d orders\n", r.Behaviours, least, r.Events, r.Orders)
 	for _, name := range busNames() {
 		of := r.Buses[name]
 		switch {
