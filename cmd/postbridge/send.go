@@ -1,19 +1,17 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
-	"maps"
-	"os"
 	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/brokers/kite"
 )
 
 const sendHelp = `Send postbacks to a running postbridge, signed as the broker signs: generated lives of orders, files
@@ -44,7 +42,8 @@ Example: postbridge send --secret 1234=0hdv7iw5examplesecret --count 100 --rate 
 // sendOptions are the flags of send, checked.
 type sendOptions struct {
 	url, broker, secret, token string
-	ca, certificate            string // files: what to trust, postbridge's own
+	ca, certificate            string // files: the CA to trust, the certificate of serve on this machine
+	apps                       []kite.Secret
 	sign                       bool
 	count                      int64
 	duration                   time.Duration
@@ -84,9 +83,8 @@ func sendFlags(o *sendOptions) *flag.FlagSet {
 	fs.BoolVar(&o.tolerate, "tolerate", false, "")
 	fs.BoolVar(&o.json, "json", false, "")
 	fs.StringVar(&o.replay, "replay", "", "")
-	o.speed = 1
-	fs.TextVar(&o.speed, "speed", o.speed, "")
-	fs.TextVar(&o.worst, "worst", o.worst, "")
+	fs.TextVar(&o.speed, "speed", speed(1), "")
+	fs.TextVar(&o.worst, "worst", misbehaviours(nil), "")
 	fs.BoolVar(&o.canary, "canary", false, "")
 	fs.StringVar(&o.user, "user", "CANARY", "")
 	fs.DurationVar(&o.timeout, "timeout", 10*time.Second, "")
@@ -94,53 +92,90 @@ func sendFlags(o *sendOptions) *flag.FlagSet {
 }
 
 func (p *process) send(ctx context.Context, args []string) error {
-	o, err := p.sendOptions(args)
-	if err != nil {
-		return err
-	}
-	switch {
-	case o.canary:
-		return p.sendCanary(ctx, o)
-	case o.replay != "":
-		return p.sendReplay(ctx, o)
-	case len(o.worst) > 0:
-		return p.sendWorst(ctx, o)
-	}
-	s, err := p.newSending(o)
-	if err != nil {
-		return err
-	}
-	total, failure := s.run(ctx, o.connections)
-	return errors.Join(failure, s.acked.close(), p.print(total.text(o.json)))
-}
-
-func (p *process) newSending(o *sendOptions) (s *sending, err error) {
-	s = &sending{pace: newPace(o), tolerate: o.tolerate}
-	if s.target, err = o.target(o.route()); err != nil {
-		return nil, err
-	}
-	if s.newSource, err = p.newSource(o); err != nil {
-		return nil, err
-	}
-	s.acked, err = openAcked(o.acked)
-	return s, err
-}
-
-func (p *process) sendOptions(args []string) (*sendOptions, error) {
 	o := new(sendOptions)
 	fs := sendFlags(o)
 	if err := parseFlags(fs, args); err != nil {
-		return nil, err
+		return err
+	}
+	if err := checkBroker("send", o.broker); err != nil {
+		return err
 	}
 	o.files = fs.Args()
-	if err := firstError(o.check, func() error { return o.checkMode(fs) }); err != nil {
-		return nil, err
+	err := firstError(
+		o.check,
+		func() error { return o.checkMode(fs) },
+		func() error { return p.sendURL(o) },
+		func() error { return p.sendSecrets(o) },
+		func() error { return p.runSend(ctx, o) },
+	)
+	if err != nil {
+		return fmt.Errorf("send: %w", err)
 	}
-	o.settle()
-	if err := p.sendURL(o); err != nil {
-		return nil, err
+	return nil
+}
+
+// runSend sends, in the way that the flags chose, and prints the summary.
+func (p *process) runSend(ctx context.Context, o *sendOptions) error {
+	o.setDefaults()
+	targets, err := p.sendTargets(ctx, o)
+	if err != nil {
+		return err
 	}
-	return o, p.sendSecrets(o)
+	if o.canary {
+		return p.sendCanary(ctx, o, targets[o.broker])
+	}
+	s := &sender{tolerate: o.tolerate, total: newSummary()}
+	if len(o.worst) > 0 {
+		s.watch, err = p.watchBuses(ctx, &tailOptions{broker: o.broker, destination: string(bridge.Orders)})
+		if err != nil {
+			return err
+		}
+		defer s.watch.close()
+		s.watch.awaitBegin(ctx, min(beginLimit, o.timeout))
+	}
+	if err := p.addSources(s, o, targets); err != nil {
+		return err
+	}
+	if s.acked, err = openAcked(o.acked); err != nil {
+		return err
+	}
+	failure := s.run(ctx)
+	if s.watch != nil {
+		s.total.Worst = s.watch.await(ctx, o.timeout)
+		s.total.Worst.Behaviours = o.worst
+		if failure == nil && ctx.Err() == nil {
+			failure = s.total.Worst.failure()
+		}
+	}
+	return errors.Join(failure, s.acked.Close(), p.print(s.total.text(o.json)))
+}
+
+// addSources adds a source for each connection: of a recording, of files or of generated orders.
+func (p *process) addSources(s *sender, o *sendOptions, targets map[string]*target) error {
+	s.pace = newPace(o)
+	if o.replay != "" {
+		r, err := p.openRecording(o, targets, s.pace)
+		if err != nil {
+			return err
+		}
+		s.feed, s.total.Replayed = r.read, r.report
+		for _, worker := range r.workers {
+			s.sources = append(s.sources, r.source(worker))
+		}
+		return nil
+	}
+	all := newGenerator(o).postbacks()
+	if len(o.files) > 0 {
+		next, err := p.filePostbacks(o)
+		if err != nil {
+			return err
+		}
+		all = slices.Repeat([]func() postback{next}, o.connections)
+	}
+	for _, next := range all {
+		s.sources = append(s.sources, s.pace.source(targets[o.broker], next))
+	}
+	return nil
 }
 
 // sendURL fills in a URL that the flags left out: serve on this machine, if it runs from the same environment.
@@ -148,73 +183,70 @@ func (p *process) sendURL(o *sendOptions) error {
 	if o.url != "" {
 		return nil
 	}
-	listen := orElse(p.env[envPrefix+"LISTEN"], ":8080")
-	o.url = "http://" + onThisMachine(listen)
+	listen, scheme := cmp.Or(p.env[envPrefix+"LISTEN"], ":8080"), "http://"
 	if o.certificate = p.env[envPrefix+"TLS_CERT_FILE"]; o.certificate != "" {
-		o.url = "https://" + onThisMachine(listen)
+		scheme = "https://"
 	}
+	o.url = scheme + onThisMachine(listen)
 	return checkAddress("LISTEN", listen)
 }
 
 func (o *sendOptions) check() error {
-	if err := checkBroker("send", o.broker); err != nil {
-		return err
-	}
 	switch {
 	case o.count < 0 || o.duration < 0 || o.rate < 0:
-		return misuse("send: --count, --for and --rate cannot be negative; leave out what is not to limit it")
+		return misuse("--count, --for and --rate cannot be negative; leave out what is not to limit it")
 	case o.timeout <= 0:
-		return misuse("send: --timeout %v is no time to wait; set it like 10s", o.timeout)
+		return misuse("--timeout %v is no time to wait; set it like 10s", o.timeout)
 	case o.user == "" || bridge.EscapeToken(o.user) != o.user:
-		return misuse("send: --user %q has to be letters, digits, - and _", o.user)
+		return misuse("--user %q has to be letters, digits, - and _", o.user)
 	case o.connections < 1 || o.users < 1:
-		return misuse("send: --connections and --users must be at least 1")
+		return misuse("--connections and --users must be at least 1")
 	case o.repeats < 0 || o.repeats > 1 || o.late < 0 || o.late > 1:
-		return misuse("send: --repeats and --late are fractions; set them between 0 and 1")
+		return misuse("--repeats and --late are fractions; set them between 0 and 1")
 	case o.sign && (o.broker != "kite" || len(o.files) == 0):
-		return misuse("send: --sign is for files of --broker kite; leave it out")
+		return misuse("--sign is for files of --broker kite; leave it out")
 	}
 	return nil
 }
 
-// checkMode refuses what would do nothing beside another flag: whoever set it believes that it counts.
+// checkMode refuses a flag that has no effect beside another one.
 func (o *sendOptions) checkMode(fs *flag.FlagSet) error {
-	set := make(map[string]bool)
-	fs.Visit(func(f *flag.Flag) { set[f.Name] = true })
 	modes := []struct {
-		name string
-		on   bool
-		also []string // that it takes, beside those that every mode does
+		name  string
+		on    bool
+		flags string // that have an effect, beside those that always have
 	}{
-		{"canary", o.canary, []string{"user", "timeout"}},
-		{"replay", o.replay != "", []string{"speed", "connections", "count", "for", "acked", "tolerate"}},
-		{"worst", len(o.worst) > 0, []string{"timeout", "connections", "count", "for", "rate", "users", "seed", "acked", "tolerate"}},
-		{"", true, []string{"sign", "connections", "count", "for", "rate", "users", "seed", "repeats", "late", "acked", "tolerate"}},
+		{"canary", o.canary, "user timeout"},
+		{"replay", o.replay != "", "speed connections count for acked tolerate"},
+		{"worst", len(o.worst) > 0, "timeout connections count for rate users seed acked tolerate"},
+		{"", true, "sign connections count for rate users seed repeats late acked tolerate"},
 	}
+	var set []string
+	fs.Visit(func(f *flag.Flag) { set = append(set, f.Name) })
 	for _, m := range modes {
 		if !m.on {
 			continue
 		}
-		every := []string{m.name, "url", "ca", "broker", "secret", "token", "json"}
-		for _, name := range slices.Sorted(maps.Keys(set)) {
+		valid := strings.Fields(m.name + " url ca broker secret token json " + m.flags)
+		for _, name := range set {
 			switch {
-			case slices.Contains(every, name) || slices.Contains(m.also, name):
+			case slices.Contains(valid, name):
 			case m.name == "":
-				return misuse("send: --%s is for another way to send; run 'postbridge send --help'", name)
+				return misuse("--%s is for another way to send; run 'postbridge send --help'", name)
 			default:
-				return misuse("send: --%s takes no --%s; leave one of them out", m.name, name)
+				return misuse("--%s takes no --%s; leave one of them out", m.name, name)
 			}
 		}
 		if m.name != "" && len(o.files) > 0 {
-			return misuse("send: --%s takes no file %q; leave one of them out", m.name, o.files[0])
+			return misuse("--%s takes no file %q; leave one of them out", m.name, o.files[0])
 		}
 		return nil
 	}
 	return nil
 }
 
-// settle fills in when to stop, and how many connections there are.
-func (o *sendOptions) settle() {
+// setDefaults sets when to stop, and what the misbehaviours need.
+func (o *sendOptions) setDefaults() {
 	switch {
 	case o.count != 0 || o.duration != 0 || o.replay != "":
 	case len(o.files) > 0:
@@ -226,47 +258,53 @@ func (o *sendOptions) settle() {
 	}
 	for _, m := range o.worst {
 		o.connections = max(o.connections, m.connections)
-		if o.rate == 0 {
-			o.rate = m.rate
-		}
+		o.rate = cmp.Or(o.rate, m.rate)
 	}
-}
-
-// signs reports whether a secret is needed.
-func (o *sendOptions) signs() bool {
-	return o.broker == "kite" && o.replay == "" && (o.sign || len(o.files) == 0)
 }
 
 // sendSecrets fills in what the flags left out from the settings of serve, so that both run from one environment.
 func (p *process) sendSecrets(o *sendOptions) (err error) {
-	if o.secret == "" && o.signs() {
-		o.secret, err = p.firstOf("KITE_SECRETS")
+	if o.token == "" {
+		if o.token, err = p.firstToken(o.broker); err != nil {
+			return err
+		}
 	}
-	if o.token == "" && err == nil {
-		o.token, err = p.firstOf(strings.ToUpper(o.broker) + "_TOKENS")
-	}
+	replay := o.replay != ""
 	switch {
-	case err != nil:
-		return err
-	case o.signs() && !strings.Contains(o.secret, "="):
-		return misuse("send: no Kite app to sign with; set --secret or POSTBRIDGE_KITE_SECRETS to app_id=api_secret")
 	case o.broker == "dhan" && o.token == "":
-		return misuse("send: Dhan's route needs a path token; set --token or POSTBRIDGE_DHAN_TOKENS")
+		return misuse("Dhan's route needs a path token; set --token or POSTBRIDGE_DHAN_TOKENS")
+	case !replay && (o.broker != "kite" || len(o.files) > 0 && !o.sign):
+		return nil // nothing is signed
+	}
+	entries, problem := []string{o.secret}, "an app to sign with has no secret"
+	if o.secret == "" {
+		if entries, err = p.secretEntries("KITE_SECRETS"); err != nil {
+			return err
+		}
+	}
+	if !replay {
+		entries, problem = append(entries, "")[:1], "no Kite app to sign with" // the first one
+	}
+	for _, entry := range entries {
+		id, secret, ok := strings.Cut(entry, "=")
+		if !ok {
+			return misuse("%s; set --secret or POSTBRIDGE_KITE_SECRETS to app_id=api_secret", problem)
+		}
+		o.apps = append(o.apps, kite.Secret{AppID: id, Secret: secret})
 	}
 	return nil
 }
 
-// firstOf is the first entry of a list of secrets in the environment or in the file that it names.
-func (p *process) firstOf(name string) (string, error) {
-	entries, err := p.allOf(name)
-	if len(entries) == 0 {
-		return "", err
-	}
-	return entries[0], nil
+// app returns the Kite app to sign with.
+func (o *sendOptions) app() kite.Secret { return append(o.apps, kite.Secret{})[0] }
+
+func (p *process) firstToken(broker string) (string, error) {
+	tokens, err := p.secretEntries(strings.ToUpper(broker) + "_TOKENS")
+	return append(tokens, "")[0], err
 }
 
-// allOf are all of them.
-func (p *process) allOf(name string) ([]string, error) {
+// secretEntries returns the entries of a list of secrets in the environment, or in the file that it names.
+func (p *process) secretEntries(name string) ([]string, error) {
 	text := p.env[envPrefix+name]
 	if path := p.env[envPrefix+name+"_FILE"]; path != "" {
 		content, _, err := readSecretFile(path)
@@ -278,259 +316,24 @@ func (p *process) allOf(name string) ([]string, error) {
 	return splitEntries(text), nil
 }
 
-// target is where to post to on a route.
-func (o *sendOptions) target(route string) (*target, error) {
-	t, err := newTarget(o.url, route)
-	if err == nil {
-		err = t.trust(o.ca, o.certificate)
-	}
-	return t, err
-}
-
-// route is the path to post to.
-func (o *sendOptions) route() string {
-	if o.token == "" {
-		return "/" + o.broker
-	}
-	return "/" + o.broker + "/" + o.token
-}
-
-// postback is one to be sent.
-type postback struct {
-	body  []byte
-	order string // its order id
-	n     int    // which of its order it is, from 0
-	line  int    // of the recording, from 1; 0 if there is none
-	// unordered is set if another postback of its order may be under way at the same time.
-	unordered bool
-}
-
-// String names the postback in an error.
-func (p postback) String() string {
-	if p.line > 0 {
-		return fmt.Sprintf("a postback of order %s (line %d)", p.order, p.line)
-	}
-	return "a postback of order " + p.order
-}
-
-// source makes the postbacks of one connection, for ever.
-type source func() postback
-
-func (p *process) newSource(o *sendOptions) (func() source, error) {
-	if len(o.files) > 0 {
-		return p.fileSource(o)
-	}
-	g := newGenerator(o)
-	shared, made := source(g.postbacks(true)), 0
-	return func() source {
-		if made++; o.worst.split() && made%2 == 1 {
-			return shared
-		}
-		return g.postbacks(false)
-	}, nil
-}
-
-// sending is one run of send: some connections, each with an order of its own under way.
-type sending struct {
-	target    *target
-	newSource func() source
-	pace      *pace
-	tolerate  bool
-	acked     ackedFile
-	// witness, if there is one, hears of each postback that was sent: the id of its event, or nothing if nobody knows.
-	witness func(pb postback, id string)
-}
-
-// run sends until it is enough. The error is the first postback that ended it.
-func (s *sending) run(parent context.Context, connections int) (*summary, error) {
-	ctx, fail := context.WithCancelCause(parent)
-	defer fail(nil)
-	totals := make([]*summary, connections)
-	var workers sync.WaitGroup
-	began := time.Now()
-	for i := range connections {
-		totals[i] = newSummary()
-		next := s.newSource()
-		workers.Go(func() {
-			if err := s.work(ctx, next, totals[i]); err != nil {
-				fail(err)
-			}
-		})
-	}
-	workers.Wait()
-	total := newSummary()
-	for _, t := range totals {
-		total.add(t)
-	}
-	total.elapsed = time.Since(began)
-	if parent.Err() != nil {
-		return total, nil // interrupted
-	}
-	return total, context.Cause(ctx)
-}
-
-// work is one connection.
-func (s *sending) work(ctx context.Context, next source, total *summary) error {
-	c := &connection{target: s.target}
-	defer c.close()
-	for {
-		due, ok := s.pace.wait(ctx)
-		if !ok {
-			return nil
-		}
-		if ok, err := s.connect(ctx, c, total); !ok {
-			return err
-		}
-		if _, err := s.deliver(c, next(), due, total); err != nil {
-			return err
-		}
-	}
-}
-
-// deliver sends one postback. The id is that of its event, or nothing if there was no such answer and it is tolerated.
-func (s *sending) deliver(c *connection, pb postback, due time.Time, total *summary) (id string, err error) {
-	status, answer, err := c.post(pb.body)
-	total.count(status, err, time.Since(due))
-	if id, err = s.judge(pb, status, answer, err); err != nil {
-		return "", err
-	}
-	if s.witness != nil {
-		s.witness(pb, id)
-	}
-	if id == "" {
-		return "", nil
-	}
-	return id, s.acked.add(id, pb)
-}
-
-const (
-	// redialAfter is how long a refused connection waits, giveUpAfter how long it goes on.
-	redialAfter = 20 * time.Millisecond
-	giveUpAfter = time.Minute
-)
-
-// connect makes sure that there is a connection. What was not sent for want of one is sent later: that is no repeat.
-func (s *sending) connect(ctx context.Context, c *connection, total *summary) (ok bool, err error) {
-	for began := time.Now(); ; {
-		err := c.open(ctx)
+// sendTargets returns the route of --broker; for a replay those of all brokers, except one that lacks a path token.
+func (p *process) sendTargets(ctx context.Context, o *sendOptions) (map[string]*target, error) {
+	targets := map[string]*target{}
+	for _, broker := range brokerNames() {
+		token, err := o.token, error(nil)
 		switch {
-		case err == nil:
-			return true, nil
-		case ctx.Err() != nil:
-			return false, nil
+		case broker == o.broker:
+		case o.replay == "":
+			continue
+		default:
+			token, err = p.firstToken(broker)
 		}
-		total.refused++
-		if !s.tolerate || time.Since(began) > giveUpAfter {
-			return false, fmt.Errorf("send: %w; is postbridge running?", err)
+		if err == nil && (broker != "dhan" || token != "") {
+			targets[broker], err = o.target(ctx, broker, token)
 		}
-		if !pause(ctx, redialAfter) || s.pace.over(time.Now()) {
-			return false, nil
+		if err != nil {
+			return nil, err
 		}
 	}
-}
-
-// judge decides what an answer means: no error to go on.
-func (s *sending) judge(pb postback, status int, answer []byte, err error) (id string, _ error) {
-	switch {
-	case err != nil && s.tolerate, status >= 500 && s.tolerate:
-		return "", nil
-	case err != nil:
-		return "", fmt.Errorf("send: no answer to %v: %w", pb, err)
-	case status != 200:
-		return "", fmt.Errorf("send: %v was answered %d: %s", pb, status, answer)
-	}
-	id, ok := eventID(answer)
-	if !ok {
-		return "", fmt.Errorf("send: %v was answered 200 without an event id: is this postbridge?", pb)
-	}
-	return id, nil
-}
-
-// ackedFile records what was acknowledged, if anybody asked for that. Each line is one write, so that nothing of it is
-// lost with this process.
-type ackedFile struct{ file *os.File }
-
-func openAcked(path string) (ackedFile, error) {
-	if path == "" {
-		return ackedFile{}, nil
-	}
-	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
-	return ackedFile{f}, ofFile(err)
-}
-
-func (a ackedFile) add(id string, pb postback) error {
-	if a.file == nil {
-		return nil
-	}
-	_, err := fmt.Fprintf(a.file, "%s\t%s\t%d\n", id, pb.order, pb.n)
-	return ofFile(err)
-}
-
-func (a ackedFile) close() error {
-	if a.file == nil {
-		return nil
-	}
-	return ofFile(a.file.Close())
-}
-
-// ofFile says whose error that of a file is.
-func ofFile(err error) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("send: %w", err)
-}
-
-// pace says when each postback is due: at a fixed rate, however long the answers take, or at once.
-type pace struct {
-	start, deadline time.Time
-	interval        float64 // nanoseconds
-	burst           int64   // so many are due at the same time
-	count           int64
-	taken           atomic.Int64
-}
-
-func newPace(o *sendOptions) *pace {
-	p := &pace{start: time.Now(), count: o.count, burst: 1}
-	if o.duration > 0 {
-		p.deadline = p.start.Add(o.duration)
-	}
-	if o.rate > 0 {
-		p.interval = float64(time.Second) / o.rate
-	}
-	if o.worst.burst() {
-		p.burst = max(1, int64(o.rate)) // those of a second come at its beginning
-	}
-	return p
-}
-
-// wait returns when the next postback is due, or false if there is none. Latency counts from due, so that a stall is
-// not hidden by the postbacks that could not be sent during it.
-func (p *pace) wait(ctx context.Context) (due time.Time, ok bool) {
-	n := p.taken.Add(1) - 1
-	due = time.Now()
-	if p.interval > 0 {
-		due = p.start.Add(time.Duration(float64(n/p.burst*p.burst) * p.interval))
-	}
-	if ctx.Err() != nil || p.count > 0 && n >= p.count || p.over(due) || p.over(time.Now()) {
-		return due, false
-	}
-	return due, pause(ctx, time.Until(due))
-}
-
-func (p *pace) over(t time.Time) bool { return !p.deadline.IsZero() && t.After(p.deadline) }
-
-// pause waits; false if ctx ended first.
-func pause(ctx context.Context, d time.Duration) bool {
-	if d <= 0 {
-		return true
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
+	return targets, nil
 }

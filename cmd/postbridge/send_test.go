@@ -110,12 +110,12 @@ func (e *edge) take(r *http.Request) (*bridge.Event, error) {
 }
 
 // sent runs send with --json and returns its report.
-func (e *edge) sent(t *testing.T, code int, args ...string) report {
+func (e *edge) sent(t *testing.T, code int, args ...string) *summary {
 	t.Helper()
 	args = append([]string{"send", "--url", e.URL, "--json"}, args...)
 	got := runWith(t, environ("KITE_SECRETS=1234=s3cret DHAN_TOKENS=t0ken"), args...)
-	var r report
-	if err := json.Unmarshal([]byte(got.stdout), &r); err != nil || got.code != code {
+	r := new(summary)
+	if err := json.Unmarshal([]byte(got.stdout), r); err != nil || got.code != code {
 		t.Fatalf("%+v", got)
 	}
 	return r
@@ -349,8 +349,8 @@ func TestSendOutage(t *testing.T) {
 	}()
 	defer server.Close()
 	got := send("--tolerate", "--count", "40")
-	var r report
-	if err := json.Unmarshal([]byte(got.stdout), &r); err != nil || got.code != 0 {
+	r := new(summary)
+	if err := json.Unmarshal([]byte(got.stdout), r); err != nil || got.code != 0 {
 		t.Fatalf("%+v", got)
 	}
 	if r.Sent != 40 || r.OK != 30 || r.Lost["connection closed"] != 10 || r.Refused == 0 || arrived.Load() != 40 {
@@ -373,7 +373,7 @@ func TestPace(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			p, n := newPace(&test.options), 0
 			for {
-				due, ok := p.wait(t.Context())
+				due, ok := p.next(t.Context())
 				if !ok {
 					break
 				}
@@ -476,10 +476,8 @@ func TestHistogram(t *testing.T) {
 			t.Errorf("quantile %v is %v, want %v", q, got, want)
 		}
 	}
-	var sum histogram
-	sum.add(&h)
-	sum.record(time.Hour)
-	if sum.n != 1001 || sum.quantile(1) != time.Hour {
-		t.Errorf("%d, %v", sum.n, sum.quantile(1))
+	h.record(time.Hour)
+	if h.n != 1001 || h.quantile(1) != time.Hour {
+		t.Errorf("%d, %v", h.n, h.quantile(1))
 	}
 }

@@ -7,18 +7,15 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/postbridge/postbridge/bridge"
 )
 
-// canary is one made-up order on its way, and what became of it.
+// canary is what came of one generated order, for people and as JSON.
 type canary struct {
-	order *order
-	began time.Time
+	began time.Time // when it was sent
 
-	// What people and programs read, filled in as far as it comes.
 	OK      bool               `json:"ok"`
 	OrderID string             `json:"order_id"`
 	EventID string             `json:"event_id,omitempty"`
@@ -28,31 +25,36 @@ type canary struct {
 	Error   string             `json:"error,omitempty"`
 }
 
-// sendCanary posts one postback and waits until its event is on each bus that is configured. It waits for the timeout three
-// times at most: for the buses to be there, for the answer, and for the event.
-func (p *process) sendCanary(ctx context.Context, o *sendOptions) error {
-	c := newCanary(o)
-	t, err := o.target(o.route())
+// sendCanary sends one postback and waits until its event is on each bus. It waits for at most three times the timeout:
+// for the buses, for the answer and for the event.
+func (p *process) sendCanary(ctx context.Context, o *sendOptions, t *target) error {
+	now := time.Now().UTC()
+	c := &canary{
+		OrderID: fmt.Sprintf("canary-%s-%08x", now.Format("20060102T150405"), rand.Uint32()),
+		Buses:   make(map[string]float64),
+	}
+	// Nobody can act on it: the order is cancelled, and its user and its symbol do not exist.
+	of := &order{
+		id: c.OrderID, user: o.user, symbol: "CANARY", side: "BUY", tag: "canary", quantity: 1, paise: 100, placed: now,
+		states: []state{{step: cancelled, cancelled: 1}},
+	}
+	filter := &tailOptions{broker: o.broker, user: o.user, order: c.OrderID, destination: string(bridge.Orders)}
+	w, err := p.watchBuses(ctx, filter)
 	if err != nil {
 		return err
 	}
-	buses, end, err := p.watchBuses(ctx, &tailOptions{broker: o.broker, user: o.user, order: c.OrderID, destination: string(bridge.Orders)})
-	if err != nil {
-		return err
-	}
-	defer end()
-	buses.awaitBegin(ctx, o.timeout)
-
-	err = c.post(ctx, t, o)
-	if err == nil {
-		err = c.await(ctx, buses, o.timeout)
+	defer w.close()
+	w.awaitBegin(ctx, o.timeout)
+	if err = c.send(ctx, t, of.body(o, 0), o.timeout); err == nil {
+		w.sent(postback{order: c.OrderID}, c.EventID)
+		err = c.onBuses(w.await(ctx, o.timeout))
 	}
 	if ctx.Err() != nil {
 		err = errors.New("interrupted")
 	}
 	if c.OK = err == nil; !c.OK {
 		c.Error = err.Error()
-		err = fmt.Errorf("send: canary: %w", err)
+		err = fmt.Errorf("canary: %w", err)
 	}
 	if o.json {
 		text, _ := json.Marshal(c) // of numbers and words
@@ -64,96 +66,52 @@ func (p *process) sendCanary(ctx context.Context, o *sendOptions) error {
 	return p.print(c.text())
 }
 
-// newCanary makes an order that nobody could act on: it is cancelled, of a user and a symbol that do not exist.
-func newCanary(o *sendOptions) *canary {
-	now := time.Now()
-	id := fmt.Sprintf("canary-%s-%08x", now.UTC().Format("20060102T150405"), rand.Uint32())
-	return &canary{
-		order: &order{
-			id: id, user: o.user, symbol: "CANARY", side: "BUY", tag: "canary", quantity: 1, paise: 100, placed: now.UTC(),
-			states: []state{{step: cancelled, cancelled: 1}},
-		},
-		OrderID: id, Buses: make(map[string]float64),
-	}
-}
-
-// post sends it and takes the answer.
-func (c *canary) post(ctx context.Context, t *target, o *sendOptions) error {
-	conn := &connection{target: t}
-	defer conn.close()
-	c.began = time.Now()
-	t.timeout = o.timeout
-	if err := conn.open(ctx); err != nil {
-		return fmt.Errorf("no connection: %w; is postbridge running?", err)
-	}
-	t.timeout -= time.Since(c.began) // connecting is part of it
-	status, answer, err := conn.post(c.order.body(o, 0))
-	if err != nil {
-		return fmt.Errorf("not answered: %w", err)
-	}
-	c.Status, c.Answer = status, milliseconds(time.Since(c.began))
-	switch {
-	case status >= 500:
-		return fmt.Errorf("not taken: answered %d: %s", status, answer)
-	case status != 200:
-		return fmt.Errorf("refused: answered %d: %s", status, answer)
-	}
-	id, ok := eventID(answer)
-	if !ok {
-		return errors.New("answered 200 without an event id: is this postbridge?")
-	}
-	c.EventID = id
-	return nil
-}
-
-// await waits for the event on each bus.
-func (c *canary) await(parent context.Context, buses watchedBuses, timeout time.Duration) error {
-	ctx, stop := context.WithTimeout(parent, timeout)
+// send sends the postback. The timeout is for connecting and for the answer.
+func (c *canary) send(ctx context.Context, t *target, body []byte, timeout time.Duration) (err error) {
+	ctx, stop := context.WithTimeout(ctx, timeout)
 	defer stop()
-	missing := make([]error, len(buses))
-	var mu sync.Mutex
-	var waiting sync.WaitGroup
-	for i, b := range buses {
-		waiting.Go(func() {
-			took, err := c.awaitOn(ctx, b)
-			if err != nil {
-				missing[i] = err
-				return
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			c.Buses[b.name] = milliseconds(took)
-		})
+	c.began = time.Now()
+	c.Status, c.EventID, err = t.post(ctx, body)
+	if c.Status != 0 {
+		c.Answer = milliseconds(time.Since(c.began))
 	}
-	waiting.Wait()
-	if err := errors.Join(missing...); err != nil {
-		return fmt.Errorf("answered 200 in %.1fms, but %s", c.Answer, strings.ReplaceAll(err.Error(), "\n", "; "))
+	switch {
+	case c.Status >= 500:
+		return fmt.Errorf("not accepted: %w", err)
+	case c.Status != 0 && c.Status != 200:
+		return fmt.Errorf("refused: %w", err)
 	}
-	return nil
+	return err
 }
 
-func (c *canary) awaitOn(ctx context.Context, b *watchedBus) (time.Duration, error) {
-	if !b.hasBegun() {
-		return 0, fmt.Errorf("%s cannot be read: %s", b.name, b.notes.lastSaid())
-	}
-	for {
-		select {
-		case <-ctx.Done():
-			return 0, fmt.Errorf("not on %s after %.0fms (%s)", b.name, milliseconds(time.Since(c.began)), b.notes.lastSaid())
-		case m := <-b.messages:
-			if b.wants(m) && m.eventID() == c.EventID {
-				return time.Since(c.began), nil
-			}
+// onBuses records how long it took to each bus. The error names the buses without the event.
+func (c *canary) onBuses(r *worstReport) error {
+	var missing []string
+	for _, name := range busNames() {
+		b := r.Buses[name]
+		switch {
+		case b == nil:
+		case b.Unread != "":
+			missing = append(missing, fmt.Sprintf("%s cannot be read: %s", name, b.Unread))
+		case b.Missing > 0:
+			waited := milliseconds(time.Since(c.began))
+			missing = append(missing, fmt.Sprintf("not on %s after %.0fms (%s)", name, waited, b.note))
+		default:
+			c.Buses[name] = milliseconds(b.last.Sub(c.began))
 		}
 	}
+	if missing != nil {
+		return fmt.Errorf("answered 200 in %.1fms, but %s", c.Answer, strings.Join(missing, "; "))
+	}
+	return nil
 }
 
 func (c *canary) text() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "canary %s: answered %d in %.1fms", c.OrderID, c.Status, c.Answer)
 	for _, name := range busNames() {
-		if took, ok := c.Buses[name]; ok {
-			fmt.Fprintf(&b, ", on %s in %.1fms", name, took)
+		if elapsed, ok := c.Buses[name]; ok {
+			fmt.Fprintf(&b, ", on %s in %.1fms", name, elapsed)
 		}
 	}
 	return b.String() + "\n"

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,7 +10,6 @@ import (
 	"os"
 	"slices"
 	"strconv"
-	"strings"
 	"sync/atomic"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -17,29 +17,27 @@ import (
 	"github.com/postbridge/postbridge/brokers/kite"
 )
 
-// fileSource sends the bodies in files, in turn.
-func (p *process) fileSource(o *sendOptions) (func() source, error) {
+// filePostbacks returns a function that makes postbacks of the files, in turn. Connections share it.
+func (p *process) filePostbacks(o *sendOptions) (func() postback, error) {
 	files := make([]postback, len(o.files))
 	for i, name := range o.files {
 		body, err := p.readFile(name)
 		if err != nil {
-			return nil, ofFile(err)
+			return nil, err
 		}
 		if o.sign {
-			if body, err = sign(body, []kite.Secret{{Secret: parseApp(o.secret).Secret}}); err != nil {
-				return nil, fmt.Errorf("send: %s: %w", name, err)
+			if body, err = sign(body, []kite.Secret{{Secret: o.app().Secret}}); err != nil {
+				return nil, fmt.Errorf("%s: %w", name, err)
 			}
 		}
 		files[i] = postback{body: body, order: orderIn(body)}
 	}
-	var taken atomic.Int64
-	return func() source {
-		return func() postback {
-			n := int(taken.Add(1) - 1)
-			pb := files[n%len(files)]
-			pb.n = n
-			return pb
-		}
+	var made atomic.Int64
+	return func() postback {
+		n := int(made.Add(1) - 1)
+		pb := files[n%len(files)]
+		pb.n = n
+		return pb
 	}, nil
 }
 
@@ -50,20 +48,14 @@ func (p *process) readFile(name string) ([]byte, error) {
 	return os.ReadFile(name)
 }
 
-// orderIn is the order id in a body, for the records; - if there is none.
+// orderIn returns the order id in a body, or - without one: a body that is not JSON is sent, too.
 func orderIn(body []byte) string {
 	var of struct {
 		Kite string `json:"order_id"`
 		Dhan string `json:"orderId"`
 	}
-	_ = json.Unmarshal(body, &of) // bodies that nobody can read are sent, too
-	return orElse(of.Kite, orElse(of.Dhan, "-"))
-}
-
-// parseApp takes app_id=api_secret apart.
-func parseApp(text string) kite.Secret {
-	app, secret, _ := strings.Cut(text, "=")
-	return kite.Secret{AppID: app, Secret: secret}
+	_ = json.Unmarshal(body, &of) // see above
+	return cmp.Or(of.Kite, of.Dhan, "-")
 }
 
 // sign replaces the checksum in a body of Kite's, and no other byte, by that of the app which the body names. If that is

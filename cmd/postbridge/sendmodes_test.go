@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"hash/maphash"
+	"io"
 	"reflect"
 	"regexp"
 	"slices"
@@ -19,8 +19,8 @@ import (
 
 // ---- --replay --------------------------------------------------------------------------------------------------------
 
-// recording is lines as tail prints them, of what an edge made of generated orders, a second apart.
-func recording(t *testing.T, broker string) (lines []string, bodies []string) {
+// recordEdge makes lines as tail prints them, of what an edge made of generated orders, a second apart.
+func recordEdge(t *testing.T, broker string) (lines []string, bodies []string) {
 	t.Helper()
 	e := newEdge(t)
 	e.sent(t, 0, "--broker", broker, "--count", "40", "--seed", "7")
@@ -54,7 +54,7 @@ func TestReplay(t *testing.T) {
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			lines, bodies := recording(t, test.broker)
+			lines, bodies := recordEdge(t, test.broker)
 			for i := range lines {
 				lines[i] = test.form(lines[i])
 			}
@@ -70,7 +70,7 @@ func TestReplay(t *testing.T) {
 
 // TestReplayLanes sends a recording over many connections: edge refuses two postbacks of one order at once.
 func TestReplayLanes(t *testing.T) {
-	lines, bodies := recording(t, "kite")
+	lines, bodies := recordEdge(t, "kite")
 	e := newEdge(t)
 	r := e.sent(t, 0, "--replay", write(t, "day.jsonl", strings.Join(lines, "\n")), "--speed", "0", "--connections", "8", "--count", "39")
 	slices.Sort(bodies[:39])
@@ -82,7 +82,7 @@ func TestReplayLanes(t *testing.T) {
 
 // TestReplaySigns holds that a recording of another app, or of one whose secret was rotated, is signed for the one given.
 func TestReplaySigns(t *testing.T) {
-	lines, bodies := recording(t, "kite")
+	lines, bodies := recordEdge(t, "kite")
 	day := write(t, "day.jsonl", strings.ReplaceAll(strings.Join(lines, "\n"), `"app_id":1234`, `"app_id" : 77`))
 	e := newEdge(t)
 	r := e.sent(t, 0, "--replay", day, "--speed", "max")
@@ -99,7 +99,7 @@ func TestReplaySigns(t *testing.T) {
 
 // TestReplayOtherIDs counts events that have become others since they were recorded.
 func TestReplayOtherIDs(t *testing.T) {
-	lines, _ := recording(t, "kite")
+	lines, _ := recordEdge(t, "kite")
 	lines[3] = strings.Replace(lines[3], `"id":"`, `"id":"x`, 1)
 	e := newEdge(t)
 	r := e.sent(t, 0, "--replay", write(t, "day.jsonl", strings.Join(lines, "\n")), "--speed", "max")
@@ -110,7 +110,7 @@ func TestReplayOtherIDs(t *testing.T) {
 
 // TestReplayBadLine sends what is before a bad line, and names it.
 func TestReplayBadLine(t *testing.T) {
-	lines, _ := recording(t, "kite")
+	lines, _ := recordEdge(t, "kite")
 	for _, test := range []struct{ line, want string }{
 		{`{"id":`, "is not an event: unexpected end of JSON input"},
 		{`["x"]`, "is not an event: json: cannot unmarshal array into Go value of type main.recorded"},
@@ -144,9 +144,9 @@ func TestReplayEmptyBody(t *testing.T) {
 
 // TestReplayDueLate has a gap and a speed that make more time than there is: it is not due before the rest.
 func TestReplayDueLate(t *testing.T) {
-	r := &replay{speed: 1e-9, began: time.Now()}
+	r := &recording{sendOptions: &sendOptions{speed: 1e-9}, pace: newPace(new(sendOptions)), report: new(replayReport)}
 	first := time.Date(2026, 1, 5, 3, 45, 0, 0, time.UTC)
-	if at := r.due(first); !at.Equal(r.began) {
+	if at := r.due(first); !at.Equal(r.pace.start) {
 		t.Errorf("the first is due at %v", at)
 	}
 	if at := r.due(first.Add(time.Minute)); time.Until(at) < 24*time.Hour {
@@ -165,12 +165,16 @@ func TestReplayPace(t *testing.T) {
 			for _, second := range []int{0, 1, 1, 5, 2, 5} { // the last but one was recorded late
 				fmt.Fprintf(day, "{\"received_at\":\"2026-01-05T03:45:%02dZ\",\"raw\":{\"order_id\":\"%d\"}}\n", second, second)
 			}
-			targets := map[string]*target{"kite": {}}
-			r := &replay{sending: new(sending), file: day, speed: test.speed, broker: "kite", targets: targets, lanes: []chan replayed{make(chan replayed, 9)}, seed: maphash.MakeSeed(), began: time.Now()}
-			if err := r.readAll(t.Context(), new(bytes.Buffer)); err != nil {
+			o := &sendOptions{speed: test.speed, broker: "kite"}
+			r := &recording{
+				sendOptions: o, file: io.NopCloser(day), progress: io.Discard, targets: map[string]*target{"kite": {}},
+				pace: newPace(o), workers: []chan postback{make(chan postback, 9)}, report: new(replayReport),
+			}
+			if err := r.read(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			if took := time.Since(r.began); took != test.took || r.report.Early != 1 || r.report.Recorded != 5 || len(r.lanes[0]) != 6 {
+			took := time.Since(r.pace.start)
+			if took != test.took || r.report.Early != 1 || r.report.Recorded != 5 || len(r.workers[0]) != 6 {
 				t.Errorf("speed %v: %v, %+v", test.speed, took, r.report)
 			}
 		})
@@ -178,8 +182,9 @@ func TestReplayPace(t *testing.T) {
 }
 
 func TestReplayProgress(t *testing.T) {
-	r := &replay{size: 200, latest: time.Date(2026, 1, 5, 9, 15, 0, 0, time.Local), report: replayReport{Lines: 7}}
-	if got := r.progress(50, 90*time.Second); got != "7 lines, 25%, recorded at 2026-01-05 09:15:00, the next in 1m30s" {
+	latest := time.Date(2026, 1, 5, 9, 15, 0, 0, time.Local)
+	r := &recording{size: 200, latest: latest, report: &replayReport{Lines: 7}}
+	if got := r.position(50, 90*time.Second); got != "7 lines, 25%, recorded at 2026-01-05 09:15:00, the next in 1m30s" {
 		t.Error(got)
 	}
 }
@@ -272,12 +277,9 @@ func everyPair(bodies []string, so func(a, b string) bool) bool {
 
 // TestWorstSplit holds that half of the sources share their orders, and say so.
 func TestWorstSplit(t *testing.T) {
-	newSource, err := new(process).newSource(&sendOptions{broker: "dhan", users: 1, seed: 1, worst: misbehaviours{{connections: 4}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	one, own, two := newSource(), newSource(), newSource()
-	a, b, c := one(), two(), own()
+	split := misbehaviours{{connections: 4}}
+	next := newGenerator(&sendOptions{broker: "dhan", users: 1, seed: 1, connections: 3, worst: split}).postbacks()
+	a, b, c := next[0](), next[2](), next[1]()
 	if a.order != b.order || !a.unordered || !b.unordered || c.order == a.order || c.unordered {
 		t.Errorf("%v %v %v", a, b, c)
 	}
@@ -289,7 +291,7 @@ func TestWorstStorm(t *testing.T) {
 		p := newPace(&sendOptions{count: 12, rate: 5, worst: misbehaviours{{rate: 500}}})
 		var at []time.Duration
 		for {
-			due, ok := p.wait(t.Context())
+			due, ok := p.next(t.Context())
 			if !ok {
 				break
 			}
@@ -302,8 +304,8 @@ func TestWorstStorm(t *testing.T) {
 	})
 }
 
-// TestWitness holds what is found wrong on a bus.
-func TestWitness(t *testing.T) {
+// TestSendWatch holds what is found wrong on a bus.
+func TestSendWatch(t *testing.T) {
 	for _, test := range []struct {
 		sent, stored string
 		unordered    bool
@@ -321,7 +323,7 @@ func TestWitness(t *testing.T) {
 		{"a b c", "c a", true, busReport{Stored: 2, Missing: 1}},
 		{"a - b", "a x b", false, busReport{Stored: 3}}, // one that was not answered
 	} {
-		w := &witness{orders: make(map[string]*witnessed)}
+		w := &watch{orders: make(map[string]*ackedOrder)}
 		for _, id := range strings.Fields(test.sent) {
 			w.sent(postback{order: "7", unordered: test.unordered}, strings.Trim(id, "-"))
 		}
@@ -336,7 +338,7 @@ func TestWitness(t *testing.T) {
 // TestWorstFailure holds that what is missing is a failure, and a bus that could not be read is not.
 func TestWorstFailure(t *testing.T) {
 	r := &worstReport{Orders: 2, Events: 5, Buses: map[string]*busReport{"nats": {Stored: 3, Missing: 1, Disorder: 1}, "kafka": {Unread: "why"}}}
-	if err := r.failure(); err == nil || err.Error() != "send: nats lacks 1 of 5 events, and has 1 of 2 orders out of order" {
+	if err := r.failure(); err == nil || err.Error() != "nats lacks 1 of 5 events, and has 1 of 2 orders out of order" {
 		t.Error(err)
 	}
 	r.Buses["nats"] = &busReport{Stored: 7, Republish: 2}

@@ -65,19 +65,30 @@ func newGenerator(o *sendOptions) *generator {
 	return g
 }
 
-// postbacks returns a function that makes the states of one order after the other. If it is shared, it is called for
-// several connections at a time, which reorders the states of an order.
-func (g *generator) postbacks(shared bool) func() postback {
+// postbacks returns a function for each connection that makes the states of one order after the other. If orders are
+// split, every other connection has the same function, so that the states of an order are in flight at the same time.
+func (g *generator) postbacks() []func() postback {
+	all := make([]func() postback, g.connections)
+	shared := g.lives(true)
+	for i := range all {
+		if all[i] = shared; i%2 == 1 || !g.worst.split() {
+			all[i] = g.lives(false)
+		}
+	}
+	return all
+}
+
+func (g *generator) lives(shared bool) func() postback {
 	var mu sync.Mutex
-	life, n := new(order), 0
+	o, n := new(order), 0
 	return func() postback {
 		mu.Lock()
 		defer mu.Unlock()
-		if n == len(life.states) {
-			life, n = g.order(uint64(g.made.Add(1)-1)), 0
+		if n == len(o.states) {
+			o, n = g.order(uint64(g.made.Add(1)-1)), 0
 		}
 		n++
-		return postback{body: life.body(g.sendOptions, n-1), order: life.id, n: n - 1, unordered: shared}
+		return postback{body: o.body(g.sendOptions, n-1), order: o.id, n: n - 1, unordered: shared}
 	}
 }
 
@@ -182,7 +193,7 @@ func (o *order) body(to *sendOptions, n int) []byte {
 	if to.broker == "dhan" {
 		return o.dhan(&o.states[n])
 	}
-	return o.kite(&o.states[n], parseApp(to.secret))
+	return o.kite(&o.states[n], to.app())
 }
 
 // kite writes the postback in the shape of Kite's official sample.

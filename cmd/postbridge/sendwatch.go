@@ -1,65 +1,90 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"io"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 )
 
-// watchedBus is a bus that send reads to see what came of its postbacks.
+const (
+	// beginLimit is how long --worst waits for a bus that does not answer.
+	beginLimit = 5 * time.Second
+	// quietTime is how long nothing may arrive, when everything is there, until nothing more is expected.
+	quietTime = 300 * time.Millisecond
+)
+
+// watch reads the buses of the environment and compares what arrives with what was acknowledged.
+type watch struct {
+	buses   []*watchedBus
+	stop    context.CancelFunc
+	readers sync.WaitGroup
+
+	mu     sync.Mutex
+	orders map[string]*ackedOrder // by order id; guarded by mu
+}
+
+// watchedBus is what arrives from one bus.
 type watchedBus struct {
 	follower
-	*tailOptions
-	name  string
-	begin chan struct{} // closed when all that is stored from now on comes
+	name   string
+	begin  chan struct{}           // closed when all that is stored from now on arrives
+	orders map[string]*storedOrder // by the order id in the key; guarded by watch.mu
 }
 
-func (b *watchedBus) hasBegun() bool {
-	select {
-	case <-b.begin:
-		return true
-	default:
-		return false
-	}
+// ackedOrder is what was acknowledged of one order.
+type ackedOrder struct {
+	ids       []string // of the events that a consumer should see: each differs from the one before it
+	unordered bool     // they may arrive in another order, and some twice
 }
 
-// watchedBuses are all that postbridge publishes to, as the environment has it.
-type watchedBuses []*watchedBus
+// storedOrder is what a bus has of one order.
+type storedOrder struct {
+	ids  []string // of the events as they arrived
+	last time.Time
+}
 
-// watchBuses begins to follow all buses, until end. An error is a misuse: a bus that is down is waited for.
-func (p *process) watchBuses(ctx context.Context, o *tailOptions) (all watchedBuses, end func(), err error) {
+// watchBuses begins to read all buses, until close. An error is a misuse: a bus that is down is waited for.
+func (p *process) watchBuses(ctx context.Context, o *tailOptions) (*watch, error) {
 	c, credentials, err := readBusConfig(p.env)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	ctx, stop := context.WithCancel(ctx)
-	var following sync.WaitGroup
+	w := &watch{orders: make(map[string]*ackedOrder)}
+	ctx, w.stop = context.WithCancel(ctx)
 	for _, name := range c.Publish {
-		b := &watchedBus{newFollower(beginning{now: true}, io.Discard), o, name, make(chan struct{})}
+		b := &watchedBus{
+			follower: newFollower(beginning{now: true}, io.Discard), name: name,
+			begin: make(chan struct{}), orders: make(map[string]*storedOrder),
+		}
 		b.begun = sync.OnceFunc(func() { close(b.begin) })
-		all = append(all, b)
-		following.Go(func() {
+		w.buses = append(w.buses, b)
+		w.readers.Go(func() {
 			end, err := o.follow(ctx, b.follower, name, c, credentials)
 			if err != nil {
 				b.notes.say("%v", err)
 				return
 			}
-			<-ctx.Done()
-			end()
+			defer end()
+			w.read(ctx, b, o)
 		})
 	}
-	return all, func() {
-		stop()
-		following.Wait()
-	}, nil
+	return w, nil
 }
 
-// awaitBegin waits until all of them are followed, or for that time.
-func (all watchedBuses) awaitBegin(ctx context.Context, timeout time.Duration) {
+func (w *watch) close() {
+	w.stop()
+	w.readers.Wait()
+}
+
+// awaitBegin waits until all buses are read, or for the timeout.
+func (w *watch) awaitBegin(ctx context.Context, timeout time.Duration) {
 	ctx, stop := context.WithTimeout(ctx, timeout)
 	defer stop()
-	for _, b := range all {
+	for _, b := range w.buses {
 		select {
 		case <-b.begin:
 		case <-ctx.Done():
@@ -67,5 +92,84 @@ func (all watchedBuses) awaitBegin(ctx context.Context, timeout time.Duration) {
 	}
 }
 
-// eventID is the id of the event, as a header says.
-func (m *message) eventID() string { return orElse(m.headers["ce-id"], m.headers["ce_id"]) }
+// read records the events of a bus, also those of orders that nobody has acknowledged yet.
+func (w *watch) read(ctx context.Context, b *watchedBus, o *tailOptions) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case m := <-b.messages:
+			if !o.wants(m) {
+				continue
+			}
+			id := m.key[strings.LastIndexByte(m.key, '.')+1:]
+			w.mu.Lock()
+			if b.orders[id] == nil {
+				b.orders[id] = new(storedOrder)
+			}
+			of := b.orders[id]
+			of.ids, of.last = append(of.ids, cmp.Or(m.headers["ce-id"], m.headers["ce_id"])), time.Now()
+			w.mu.Unlock()
+		}
+	}
+}
+
+// sent records a postback with the id of its event, or nothing if it was not answered.
+func (w *watch) sent(pb postback, id string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	o := w.orders[pb.order]
+	if o == nil {
+		o = new(ackedOrder)
+		w.orders[pb.order] = o
+	}
+	// Whether a postback without an answer is stored is not known, nor whether the next one is then a repeat.
+	o.unordered = o.unordered || pb.unordered || id == ""
+	repeat := len(o.ids) > 0 && o.ids[len(o.ids)-1] == id || o.unordered && slices.Contains(o.ids, id)
+	if id != "" && !repeat {
+		o.ids = append(o.ids, id)
+	}
+}
+
+// await waits until everything is stored and nothing more arrives, or until nothing has arrived for the timeout.
+func (w *watch) await(ctx context.Context, timeout time.Duration) *worstReport {
+	for start := time.Now(); ; {
+		r := w.report()
+		quiet, missing := time.Since(start), 0
+		for _, b := range r.Buses {
+			quiet = min(quiet, time.Since(b.last))
+			missing += b.Missing
+		}
+		if ctx.Err() != nil || quiet > timeout || missing == 0 && quiet > quietTime {
+			return r
+		}
+		pause(ctx, quietTime/3)
+	}
+}
+
+func (w *watch) report() *worstReport {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	r := &worstReport{Orders: len(w.orders), Buses: make(map[string]*busReport)}
+	for _, o := range w.orders {
+		r.Events += len(o.ids)
+	}
+	for _, b := range w.buses {
+		of := &busReport{note: b.notes.lastSaid()}
+		r.Buses[b.name] = of
+		select {
+		case <-b.begin:
+		default:
+			of.Unread = of.note
+			continue
+		}
+		for id, o := range w.orders {
+			stored := cmp.Or(b.orders[id], new(storedOrder))
+			of.compare(o, stored.ids)
+			if stored.last.After(of.last) {
+				of.last = stored.last
+			}
+		}
+	}
+	return r
+}
