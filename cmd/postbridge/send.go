@@ -55,8 +55,8 @@ type sendOptions struct {
 	tolerate, json             bool
 	files                      []string
 
-	replay  string // a file
-	speed   speed
+	replay  string  // a file
+	speed   float64 // how many times as fast as it was recorded; 0 for as fast as it is answered
 	worst   misbehaviours
 	canary  bool
 	user    string // of the canary
@@ -83,8 +83,9 @@ func sendFlags(o *sendOptions) *flag.FlagSet {
 	fs.BoolVar(&o.tolerate, "tolerate", false, "")
 	fs.BoolVar(&o.json, "json", false, "")
 	fs.StringVar(&o.replay, "replay", "", "")
-	fs.TextVar(&o.speed, "speed", speed(1), "")
-	fs.TextVar(&o.worst, "worst", misbehaviours(nil), "")
+	o.speed = 1
+	fs.Func("speed", "", o.setSpeed)
+	fs.Func("worst", "", o.worst.set)
 	fs.BoolVar(&o.canary, "canary", false, "")
 	fs.StringVar(&o.user, "user", "CANARY", "")
 	fs.DurationVar(&o.timeout, "timeout", 10*time.Second, "")
@@ -105,7 +106,7 @@ func (p *process) send(ctx context.Context, args []string) error {
 		o.check,
 		func() error { return o.checkMode(fs) },
 		func() error { return p.sendURL(o) },
-		func() error { return p.sendSecrets(o) },
+		func() error { return p.sendApps(o) },
 		func() error { return p.runSend(ctx, o) },
 	)
 	if err != nil {
@@ -142,7 +143,7 @@ func (p *process) runSend(ctx context.Context, o *sendOptions) error {
 	failure := s.run(ctx)
 	if s.watch != nil {
 		s.total.Worst = s.watch.await(ctx, o.timeout)
-		s.total.Worst.Behaviours = o.worst
+		s.total.Worst.Behaviours = o.worst.String()
 		if failure == nil && ctx.Err() == nil {
 			failure = s.total.Worst.failure()
 		}
@@ -209,40 +210,36 @@ func (o *sendOptions) check() error {
 	return nil
 }
 
+// mode returns the way to send, and the flags that have an effect on it beside those that always have.
+func (o *sendOptions) mode() (name, flags string) {
+	switch {
+	case o.canary:
+		return "canary", "user timeout"
+	case o.replay != "":
+		return "replay", "speed connections count for acked tolerate"
+	case len(o.worst) > 0:
+		return "worst", "timeout connections count for rate users seed acked tolerate"
+	}
+	return "", "sign connections count for rate users seed repeats late acked tolerate"
+}
+
 // checkMode refuses a flag that has no effect beside another one.
-func (o *sendOptions) checkMode(fs *flag.FlagSet) error {
-	modes := []struct {
-		name  string
-		on    bool
-		flags string // that have an effect, beside those that always have
-	}{
-		{"canary", o.canary, "user timeout"},
-		{"replay", o.replay != "", "speed connections count for acked tolerate"},
-		{"worst", len(o.worst) > 0, "timeout connections count for rate users seed acked tolerate"},
-		{"", true, "sign connections count for rate users seed repeats late acked tolerate"},
+func (o *sendOptions) checkMode(fs *flag.FlagSet) (err error) {
+	mode, flags := o.mode()
+	valid := strings.Fields(mode + " url ca broker secret token json " + flags)
+	fs.Visit(func(f *flag.Flag) {
+		switch {
+		case err != nil || slices.Contains(valid, f.Name):
+		case mode == "":
+			err = misuse("--%s is for another way to send; run 'postbridge send --help'", f.Name)
+		default:
+			err = misuse("--%s takes no --%s; leave one of them out", mode, f.Name)
+		}
+	})
+	if err == nil && mode != "" && len(o.files) > 0 {
+		err = misuse("--%s takes no file %q; leave one of them out", mode, o.files[0])
 	}
-	var set []string
-	fs.Visit(func(f *flag.Flag) { set = append(set, f.Name) })
-	for _, m := range modes {
-		if !m.on {
-			continue
-		}
-		valid := strings.Fields(m.name + " url ca broker secret token json " + m.flags)
-		for _, name := range set {
-			switch {
-			case slices.Contains(valid, name):
-			case m.name == "":
-				return misuse("--%s is for another way to send; run 'postbridge send --help'", name)
-			default:
-				return misuse("--%s takes no --%s; leave one of them out", m.name, name)
-			}
-		}
-		if m.name != "" && len(o.files) > 0 {
-			return misuse("--%s takes no file %q; leave one of them out", m.name, o.files[0])
-		}
-		return nil
-	}
-	return nil
+	return err
 }
 
 // setDefaults sets when to stop, and what the misbehaviours need.
@@ -262,18 +259,9 @@ func (o *sendOptions) setDefaults() {
 	}
 }
 
-// sendSecrets fills in what the flags left out from the settings of serve, so that both run from one environment.
-func (p *process) sendSecrets(o *sendOptions) (err error) {
-	if o.token == "" {
-		if o.token, err = p.firstToken(o.broker); err != nil {
-			return err
-		}
-	}
-	replay := o.replay != ""
-	switch {
-	case o.broker == "dhan" && o.token == "":
-		return misuse("Dhan's route needs a path token; set --token or POSTBRIDGE_DHAN_TOKENS")
-	case !replay && (o.broker != "kite" || len(o.files) > 0 && !o.sign):
+// sendApps sets the apps to sign with: that of --secret, else those of serve, so that both run from one environment.
+func (p *process) sendApps(o *sendOptions) (err error) {
+	if o.replay == "" && (o.broker != "kite" || len(o.files) > 0 && !o.sign) {
 		return nil // nothing is signed
 	}
 	entries, problem := []string{o.secret}, "an app to sign with has no secret"
@@ -282,7 +270,7 @@ func (p *process) sendSecrets(o *sendOptions) (err error) {
 			return err
 		}
 	}
-	if !replay {
+	if o.replay == "" {
 		entries, problem = append(entries, "")[:1], "no Kite app to sign with" // the first one
 	}
 	for _, entry := range entries {
@@ -297,11 +285,6 @@ func (p *process) sendSecrets(o *sendOptions) (err error) {
 
 // app returns the Kite app to sign with.
 func (o *sendOptions) app() kite.Secret { return append(o.apps, kite.Secret{})[0] }
-
-func (p *process) firstToken(broker string) (string, error) {
-	tokens, err := p.secretEntries(strings.ToUpper(broker) + "_TOKENS")
-	return append(tokens, "")[0], err
-}
 
 // secretEntries returns the entries of a list of secrets in the environment, or in the file that it names.
 func (p *process) secretEntries(name string) ([]string, error) {
@@ -318,22 +301,30 @@ func (p *process) secretEntries(name string) ([]string, error) {
 
 // sendTargets returns the route of --broker; for a replay those of all brokers, except one that lacks a path token.
 func (p *process) sendTargets(ctx context.Context, o *sendOptions) (map[string]*target, error) {
-	targets := map[string]*target{}
+	targets := make(map[string]*target)
 	for _, broker := range brokerNames() {
-		token, err := o.token, error(nil)
-		switch {
-		case broker == o.broker:
-		case o.replay == "":
+		tokens := []string{o.token}
+		if broker != o.broker && o.replay == "" {
 			continue
-		default:
-			token, err = p.firstToken(broker)
 		}
-		if err == nil && (broker != "dhan" || token != "") {
-			targets[broker], err = o.target(ctx, broker, token)
+		if broker != o.broker || o.token == "" {
+			entries, err := p.secretEntries(strings.ToUpper(broker) + "_TOKENS")
+			if err != nil {
+				return nil, err
+			}
+			tokens = append(entries, "")
 		}
+		if broker == "dhan" && tokens[0] == "" {
+			continue
+		}
+		t, err := o.target(ctx, broker, tokens[0])
 		if err != nil {
 			return nil, err
 		}
+		targets[broker] = t
+	}
+	if targets[o.broker] == nil {
+		return nil, misuse("Dhan's route needs a path token; set --token or POSTBRIDGE_DHAN_TOKENS")
 	}
 	return targets, nil
 }

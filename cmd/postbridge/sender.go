@@ -110,7 +110,7 @@ func (s *sender) send(ctx context.Context, pb postback) error {
 // done records what came of a postback. The error ends the run.
 func (s *sender) done(pb postback, sent time.Time, status int, id string, err error) error {
 	s.total.count(pb, sent, status, id, err)
-	if err != nil && !(s.tolerate && (status == 0 || status >= 500)) {
+	if err != nil && (!s.tolerate || status != 0 && status < 500) {
 		return fmt.Errorf("%v was %w", pb, err)
 	}
 	if s.watch != nil {

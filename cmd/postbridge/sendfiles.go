@@ -96,26 +96,22 @@ func splice(body []byte, at span, text []byte) []byte {
 // members finds the values of a JSON object by their names. Of a repeated name it is the last.
 func members(body []byte) (map[string]span, error) {
 	d := jsontext.NewDecoder(bytes.NewReader(body), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
-	if d.PeekKind() != '{' {
+	if token, err := d.ReadToken(); err != nil || token.Kind() != '{' {
 		return nil, errors.New("it is not a JSON object")
 	}
-	_, err := d.ReadToken()
-	found := make(map[string]span)
-	for err == nil && d.PeekKind() != '}' {
-		var name jsontext.Token
-		if name, err = d.ReadToken(); err != nil {
-			break
+	for found := make(map[string]span); ; {
+		token, err := d.ReadToken()
+		if err != nil || token.Kind() == '}' {
+			return found, err
 		}
-		of := name.String()
-		var value jsontext.Value
-		value, err = d.ReadValue()
+		name := token.String() // before the next read
+		value, err := d.ReadValue()
+		if err != nil {
+			return nil, err
+		}
 		end := int(d.InputOffset())
-		found[of] = span{end - len(value), end}
+		found[name] = span{end - len(value), end}
 	}
-	if err == nil {
-		_, err = d.ReadToken()
-	}
-	return found, err
 }
 
 // literal returns a string without its quotes and escapes, and a number as it is written.

@@ -157,7 +157,7 @@ func TestReplayDueLate(t *testing.T) {
 // TestReplayPace holds the gaps of a recording, at its own speed and faster.
 func TestReplayPace(t *testing.T) {
 	for _, test := range []struct {
-		speed speed
+		speed float64
 		took  time.Duration
 	}{{1, 5 * time.Second}, {10, 500 * time.Millisecond}, {0, 0}} {
 		synctest.Test(t, func(t *testing.T) {

@@ -18,25 +18,16 @@ import (
 	"github.com/postbridge/postbridge/brokers/kite"
 )
 
-// speed is how many times as fast as it was recorded; 0 is as fast as it is answered.
-type speed float64
-
-// UnmarshalText reads a number, or max.
-func (s *speed) UnmarshalText(text []byte) error {
-	if string(text) == "max" {
-		*s = 0
-		return nil
+// setSpeed reads --speed: a number, or max, which is 0.
+func (o *sendOptions) setSpeed(text string) (err error) {
+	if text == "max" {
+		text = "0"
 	}
-	n, err := strconv.ParseFloat(string(text), 64)
-	if err != nil || !(n >= 0 && n <= 1e9) {
+	if o.speed, err = strconv.ParseFloat(text, 64); err != nil || !(o.speed >= 0 && o.speed <= 1e9) {
 		return errors.New("it is not a number; set it like 10, or to max")
 	}
-	*s = speed(n)
 	return nil
 }
-
-// MarshalText writes the number.
-func (s speed) MarshalText() ([]byte, error) { return fmt.Append(nil, float64(s)), nil }
 
 // recorded is one line of a recording: an event as tail prints it, with --headers or without, or only the time at which
 // it was received and the body.
@@ -262,5 +253,5 @@ func (r *recording) due(received time.Time) time.Time {
 	if r.speed == 0 {
 		return time.Time{}
 	}
-	return r.pace.start.Add(time.Duration(min(float64(recorded)/float64(r.speed), float64(longestWait))))
+	return r.pace.start.Add(time.Duration(min(float64(recorded)/r.speed, float64(longestWait))))
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -47,22 +46,20 @@ func (o *sendOptions) target(ctx context.Context, broker, token string) (*target
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		return nil, misuse("--url %q is not a URL; write it like http://127.0.0.1:8080", o.url)
 	}
-	var dialer interface {
-		DialContext(ctx context.Context, network, address string) (net.Conn, error)
-	} = new(net.Dialer)
+	connect := new(net.Dialer).DialContext
 	if u.Scheme == "https" {
 		config, err := o.tlsConfig(u.Hostname())
 		if err != nil {
 			return nil, err
 		}
-		dialer = &tls.Dialer{Config: config}
+		connect = (&tls.Dialer{Config: config}).DialContext
 	} else if o.ca != "" {
 		return nil, misuse("--ca is for a URL that begins with https")
 	}
 	dial := func(_ context.Context, network, address string) (net.Conn, error) {
 		ctx, stop := context.WithTimeout(ctx, answerTimeout)
 		defer stop()
-		conn, err := dialer.DialContext(ctx, network, address)
+		conn, err := connect(ctx, network, address)
 		if err != nil {
 			return nil, &dialError{err}
 		}
@@ -78,44 +75,38 @@ func (o *sendOptions) target(ctx context.Context, broker, token string) (*target
 // is for the name that brokers know, not for this machine's.
 func (o *sendOptions) tlsConfig(host string) (*tls.Config, error) {
 	c := &tls.Config{ServerName: host}
-	file := cmp.Or(o.ca, o.certificate)
-	if file == "" {
-		return c, nil
+	for _, file := range []string{o.certificate, o.ca} { // the last one is trusted
+		if file == "" {
+			continue
+		}
+		text, _, err := readSecretFile(file)
+		if err != nil {
+			return nil, err
+		}
+		c.RootCAs = x509.NewCertPool()
+		if !c.RootCAs.AppendCertsFromPEM(text) {
+			return nil, misuse("%s: no PEM certificate in it", file)
+		}
+		if file == o.certificate {
+			if c.ServerName = certificateName(text); c.ServerName == "" {
+				return nil, misuse("%s: the certificate is for no name; set --url and --ca", file)
+			}
+		}
 	}
-	text, _, err := readSecretFile(file)
-	if err != nil {
-		return nil, err
-	}
-	c.RootCAs = x509.NewCertPool()
-	if !c.RootCAs.AppendCertsFromPEM(text) {
-		return nil, misuse("%s: no PEM certificate in it", file)
-	}
-	if o.certificate != "" {
-		c.ServerName, err = certificateName(o.certificate)
-	}
-	return c, err
+	return c, nil
 }
 
-// certificateName returns a host name or an address for which a certificate is valid.
-func certificateName(file string) (string, error) {
-	text, _, err := readSecretFile(file)
-	if err != nil {
-		return "", err
-	}
+// certificateName returns a host name or an address for which the first certificate is valid, or nothing.
+func certificateName(text []byte) string {
 	block, _ := pem.Decode(text)
-	if block == nil {
-		return "", misuse("%s: no PEM certificate in it", file)
-	}
 	leaf, err := x509.ParseCertificate(block.Bytes)
 	switch {
-	case err != nil:
-		return "", misuse("%s: %v", file, err)
-	case len(leaf.DNSNames) > 0:
-		return strings.Replace(leaf.DNSNames[0], "*", "any", 1), nil
-	case len(leaf.IPAddresses) > 0:
-		return leaf.IPAddresses[0].String(), nil
+	case err == nil && len(leaf.DNSNames) > 0:
+		return strings.Replace(leaf.DNSNames[0], "*", "any", 1)
+	case err == nil && len(leaf.IPAddresses) > 0:
+		return leaf.IPAddresses[0].String()
 	}
-	return "", misuse("%s: the certificate is for no name; set --url and --ca", file)
+	return ""
 }
 
 // post sends a postback once and returns the id of its event. An error with status 0 means that there was no answer:

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -15,6 +16,8 @@ const (
 	beginLimit = 5 * time.Second
 	// quietTime is how long nothing may arrive, when everything is there, until nothing more is expected.
 	quietTime = 300 * time.Millisecond
+	// watchInterval is the time between two comparisons.
+	watchInterval = 50 * time.Millisecond
 )
 
 // watch reads the buses of the environment and compares what arrives with what was acknowledged.
@@ -31,7 +34,7 @@ type watch struct {
 type watchedBus struct {
 	follower
 	name   string
-	begin  chan struct{}           // closed when all that is stored from now on arrives
+	ready  atomic.Bool             // all that is stored from now on arrives
 	orders map[string]*storedOrder // by the order id in the key; guarded by watch.mu
 }
 
@@ -56,11 +59,9 @@ func (p *process) watchBuses(ctx context.Context, o *tailOptions) (*watch, error
 	w := &watch{orders: make(map[string]*ackedOrder)}
 	ctx, w.stop = context.WithCancel(ctx)
 	for _, name := range c.Publish {
-		b := &watchedBus{
-			follower: newFollower(beginning{now: true}, io.Discard), name: name,
-			begin: make(chan struct{}), orders: make(map[string]*storedOrder),
-		}
-		b.begun = sync.OnceFunc(func() { close(b.begin) })
+		f := newFollower(beginning{now: true}, io.Discard)
+		b := &watchedBus{follower: f, name: name, orders: make(map[string]*storedOrder)}
+		b.begun = func() { b.ready.Store(true) }
 		w.buses = append(w.buses, b)
 		w.readers.Go(func() {
 			end, err := o.follow(ctx, b.follower, name, c, credentials)
@@ -82,13 +83,9 @@ func (w *watch) close() {
 
 // awaitBegin waits until all buses are read, or for the timeout.
 func (w *watch) awaitBegin(ctx context.Context, timeout time.Duration) {
-	ctx, stop := context.WithTimeout(ctx, timeout)
-	defer stop()
-	for _, b := range w.buses {
-		select {
-		case <-b.begin:
-		case <-ctx.Done():
-		}
+	waits := func(b *watchedBus) bool { return !b.ready.Load() }
+	start := time.Now()
+	for slices.ContainsFunc(w.buses, waits) && time.Since(start) < timeout && pause(ctx, watchInterval) {
 	}
 }
 
@@ -143,7 +140,7 @@ func (w *watch) await(ctx context.Context, timeout time.Duration) *worstReport {
 		if ctx.Err() != nil || quiet > timeout || missing == 0 && quiet > quietTime {
 			return r
 		}
-		pause(ctx, quietTime/3)
+		pause(ctx, watchInterval)
 	}
 }
 
@@ -153,13 +150,12 @@ func (w *watch) report() *worstReport {
 	r := &worstReport{Orders: len(w.orders), Buses: make(map[string]*busReport)}
 	for _, o := range w.orders {
 		r.Events += len(o.ids)
+		r.atLeast = r.atLeast || o.unordered
 	}
 	for _, b := range w.buses {
 		of := &busReport{note: b.notes.lastSaid()}
 		r.Buses[b.name] = of
-		select {
-		case <-b.begin:
-		default:
+		if !b.ready.Load() {
 			of.Unread = of.note
 			continue
 		}
