@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -42,8 +43,9 @@ Example: postbridge send --secret 1234=0hdv7iw5examplesecret --count 100 --rate 
 // sendOptions are the flags of send, checked.
 type sendOptions struct {
 	url, broker, secret, token string
-	ca, certificate            string // files: the CA to trust, the certificate of serve on this machine
-	apps                       []kite.Secret
+	ca, certificate            string              // files: the CA to trust, the certificate of serve on this machine
+	apps                       []kite.Secret       // to sign with; without one, a recording is sent as it is
+	tokens                     map[string][]string // by broker
 	sign                       bool
 	count                      int64
 	duration                   time.Duration
@@ -105,8 +107,7 @@ func (p *process) send(ctx context.Context, args []string) error {
 	err := firstError(
 		o.check,
 		func() error { return o.checkMode(fs) },
-		func() error { return p.sendURL(o) },
-		func() error { return p.sendApps(o) },
+		func() error { return p.sendSettings(o) },
 		func() error { return p.runSend(ctx, o) },
 	)
 	if err != nil {
@@ -118,7 +119,7 @@ func (p *process) send(ctx context.Context, args []string) error {
 // runSend sends, in the way that the flags chose, and prints the summary.
 func (p *process) runSend(ctx context.Context, o *sendOptions) error {
 	o.setDefaults()
-	targets, err := p.sendTargets(ctx, o)
+	targets, err := o.targets(ctx)
 	if err != nil {
 		return err
 	}
@@ -137,7 +138,7 @@ func (p *process) runSend(ctx context.Context, o *sendOptions) error {
 	if err := p.addSources(s, o, targets); err != nil {
 		return err
 	}
-	if s.acked, err = openAcked(o.acked); err != nil {
+	if s.acked, err = os.OpenFile(cmp.Or(o.acked, os.DevNull), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644); err != nil {
 		return err
 	}
 	failure := s.run(ctx)
@@ -174,22 +175,59 @@ func (p *process) addSources(s *sender, o *sendOptions, targets map[string]*targ
 		all = slices.Repeat([]func() postback{next}, o.connections)
 	}
 	for _, next := range all {
-		s.sources = append(s.sources, s.pace.source(targets[o.broker], next))
+		s.sources = append(s.sources, func(ctx context.Context) (pb postback, ok bool) {
+			due, ok := s.pace.next(ctx)
+			if ok {
+				pb = next()
+				pb.target, pb.due = targets[o.broker], due
+			}
+			return pb, ok
+		})
 	}
 	return nil
 }
 
-// sendURL fills in a URL that the flags left out: serve on this machine, if it runs from the same environment.
-func (p *process) sendURL(o *sendOptions) error {
-	if o.url != "" {
+// sendSettings fills in what the flags left out from the settings of serve, so that both run from one environment.
+func (p *process) sendSettings(o *sendOptions) error {
+	c, err := parseConfig(p.env)
+	if err != nil {
+		return err
+	}
+	replay, signs := o.replay != "", o.broker == "kite" && (o.sign || len(o.files) == 0)
+	secrets, err := readCredentials(slices.DeleteFunc(c.brokerSecrets(), func(of secretSource) bool {
+		switch of.name { // what is not needed may be wrong
+		case "KITE_SECRETS":
+			return o.secret != "" || !replay && !signs
+		case strings.ToUpper(o.broker) + "_TOKENS":
+			return o.token != ""
+		}
+		return !replay
+	}))
+	if err != nil {
+		return err
+	}
+	o.tokens = map[string][]string{"kite": load(&secrets.kiteTokens), "dhan": load(&secrets.dhanTokens)}
+	if o.token != "" {
+		o.tokens[o.broker] = []string{o.token}
+	}
+	if o.apps = load(&secrets.kiteSecrets); o.secret != "" {
+		o.apps, err = parseKiteSecrets(o.secret)
+	}
+	switch {
+	case replay && err != nil:
+		return misuse("an app to sign with has no secret; set --secret or POSTBRIDGE_KITE_SECRETS to app_id=api_secret")
+	case !replay && signs && len(o.apps) == 0:
+		return misuse("no Kite app to sign with; set --secret or POSTBRIDGE_KITE_SECRETS to app_id=api_secret")
+	case o.broker == "dhan" && len(o.tokens["dhan"]) == 0:
+		return misuse("Dhan's route needs a path token; set --token or POSTBRIDGE_DHAN_TOKENS")
+	case o.url != "":
 		return nil
 	}
-	listen, scheme := cmp.Or(p.env[envPrefix+"LISTEN"], ":8080"), "http://"
-	if o.certificate = p.env[envPrefix+"TLS_CERT_FILE"]; o.certificate != "" {
-		scheme = "https://"
+	o.url = "http://" + onThisMachine(c.Listen)
+	if o.certificate = c.TLSCertFile; o.certificate != "" {
+		o.url = "https://" + onThisMachine(c.Listen)
 	}
-	o.url = scheme + onThisMachine(listen)
-	return checkAddress("LISTEN", listen)
+	return checkAddress("LISTEN", c.Listen)
 }
 
 func (o *sendOptions) check() error {
@@ -259,72 +297,21 @@ func (o *sendOptions) setDefaults() {
 	}
 }
 
-// sendApps sets the apps to sign with: that of --secret, else those of serve, so that both run from one environment.
-func (p *process) sendApps(o *sendOptions) (err error) {
-	if o.replay == "" && (o.broker != "kite" || len(o.files) > 0 && !o.sign) {
-		return nil // nothing is signed
-	}
-	entries, problem := []string{o.secret}, "an app to sign with has no secret"
-	if o.secret == "" {
-		if entries, err = p.secretEntries("KITE_SECRETS"); err != nil {
-			return err
-		}
-	}
-	if o.replay == "" {
-		entries, problem = append(entries, "")[:1], "no Kite app to sign with" // the first one
-	}
-	for _, entry := range entries {
-		id, secret, ok := strings.Cut(entry, "=")
-		if !ok {
-			return misuse("%s; set --secret or POSTBRIDGE_KITE_SECRETS to app_id=api_secret", problem)
-		}
-		o.apps = append(o.apps, kite.Secret{AppID: id, Secret: secret})
-	}
-	return nil
-}
-
-// app returns the Kite app to sign with.
+// app returns the Kite app to sign with, if there is one.
 func (o *sendOptions) app() kite.Secret { return append(o.apps, kite.Secret{})[0] }
 
-// secretEntries returns the entries of a list of secrets in the environment, or in the file that it names.
-func (p *process) secretEntries(name string) ([]string, error) {
-	text := p.env[envPrefix+name]
-	if path := p.env[envPrefix+name+"_FILE"]; path != "" {
-		content, _, err := readSecretFile(path)
-		if err != nil {
-			return nil, bad(name+"_FILE", "%v", err)
-		}
-		text = string(content)
-	}
-	return splitEntries(text), nil
-}
-
-// sendTargets returns the route of --broker; for a replay those of all brokers, except one that lacks a path token.
-func (p *process) sendTargets(ctx context.Context, o *sendOptions) (map[string]*target, error) {
-	targets := make(map[string]*target)
-	for _, broker := range brokerNames() {
-		tokens := []string{o.token}
-		if broker != o.broker && o.replay == "" {
+// targets returns the route of --broker, and for a replay that of each broker, except Dhan's without its path token.
+func (o *sendOptions) targets(ctx context.Context) (map[string]*target, error) {
+	all := make(map[string]*target)
+	for broker, tokens := range o.tokens {
+		if broker != o.broker && o.replay == "" || broker == "dhan" && len(tokens) == 0 {
 			continue
 		}
-		if broker != o.broker || o.token == "" {
-			entries, err := p.secretEntries(strings.ToUpper(broker) + "_TOKENS")
-			if err != nil {
-				return nil, err
-			}
-			tokens = append(entries, "")
-		}
-		if broker == "dhan" && tokens[0] == "" {
-			continue
-		}
-		t, err := o.target(ctx, broker, tokens[0])
+		t, err := o.target(ctx, broker, append(tokens, "")[0])
 		if err != nil {
 			return nil, err
 		}
-		targets[broker] = t
+		all[broker] = t
 	}
-	if targets[o.broker] == nil {
-		return nil, misuse("Dhan's route needs a path token; set --token or POSTBRIDGE_DHAN_TOKENS")
-	}
-	return targets, nil
+	return all, nil
 }

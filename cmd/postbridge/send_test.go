@@ -174,6 +174,21 @@ func checkLives(t *testing.T, orders map[string][]*bridge.Event) {
 	}
 }
 
+// TestSendRepeats holds that a state in other words is the same event.
+func TestSendRepeats(t *testing.T) {
+	for _, broker := range []string{"kite", "dhan"} {
+		e := newEdge(t)
+		e.sent(t, 0, "--broker", broker, "--count", "1000", "--repeats", "1", "--seed", "4")
+		for id, events := range e.orders {
+			for i := 1; i < len(events); i += 2 {
+				if events[i].ID != events[i-1].ID {
+					t.Errorf("%s order %s: state %d (%s) is another event", broker, id, i, events[i].Status)
+				}
+			}
+		}
+	}
+}
+
 // TestSendAppID signs as apps whose ids are numbers, and as one whose id is not.
 func TestSendAppID(t *testing.T) {
 	e := newEdge(t)
@@ -445,8 +460,9 @@ func TestSendURL(t *testing.T) {
 		"": "http://127.0.0.1:8080", ":9000": "http://127.0.0.1:9000", "0.0.0.0:80": "http://127.0.0.1:80",
 		"[::]:80": "http://127.0.0.1:80", "10.0.0.1:80": "http://10.0.0.1:80", "[::1]:80": "http://[::1]:80", "edge:80": "http://edge:80",
 	} {
-		p, o := &process{env: map[string]string{"POSTBRIDGE_LISTEN": listen}}, new(sendOptions)
-		if err := p.sendURL(o); err != nil || o.url != want {
+		p := &process{env: map[string]string{"POSTBRIDGE_LISTEN": listen}}
+		o := &sendOptions{broker: "kite", secret: "1=2"}
+		if err := p.sendSettings(o); err != nil || o.url != want {
 			t.Errorf("%s: %s, %v; want %s", listen, o.url, err, want)
 		}
 	}

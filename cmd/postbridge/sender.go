@@ -24,14 +24,6 @@ type postback struct {
 	id   string
 }
 
-// String names the postback in an error.
-func (pb postback) String() string {
-	if pb.line > 0 {
-		return fmt.Sprintf("a postback of order %s (line %d)", pb.order, pb.line)
-	}
-	return "a postback of order " + pb.order
-}
-
 // source returns the next postback when it is due; false at the end. An order's postbacks come from one source.
 type source func(ctx context.Context) (pb postback, ok bool)
 
@@ -111,7 +103,11 @@ func (s *sender) send(ctx context.Context, pb postback) error {
 func (s *sender) done(pb postback, sent time.Time, status int, id string, err error) error {
 	s.total.count(pb, sent, status, id, err)
 	if err != nil && (!s.tolerate || status != 0 && status < 500) {
-		return fmt.Errorf("%v was %w", pb, err)
+		line := ""
+		if pb.line > 0 {
+			line = fmt.Sprintf(" (line %d)", pb.line)
+		}
+		return fmt.Errorf("a postback of order %s%s was %w", pb.order, line, err)
 	}
 	if s.watch != nil {
 		s.watch.sent(pb, id)
@@ -122,14 +118,6 @@ func (s *sender) done(pb postback, sent time.Time, status int, id string, err er
 	// Each line is one write, so that none is lost with this process.
 	_, err = fmt.Fprintf(s.acked, "%s\t%s\t%d\n", id, pb.order, pb.n)
 	return err
-}
-
-// openAcked opens the file of --acked; without one, nothing is kept.
-func openAcked(path string) (*os.File, error) {
-	if path == "" {
-		path = os.DevNull
-	}
-	return os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
 }
 
 // pace determines when each postback is due: at a fixed rate, however long the answers take, or at once.
@@ -153,19 +141,6 @@ func newPace(o *sendOptions) *pace {
 		p.burst = max(1, int64(o.rate))
 	}
 	return p
-}
-
-// source returns what next makes, each at its time, all for one target.
-func (p *pace) source(to *target, next func() postback) source {
-	return func(ctx context.Context) (postback, bool) {
-		due, ok := p.next(ctx)
-		if !ok {
-			return postback{}, false
-		}
-		pb := next()
-		pb.target, pb.due = to, due
-		return pb, true
-	}
 }
 
 // next waits until the next postback is due; false if there is none. Latency counts from due, so that a stall is not

@@ -75,7 +75,7 @@ func sign(body []byte, apps []kite.Secret) ([]byte, error) {
 	if known >= 0 {
 		app = apps[known]
 	}
-	signature := strconv.AppendQuote(nil, checksum(text("order_id"), text("order_timestamp"), app.Secret))
+	signature := strconv.Quote(checksum(text("order_id"), text("order_timestamp"), app.Secret))
 	if known >= 0 || text("app_id") == "" {
 		return splice(body, at, signature), nil
 	}
@@ -89,8 +89,8 @@ func sign(body []byte, apps []kite.Secret) ([]byte, error) {
 type span struct{ from, to int }
 
 // splice returns a copy of body in which text replaces a value.
-func splice(body []byte, at span, text []byte) []byte {
-	return slices.Concat(body[:at.from], text, body[at.to:])
+func splice(body []byte, at span, text string) []byte {
+	return slices.Concat(body[:at.from], []byte(text), body[at.to:])
 }
 
 // members finds the values of a JSON object by their names. Of a repeated name it is the last.

@@ -2,18 +2,19 @@ package main
 
 import (
 	"crypto/sha256"
+	"embed"
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
-
-	"github.com/postbridge/postbridge/brokers/kite"
 )
 
 // step is what happened to an order, in no broker's words.
@@ -45,6 +46,68 @@ type order struct {
 	quantity, paise        int
 	placed                 time.Time
 	states                 []state
+}
+
+// misbehaviour is something that brokers are known to do: how it changes the states of an order, and how they are sent.
+type misbehaviour struct {
+	name        string
+	late        bool    // the last partial fill comes after the end of its order
+	twice       []step  // these states come twice ...
+	reworded    bool    // ... the second time in other words
+	rate        float64 // the postbacks of a second come all at its beginning; this many unless --rate is set
+	connections int     // at least this many; the states of half of the orders come over several at once
+}
+
+// allMisbehaviours returns every misbehaviour in the order in which they change an order.
+func allMisbehaviours() misbehaviours {
+	return misbehaviours{
+		{name: "late", late: true},
+		{name: "words", twice: []step{open, partlyFilled}, reworded: true},
+		{name: "cancels", twice: []step{cancelled}, reworded: true},
+		{name: "doubled", twice: []step{placed, open, partlyFilled, filled, cancelled, rejected}},
+		{name: "storm", rate: 500},
+		{name: "split", connections: 4},
+	}
+}
+
+// misbehaviours are those that --worst names.
+type misbehaviours []misbehaviour
+
+// set reads names, or all.
+func (m *misbehaviours) set(text string) error {
+	all := allMisbehaviours()
+	if text == "all" {
+		text = all.String()
+	}
+	var names list
+	if err := names.UnmarshalText([]byte(text)); err != nil {
+		return err
+	}
+	for _, name := range names {
+		if !slices.Contains(strings.Split(all.String(), ","), name) {
+			return fmt.Errorf("%q is not known; set it to all or some of %v", name, all)
+		}
+	}
+	*m = slices.DeleteFunc(all, func(of misbehaviour) bool { return !slices.Contains(names, of.name) })
+	return nil
+}
+
+func (m misbehaviours) String() string {
+	var names list
+	for _, of := range m {
+		names = append(names, of.name)
+	}
+	return names.String()
+}
+
+// split reports whether the states of some orders are sent over several connections at once.
+func (m misbehaviours) split() bool {
+	return slices.ContainsFunc(m, func(of misbehaviour) bool { return of.connections > 0 })
+}
+
+// burst reports whether the postbacks of a second come all at its beginning.
+func (m misbehaviours) burst() bool {
+	return slices.ContainsFunc(m, func(of misbehaviour) bool { return of.rate > 0 })
 }
 
 // generator makes orders, each from the seed and its number alone.
@@ -95,10 +158,10 @@ func (g *generator) lives(shared bool) func() postback {
 // order makes order number i.
 func (g *generator) order(i uint64) *order {
 	r := rand.New(rand.NewPCG(g.seed, i))
-	user := r.IntN(g.users) + 1
+	userID := map[string]string{"kite": "AB%04d", "dhan": "1%09d"}[g.broker]
 	o := &order{
 		id:       orderID(g.seed, i),
-		user:     userID(g.broker, user),
+		user:     fmt.Sprintf(userID, r.IntN(g.users)+1),
 		symbol:   [...]string{"SBIN", "INFY", "TATAMOTORS", "BANKNIFTY2660236800CE"}[r.IntN(4)],
 		side:     [...]string{"BUY", "SELL"}[r.IntN(2)],
 		quantity: 10 * (1 + r.IntN(50)),
@@ -123,13 +186,6 @@ func (g *generator) order(i uint64) *order {
 func orderID(seed, i uint64) string {
 	sum := sha256.Sum256(binary.LittleEndian.AppendUint64(nil, seed))
 	return strconv.FormatUint(1e18+binary.BigEndian.Uint64(sum[:])%1e10*1e8+i%1e8, 10)
-}
-
-func userID(broker string, n int) string {
-	if broker == "dhan" {
-		return strconv.Itoa(1_000_000_000 + n)
-	}
-	return fmt.Sprintf("AB%04d", n)
 }
 
 // live makes the states of the order's life.
@@ -188,68 +244,61 @@ func (o *order) delay() {
 	}
 }
 
+// samples are the official sample of each broker, with names that begin with $ in place of what differs.
+//
+//go:embed samples
+var samples embed.FS
+
 // body returns the postback of a state, signed with the first app.
 func (o *order) body(to *sendOptions, n int) []byte {
-	if to.broker == "dhan" {
-		return o.dhan(&o.states[n])
-	}
-	return o.kite(&o.states[n], to.app())
-}
-
-// kite writes the postback in the shape of Kite's official sample.
-func (o *order) kite(s *state, app kite.Secret) []byte {
-	words := [...]string{"PUT ORDER REQ RECEIVED", "OPEN", "UPDATE", "COMPLETE", "CANCELLED", "REJECTED"}
-	guid, pending, reason, raw, tag := "s", s.pending, "null", "null", "null"
-	if s.step == cancelled {
+	s, app := o.states[n], to.app()
+	// Both brokers write Indian time without its zone.
+	at := o.placed.Add(5*time.Hour + 30*time.Minute + time.Duration(s.second)*time.Second).Format(time.DateTime)
+	guid, pending, code, reason, raw := "s", s.pending, "", "", ""
+	if s.reworded {
+		guid = "d"
+	} else if s.step == cancelled {
 		pending = s.cancelled // the first of two reports still counts as pending what the second does not
 	}
 	if s.step == rejected {
-		reason, raw = `"Insufficient funds"`, `"RMS:Margin Exceeds,Required:1000.00,Available:10.00"`
+		code, reason, raw = "16052", "Insufficient funds", "RMS:Margin Exceeds,Required:1000.00,Available:10.00"
 	}
-	if o.tag != "" {
-		tag = strconv.Quote(o.tag)
+	values := map[string]any{
+		"user": o.user, "order": o.id, "exchange_order": o.id[3:], "symbol": o.symbol, "side": o.side, "time": at,
+		"quantity": o.quantity, "price": rupees(o.paise), "average_price": rupees(o.paise * min(s.filled, 1)),
+		"filled": s.filled, "pending": pending, "cancelled": s.cancelled, "status": s.word(to.broker), "guid": guid,
+		"reason_code": orNull(code), "reason": orNull(reason), "reason_raw": orNull(raw),
+		"tag": orNull(o.tag), "correlation": o.tag,
+		"app": appID(app.AppID), "checksum": checksum(o.id, at, app.Secret),
 	}
-	if s.reworded {
-		guid, pending, words[open], words[partlyFilled] = "d", s.pending, "UPDATE", "OPEN"
-	}
-	at := o.at(s)
-	return fmt.Appendf(nil, `{"user_id":%[1]q,"unfilled_quantity":0,"app_id":%[2]s,"checksum":%[3]q,"placed_by":%[1]q,`+
-		`"order_id":%[4]q,"exchange_order_id":%[5]q,"parent_order_id":null,"status":%[6]q,`+
-		`"status_message":%[7]s,"status_message_raw":%[8]s,`+
-		`"order_timestamp":%[9]q,"exchange_update_timestamp":%[9]q,"exchange_timestamp":%[9]q,`+
-		`"variety":"regular","exchange":"NSE","tradingsymbol":%[10]q,"instrument_token":779521,`+
-		`"order_type":"LIMIT","transaction_type":%[11]q,"validity":"DAY","product":"CNC","quantity":%[12]d,`+
-		`"disclosed_quantity":0,"price":%[13]s,"trigger_price":0,"average_price":%[14]s,`+
-		`"filled_quantity":%[15]d,"pending_quantity":%[16]d,"cancelled_quantity":%[17]d,`+
-		`"market_protection":0,"meta":{},"tag":%[18]s,"guid":%[19]q}`,
-		o.user, appID(app.AppID), checksum(o.id, at, app.Secret), o.id, o.id[3:], words[s.step], reason, raw, at,
-		o.symbol, o.side, o.quantity, rupees(o.paise), rupees(o.paise*min(s.filled, 1)),
-		s.filled, pending, s.cancelled, tag, guid)
+	sample, _ := samples.ReadFile("samples/" + to.broker + ".json") // is part of the program
+	body := os.Expand(string(sample), func(name string) string { return fmt.Sprint(values[name]) })
+	return []byte(strings.TrimSpace(body))
 }
 
-// dhan writes the postback in the shape of Dhan's official sample.
-func (o *order) dhan(s *state) []byte {
-	words := [...]string{"TRANSIT", "PENDING", "PART_TRADED", "TRADED", "CANCELLED", "REJECTED"}
-	code, reason := "null", "null"
-	if s.step == rejected {
-		code, reason = `"16052"`, `"Insufficient funds"`
-	}
+// word returns what the broker calls a state.
+func (s *state) word(broker string) string {
+	words := map[string][2][6]string{ // first, and in other words
+		"kite": {
+			{"PUT ORDER REQ RECEIVED", "OPEN", "UPDATE", "COMPLETE", "CANCELLED", "REJECTED"},
+			{"PUT ORDER REQ RECEIVED", "UPDATE", "OPEN", "COMPLETE", "CANCELLED", "REJECTED"},
+		},
+		"dhan": {
+			{"TRANSIT", "PENDING", "PART_TRADED", "TRADED", "CANCELLED", "REJECTED"},
+			{"TRANSIT", "PENDING", "PENDING", "TRADED", "CANCELLED", "REJECTED"},
+		},
+	}[broker]
 	if s.reworded {
-		words[partlyFilled] = "PENDING"
+		return words[1][s.step]
 	}
-	return fmt.Appendf(nil, `{"dhanClientId":%q,"orderId":%q,"correlationId":%q,"orderStatus":%q,"transactionType":%q,`+
-		`"exchangeSegment":"NSE_EQ","productType":"CNC","orderType":"LIMIT","validity":"DAY","tradingSymbol":%q,`+
-		`"securityId":"11536","quantity":%d,"disclosedQuantity":0,"price":%s,"triggerPrice":0.0,`+
-		`"afterMarketOrder":false,"boProfitValue":0.0,"boStopLossValue":0.0,"legName":null,`+
-		`"createTime":%[9]q,"updateTime":%[9]q,"exchangeTime":%[9]q,`+
-		`"drvExpiryDate":null,"drvOptionType":null,"drvStrikePrice":0.0,`+
-		`"omsErrorCode":%[10]s,"omsErrorDescription":%[11]s,"filled_qty":%[12]d,"algoId":null}`,
-		o.user, o.id, o.tag, words[s.step], o.side, o.symbol, o.quantity, rupees(o.paise), o.at(s), code, reason, s.filled)
+	return words[0][s.step]
 }
 
-// at is the time of a state as both brokers write it: Indian time without its zone.
-func (o *order) at(s *state) string {
-	return o.placed.Add(5*time.Hour + 30*time.Minute + time.Duration(s.second)*time.Second).Format(time.DateTime)
+func orNull(text string) string {
+	if text == "" {
+		return "null"
+	}
+	return strconv.Quote(text)
 }
 
 func rupees(paise int) string {
@@ -260,12 +309,12 @@ func rupees(paise int) string {
 }
 
 // appID writes the id of an app as Kite does, as a number; one that is not a number as a string.
-func appID(id string) []byte {
+func appID(id string) string {
 	if _, err := strconv.ParseUint(id, 10, 64); err == nil && (id == "0" || id[0] != '0') {
-		return []byte(id)
+		return id
 	}
 	text, _ := jsontext.AppendQuote(nil, id) // the error reports invalid UTF-8, which is replaced
-	return text
+	return string(text)
 }
 
 // checksum returns Kite's official checksum.

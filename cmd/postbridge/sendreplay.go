@@ -14,8 +14,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/postbridge/postbridge/brokers/kite"
 )
 
 // setSpeed reads --speed: a number, or max, which is 0.
@@ -80,7 +78,6 @@ type recording struct {
 	size     int64              // in bytes; 0 if it is not known
 	progress io.Writer          // for people
 	targets  map[string]*target // by broker
-	apps     []kite.Secret      // to sign with; without one, Kite's bodies are sent as they are
 	pace     *pace
 	workers  []chan postback
 	report   *replayReport
@@ -122,7 +119,7 @@ func (r *replayReport) text() string {
 // openRecording opens the file of --replay; - is stdin.
 func (p *process) openRecording(o *sendOptions, targets map[string]*target, pace *pace) (*recording, error) {
 	r := &recording{
-		sendOptions: o, targets: targets, apps: o.apps, pace: pace, progress: io.Discard, report: new(replayReport),
+		sendOptions: o, targets: targets, pace: pace, progress: io.Discard, report: new(replayReport),
 		file: io.NopCloser(p.stdin),
 	}
 	for range o.connections {

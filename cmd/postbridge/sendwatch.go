@@ -3,6 +3,8 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -168,4 +170,83 @@ func (w *watch) report() *worstReport {
 		}
 	}
 	return r
+}
+
+// worstReport is what a consumer should see, and what is on each bus.
+type worstReport struct {
+	Behaviours string                `json:"behaviours"`
+	Orders     int                   `json:"orders"`
+	Events     int                   `json:"events"`
+	Buses      map[string]*busReport `json:"buses"`
+
+	atLeast bool // the order of some states is not known, and one that is left and reached again counts once
+}
+
+// busReport is how one bus compares.
+type busReport struct {
+	Unread    string `json:"unread,omitempty"` // why it could not be read; then nothing else holds
+	Stored    int    `json:"stored"`
+	Missing   int    `json:"missing"`
+	Disorder  int    `json:"out_of_order"` // orders
+	Republish int    `json:"repeats_published"`
+
+	last time.Time // when the last event of these orders arrived
+	note string    // the state of the connection
+}
+
+// compare takes in one order: what was acknowledged, and what is stored.
+func (b *busReport) compare(want *ackedOrder, got []string) {
+	b.Stored += len(got)
+	there := make(map[string]bool, len(got))
+	for _, id := range got {
+		there[id] = true
+	}
+	missing := 0
+	for _, id := range want.ids {
+		if !there[id] {
+			missing++
+		}
+	}
+	b.Missing += missing
+	if want.unordered {
+		return
+	}
+	news := slices.Compact(slices.Clone(got))
+	b.Republish += len(got) - len(news)
+	if missing == 0 && !slices.Equal(news, want.ids) {
+		b.Disorder++
+	}
+}
+
+// failure says what is wrong: something is missing, or out of order. A repeat that is published is allowed.
+func (r *worstReport) failure() error {
+	var wrong []error
+	for _, name := range busNames() {
+		if b := r.Buses[name]; b != nil && b.Missing+b.Disorder > 0 {
+			wrong = append(wrong, fmt.Errorf("%s lacks %d of %d events, and has %d of %d orders out of order",
+				name, b.Missing, r.Events, b.Disorder, r.Orders))
+		}
+	}
+	return errors.Join(wrong...)
+}
+
+func (r *worstReport) text() string {
+	var b strings.Builder
+	least := ""
+	if r.atLeast {
+		least = "at least "
+	}
+	fmt.Fprintf(&b, "%s: a consumer should see %s%d events of %d orders\n", r.Behaviours, least, r.Events, r.Orders)
+	for _, name := range busNames() {
+		of := r.Buses[name]
+		switch {
+		case of == nil:
+		case of.Unread != "":
+			fmt.Fprintf(&b, "  %s: not checked, since it cannot be read: %s\n", name, of.Unread)
+		default:
+			fmt.Fprintf(&b, "  %s: %d stored, %d missing, %d orders out of order, %d repeats published\n",
+				name, of.Stored, of.Missing, of.Disorder, of.Republish)
+		}
+	}
+	return b.String()
 }
