@@ -15,9 +15,9 @@ import (
 	"github.com/postbridge/postbridge/brokers/kite"
 )
 
-const sendHelp = `Send postbacks to a running postbridge, signed as the broker signs: generated lives of orders, files
-as they are, or a recorded day; or one canary, to see that it reaches the bus. One state of an order
-waits for the answer to the one before. What got no answer is not sent again.
+const sendHelp = `Send postbacks to a running postbridge, signed as the broker signs: generated orders, files as they
+are, or a recorded day; or one canary, to check that it reaches the bus. The next state of an order
+is sent after the answer to the one before. A postback without an answer is not sent again.
 
 Usage: postbridge send [flags] [file ...]
 
@@ -25,22 +25,22 @@ Usage: postbridge send [flags] [file ...]
   --broker NAME         kite or dhan (default kite)
   --secret APP=SECRET   Kite app to sign with (default first of POSTBRIDGE_KITE_SECRETS)
   --token TOKEN         path token (default first of POSTBRIDGE_KITE_TOKENS or _DHAN_TOKENS)
-  --sign                compute the checksum in the files again; a file - is stdin
-  --replay FILE         what tail printed, at its own pace; --speed N: N times as fast, or max
-  --worst NAMES         all, or some of doubled,words,cancels,late,storm,split; checks the bus
-  --canary              one order of --user ID (default CANARY), on the bus within --timeout TIME
+  --sign                replace the checksum in the files; a file - is stdin
+  --replay FILE         the output of tail, at its own pace; --speed N: N times as fast, or max
+  --worst NAMES         all, or some of doubled,words,cancels,late,storm,split; checks the buses
+  --canary              one order of --user ID (default CANARY), on each bus within --timeout TIME
   --count N, --for TIME when to stop (default 10 postbacks, or each file once)
-  --rate N              postbacks per second (default 0, as fast as it goes)
-  --connections N       orders under way at once, each on its own connection (default 1)
-  --users N, --seed N   how many users have orders (100); the same seed sends the same orders
-  --repeats F, --late F fraction of states that come twice; of orders with a fill after the end
+  --rate N              postbacks per second (default 0, as fast as they are answered)
+  --connections N       orders in flight at once, each on its own connection (default 1)
+  --users N, --seed N   number of users (default 100); the same seed sends the same orders
+  --repeats F, --late F fraction of states sent twice; of orders with a fill after their end
   --acked FILE          append event id, order id and number of each acknowledged postback
-  --tolerate, --json    go on through lost answers and 5xx; print the summary as JSON
+  --tolerate, --json    continue after lost answers and 5xx; print the summary as JSON
 
 Example: postbridge send --secret 1234=0hdv7iw5examplesecret --count 100 --rate 50
 `
 
-// sendOptions are the flags of send, checked.
+// sendOptions holds the flags of send, and what follows from them.
 type sendOptions struct {
 	url, broker, secret, token string
 	ca, certificate            string              // files: the CA to trust, the certificate of serve on this machine

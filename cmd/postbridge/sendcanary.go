@@ -33,7 +33,7 @@ func (p *process) sendCanary(ctx context.Context, o *sendOptions, t *target) err
 		OrderID: fmt.Sprintf("canary-%s-%08x", now.Format("20060102T150405"), rand.Uint32()),
 		Buses:   make(map[string]float64),
 	}
-	// Nobody can act on it: the order is cancelled, and its user and its symbol do not exist.
+	// The order cannot be acted on: it is cancelled, and its user and its symbol do not exist.
 	of := &order{
 		id: c.OrderID, user: o.user, symbol: "CANARY", side: "BUY", tag: "canary", quantity: 1, paise: 100, placed: now,
 		states: []state{{step: cancelled, cancelled: 1}},
@@ -84,7 +84,7 @@ func (c *canary) send(ctx context.Context, t *target, body []byte, timeout time.
 	return err
 }
 
-// onBuses records how long it took to each bus. The error names the buses without the event.
+// onBuses records the time until the event was on each bus. The error names the buses without it.
 func (c *canary) onBuses(r *worstReport) error {
 	var missing []string
 	for _, name := range busNames() {

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// postback is one to be sent.
+// postback is one to be sent: a body, its target and its time.
 type postback struct {
 	target    *target
 	body      []byte
@@ -120,13 +120,13 @@ func (s *sender) done(pb postback, sent time.Time, status int, id string, err er
 	return err
 }
 
-// pace determines when each postback is due: at a fixed rate, however long the answers take, or at once.
+// pace determines when each postback is due: at a fixed rate, however late the answers are, or as soon as possible.
 type pace struct {
 	start, deadline time.Time    // no deadline if that is zero
 	interval        float64      // in nanoseconds; 0 for as fast as possible
 	burst           int64        // how many are due at the same time
 	count           int64        // 0 for no limit
-	taken           atomic.Int64 // how many have been handed out
+	issued          atomic.Int64 // how many postbacks have a time
 }
 
 func newPace(o *sendOptions) *pace {
@@ -146,7 +146,7 @@ func newPace(o *sendOptions) *pace {
 // next waits until the next postback is due; false if there is none. Latency counts from due, so that a stall is not
 // hidden by the postbacks that could not be sent during it.
 func (p *pace) next(ctx context.Context) (due time.Time, ok bool) {
-	n := p.taken.Add(1) - 1
+	n := p.issued.Add(1) - 1
 	due = time.Now()
 	if p.interval > 0 {
 		due = p.start.Add(time.Duration(float64(n/p.burst*p.burst) * p.interval))

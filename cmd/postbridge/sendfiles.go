@@ -58,8 +58,8 @@ func orderIn(body []byte) string {
 	return cmp.Or(of.Kite, of.Dhan, "-")
 }
 
-// sign replaces the checksum in a body of Kite's, and no other byte, by that of the app which the body names. If that is
-// none of the apps, the first one signs, and the body then names it. An app without an id signs for whatever is named.
+// sign replaces the checksum in a body of Kite's, and no other byte, by that of the app which the body names. If that
+// is none of the apps, the first one signs, and its id replaces the other. An app without an id signs for every id.
 func sign(body []byte, apps []kite.Secret) ([]byte, error) {
 	values, err := members(body)
 	if err != nil {

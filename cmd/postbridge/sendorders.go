@@ -115,7 +115,7 @@ type generator struct {
 	*sendOptions
 	seed  uint64 // in force, hence never 0
 	start time.Time
-	made  atomic.Int64
+	made  atomic.Int64 // how many orders
 }
 
 func newGenerator(o *sendOptions) *generator {
@@ -188,7 +188,7 @@ func orderID(seed, i uint64) string {
 	return strconv.FormatUint(1e18+binary.BigEndian.Uint64(sum[:])%1e10*1e8+i%1e8, 10)
 }
 
-// live makes the states of the order's life.
+// live makes the states of the order: one out of ten orders is rejected, two are cancelled, and the rest is filled.
 func (o *order) live(r *rand.Rand) {
 	s := state{step: placed, pending: o.quantity}
 	next := func(to step) {
@@ -244,7 +244,7 @@ func (o *order) delay() {
 	}
 }
 
-// samples are the official sample of each broker, with names that begin with $ in place of what differs.
+// samples are the official sample of each broker, with a $name for each value that differs.
 //
 //go:embed samples
 var samples embed.FS

@@ -19,7 +19,7 @@ import (
 )
 
 const (
-	// answerTimeout limits how long connecting may take, and then an answer.
+	// answerTimeout is for connecting, and then again for the answer.
 	answerTimeout = 30 * time.Second
 	// idleLimit is shorter than what servers allow: a postback on a connection that is being closed would count as lost.
 	idleLimit = 5 * time.Second
@@ -71,8 +71,8 @@ func (o *sendOptions) target(ctx context.Context, broker, token string) (*target
 	}}, nil
 }
 
-// tlsConfig trusts --ca, or the certificate of serve on this machine, or else the system's CAs. The certificate of serve
-// is for the name that brokers know, not for this machine's.
+// tlsConfig trusts --ca, or the certificate of serve on this machine, or else the system's CAs. The certificate of
+// serve is for the name that brokers use, not for this machine's.
 func (o *sendOptions) tlsConfig(host string) (*tls.Config, error) {
 	c := &tls.Config{ServerName: host}
 	for _, file := range []string{o.certificate, o.ca} { // the last one is trusted

@@ -91,7 +91,7 @@ func (w *watch) awaitBegin(ctx context.Context, timeout time.Duration) {
 	}
 }
 
-// read records the events of a bus, also those of orders that nobody has acknowledged yet.
+// read records the events of a bus, also those of orders of which no postback has been acknowledged yet.
 func (w *watch) read(ctx context.Context, b *watchedBus, o *tailOptions) {
 	for {
 		select {
@@ -194,7 +194,7 @@ type busReport struct {
 	note string    // the state of the connection
 }
 
-// compare takes in one order: what was acknowledged, and what is stored.
+// compare adds one order: what was acknowledged, and what is stored.
 func (b *busReport) compare(want *ackedOrder, got []string) {
 	b.Stored += len(got)
 	there := make(map[string]bool, len(got))
@@ -218,7 +218,7 @@ func (b *busReport) compare(want *ackedOrder, got []string) {
 	}
 }
 
-// failure says what is wrong: something is missing, or out of order. A repeat that is published is allowed.
+// failure reports buses on which events are missing or out of order. A repeat that is published is allowed.
 func (r *worstReport) failure() error {
 	var wrong []error
 	for _, name := range busNames() {
