@@ -119,7 +119,7 @@ func (p *process) send(ctx context.Context, args []string) error {
 // runSend sends, in the way that the flags chose, and prints the summary.
 func (p *process) runSend(ctx context.Context, o *sendOptions) error {
 	o.setDefaults()
-	targets, err := o.targets(ctx)
+	targets, err := o.targets()
 	if err != nil {
 		return err
 	}
@@ -301,13 +301,13 @@ func (o *sendOptions) setDefaults() {
 func (o *sendOptions) app() kite.Secret { return append(o.apps, kite.Secret{})[0] }
 
 // targets returns the route of --broker, and for a replay that of each broker, except Dhan's without its path token.
-func (o *sendOptions) targets(ctx context.Context) (map[string]*target, error) {
+func (o *sendOptions) targets() (map[string]*target, error) {
 	all := make(map[string]*target)
 	for broker, tokens := range o.tokens {
 		if broker != o.broker && o.replay == "" || broker == "dhan" && len(tokens) == 0 {
 			continue
 		}
-		t, err := o.target(ctx, broker, append(tokens, "")[0])
+		t, err := o.target(broker, append(tokens, "")[0])
 		if err != nil {
 			return nil, err
 		}

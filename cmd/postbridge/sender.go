@@ -82,7 +82,7 @@ func (s *sender) send(ctx context.Context, pb postback) error {
 		if pb.due.IsZero() {
 			pb.due = sent
 		}
-		status, id, err := pb.target.post(context.WithoutCancel(ctx), pb.body)
+		status, id, err := pb.target.post(ctx, pb.body)
 		if refused := new(dialError); !errors.As(err, &refused) {
 			return s.done(pb, sent, status, id, err)
 		}

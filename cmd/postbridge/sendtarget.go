@@ -1,7 +1,8 @@
 package main
 
 import (
-	"bytes"
+	"bufio"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -13,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"path"
 	"strings"
 	"syscall"
 	"time"
@@ -21,16 +23,25 @@ import (
 const (
 	// answerTimeout is for connecting, and then again for the answer.
 	answerTimeout = 30 * time.Second
-	// idleLimit is shorter than what servers allow: a postback on a connection that is being closed would count as lost.
+	// idleLimit is shorter than what servers allow: a postback on a closed connection would count as lost.
 	idleLimit = 5 * time.Second
 	// maxAnswer is how many bytes of an answer are read, maxShown how many of them are shown.
 	maxAnswer, maxShown = 64 << 10, 200
 )
 
-// target is a route of postbridge and the connections to it.
+// target is a route of postbridge and the idle connections to it.
 type target struct {
-	url, token string // the path token is part of the URL, too; empty if there is none
-	transport  *http.Transport
+	address, host, path string
+	token               string // part of the path; empty if there is none
+	connect             func(ctx context.Context, network, address string) (net.Conn, error)
+	idle                chan *connection
+}
+
+// connection speaks HTTP/1.1. With http.Transport send needs twice the CPU, often on the machine that it loads.
+type connection struct {
+	net.Conn
+	answers *bufio.Reader
+	used    time.Time
 }
 
 // dialError reports a connection that could not be opened, so that nothing was sent.
@@ -40,35 +51,46 @@ func (e *dialError) Error() string {
 	return fmt.Sprintf("no connection: %v; is postbridge running?", e.error)
 }
 
-// target returns the route of a broker. Connections are opened only until ctx ends.
-func (o *sendOptions) target(ctx context.Context, broker, token string) (*target, error) {
+// target returns the route of a broker.
+func (o *sendOptions) target(broker, token string) (*target, error) {
 	u, err := url.Parse(o.url)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		return nil, misuse("--url %q is not a URL; write it like http://127.0.0.1:8080", o.url)
 	}
-	connect := new(net.Dialer).DialContext
+	t := &target{
+		address: net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), u.Scheme)), // a scheme is the name of its port
+		host:    u.Host, path: path.Join("/", u.EscapedPath(), broker, token), token: token,
+		connect: new(net.Dialer).DialContext, idle: make(chan *connection, o.connections),
+	}
 	if u.Scheme == "https" {
 		config, err := o.tlsConfig(u.Hostname())
 		if err != nil {
 			return nil, err
 		}
-		connect = (&tls.Dialer{Config: config}).DialContext
+		t.connect = (&tls.Dialer{Config: config}).DialContext
 	} else if o.ca != "" {
 		return nil, misuse("--ca is for a URL that begins with https")
 	}
-	dial := func(_ context.Context, network, address string) (net.Conn, error) {
-		ctx, stop := context.WithTimeout(ctx, answerTimeout)
-		defer stop()
-		conn, err := connect(ctx, network, address)
-		if err != nil {
-			return nil, &dialError{err}
+	return t, nil
+}
+
+// connection returns an idle connection or a new one.
+func (t *target) connection(ctx context.Context) (*connection, error) {
+	select {
+	case c := <-t.idle:
+		if time.Since(c.used) < idleLimit {
+			return c, nil
 		}
-		return conn, nil
+		_ = c.Close() // nothing is lost with it
+	default:
 	}
-	return &target{u.JoinPath(broker, token).String(), token, &http.Transport{
-		DialContext: dial, DialTLSContext: dial,
-		MaxIdleConnsPerHost: o.connections, IdleConnTimeout: idleLimit, ResponseHeaderTimeout: answerTimeout,
-	}}, nil
+	ctx, stop := context.WithTimeout(ctx, answerTimeout)
+	defer stop()
+	conn, err := t.connect(ctx, "tcp", t.address)
+	if err != nil {
+		return nil, &dialError{err}
+	}
+	return &connection{Conn: conn, answers: bufio.NewReader(conn)}, nil
 }
 
 // tlsConfig trusts --ca, or the certificate of serve on this machine, or else the system's CAs. The certificate of
@@ -110,38 +132,52 @@ func certificateName(text []byte) string {
 }
 
 // post sends a postback once and returns the id of its event. An error with status 0 means that there was no answer:
-// unless it is a dialError, the postback may have arrived.
+// unless it is a dialError, the postback may have arrived. An answer is waited for until ctx's deadline, also if ctx
+// is canceled.
 func (t *target) post(ctx context.Context, body []byte) (status int, id string, err error) {
-	ctx, stop := context.WithTimeout(ctx, 2*answerTimeout) // also of an answer that begins and does not end
-	defer stop()
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, t.url, bytes.NewReader(body))
+	c, err := t.connection(ctx)
 	if err != nil {
 		return 0, "", err
 	}
-	r.Header.Set("Content-Type", "application/json")
-	r.Header.Set("User-Agent", "postbridge-send")
-	// No http.Client: it follows redirects, and its errors contain the URL. A Transport sends a POST again only if no
-	// byte of it has left.
-	response, err := t.transport.RoundTrip(r)
-	if refused := new(dialError); errors.As(err, &refused) {
-		return 0, "", err
-	}
-	var answer []byte
-	if err == nil {
-		defer response.Body.Close()
-		answer, err = io.ReadAll(io.LimitReader(response.Body, maxAnswer))
-	}
-	if err != nil {
-		return 0, "", fmt.Errorf("not answered: %w", err)
+	status, answer, keep, err := c.exchange(ctx, fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: %s\r\n"+
+		"User-Agent: postbridge-send\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
+		t.path, t.host, len(body), body))
+	if keep {
+		t.idle <- c
+	} else {
+		_ = c.Close() // nothing is lost with it
 	}
 	id, ok := eventID(answer)
 	switch {
-	case response.StatusCode != http.StatusOK:
-		return response.StatusCode, "", fmt.Errorf("answered %d: %s", response.StatusCode, t.shown(answer))
+	case err != nil:
+		return 0, "", fmt.Errorf("not answered: %w", err)
+	case status != http.StatusOK:
+		return status, "", fmt.Errorf("answered %d: %s", status, t.shown(answer))
 	case !ok:
-		return http.StatusOK, "", errors.New("answered 200 without an event id: is this postbridge?")
+		return status, "", errors.New("answered 200 without an event id: is this postbridge?")
 	}
-	return http.StatusOK, id, nil
+	return status, id, nil
+}
+
+func (c *connection) exchange(ctx context.Context, request []byte) (status int, answer []byte, keep bool, err error) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		deadline = time.Now().Add(answerTimeout)
+	}
+	if err := c.SetDeadline(deadline); err != nil {
+		return 0, nil, false, err
+	}
+	if _, err := c.Write(request); err != nil {
+		return 0, nil, false, err
+	}
+	response, err := http.ReadResponse(c.answers, nil)
+	if err != nil {
+		return 0, nil, false, err
+	}
+	defer response.Body.Close()
+	answer, err = io.ReadAll(io.LimitReader(response.Body, maxAnswer))
+	c.used = time.Now()
+	return response.StatusCode, answer, err == nil && !response.Close && len(answer) < maxAnswer, err
 }
 
 // shown returns the beginning of an answer as one line without the token: another server may repeat the path.
