@@ -43,7 +43,7 @@ type edge struct {
 func newEdge(t *testing.T) *edge {
 	e := &edge{orders: make(map[string][]*bridge.Event), busy: make(map[string]bool), brokers: map[string]bridge.Broker{
 		"kite": kite.New(kite.Config{Credentials: func() kite.Credentials {
-			return kite.Credentials{Secrets: []kite.Secret{{AppID: "1234", Secret: "s3cret"}, {AppID: "desk", Secret: "0ther"}}}
+			return kite.Credentials{Secrets: []kite.Secret{{AppID: "1234", Secret: "s3cret"}, {AppID: "98", Secret: "0ther"}}}
 		}}),
 		"dhan": dhan.New(func() dhan.Credentials { return dhan.Credentials{Tokens: []string{"t0ken"}} }),
 	}}
@@ -192,10 +192,10 @@ func TestSendRepeats(t *testing.T) {
 	}
 }
 
-// TestSendAppID signs as apps whose ids are numbers, and as one whose id is not.
+// TestSendAppID signs as apps with short and long ids. Serve takes no id that is not a number.
 func TestSendAppID(t *testing.T) {
 	e := newEdge(t)
-	for _, secret := range []string{"1234=s3cret", "desk=0ther"} {
+	for _, secret := range []string{"1234=s3cret", "98=0ther"} {
 		if r := e.sent(t, 0, "--secret", secret, "--count", "3"); r.OK != 3 {
 			t.Errorf("%s: %+v", secret, r)
 		}
@@ -431,8 +431,8 @@ func TestSendStall(t *testing.T) {
 
 func TestSendInterrupted(t *testing.T) {
 	e := newEdge(t)
-	ctx, stop := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer stop()
+	ctx, stop := context.WithCancel(t.Context())
+	defer time.AfterFunc(50*time.Millisecond, stop).Stop()
 	got := runInput(ctx, "", nil, "send", "--secret", "1234=s3cret", "--url", e.URL, "--for", "1h")
 	if got.code != 0 || !strings.HasPrefix(got.stdout, "sent ") {
 		t.Errorf("%+v", got)
@@ -442,6 +442,7 @@ func TestSendInterrupted(t *testing.T) {
 func TestSendMisuse(t *testing.T) {
 	for _, test := range []struct{ args, want string }{
 		{"", "no Kite app to sign with; set --secret or POSTBRIDGE_KITE_SECRETS to app_id=api_secret"},
+		{"--secret desk=s3cret", "no Kite app to sign with; set --secret or POSTBRIDGE_KITE_SECRETS to app_id=api_secret"},
 		{"--secret s3cret", "no Kite app to sign with; set --secret or POSTBRIDGE_KITE_SECRETS to app_id=api_secret"},
 		{"--broker dhan", "Dhan's route needs a path token; set --token or POSTBRIDGE_DHAN_TOKENS"},
 		{"--broker x", "--broker \"x\" is not known; set it to kite or dhan"},

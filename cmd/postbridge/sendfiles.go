@@ -80,9 +80,15 @@ func sign(body []byte, apps []kite.Secret) ([]byte, error) {
 		return splice(body, at, signature), nil
 	}
 	if named.from > at.from { // the later one first, so that the span of the other holds
-		return splice(splice(body, named, appID(app.AppID)), at, signature), nil
+		return splice(splice(body, named, app.AppID), at, signature), nil
 	}
-	return splice(splice(body, at, signature), named, appID(app.AppID)), nil
+	return splice(splice(body, at, signature), named, app.AppID), nil
+}
+
+// appIn returns the app id that a body names.
+func appIn(body []byte) string {
+	values, _ := members(body)
+	return literal(body[values["app_id"].from:values["app_id"].to])
 }
 
 // span is where a value is in a body.

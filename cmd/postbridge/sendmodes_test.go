@@ -217,11 +217,6 @@ func TestSign(t *testing.T) {
 			t.Errorf("%s\nsigned %s, %v\nwant   %s", test.body, got, err, test.want)
 		}
 	}
-	named := []kite.Secret{{AppID: "desk", Secret: "one"}} // no number
-	want := `{"app_id":"desk","checksum":"` + signature("one") + `",` + order + `}`
-	if got, err := sign([]byte(`{"app_id":3,"checksum":"x",`+order+`}`), named); err != nil || string(got) != want {
-		t.Errorf("signed %s, %v\nwant   %s", got, err, want)
-	}
 	for _, body := range []string{``, `[]`, `{"checksum":"x"`, `{"checksum" "x"}`, `{}`} {
 		if got, err := sign([]byte(body), apps); err == nil {
 			t.Errorf("%s signed %s", body, got)
@@ -237,7 +232,9 @@ func TestWorst(t *testing.T) {
 		for name, want := range map[string]func(e *edge) bool{
 			"doubled": func(e *edge) bool { return everyPair(e.bodies, func(a, b string) bool { return a == b }) },
 			"words": func(e *edge) bool {
-				return e.some(func(a, b *bridge.Event) bool { return a.ID == b.ID && a.BrokerStatus != b.BrokerStatus })
+				return e.some(func(a, b *bridge.Event) bool {
+					return a.ID == b.ID && (broker != "kite" || a.BrokerStatus != b.BrokerStatus) // only Kite has two words
+				})
 			},
 			"cancels": func(e *edge) bool {
 				return e.some(func(a, b *bridge.Event) bool { return a.Status == bridge.StatusCancelled && a.ID == b.ID })

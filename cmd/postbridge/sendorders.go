@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"embed"
 	"encoding/binary"
@@ -13,8 +14,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/go-json-experiment/json/jsontext"
 )
 
 // step is what happened to an order, in no broker's words.
@@ -269,29 +268,24 @@ func (o *order) body(to *sendOptions, n int) []byte {
 		"filled": s.filled, "pending": pending, "cancelled": s.cancelled, "status": s.word(to.broker), "guid": guid,
 		"reason_code": orNull(code), "reason": orNull(reason), "reason_raw": orNull(raw),
 		"tag": orNull(o.tag), "correlation": o.tag,
-		"app": appID(app.AppID), "checksum": checksum(o.id, at, app.Secret),
+		"app": cmp.Or(app.AppID, `""`), "checksum": checksum(o.id, at, app.Secret),
 	}
 	sample, _ := samples.ReadFile("samples/" + to.broker + ".json") // is part of the program
 	body := os.Expand(string(sample), func(name string) string { return fmt.Sprint(values[name]) })
 	return []byte(strings.TrimSpace(body))
 }
 
-// word returns what the broker calls a state.
+// word returns what the broker calls a state. Only Kite is known to report one state in two words.
 func (s *state) word(broker string) string {
-	words := map[string][2][6]string{ // first, and in other words
-		"kite": {
-			{"PUT ORDER REQ RECEIVED", "OPEN", "UPDATE", "COMPLETE", "CANCELLED", "REJECTED"},
-			{"PUT ORDER REQ RECEIVED", "UPDATE", "OPEN", "COMPLETE", "CANCELLED", "REJECTED"},
-		},
-		"dhan": {
-			{"TRANSIT", "PENDING", "PART_TRADED", "TRADED", "CANCELLED", "REJECTED"},
-			{"TRANSIT", "PENDING", "PENDING", "TRADED", "CANCELLED", "REJECTED"},
-		},
+	words := map[string][6]string{
+		"kite": {"PUT ORDER REQ RECEIVED", "OPEN", "UPDATE", "COMPLETE", "CANCELLED", "REJECTED"},
+		"dhan": {"TRANSIT", "PENDING", "PART_TRADED", "TRADED", "CANCELLED", "REJECTED"},
 	}[broker]
-	if s.reworded {
-		return words[1][s.step]
+	word := words[s.step]
+	if other, ok := map[string]string{"OPEN": "UPDATE", "UPDATE": "OPEN"}[word]; ok && s.reworded {
+		return other
 	}
-	return words[0][s.step]
+	return word
 }
 
 func orNull(text string) string {
@@ -306,15 +300,6 @@ func rupees(paise int) string {
 		return "0"
 	}
 	return fmt.Sprintf("%d.%02d", paise/100, paise%100)
-}
-
-// appID writes the id of an app as Kite does, as a number; one that is not a number as a string.
-func appID(id string) string {
-	if _, err := strconv.ParseUint(id, 10, 64); err == nil && (id == "0" || id[0] != '0') {
-		return id
-	}
-	text, _ := jsontext.AppendQuote(nil, id) // the error reports invalid UTF-8, which is replaced
-	return string(text)
 }
 
 // checksum returns Kite's official checksum.

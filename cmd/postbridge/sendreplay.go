@@ -220,9 +220,14 @@ func (r *recording) postback(line []byte, number int) (pb postback, err error) {
 	case to == nil:
 		return pb, fmt.Errorf("is of broker %q, which is not known", broker)
 	case broker == "kite" && event.Raw != nil && len(r.apps) > 0:
-		if body, err = sign(body, r.apps); err != nil {
+		signed, err := sign(body, r.apps)
+		if err != nil {
 			return pb, err
 		}
+		if appIn(signed) != appIn(body) {
+			event.ID = "" // the app id is part of the event id
+		}
+		body = signed
 	}
 	r.report.Lines++
 	return postback{
