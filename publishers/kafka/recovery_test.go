@@ -1,6 +1,8 @@
 package kafka_test
 
 import (
+	"encoding/binary"
+	"fmt"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -24,6 +26,20 @@ func (o *opened) Open(t *testing.T, opening bridge.Opening) bridge.Publisher {
 	return o.publisher
 }
 
+// looksAtLandmark reports whether a fetch asks for one record only.
+func (r request) looksAtLandmark(t *testing.T) bool {
+	t.Helper()
+	if r.version > 11 { // the publisher's are not newer
+		return false
+	}
+	fetch := kmsg.NewPtrFetchRequest()
+	fetch.SetVersion(r.version)
+	if err := fetch.ReadFrom(r.frame[14+int(binary.BigEndian.Uint16(r.frame[12:])):]); err != nil {
+		t.Errorf("a request to fetch: %v", err)
+	}
+	return fetch.MaxBytes == 1
+}
+
 // TestRecoveryIsBounded offers again what a partition holds, after the cursor was lost: whatever that is, no more of it
 // is held in memory than is in flight, and reading it costs no more than reading the partition three times.
 func TestRecoveryIsBounded(t *testing.T) {
@@ -40,7 +56,7 @@ func TestRecoveryIsBounded(t *testing.T) {
 			return r.frame
 		},
 		answer: func(r request, frame []byte) []byte {
-			if r.key == int16(kmsg.Fetch) {
+			if r.key == int16(kmsg.Fetch) && !r.looksAtLandmark(t) {
 				fetched.Add(int64(len(frame)))
 			}
 			return frame
@@ -48,6 +64,11 @@ func TestRecoveryIsBounded(t *testing.T) {
 	})
 	r := publishertest.Open(t, bus)
 	all := ordersOnly(publishertest.Events(1, size, 500))
+	random := randomOf(t)
+	for _, d := range all { // what cannot be compressed, so that one fetch does not get most of it
+		d.Data = fmt.Appendf(nil, `{"raw":"%016x%016x%016x%016x"}`,
+			random.Uint64(), random.Uint64(), random.Uint64(), random.Uint64())
+	}
 	offer := func(each func()) {
 		t.Helper()
 		for some := range slices.Chunk(all, inFlight) {
