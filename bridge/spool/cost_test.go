@@ -64,8 +64,8 @@ func TestOneAppendIsOneWriteAndOneSync(t *testing.T) {
 	closeSpool(t, s)
 }
 
-// TestAStuckRecordHoldsLittle reads far ahead of a record that is never committed, and keeps one payload in 32, as if an
-// order or a partition were stuck: the cursor holds a limited amount of what is done.
+// TestAStuckRecordHoldsLittle reads far ahead of a record that is never committed, and keeps one payload in 32, as if
+// an order or a partition were stuck: the cursor holds a limited amount of what is done.
 func TestAStuckRecordHoldsLittle(t *testing.T) {
 	const records, size, limit = 16384, 8 << 10, 40 << 20
 	fs, err := spool.OSDir(t.TempDir())

@@ -311,8 +311,8 @@ func (st *story) consume(ctx context.Context, c *spool.Cursor, name string, rng 
 	}
 }
 
-// rewind has a bus come back from its own disk without what is behind the number. It returns where the cursor stands, and
-// whether its file says so.
+// rewind has a bus come back from its own disk without what is behind the number. It returns where the cursor stands,
+// and whether its file says so.
 func (st *story) rewind(bus *bus, name string, to uint64) (stands uint64, saved bool) {
 	st.mu.Lock()
 	st.held.sync(name, to)

@@ -59,8 +59,9 @@ type Cursor struct {
 	offered      uint64 // the high-water mark: the highest sequence that Next may have returned, as the file says
 }
 
-// lent is a buffer with payloads that may be in use until all up to its end is committed. Those of readAhead bytes are used
-// again, since fresh memory for each is a large part of what a drain costs; of others there is only the size.
+// lent is a buffer with payloads that may be in use until all up to its end is committed. Those of readAhead bytes
+// are used again, since fresh memory for each is a large part of what a drain costs; of others there is only the
+// size.
 type lent struct {
 	buffer []byte
 	size   int64
@@ -185,8 +186,8 @@ func (c *Cursor) Rewind(sequence uint64) uint64 {
 	return c.committed
 }
 
-// Save writes the file now, with the note as it is now, and without CursorDelay: what is committed must not be lost with
-// the power any more. Its error is the disk's; it is tried again by itself.
+// Save writes the file now, with the note as it is now, and without CursorDelay: what is committed must not be lost
+// with the power any more. Its error is the disk's; it is tried again by itself.
 func (c *Cursor) Save() error {
 	c.Touch()
 	return c.s.saveCursor(c, 0)
@@ -270,8 +271,8 @@ func (c *Cursor) readIn(limit int64, last uint64) (Record, bool, error) {
 	return r, true, nil
 }
 
-// raise sees to it that the high-water mark is not below the sequence. Half a step before it is, upkeep raises it; here it
-// is raised only if that comes late.
+// raise sees to it that the high-water mark is not below the sequence. Half a step before it is, upkeep raises it;
+// here it is raised only if that comes late.
 func (c *Cursor) raise(sequence uint64) {
 	c.s.mu.Lock()
 	late := sequence > c.offered

@@ -71,8 +71,8 @@ func TestRedelivered(t *testing.T) {
 	closeSpool(t, s)
 }
 
-// TestNextDoesNotWaitForTheMark: the mark is raised half a step ahead of need, and Next goes on up to the one that is on
-// disk.
+// TestNextDoesNotWaitForTheMark: the mark is raised half a step ahead of need, and Next goes on up to the one that is
+// on disk.
 func TestNextDoesNotWaitForTheMark(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fs, o := crashfs.New(t), options()

@@ -64,8 +64,8 @@ func (s *Spool) load() error {
 	return s.startBehind()
 }
 
-// removeUnfinished removes the files that a crash kept from being used, and returns the rest: those that were to replace
-// others, and segments made ahead.
+// removeUnfinished removes the files that a crash kept from being used, those that were to replace others and segments
+// made ahead, and returns the rest.
 func (s *Spool) removeUnfinished(files []FileInfo) (rest []FileInfo, err error) {
 	segments := 0
 	for _, f := range files {
@@ -81,7 +81,7 @@ func (s *Spool) removeUnfinished(files []FileInfo) (rest []FileInfo, err error) 
 	return rest, nil
 }
 
-// madeAhead reports whether the file is a segment that was made ahead of need. The first segment never was: if it is empty,
+// madeAhead reports whether the file is a segment that was made ahead of need. The first one never was: if it is empty,
 // its name says where the numbers go on.
 func madeAhead(f FileInfo, nth int) bool {
 	_, ok := parseSegmentName(f.Name)

@@ -172,6 +172,12 @@ func TestRecovery(t *testing.T) {
 			"4:d 5:e 6:f 7:g 8:h 9:i 10:new", ""},
 		{"segment that a crash left without content", func(fs *crashfs.FS) { fs.WriteFile(segmentName(10), nil) },
 			all + " 10:new", ""},
+		{"segment made ahead", func(fs *crashfs.FS) { fs.WriteFile(segmentName(15), nil) }, all + " 10:new", ""},
+		{"segment made ahead behind a write that was not finished", func(fs *crashfs.FS) {
+			change(fs, last, func(b []byte) []byte { return append(b, record(testID, 10, "j")[:recordSize-1]...) })
+			fs.WriteFile(segmentName(15), nil)
+		}, all + " 10:new", ""},
+		{"segment made ahead that came back", func(fs *crashfs.FS) { fs.WriteFile(segmentName(5), nil) }, all + " 10:new", ""},
 		{"segment without records", func(fs *crashfs.FS) { fs.WriteFile(segmentName(10), segmentHeader(1, testID, 10)) },
 			all + " 10:new", ""},
 		{"torn first record of a segment", func(fs *crashfs.FS) {

@@ -21,7 +21,8 @@ func countSegments(fs *crashfs.FS) (n int) {
 	return n
 }
 
-// TestSegmentsAreKeptSideBySide: Keep runs for each segment from when it is published, not from when the one before is gone.
+// TestSegmentsAreKeptSideBySide: Keep runs for each segment from when it is published, not from when the one before is
+// gone.
 func TestSegmentsAreKeptSideBySide(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fs, o := crashfs.New(t), options()

@@ -350,8 +350,8 @@ func (s *Spool) writeBatch(b *batch) error {
 	return nil
 }
 
-// fitting returns the length of the records at the start of buf that fit into space and are before until, if that is not
-// zero.
+// fitting returns the length of the records at the start of buf that fit into space and are before until, if that is
+// not zero.
 func (id spoolID) fitting(buf []byte, space int64, until uint64) (fit int64) {
 	if int64(len(buf)) <= space && until == 0 {
 		return int64(len(buf))

@@ -124,8 +124,8 @@ func (s *Spool) aheadFirst(last uint64) uint64 {
 	return s.ahead.first
 }
 
-// takeFile returns the file of the segment that the writer starts: the one made ahead, unless that begins later or could
-// not be made.
+// takeFile returns the file of the segment that the writer starts: the one made ahead, unless that begins later or
+// could not be made.
 func (s *Spool) takeFile(first uint64) (f File, err error) {
 	s.mu.Lock()
 	a := s.ahead
@@ -176,9 +176,9 @@ func (s *Spool) drop(a *ahead) {
 	}
 }
 
-// doneSegment reports whether every bus is past the segment, and its cursor's file says so. The file is as far behind as
-// the bus may lose with the power, and a crash must not take a cursor back to before what is left: that would look like a
-// loss. Needs mu.
+// doneSegment reports whether the file of every cursor is past the segment. The file is as far behind as the bus may
+// lose with the power; and a crash must not take a cursor back to before what is left: that would look like a loss.
+// Needs mu.
 func (s *Spool) doneSegment(g *segment) bool {
 	for _, c := range s.cursors {
 		if c.saved < g.last {
