@@ -361,3 +361,34 @@ func TestWhileOpening(t *testing.T) {
 		}
 	})
 }
+
+// TestOrderWhileOpening posts states of one order, one after the other, while the spool is being opened. They are appended
+// in the order in which they came.
+func TestOrderWhileOpening(t *testing.T) {
+	inMemory(t, 64<<10, func(t *testing.T, h http.Handler, b *bridge.Bridge, s *spool.Spool) {
+		const states = 20
+		var waiting []*sent
+		post := func() {
+			body := kiteBody("1", "OPEN", len(waiting))
+			waiting = append(waiting, send(h, len(body), body))
+		}
+		for range states {
+			post()
+			synctest.Wait()
+		}
+		b.Open(s)
+		post() // it may be there before those that are woken
+		for _, w := range waiting {
+			checkAnswer(t, <-w.answer, 200)
+		}
+		for i := range waiting {
+			r, err := s.Cursor("nats").Next(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := fmt.Sprintf(`"price":"%d"`, i); !bytes.Contains(r.Payload, []byte(want)) {
+				t.Errorf("record %d is not that of %s", r.Sequence, want)
+			}
+		}
+	})
+}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -35,6 +36,8 @@ type receiver struct {
 
 	opened  chan struct{}               // closed when the spool is open
 	spool   atomic.Pointer[spool.Spool] // nil until then
+	door    sync.Mutex                  // guards waiting, and is held while the spool becomes open
+	waiting []*handedIn                 // events that wait for the spool, in the order in which they came
 	failing atomic.Bool                 // the last append failed; its change is logged
 	leaving atomic.Bool                 // the stop has begun: not ready, and connections end with their request
 	last    lastAccepted
@@ -199,11 +202,19 @@ func refusal(err error) answer {
 // append puts the event on disk, unless it repeats the last state of its order, and answers only then. The sequence is its
 // number in the spool.
 func (r *receiver) append(e *Event, record []byte) (a answer, sequence uint64) {
-	s := r.awaitSpool()
-	if s == nil {
-		return answer{status: http.StatusServiceUnavailable, fate: failed, detail: "not ready"}, 0
+	s := r.spool.Load()
+	var ticket spool.Ticket
+	var repeats bool
+	var err error
+	if s != nil {
+		ticket, repeats, err = r.last.append(s, e, record)
+	} else {
+		h := &handedIn{event: e, record: record}
+		if s = r.awaitSpool(h); s == nil {
+			return answer{status: http.StatusServiceUnavailable, fate: failed, detail: "not ready"}, 0
+		}
+		ticket, repeats, err = h.ticket, h.repeats, h.err
 	}
-	ticket, repeats, err := r.last.append(s, e, record)
 	if err == nil {
 		sequence, err = s.Wait(ticket)
 	}
@@ -220,24 +231,53 @@ func (r *receiver) append(e *Event, record []byte) (a answer, sequence uint64) {
 	}
 }
 
-// open makes the spool the one that events are appended to.
+// handedIn is an event that came before the spool was open, and what came of it once that is open.
+type handedIn struct {
+	event  *Event
+	record []byte
+
+	ticket  spool.Ticket
+	repeats bool
+	err     error
+}
+
+func (h *handedIn) append(r *receiver, s *spool.Spool) {
+	h.ticket, h.repeats, h.err = r.last.append(s, h.event, h.record)
+}
+
+// open makes the spool the one that events are appended to. First come those that waited for it, in their order: the
+// states of one order may be among them.
 func (r *receiver) open(s *spool.Spool) {
+	r.door.Lock()
+	defer r.door.Unlock()
+	for _, h := range r.waiting {
+		h.append(r, s)
+	}
+	r.waiting = nil
 	r.spool.Store(s)
 	close(r.opened)
 }
 
-// awaitSpool returns the spool. While it is being opened it waits for up to openWait, and returns nil if that is too
+// awaitSpool has open append the event and returns the spool. It waits for up to openWait, and returns nil if that is too
 // short. Only verified postbacks wait, and each holds its connection and its share of the body budget meanwhile.
-func (r *receiver) awaitSpool() *spool.Spool {
+func (r *receiver) awaitSpool(h *handedIn) *spool.Spool {
+	r.door.Lock()
 	if s := r.spool.Load(); s != nil {
+		h.append(r, s)
+		r.door.Unlock()
 		return s
 	}
+	r.waiting = append(r.waiting, h)
+	r.door.Unlock()
 	timeout := time.NewTimer(openWait)
 	defer timeout.Stop()
 	select {
 	case <-r.opened:
 	case <-timeout.C:
 	}
+	r.door.Lock()
+	defer r.door.Unlock()
+	r.waiting = slices.DeleteFunc(r.waiting, func(other *handedIn) bool { return other == h })
 	return r.spool.Load()
 }
 
