@@ -36,12 +36,14 @@ func TestCrash(t *testing.T) {
 		t.Run(fmt.Sprint(shard), func(t *testing.T) {
 			t.Parallel()
 			for seed := shard; seed < seeds && !t.Failed(); seed += shards {
-				synctest.Test(t, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) { // it does not return if it fails
+					defer func() {
+						if t.Failed() {
+							t.Logf("seed %d", seed)
+						}
+					}()
 					newStory(t, uint64(seed)).run()
 				})
-				if t.Failed() {
-					t.Logf("seed %d", seed)
-				}
 			}
 		})
 	}

@@ -171,7 +171,7 @@ type header struct {
 func (v *View) loadSegments(files []FileInfo) (headers []header) {
 	for _, f := range files {
 		first, ok := parseSegmentName(f.Name)
-		if !ok || madeAhead(f, len(v.Segments)+1) {
+		if !ok || madeAhead(f, files) {
 			continue
 		}
 		b, err := v.readStart(f.Name, min(f.Size, segmentHeaderLen))

@@ -95,6 +95,10 @@ func TestLookAtDamage(t *testing.T) {
 		"the last":       {damage: func(fs *crashfs.FS) { header(fs, segmentName(7), flip(len(segmentFile(7, "g", "h", "i"))-1)) }, want: "1:a, 2:b, 3:c, 4:d, 5:e, 6:f, 7:g, 8:h, 9-9 damaged at the very end"},
 		"unfinished":     {damage: func(fs *crashfs.FS) { header(fs, segmentName(7), func(b []byte) []byte { return b[:len(b)-1] }) }, want: "1:a, 2:b, 3:c, 4:d, 5:e, 6:f, 7:g, 8:h, the end of a write that was not finished"},
 		"one is missing": {damage: func(fs *crashfs.FS) { fs.RemoveFile(segmentName(4)) }, want: "1:a, 2:b, 3:c, 4-6 damaged, 7:g, 8:h, 9:i"},
+		"one made ahead is left behind": {damage: func(fs *crashfs.FS) {
+			fs.RemoveFile(segmentName(1))
+			fs.WriteFile(segmentName(2), nil)
+		}, want: "4:d, 5:e, 6:f, 7:g, 8:h, 9:i"},
 		"foreign": {damage: func(fs *crashfs.FS) {
 			header(fs, segmentName(4), func([]byte) []byte { return segmentHeader(1, 7, 4) })
 		}, want: "1:a, 2:b, 3:c, 4-6 belongs to another spool, 7:g, 8:h, 9:i", faults: segmentName(4)},

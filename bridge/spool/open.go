@@ -67,12 +67,8 @@ func (s *Spool) load() error {
 // removeUnfinished removes the files that a crash kept from being used, those that were to replace others and segments
 // made ahead, and returns the rest.
 func (s *Spool) removeUnfinished(files []FileInfo) (rest []FileInfo, err error) {
-	segments := 0
 	for _, f := range files {
-		if _, ok := parseSegmentName(f.Name); ok {
-			segments++
-		}
-		if !strings.HasSuffix(f.Name, tmpSuffix) && !madeAhead(f, segments) {
+		if !strings.HasSuffix(f.Name, tmpSuffix) && !madeAhead(f, files) {
 			rest = append(rest, f)
 		} else if err := s.fs.Remove(f.Name); err != nil {
 			return nil, err
@@ -81,11 +77,15 @@ func (s *Spool) removeUnfinished(files []FileInfo) (rest []FileInfo, err error) 
 	return rest, nil
 }
 
-// madeAhead reports whether the file is a segment that was made ahead of need. The first one never was: if it is empty,
-// its name says where the numbers go on.
-func madeAhead(f FileInfo, nth int) bool {
+// madeAhead reports whether the file is a segment that was made ahead of need, and perhaps left behind by the log when it
+// could not be removed: an empty one, beside one that is not. If all are empty the last was not: its name says where the
+// numbers go on.
+func madeAhead(f FileInfo, files []FileInfo) bool {
 	_, ok := parseSegmentName(f.Name)
-	return ok && nth > 1 && f.Size == 0
+	return ok && f.Size == 0 && slices.ContainsFunc(files, func(other FileInfo) bool {
+		_, ok := parseSegmentName(other.Name)
+		return ok && (other.Size > 0 || other.Name > f.Name)
+	})
 }
 
 // loadID reads the spool's id. A lost or damaged id file is written anew from what the segments say.

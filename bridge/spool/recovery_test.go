@@ -201,6 +201,10 @@ func TestRecovery(t *testing.T) {
 			"5:e 6:f 7:g 8:h 9:i 10:new", ""},
 		{"cursor at the end", func(fs *crashfs.FS) { fs.WriteFile("cursor-bus", cursorFile(1, testID, 9, "")) },
 			"10:new", ""},
+		{"segment made ahead and left behind", func(fs *crashfs.FS) {
+			fs.RemoveFile(first)
+			fs.WriteFile(segmentName(2), nil)
+		}, "4:d 5:e 6:f 7:g 8:h 9:i 10:new", ""},
 		{"cursor before the oldest", func(fs *crashfs.FS) {
 			fs.RemoveFile(first)
 			fs.WriteFile("cursor-bus", cursorFile(1, testID, 1, ""))
