@@ -362,8 +362,8 @@ func TestWhileOpening(t *testing.T) {
 	})
 }
 
-// TestOrderWhileOpening posts states of one order, one after the other, while the spool is being opened. They are appended
-// in the order in which they came.
+// TestOrderWhileOpening posts states of one order, one after the other, while the spool is being opened. They are
+// appended in the order in which they came.
 func TestOrderWhileOpening(t *testing.T) {
 	inMemory(t, 64<<10, func(t *testing.T, h http.Handler, b *bridge.Bridge, s *spool.Spool) {
 		const states = 20

@@ -258,8 +258,8 @@ func (r *receiver) open(s *spool.Spool) {
 	close(r.opened)
 }
 
-// awaitSpool has open append the event and returns the spool. It waits for up to openWait, and returns nil if that is too
-// short. Only verified postbacks wait, and each holds its connection and its share of the body budget meanwhile.
+// awaitSpool has open append the event and returns the spool. It waits for up to openWait, and returns nil if that is
+// too short. Only verified postbacks wait, and each holds its connection and its share of the body budget meanwhile.
 func (r *receiver) awaitSpool(h *handedIn) *spool.Spool {
 	r.door.Lock()
 	if s := r.spool.Load(); s != nil {

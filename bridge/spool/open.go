@@ -77,9 +77,9 @@ func (s *Spool) removeUnfinished(files []FileInfo) (rest []FileInfo, err error) 
 	return rest, nil
 }
 
-// madeAhead reports whether the file is a segment that was made ahead of need, and perhaps left behind by the log when it
-// could not be removed: an empty one, beside one that is not. If all are empty the last was not: its name says where the
-// numbers go on.
+// madeAhead reports whether the file is a segment that was made ahead of need, and perhaps left behind by the log when
+// it could not be removed: an empty one, beside one that is not. If all are empty the last was not: its name says where
+// the numbers go on.
 func madeAhead(f FileInfo, files []FileInfo) bool {
 	_, ok := parseSegmentName(f.Name)
 	return ok && f.Size == 0 && slices.ContainsFunc(files, func(other FileInfo) bool {
