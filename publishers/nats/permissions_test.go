@@ -155,3 +155,22 @@ func TestDeniedNamesNobody(t *testing.T) {
 		}
 	}
 }
+
+// TestDeniedLookupNamesNobody: the server quotes the subject of a lookup that it denies, with a user and an order in it.
+// The log line does not.
+func TestDeniedLookupNamesNobody(t *testing.T) {
+	t.Parallel()
+	user := &server.User{Username: "edge", Permissions: &server.Permissions{
+		Publish: &server.SubjectPermission{Deny: []string{"$JS.API.DIRECT.GET.ORDERS.>"}},
+	}}
+	n := startServer(t, func(o *server.Options) { o.Users = []*server.User{user} })
+	e := openEdge(t, nats.Config{URL: n.url(), User: "edge", Password: noPassword, CreateStreams: true})
+	d := old(1)[0]
+	e.publish(d)
+	eventually(t, "a line on the lookup", func() bool {
+		return strings.Contains(e.log.String(), "no permission to look up")
+	}, func() any { return e.log.String() })
+	if text := e.log.String(); strings.Contains(text, d.UserID) || strings.Contains(text, d.OrderID) {
+		t.Errorf("an order is named: %s", text)
+	}
+}

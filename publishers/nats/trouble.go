@@ -76,9 +76,10 @@ func (p *Publisher) inboxHeard() {
 // denied takes a permission violation, which the server tells apart from the message it refused: the subject is all
 // that says what failed. Without this, it would fail by timeout. It takes mu.
 func (p *Publisher) denied(err error) {
-	if d := p.denyWhat(err); d != nil {
+	if d := p.denyWhat(err); d != nil { // err may quote the subject of an order
 		p.log.Warn("no permission to look up what the stream holds: events may be stored twice after an outage",
-			"stream", d.stream, "error", err)
+			"stream", d.stream, "remedy", fmt.Sprintf("allow publishing to $JS.API.DIRECT.GET.%s and "+
+				"$JS.API.DIRECT.GET.%[1]s.>, or to $JS.API.STREAM.MSG.GET.%[1]s if the stream does not allow direct access", d.stream))
 	}
 }
 
