@@ -78,9 +78,11 @@ func (d *destination) forgetSample() {
 // goReadBack reads an event that was acknowledged. It is called with mu held, after begin.
 func (p *Publisher) goReadBack(c *eventCopy, ack *jetstream.PubAck) {
 	var m *jetstream.RawStreamMsg
-	sample, stream := !c.dest.proven, c.dest.stream
+	sample, stream, subject := !c.dest.proven, c.dest.stream, c.subject()
 	p.goAsk(c, func(ctx context.Context, s jetstream.Stream) (err error) {
-		m, err = readBack(ctx, s, ack.Sequence)
+		m, err = readBack(ctx, s, ack.Sequence, func(m *jetstream.RawStreamMsg) bool {
+			return m.Subject == subject || !ofMirror(m, stream)
+		})
 		if sample && err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) && ctx.Err() == nil {
 			p.log.Warn("cannot read back what the stream stored, so a subject mapping would not be noticed",
 				"stream", stream, "error", err)
@@ -89,10 +91,16 @@ func (p *Publisher) goReadBack(c *eventCopy, ack *jetstream.PubAck) {
 	}, func(c *eventCopy, err error) { p.wasReadBack(c, ack, m, err) })
 }
 
-// readBack reads the message at a sequence.
-func readBack(ctx context.Context, s jetstream.Stream, sequence uint64) (m *jetstream.RawStreamMsg, err error) {
+// readBack reads the message at a sequence. An answer that does not tell counts as none.
+func readBack(
+	ctx context.Context, s jetstream.Stream, sequence uint64, tells func(*jetstream.RawStreamMsg) bool,
+) (m *jetstream.RawStreamMsg, err error) {
 	for range readBackTries {
-		if m, err = s.GetMsg(ctx, sequence); !errors.Is(err, jetstream.ErrMsgNotFound) {
+		m, err = s.GetMsg(ctx, sequence)
+		if err == nil && !tells(m) {
+			err = jetstream.ErrMsgNotFound
+		}
+		if !errors.Is(err, jetstream.ErrMsgNotFound) {
 			return m, err
 		}
 		select {
@@ -127,8 +135,18 @@ func (p *Publisher) wasReadBack(c *eventCopy, ack *jetstream.PubAck, m *jetstrea
 	}
 }
 
+// ofMirror reports whether a mirror of the stream answered in its place, as mirrors do if the stream allows direct
+// gets. Some rename what they copy, so the subject does not tell that of the stream.
+func ofMirror(m *jetstream.RawStreamMsg, stream string) bool {
+	by := m.Header.Get(jetstream.StreamHeader)
+	return by != "" && by != stream
+}
+
 // misplaced reports whether an event is stored under another subject than its headers call for.
 func (d *destination) misplaced(m *jetstream.RawStreamMsg) bool {
+	if ofMirror(m, d.stream) {
+		return false
+	}
 	broker, ours := strings.CutPrefix(m.Header.Get("ce-source"), "/postbridge/")
 	if !ours {
 		return false
