@@ -168,3 +168,35 @@ func TestSample(t *testing.T) {
 		l.calm()
 	}
 }
+
+// TestSampleFound: when a sample is refused and the event that is next turns out to be stored, a third one is sent.
+func TestSampleFound(t *testing.T) {
+	p, _, lanes := sampling("a", "b", "c")
+	if got := p.sent(); len(got) != 1 || got[0] != "a" {
+		t.Fatalf("sent %q", got)
+	}
+	p.conclude(&lanes[0].head.copies[0], func(c *eventCopy) { p.settle(c, bridge.ErrRejected) })
+	// b was sent before, and a look-up finds it.
+	b := &lanes[1].head.copies[0]
+	p.ready.pop().queued = false
+	p.begin(b)
+	p.conclude(b, func(c *eventCopy) { p.settle(c, nil) })
+	if got := p.sent(); len(got) != 1 || got[0] != "c" {
+		t.Errorf("sent %q, want c", got)
+	}
+}
+
+// TestSampleStale: an event that waits for the sample may be found meanwhile.
+func TestSampleStale(t *testing.T) {
+	p, _, lanes := sampling("a", "b", "c")
+	if got := p.sent(); len(got) != 1 || got[0] != "a" {
+		t.Fatalf("sent %q", got)
+	}
+	b := &lanes[1].head.copies[0]
+	p.begin(b)
+	p.conclude(b, func(c *eventCopy) { p.settle(c, nil) }) // a look-up found it
+	p.conclude(&lanes[0].head.copies[0], func(c *eventCopy) { p.settle(c, bridge.ErrRejected) })
+	if got := p.sent(); len(got) != 1 || got[0] != "c" {
+		t.Errorf("sent %q, want c", got)
+	}
+}

@@ -59,13 +59,16 @@ func (p *Publisher) prove(d *destination) {
 	d.gated = nil
 }
 
-// nextSample goes on to another event, because the sample was not stored.
+// nextSample goes on to another event if there is no sample: it was not stored, or what was to be the next was found
+// to be stored already.
 func (p *Publisher) nextSample(d *destination) {
-	d.sample = nil
-	if len(d.gated) > 0 {
+	for d.sample == nil && len(d.gated) > 0 {
 		l := d.gated[0]
 		d.gated = d.gated[1:]
-		p.enqueue(l)
+		if l.head != nil {
+			p.enqueue(l)
+			return
+		}
 	}
 }
 

@@ -244,8 +244,9 @@ func (p *Publisher) conclude(c *eventCopy, outcome func(*eventCopy)) *entry {
 	p.away--
 	outcome(c)
 	if c.dest.sample == c && c.attempt == nil && (c.settled || !c.misplaced) {
-		p.nextSample(c.dest)
+		c.dest.sample = nil
 	}
+	p.nextSample(c.dest)
 	e := c.entry
 	if e.settled() {
 		p.advance(e.lane)
