@@ -454,7 +454,16 @@ func TestNumbersRefusedForGood(t *testing.T) {
 // refuseKnown has the broker refuse the producers in the publisher's note.
 func refuseKnown(t *testing.T, bus *testBus, r *publishertest.Trial, e *kerr.Error) {
 	t.Helper()
-	known := make(map[int64]bool)
+	known := producersOf(t, r)
+	fault := produceFault("", e, -1)
+	fault.When = func(req kmsg.Request) bool { return known[batchOf(t, req).ProducerID] }
+	bus.cluster.Fault(fault)
+}
+
+// producersOf are the producers in the publisher's note.
+func producersOf(t *testing.T, r *publishertest.Trial) (known map[int64]bool) {
+	t.Helper()
+	known = make(map[int64]bool)
 	for line := range strings.Lines(r.Note()) {
 		var topic string
 		var partition, producer int64
@@ -465,9 +474,7 @@ func refuseKnown(t *testing.T, bus *testBus, r *publishertest.Trial, e *kerr.Err
 	if len(known) == 0 {
 		t.Fatalf("no producers in %q", r.Note())
 	}
-	fault := produceFault("", e, -1)
-	fault.When = func(req kmsg.Request) bool { return known[batchOf(t, req).ProducerID] }
-	bus.cluster.Fault(fault)
+	return known
 }
 
 // batchOf is the one batch in a request to produce.
@@ -500,6 +507,38 @@ func TestForgottenAfterLostAnswer(t *testing.T) {
 	r.Publish(all...)
 	r.WaitDone(all...)
 	r.CheckStored(append(first, all...)...)
+	waitNoCauses(r)
+}
+
+// TestNumbersTakenForOld has the broker take what comes for a repeat of something that it stored long ago. What the lane
+// finds there again and again keeps it from nothing: it goes on as a new producer.
+func TestNumbersTakenForOld(t *testing.T) {
+	t.Parallel()
+	bus := startBus(t, 1)
+	bus.config.Partitions = 1
+	r := publishertest.Open(t, bus)
+	first := ordersOnly(publishertest.Events(1, 20, 5))
+	r.Publish(first...)
+	r.WaitDone(first...)
+	known := producersOf(t, r)
+	bus.cluster.ControlKey(int16(kmsg.Produce), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		bus.cluster.KeepControl()
+		if !known[batchOf(t, req).ProducerID] {
+			return nil, nil, false
+		}
+		produce := req.(*kmsg.ProduceRequest)
+		resp := produce.ResponseKind().(*kmsg.ProduceResponse)
+		topic, partition := kmsg.NewProduceResponseTopic(), kmsg.NewProduceResponseTopicPartition()
+		topic.Topic, partition.Partition = produce.Topics[0].Topic, produce.Topics[0].Partitions[0].Partition
+		partition.BaseOffset = 5
+		topic.Partitions = append(topic.Partitions, partition)
+		resp.Topics = append(resp.Topics, topic)
+		return resp, nil, true
+	})
+	more := ordersOnly(publishertest.Events(21, 20, 5))
+	r.Publish(more...)
+	r.WaitDone(more...)
+	wantOnce(t, bus, orders, slices.Concat(first, more))
 	waitNoCauses(r)
 }
 

@@ -29,7 +29,8 @@ type index struct {
 	chunks    []chunk
 	sealed    bool   // the next event begins a new chunk
 	low, high uint64 // the least and the greatest sequence of all chunks; low > high without any
-	seen      int    // events that were added; some may be one event twice
+	seen      int    // events that were added, but for what was read again
+	end       int64  // the offset behind the last of them
 
 	// window holds the events with sequences from..to. One that is in this range and not in window is not stored, or
 	// lies behind what was scanned.
@@ -56,7 +57,9 @@ func newIndex() *index {
 
 // add takes an event that the partition holds. Offsets grow within a chunk.
 func (x *index) add(sequence uint64, id string, offset int64) {
-	x.seen++
+	if offset >= x.end { // or else a lane that reads the same again and again would seem to find something new
+		x.seen, x.end = x.seen+1, offset+1
+	}
 	x.low, x.high = min(x.low, sequence), max(x.high, sequence)
 	if x.sealed {
 		x.sealed = false
