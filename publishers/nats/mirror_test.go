@@ -45,3 +45,20 @@ func TestMirrorThatRenames(t *testing.T) {
 		t.Errorf("%q, %d times rewound", all, e.rewound.Load())
 	}
 }
+
+// TestCopies: an event names the stream that it is for, and sources and mirrors take it all the same.
+func TestCopies(t *testing.T) {
+	t.Parallel()
+	n := startServer(t, nil)
+	js := n.admin(t)
+	createStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}, AllowDirect: true})
+	of := &jetstream.StreamSource{Name: "ORDERS"}
+	createStream(t, js, jetstream.StreamConfig{Name: "MIRROR", Mirror: of})
+	createStream(t, js, jetstream.StreamConfig{Name: "SOURCED", Sources: []*jetstream.StreamSource{of}})
+	e := openEdge(t, nats.Config{URL: n.url(), CreateStreams: true})
+	e.publish(orders(5)...)
+	for _, stream := range []string{"MIRROR", "SOURCED"} {
+		eventually(t, "copy in "+stream, func() bool { return len(stored(t, js, stream)) == 5 },
+			func() any { return stored(t, js, stream) })
+	}
+}
