@@ -570,12 +570,13 @@ func TestRemovedSegmentsAreLetGo(t *testing.T) {
 	})
 }
 
-// TestAPublishedSegmentThatCannotBeRemoved is no reason to wait for ever, and is tried again.
+// TestAPublishedSegmentThatCannotBeRemoved is no reason to wait for ever, is tried again, and is logged once.
 func TestAPublishedSegmentThatCannotBeRemoved(t *testing.T) {
 	for _, op := range []crashfs.Op{crashfs.Remove, crashfs.Rename} { // of the segment, of the cursor before it
 		synctest.Test(t, func(t *testing.T) {
-			fs := crashfs.New(t)
-			s := open(t, fs, options())
+			fs, o, log := crashfs.New(t), options(), new(lines)
+			o.Log = log.logger()
+			s := open(t, fs, o)
 			defer s.Close()
 			fill(t, s)
 			fs.Inject(crashfs.Fault{Op: op, Nth: 1, Outcome: crashfs.Failed, Sticky: true})
@@ -586,6 +587,10 @@ func TestAPublishedSegmentThatCannotBeRemoved(t *testing.T) {
 			}
 			if st := s.Stats(); !errors.Is(st.Full, spool.ErrFull) {
 				t.Errorf("Stats with %v failing: %+v", op, st)
+			}
+			time.Sleep(time.Minute)
+			if n := log.count(); n != 1 {
+				t.Errorf("%d lines with %v failing", n, op)
 			}
 			fs.Heal()
 			time.Sleep(2 * time.Second)

@@ -79,6 +79,8 @@ type Spool struct {
 	// Owned by the upkeep goroutine.
 	blind bool // the free space could not be measured
 	stuck bool // a segment could not be made or removed; the next housekeeping tries again
+	// complained is set while that is logged already.
+	complained bool
 
 	// files is held while a file that is not a segment is replaced. It is taken before mu.
 	files sync.Mutex

@@ -52,6 +52,15 @@ func (s *Spool) raiseMarks() {
 	}
 }
 
+// complain leaves the directory alone until the next housekeeping. Only the first error since a removal is logged: it is
+// tried again every second.
+func (s *Spool) complain(what, segment string, err error) {
+	if !s.complained {
+		s.o.Log.Error(what+"; it is tried again every second", "segment", segment, "error", err)
+	}
+	s.stuck, s.complained = true, true
+}
+
 // measure looks how much space the disk has. If that cannot be told, what was known before holds.
 func (s *Spool) measure() error {
 	s.mu.Lock()
@@ -85,8 +94,7 @@ func (s *Spool) makeAhead() {
 	}
 	f, err := createSegment(s.fs, first)
 	if err != nil {
-		s.stuck = true
-		s.o.Log.Error("cannot make a segment of the spool ahead of need", "segment", segmentName(first), "error", err)
+		s.complain("cannot make a segment of the spool ahead of need", segmentName(first), err)
 	}
 	a.file = f
 	close(a.made)
@@ -199,10 +207,10 @@ func (s *Spool) removeOldest() bool {
 	g.going = true // for good: after an error the file may be gone all the same
 	s.mu.Unlock()
 	if err := s.fs.Remove(g.name()); err != nil && !errors.Is(err, os.ErrNotExist) {
-		s.o.Log.Error("cannot remove a published segment of the spool", "segment", g.name(), "error", err)
-		s.stuck = true
+		s.complain("cannot remove a published segment of the spool", g.name(), err)
 		return false
 	}
+	s.complained = false
 	s.mu.Lock()
 	s.segments = s.segments[1:]
 	s.bytes -= g.size
