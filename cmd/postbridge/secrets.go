@@ -202,6 +202,9 @@ func parseKiteSecrets(text string) (secrets []kite.Secret, err error) {
 		if err := checkSecret(secret); err != nil {
 			return nil, fmt.Errorf("entry %d has a secret that %w", i+1, err)
 		}
+		if strings.ContainsAny(secret, "\"'`") { // of a list that is in quotes but for the first app id, or a slip
+			return nil, fmt.Errorf("entry %d has a quotation mark in its secret; remove it", i+1)
+		}
 		secrets = append(secrets, kite.Secret{AppID: app, Secret: secret})
 	}
 	return secrets, nil

@@ -46,6 +46,8 @@ func TestWrongSecrets(t *testing.T) {
 			{`"1234=s3cret"`, "entry 1 is in quotes; remove them"},
 			{`'1234=s3cret,5=s3cret'`, "it is in quotes; remove them"},
 			{`5=a,1234="s3cret"`, "entry 2 has a secret that is in quotes; remove them"},
+			{`1234="s3cret,5=s3cret"`, "entry 1 has a quotation mark in its secret; remove it"},
+			{`5=a,1234=s3cret'`, "entry 2 has a quotation mark in its secret; remove it"},
 			{"5=a\n1234=“s3cret”", "entry 2 " + secret},
 			{"\ufeff1234=s3cret", "entry 1 starts with a byte order mark; save it without one"},
 			{"5=a\r\n1234=s3cret\u200b\r\n", "entry 2 has an invisible character (U+200B); remove it"},
