@@ -19,43 +19,40 @@ import (
 const spoolHelp = `Look into the spool in POSTBRIDGE_DATA_DIR. All but repair run beside serve and change nothing.
 
 Usage: postbridge spool ls [--json]
-       postbridge spool verify [--json]
-       postbridge spool export [filters]
+       postbridge spool dump [filters]
        postbridge spool repair [--dry-run]
 
 ls      the segments, how far each bus is (moments ago), and what was put aside; whether it is open
-verify  read all of it; a line for each thing that does not check and what to do; exit 1 if any
-export  the events as lines of JSON, as tail prints them and send --replay takes them
+dump    the events as lines of JSON, as tail prints them and send --replay reads them; reads all of
+        it, and reports damage on stderr where it stands, with what to do; exit 1 if there is any
 repair  while serve is stopped: move what keeps it from opening the spool, or what nobody can read,
         to spool/aside-<time>, and say what that means; nothing is deleted. Then try to open it
 
 ` + filterHelp + `
 Examples:
-  postbridge spool verify
-  postbridge spool export --from 2026-11-20T09:00:00+05:30 --broker kite >day.jsonl
+  postbridge spool dump >/dev/null          # only the damage
+  postbridge spool dump --from 2026-11-20T09:00:00+05:30 --broker kite >day.jsonl
 `
 
 func (p *process) spool(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return misuse("spool: no ls, verify, export or repair; run 'postbridge spool --help'")
+		return misuse("spool: no ls, dump or repair; run 'postbridge spool --help'")
 	}
 	switch rest := args[1:]; args[0] {
 	case "ls":
 		return p.spoolLs(rest)
-	case "verify":
-		return p.spoolVerify(ctx, rest)
-	case "export":
-		return p.spoolExport(ctx, rest)
+	case "dump":
+		return p.spoolDump(ctx, rest)
 	case "repair":
 		return p.spoolRepair(rest)
 	case "-h", "-help", "--help":
 		return flag.ErrHelp
 	default:
-		return misuse("spool: %q is not ls, verify, export or repair; run 'postbridge spool --help'", args[0])
+		return misuse("spool: %q is not ls, dump or repair; run 'postbridge spool --help'", args[0])
 	}
 }
 
-// spoolFlags reads the flags of ls and verify.
+// spoolFlags reads the flags of ls.
 func spoolFlags(name string, args []string) (asJSON bool, err error) {
 	fs := newFlags(name)
 	fs.BoolVar(&asJSON, "json", false, "")

@@ -150,12 +150,12 @@ func TestRepairAsRoot(t *testing.T) {
 func TestEmptyFilters(t *testing.T) {
 	settings := environ("DATA_DIR=" + writeSpool(t, 1))
 	for _, name := range []string{"broker", "user", "order", "destination", "status", "from", "to"} {
-		got := runWith(t, settings, "spool", "export", "--"+name, "")
+		got := runWith(t, settings, "spool", "dump", "--"+name, "")
 		if got.code != 2 || got.stdout != "" || !strings.Contains(got.stderr, `invalid value "" for flag -`+name) {
-			t.Errorf("spool export with an empty --%s: exit code %d, %s%s", name, got.code, got.stdout, got.stderr)
+			t.Errorf("spool dump with an empty --%s: exit code %d, %s%s", name, got.code, got.stdout, got.stderr)
 		}
 	}
-	got := runWith(t, settings, "spool", "export", "--destination", string(bridge.Orders))
+	got := runWith(t, settings, "spool", "dump", "--destination", string(bridge.Orders))
 	if got.code != 0 || strings.Count(got.stdout, "\n") != 2 {
 		t.Errorf("exit code %d, %s%s", got.code, got.stdout, got.stderr)
 	}
