@@ -65,7 +65,7 @@ type Publisher struct {
 	spool        string // that all events come from
 	landmarks    *bridge.Landmarks
 	rewound      func(committed uint64, why error)
-	reports      *reports
+	reports      *bridge.Reporter
 
 	// mu is not held while anything is logged or a function of the Opening is called: both may block.
 	mu sync.Mutex
@@ -116,7 +116,7 @@ func open(cfg Config, o bridge.Opening, log *slog.Logger, limits limits) (*Publi
 		takeNote: o.TakeNote,
 		refresh:  make(chan struct{}, 1),
 		brokers:  cfg.Brokers,
-		reports:  newReports(o.Report),
+		reports:  bridge.NewReporter(o.Report),
 		spool:    o.Spool,
 		rewound:  o.Rewound,
 		lost:     make(map[string]bool),
@@ -128,7 +128,7 @@ func open(cfg Config, o bridge.Opening, log *slog.Logger, limits limits) (*Publi
 		log.Error("cannot read what is noted of the partitions; events may be stored twice", "error", err)
 	}
 	p.certificates = tlsfiles.New(cfg.TLSCAFile, cfg.TLSCertFile, cfg.TLSKeyFile, func(err error) {
-		p.reports.set("certificate", err)
+		p.reports.Report("certificate", err)
 	})
 	if p.certificates != nil {
 		p.certificates.Changed() // as they are now is no change
@@ -141,7 +141,7 @@ func open(cfg Config, o bridge.Opening, log *slog.Logger, limits limits) (*Publi
 		p.topics[dest] = newTopic(p, dest)
 	}
 	p.running.Go(p.watch)
-	p.running.Go(func() { p.reports.run(p.ctx) })
+	p.running.Go(func() { p.reports.Run(p.ctx) })
 	return p, nil
 }
 

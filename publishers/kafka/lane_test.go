@@ -194,7 +194,7 @@ func TestSettle(t *testing.T) {
 func TestPaceOfRetries(t *testing.T) {
 	t.Parallel()
 	newPublisher := func(t *testing.T) *Publisher {
-		p := &Publisher{reports: newReports(nil), refresh: make(chan struct{}, 1), brokers: []string{"broker:1"}}
+		p := &Publisher{reports: bridge.NewReporter(nil), refresh: make(chan struct{}, 1), brokers: []string{"broker:1"}}
 		p.landmarks, _ = bridge.NewLandmarks(nil, landmarksEach)
 		p.ctx, p.stop = context.WithCancel(t.Context())
 		return p

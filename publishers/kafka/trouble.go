@@ -33,7 +33,7 @@ func (p *Publisher) block(l *lane, err error) {
 		t.shown = l
 	}
 	if t.shown == l {
-		p.reports.set(t.cause, fmt.Errorf("partition %d: %w", l.partition, err))
+		p.reports.Report(t.cause, fmt.Errorf("partition %d: %w", l.partition, err))
 	}
 }
 
@@ -50,7 +50,7 @@ func (p *Publisher) unblock(l *lane) {
 		t.shown = nil
 	}
 	if len(t.lanes) == 0 {
-		p.reports.set(t.cause, nil)
+		p.reports.Report(t.cause, nil)
 	}
 }
 

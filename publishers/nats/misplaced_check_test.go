@@ -107,7 +107,7 @@ func TestLetGo(t *testing.T) {
 func sampling(orders ...string) (p *Publisher, d *destination, lanes []*lane) {
 	p = &Publisher{
 		wake: make(chan struct{}, 1), lanes: make(map[string]*lane), inFlight: make(map[*natsgo.Msg]*eventCopy),
-		session: session{up: true}, log: slog.New(slog.DiscardHandler), reports: newReporter(func(string, error) {}),
+		session: session{up: true}, log: slog.New(slog.DiscardHandler), reports: bridge.NewReporter(func(string, error) {}),
 	}
 	d = newDestination(bridge.Orders, "", "*.*.*")
 	d.ready, d.window, d.looks = true, time.Hour, context.Background()

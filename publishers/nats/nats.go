@@ -65,7 +65,7 @@ type Publisher struct {
 	landmarks    *bridge.Landmarks
 	takeNote     func()
 	rewound      func(committed uint64, why error)
-	reports      *reporter
+	reports      *bridge.Reporter
 	ctx          context.Context
 	stop         context.CancelFunc
 
@@ -117,7 +117,7 @@ func Open(cfg Config, o bridge.Opening, log *slog.Logger) (*Publisher, error) {
 		wake:     make(chan struct{}, 1),
 		lanes:    make(map[string]*lane),
 		inFlight: make(map[*natsgo.Msg]*eventCopy),
-		reports:  newReporter(o.Report),
+		reports:  bridge.NewReporter(o.Report),
 		spool:    o.Spool,
 		rewound:  o.Rewound,
 		takeNote: o.TakeNote,
@@ -128,7 +128,7 @@ func Open(cfg Config, o bridge.Opening, log *slog.Logger) (*Publisher, error) {
 		bridge.Rejects:     newDestination(bridge.Rejects, cfg.Prefix, "*.*.*"),
 		bridge.Deadletters: newDestination(bridge.Deadletters, cfg.Prefix, "*"),
 	}
-	p.certificates = newCertificates(cfg, func(err error) { p.reports.report("certificate", err) })
+	p.certificates = newCertificates(cfg, func(err error) { p.reports.Report("certificate", err) })
 	if cfg.Embedded != nil {
 		var err error
 		if p.server, err = startEmbedded(*cfg.Embedded, log); err != nil {
@@ -137,7 +137,7 @@ func Open(cfg Config, o bridge.Opening, log *slog.Logger) (*Publisher, error) {
 	}
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	p.session.end = func() {}
-	p.running.Go(func() { p.reports.run(p.ctx) })
+	p.running.Go(func() { p.reports.Run(p.ctx) })
 	p.running.Go(p.stayConnected)
 	p.running.Go(p.send)
 	for _, d := range p.destinations {

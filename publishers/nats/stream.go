@@ -129,7 +129,7 @@ func (p *Publisher) checkStream(d *destination) bool {
 	}
 	if err != nil {
 		d.ready, d.refused = false, true
-		p.reports.report("stream "+d.stream, p.noAnswer(err))
+		p.reports.Report("stream "+d.stream, p.noAnswer(err))
 		return false
 	}
 	p.streamFits(d, stream)
@@ -138,7 +138,7 @@ func (p *Publisher) checkStream(d *destination) bool {
 
 // streamFits lets the events of the destination go. Guarded by mu.
 func (p *Publisher) streamFits(d *destination, s jetstream.Stream) {
-	p.reports.report("stream "+d.stream, nil)
+	p.reports.Report("stream "+d.stream, nil)
 	p.inboxHeard()
 	d.handle, d.identity = s, identity(s.CachedInfo())
 	d.window = s.CachedInfo().Config.Duplicates

@@ -29,7 +29,7 @@ func (p *Publisher) block(c *eventCopy, t *trouble, err error) {
 		t.shown = c
 	}
 	if t.shown == c {
-		p.reports.report(t.cause, err)
+		p.reports.Report(t.cause, err)
 	}
 }
 
@@ -45,7 +45,7 @@ func (p *Publisher) unblock(c *eventCopy) {
 		t.shown = nil
 	}
 	if t.count == 0 {
-		p.reports.report(t.cause, nil)
+		p.reports.Report(t.cause, nil)
 	}
 }
 
@@ -69,7 +69,7 @@ func (p *Publisher) inboxDenied() bool {
 func (p *Publisher) inboxHeard() {
 	if p.inbox != nil {
 		p.inbox = nil
-		p.reports.report("permission inbox", nil)
+		p.reports.Report("permission inbox", nil)
 	}
 }
 
@@ -93,7 +93,7 @@ func (p *Publisher) denyWhat(err error) (unseen *destination) {
 	if !ok {
 		if _, ok = quotedAfter(text, `Subscription to "`); ok {
 			p.inbox = fmt.Errorf("answers cannot arrive: %w", err)
-			p.reports.report("permission inbox", p.inbox)
+			p.reports.Report("permission inbox", p.inbox)
 		}
 		return nil
 	}

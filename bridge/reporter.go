@@ -1,17 +1,15 @@
-package nats
+package bridge
 
 import (
 	"context"
 	"sync"
-
-	"github.com/postbridge/postbridge/bridge"
 )
 
-// reporter calls the bridge's Report from one goroutine that holds no lock, so that a Report that blocks holds up
-// nothing of the publisher. It keeps the latest state of each cause only: states that follow each other while Report
-// blocks are reported as the last of them.
-type reporter struct {
-	call bridge.Report
+// Reporter calls a Report from one goroutine that holds no lock, so that a Report that blocks holds up nothing of a
+// publisher. It keeps the latest state of each cause only: states that follow each other while Report blocks are
+// reported as the last of them.
+type Reporter struct {
+	call Report
 	wake chan struct{} // holds one
 
 	mu      sync.Mutex
@@ -19,12 +17,13 @@ type reporter struct {
 	states  map[string]error // the state of each; guarded by mu
 }
 
-func newReporter(call bridge.Report) *reporter {
-	return &reporter{call: call, wake: make(chan struct{}, 1), states: make(map[string]error)}
+// NewReporter makes a Reporter, which reports while Run runs.
+func NewReporter(call Report) *Reporter {
+	return &Reporter{call: call, wake: make(chan struct{}, 1), states: make(map[string]error)}
 }
 
-// report notes the state of a cause. It may be called with any lock held.
-func (r *reporter) report(cause string, err error) {
+// Report notes the state of a cause. It may be called with any lock held.
+func (r *Reporter) Report(cause string, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if _, ok := r.states[cause]; !ok {
@@ -37,8 +36,8 @@ func (r *reporter) report(cause string, err error) {
 	}
 }
 
-// run reports until ctx ends.
-func (r *reporter) run(ctx context.Context) {
+// Run reports until ctx ends.
+func (r *Reporter) Run(ctx context.Context) {
 	for ctx.Err() == nil {
 		if cause, err, ok := r.next(); ok {
 			r.call(cause, err)
@@ -51,7 +50,7 @@ func (r *reporter) run(ctx context.Context) {
 	}
 }
 
-func (r *reporter) next() (cause string, err error, ok bool) {
+func (r *Reporter) next() (cause string, err error, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.waiting) == 0 {

@@ -1,4 +1,4 @@
-package nats
+package bridge
 
 import (
 	"errors"
@@ -12,20 +12,20 @@ func TestReporter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var got []string
 		blocked := make(chan struct{})
-		r := newReporter(func(cause string, err error) {
+		r := NewReporter(func(cause string, err error) {
 			<-blocked
 			if err != nil {
 				cause += ": " + err.Error()
 			}
 			got = append(got, cause)
 		})
-		go r.run(t.Context())
-		r.report("connection", nil)
+		go r.Run(t.Context())
+		r.Report("connection", nil)
 		synctest.Wait() // Report blocks
 		for range 1000 {
-			r.report("publish orders", errors.New("full"))
-			r.report("stream ORDERS", errors.New("missing"))
-			r.report("publish orders", nil)
+			r.Report("publish orders", errors.New("full"))
+			r.Report("stream ORDERS", errors.New("missing"))
+			r.Report("publish orders", nil)
 		}
 		if len(r.waiting) > 2 {
 			t.Errorf("%d states wait", len(r.waiting))
