@@ -78,10 +78,10 @@ kafka-or-loud:
 # KAFKA_TEST_REQUIRED=1 makes it fail without a real Kafka. KAFKA_TEST_BROKERS is one that runs, for tests that start none.
 test: kafka-or-loud
 	@if [ "$$(go env CGO_ENABLED)" = 1 ] && command -v $$(go env CC) >/dev/null; then \
-		go test -race ./...; \
+		go test -race -timeout 30m ./...; \
 	else \
 		echo "*** NO C COMPILER: TESTING WITHOUT THE RACE DETECTOR ***" >&2; \
-		go test ./...; \
+		go test -timeout 30m ./...; \
 	fi
 
 # The image without a container engine: the rules of docker build --check, the same bytes twice, both architectures, and

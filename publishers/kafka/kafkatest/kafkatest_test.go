@@ -251,16 +251,21 @@ func newClient(t *testing.T, brokers []string, tls *tls.Config, login sasl.Mecha
 	return &kafka.Client{Addr: kafka.TCP(brokers...), Transport: transport}
 }
 
+// createTopic waits while the controller fences the broker: it does so for a moment when heartbeats come late.
 func createTopic(t *testing.T, client *kafka.Client, name string, replicas int) {
 	t.Helper()
-	r, err := client.CreateTopics(t.Context(), &kafka.CreateTopicsRequest{Topics: []kafka.TopicConfig{
-		{Topic: name, NumPartitions: 1, ReplicationFactor: replicas},
-	}})
-	if err == nil {
-		err = r.Errors[name]
-	}
-	if err != nil && !errors.Is(err, kafka.TopicAlreadyExists) {
-		t.Fatal(err)
+	topic := kafka.TopicConfig{Topic: name, NumPartitions: 1, ReplicationFactor: replicas}
+	for {
+		r, err := client.CreateTopics(t.Context(), &kafka.CreateTopicsRequest{Topics: []kafka.TopicConfig{topic}})
+		if err == nil {
+			err = r.Errors[name]
+		}
+		switch {
+		case err == nil || errors.Is(err, kafka.TopicAlreadyExists):
+			return
+		case !errors.Is(err, kafka.BrokerNotAvailable):
+			t.Fatal(err)
+		}
 	}
 }
 
