@@ -342,6 +342,36 @@ func (b *testBus) makeAnew(t *testing.T, topic string) {
 	if err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
 		t.Fatal(err)
 	}
+	// A real broker answers before it has applied that. Until then it serves the topic of before. A publisher that runs
+	// may have filled the topic by the time it is seen, so this wait ends by itself.
+	for deadline := time.Now().Add(2 * time.Second); !b.isEmpty(t, c, topic) && time.Now().Before(deadline); {
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// isEmpty reports whether each partition of the topic has a leader, and no records.
+func (b *testBus) isEmpty(t *testing.T, c *kgo.Client, topic string) bool {
+	t.Helper()
+	ask := kmsg.NewListOffsetsRequest()
+	ask.ReplicaID = -1
+	of := kmsg.NewListOffsetsRequestTopic()
+	of.Topic = topic
+	for i := range b.config.Partitions {
+		p := kmsg.NewListOffsetsRequestTopicPartition()
+		p.Partition, p.Timestamp = int32(i), -1
+		of.Partitions = append(of.Partitions, p)
+	}
+	ask.Topics = append(ask.Topics, of)
+	ends, err := ask.RequestWith(t.Context(), c)
+	if err != nil || len(ends.Topics) != 1 {
+		return false
+	}
+	for _, p := range ends.Topics[0].Partitions {
+		if p.ErrorCode != 0 || p.Offset != 0 {
+			return false
+		}
+	}
+	return len(ends.Topics[0].Partitions) == b.config.Partitions
 }
 
 func (b *testBus) Stored(t *testing.T, dest bridge.Destination) (all []publishertest.Message) {
