@@ -75,7 +75,9 @@ func busOf(setting string) string {
 
 func (c *config) publishes(bus string) bool { return slices.Contains(c.Publish, bus) }
 
-func (c *config) checkPublish() error {
+// checkPublish refuses an unknown bus, and a setting of a bus that nothing is published to: whoever set it believes that
+// it counts.
+func (c *config) checkPublish(environ map[string]string) error {
 	const choices = "set it to nats, kafka or nats,kafka"
 	for i, bus := range c.Publish {
 		switch {
@@ -85,13 +87,8 @@ func (c *config) checkPublish() error {
 			return bad("PUBLISH", "names %s twice; %s", bus, choices)
 		}
 	}
-	return nil
-}
-
-// checkUnused refuses a setting of a bus that nothing is published to: whoever set it believes that it counts.
-func (c *config) checkUnused(settings map[string]string) error {
 	for _, name := range settingNames() {
-		if bus := busOf(name); settings[name] != "" && bus != "" && !c.publishes(bus) {
+		if bus := busOf(name); environ[name] != "" && bus != "" && !c.publishes(bus) {
 			return misuse("%s: is set but nothing is published to %s; set POSTBRIDGE_PUBLISH to %s or nats,kafka, or unset it", name, bus, bus)
 		}
 	}

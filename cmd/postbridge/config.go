@@ -141,7 +141,8 @@ type config struct {
 func readConfig(environ map[string]string) (*config, *credentials, error) {
 	c, err := parseConfig(environ)
 	if err == nil {
-		err = firstError(c.checkHTTP, c.checkBrokers, c.checkBuses, c.checkFiles, c.checkSpool, c.checkLog)
+		err = firstError(func() error { return c.checkPublish(environ) },
+			c.checkHTTP, c.checkBrokers, c.checkBuses, c.checkFiles, c.checkSpool, c.checkLog)
 	}
 	if err != nil {
 		return nil, nil, err
@@ -154,7 +155,7 @@ func readConfig(environ map[string]string) (*config, *credentials, error) {
 func readBusConfig(environ map[string]string) (*config, *credentials, error) {
 	c, err := parseConfig(environ)
 	if err == nil {
-		err = firstError(c.checkBuses, c.checkFiles)
+		err = firstError(func() error { return c.checkPublish(environ) }, c.checkBuses, c.checkFiles)
 	}
 	if err != nil {
 		return nil, nil, err
@@ -172,6 +173,7 @@ func firstError(checks ...func() error) error {
 	return nil
 }
 
+// parseConfig reads all settings. What they say of a bus is checked only for a command that connects to one.
 func parseConfig(environ map[string]string) (*config, error) {
 	settings := make(map[string]string)
 	for name, value := range environ {
@@ -186,10 +188,7 @@ func parseConfig(environ map[string]string) (*config, error) {
 	if err := env.ParseWithOptions(c, env.Options{Environment: settings, Prefix: envPrefix}); err != nil {
 		return nil, parseMisuse(err, settings)
 	}
-	if err := c.checkPublish(); err != nil {
-		return nil, err
-	}
-	return c, c.checkUnused(settings)
+	return c, nil
 }
 
 // parseMisuse turns the first error of the env package into one line. Only settings that are not secret have a form

@@ -351,3 +351,17 @@ func fieldComments(t *testing.T) map[string]string {
 	})
 	return comments
 }
+
+// TestBusSettingsOfNoUse: what is wrong with the settings of a bus does not stop a command that connects to none.
+func TestBusSettingsOfNoUse(t *testing.T) {
+	for _, settings := range []string{"PUBLISH=kafka NATS_URL=bus", "PUBLISH=redis", "KAFKA_BROKERS=b:9092"} {
+		for args, want := range map[string]result{
+			"send --secret 1=2 /no/such": {1, "", "postbridge: send: open /no/such: no such file or directory\n"},
+			"spool ls":                   {1, "", "postbridge: there is no spool in data; set POSTBRIDGE_DATA_DIR to the data of serve\n"},
+		} {
+			if got := runWith(t, environ(settings), strings.Fields(args)...); got != want {
+				t.Errorf("%s with %s: %+v\nwant %+v", args, settings, got, want)
+			}
+		}
+	}
+}
