@@ -25,7 +25,6 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/postbridge/postbridge/bridge"
-	"github.com/postbridge/postbridge/publishers"
 	"github.com/postbridge/postbridge/publishers/kafka"
 	"github.com/postbridge/postbridge/publishers/nats"
 )
@@ -38,15 +37,13 @@ func TestAsyncAPI(t *testing.T) {
 	for _, name := range []string{"natsOrder", "natsReject", "natsDeadletter"} { // those of Kafka are of the same events
 		all = append(all, api.example(t, name))
 	}
-	cfg := publishers.Config{
-		NATS:  nats.Config{URL: startNATS(t), CreateStreams: true},
-		Kafka: kafka.Config{Brokers: startKafka(t), CreateTopics: true, Partitions: 1, Replication: 1},
-	}
-	publish(t, "nats", cfg, all)
-	publish(t, "kafka", cfg, all)
+	log := slog.New(slog.DiscardHandler)
+	url, brokers := startNATS(t), startKafka(t)
+	publish(t, nats.NewBus(nats.Config{URL: url, CreateStreams: true}, log), all)
+	publish(t, kafka.NewBus(kafka.Config{Brokers: brokers, CreateTopics: true, Partitions: 1, Replication: 1}, log), all)
 	for dest, n := range map[string]int{"Orders": 2, "Rejects": 1, "Deadletters": 1} {
-		api.check(t, "nats"+dest, n, inStream(t, cfg.NATS.URL, api.Channels["nats"+dest].Stream))
-		api.check(t, "kafka"+dest, n, inTopic(t, cfg.Kafka.Brokers, api.Channels["kafka"+dest].Address))
+		api.check(t, "nats"+dest, n, inStream(t, url, api.Channels["nats"+dest].Stream))
+		api.check(t, "kafka"+dest, n, inTopic(t, brokers, api.Channels["kafka"+dest].Address))
 	}
 	if len(api.Channels) != 6 {
 		t.Errorf("%d channels", len(api.Channels))
@@ -267,12 +264,8 @@ func startKafka(t *testing.T) (brokers []string) {
 	return c.ListenAddrs()
 }
 
-func publish(t *testing.T, name string, cfg publishers.Config, all []*bridge.Delivery) {
+func publish(t *testing.T, bus bridge.Bus, all []*bridge.Delivery) {
 	t.Helper()
-	bus, err := publishers.New(name, cfg, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
 	p, err := bus.Open(opening())
 	if err != nil {
 		t.Fatal(err)
@@ -289,7 +282,7 @@ func publish(t *testing.T, name string, cfg publishers.Config, all []*bridge.Del
 				t.Fatal(err)
 			}
 		case <-time.After(30 * time.Second):
-			t.Fatalf("%s does not store the events", name)
+			t.Fatalf("%s does not store the events", bus.Name)
 		}
 	}
 }

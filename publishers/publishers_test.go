@@ -2,29 +2,23 @@ package publishers_test
 
 import (
 	"log/slog"
-	"strings"
 	"testing"
 
 	"github.com/postbridge/postbridge/bridge"
-	"github.com/postbridge/postbridge/publishers"
 	"github.com/postbridge/postbridge/publishers/kafka"
 	"github.com/postbridge/postbridge/publishers/nats"
 )
 
-// TestNew opens each bus while it is down, which is no error.
-func TestNew(t *testing.T) {
-	cfg := publishers.Config{
-		NATS:  nats.Config{URL: "nats://127.0.0.1:1"},
-		Kafka: kafka.Config{Brokers: []string{"127.0.0.1:1"}},
-	}
-	for _, name := range []string{"nats", "kafka"} {
-		bus, err := publishers.New(name, cfg, slog.New(slog.DiscardHandler))
-		if err != nil || bus.Name != name {
-			t.Fatalf("%+v, %v", bus, err)
-		}
+// TestOpen opens each bus while it is down, which is no error.
+func TestOpen(t *testing.T) {
+	log := slog.New(slog.DiscardHandler)
+	for name, bus := range map[string]bridge.Bus{
+		"nats":  nats.NewBus(nats.Config{URL: "nats://127.0.0.1:1"}, log),
+		"kafka": kafka.NewBus(kafka.Config{Brokers: []string{"127.0.0.1:1"}}, log),
+	} {
 		p, err := bus.Open(opening())
-		if err != nil {
-			t.Fatal(err)
+		if err != nil || bus.Name != name {
+			t.Fatalf("%s: %+v, %v", name, bus, err)
 		}
 		if err := p.Close(); err != nil {
 			t.Error(err)
@@ -32,18 +26,11 @@ func TestNew(t *testing.T) {
 	}
 }
 
-func TestNewErrors(t *testing.T) {
+func TestOpenErrors(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
-	if _, err := publishers.New("rabbit", publishers.Config{}, log); err == nil || !strings.Contains(err.Error(), "available are nats and kafka") {
-		t.Errorf("%v", err)
-	}
-	for _, name := range []string{"nats", "kafka"} {
-		bus, err := publishers.New(name, publishers.Config{}, log)
-		if err != nil {
-			t.Fatal(err)
-		}
+	for _, bus := range []bridge.Bus{nats.NewBus(nats.Config{}, log), kafka.NewBus(kafka.Config{}, log)} {
 		if p, err := bus.Open(opening()); err == nil || p != nil {
-			t.Errorf("%s: %v, %v", name, p, err)
+			t.Errorf("%s: %v, %v", bus.Name, p, err)
 		}
 	}
 }

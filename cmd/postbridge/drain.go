@@ -68,12 +68,8 @@ func (c *config) drain(ctx context.Context, credentials *credentials, registry *
 		return err
 	}
 	credentials.files.start(ctx, log, registry)
-	buses, err := c.buses(credentials, log)
-	if err != nil {
-		return err
-	}
 	o := c.spoolOptions()
-	o.Buses, o.Registry, o.Tracer, o.Log = buses, registry, tracer, log
+	o.Buses, o.Registry, o.Tracer, o.Log = c.buses(credentials, log), registry, tracer, log
 	return bridge.New(o).Drain(ctx)
 }
 

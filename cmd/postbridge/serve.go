@@ -19,7 +19,6 @@ import (
 	"github.com/postbridge/postbridge/brokers"
 	"github.com/postbridge/postbridge/brokers/dhan"
 	"github.com/postbridge/postbridge/brokers/kite"
-	"github.com/postbridge/postbridge/publishers"
 	"github.com/postbridge/postbridge/publishers/kafka"
 	"github.com/postbridge/postbridge/publishers/nats"
 )
@@ -96,10 +95,6 @@ func (c *config) run(ctx context.Context, credentials *credentials, registry *pr
 	if err != nil {
 		return err
 	}
-	buses, err := c.buses(credentials, log)
-	if err != nil {
-		return err
-	}
 	o := c.spoolOptions()
 	o.Brokers, o.Routes, o.MaxBody = brokers, routes, int64(c.MaxBody)
 	o.Listen, o.AdminListen, o.AdminPage, o.MaxConnections = c.Listen, c.AdminListen, c.AdminPage, c.connections(openFiles())
@@ -111,7 +106,7 @@ func (c *config) run(ctx context.Context, credentials *credentials, registry *pr
 	if c.AdminToken != "" || c.AdminTokenFile != "" {
 		o.AdminToken = func() string { return load(&credentials.adminToken) }
 	}
-	o.Buses, o.Reload, o.Registry, o.Tracer, o.Log = buses, credentials.files.reload, registry, tracer, log
+	o.Buses, o.Reload, o.Registry, o.Tracer, o.Log = c.buses(credentials, log), credentials.files.reload, registry, tracer, log
 	go (&doctor{c, credentials}).watch(ctx, registry)
 	return bridge.New(o).Run(ctx)
 }
@@ -226,16 +221,17 @@ func (c *config) kiteRoute() string {
 	return "/kite"
 }
 
-// buses are those that events are published to.
-func (c *config) buses(credentials *credentials, log *slog.Logger) (buses []bridge.Bus, err error) {
+// buses returns the buses that events are published to.
+func (c *config) buses(credentials *credentials, log *slog.Logger) (buses []bridge.Bus) {
 	for _, name := range c.Publish {
-		bus, err := publishers.New(name, publishers.Config{NATS: c.natsConfig(credentials), Kafka: c.kafkaConfig(credentials)}, log)
-		if err != nil {
-			return nil, err
+		switch name {
+		case "nats":
+			buses = append(buses, nats.NewBus(c.natsConfig(credentials), log))
+		case "kafka":
+			buses = append(buses, kafka.NewBus(c.kafkaConfig(credentials), log))
 		}
-		buses = append(buses, bus)
 	}
-	return buses, nil
+	return buses
 }
 
 // natsConfig is what the settings say about NATS. Secrets are looked at anew for each connection.

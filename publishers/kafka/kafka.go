@@ -93,6 +93,17 @@ func newEntry(d *bridge.Delivery, done func(error)) *entry {
 	return &entry{delivery: d, key: d.Key(), done: done, copies: len(d.Destinations())}
 }
 
+// NewBus returns the bus. It is not opened yet.
+func NewBus(cfg Config, log *slog.Logger) bridge.Bus {
+	return bridge.Bus{Name: "kafka", Open: func(o bridge.Opening) (bridge.Publisher, error) {
+		p, err := Open(cfg, o, log)
+		if err != nil {
+			return nil, err
+		}
+		return p, nil
+	}}
+}
+
 // Open makes a publisher. It does not wait for the bus, which may be down. Its error is one in cfg. While o.Report
 // blocks, nothing else is reported, and Close waits for it; publishing goes on.
 func Open(cfg Config, o bridge.Opening, log *slog.Logger) (*Publisher, error) {

@@ -103,6 +103,17 @@ type session struct {
 	end context.CancelFunc
 }
 
+// NewBus returns the bus. It is not opened yet.
+func NewBus(cfg Config, log *slog.Logger) bridge.Bus {
+	return bridge.Bus{Name: "nats", Delay: cfg.Delay(), Open: func(o bridge.Opening) (bridge.Publisher, error) {
+		p, err := Open(cfg, o, log)
+		if err != nil {
+			return nil, err
+		}
+		return p, nil
+	}}
+}
+
 // Open makes a publisher. It does not wait for the bus, which may be down; it connects, and connects again, until
 // Close. Its error is one in cfg, or why the embedded server cannot start. The publisher calls o.Report and o.Rewound
 // from goroutines of its own, with no lock held, and Close waits for a call under way.
