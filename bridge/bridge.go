@@ -246,9 +246,9 @@ type pumps struct {
 func (b *Bridge) startPumps(ctx context.Context, s *spool.Spool) (*pumps, error) {
 	ps := new(pumps)
 	for _, bus := range b.o.Buses {
-		h := newHealth(b.o.Log.With("bus", bus.Name))
+		c := newConditions(b.o.Log.With("bus", bus.Name))
 		q := &quarantine{path: filepath.Join(b.o.DataDir, "quarantine-"+bus.Name+".jsonl")}
-		p, err := newPump(bus, s, h, q, b.o.Log, b.o.Tracer)
+		p, err := newPump(bus, s, c, q, b.o.Log, b.o.Tracer)
 		if err != nil {
 			return nil, errors.Join(err, ps.close())
 		}

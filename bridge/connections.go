@@ -1,6 +1,8 @@
 package bridge
 
 import (
+	"cmp"
+	"container/list"
 	"crypto/tls"
 	"errors"
 	"log/slog"
@@ -26,22 +28,23 @@ type connections struct {
 	displaced atomic.Uint64
 	rejected  func(reason string) // counts a bad request; nil if nobody counts
 
-	mu        sync.Mutex // guards what follows, and the links of all connections
-	space     sync.Cond  // signaled when a connection is closed or waits again, and when the listener ends
-	open      int
-	ended     bool
-	strangers connection // the head of those without a verified postback, oldest first
-	idle      connection // the head of those with one, idle longest first
+	mu         sync.Mutex // guards what follows, and the queues of all connections
+	space      sync.Cond  // signaled when a connection is closed or waits again, and when the listener is closed
+	open       int
+	closed     bool
+	unverified list.List // connections without a verified postback, oldest first
+	idle       list.List // connections with one that wait for a request, idle longest first
 }
 
-// connection is an open connection. It is linked into a queue of its listener while it may be displaced.
+// connection is an open connection. It is in a queue of its listener while it may be displaced.
 type connection struct {
 	net.Conn // wire, or TLS over it
 	wire     *wire
 	of       *connections
 
-	prev, next *connection // guarded by of.mu; itself if in no queue
-	closed     bool        // guarded by of.mu
+	queue   *list.List // guarded by of.mu; nil if in none
+	element *list.Element
+	closed  bool // guarded by of.mu
 
 	// Owned by the goroutine that serves the connection.
 	verified bool // has brought a verified postback
@@ -60,8 +63,6 @@ func listen(addr string, limit int, t *tls.Config, log *slog.Logger) (*connectio
 func newConnections(tcp *net.TCPListener, limit int, t *tls.Config, log *slog.Logger) *connections {
 	l := &connections{TCPListener: tcp, limit: limit, tls: t, log: log}
 	l.space.L = &l.mu
-	l.strangers.unlinked()
-	l.idle.unlinked()
 	return l
 }
 
@@ -92,37 +93,23 @@ func (l *connections) Accept() (net.Conn, error) {
 func (l *connections) admit(c *connection) (displaced *connection, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for l.open >= l.limit && !l.ended {
-		displaced = l.strangers.next
-		if displaced == &l.strangers {
-			displaced = l.idle.next
-		}
-		if displaced == &l.idle {
-			displaced = nil
+	for l.open >= l.limit && !l.closed {
+		first := cmp.Or(l.unverified.Front(), l.idle.Front())
+		if first == nil {
 			l.space.Wait()
 			continue
 		}
+		displaced = first.Value.(*connection)
 		l.displaced.Add(1)
-		l.forget(displaced)
+		displaced.forget()
 		_ = displaced.wire.Close() // without TLS's farewell, which may block
 	}
-	if l.ended {
+	if l.closed {
 		return nil, net.ErrClosed
 	}
 	l.open++
-	c.unlinked()
-	c.link(&l.strangers)
+	c.move(&l.unverified)
 	return displaced, nil
-}
-
-// forget counts a connection as closed.
-func (l *connections) forget(c *connection) {
-	if !c.closed {
-		c.closed = true
-		c.unlink()
-		l.open--
-		l.space.Signal()
-	}
 }
 
 // number returns how many connections are open.
@@ -135,7 +122,7 @@ func (l *connections) number() int {
 // Close closes the listener. The connections stay open.
 func (l *connections) Close() error {
 	l.mu.Lock()
-	l.ended = true
+	l.closed = true
 	l.space.Signal()
 	l.mu.Unlock()
 	return l.TCPListener.Close()
@@ -146,8 +133,28 @@ func (c *connection) Close() error {
 	err := c.Conn.Close()
 	c.of.mu.Lock()
 	defer c.of.mu.Unlock()
-	c.of.forget(c)
+	c.forget()
 	return err
+}
+
+// forget counts the connection as closed. It needs of.mu, as move does.
+func (c *connection) forget() {
+	if !c.closed {
+		c.closed = true
+		c.of.open--
+		c.move(nil)
+		c.of.space.Signal()
+	}
+}
+
+// move puts the connection at the end of a queue, or in none.
+func (c *connection) move(to *list.List) {
+	if c.queue != nil {
+		c.queue.Remove(c.element)
+	}
+	if c.queue = to; to != nil {
+		c.element = to.PushBack(c)
+	}
 }
 
 // wait notes that the connection waits for a request, or for the rest of one. A connection without a verified postback
@@ -157,8 +164,7 @@ func (c *connection) wait() {
 		c.of.mu.Lock()
 		defer c.of.mu.Unlock()
 		if !c.closed {
-			c.unlink()
-			c.link(&c.of.idle)
+			c.move(&c.of.idle)
 			c.of.space.Signal()
 		}
 	}
@@ -170,23 +176,8 @@ func (c *connection) work() {
 		c.verified = true
 		c.of.mu.Lock()
 		defer c.of.mu.Unlock()
-		c.unlink()
+		c.move(nil)
 	}
-}
-
-// unlinked makes a connection one that is in no queue, or a head the head of an empty one.
-func (c *connection) unlinked() { c.prev, c.next = c, c }
-
-// unlink takes a connection out of its queue, if it is in one.
-func (c *connection) unlink() {
-	c.prev.next, c.next.prev = c.next, c.prev
-	c.unlinked()
-}
-
-// link puts a connection that is in no queue at the end of one.
-func (c *connection) link(head *connection) {
-	c.prev, c.next = head.prev, head
-	c.prev.next, head.prev = c, c
 }
 
 // connectionKey is the key of the connection in the context of a request.

@@ -109,13 +109,7 @@ func (b *Bridge) Working() int {
 	l := b.ingest.Load()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	n := l.open
-	for _, head := range []*connection{&l.strangers, &l.idle} {
-		for c := head.next; c != head; c = c.next {
-			n--
-		}
-	}
-	return n
+	return l.open - l.unverified.Len() - l.idle.Len()
 }
 
 // AtLimit is a listener with so many connections open, all idle and none with a socket.
@@ -140,18 +134,18 @@ func (a *AtLimit) Admit() bool {
 }
 
 // Refusals counts what came from addresses.
-type Refusals struct{ sources *sources }
+type Refusals struct{ limiter *refusalLimiter }
 
 // NewRefusals has counted nothing.
-func NewRefusals() Refusals { return Refusals{newSources()} }
+func NewRefusals() Refusals { return Refusals{newRefusalLimiter()} }
 
 // TooMany counts a refusal, so long after the first, and reports whether its source had too many.
 func (r Refusals) TooMany(address string, after time.Duration) bool {
-	return r.sources.tooMany(address, r.sources.begun.Add(after))
+	return r.limiter.tooMany(address, r.limiter.start.Add(after))
 }
 
-// Source is what an address is counted under.
-func Source(address string) string { return sourceOf(address).String() }
+// ClientPrefix is what an address is counted under.
+func ClientPrefix(address string) string { return clientPrefix(address).String() }
 
 // Limits of refusals.
 const (

@@ -72,7 +72,7 @@ func TestNoIDsInLog(t *testing.T) {
 		for _, want := range []string{
 			`the bus refuses an event for good.* spool=` + s.ID() + ` sequence=2 `,
 			`put into quarantine.* spool=` + s.ID() + ` sequence=3 `,
-			`events are kept from the bus.*cause=look-ahead.*event 4 of spool ` + s.ID(),
+			`publishing blocked.*condition=look-ahead.*event 4 of spool ` + s.ID(),
 			`put into quarantine.* spool=` + s.ID() + ` sequence=5 `,
 		} {
 			if !regexp.MustCompile(want).MatchString(log.String()) {

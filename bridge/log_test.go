@@ -52,7 +52,7 @@ func (h *blockingLog) WithAttrs(attrs []slog.Attr) slog.Handler {
 // events are published, and the stop comes to its end. Once the log goes on, the lines of a condition come in order.
 func TestReportWithLogBlocked(t *testing.T) {
 	t.Parallel()
-	const kept = "events are kept from the bus"
+	const kept = "publishing blocked"
 	f, log := newFakeBus(t), new(logBuffer)
 	handler, blocked := newBlockingLog(log, kept)
 	o := testOptions(t, log)
@@ -101,7 +101,7 @@ func TestReportWithLogBlocked(t *testing.T) {
 				t.Errorf("it begins twice: %s", line)
 			}
 			last = "begins"
-		case strings.Contains(line, "takes events again"):
+		case strings.Contains(line, "publishing unblocked"):
 			if last == "is over" {
 				t.Errorf("it is over twice: %s", line)
 			}
@@ -115,7 +115,7 @@ func TestReportWithLogBlocked(t *testing.T) {
 // TestStuckWithLogBlocked blocks the log when the window is used up, and when the bus loses what it stored.
 func TestStuckWithLogBlocked(t *testing.T) {
 	const events = 15
-	for _, text := range []string{"events are kept from the bus", "the bus has lost events"} {
+	for _, text := range []string{"publishing blocked", "the bus has lost events"} {
 		synctest.Test(t, func(t *testing.T) {
 			f := newFakeBus(t)
 			f.setRule(func(*bridge.Delivery) verdict { return hold })

@@ -64,10 +64,10 @@ func (r *Pacer) Due(now time.Time) bool {
 	return true
 }
 
-// Report tells what keeps events from a bus. An error says that cause holds, and why; nil that it is over. Repeating
-// the same is free: only changes are logged. A bus is up while no cause holds, and from the first time on that the
-// cause "connection" is over.
-type Report func(cause string, err error)
+// Report sets a condition that blocks publishing, or ends it if err is nil. A bus is up while no condition holds, and
+// from when the condition "connection" has first ended. Only changes are logged. A Report returns at once, whatever becomes of the
+// log, so it may be called with locks held.
+type Report func(condition string, err error)
 
 // Opening is what a publisher gets when it is opened.
 type Opening struct {

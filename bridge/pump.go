@@ -32,7 +32,7 @@ type pump struct {
 	bus        string
 	spoolID    string
 	cursor     *spool.Cursor
-	health     *health
+	conditions *conditions
 	quarantine *quarantine
 	log        *slog.Logger
 	open       func(Opening) (Publisher, error)
@@ -76,9 +76,9 @@ type slot struct {
 	refusal  error // why the bus can take the event nowhere; nil once it is in quarantine
 }
 
-func newPump(bus Bus, s *spool.Spool, h *health, q *quarantine, log *slog.Logger, tracer Tracer) (*pump, error) {
+func newPump(bus Bus, s *spool.Spool, c *conditions, q *quarantine, log *slog.Logger, tracer Tracer) (*pump, error) {
 	p := &pump{
-		bus: bus.Name, spoolID: s.ID(), cursor: s.Cursor(bus.Name), health: h, quarantine: q,
+		bus: bus.Name, spoolID: s.ID(), cursor: s.Cursor(bus.Name), conditions: c, quarantine: q,
 		log: log.With("bus", bus.Name), open: bus.Open, tracer: tracer,
 	}
 	p.room.L, p.unwanted.L = &p.mu, &p.mu
@@ -103,7 +103,7 @@ func newPump(bus Bus, s *spool.Spool, h *health, q *quarantine, log *slog.Logger
 
 // openPublisher opens the publisher with its note.
 func (p *pump) openPublisher(note []byte) error {
-	publisher, err := p.open(Opening{Report: p.health.report, Spool: p.spoolID, Note: note, KeepNote: p.cursor.Save, TakeNote: p.cursor.Touch, Rewound: p.rewound})
+	publisher, err := p.open(Opening{Report: p.conditions.forPublisher(), Spool: p.spoolID, Note: note, KeepNote: p.cursor.Save, TakeNote: p.cursor.Touch, Rewound: p.rewound})
 	if err != nil {
 		return fmt.Errorf("cannot open %s: %w", p.bus, err)
 	}
@@ -164,7 +164,7 @@ func (p *pump) goBack(ctx context.Context) {
 	if err := p.publisher.Close(); err != nil {
 		p.log.Error("cannot close the publisher", "error", err)
 	}
-	p.health.forget()
+	p.conditions.forget()
 	note := p.rewind()
 	// Nothing is published before the rewound cursor is on disk. Otherwise a crash leaves a cursor that is ahead of the
 	// bus, and a bus that holds other events at the checkpoints of the cursor's note: no later run would find the loss.
@@ -187,7 +187,7 @@ func (p *pump) retry(ctx context.Context, condition string, f func() error) bool
 			return false
 		}
 		err := f()
-		p.health.report(condition, err)
+		p.conditions.report(condition, err)
 		if err == nil {
 			return true
 		}
@@ -245,12 +245,12 @@ func (p *pump) carry(ctx context.Context) {
 			return
 		case err != nil:
 			unread = true
-			p.health.report("spool", err)
+			p.conditions.report("spool", err)
 			pause(ctx, retry.NextBackOff())
 			continue
 		case unread:
 			unread = false
-			p.health.report("spool", nil)
+			p.conditions.report("spool", nil)
 			retry.Reset()
 		}
 		p.offer(ctx, r)
@@ -279,7 +279,7 @@ func (p *pump) waitForRoom(ctx context.Context) bool {
 		stuck.Stop()
 		if p.stuck {
 			p.stuck = false
-			p.health.report("look-ahead", nil)
+			p.conditions.report("look-ahead", nil)
 		}
 	}()
 	for p.full() && ctx.Err() == nil {
@@ -300,7 +300,7 @@ func (p *pump) reportStuck() {
 		return
 	}
 	p.stuck = true
-	p.health.report("look-ahead", fmt.Errorf("used up: the bus does not take event %d of spool %s and what came with it",
+	p.conditions.report("look-ahead", fmt.Errorf("used up: the bus does not take event %d of spool %s and what came with it",
 		p.slot(p.first).record.Sequence, p.spoolID))
 }
 
@@ -493,7 +493,7 @@ func (p *pump) close() error {
 	err := p.publisher.Close()
 	p.rewind()
 	p.cursor.Touch()
-	p.health.flush()
+	p.conditions.flush()
 	return err
 }
 

@@ -42,7 +42,7 @@ type receiver struct {
 	leaving atomic.Bool                 // the stop has begun: not ready, and connections end with their request
 	last    lastAccepted
 	recent  *recent // nil without the page
-	sources *sources
+	limiter *refusalLimiter
 
 	logged logLimit // of refusals, by broker and reason
 }
@@ -76,7 +76,7 @@ func newReceiver(o Options, m *ingestMetrics) *receiver {
 		gunzippers: sync.Pool{New: func() any { return new(gunzipper) }},
 		opened:     make(chan struct{}),
 		last:       newLastAccepted(),
-		sources:    newSources(),
+		limiter:    newRefusalLimiter(),
 	}
 	if o.AdminPage {
 		r.recent = newRecent()
@@ -118,7 +118,7 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	if a.fate == refused {
 		r.metrics.refused.WithLabelValues(to.Name(), a.reason).Inc()
 		r.logRefused(to.Name(), a, req.RemoteAddr)
-		if a.status != http.StatusServiceUnavailable && r.sources.tooMany(req.RemoteAddr, arrival) {
+		if a.status != http.StatusServiceUnavailable && r.limiter.tooMany(req.RemoteAddr, arrival) {
 			r.metrics.limited.WithLabelValues(to.Name()).Inc()
 			a.status, a.detail = http.StatusTooManyRequests, "too many postbacks from there were refused"
 		}
@@ -332,7 +332,7 @@ func writeAnswer(w http.ResponseWriter, a answer) {
 		// Jittered, so that those who were refused together do not come back together.
 		h.Set("Retry-After", strconv.Itoa(1+rand.IntN(5)))
 	case http.StatusTooManyRequests:
-		h.Set("Retry-After", strconv.Itoa(int(forgetAfter.Seconds())))
+		h.Set("Retry-After", strconv.Itoa(int(refusalsForgotten.Seconds())))
 	}
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(a.status)

@@ -97,15 +97,15 @@ func (b *Bridge) status() status {
 	stats := o.spool.Stats() // after the pumps, so that none is further than the spool
 	for i, p := range o.pumps {
 		// Asked for after the last sequence, so that it is not of an event before the one that waits.
-		st.Buses[p.bus] = busStatusOf(states[i], p.health, stats.Last, p.cursor.WaitingSince())
+		st.Buses[p.bus] = busStatusOf(states[i], p.conditions, stats.Last, p.cursor.WaitingSince())
 	}
 	st.Spool.ID, st.Spool.Last, st.Spool.Bytes, st.Spool.WaitingBytes = o.spool.ID(), stats.Last, stats.Bytes, stats.WaitingBytes
 	st.Spool.FreeBytes = stats.Free
 	return st
 }
 
-func busStatusOf(s busState, h *health, last uint64, waitingSince time.Time) busStatus {
-	causes, lastError := h.state()
+func busStatusOf(s busState, c *conditions, last uint64, waitingSince time.Time) busStatus {
+	causes, lastError := c.state()
 	st := busStatus{
 		Up: len(causes) == 0, Causes: causes, LastError: lastError,
 		Committed: s.committed,

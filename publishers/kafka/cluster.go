@@ -92,7 +92,7 @@ func (p *Publisher) learn() bool {
 func (p *Publisher) connected(m *kafkago.MetadataResponse, err error) (controller string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.reports.Report("connection", err)
+	p.report("connection", err)
 	back := err == nil && !p.up
 	p.up = err == nil
 	if err != nil {
@@ -167,7 +167,7 @@ func (p *Publisher) learnTopic(t *topic, m *kafkago.MetadataResponse, controller
 	if p.ctx.Err() != nil || errors.Is(err, errNothingNew) {
 		return
 	}
-	p.reports.Report("topic "+t.name, err)
+	p.report("topic "+t.name, err)
 	if err == nil && i >= 0 && len(m.Topics[i].Partitions) > 0 {
 		t.create = bridge.NewPacer(firstRetry)
 		t.checkPartitions(m.Topics[i])

@@ -65,9 +65,9 @@ type Publisher struct {
 	spool        string // that all events come from
 	landmarks    *bridge.Landmarks
 	rewound      func(committed uint64, why error)
-	reports      *bridge.Reporter
+	report       bridge.Report
 
-	// mu is not held while anything is logged or a function of the Opening is called: both may block.
+	// mu is not held while anything is logged or a function of the Opening is called, which may block. Report does not.
 	mu sync.Mutex
 	// Guarded by mu.
 	up      bool            // the cluster answered last time
@@ -104,8 +104,7 @@ func NewBus(cfg Config, log *slog.Logger) bridge.Bus {
 	}}
 }
 
-// Open makes a publisher. It does not wait for the bus, which may be down. Its error is one in cfg. While o.Report
-// blocks, nothing else is reported, and Close waits for it; publishing goes on.
+// Open makes a publisher. It does not wait for the bus, which may be down. Its error is one in cfg.
 func Open(cfg Config, o bridge.Opening, log *slog.Logger) (*Publisher, error) {
 	return open(cfg, o, log, defaultLimits())
 }
@@ -127,7 +126,7 @@ func open(cfg Config, o bridge.Opening, log *slog.Logger, limits limits) (*Publi
 		takeNote: o.TakeNote,
 		refresh:  make(chan struct{}, 1),
 		brokers:  cfg.Brokers,
-		reports:  bridge.NewReporter(o.Report),
+		report:   o.Report,
 		spool:    o.Spool,
 		rewound:  o.Rewound,
 		lost:     make(map[string]bool),
@@ -139,7 +138,7 @@ func open(cfg Config, o bridge.Opening, log *slog.Logger, limits limits) (*Publi
 		log.Error("cannot read what is noted of the partitions; events may be stored twice", "error", err)
 	}
 	p.certificates = tlsfiles.New(cfg.TLSCAFile, cfg.TLSCertFile, cfg.TLSKeyFile, func(err error) {
-		p.reports.Report("certificate", err)
+		p.report("certificate", err)
 	})
 	if p.certificates != nil {
 		p.certificates.Changed() // as they are now is no change
@@ -152,7 +151,6 @@ func open(cfg Config, o bridge.Opening, log *slog.Logger, limits limits) (*Publi
 		p.topics[dest] = newTopic(p, dest)
 	}
 	p.running.Go(p.watch)
-	p.running.Go(func() { p.reports.Run(p.ctx) })
 	return p, nil
 }
 

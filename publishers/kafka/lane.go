@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -437,15 +438,21 @@ func (l *lane) pause(d time.Duration) (poked bool) {
 	}
 }
 
-// block reports what keeps the lane from going on.
+// block reports what blocks the lane. That no broker can be reached is reported once, by who watches the cluster.
 func (l *lane) block(err error) {
-	l.blocked = true
-	l.p.block(l, err)
+	l.p.mu.Lock()
+	defer l.p.mu.Unlock()
+	if l.p.up || fromBroker(err) {
+		l.blocked = true
+		l.topic.failing.Block(l, fmt.Errorf("partition %d: %w", l.partition, err))
+	}
 }
 
 func (l *lane) unblock() {
 	if l.blocked {
 		l.blocked = false
-		l.p.unblock(l)
+		l.p.mu.Lock()
+		defer l.p.mu.Unlock()
+		l.topic.failing.Clear(l)
 	}
 }

@@ -194,7 +194,7 @@ func TestSettle(t *testing.T) {
 func TestPaceOfRetries(t *testing.T) {
 	t.Parallel()
 	newPublisher := func(t *testing.T) *Publisher {
-		p := &Publisher{reports: bridge.NewReporter(nil), refresh: make(chan struct{}, 1), brokers: []string{"broker:1"}}
+		p := &Publisher{report: func(string, error) {}, refresh: make(chan struct{}, 1), brokers: []string{"broker:1"}}
 		p.landmarks, _ = bridge.NewLandmarks(nil, landmarksEach)
 		p.ctx, p.stop = context.WithCancel(t.Context())
 		return p
@@ -210,7 +210,8 @@ func TestPaceOfRetries(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				p := newPublisher(t)
-				tp := &topic{p: p, leaders: []string{"broker:1"}}
+				tp := newTopic(p, bridge.Orders)
+				tp.leaders = []string{"broker:1"}
 				pauses := newPauses(time.Hour)
 				if !newLane(tp, 0).try(func(context.Context, string) error {
 					if pauses.over() {

@@ -9,6 +9,7 @@ import (
 	kafkago "github.com/segmentio/kafka-go"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/publishers"
 )
 
 // topic is where one destination goes. All of it is guarded by Publisher.mu, but for what never changes and what is
@@ -29,9 +30,9 @@ type topic struct {
 	ended  int       // lanes that have
 	fewer  time.Time // since when the topic seems to have fewer partitions; zero if it does not
 
-	failing trouble // what keeps lanes from going on
-	made    int     // how often we have begun to create it; changed with sending held, too
-	unread  bool    // it was said that we may not read it
+	failing publishers.Condition[*lane] // blocks lanes
+	made    int                         // how often we have begun to create it; changed with sending held, too
+	unread  bool                        // it was said that we may not read it
 
 	// sending is held for reading from the look at what the topic has stored to the answer to a batch.
 	sending sync.RWMutex
@@ -50,7 +51,7 @@ func newTopic(p *Publisher, dest bridge.Destination) *topic {
 	if p.cfg.Prefix != "" {
 		t.name = p.cfg.Prefix + "." + t.name
 	}
-	t.failing.cause = "publishing to " + t.name
+	t.failing = publishers.Condition[*lane]{Name: "publishing to " + t.name, Report: p.report}
 	return t
 }
 

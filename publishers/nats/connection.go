@@ -137,7 +137,7 @@ func (p *Publisher) up(conn *natsgo.Conn) {
 	p.session.end()
 	p.session = session{conn: conn, js: js, up: true, epoch: p.session.epoch + 1}
 	p.session.ctx, p.session.end = context.WithCancel(p.ctx)
-	p.reports.Report("connection", nil)
+	p.report("connection", nil)
 	for _, d := range p.destinations {
 		d.ready, d.refused = false, true // it may be another server's, or changed
 		d.forgetSample()
@@ -180,7 +180,7 @@ func (p *Publisher) stillDown(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.session.up && p.ctx.Err() == nil {
-		p.reports.Report("connection", fmt.Errorf("bus at %s: %w", p.hosts, lasting(err)))
+		p.report("connection", fmt.Errorf("bus at %s: %w", p.hosts, lasting(err)))
 	}
 }
 

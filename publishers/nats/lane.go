@@ -45,7 +45,7 @@ type eventCopy struct {
 
 	settled bool        // stored or refused
 	attempt *natsgo.Msg // identifies what is under way, nil if nothing is
-	trouble *trouble    // what keeps it from being stored, as reported; nil if nothing did
+	blocked *condition  // the condition that blocks it; nil if none does
 
 	// absentAt is a time at which the stream did not hold the copy; zero if that is not known. The stream notices a
 	// repeat only as long as its duplicate window reaches back to it. It is a time of this run, whose differences are

@@ -107,10 +107,11 @@ func TestLetGo(t *testing.T) {
 func sampling(orders ...string) (p *Publisher, d *destination, lanes []*lane) {
 	p = &Publisher{
 		wake: make(chan struct{}, 1), lanes: make(map[string]*lane), inFlight: make(map[*natsgo.Msg]*eventCopy),
-		session: session{up: true}, log: slog.New(slog.DiscardHandler), reports: bridge.NewReporter(func(string, error) {}),
+		session: session{up: true}, log: slog.New(slog.DiscardHandler), report: func(string, error) {},
 	}
 	d = newDestination(bridge.Orders, "", "*.*.*")
 	d.ready, d.window, d.looks = true, time.Hour, context.Background()
+	d.failing.Report = p.report
 	p.destinations = map[bridge.Destination]*destination{bridge.Orders: d}
 	for i, id := range orders {
 		e := p.newEntry(&bridge.Delivery{Broker: "kite", OrderID: id, Sequence: uint64(i + 1)}, func(error) {})

@@ -65,7 +65,7 @@ type Publisher struct {
 	landmarks    *bridge.Landmarks
 	takeNote     func()
 	rewound      func(committed uint64, why error)
-	reports      *bridge.Reporter
+	report       bridge.Report
 	ctx          context.Context
 	stop         context.CancelFunc
 
@@ -115,8 +115,7 @@ func NewBus(cfg Config, log *slog.Logger) bridge.Bus {
 }
 
 // Open makes a publisher. It does not wait for the bus, which may be down; it connects, and connects again, until
-// Close. Its error is one in cfg, or why the embedded server cannot start. The publisher calls o.Report and o.Rewound
-// from goroutines of its own, with no lock held, and Close waits for a call under way.
+// Close. Its error is one in cfg, or why the embedded server cannot start.
 func Open(cfg Config, o bridge.Opening, log *slog.Logger) (*Publisher, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -128,7 +127,7 @@ func Open(cfg Config, o bridge.Opening, log *slog.Logger) (*Publisher, error) {
 		wake:     make(chan struct{}, 1),
 		lanes:    make(map[string]*lane),
 		inFlight: make(map[*natsgo.Msg]*eventCopy),
-		reports:  bridge.NewReporter(o.Report),
+		report:   o.Report,
 		spool:    o.Spool,
 		rewound:  o.Rewound,
 		takeNote: o.TakeNote,
@@ -139,7 +138,7 @@ func Open(cfg Config, o bridge.Opening, log *slog.Logger) (*Publisher, error) {
 		bridge.Rejects:     newDestination(bridge.Rejects, cfg.Prefix, "*.*.*"),
 		bridge.Deadletters: newDestination(bridge.Deadletters, cfg.Prefix, "*"),
 	}
-	p.certificates = newCertificates(cfg, func(err error) { p.reports.Report("certificate", err) })
+	p.certificates = newCertificates(cfg, func(err error) { p.report("certificate", err) })
 	if cfg.Embedded != nil {
 		var err error
 		if p.server, err = startEmbedded(*cfg.Embedded, log); err != nil {
@@ -148,10 +147,10 @@ func Open(cfg Config, o bridge.Opening, log *slog.Logger) (*Publisher, error) {
 	}
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	p.session.end = func() {}
-	p.running.Go(func() { p.reports.Run(p.ctx) })
 	p.running.Go(p.stayConnected)
 	p.running.Go(p.send)
 	for _, d := range p.destinations {
+		d.failing.Report, d.denied.Report = o.Report, o.Report
 		p.running.Go(func() { p.watchStream(d) })
 	}
 	return p, nil

@@ -317,12 +317,21 @@ func (p *Publisher) settle(c *eventCopy, refused error) {
 	if refused != nil {
 		c.entry.refused = refused
 	}
-	p.unblock(c)
+	c.blockedBy(nil)
+}
+
+// blockedBy ends another condition that blocks the copy.
+func (c *eventCopy) blockedBy(why *condition) {
+	if c.blocked != nil && c.blocked != why {
+		c.blocked.Clear(c)
+	}
+	c.blocked = why
 }
 
 // retry offers the copy again after a while.
-func (p *Publisher) retry(c *eventCopy, t *trouble, err error) {
-	p.block(c, t, err)
+func (p *Publisher) retry(c *eventCopy, why *condition, err error) {
+	c.blockedBy(why)
+	why.Block(c, err)
 	l := c.entry.lane
 	if l.timer != nil {
 		return

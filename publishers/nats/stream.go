@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/publishers"
 )
 
 // duplicateWindow is how long a stream that we create remembers message ids. Each costs it about 170 bytes; what is
@@ -45,17 +46,20 @@ type destination struct {
 	proven       bool                    // an event was read back under its subject on this connection, or cannot be
 	sample       *eventCopy              // the only copy that is sent until then; nil if there is none yet
 	gated        []*lane                 // wait for the sample
-	failing      trouble                 // the stream does not store
-	denied       trouble                 // we may not publish to some subjects
+	failing      condition               // the stream does not store
+	denied       condition               // we may not publish to some subjects
 }
+
+// condition blocks copies of events.
+type condition = publishers.Condition[*eventCopy]
 
 func newDestination(name bridge.Destination, prefix, tokens string) *destination {
 	d := &destination{
 		name:    name,
 		stream:  strings.ToUpper(string(name)),
 		wanted:  make(chan struct{}, 1),
-		failing: trouble{cause: "publish " + string(name)},
-		denied:  trouble{cause: "permission " + string(name)},
+		failing: condition{Name: "publish " + string(name)},
+		denied:  condition{Name: "permission " + string(name)},
 	}
 	if prefix != "" {
 		d.prefix = prefix + "."
@@ -129,7 +133,7 @@ func (p *Publisher) checkStream(d *destination) bool {
 	}
 	if err != nil {
 		d.ready, d.refused = false, true
-		p.reports.Report("stream "+d.stream, p.noAnswer(err))
+		p.report("stream "+d.stream, p.noAnswer(err))
 		return false
 	}
 	p.streamFits(d, stream)
@@ -138,7 +142,7 @@ func (p *Publisher) checkStream(d *destination) bool {
 
 // streamFits lets the events of the destination go. Guarded by mu.
 func (p *Publisher) streamFits(d *destination, s jetstream.Stream) {
-	p.reports.Report("stream "+d.stream, nil)
+	p.report("stream "+d.stream, nil)
 	p.inboxHeard()
 	d.handle, d.identity = s, identity(s.CachedInfo())
 	d.window = s.CachedInfo().Config.Duplicates

@@ -5,7 +5,6 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -248,38 +247,6 @@ func TestManyHeld(t *testing.T) {
 	if err := e.wait(dead); err != nil {
 		t.Error(err)
 	}
-}
-
-// TestReportBlocks: a Report that does not return holds up nothing but reports.
-func TestReportBlocks(t *testing.T) {
-	t.Parallel()
-	n := startServer(t, nil)
-	js := n.admin(t)
-	c := jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}, MaxMsgs: 1, Discard: jetstream.DiscardNew}
-	createStream(t, js, c)
-	blocked, unblock := make(chan struct{}), make(chan struct{})
-	var once sync.Once
-	e := openEdgeReporting(t, nats.Config{URL: n.url(), CreateStreams: true}, func(e *edge, cause string, err error) {
-		if cause == "publish orders" && err != nil {
-			once.Do(func() { close(blocked) })
-			<-unblock
-		}
-		e.report(cause, err)
-	})
-	e.publish(order(1))
-	held := e.offer(order(2)) // the stream is full
-	<-blocked
-	e.publish(order(3).AsDeadletter(), order(4).AsDeadletter())
-	close(unblock)
-	e.waitCause("publish orders", "takes no more")
-	c.MaxMsgs = -1
-	if _, err := js.UpdateStream(t.Context(), c); err != nil {
-		t.Fatal(err)
-	}
-	if err := e.wait(held); err != nil {
-		t.Error(err)
-	}
-	e.waitNoCauses()
 }
 
 // TestLimits: each limit that keeps a stream from being made, or from storing, says what to do about it.

@@ -61,29 +61,29 @@ func TestTooManyAtOnce(t *testing.T) {
 	}
 }
 
-// TestSources holds what is one source, and what is not.
-func TestSources(t *testing.T) {
+// TestClientPrefix holds which addresses are counted together.
+func TestClientPrefix(t *testing.T) {
 	for address, want := range map[string]string{
-		"192.0.2.1:1":                 "192.0.2.1",
-		"[::ffff:192.0.2.1]:9":        "192.0.2.1",
-		"[2001:db8:1:2::3]:1":         "2001:db8:1:2::",
-		"[2001:db8:1:2:ffff::3]:1":    "2001:db8:1:2::",
-		"[2001:db8:1:3::3]:1":         "2001:db8:1:3::",
-		"[fe80::1%eth0]:1":            "fe80::",
-		"@":                           "invalid IP",
-		"":                            "invalid IP",
-		"192.0.2.1":                   "invalid IP",
-		"2001:db8::1, 192.0.2.1:8080": "invalid IP",
+		"192.0.2.1:1":                 "192.0.2.1/32",
+		"[::ffff:192.0.2.1]:9":        "192.0.2.1/32",
+		"[2001:db8:1:2::3]:1":         "2001:db8:1:2::/64",
+		"[2001:db8:1:2:ffff::3]:1":    "2001:db8:1:2::/64",
+		"[2001:db8:1:3::3]:1":         "2001:db8:1:3::/64",
+		"[fe80::1%eth0]:1":            "fe80::/64",
+		"@":                           "invalid Prefix",
+		"":                            "invalid Prefix",
+		"192.0.2.1":                   "invalid Prefix",
+		"2001:db8::1, 192.0.2.1:8080": "invalid Prefix",
 	} {
-		if got := bridge.Source(address); got != want {
+		if got := bridge.ClientPrefix(address); got != want {
 			t.Errorf("%q is counted as %s, want %s", address, got, want)
 		}
 	}
 }
 
-// TestSourcesAreBounded floods the table from many networks: it takes no more memory, a source that had too many still
+// TestRefusalsAreBounded floods the table from many networks: it takes no more memory, an address that had too many still
 // has, and nothing else is lost: what the flood costs others is the reason of their refusals.
-func TestSourcesAreBounded(t *testing.T) {
+func TestRefusalsAreBounded(t *testing.T) {
 	s := bridge.NewRefusals()
 	for range bridge.RefusalBurst {
 		s.TooMany("192.0.2.1:1", 0)
@@ -188,15 +188,17 @@ func TestTooManyAnswer(t *testing.T) {
 	checkAnswer(t, post("/other", "{}", from, ""), 404)
 }
 
-// FuzzSource takes any address for one source or for none.
-func FuzzSource(f *testing.F) {
+// FuzzClientPrefix takes any text for one client or for none.
+func FuzzClientPrefix(f *testing.F) {
 	for _, address := range []string{"192.0.2.1:1", "[2001:db8::1%eth0]:1", "[::ffff:192.0.2.1]:9", "@", ""} {
 		f.Add(address)
 	}
 	s := bridge.NewRefusals()
 	f.Fuzz(func(t *testing.T, address string) {
 		s.TooMany(address, 0)
-		if got := bridge.Source(address); got != "invalid IP" && bridge.Source(net.JoinHostPort(got, "1")) != got {
+		got := bridge.ClientPrefix(address)
+		ip, _, _ := strings.Cut(got, "/")
+		if got != "invalid Prefix" && bridge.ClientPrefix(net.JoinHostPort(ip, "1")) != got {
 			t.Errorf("%q is counted as %q, and that as something else", address, got)
 		}
 	})

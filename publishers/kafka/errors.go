@@ -8,52 +8,6 @@ import (
 	kafkago "github.com/segmentio/kafka-go"
 )
 
-// trouble is why lanes of a topic do not go on, reported as one cause for as long as any of them does not. Guarded by
-// Publisher.mu.
-type trouble struct {
-	cause string
-	lanes map[*lane]bool
-	shown *lane // the one whose error is reported: with each its own, the report would change all the time
-}
-
-// block notes what keeps the lane from going on. That no broker can be reached is reported once, by who watches the
-// cluster.
-func (p *Publisher) block(l *lane, err error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !p.up && !fromBroker(err) {
-		return
-	}
-	t := &l.topic.failing
-	if t.lanes == nil {
-		t.lanes = make(map[*lane]bool)
-	}
-	t.lanes[l] = true
-	if t.shown == nil {
-		t.shown = l
-	}
-	if t.shown == l {
-		p.reports.Report(t.cause, fmt.Errorf("partition %d: %w", l.partition, err))
-	}
-}
-
-// unblock notes that nothing does any more.
-func (p *Publisher) unblock(l *lane) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	t := &l.topic.failing
-	if !t.lanes[l] {
-		return
-	}
-	delete(t.lanes, l)
-	if t.shown == l {
-		t.shown = nil
-	}
-	if len(t.lanes) == 0 {
-		p.reports.Report(t.cause, nil)
-	}
-}
-
 // sayUnread warns, once for a topic, that we may not look at what it holds.
 func (p *Publisher) sayUnread(t *topic, err error) {
 	p.mu.Lock()

@@ -10,45 +10,6 @@ import (
 	"github.com/postbridge/postbridge/bridge"
 )
 
-// trouble is a reason why copies for one destination are not stored, reported as one cause for as long as any copy has
-// it. Guarded by Publisher.mu.
-type trouble struct {
-	cause string
-	count int        // copies that have it
-	shown *eventCopy // the one whose error is reported: with each its own, the report would change all the time
-}
-
-// block notes what keeps the copy from being stored.
-func (p *Publisher) block(c *eventCopy, t *trouble, err error) {
-	if c.trouble != t {
-		p.unblock(c)
-		c.trouble = t
-		t.count++
-	}
-	if t.shown == nil {
-		t.shown = c
-	}
-	if t.shown == c {
-		p.reports.Report(t.cause, err)
-	}
-}
-
-// unblock notes that nothing does any more.
-func (p *Publisher) unblock(c *eventCopy) {
-	t := c.trouble
-	if t == nil {
-		return
-	}
-	c.trouble = nil
-	t.count--
-	if t.shown == c {
-		t.shown = nil
-	}
-	if t.count == 0 {
-		p.reports.Report(t.cause, nil)
-	}
-}
-
 // noAnswer is err, or what is known of why no answer can come.
 func (p *Publisher) noAnswer(err error) error {
 	if p.inbox != nil {
@@ -69,7 +30,7 @@ func (p *Publisher) inboxDenied() bool {
 func (p *Publisher) inboxHeard() {
 	if p.inbox != nil {
 		p.inbox = nil
-		p.reports.Report("permission inbox", nil)
+		p.report("permission inbox", nil)
 	}
 }
 
@@ -93,7 +54,7 @@ func (p *Publisher) denyWhat(err error) (unseen *destination) {
 	if !ok {
 		if _, ok = quotedAfter(text, `Subscription to "`); ok {
 			p.inbox = fmt.Errorf("answers cannot arrive: %w", err)
-			p.reports.Report("permission inbox", p.inbox)
+			p.report("permission inbox", p.inbox)
 		}
 		return nil
 	}
