@@ -17,9 +17,9 @@ import (
 // envPrefix is before every name of the configuration in the environment.
 const envPrefix = "POSTBRIDGE_"
 
-// config is the whole configuration, and its reference: the table in README.md is made from these fields, their
-// defaults and their comments. Each is the environment variable of its tag, after POSTBRIDGE_. A name set to nothing
-// counts as not set.
+// config is the whole configuration, and its reference: the table in the README.md beside this file is made from these
+// fields, their defaults and their comments. Each is the environment variable of its tag, after POSTBRIDGE_. A name set
+// to nothing counts as not set.
 type config struct {
 	// Where brokers post to, host:port. Serves nothing but their routes.
 	Listen string `env:"LISTEN" envDefault:":8080"`
@@ -222,10 +222,10 @@ const configHelp = `Check the configuration, as serve would, and print what is i
 
 Usage: postbridge config
 
-The configuration is the environment, names that start with POSTBRIDGE_; README.md has the table.
-A bad one is one line on stderr and exit code 2. Secrets may be given as files: the name with
-_FILE after it. Such files are read too, and must be good. The settings of NATS and of Kafka are
-printed for the buses in POSTBRIDGE_PUBLISH.
+The configuration is the environment, names that start with POSTBRIDGE_; the table is in
+cmd/postbridge/README.md. A bad one is one line on stderr and exit code 2. Secrets may be given as
+files: the name with _FILE after it. Such files are read too, and must be good. The settings of
+NATS and of Kafka are printed for the buses in POSTBRIDGE_PUBLISH.
 
 Example:
   POSTBRIDGE_DHAN_TOKENS=dev-dhan-token postbridge config

@@ -292,7 +292,7 @@ func TestByteSize(t *testing.T) {
 
 // TestReadme compares the table in README.md with the struct that it describes.
 func TestReadme(t *testing.T) {
-	const path, begin, end = "../../README.md", "<!-- config -->\n", "<!-- /config -->"
+	const path, begin, end = "README.md", "<!-- config -->\n", "<!-- /config -->"
 	text, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)

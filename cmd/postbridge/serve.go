@@ -29,10 +29,11 @@ start. A second SIGTERM or SIGINT ends at once; that costs nothing that was answ
 
 Usage: postbridge serve
 
-The configuration is the environment, names that start with POSTBRIDGE_; README.md has the table
-and 'postbridge config' checks it. POSTBRIDGE_PUBLISH names the bus: nats (the default), kafka or
-nats,kafka. Kafka is at POSTBRIDGE_KAFKA_BROKERS, NATS JetStream at POSTBRIDGE_NATS_URL; without
-that a JetStream server is embedded. What happens is logged on stderr; one line says where to POST.
+The configuration is the environment, names that start with POSTBRIDGE_; the table is in
+cmd/postbridge/README.md, and 'postbridge config' checks it. POSTBRIDGE_PUBLISH names the bus: nats
+(the default), kafka or nats,kafka. Kafka is at POSTBRIDGE_KAFKA_BROKERS, NATS JetStream at
+POSTBRIDGE_NATS_URL; without that a JetStream server is embedded. What happens is logged on stderr;
+one line says where to POST.
 
 Exit code: 0 after an ordered stop, 2 for a bad configuration, 1 for any other end.
 

@@ -38,6 +38,7 @@ func TestStories(t *testing.T) {
 			samples, err := os.Getwd()
 			e.Setenv("SAMPLES", samples+"/../../deploy/samples")
 			e.Setenv("DEPLOY", samples+"/../../deploy")
+			e.Setenv("TOP", samples+"/../..")
 			e.Setenv("POSTBRIDGE_KITE_SECRETS", "1234=0hdv7iw5examplesecret")
 			e.Setenv("POSTBRIDGE_DHAN_TOKENS", "dev-dhan-token")
 			e.Setenv("POSTBRIDGE_DATA_DIR", e.WorkDir+"/data")
@@ -63,6 +64,8 @@ func TestStories(t *testing.T) {
 			"kafka":     cmdKafka,
 			"topics":    cmdTopics,
 			"consumed":  cmdConsumed,
+			"document":  cmdDocument,
+			"metrics":   cmdMetrics,
 
 			"guess":       cmdGuess,
 			"certificate": cmdCertificate,

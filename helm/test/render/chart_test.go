@@ -512,7 +512,7 @@ func checkIngress(t *testing.T, i *networkingv1.Ingress) {
 
 // TestEnvironment holds the names of settings in the chart against those of the program, both ways.
 func TestEnvironment(t *testing.T) {
-	readme, err := os.ReadFile(top + "/README.md") // a test holds its table against the program
+	readme, err := os.ReadFile(top + "/cmd/postbridge/README.md") // a test holds its table against the program
 	if err != nil {
 		t.Fatal(err)
 	}

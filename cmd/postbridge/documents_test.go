@@ -1,0 +1,189 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// ---- links -----------------------------------------------------------------------------------------------------------
+
+// TestLinks checks that each relative link in a document leads to a file that exists, and to a heading in it.
+func TestLinks(t *testing.T) {
+	const top = "../.."
+	link := regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	links := 0
+	err := filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
+		if d != nil && d.IsDir() && slices.Contains([]string{".git", ".tools", "data"}, d.Name()) {
+			return fs.SkipDir
+		}
+		if err != nil || filepath.Ext(path) != ".md" {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		for _, m := range link.FindAllStringSubmatch(string(text), -1) {
+			if strings.Contains(m[1], "://") {
+				continue
+			}
+			links++
+			if broken := followLink(path, m[1]); broken != nil {
+				t.Errorf("%s: %s: %v", path, m[1], broken)
+			}
+		}
+		return err
+	})
+	if err != nil || links < 40 {
+		t.Errorf("%d links, %v", links, err)
+	}
+}
+
+// followLink returns an error unless the target of a link in a document exists.
+func followLink(document, target string) error {
+	path, anchor, _ := strings.Cut(target, "#")
+	if path == "" {
+		path = document
+	} else {
+		path = filepath.Join(filepath.Dir(document), path)
+	}
+	if _, err := os.Stat(path); err != nil || anchor == "" {
+		return err
+	}
+	text, err := os.ReadFile(path)
+	if err == nil && !slices.Contains(anchors(string(text)), anchor) {
+		err = fmt.Errorf("no heading has the anchor %s", anchor)
+	}
+	return err
+}
+
+// anchors returns the anchors of a document's headings, as GitHub makes them.
+func anchors(text string) (all []string) {
+	drop := regexp.MustCompile(`[^\w\- ]`)
+	code := false
+	for line := range strings.Lines(text) {
+		code = code != strings.HasPrefix(line, "```")
+		if heading := strings.TrimLeft(line, "#"); heading != line && !code {
+			anchor := drop.ReplaceAllString(strings.ToLower(strings.TrimSpace(heading)), "")
+			all = append(all, strings.ReplaceAll(anchor, " ", "-"))
+		}
+	}
+	return all
+}
+
+// ---- commands and programs -------------------------------------------------------------------------------------------
+
+// cmdDocument runs a block of commands of a document as it is written there, with the addresses of the story in place of
+// the default ones: document FILE FIRST_WORDS. A program in Go is built as ./example.
+func cmdDocument(ts *testscript.TestScript, neg bool, args []string) {
+	text, err := os.ReadFile(ts.MkAbs(args[0]))
+	ts.Check(err)
+	pattern := regexp.MustCompile("(?ms)^ *```(sh|go)\n *(" + regexp.QuoteMeta(args[1]) + ".*?)^ *```$")
+	blocks := pattern.FindAllStringSubmatch(string(text), -1)
+	if len(blocks) != 1 {
+		ts.Fatalf("%s has %d blocks that begin with %q, want one", args[0], len(blocks), args[1])
+	}
+	block := strings.NewReplacer(
+		"127.0.0.1:8080", ts.Getenv("POSTBRIDGE_LISTEN"),
+		"127.0.0.1:9090", ts.Getenv("POSTBRIDGE_ADMIN_LISTEN"),
+		"127.0.0.1:4222", ts.Getenv("POSTBRIDGE_NATS_LISTEN"),
+		"deploy/samples", ts.Getenv("SAMPLES"),
+	).Replace(blocks[0][2])
+	if blocks[0][1] == "go" {
+		ts.Check(buildExample(block, ts.MkAbs("main.go"), ts.MkAbs("example")))
+		return
+	}
+	if err := ts.Exec("sh", "-exc", block); (err != nil) != neg {
+		ts.Fatalf("%s: %v", block, err)
+	}
+}
+
+// buildExample builds a program with the versions of the libraries in go.mod: an overlay puts it into this module.
+func buildExample(program, source, binary string) error {
+	if err := os.WriteFile(source, []byte(program), 0o600); err != nil {
+		return err
+	}
+	dir, err := os.Getwd()
+	if err != nil {
+		return err
+	}
+	replace := map[string]string{filepath.Join(dir, "example", "main.go"): source}
+	overlay, err := json.Marshal(map[string]any{"Replace": replace})
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(source+".json", overlay, 0o600); err != nil {
+		return err
+	}
+	build := exec.Command("go", "build", "-overlay", source+".json", "-o", binary, "./example")
+	out, err := build.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
+}
+
+// ---- metrics ---------------------------------------------------------------------------------------------------------
+
+// cmdMetrics compares the table of metrics in a document with what is exported at a URL; it waits for those of the doctor
+// and of the tracer: metrics FILE URL.
+func cmdMetrics(ts *testscript.TestScript, _ bool, args []string) {
+	const begin, end = "<!-- metrics -->\n", "<!-- /metrics -->"
+	text, err := os.ReadFile(ts.MkAbs(args[0]))
+	ts.Check(err)
+	before, rest, ok1 := strings.Cut(string(text), begin)
+	table, after, ok2 := strings.Cut(rest, end)
+	if !ok1 || !ok2 {
+		ts.Fatalf("%s needs lines %q and %q; the table belongs between them", args[0], begin, end)
+	}
+	var want string
+	eventually(ts, "all metrics", func() error {
+		resp, err := http.Get(args[1])
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		exported, err := io.ReadAll(resp.Body)
+		want = metricsTable(string(exported))
+		if err == nil && !strings.Contains(want, "postbridge_doctor_grade") {
+			err = fmt.Errorf("the doctor has not looked yet")
+		}
+		return err
+	})
+	if *update {
+		ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(before+begin+want+end+after), 0o644))
+	} else if table != want {
+		ts.Fatalf("the table of metrics is stale; "+
+			"go test -run Stories/alerts ./cmd/postbridge -update writes it anew:\n%s", want)
+	}
+}
+
+// metricsTable returns the table of postbridge's own metrics in Prometheus' text format.
+func metricsTable(exported string) string {
+	types, labels := make(map[string]string), make(map[string][]string)
+	for _, m := range regexp.MustCompile(`(?m)^# TYPE (postbridge_\w+) (\w+)$`).FindAllStringSubmatch(exported, -1) {
+		types[m[1]] = m[2]
+	}
+	for _, m := range regexp.MustCompile(`(?m)^(postbridge_\w+)\{(.*)\}`).FindAllStringSubmatch(exported, -1) {
+		for _, l := range regexp.MustCompile(`(\w+)="`).FindAllStringSubmatch(m[2], -1) {
+			if l[1] != "le" && !slices.Contains(labels[m[1]], "`"+l[1]+"`") {
+				labels[m[1]] = append(labels[m[1]], "`"+l[1]+"`")
+			}
+		}
+	}
+	var b strings.Builder
+	b.WriteString("| name | type | labels | meaning |\n| --- | --- | --- | --- |\n")
+	for _, m := range regexp.MustCompile(`(?m)^# HELP (postbridge_\w+) (.*)$`).FindAllStringSubmatch(exported, -1) {
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", m[1], types[m[1]], strings.Join(labels[m[1]], ", "), m[2])
+	}
+	return b.String()
+}
