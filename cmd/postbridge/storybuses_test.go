@@ -416,7 +416,7 @@ func readPartition(ctx context.Context, client *kafkago.Client, topic string, p 
 }
 
 func storedRecord(r *kafkago.Record) (storedEvent, error) {
-	key, err := readBytes(r.Key)
+	key, err := kafkago.ReadAll(r.Key)
 	headers := make(map[string]string, len(r.Headers))
 	for _, h := range r.Headers {
 		headers[h.Key] = string(h.Value)

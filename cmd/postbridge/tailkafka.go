@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
@@ -19,287 +19,213 @@ import (
 )
 
 const (
-	// newPartitions is how often partitions are looked for that were added to the topic.
-	newPartitions = 3 * time.Second
-	// askTimeout is how long one request may take, connecting and logging in included.
-	askTimeout = 10 * time.Second
-	// longPoll is how long Kafka keeps a request when there is no event, pollBytes how much it answers at once.
-	longPoll  = 500 * time.Millisecond
-	pollBytes = 1 << 20
+	// metadataInterval is how often the topic is checked for added partitions.
+	metadataInterval = 3 * time.Second
+	// kafkaTimeout limits one step of requests, connect and login included.
+	kafkaTimeout = 10 * time.Second
+	// fetchWait is how long a broker holds a fetch that has no event, fetchBytes how much it returns at once.
+	fetchWait  = 500 * time.Millisecond
+	fetchBytes = 1 << 20
 )
 
-// kafkaFollower brings the events of all partitions of a topic, through outages of the bus. One goroutine looks for
-// the partitions and for who leads them, and each partition has one that brings its events, in their order.
+// errNoTopic is that the topic does not exist, or not yet.
+var errNoTopic = errors.New("the topic does not exist")
+
+// kafkaFollower follows all partitions of a topic through outages of the bus, in sessions. A session looks up the
+// partitions and their leaders, and fetches from each until one fails or the topic changes. Only the offsets outlive it.
+// A kafka-go Reader does not report when it is positioned, and waits silently on a topic that was created anew.
 type kafkaFollower struct {
 	follower
 	topic      string
-	configured []string // brokers
+	start      int64 // of partitions not seen yet: a time in milliseconds, kafkago.FirstOffset or kafkago.LastOffset
+	brokers    []string
+	turn       int // of the broker to ask for metadata
 	client     *kafkago.Client
-	again      chan struct{} // asks for a look at the topic
-
-	// Owned by the goroutine of watch.
-	brokers    []string                   // to ask: those that are configured, then those of the cluster
-	turn       int                        // of the broker to ask
-	followed   map[int]context.CancelFunc // by partition
-	partitions sync.WaitGroup             // of the goroutines that follow them
-
-	mu sync.Mutex
-	// Guarded by mu.
-	leaders map[int]string // address by partition, for those that have a leader
-	waiting map[int]bool   // what is not there at the moment: partitions, or the topic
-	said    bool           // why it is not
+	partitions map[int]*kafkaPartition
+	waiting    bool // for the bus, and logged
 }
 
-// theTopic is its place among the partitions that are waited for.
-const theTopic = -1
+// kafkaPartition is the position in one partition.
+type kafkaPartition struct {
+	*kafkaFollower
+	id    int
+	start int64
+	next  int64 // offset to fetch from; kafka.NoOffset until start is resolved
+}
 
 func newKafkaFollower(f follower, o *tailOptions, prefix string) *kafkaFollower {
 	topic := o.destination
 	if prefix != "" {
 		topic = prefix + "." + topic
 	}
-	return &kafkaFollower{
-		follower: f,
-		topic:    topic,
-		again:    make(chan struct{}, 1),
-		followed: make(map[int]context.CancelFunc),
-		waiting:  map[int]bool{theTopic: true},
+	return &kafkaFollower{follower: f, topic: topic, start: f.from.inPartition(), partitions: make(map[int]*kafkaPartition)}
+}
+
+// inPartition is the beginning as Kafka's ListOffsets takes it.
+func (b beginning) inPartition() int64 {
+	switch {
+	case b.now:
+		return kafkago.LastOffset
+	case b.at.IsZero():
+		return kafkago.FirstOffset
+	default:
+		return max(0, b.at.UnixMilli())
 	}
 }
 
-// follow lets the messages come until end is called.
+// follow sends the messages until end is called.
 func (f *kafkaFollower) follow(ctx context.Context, bus kafka.Config) (end func()) {
 	client, endClient := kafka.NewClient(bus)
-	f.client, f.configured, f.brokers = client, bus.Brokers, bus.Brokers
+	f.client, f.brokers = client, bus.Brokers
 	ctx, stop := context.WithCancel(ctx)
-	var watching sync.WaitGroup
-	watching.Go(func() { f.watch(ctx) })
+	var running sync.WaitGroup
+	running.Go(func() {
+		for ctx.Err() == nil {
+			f.report(f.session(ctx))
+			pause(ctx, retryInterval)
+		}
+	})
 	return func() {
 		stop()
-		watching.Wait()
+		running.Wait()
 		endClient()
 	}
 }
 
-// watch looks at the topic until ctx ends: every few seconds, and soon after something went wrong.
-func (f *kafkaFollower) watch(ctx context.Context) {
-	defer f.partitions.Wait()
-	for {
-		err := f.look(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		f.settle(theTopic, err)
-		if !pause(ctx, retryInterval) {
-			return
-		}
-		if err != nil {
-			continue
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-f.again:
-		case <-time.After(newPartitions):
-		}
+// report logs why a session ended, once per outage.
+func (f *kafkaFollower) report(err error) {
+	switch {
+	case errors.Is(err, context.Canceled): // interrupted, or the number of partitions changed
+	case errors.Is(err, errNoTopic):
+		f.notes.say("waiting for topic %s, which is not there yet", f.topic)
+		f.waiting = false
+	case !f.waiting:
+		f.notes.say("waiting for the bus: %v", kafka.Plain(err))
+		f.waiting = true
 	}
 }
 
-var errNoTopic = errors.New("the topic is not there")
+// session follows the topic until something fails or changes, and returns what.
+func (f *kafkaFollower) session(ctx context.Context) error {
+	found, err := f.metadata(ctx)
+	if errors.Is(err, errNoTopic) || err == nil && len(found) < len(f.partitions) {
+		clear(f.partitions) // it is, or will be, another topic of that name, and all of it is new
+		f.start = kafkago.FirstOffset
+	}
+	if err != nil {
+		return err
+	}
+	var positioned atomic.Int32
+	begun := func() {
+		if int(positioned.Add(1)) == len(found) {
+			f.notes.say("following topic %s (partitions: %d) at %s", f.topic, len(found), strings.Join(f.brokers, ","))
+			f.waiting = false
+			f.begun()
+		}
+	}
+	// ended is checked between two fetches and cuts none off: beside a failing partition, the others get on.
+	ended, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	var running sync.WaitGroup
+	for _, of := range found {
+		p := f.partitions[of.ID]
+		if p == nil {
+			p = &kafkaPartition{f, of.ID, f.start, kafka.NoOffset}
+			f.partitions[of.ID] = p
+		}
+		running.Go(func() { end(p.follow(ctx, ended, of.Leader, begun)) })
+	}
+	f.start = kafkago.FirstOffset // of partitions that are added later
+	for pause(ended, metadataInterval) {
+		if now, err := f.metadata(ctx); errors.Is(err, errNoTopic) || err == nil && len(now) != len(found) {
+			end(err)
+		}
+	}
+	running.Wait()
+	return context.Cause(ended)
+}
 
-// look asks a broker for the partitions and for who leads them, and begins to follow those that are new.
-func (f *kafkaFollower) look(ctx context.Context) error {
-	ask, stop := context.WithTimeout(ctx, askTimeout)
+// metadata asks the next broker for the partitions of the topic.
+func (f *kafkaFollower) metadata(ctx context.Context) ([]kafkago.Partition, error) {
+	ctx, stop := context.WithTimeout(ctx, kafkaTimeout)
 	defer stop()
 	broker := f.brokers[f.turn%len(f.brokers)]
-	answer, err := f.client.Metadata(ask, &kafkago.MetadataRequest{Addr: kafkago.TCP(broker), Topics: []string{f.topic}})
-	if err == nil && len(answer.Topics) != 1 {
-		err = fmt.Errorf("no word of topic %s from Kafka broker %s", f.topic, broker)
+	answer, err := f.client.Metadata(ctx, &kafkago.MetadataRequest{Addr: kafkago.TCP(broker), Topics: []string{f.topic}})
+	switch {
+	case err == nil && len(answer.Topics) != 1:
+		err = fmt.Errorf("Kafka broker %s: no answer about topic %s", broker, f.topic)
+	case err == nil && errors.Is(answer.Topics[0].Error, kafkago.UnknownTopicOrPartition):
+		return nil, errNoTopic
+	case err == nil:
+		err = answer.Topics[0].Error
 	}
 	if err != nil {
 		f.turn++
-		return err
+		return nil, err
 	}
-	f.brokers = slices.Clone(f.configured)
-	for _, b := range answer.Brokers {
-		f.brokers = append(f.brokers, hostPort(b))
+	return answer.Topics[0].Partitions, nil
+}
+
+// follow sends the messages of the partition until a request fails or ended is done.
+func (p *kafkaPartition) follow(ctx, ended context.Context, leader kafkago.Broker, begun func()) error {
+	if leader.Host == "" {
+		return kafkago.LeaderNotAvailable
 	}
-	topic := answer.Topics[0]
-	switch {
-	case errors.Is(topic.Error, kafkago.UnknownTopicOrPartition):
-		f.forget()
-		return errNoTopic
-	case topic.Error != nil:
-		f.turn++
-		return topic.Error
+	address := hostPort(leader)
+	if p.next == kafka.NoOffset {
+		if err := p.begin(ctx, address); err != nil {
+			return err
+		}
 	}
-	f.take(ctx, topic.Partitions)
-	return nil
+	begun()
+	for {
+		if err := p.fetch(ctx, address); err != nil || ended.Err() != nil {
+			return err
+		}
+	}
 }
 
 func hostPort(b kafkago.Broker) string { return net.JoinHostPort(b.Host, strconv.Itoa(b.Port)) }
 
-// forget ends following the partitions. When the topic comes back, all of it will be new.
-func (f *kafkaFollower) forget() {
-	for _, stop := range f.followed {
-		stop()
-	}
-	f.partitions.Wait()
-	clear(f.followed)
-	f.from = beginning{}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.waiting = map[int]bool{theTopic: true}
-}
-
-// take remembers the leaders, and begins to follow the partitions that are not followed yet.
-func (f *kafkaFollower) take(ctx context.Context, partitions []kafkago.Partition) {
-	if len(partitions) < len(f.followed) {
-		f.forget() // it is another topic of that name
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.leaders = make(map[int]string)
-	for _, of := range partitions {
-		if of.Leader.Host != "" {
-			f.leaders[of.ID] = hostPort(of.Leader)
-		}
-		if f.followed[of.ID] != nil {
-			continue
-		}
-		ctx, stop := context.WithCancel(ctx)
-		f.followed[of.ID], f.waiting[of.ID] = stop, true
-		p := &kafkaPartition{kafkaFollower: f, id: of.ID, start: f.from, next: kafka.NoOffset}
-		f.partitions.Go(func() { p.follow(ctx) })
-	}
-	f.from = beginning{} // of what is added later
-}
-
-// lookSoon asks for a look at the topic.
-func (f *kafkaFollower) lookSoon() {
-	select {
-	case f.again <- struct{}{}:
-	default: // it will be done anyway
-	}
-}
-
-// settle notes how it is with a partition or with the topic, and says so when following as a whole begins or stops.
-func (f *kafkaFollower) settle(what int, err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	switch {
-	case errors.Is(err, errNoTopic):
-		f.notes.say("waiting for topic %s, which is not there yet", f.topic)
-		f.said = false
-	case err != nil:
-		f.waiting[what] = true
-		if !f.said {
-			f.notes.say("waiting for the bus: %v", f.explain(err))
-			f.said = true
-		}
-	case f.waiting[what]:
-		delete(f.waiting, what)
-		if len(f.waiting) == 0 {
-			f.notes.say("following topic %s (partitions: %d) at %s", f.topic, len(f.leaders), strings.Join(f.configured, ","))
-			f.said = false
-			f.begun()
-		}
-	}
-}
-
-// explain words an error for people.
-func (f *kafkaFollower) explain(err error) error {
-	if errors.Is(err, kafkago.TopicAuthorizationFailed) {
-		return fmt.Errorf("no permission to read topic %s; allow Read and Describe on it", f.topic)
-	}
-	return kafka.Plain(err)
-}
-
-// kafkaPartition follows one partition.
-type kafkaPartition struct {
-	*kafkaFollower
-	id    int
-	start beginning
-	next  int64 // offset to ask for; kafka.NoOffset until start is looked up
-}
-
-// follow lets the messages of the partition come until ctx ends.
-func (p *kafkaPartition) follow(ctx context.Context) {
-	for {
-		err := p.advance(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		p.settle(p.id, err)
-		if err == nil {
-			continue
-		}
-		p.lookSoon()
-		if !pause(ctx, retryInterval) {
-			return
-		}
-	}
-}
-
-var errNoLeader = errors.New("a partition has no leader")
-
-// advance finds where to begin, or waits a moment for messages.
-func (p *kafkaPartition) advance(ctx context.Context) (err error) {
-	p.mu.Lock()
-	leader, ok := p.leaders[p.id]
-	p.mu.Unlock()
-	if !ok {
-		return errNoLeader
-	}
-	ask, stop := context.WithTimeout(ctx, askTimeout)
+// begin resolves start to an offset. The end of the partition is asked for first, so that no message is left out that
+// is stored meanwhile.
+func (p *kafkaPartition) begin(ctx context.Context, leader string) error {
+	ctx, stop := context.WithTimeout(ctx, kafkaTimeout)
 	defer stop()
-	if p.next == kafka.NoOffset {
-		p.next, err = p.begin(ask, leader)
-		return err
+	next, err := kafka.OffsetAt(ctx, p.client, leader, p.topic, p.id, kafkago.LastOffset)
+	if err == nil && p.start != kafkago.LastOffset {
+		var first int64
+		if first, err = kafka.OffsetAt(ctx, p.client, leader, p.topic, p.id, p.start); first != kafka.NoOffset {
+			next = first
+		}
 	}
-	answer, err := p.client.Fetch(ask, &kafkago.FetchRequest{
+	if err == nil {
+		p.next = next
+	}
+	return err
+}
+
+// fetch sends the messages from next on, or waits a moment for some.
+func (p *kafkaPartition) fetch(ctx context.Context, leader string) error {
+	limited, stop := context.WithTimeout(ctx, kafkaTimeout)
+	defer stop()
+	answer, err := p.client.Fetch(limited, &kafkago.FetchRequest{
 		Addr: kafkago.TCP(leader), Topic: p.topic, Partition: p.id, Offset: p.next,
-		MinBytes: 1, MaxBytes: pollBytes, MaxWait: longPoll,
+		MinBytes: 1, MaxBytes: fetchBytes, MaxWait: fetchWait,
 	})
 	switch {
 	case err != nil:
 		return err
 	case errors.Is(answer.Error, kafkago.OffsetOutOfRange):
 		p.notes.say("what was to come next in partition %d is gone; following from the first that is there", p.id)
-		p.start, p.next = beginning{}, kafka.NoOffset
-		return nil
+		p.start = kafkago.FirstOffset
+		return p.begin(ctx, leader)
 	case answer.Error != nil:
 		return answer.Error
 	}
-	return p.read(ctx, answer.Records)
-}
-
-// begin finds the offset to begin at.
-func (p *kafkaPartition) begin(ctx context.Context, leader string) (int64, error) {
-	if p.start == (beginning{}) {
-		return p.offset(ctx, leader, kafkago.FirstOffset)
-	}
-	// The end comes first, so that no message that is stored meanwhile is left out.
-	end, err := p.offset(ctx, leader, kafkago.LastOffset)
-	if err != nil || p.start.now {
-		return end, err
-	}
-	first, err := p.offset(ctx, leader, max(0, p.start.at.UnixMilli())) // less than 0 has meanings of its own
-	if first == kafka.NoOffset && err == nil {
-		return end, nil // nothing is that new
-	}
-	return first, err
-}
-
-func (p *kafkaPartition) offset(ctx context.Context, leader string, at int64) (int64, error) {
-	return kafka.OffsetAt(ctx, p.client, leader, p.topic, p.id, at)
-}
-
-// read sends the messages of an answer.
-func (p *kafkaPartition) read(ctx context.Context, records kafkago.RecordReader) error {
-	asked := p.next
+	from := p.next
 	for {
-		r, err := records.ReadRecord()
+		r, err := answer.Records.ReadRecord()
 		if errors.Is(err, io.EOF) {
 			break
 		}
@@ -310,18 +236,18 @@ func (p *kafkaPartition) read(ctx context.Context, records kafkago.RecordReader)
 		if err != nil {
 			return err
 		}
-		if r.Offset >= p.next { // a batch may begin earlier
+		if r.Offset >= p.next { // a batch may begin before the offset asked for
 			p.send(ctx, m)
 			p.next = r.Offset + 1
 		}
 	}
-	if _, some := records.(*protocol.RecordStream); some && p.next == asked {
-		p.next++ // there is a batch, but of a transaction's marks, or compacted to nothing
+	if _, some := answer.Records.(*protocol.RecordStream); some && p.next == from {
+		p.next++ // the batch holds only a transaction's mark, or was compacted to nothing
 	}
 	return nil
 }
 
-// kafkaPlace is where a message is on Kafka.
+// kafkaPlace is the position of a message.
 type kafkaPlace struct {
 	Topic     string `json:"topic"`
 	Partition int    `json:"partition"`
@@ -329,31 +255,18 @@ type kafkaPlace struct {
 	Key       string `json:"key"`
 }
 
-// message copies a record, whose bytes are used again for others.
+// message copies a record: its bytes are reused for the next.
 func (p *kafkaPartition) message(r *kafkago.Record) (*message, error) {
-	key, err1 := readBytes(r.Key)
-	data, err2 := readBytes(r.Value)
-	if data == nil {
+	key, err1 := kafkago.ReadAll(r.Key)
+	data, err2 := kafkago.ReadAll(r.Value)
+	if r.Value == nil {
 		data = []byte("null") // not an event of ours
 	}
 	headers := make(map[string]string, len(r.Headers))
 	for _, h := range r.Headers {
 		headers[h.Key] = string(h.Value)
 	}
-	return &message{
-		place:   kafkaPlace{p.topic, p.id, r.Offset, string(key)},
-		key:     string(key),
-		status:  headers["ce_orderstatus"],
-		headers: headers,
-		data:    data,
-	}, errors.Join(err1, err2)
-}
-
-// readBytes reads a key or a value, nil if there is none.
-func readBytes(b kafkago.Bytes) ([]byte, error) {
-	if b == nil {
-		return nil, nil
-	}
-	defer b.Close()
-	return kafkago.ReadAll(b)
+	place := kafkaPlace{p.topic, p.id, r.Offset, string(key)}
+	m := &message{place: place, key: string(key), status: headers["ce_orderstatus"], headers: headers, data: data}
+	return m, errors.Join(err1, err2)
 }
