@@ -141,7 +141,7 @@ func (p *Publisher) metadata() (*kafkago.MetadataResponse, error) {
 			return m, nil
 		}
 		if err == nil {
-			err = &brokerError{address: broker, text: "knows no others yet"}
+			err = &brokerError{broker: broker, op: "Metadata", cause: errors.New("it knows no brokers yet")}
 		}
 		// The one that matters most is that we are not let in.
 		if failed == nil || loginError(err) && !loginError(failed) {

@@ -129,8 +129,8 @@ func TestExamineUnreachable(t *testing.T) {
 		words []string
 	}{
 		{kafka.Config{Brokers: []string{"127.0.0.1:1"}}, []string{"cannot be reached", "connection refused", "POSTBRIDGE_KAFKA_BROKERS"}},
-		{kafka.Config{Brokers: []string{silent.Addr().String(), silent.Addr().String()}}, []string{"cannot be reached", "says nothing"}},
-		{locked.config, []string{"does not let us in", "refuses the login", "POSTBRIDGE_KAFKA_PASSWORD"}},
+		{kafka.Config{Brokers: []string{silent.Addr().String(), silent.Addr().String()}}, []string{"cannot be reached", "no answer in time"}},
+		{locked.config, []string{"does not let us in", "login of user", "POSTBRIDGE_KAFKA_PASSWORD"}},
 	} {
 		findings := examine(t, c.cfg, true)
 		wantFinding(t, findings, bridge.Fail, c.words...)

@@ -135,7 +135,7 @@ func TestTLSCARotated(t *testing.T) {
 	}})
 	cfg := Config{TLSCAFile: filepath.Join(t.TempDir(), "ca.pem")}
 	tr := openTransport(t, cfg)
-	if err := fails(t, tr, addr, "TLS files: ", "ca.pem", ": check POSTBRIDGE_KAFKA_TLS_CA_FILE"); loginError(err) {
+	if err := fails(t, tr, addr, "TLS files: ", "ca.pem", "; check POSTBRIDGE_KAFKA_TLS_CA_FILE"); loginError(err) {
 		t.Errorf("%v", err)
 	}
 	replace(t, cfg.TLSCAFile, before.pem)
@@ -144,8 +144,8 @@ func TestTLSCARotated(t *testing.T) {
 	current.Store(after.server(time.Hour))
 	mustAsk(t, tr, addr) // the connection is there
 	tr.renew()
-	fails(t, tr, addr, "Kafka broker "+addr.String()+": tls: failed to verify certificate: x509: ", "unknown authority",
-		": set POSTBRIDGE_KAFKA_TLS_CA_FILE to the CA of the Kafka brokers")
+	fails(t, tr, addr, "Kafka broker "+addr.String()+": TLS handshake: tls: failed to verify certificate: x509: ",
+		"unknown authority", "; check POSTBRIDGE_KAFKA_TLS_CA_FILE")
 	replace(t, cfg.TLSCAFile, after.pem)
 	if !tr.certificates.Changed() {
 		t.Error("a new CA is no change")
@@ -168,7 +168,7 @@ func TestTLSClientCertificate(t *testing.T) {
 			addr := startTLSKfake(t, config)
 			cfg := Config{TLSCAFile: ca.caFile()}
 
-			err := fails(t, openTransport(t, cfg), addr, " wants a client certificate", "POSTBRIDGE_KAFKA_TLS_CERT_FILE", "remote error: tls: ")
+			err := fails(t, openTransport(t, cfg), addr, "; check POSTBRIDGE_KAFKA_TLS_CERT_FILE and ", ": remote error: tls: ")
 			if loginError(err) != (version == tls.VersionTLS13) { // the alert of TLS 1.2 may mean something else
 				t.Errorf("%v", err)
 			}
@@ -178,7 +178,7 @@ func TestTLSClientCertificate(t *testing.T) {
 			replace(t, cfg.TLSCertFile, cert)
 			replace(t, cfg.TLSKeyFile, key)
 			tr := openTransport(t, cfg)
-			err = fails(t, tr, addr, " refuses our certificate: check POSTBRIDGE_KAFKA_TLS_CERT_FILE and ", "remote error: tls: ")
+			err = fails(t, tr, addr, "; check POSTBRIDGE_KAFKA_TLS_CERT_FILE and ", ": remote error: tls: ")
 			if !loginError(err) {
 				t.Errorf("%v", err)
 			}
@@ -230,25 +230,24 @@ func TestTLSErrors(t *testing.T) {
 		config Config
 		want   string
 	}{
-		"the system's authorities": {addr, Config{TLS: true}, ": set POSTBRIDGE_KAFKA_TLS_CA_FILE to the CA of the Kafka brokers"},
+		"the system's authorities": {addr, Config{TLS: true}, "unknown authority; check POSTBRIDGE_KAFKA_TLS_CA_FILE"},
 		"another name": {kafkago.TCP("localhost:" + port), Config{TLSCAFile: file},
-			"x509: certificate is not valid for any names, but wanted to match localhost: use a name of its certificate in POSTBRIDGE_KAFKA_BROKERS"},
+			"x509: certificate is not valid for any names, but wanted to match localhost; check POSTBRIDGE_KAFKA_BROKERS"},
 		"expired": {startTLSKfake(t, ca.server(-time.Minute)), Config{TLSCAFile: file},
-			`x509: certificate has expired or is not yet valid: that of "broker" is good from `},
-		"plain to TLS": {addr, Config{}, " closed the connection before a word: perhaps it wants TLS (POSTBRIDGE_KAFKA_TLS)"},
+			`x509: certificate has expired or is not yet valid: that of "broker" is valid from `},
+		"plain to TLS": {addr, Config{}, " ApiVersions: the broker closed the connection; check POSTBRIDGE_KAFKA_TLS and the port"},
 		"closes on TLS": {startRaw(t, func(conn net.Conn) { io.ReadFull(conn, make([]byte, 4)) }).addr, Config{TLS: true},
-			" closed the connection in the TLS handshake: perhaps it does not speak TLS: unset POSTBRIDGE_KAFKA_TLS or use its TLS port"},
+			" TLS handshake: the broker closed the connection; check POSTBRIDGE_KAFKA_TLS and the port"},
 		"answers in plain": {startRaw(t, func(conn net.Conn) {
 			io.ReadFull(conn, make([]byte, 4))
 			io.WriteString(conn, "HTTP/1.1 400 Bad Request\r\n\r\n")
 			io.Copy(io.Discard, conn)
-		}).addr, Config{TLS: true}, " does not speak TLS on this port: unset POSTBRIDGE_KAFKA_TLS or use its TLS port"},
+		}).addr, Config{TLS: true}, " TLS handshake: tls: first record does not look like a TLS handshake; check POSTBRIDGE_KAFKA_TLS and the port"},
 	}
 	for name, test := range cases {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			tr := openTransport(t, test.config)
-			failsAgain(t, tr, test.addr)
 			err := fails(t, tr, test.addr, "Kafka broker "+test.addr.String()+": ", test.want)
 			if loginError(err) || strings.Contains(err.Error(), "\n") {
 				t.Errorf("%v", err)

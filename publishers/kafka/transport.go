@@ -10,7 +10,6 @@ import (
 	"net"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
@@ -21,73 +20,55 @@ import (
 )
 
 const (
-	// handshakeTimeout is how long a broker may take to let us in: dial, TLS, versions and login together.
+	// handshakeTimeout limits dial, TLS, version negotiation and login together.
 	handshakeTimeout = 5 * time.Second
-	// fallbackTimeout is how long a request may take whose context has no deadline.
-	fallbackTimeout = 30 * time.Second
-	// maxIdle is how long a connection is kept for the next request: brokers and load balancers cut idle ones.
+	// maxRequestTime limits every request, also without a deadline of its own.
+	maxRequestTime = 30 * time.Second
+	// maxIdle is how long a connection is kept for the next request: brokers and load balancers close idle ones.
 	maxIdle = time.Minute
-	// maxAnswer is the size in bytes that no broker's answer reaches. What is not Kafka seems larger: text in ASCII by
-	// far, and a TLS alert, too.
+	// maxAnswer is above the size in bytes of any answer of a broker. Text in ASCII and a TLS alert read as larger sizes.
 	maxAnswer = 100 << 20
-	// guessAfter is how many new connections in a row a broker closes before we guess that it is for a setting: one that
-	// is just starting or stopping does that, too.
-	guessAfter = 3
 )
 
-// NewClient returns a client of the same cluster as the publisher's, for a valid configuration. What names no broker goes
-// to the first configured. The password and the TLS files are read again at each connect. end ends its connections.
+// NewClient returns a client of the publisher's cluster, for a valid configuration. A request that names no broker goes
+// to the first configured one. The password and the TLS files are read again at each connect. end closes its connections.
 func NewClient(cfg Config) (client *kafkago.Client, end func()) {
 	t := newTransport(cfg, tlsfiles.New(cfg.TLSCAFile, cfg.TLSCertFile, cfg.TLSKeyFile, func(error) {}))
 	return &kafkago.Client{Addr: kafkago.TCP(cfg.Brokers[0]), Transport: t}, t.close
 }
 
-// transport is the kafka.RoundTripper under kafka.Client: it sends each request to the broker it names, over
-// connections that are kept for the next. The library's own picks the broker itself, by metadata that it keeps; it waits
-// for a login without a deadline, and after a restart of a broker it runs into each dead connection in turn.
+// transport is the kafka.RoundTripper under kafka.Client: it sends each request to the broker that the request names, and
+// keeps connections for the next request. kafka-go's own transport chooses the broker itself from metadata it caches,
+// logs in without a deadline, and after a broker's restart fails once for each dead connection.
 type transport struct {
 	cfg          Config
 	certificates *tlsfiles.Files // nil without TLS files
 	ctx          context.Context // ends when the transport is closed
 	end          context.CancelFunc
-	// answered says that some broker answered a request: so it is not the configuration that keeps us out.
-	answered atomic.Bool
 
 	mu sync.Mutex
 	// Guarded by mu.
-	idle     map[string][]*connection // by address; the one used last is last
-	epoch    int                      // counts renewals
-	closings map[string]int           // by address: how many new connections in a row were closed
+	idle  map[string][]*connection // by address; the one used last is last
+	epoch int                      // counts renewals
 }
 
 var _ kafkago.RoundTripper = (*transport)(nil)
 
 func newTransport(cfg Config, certificates *tlsfiles.Files) *transport {
-	t := &transport{cfg: cfg, certificates: certificates, idle: make(map[string][]*connection), closings: make(map[string]int)}
+	t := &transport{cfg: cfg, certificates: certificates, idle: make(map[string][]*connection)}
 	t.ctx, t.end = context.WithCancel(context.Background())
 	return t
 }
 
-// RoundTrip sends a request to the broker at addr and returns its answer. It does not try again. With an error, the broker
-// may have done what was asked all the same.
+// RoundTrip sends a request once to the broker at addr and returns the answer. A broker may have carried out a request
+// that returns an error.
 func (t *transport) RoundTrip(ctx context.Context, addr net.Addr, req kafkago.Request) (kafkago.Response, error) {
-	if _, ok := ctx.Deadline(); !ok {
-		limited, end := context.WithTimeout(ctx, fallbackTimeout)
-		defer end()
-		ctx = limited
-	}
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithTimeout(ctx, maxRequestTime)
 	defer cancel()
 	defer context.AfterFunc(t.ctx, cancel)()
-
-	address := addr.String()
-	closed := &brokerError{address: address, text: "the connections were closed", cause: net.ErrClosed}
-	if t.ctx.Err() != nil {
-		return nil, closed
-	}
-	answer, err := t.roundTrip(ctx, address, req)
+	answer, err := t.roundTrip(ctx, addr.String(), req)
 	if err != nil && t.ctx.Err() != nil {
-		return nil, closed
+		err = &brokerError{broker: addr.String(), op: req.ApiKey().String(), cause: net.ErrClosed}
 	}
 	return answer, err
 }
@@ -97,85 +78,82 @@ func (t *transport) roundTrip(ctx context.Context, address string, req protocol.
 	if err != nil {
 		return nil, err
 	}
-	if err := c.takes(req.ApiKey()); err != nil {
+	op := req.ApiKey().String()
+	if _, ok := c.versions[req.ApiKey()]; !ok {
 		t.put(c)
-		return nil, err
+		return nil, c.failed(ctx, op, kafkago.UnsupportedVersion, "")
 	}
 	stop := context.AfterFunc(ctx, c.close)
 	answer, err := c.exchange(req)
-	stopped := stop()
-	switch {
-	case err != nil && !errors.Is(err, protocol.ErrNoRecord): // that is found before anything is sent
+	open := stop()
+	if err != nil && !errors.Is(err, protocol.ErrNoRecord) { // which is found before anything is sent
 		c.close()
-		t.drop(c.address)
-		return nil, t.requestError(ctx, c, req.ApiKey(), err)
-	case !stopped:
-		return answer, err // it is being closed
+		t.drop(address)
+		check := ""
+		if !c.used && ended(err) && t.cfg.SASLMechanism == "" {
+			check = "POSTBRIDGE_KAFKA_SASL_MECHANISM"
+		}
+		return nil, c.failed(ctx, op, err, check)
 	}
-	c.used = true
-	if err == nil {
-		t.answered.Store(true)
+	if open {
+		c.used = true
+		t.put(c)
 	}
-	t.put(c)
 	return answer, err
 }
 
-// renew makes sure that connections made until now are used for no further request: a secret or a certificate changed.
+// close closes all connections, also those with a request in flight. Requests fail from then on.
+func (t *transport) close() {
+	t.end()
+	t.renew()
+}
+
+// renew has every later request use a connection made after now: a secret or a certificate changed.
 func (t *transport) renew() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.epoch++
-	t.closeIdle()
-}
-
-// close ends all connections, also those with a request under way. Requests fail from then on.
-func (t *transport) close() {
-	t.end()
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.closeIdle()
-}
-
-// closeIdle ends all connections that no request uses. Guarded by mu.
-func (t *transport) closeIdle() {
-	for _, list := range t.idle {
-		for _, c := range list {
-			c.close()
-		}
+	for _, idle := range t.idle {
+		closeAll(idle)
 	}
 	clear(t.idle)
+}
+
+// drop closes the idle connections to an address: when one of them fails, the others are most likely dead.
+func (t *transport) drop(address string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	closeAll(t.idle[address])
+	delete(t.idle, address)
 }
 
 // take returns the connection to the address that was used last, or a new one.
 func (t *transport) take(ctx context.Context, address string) (*connection, error) {
 	t.mu.Lock()
 	t.expire(time.Now())
+	epoch := t.epoch // read before the password and the certificates
 	var c *connection
-	if list := t.idle[address]; len(list) > 0 {
-		last := len(list) - 1
-		c, list[last], t.idle[address] = list[last], nil, list[:last]
+	if idle := t.idle[address]; len(idle) > 0 {
+		c, t.idle[address] = idle[len(idle)-1], idle[:len(idle)-1]
 	}
-	epoch := t.epoch // before the password and the certificates are read
 	t.mu.Unlock()
-	if c != nil {
-		return c, nil
+	if c == nil {
+		return t.connect(ctx, address, epoch)
 	}
-	return t.connect(ctx, address, epoch)
+	return c, nil
 }
 
-// expire closes what was idle for too long, of brokers that nobody asks any more, too. Guarded by mu.
+// expire closes connections that were idle for too long, also those to brokers that get no request any more. The caller
+// holds mu.
 func (t *transport) expire(now time.Time) {
-	for address, list := range t.idle {
-		list = slices.DeleteFunc(list, func(c *connection) bool {
+	for address, idle := range t.idle {
+		t.idle[address] = slices.DeleteFunc(idle, func(c *connection) bool {
 			over := now.After(c.until)
 			if over {
 				c.close()
 			}
 			return over
 		})
-		if t.idle[address] = list; len(list) == 0 {
-			delete(t.idle, address)
-		}
 	}
 }
 
@@ -194,30 +172,19 @@ func (t *transport) put(c *connection) {
 	t.idle[c.address] = append(t.idle[c.address], c)
 }
 
-// drop ends the idle connections to an address: when one of them fails, the others are dead most likely.
-func (t *transport) drop(address string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, c := range t.idle[address] {
-		c.close()
-	}
-	delete(t.idle, address)
-}
-
-// connect makes a connection that is ready for requests.
+// connect returns a new connection that is ready for requests.
 func (t *transport) connect(ctx context.Context, address string, epoch int) (*connection, error) {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
-	conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
-	if err != nil {
-		t.row(address, false)
-		return nil, dialError(ctx, address, err)
+	c := &connection{address: address, epoch: epoch}
+	var err error
+	if c.conn, err = new(net.Dialer).DialContext(ctx, "tcp", address); err != nil {
+		return nil, c.failed(ctx, "dial", err, "")
 	}
-	c := &connection{address: address, epoch: epoch, conn: conn}
 	stop := context.AfterFunc(ctx, c.close)
 	err = t.handshake(ctx, c)
 	if !stop() && err == nil {
-		err = outage(ctx, address, ctx.Err(), phrases{})
+		err = c.failed(ctx, "connect", ctx.Err(), "")
 	}
 	if err != nil {
 		c.close()
@@ -226,19 +193,23 @@ func (t *transport) connect(ctx context.Context, address string, epoch int) (*co
 	return c, nil
 }
 
-// handshake does what comes before the first request.
+// handshake runs TLS, the version negotiation and the login.
 func (t *transport) handshake(ctx context.Context, c *connection) error {
 	stream := c.conn
 	if t.cfg.tls() {
-		secure, err := t.startTLS(ctx, c)
+		config, err := t.tlsConfig(ctx, c)
 		if err != nil {
 			return err
+		}
+		secure := tls.Client(c.conn, config)
+		if err := secure.HandshakeContext(ctx); err != nil {
+			return c.tlsFailed(ctx, "TLS handshake", err)
 		}
 		stream = secure
 	}
 	c.protocol = protocol.NewConn(&answers{Conn: stream, reader: bufio.NewReader(stream)}, "postbridge")
 	if err := c.negotiate(); err != nil {
-		return t.negotiateError(ctx, c, err)
+		return c.tlsFailed(ctx, "ApiVersions", err) // in TLS 1.3, a broker rejects a client certificate here
 	}
 	if t.cfg.SASLMechanism == "" {
 		return nil
@@ -246,107 +217,105 @@ func (t *transport) handshake(ctx context.Context, c *connection) error {
 	return t.login(ctx, c)
 }
 
-// startTLS uses the files as they are now.
-func (t *transport) startTLS(ctx context.Context, c *connection) (net.Conn, error) {
+// tlsConfig reads the TLS files as they are now.
+func (t *transport) tlsConfig(ctx context.Context, c *connection) (*tls.Config, error) {
 	host, _, err := net.SplitHostPort(c.address)
 	if err != nil {
-		return nil, &brokerError{address: c.address, text: "is not host:port", cause: err}
+		return nil, c.failed(ctx, "address", err, "")
 	}
 	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: host}
-	if t.certificates != nil {
-		pool, pair, err := t.certificates.Current()
-		if err != nil {
-			return nil, t.filesError(err)
-		}
-		config.RootCAs = pool
-		if t.certificates.HasPair() {
-			// Shown also if it is not of an authority that the broker names, so that the broker says what it does not like.
-			config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &pair, nil }
-		}
+	if t.certificates == nil {
+		return config, nil
 	}
-	conn := tls.Client(c.conn, config)
-	if err := conn.HandshakeContext(ctx); err != nil {
-		return nil, t.tlsError(ctx, c, err)
+	pool, pair, err := t.certificates.Current()
+	if err != nil {
+		return nil, fmt.Errorf("TLS files: %w; check POSTBRIDGE_KAFKA_TLS_CA_FILE, _TLS_CERT_FILE and _TLS_KEY_FILE", err)
 	}
-	return conn, nil
+	config.RootCAs = pool
+	if t.certificates.HasPair() {
+		// Sent even if the broker does not name its CA, so that the broker reports what is wrong with it.
+		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &pair, nil }
+	}
+	return config, nil
 }
 
-// connection is one to a broker, for one request at a time.
+// connection is a connection to a broker, for one request at a time.
 type connection struct {
 	address  string // of the broker
-	epoch    int    // of the transport, when it was made
+	epoch    int    // of the transport when it was made
 	conn     net.Conn
 	protocol *protocol.Conn
-	offers   map[protocol.ApiKey]apiversions.ApiKeyResponse // what the broker takes
-	expires  time.Time                                      // when the login ends; zero if it does not
+	versions map[protocol.ApiKey]int16 // of the requests that both sides support
+	expires  time.Time                 // end of the login; zero if it has none
 
-	// Owned by who took it.
+	// Owned by the request that uses the connection.
 	used  bool      // a request was answered
-	until time.Time // when it was idle for too long
+	until time.Time // close it if it is still idle then
 }
 
-// close ends it at once: not with TLS's word of goodbye, which may have to wait for a broker that does not read.
+// close closes the TCP connection at once. A TLS close notification could block on a broker that does not read.
 func (c *connection) close() { _ = c.conn.Close() }
 
-// negotiate asks the broker for the versions that it takes of each request, and picks them.
+func closeAll(connections []*connection) {
+	for _, c := range connections {
+		c.close()
+	}
+}
+
+// negotiate chooses a version of each request. A broker that gets one in a version it does not support closes the
+// connection without an answer.
 func (c *connection) negotiate() error {
-	answer, err := c.exchange(new(apiversions.Request))
+	offers, err := call[*apiversions.Response](c, new(apiversions.Request))
 	if err != nil {
 		return err
-	}
-	offers, ok := answer.(*apiversions.Response)
-	if !ok {
-		return fmt.Errorf("unexpected %T", answer)
 	}
 	if offers.ErrorCode != 0 {
 		return kafkago.Error(offers.ErrorCode)
 	}
-	c.offers = make(map[protocol.ApiKey]apiversions.ApiKeyResponse, len(offers.ApiKeys))
-	picked := make(map[protocol.ApiKey]int16, len(offers.ApiKeys))
+	c.versions = make(map[protocol.ApiKey]int16, len(offers.ApiKeys))
 	for _, offer := range offers.ApiKeys {
 		key := protocol.ApiKey(offer.ApiKey)
-		c.offers[key] = offer
-		picked[key] = key.SelectVersion(offer.MinVersion, offer.MaxVersion)
+		if offer.MinVersion <= key.MaxVersion() && key.MinVersion() <= offer.MaxVersion {
+			c.versions[key] = key.SelectVersion(offer.MinVersion, offer.MaxVersion)
+		}
 	}
-	c.protocol.SetVersions(picked)
+	c.protocol.SetVersions(c.versions)
 	return nil
-}
-
-// takes returns an error if there is no version of a request that the broker takes. Sent all the same, it would end the
-// connection without a word.
-func (c *connection) takes(key protocol.ApiKey) error {
-	offer, ok := c.offers[key]
-	if ok && offer.MinVersion <= key.MaxVersion() && key.MinVersion() <= offer.MaxVersion {
-		return nil
-	}
-	text := fmt.Sprintf("takes no %s", key)
-	if ok {
-		text = fmt.Sprintf("takes %s in versions %d to %d only, this is sent in %d to %d", key,
-			offer.MinVersion, offer.MaxVersion, key.MinVersion(), key.MaxVersion())
-	}
-	return &brokerError{address: c.address, text: text, cause: kafkago.UnsupportedVersion}
 }
 
 // exchange sends a request and reads the answer.
 func (c *connection) exchange(req protocol.Message) (answer protocol.Message, err error) {
 	defer func() {
-		// The library allocates what an answer says, and panics at what cannot be.
+		// kafka-go allocates the lengths in an answer unchecked, and panics on an impossible one.
 		if p := recover(); p != nil {
-			answer, err = nil, fmt.Errorf("the answer to %s cannot be decoded: %v", req.ApiKey(), p)
+			answer, err = nil, fmt.Errorf("the answer cannot be decoded: %v", p)
 		}
 	}()
 	return c.protocol.RoundTrip(req)
 }
 
-// answers lets through the answers of a broker, if they say a size that can be: the library would panic at a negative
-// one, and allocate gigabytes for what is no answer but text.
+// call is exchange for a request whose type of answer is known.
+func call[T protocol.Message](c *connection, req protocol.Message) (answer T, err error) {
+	m, err := c.exchange(req)
+	if err != nil {
+		return answer, err
+	}
+	answer, ok := m.(T)
+	if !ok {
+		err = fmt.Errorf("unexpected %T", m)
+	}
+	return answer, err
+}
+
+// answers passes on the answers of a broker whose size is possible: kafka-go would panic on a negative size, and allocate
+// gigabytes for an answer that is text.
 type answers struct {
 	net.Conn
 	reader *bufio.Reader
-	left   int // of the current answer
+	left   int // bytes of the current answer
 }
 
-// Read is called by the library.
+// Read reads from the current answer, or begins the next.
 func (a *answers) Read(b []byte) (int, error) {
 	if a.left == 0 {
 		head, err := a.reader.Peek(4)
@@ -355,7 +324,7 @@ func (a *answers) Read(b []byte) (int, error) {
 		}
 		size := binary.BigEndian.Uint32(head)
 		if size > maxAnswer {
-			return 0, &sizeError{[4]byte(head)}
+			return 0, fmt.Errorf("the answer is not Kafka's: it starts with %q", head)
 		}
 		a.left = 4 + int(size)
 	}
@@ -363,14 +332,3 @@ func (a *answers) Read(b []byte) (int, error) {
 	a.left -= n
 	return n, err
 }
-
-// sizeError is what comes instead of an answer's size.
-type sizeError struct{ head [4]byte }
-
-// Error is part of the error interface.
-func (e *sizeError) Error() string {
-	return fmt.Sprintf("does not speak Kafka: an answer starts with %q", e.head[:])
-}
-
-// tlsAlert reports whether it is the alert that a TLS server ends a connection with that does not start with TLS.
-func (e *sizeError) tlsAlert() bool { return e.head[0] == 21 && e.head[1] == 3 }
