@@ -32,8 +32,8 @@ const (
 var errNoTopic = errors.New("the topic does not exist")
 
 // kafkaFollower follows all partitions of a topic through outages of the bus, in sessions. A session looks up the
-// partitions and their leaders, and fetches from each until one fails or the topic changes. Only the offsets outlive it.
-// A kafka-go Reader does not report when it is positioned, and waits silently on a topic that was created anew.
+// partitions and their leaders, and fetches from each until one fails or the topic changes. Only the offsets outlive
+// it. A kafka-go Reader does not report when it is positioned, and waits silently on a topic that was created anew.
 type kafkaFollower struct {
 	follower
 	topic      string
@@ -58,7 +58,9 @@ func newKafkaFollower(f follower, o *tailOptions, prefix string) *kafkaFollower 
 	if prefix != "" {
 		topic = prefix + "." + topic
 	}
-	return &kafkaFollower{follower: f, topic: topic, start: f.from.inPartition(), partitions: make(map[int]*kafkaPartition)}
+	return &kafkaFollower{
+		follower: f, topic: topic, start: f.from.inPartition(), partitions: make(map[int]*kafkaPartition),
+	}
 }
 
 // inPartition is the beginning as Kafka's ListOffsets takes it.

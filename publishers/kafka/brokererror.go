@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// brokerError is a failure at one broker: what was tried, why it failed, and which settings to check. Its text is the same
-// at every attempt, so that an outage is logged once.
+// brokerError is a failure at one broker: what was tried, why it failed, and which settings to check. Its text is the
+// same at every attempt, so that an outage is logged once.
 type brokerError struct {
 	broker string // address
 	op     string // the request, or the step of the handshake
@@ -50,8 +50,8 @@ func (c *connection) failed(ctx context.Context, op string, err error, check str
 	return &brokerError{broker: c.address, op: op, cause: err, check: check}
 }
 
-// tlsFailed returns the error of a step that fails if one side expects TLS and the other does not, or one does not accept
-// the certificate of the other.
+// tlsFailed returns the error of a step that fails if one side expects TLS and the other does not, or one does not
+// accept the certificate of the other.
 func (c *connection) tlsFailed(ctx context.Context, op string, err error) *brokerError {
 	e := c.failed(ctx, op, err, "POSTBRIDGE_KAFKA_TLS and the port")
 	var (

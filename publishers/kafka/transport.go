@@ -31,14 +31,15 @@ const (
 )
 
 // NewClient returns a client of the publisher's cluster, for a valid configuration. A request that names no broker goes
-// to the first configured one. The password and the TLS files are read again at each connect. end closes its connections.
+// to the first configured one. The password and the TLS files are read again at each connect. end closes the
+// connections.
 func NewClient(cfg Config) (client *kafkago.Client, end func()) {
 	t := newTransport(cfg, tlsfiles.New(cfg.TLSCAFile, cfg.TLSCertFile, cfg.TLSKeyFile, func(error) {}))
 	return &kafkago.Client{Addr: kafkago.TCP(cfg.Brokers[0]), Transport: t}, t.close
 }
 
-// transport is the kafka.RoundTripper under kafka.Client: it sends each request to the broker that the request names, and
-// keeps connections for the next request. kafka-go's own transport chooses the broker itself from metadata it caches,
+// transport is the kafka.RoundTripper under kafka.Client: it sends each request to the broker that the request names,
+// and keeps connections for the next request. kafka-go's own transport chooses the broker itself from metadata it caches,
 // logs in without a deadline, and after a broker's restart fails once for each dead connection.
 type transport struct {
 	cfg          Config
@@ -307,8 +308,8 @@ func call[T protocol.Message](c *connection, req protocol.Message) (answer T, er
 	return answer, err
 }
 
-// answers passes on the answers of a broker whose size is possible: kafka-go would panic on a negative size, and allocate
-// gigabytes for an answer that is text.
+// answers passes on the answers of a broker whose size is possible: kafka-go would panic on a negative size, and
+// allocate gigabytes for an answer that is text.
 type answers struct {
 	net.Conn
 	reader *bufio.Reader
