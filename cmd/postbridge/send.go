@@ -52,6 +52,7 @@ type sendOptions struct {
 	rate                       float64
 	connections, users         int
 	repeats, late              float64
+	burst, split               bool // for --worst
 	seed                       uint64
 	acked                      string
 	tolerate, json             bool
@@ -59,7 +60,7 @@ type sendOptions struct {
 
 	replay  string  // a file
 	speed   float64 // how many times as fast as it was recorded; 0 for as fast as it is answered
-	worst   misbehaviours
+	worst   behaviours
 	canary  bool
 	user    string // of the canary
 	timeout time.Duration
@@ -119,14 +120,14 @@ func (p *process) send(ctx context.Context, args []string) error {
 // runSend sends, in the way that the flags chose, and prints the summary.
 func (p *process) runSend(ctx context.Context, o *sendOptions) error {
 	o.setDefaults()
-	targets, err := o.targets()
+	to, routes, err := o.target()
 	if err != nil {
 		return err
 	}
 	if o.canary {
-		return p.sendCanary(ctx, o, targets[o.broker])
+		return p.sendCanary(ctx, o, &client{endpoint: to}, routes[o.broker])
 	}
-	s := &sender{tolerate: o.tolerate, total: newSummary()}
+	s := &sender{sendOptions: o, to: to, total: newSummary()}
 	if len(o.worst) > 0 {
 		s.watch, err = p.watchBuses(ctx, &tailOptions{broker: o.broker, destination: string(bridge.Orders)})
 		if err != nil {
@@ -135,12 +136,15 @@ func (p *process) runSend(ctx context.Context, o *sendOptions) error {
 		defer s.watch.close()
 		s.watch.awaitBegin(ctx, min(beginLimit, o.timeout))
 	}
-	if err := p.addSources(s, o, targets); err != nil {
+	s.pace = newPace(o)
+	if s.source, err = p.openSource(s, routes); err != nil {
 		return err
 	}
-	if s.acked, err = os.OpenFile(cmp.Or(o.acked, os.DevNull), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644); err != nil {
+	acked, err := os.OpenFile(cmp.Or(o.acked, os.DevNull), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
 		return err
 	}
+	s.acked = acked
 	failure := s.run(ctx)
 	if s.watch != nil {
 		s.total.Worst = s.watch.await(ctx, o.timeout)
@@ -149,42 +153,32 @@ func (p *process) runSend(ctx context.Context, o *sendOptions) error {
 			failure = s.total.Worst.failure()
 		}
 	}
-	return errors.Join(failure, s.acked.Close(), p.print(s.total.text(o.json)))
+	return errors.Join(failure, acked.Close(), p.print(s.total.text(o.json)))
 }
 
-// addSources adds a source for each connection: of a recording, of files or of generated orders.
-func (p *process) addSources(s *sender, o *sendOptions, targets map[string]*target) error {
-	s.pace = newPace(o)
-	if o.replay != "" {
-		r, err := p.openRecording(o, targets, s.pace)
-		if err != nil {
-			return err
+// openSource opens the recording or reads the files, or else makes orders.
+func (p *process) openSource(s *sender, routes map[string]*route) (source, error) {
+	to := func(next source) source {
+		return func(worker int) (postback, error) {
+			pb, err := next(worker)
+			pb.route = routes[s.broker]
+			return pb, err
 		}
-		s.feed, s.total.Replayed = r.read, r.report
-		for _, worker := range r.workers {
-			s.sources = append(s.sources, r.source(worker))
+	}
+	switch {
+	case s.replay != "":
+		file, err := p.stdin, error(nil)
+		if s.replay != "-" {
+			file, err = os.Open(s.replay) // until the process ends
 		}
-		return nil
+		r := newRecording(s.sendOptions, file, routes, s.pace.start)
+		s.total.Replayed = r.report
+		return r.next, err
+	case len(s.files) > 0:
+		next, err := p.fileSource(s.sendOptions)
+		return to(next), err
 	}
-	all := newGenerator(o).postbacks()
-	if len(o.files) > 0 {
-		next, err := p.filePostbacks(o)
-		if err != nil {
-			return err
-		}
-		all = slices.Repeat([]func() postback{next}, o.connections)
-	}
-	for _, next := range all {
-		s.sources = append(s.sources, func(ctx context.Context) (pb postback, ok bool) {
-			due, ok := s.pace.next(ctx)
-			if ok {
-				pb = next()
-				pb.target, pb.due = targets[o.broker], due
-			}
-			return pb, ok
-		})
-	}
-	return nil
+	return to(newGenerator(s.sendOptions).next), nil
 }
 
 // sendSettings fills in what the flags left out from the settings of serve, so that both run from one environment.
@@ -265,22 +259,22 @@ func (o *sendOptions) mode() (name, flags string) {
 func (o *sendOptions) checkMode(fs *flag.FlagSet) (err error) {
 	mode, flags := o.mode()
 	valid := strings.Fields(mode + " url ca broker secret token json " + flags)
+	if mode != "" && len(o.files) > 0 {
+		err = misuse("--%s takes no file %q; leave one of them out", mode, o.files[0])
+	}
 	fs.Visit(func(f *flag.Flag) {
 		switch {
-		case err != nil || slices.Contains(valid, f.Name):
+		case slices.Contains(valid, f.Name):
 		case mode == "":
 			err = misuse("--%s is for another way to send; run 'postbridge send --help'", f.Name)
 		default:
 			err = misuse("--%s takes no --%s; leave one of them out", mode, f.Name)
 		}
 	})
-	if err == nil && mode != "" && len(o.files) > 0 {
-		err = misuse("--%s takes no file %q; leave one of them out", mode, o.files[0])
-	}
 	return err
 }
 
-// setDefaults sets when to stop, and what the misbehaviours need.
+// setDefaults sets when to stop, and what the behaviours need.
 func (o *sendOptions) setDefaults() {
 	switch {
 	case o.count != 0 || o.duration != 0 || o.replay != "":
@@ -291,27 +285,12 @@ func (o *sendOptions) setDefaults() {
 	default:
 		o.count = 10
 	}
-	for _, m := range o.worst {
-		o.connections = max(o.connections, m.connections)
-		o.rate = cmp.Or(o.rate, m.rate)
+	for _, b := range o.worst {
+		o.burst, o.split = o.burst || b.rate > 0, o.split || b.connections > 0
+		o.connections = max(o.connections, b.connections)
+		o.rate = cmp.Or(o.rate, b.rate)
 	}
 }
 
 // app returns the Kite app to sign with, if there is one.
 func (o *sendOptions) app() kite.Secret { return append(o.apps, kite.Secret{})[0] }
-
-// targets returns the route of --broker, and for a replay that of each broker, except Dhan's without its path token.
-func (o *sendOptions) targets() (map[string]*target, error) {
-	all := make(map[string]*target)
-	for broker, tokens := range o.tokens {
-		if broker != o.broker && o.replay == "" || broker == "dhan" && len(tokens) == 0 {
-			continue
-		}
-		t, err := o.target(broker, append(tokens, "")[0])
-		if err != nil {
-			return nil, err
-		}
-		all[broker] = t
-	}
-	return all, nil
-}

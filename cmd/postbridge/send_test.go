@@ -396,21 +396,25 @@ func TestPace(t *testing.T) {
 		{sendOptions{count: 5, duration: time.Second, rate: 100}, 5, 40 * time.Millisecond},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			p, n := newPace(&test.options), 0
-			for {
-				due, ok := p.next(t.Context())
-				if !ok {
-					break
-				}
-				if late := time.Since(due); late != 0 {
+			s, n := testSender(&test.options), 0
+			for pb, ok := s.take(0); ok && s.pace.wait(t.Context(), pb.due); pb, ok = s.take(0) {
+				if late := time.Since(pb.due); late != 0 && test.options.rate > 0 {
 					t.Errorf("postback %d comes %v late", n, late)
 				}
 				n++
 			}
-			if took := time.Since(p.start); n != test.want || took != test.took {
+			if took := time.Since(s.pace.start); n != test.want || took != test.took {
 				t.Errorf("%+v: %d postbacks in %v, want %d in %v", test.options, n, took, test.want, test.took)
 			}
 		})
+	}
+}
+
+// testSender is one whose source has no end.
+func testSender(o *sendOptions) *sender {
+	return &sender{
+		sendOptions: o, pace: newPace(o), inFlight: make(map[string]chan struct{}),
+		source: func(int) (postback, error) { return postback{}, nil },
 	}
 }
 
@@ -494,19 +498,13 @@ func TestSendFileErrors(t *testing.T) {
 	}
 }
 
-func TestHistogram(t *testing.T) {
-	var h histogram
-	for d := range 1000 {
-		h.record(time.Duration(d+1) * time.Millisecond)
+func TestQuantiles(t *testing.T) {
+	s := newSummary()
+	for i := range 1000 {
+		s.latencies = append(s.latencies, time.Duration(1000-i)*time.Millisecond)
 	}
-	const ms = time.Millisecond
-	for q, want := range map[float64]time.Duration{0.5: 500 * ms, 0.99: 990 * ms, 0: ms} {
-		if got := h.quantile(q); got < want || got > want+want/16 {
-			t.Errorf("quantile %v is %v, want %v", q, got, want)
-		}
-	}
-	h.record(time.Hour)
-	if h.n != 1001 || h.quantile(1) != time.Hour {
-		t.Errorf("%d, %v", h.n, h.quantile(1))
+	s.finish(time.Second)
+	if ms := s.Milliseconds; ms.P50 != 501 || ms.P99 != 991 || ms.Max != 1000 {
+		t.Errorf("%+v", ms)
 	}
 }

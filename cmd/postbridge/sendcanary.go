@@ -27,16 +27,12 @@ type canary struct {
 
 // sendCanary sends one postback and waits until its event is on each bus. It waits for at most three times the timeout:
 // for the buses, for the answer and for the event.
-func (p *process) sendCanary(ctx context.Context, o *sendOptions, t *target) error {
+func (p *process) sendCanary(ctx context.Context, o *sendOptions, client *client, to *route) error {
+	defer client.close()
 	now := time.Now().UTC()
 	c := &canary{
 		OrderID: fmt.Sprintf("canary-%s-%08x", now.Format("20060102T150405"), rand.Uint32()),
 		Buses:   make(map[string]float64),
-	}
-	// The order cannot be acted on: it is cancelled, and its user and its symbol do not exist.
-	of := &order{
-		id: c.OrderID, user: o.user, symbol: "CANARY", side: "BUY", tag: "canary", quantity: 1, paise: 100, placed: now,
-		states: []state{{step: cancelled, cancelled: 1}},
 	}
 	filter := &tailOptions{broker: o.broker, user: o.user, order: c.OrderID, destination: string(bridge.Orders)}
 	w, err := p.watchBuses(ctx, filter)
@@ -45,42 +41,45 @@ func (p *process) sendCanary(ctx context.Context, o *sendOptions, t *target) err
 	}
 	defer w.close()
 	w.awaitBegin(ctx, o.timeout)
-	if err = c.send(ctx, t, of.body(o, 0), o.timeout); err == nil {
+	// The order cannot be acted on: it is cancelled, and its user and its symbol do not exist.
+	of := &order{
+		id: c.OrderID, user: o.user, symbol: "CANARY", side: "BUY", tag: "canary", quantity: 1, paise: 100, placed: now,
+		states: []state{{step: cancelled, cancelled: 1}},
+	}
+	if err = c.post(ctx, client, to, of.body(o, o.template(), 0), o.timeout); err == nil {
 		w.sent(postback{order: c.OrderID}, c.EventID)
 		err = c.onBuses(w.await(ctx, o.timeout))
 	}
 	if ctx.Err() != nil {
 		err = errors.New("interrupted")
 	}
+	text := c.text()
 	if c.OK = err == nil; !c.OK {
-		c.Error = err.Error()
+		text, c.Error = "", err.Error()
 		err = fmt.Errorf("canary: %w", err)
 	}
 	if o.json {
-		text, _ := json.Marshal(c) // of numbers and words
-		return errors.Join(err, p.print(string(text)+"\n"))
+		object, _ := json.Marshal(c) // of numbers and words
+		text = string(object) + "\n"
 	}
-	if !c.OK {
-		return err
-	}
-	return p.print(c.text())
+	return errors.Join(err, p.print(text))
 }
 
-// send sends the postback. The timeout is for connecting and for the answer.
-func (c *canary) send(ctx context.Context, t *target, body []byte, timeout time.Duration) (err error) {
+// post sends the postback. The timeout is for connecting and for the answer.
+func (c *canary) post(ctx context.Context, client *client, to *route, body []byte, timeout time.Duration) (err error) {
 	ctx, stop := context.WithTimeout(ctx, timeout)
 	defer stop()
 	c.began = time.Now()
-	c.Status, c.EventID, err = t.post(ctx, body)
-	if c.Status != 0 {
-		c.Answer = milliseconds(time.Since(c.began))
-	}
+	c.Status, c.EventID, err = client.post(ctx, to, body)
 	switch {
+	case c.Status == 0:
+		return err
 	case c.Status >= 500:
-		return fmt.Errorf("not accepted: %w", err)
-	case c.Status != 0 && c.Status != 200:
-		return fmt.Errorf("refused: %w", err)
+		err = fmt.Errorf("not accepted: %w", err)
+	case c.Status != 200:
+		err = fmt.Errorf("refused: %w", err)
 	}
+	c.Answer = milliseconds(time.Since(c.began))
 	return err
 }
 

@@ -4,68 +4,114 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
+	"io"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
-// postback is one to be sent: a body, its target and its time.
+// postback is one to be sent.
 type postback struct {
-	target    *target
+	route     *route
 	body      []byte
 	order     string    // its order id
-	n         int       // its number within the order, from 0; of a recording, the line
+	n         int       // its number within the order, or among the files, from 0; of a recording the line, from 1
 	due       time.Time // zero: as soon as possible
-	unordered bool      // another postback of the same order may be in flight
+	unordered bool      // it may be in flight beside another postback of its order
+	recorded  string    // the id of its event in the recording, if that is known
 
-	// Of a recorded one: its line, from 1, and the id of its event, if that is known.
-	line int
-	id   string
+	before, done chan struct{} // closed when the one before it in its order is done, and when this one is
 }
 
-// source returns the next postback when it is due; false at the end. An order's postbacks come from one source.
-type source func(ctx context.Context) (pb postback, ok bool)
+// source returns the next postback of a worker, and io.EOF at the end. It is called for one worker at a time.
+type source func(worker int) (postback, error)
 
-// sender sends the postbacks of its sources. Each source has a worker, which waits for an answer before it sends on.
+// sender sends the postbacks of a source. Each worker has a connection and waits for an answer before it sends on.
 type sender struct {
-	sources  []source
-	feed     func(ctx context.Context) error // fills the sources, if they do not fill themselves
-	pace     *pace
-	tolerate bool
-	acked    *os.File
-	watch    *watch // nil if the buses are not checked
-	total    *summary
+	*sendOptions
+	source source
+	to     *endpoint
+	pace   *pace
+	acked  io.Writer
+	watch  *watch // nil if the buses are not checked
+	total  *summary
+
+	mu sync.Mutex
+	// Guarded by mu.
+	taken    int64
+	ended    error                    // why the source gives no more; io.EOF at its end
+	inFlight map[string]chan struct{} // by order id: done of the last postback that was taken
 }
 
-// run sends until the sources end. The error is the first postback that ended it, or else that of feed.
+// run sends until the source ends. The error is that of the first postback that ended it, or else that of the source;
+// what was taken before that is sent.
 func (s *sender) run(parent context.Context) error {
 	ctx, fail := context.WithCancelCause(parent)
 	defer fail(nil)
-	start := time.Now()
+	s.inFlight = make(map[string]chan struct{})
 	var workers sync.WaitGroup
-	for _, next := range s.sources {
+	for worker := range s.connections {
 		workers.Go(func() {
-			for pb, ok := next(ctx); ok; pb, ok = next(ctx) {
-				if err := s.send(ctx, pb); err != nil {
-					fail(err)
+			c := &client{endpoint: s.to}
+			defer c.close()
+			for pb, ok := s.take(worker); ok; pb, ok = s.take(worker) {
+				if pb.before != nil {
+					<-pb.before
+				}
+				ok = s.pace.wait(ctx, pb.due)
+				if ok {
+					if err := s.send(ctx, c, pb); err != nil {
+						fail(err)
+					}
+				}
+				s.release(pb)
+				if !ok {
+					return
 				}
 			}
 		})
 	}
-	var err error
-	if s.feed != nil {
-		err = s.feed(ctx)
-	}
 	workers.Wait()
-	s.total.finish(time.Since(start))
+	s.total.finish(time.Since(s.pace.start))
 	switch {
-	case parent.Err() != nil: // interrupted
+	case parent.Err() != nil || ctx.Err() == nil && errors.Is(s.ended, io.EOF): // interrupted, or at the end
 		return nil
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
-	default:
-		return err
+	}
+	return s.ended
+}
+
+// take returns the next postback of a worker; false at the end.
+func (s *sender) take(worker int) (pb postback, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended == nil && s.count > 0 && s.taken == s.count {
+		s.ended = io.EOF
+	}
+	if s.ended == nil {
+		pb, s.ended = s.source(worker)
+	}
+	if s.ended != nil {
+		return pb, false
+	}
+	if pb.due.IsZero() {
+		pb.due = s.pace.due(s.taken)
+	}
+	s.taken++
+	pb.done = make(chan struct{})
+	if !pb.unordered {
+		pb.before, s.inFlight[pb.order] = s.inFlight[pb.order], pb.done
+	}
+	return pb, true
+}
+
+// release lets the next postback of the order go.
+func (s *sender) release(pb postback) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	close(pb.done)
+	if s.inFlight[pb.order] == pb.done {
+		delete(s.inFlight, pb.order)
 	}
 }
 
@@ -76,15 +122,15 @@ const (
 )
 
 // send sends one postback, at most once: it is tried again only while there is no connection.
-func (s *sender) send(ctx context.Context, pb postback) error {
+func (s *sender) send(ctx context.Context, c *client, pb postback) error {
 	for start := time.Now(); ; {
 		sent := time.Now()
 		if pb.due.IsZero() {
 			pb.due = sent
 		}
-		status, id, err := pb.target.post(ctx, pb.body)
+		status, id, err := c.post(ctx, pb.route, pb.body)
 		if refused := new(dialError); !errors.As(err, &refused) {
-			return s.done(pb, sent, status, id, err)
+			return s.record(pb, sent, status, id, err)
 		}
 		if ctx.Err() != nil {
 			return nil
@@ -99,13 +145,13 @@ func (s *sender) send(ctx context.Context, pb postback) error {
 	}
 }
 
-// done records what came of a postback. The error ends the run.
-func (s *sender) done(pb postback, sent time.Time, status int, id string, err error) error {
+// record counts a postback. The error ends the run.
+func (s *sender) record(pb postback, sent time.Time, status int, id string, err error) error {
 	s.total.count(pb, sent, status, id, err)
 	if err != nil && (!s.tolerate || status != 0 && status < 500) {
 		line := ""
-		if pb.line > 0 {
-			line = fmt.Sprintf(" (line %d)", pb.line)
+		if s.replay != "" {
+			line = fmt.Sprintf(" (line %d)", pb.n)
 		}
 		return fmt.Errorf("a postback of order %s%s was %w", pb.order, line, err)
 	}
@@ -121,37 +167,33 @@ func (s *sender) done(pb postback, sent time.Time, status int, id string, err er
 }
 
 // pace determines when each postback is due: at a fixed rate, however late the answers are, or as soon as possible.
+// Latency counts from then, so that a stall is not hidden by the postbacks that could not be sent during it.
 type pace struct {
-	start, deadline time.Time    // no deadline if that is zero
-	interval        float64      // in nanoseconds; 0 for as fast as possible
-	burst           int64        // how many are due at the same time
-	count           int64        // 0 for no limit
-	issued          atomic.Int64 // how many postbacks have a time
+	start, deadline time.Time // no deadline if that is zero
+	interval        float64   // in nanoseconds; 0 for as soon as possible
+	burst           int64     // how many are due at the same time
 }
 
 func newPace(o *sendOptions) *pace {
-	p := &pace{start: time.Now(), count: o.count, burst: 1}
+	p := &pace{start: time.Now(), burst: 1}
 	if o.duration > 0 {
 		p.deadline = p.start.Add(o.duration)
 	}
 	if o.rate > 0 {
 		p.interval = float64(time.Second) / o.rate
 	}
-	if o.worst.burst() {
+	if o.burst {
 		p.burst = max(1, int64(o.rate))
 	}
 	return p
 }
 
-// next waits until the next postback is due; false if there is none. Latency counts from due, so that a stall is not
-// hidden by the postbacks that could not be sent during it.
-func (p *pace) next(ctx context.Context) (due time.Time, ok bool) {
-	n := p.issued.Add(1) - 1
-	due = time.Now()
-	if p.interval > 0 {
-		due = p.start.Add(time.Duration(float64(n/p.burst*p.burst) * p.interval))
+// due returns when postback n is due; zero for as soon as possible.
+func (p *pace) due(n int64) time.Time {
+	if p.interval == 0 {
+		return time.Time{}
 	}
-	return due, (p.count == 0 || n < p.count) && p.wait(ctx, due)
+	return p.start.Add(time.Duration(float64(n/p.burst*p.burst) * p.interval))
 }
 
 // wait waits until due; false if ctx or --for ends before that.

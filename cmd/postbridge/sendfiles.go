@@ -10,34 +10,33 @@ import (
 	"os"
 	"slices"
 	"strconv"
-	"sync/atomic"
 
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/postbridge/postbridge/brokers/kite"
 )
 
-// filePostbacks returns a function that makes postbacks of the files, in turn. Connections share it.
-func (p *process) filePostbacks(o *sendOptions) (func() postback, error) {
+// fileSource returns a source of the files in turn, which are signed anew with --sign.
+func (p *process) fileSource(o *sendOptions) (source, error) {
 	files := make([]postback, len(o.files))
 	for i, name := range o.files {
 		body, err := p.readFile(name)
+		if err == nil && o.sign {
+			if body, err = sign(body, []kite.Secret{{Secret: o.app().Secret}}); err != nil {
+				err = fmt.Errorf("%s: %w", name, err)
+			}
+		}
 		if err != nil {
 			return nil, err
 		}
-		if o.sign {
-			if body, err = sign(body, []kite.Secret{{Secret: o.app().Secret}}); err != nil {
-				return nil, fmt.Errorf("%s: %w", name, err)
-			}
-		}
-		files[i] = postback{body: body, order: orderIn(body)}
+		files[i] = postback{body: body, order: orderIn(body), unordered: true}
 	}
-	var made atomic.Int64
-	return func() postback {
-		n := int(made.Add(1) - 1)
+	n := -1
+	return func(int) (postback, error) {
+		n++
 		pb := files[n%len(files)]
 		pb.n = n
-		return pb
+		return pb, nil
 	}, nil
 }
 
@@ -70,19 +69,18 @@ func sign(body []byte, apps []kite.Secret) ([]byte, error) {
 		return nil, errors.New(`cannot be signed: it has no "checksum" to replace`)
 	}
 	text := func(name string) string { return literal(body[values[name].from:values[name].to]) }
-	app, named := apps[0], values["app_id"]
+	app := apps[0]
 	known := slices.IndexFunc(apps, func(a kite.Secret) bool { return a.AppID == "" || a.AppID == text("app_id") })
 	if known >= 0 {
 		app = apps[known]
 	}
-	signature := strconv.Quote(checksum(text("order_id"), text("order_timestamp"), app.Secret))
-	if known >= 0 || text("app_id") == "" {
-		return splice(body, at, signature), nil
+	other := known < 0 && text("app_id") != ""
+	body = splice(body, at, strconv.Quote(checksum(text("order_id"), text("order_timestamp"), app.Secret)))
+	if other {
+		values, _ = members(body) // it is the same object
+		body = splice(body, values["app_id"], app.AppID)
 	}
-	if named.from > at.from { // the later one first, so that the span of the other holds
-		return splice(splice(body, named, app.AppID), at, signature), nil
-	}
-	return splice(splice(body, at, signature), named, app.AppID), nil
+	return body, nil
 }
 
 // appIn returns the app id that a body names.

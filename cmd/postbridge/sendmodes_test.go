@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"reflect"
@@ -152,9 +153,9 @@ func TestReplayEmptyBody(t *testing.T) {
 
 // TestReplayDueLate has a gap and a speed that make more time than there is: it is not due before the rest.
 func TestReplayDueLate(t *testing.T) {
-	r := &recording{sendOptions: &sendOptions{speed: 1e-9}, pace: newPace(new(sendOptions)), report: new(replayReport)}
+	r := &recording{sendOptions: &sendOptions{speed: 1e-9}, start: time.Now(), report: new(replayReport)}
 	first := time.Date(2026, 1, 5, 3, 45, 0, 0, time.UTC)
-	if at := r.due(first); !at.Equal(r.pace.start) {
+	if at := r.due(first); !at.Equal(r.start) {
 		t.Errorf("the first is due at %v", at)
 	}
 	if at := r.due(first.Add(time.Minute)); time.Until(at) < 24*time.Hour {
@@ -173,27 +174,45 @@ func TestReplayPace(t *testing.T) {
 			for _, second := range []int{0, 1, 1, 5, 2, 5} { // the last but one was recorded late
 				fmt.Fprintf(day, "{\"received_at\":\"2026-01-05T03:45:%02dZ\",\"raw\":{\"order_id\":\"%d\"}}\n", second, second)
 			}
-			o := &sendOptions{speed: test.speed, broker: "kite"}
-			r := &recording{
-				sendOptions: o, file: io.NopCloser(day), progress: io.Discard, targets: map[string]*target{"kite": {}},
-				pace: newPace(o), workers: []chan postback{make(chan postback, 9)}, report: new(replayReport),
+			s := testSender(&sendOptions{speed: test.speed, broker: "kite"})
+			r := newRecording(s.sendOptions, day, map[string]*route{"kite": {}}, s.pace.start)
+			s.source = r.next
+			n := 0
+			for pb, ok := s.take(0); ok && s.pace.wait(t.Context(), pb.due); pb, ok = s.take(0) {
+				n++
 			}
-			if err := r.read(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			took := time.Since(r.pace.start)
-			if took != test.took || r.report.Early != 1 || r.report.Recorded != 5 || len(r.workers[0]) != 6 {
+			took := time.Since(s.pace.start)
+			if took != test.took || r.report.Recorded != 5 || n != 6 || !errors.Is(s.ended, io.EOF) {
 				t.Errorf("speed %v: %v, %+v", test.speed, took, r.report)
 			}
 		})
 	}
 }
 
-func TestReplayProgress(t *testing.T) {
-	latest := time.Date(2026, 1, 5, 9, 15, 0, 0, time.Local)
-	r := &recording{size: 200, latest: latest, report: &replayReport{Lines: 7}}
-	if got := r.position(50, 90*time.Second); got != "7 lines, 25%, recorded at 2026-01-05 09:15:00, the next in 1m30s" {
-		t.Error(got)
+// TestOrderOfAnOrder holds that a postback of an order waits for the one before it, and no other does.
+func TestOrderOfAnOrder(t *testing.T) {
+	s := testSender(new(sendOptions))
+	orders := []string{"1", "2", "1", "1", "3"}
+	s.source = func(int) (postback, error) {
+		pb := postback{order: orders[0], unordered: orders[0] == "3"}
+		orders = orders[1:]
+		return pb, nil
+	}
+	var all []postback
+	for range 5 {
+		pb, _ := s.take(0)
+		all = append(all, pb)
+	}
+	if all[0].before != nil || all[1].before != nil || all[2].before != all[0].done || all[3].before != all[2].done ||
+		all[4].before != nil {
+		t.Errorf("%+v", all)
+	}
+	for _, pb := range all {
+		s.release(pb)
+		<-pb.done
+	}
+	if len(s.inFlight) != 0 {
+		t.Errorf("%d in flight", len(s.inFlight))
 	}
 }
 
@@ -286,9 +305,10 @@ func everyPair(bodies []string, so func(a, b string) bool) bool {
 
 // TestWorstSplit holds that half of the connections share their orders, which are then marked as unordered.
 func TestWorstSplit(t *testing.T) {
-	split := misbehaviours{{connections: 4}}
-	next := newGenerator(&sendOptions{broker: "dhan", users: 1, seed: 1, connections: 3, worst: split}).postbacks()
-	a, b, c := next[0](), next[2](), next[1]()
+	g := newGenerator(&sendOptions{broker: "dhan", users: 1, seed: 1, connections: 3, split: true})
+	a, _ := g.next(0)
+	b, _ := g.next(2)
+	c, _ := g.next(1)
 	if a.order != b.order || !a.unordered || !b.unordered || c.order == a.order || c.unordered {
 		t.Errorf("%v %v %v", a, b, c)
 	}
@@ -297,14 +317,12 @@ func TestWorstSplit(t *testing.T) {
 // TestWorstStorm holds that those of a second are due at once.
 func TestWorstStorm(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPace(&sendOptions{count: 12, rate: 5, worst: misbehaviours{{rate: 500}}})
+		o := &sendOptions{count: 12, rate: 5, worst: behaviours{{rate: 500}}}
+		o.setDefaults()
+		p := testSender(o)
 		var at []time.Duration
-		for {
-			due, ok := p.next(t.Context())
-			if !ok {
-				break
-			}
-			at = append(at, due.Sub(p.start))
+		for pb, ok := p.take(0); ok; pb, ok = p.take(0) {
+			at = append(at, pb.due.Sub(p.pace.start))
 		}
 		s := time.Second
 		if !slices.Equal(at, []time.Duration{0, 0, 0, 0, 0, s, s, s, s, s, 2 * s, 2 * s}) {

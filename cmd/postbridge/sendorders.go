@@ -11,8 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -45,11 +43,13 @@ type order struct {
 	quantity, paise        int
 	placed                 time.Time
 	states                 []state
+	sent                   int // how many states
 }
 
-// misbehaviour is something that brokers are known to do: how it changes the states of an order, and how they are sent.
-type misbehaviour struct {
+// behaviour is something that brokers are known to do: how it changes the states of an order, and how they are sent.
+type behaviour struct {
 	name        string
+	share       float64 // of the orders or states that it changes
 	late        bool    // the last partial fill comes after the end of its order
 	twice       []step  // these states come twice ...
 	reworded    bool    // ... the second time in other words
@@ -57,101 +57,88 @@ type misbehaviour struct {
 	connections int     // at least this many; the states of half of the orders come over several at once
 }
 
-// allMisbehaviours returns every misbehaviour in the order in which they change an order.
-func allMisbehaviours() misbehaviours {
-	return misbehaviours{
-		{name: "late", late: true},
-		{name: "words", twice: []step{open, partlyFilled}, reworded: true},
-		{name: "cancels", twice: []step{cancelled}, reworded: true},
-		{name: "doubled", twice: []step{placed, open, partlyFilled, filled, cancelled, rejected}},
+// behaviours are those of --worst, --repeats and --late.
+type behaviours []behaviour
+
+// worstBehaviours returns those of --worst, in the order in which they change an order.
+func worstBehaviours() behaviours {
+	return behaviours{
+		{name: "late", share: 1, late: true},
+		{name: "words", share: 1, twice: []step{open, partlyFilled}, reworded: true},
+		{name: "cancels", share: 1, twice: []step{cancelled}, reworded: true},
+		{name: "doubled", share: 1, twice: allSteps()},
 		{name: "storm", rate: 500},
 		{name: "split", connections: 4},
 	}
 }
 
-// misbehaviours are those that --worst names.
-type misbehaviours []misbehaviour
+func allSteps() []step { return []step{placed, open, partlyFilled, filled, cancelled, rejected} }
 
 // set reads names, or all.
-func (m *misbehaviours) set(text string) error {
-	all := allMisbehaviours()
+func (b *behaviours) set(text string) error {
+	*b = worstBehaviours()
+	all, names := b.String(), strings.Split(text, ",")
 	if text == "all" {
-		text = all.String()
+		return nil
 	}
-	var names list
-	if err := names.UnmarshalText([]byte(text)); err != nil {
-		return err
+	*b = slices.DeleteFunc(*b, func(of behaviour) bool { return !slices.Contains(names, of.name) })
+	if len(*b) != len(names) {
+		return fmt.Errorf("%q is not known; set it to all or some of %s", text, all)
 	}
-	for _, name := range names {
-		if !slices.Contains(strings.Split(all.String(), ","), name) {
-			return fmt.Errorf("%q is not known; set it to all or some of %v", name, all)
-		}
-	}
-	*m = slices.DeleteFunc(all, func(of misbehaviour) bool { return !slices.Contains(names, of.name) })
 	return nil
 }
 
-func (m misbehaviours) String() string {
+func (b behaviours) String() string {
 	var names list
-	for _, of := range m {
+	for _, of := range b {
 		names = append(names, of.name)
 	}
 	return names.String()
 }
 
-// split reports whether the states of some orders are sent over several connections at once.
-func (m misbehaviours) split() bool {
-	return slices.ContainsFunc(m, func(of misbehaviour) bool { return of.connections > 0 })
-}
-
-// burst reports whether the postbacks of a second come all at its beginning.
-func (m misbehaviours) burst() bool {
-	return slices.ContainsFunc(m, func(of misbehaviour) bool { return of.rate > 0 })
-}
-
 // generator makes orders, each from the seed and its number alone.
 type generator struct {
 	*sendOptions
-	seed  uint64 // in force, hence never 0
-	start time.Time
-	made  atomic.Int64 // how many orders
+	seed       uint64 // in force, hence never 0
+	start      time.Time
+	behaviours behaviours
+	template   string // of a body
+	made       uint64
+	current    []*order // by worker
 }
 
 func newGenerator(o *sendOptions) *generator {
-	g := &generator{sendOptions: o, seed: o.seed, start: time.Now()}
+	g := &generator{
+		sendOptions: o, seed: o.seed, start: time.Now(), template: o.template(), current: make([]*order, o.connections),
+	}
 	if g.seed == 0 {
 		g.seed = uint64(g.start.UnixNano())
 	} else {
 		g.start = time.Date(2026, 1, 5, 9, 15, 0, 0, time.UTC) // a Monday, when the market opens
 	}
+	g.behaviours = append(behaviours{
+		{share: o.repeats, twice: allSteps(), reworded: true},
+		{share: o.late, late: true},
+	}, o.worst...)
 	return g
 }
 
-// postbacks returns a function for each connection that makes the states of one order after the other. If orders are
-// split, every other connection has the same function, so that the states of an order are in flight at the same time.
-func (g *generator) postbacks() []func() postback {
-	all := make([]func() postback, g.connections)
-	shared := g.lives(true)
-	for i := range all {
-		if all[i] = shared; i%2 == 1 || !g.worst.split() {
-			all[i] = g.lives(false)
-		}
+// next is a source. A worker has an order of its own until its end. If orders are split, every other worker shares
+// one, so that its states are in flight at the same time.
+func (g *generator) next(worker int) (postback, error) {
+	shared := worker%2 == 0 && g.split
+	if shared {
+		worker = 0
 	}
-	return all
-}
-
-func (g *generator) lives(shared bool) func() postback {
-	var mu sync.Mutex
-	o, n := new(order), 0
-	return func() postback {
-		mu.Lock()
-		defer mu.Unlock()
-		if n == len(o.states) {
-			o, n = g.order(uint64(g.made.Add(1)-1)), 0
-		}
-		n++
-		return postback{body: o.body(g.sendOptions, n-1), order: o.id, n: n - 1, unordered: shared}
+	o := g.current[worker]
+	if o == nil || o.sent == len(o.states) {
+		o = g.order(g.made)
+		g.made++
+		g.current[worker] = o
 	}
+	n := o.sent
+	o.sent++
+	return postback{body: o.body(g.sendOptions, g.template, n), order: o.id, n: n, unordered: shared}, nil
 }
 
 // order makes order number i.
@@ -168,15 +155,12 @@ func (g *generator) order(i uint64) *order {
 		placed:   g.start.Add(time.Duration(i) * time.Millisecond).UTC(),
 	}
 	o.live(r)
-	o.repeat(true, func(state) bool { return g.repeats > 0 && r.Float64() < g.repeats })
-	if r.Float64() < g.late {
-		o.delay()
-	}
-	for _, m := range g.worst {
-		if m.late {
+	for _, b := range g.behaviours {
+		some := func() bool { return b.share > 0 && r.Float64() < b.share }
+		if b.late && some() {
 			o.delay()
 		}
-		o.repeat(m.reworded, func(s state) bool { return slices.Contains(m.twice, s.step) })
+		o.repeat(b.reworded, func(s state) bool { return slices.Contains(b.twice, s.step) && some() })
 	}
 	return o
 }
@@ -198,7 +182,7 @@ func (o *order) live(r *rand.Rand) {
 	next(placed)
 	fate := r.Float64()
 	if fate < 0.1 {
-		s.pending, s.cancelled = 0, 0
+		s.pending = 0
 		next(rejected)
 		return
 	}
@@ -248,31 +232,37 @@ func (o *order) delay() {
 //go:embed samples
 var samples embed.FS
 
-// body returns the postback of a state, signed with the first app.
-func (o *order) body(to *sendOptions, n int) []byte {
+// template returns the sample of the broker.
+func (o *sendOptions) template() string {
+	sample, _ := samples.ReadFile("samples/" + o.broker + ".json") // is part of the program
+	return strings.TrimSpace(string(sample))
+}
+
+// body returns the postback of state n, signed with the first app.
+func (o *order) body(to *sendOptions, template string, n int) []byte {
 	s, app := o.states[n], to.app()
 	// Both brokers write Indian time without its zone.
 	at := o.placed.Add(5*time.Hour + 30*time.Minute + time.Duration(s.second)*time.Second).Format(time.DateTime)
-	guid, pending, code, reason, raw := "s", s.pending, "", "", ""
+	values := map[string]string{
+		"user": o.user, "order": o.id, "exchange_order": o.id[3:], "symbol": o.symbol, "side": o.side, "time": at,
+		"quantity": strconv.Itoa(o.quantity), "filled": strconv.Itoa(s.filled), "pending": strconv.Itoa(s.pending),
+		"cancelled": strconv.Itoa(s.cancelled), "price": rupees(o.paise), "average_price": rupees(o.paise * min(s.filled, 1)),
+		"status": s.word(to.broker), "guid": "s", "reason_code": "null", "reason": "null", "reason_raw": "null",
+		"tag": "null", "correlation": o.tag, "app": cmp.Or(app.AppID, `""`), "checksum": checksum(o.id, at, app.Secret),
+	}
 	if s.reworded {
-		guid = "d"
+		values["guid"] = "d"
 	} else if s.step == cancelled {
-		pending = s.cancelled // the first of two reports still counts as pending what the second does not
+		values["pending"] = values["cancelled"] // the second of two reports no longer counts them
 	}
 	if s.step == rejected {
-		code, reason, raw = "16052", "Insufficient funds", "RMS:Margin Exceeds,Required:1000.00,Available:10.00"
+		values["reason_code"], values["reason"] = `"16052"`, `"Insufficient funds"`
+		values["reason_raw"] = `"RMS:Margin Exceeds,Required:1000.00,Available:10.00"`
 	}
-	values := map[string]any{
-		"user": o.user, "order": o.id, "exchange_order": o.id[3:], "symbol": o.symbol, "side": o.side, "time": at,
-		"quantity": o.quantity, "price": rupees(o.paise), "average_price": rupees(o.paise * min(s.filled, 1)),
-		"filled": s.filled, "pending": pending, "cancelled": s.cancelled, "status": s.word(to.broker), "guid": guid,
-		"reason_code": orNull(code), "reason": orNull(reason), "reason_raw": orNull(raw),
-		"tag": orNull(o.tag), "correlation": o.tag,
-		"app": cmp.Or(app.AppID, `""`), "checksum": checksum(o.id, at, app.Secret),
+	if o.tag != "" {
+		values["tag"] = strconv.Quote(o.tag)
 	}
-	sample, _ := samples.ReadFile("samples/" + to.broker + ".json") // is part of the program
-	body := os.Expand(string(sample), func(name string) string { return fmt.Sprint(values[name]) })
-	return []byte(strings.TrimSpace(body))
+	return []byte(os.Expand(template, func(name string) string { return values[name] }))
 }
 
 // word returns what the broker calls a state. Only Kite is known to report one state in two words.
@@ -286,13 +276,6 @@ func (s *state) word(broker string) string {
 		return other
 	}
 	return word
-}
-
-func orNull(text string) string {
-	if text == "" {
-		return "null"
-	}
-	return strconv.Quote(text)
 }
 
 func rupees(paise int) string {

@@ -4,15 +4,11 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"io"
-	"os"
 	"strconv"
-	"strings"
 	"time"
 )
 
@@ -71,26 +67,24 @@ func (r *recorded) body() []byte {
 	}
 }
 
-// recording reads a file of events and hands each postback to a worker when it is due. A worker has all of an order.
+// longestLine is more than the event of the largest body that postbridge accepts.
+const longestLine = 64 << 20
+
+// recording is the source of --replay: it reads the file as it is sent.
 type recording struct {
 	*sendOptions
-	file     io.ReadCloser
-	size     int64              // in bytes; 0 if it is not known
-	progress io.Writer          // for people
-	targets  map[string]*target // by broker
-	pace     *pace
-	workers  []chan postback
-	report   *replayReport
-
+	lines         *bufio.Scanner
+	number        int // of the line
+	routes        map[string]*route
+	start         time.Time // of the replay
 	first, latest time.Time // when the lines up to here were received
+	report        *replayReport
 }
 
-// replayReport compares what was sent with the recording. Behind and OtherIDs belong to the workers, the rest to read.
+// replayReport compares what was sent with the recording.
 type replayReport struct {
 	Lines    int     `json:"lines"`
 	Recorded float64 `json:"recorded_seconds"` // from the first to the last
-	// Early counts lines that are older than one before them, so that their gap is lost.
-	Early int `json:"early_lines"`
 	// Behind is the longest time by which a postback was sent later than it was due.
 	Behind float64 `json:"behind_seconds"`
 	// OtherIDs counts postbacks whose event has another id than the recorded one.
@@ -98,122 +92,53 @@ type replayReport struct {
 }
 
 func (r *replayReport) text() string {
-	seconds := func(s float64) time.Duration {
-		return time.Duration(s * float64(time.Second)).Round(10 * time.Millisecond)
+	if r == nil {
+		return ""
 	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "%d lines that were recorded in %v\n", r.Lines, seconds(r.Recorded))
-	if r.Early > 0 {
-		fmt.Fprintf(&b, "  older than a line before them, so sent without their gap: %d; sort the file by received_at\n",
-			r.Early)
-	}
+	seconds := func(s float64) time.Duration { return time.Duration(s * 1e9).Round(10 * time.Millisecond) }
+	text := fmt.Sprintf("%d lines that were recorded in %v\n", r.Lines, seconds(r.Recorded))
 	if r.Behind > 1 {
-		fmt.Fprintf(&b, "  late by up to %v: set more --connections, or less --speed\n", seconds(r.Behind))
+		text += fmt.Sprintf("  late by up to %v: set more --connections, or less --speed\n", seconds(r.Behind))
 	}
 	if r.OtherIDs > 0 {
-		fmt.Fprintf(&b, "  events with another id than the recorded one: %d\n", r.OtherIDs)
-	}
-	return b.String()
-}
-
-// openRecording opens the file of --replay; - is stdin.
-func (p *process) openRecording(o *sendOptions, targets map[string]*target, pace *pace) (*recording, error) {
-	r := &recording{
-		sendOptions: o, targets: targets, pace: pace, progress: io.Discard, report: new(replayReport),
-		file: io.NopCloser(p.stdin),
-	}
-	for range o.connections {
-		r.workers = append(r.workers, make(chan postback, 64))
-	}
-	if isTerminal(p.stderr) {
-		r.progress = p.stderr
-	}
-	if o.replay == "-" {
-		return r, nil
-	}
-	f, err := os.Open(o.replay)
-	if err != nil {
-		return nil, err
-	}
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	r.file, r.size = f, info.Size()
-	return r, nil
-}
-
-// source returns the postbacks of a worker.
-func (r *recording) source(worker <-chan postback) source {
-	return func(ctx context.Context) (postback, bool) {
-		pb, ok := <-worker
-		return pb, ok && ctx.Err() == nil && !r.pace.over(time.Now())
-	}
-}
-
-// longestLine is more than the event of the largest body that postbridge accepts.
-const longestLine = 64 << 20
-
-// read reads the file to its end, or to a line that is wrong. What was read before that line is sent.
-func (r *recording) read(ctx context.Context) error {
-	defer r.file.Close()
-	for _, w := range r.workers {
-		defer close(w)
-	}
-	lines := bufio.NewScanner(r.file)
-	lines.Buffer(make([]byte, 64<<10), longestLine)
-	number, size, shown, seed := 0, int64(0), time.Now(), maphash.MakeSeed()
-	for (r.count == 0 || int64(r.report.Lines) < r.count) && lines.Scan() {
-		number++
-		size += int64(len(lines.Bytes())) + 1
-		if len(bytes.TrimSpace(lines.Bytes())) == 0 {
-			continue
-		}
-		pb, err := r.postback(lines.Bytes(), number)
-		if err != nil {
-			return fmt.Errorf("%s, line %d: %w", r.replay, number, err)
-		}
-		if wait := time.Until(pb.due); wait > time.Second || time.Since(shown) > time.Second {
-			shown = time.Now()
-			fmt.Fprintf(r.progress, "\r%s\033[K", r.position(size, wait))
-		}
-		if !r.pace.wait(ctx, pb.due) {
-			return nil
-		}
-		select {
-		case r.workers[maphash.String(seed, pb.order)%uint64(len(r.workers))] <- pb:
-		case <-ctx.Done():
-			return nil
-		}
-	}
-	fmt.Fprint(r.progress, "\r\033[K")
-	if err := lines.Err(); err != nil {
-		return fmt.Errorf("%s, line %d: %w", r.replay, number+1, err)
-	}
-	return nil
-}
-
-// position describes how much has been read, for people.
-func (r *recording) position(size int64, wait time.Duration) string {
-	text := fmt.Sprintf("%d lines", r.report.Lines)
-	if r.size > 0 {
-		text += fmt.Sprintf(", %d%%", 100*size/r.size)
-	}
-	text += ", recorded at " + r.latest.Local().Format(time.DateTime)
-	if wait > time.Second {
-		text += fmt.Sprintf(", the next in %v", wait.Round(time.Second))
+		text += fmt.Sprintf("  events with another id than the recorded one: %d\n", r.OtherIDs)
 	}
 	return text
 }
 
+func newRecording(o *sendOptions, file io.Reader, routes map[string]*route, start time.Time) *recording {
+	lines := bufio.NewScanner(file)
+	lines.Buffer(make([]byte, 64<<10), longestLine)
+	return &recording{sendOptions: o, lines: lines, routes: routes, start: start, report: new(replayReport)}
+}
+
+// next is a source.
+func (r *recording) next(int) (postback, error) {
+	for r.lines.Scan() {
+		r.number++
+		if len(bytes.TrimSpace(r.lines.Bytes())) == 0 {
+			continue
+		}
+		pb, err := r.postback(r.lines.Bytes())
+		if err != nil {
+			return pb, fmt.Errorf("%s, line %d: %w", r.replay, r.number, err)
+		}
+		return pb, nil
+	}
+	if err := r.lines.Err(); err != nil {
+		return postback{}, fmt.Errorf("%s, line %d: %w", r.replay, r.number+1, err)
+	}
+	return postback{}, io.EOF
+}
+
 // postback makes a postback of a line.
-func (r *recording) postback(line []byte, number int) (pb postback, err error) {
+func (r *recording) postback(line []byte) (pb postback, err error) {
 	event, err := parseRecorded(line)
 	if err != nil {
 		return pb, err
 	}
 	body, broker := event.body(), cmp.Or(event.Broker, r.broker)
-	to := r.targets[broker]
+	to := r.routes[broker]
 	switch {
 	case to == nil && broker == "dhan":
 		return pb, errors.New("is of Dhan, whose route needs a path token; set POSTBRIDGE_DHAN_TOKENS")
@@ -230,22 +155,17 @@ func (r *recording) postback(line []byte, number int) (pb postback, err error) {
 		body = signed
 	}
 	r.report.Lines++
-	return postback{
-		target: to, body: body, order: cmp.Or(event.OrderID, orderIn(body)), due: r.due(event.ReceivedAt),
-		n: number, line: number, id: event.ID,
-	}, nil
+	order := cmp.Or(event.OrderID, orderIn(body))
+	return postback{route: to, body: body, order: order, due: r.due(event.ReceivedAt), n: r.number, recorded: event.ID}, nil
 }
 
 // longestWait stands for all that is longer, and can be added to a time.
 const longestWait = 100 * 365 * 24 * time.Hour
 
-// due returns when to send a postback that was received then; zero for as soon as possible.
+// due returns when to send a postback that was received then, not before those above it; zero for as soon as possible.
 func (r *recording) due(received time.Time) time.Time {
 	if r.first.IsZero() {
 		r.first, r.latest = received, received
-	}
-	if received.Before(r.latest.Add(-time.Second)) {
-		r.report.Early++
 	}
 	if received.After(r.latest) {
 		r.latest = received
@@ -255,5 +175,5 @@ func (r *recording) due(received time.Time) time.Time {
 	if r.speed == 0 {
 		return time.Time{}
 	}
-	return r.pace.start.Add(time.Duration(min(float64(recorded)/r.speed, float64(longestWait))))
+	return r.start.Add(time.Duration(min(float64(recorded)/r.speed, float64(longestWait))))
 }

@@ -2,9 +2,10 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
-	"math/bits"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -14,7 +15,7 @@ import (
 // summary is what came of the postbacks, for people and as JSON. Workers share it.
 type summary struct {
 	mu        sync.Mutex
-	latencies histogram
+	latencies []time.Duration
 
 	Sent         int64            `json:"sent"`
 	OK           int64            `json:"ok"`
@@ -41,17 +42,21 @@ func (s *summary) count(pb postback, sent time.Time, status int, id string, err 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.Sent++
-	if status == 0 {
-		s.Lost[lossOf(err)]++
-	} else {
+	var timeout net.Error
+	switch {
+	case status != 0:
 		s.Statuses[status]++
-		s.latencies.record(time.Since(pb.due))
+		s.latencies = append(s.latencies, time.Since(pb.due))
+	case errors.As(err, &timeout) && timeout.Timeout():
+		s.Lost["timeout"]++
+	default:
+		s.Lost["connection closed"]++
 	}
 	if s.Replayed == nil {
 		return
 	}
 	s.Replayed.Behind = max(s.Replayed.Behind, sent.Sub(pb.due).Seconds())
-	if id != "" && pb.id != "" && id != pb.id {
+	if id != "" && pb.recorded != "" && id != pb.recorded {
 		s.Replayed.OtherIDs++
 	}
 }
@@ -67,9 +72,11 @@ func (s *summary) refuse() {
 func (s *summary) finish(elapsed time.Duration) {
 	s.OK, s.Seconds = s.Statuses[200], elapsed.Seconds()
 	s.Rate = float64(s.OK) / max(s.Seconds, 1e-9)
-	s.Milliseconds.P50 = milliseconds(s.latencies.quantile(0.50))
-	s.Milliseconds.P99 = milliseconds(s.latencies.quantile(0.99))
-	s.Milliseconds.Max = milliseconds(s.latencies.max)
+	slices.Sort(s.latencies)
+	if n := len(s.latencies); n > 0 {
+		at := func(i int) float64 { return milliseconds(s.latencies[i]) }
+		s.Milliseconds.P50, s.Milliseconds.P99, s.Milliseconds.Max = at(n/2), at(n*99/100), at(n-1)
+	}
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
@@ -80,7 +87,7 @@ func (s *summary) text(asJSON bool) string {
 		return string(text) + "\n"
 	}
 	var b strings.Builder
-	several := s.latencies.n >= 2 // one answer makes no rate and no quantiles
+	several := len(s.latencies) >= 2 // one answer makes no rate and no quantiles
 	plural := "s"
 	if s.Sent == 1 {
 		plural = ""
@@ -99,42 +106,8 @@ func (s *summary) text(asJSON bool) string {
 	if s.Refused > 0 {
 		fmt.Fprintf(&b, "  connections refused: %d\n", s.Refused)
 	}
-	if several {
-		ms := s.Milliseconds
+	if ms := s.Milliseconds; several {
 		fmt.Fprintf(&b, "latency p50 %.2fms, p99 %.2fms, max %.2fms\n", ms.P50, ms.P99, ms.Max)
 	}
-	if s.Replayed != nil {
-		b.WriteString(s.Replayed.text())
-	}
-	if s.Worst != nil {
-		b.WriteString(s.Worst.text())
-	}
-	return b.String()
-}
-
-// histogram counts latencies in buckets that are 3% wide, so that its size does not depend on how many there are.
-type histogram struct {
-	buckets [64 * 32]int64
-	n       int64
-	max     time.Duration
-}
-
-func (h *histogram) record(d time.Duration) {
-	v := uint64(max(d, 32))
-	e := bits.Len64(v) - 6 // v>>e is 32 to 63
-	h.buckets[e*32+int(v>>e)-32]++
-	h.n++
-	h.max = max(h.max, d)
-}
-
-// quantile returns the upper end of the bucket in which the quantile is.
-func (h *histogram) quantile(q float64) time.Duration {
-	rank := int64(q * float64(h.n))
-	for i, n := range h.buckets {
-		rank -= n
-		if rank < 0 {
-			return min(h.max, time.Duration(i%32+33)<<(i/32))
-		}
-	}
-	return h.max
+	return b.String() + s.Replayed.text() + s.Worst.text()
 }

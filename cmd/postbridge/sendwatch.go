@@ -9,14 +9,13 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
 const (
 	// beginLimit is how long --worst waits for a bus that does not answer.
 	beginLimit = 5 * time.Second
-	// quietTime is how long nothing may arrive, when everything is there, until nothing more is expected.
+	// quietTime is how long repeats are waited for when everything is there.
 	quietTime = 300 * time.Millisecond
 	// watchInterval is the time between two comparisons.
 	watchInterval = 50 * time.Millisecond
@@ -28,28 +27,24 @@ type watch struct {
 	stop    context.CancelFunc
 	readers sync.WaitGroup
 
-	mu     sync.Mutex
-	orders map[string]*ackedOrder // by order id; guarded by mu
+	mu sync.Mutex
+	// Guarded by mu, and so are the buses.
+	orders map[string]*ackedOrder // by order id
 }
 
 // watchedBus is what arrives from one bus.
 type watchedBus struct {
 	follower
 	name   string
-	ready  atomic.Bool             // all that is stored from now on arrives
-	orders map[string]*storedOrder // by the order id in the key; guarded by watch.mu
+	ready  bool                // all that is stored from now on arrives
+	orders map[string][]string // event ids as they arrived, by the order id in the key
+	last   time.Time           // when the last one arrived
 }
 
 // ackedOrder is what was acknowledged of one order.
 type ackedOrder struct {
 	ids       []string // of the events that a consumer should see: each differs from the one before it
 	unordered bool     // they may arrive in another order, and some twice
-}
-
-// storedOrder is what a bus has of one order.
-type storedOrder struct {
-	ids  []string // of the events as they arrived
-	last time.Time
 }
 
 // watchBuses begins to read all buses, until close. An error is a misuse: a bus that is down is waited for.
@@ -61,9 +56,12 @@ func (p *process) watchBuses(ctx context.Context, o *tailOptions) (*watch, error
 	w := &watch{orders: make(map[string]*ackedOrder)}
 	ctx, w.stop = context.WithCancel(ctx)
 	for _, name := range c.Publish {
-		f := newFollower(beginning{now: true}, io.Discard)
-		b := &watchedBus{follower: f, name: name, orders: make(map[string]*storedOrder)}
-		b.begun = func() { b.ready.Store(true) }
+		b := &watchedBus{follower: newFollower(beginning{now: true}, io.Discard), name: name, orders: make(map[string][]string)}
+		b.begun = func() {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			b.ready = true
+		}
 		w.buses = append(w.buses, b)
 		w.readers.Go(func() {
 			end, err := o.follow(ctx, b.follower, name, c, credentials)
@@ -85,9 +83,26 @@ func (w *watch) close() {
 
 // awaitBegin waits until all buses are read, or for the timeout.
 func (w *watch) awaitBegin(ctx context.Context, timeout time.Duration) {
-	waits := func(b *watchedBus) bool { return !b.ready.Load() }
-	start := time.Now()
-	for slices.ContainsFunc(w.buses, waits) && time.Since(start) < timeout && pause(ctx, watchInterval) {
+	w.until(ctx, timeout, func(r *busReport) bool { return r.Unread == "" })
+}
+
+// await waits until everything is stored, or for the timeout, and then for repeats.
+func (w *watch) await(ctx context.Context, timeout time.Duration) *worstReport {
+	w.until(ctx, timeout, func(r *busReport) bool { return r.Missing == 0 })
+	pause(ctx, quietTime)
+	return w.report()
+}
+
+// until waits until all buses are so, or for the timeout.
+func (w *watch) until(ctx context.Context, timeout time.Duration, so func(*busReport) bool) {
+	for start := time.Now(); time.Since(start) < timeout; pause(ctx, watchInterval) {
+		waits := false
+		for _, of := range w.report().Buses {
+			waits = waits || !so(of)
+		}
+		if !waits || ctx.Err() != nil {
+			return
+		}
 	}
 }
 
@@ -101,13 +116,10 @@ func (w *watch) read(ctx context.Context, b *watchedBus, o *tailOptions) {
 			if !o.wants(m) {
 				continue
 			}
-			id := m.key[strings.LastIndexByte(m.key, '.')+1:]
+			order := m.key[strings.LastIndexByte(m.key, '.')+1:]
 			w.mu.Lock()
-			if b.orders[id] == nil {
-				b.orders[id] = new(storedOrder)
-			}
-			of := b.orders[id]
-			of.ids, of.last = append(of.ids, cmp.Or(m.headers["ce-id"], m.headers["ce_id"])), time.Now()
+			b.orders[order] = append(b.orders[order], cmp.Or(m.headers["ce-id"], m.headers["ce_id"]))
+			b.last = time.Now()
 			w.mu.Unlock()
 		}
 	}
@@ -130,48 +142,6 @@ func (w *watch) sent(pb postback, id string) {
 	}
 }
 
-// await waits until everything is stored and nothing more arrives, or until nothing has arrived for the timeout.
-func (w *watch) await(ctx context.Context, timeout time.Duration) *worstReport {
-	for start := time.Now(); ; {
-		r := w.report()
-		quiet, missing := time.Since(start), 0
-		for _, b := range r.Buses {
-			quiet = min(quiet, time.Since(b.last))
-			missing += b.Missing
-		}
-		if ctx.Err() != nil || quiet > timeout || missing == 0 && quiet > quietTime {
-			return r
-		}
-		pause(ctx, watchInterval)
-	}
-}
-
-func (w *watch) report() *worstReport {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	r := &worstReport{Orders: len(w.orders), Buses: make(map[string]*busReport)}
-	for _, o := range w.orders {
-		r.Events += len(o.ids)
-		r.atLeast = r.atLeast || o.unordered
-	}
-	for _, b := range w.buses {
-		of := &busReport{note: b.notes.lastSaid()}
-		r.Buses[b.name] = of
-		if !b.ready.Load() {
-			of.Unread = of.note
-			continue
-		}
-		for id, o := range w.orders {
-			stored := cmp.Or(b.orders[id], new(storedOrder))
-			of.compare(o, stored.ids)
-			if stored.last.After(of.last) {
-				of.last = stored.last
-			}
-		}
-	}
-	return r
-}
-
 // worstReport is what a consumer should see, and what is on each bus.
 type worstReport struct {
 	Behaviours string                `json:"behaviours"`
@@ -190,20 +160,38 @@ type busReport struct {
 	Disorder  int    `json:"out_of_order"` // orders
 	Republish int    `json:"repeats_published"`
 
-	last time.Time // when the last event of these orders arrived
+	last time.Time // when the last event arrived
 	note string    // the state of the connection
+}
+
+func (w *watch) report() *worstReport {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	r := &worstReport{Orders: len(w.orders), Buses: make(map[string]*busReport)}
+	for _, o := range w.orders {
+		r.Events += len(o.ids)
+		r.atLeast = r.atLeast || o.unordered
+	}
+	for _, b := range w.buses {
+		of := &busReport{last: b.last, note: b.notes.lastSaid()}
+		r.Buses[b.name] = of
+		if !b.ready {
+			of.Unread = of.note
+			continue
+		}
+		for id, o := range w.orders {
+			of.compare(o, b.orders[id])
+		}
+	}
+	return r
 }
 
 // compare adds one order: what was acknowledged, and what is stored.
 func (b *busReport) compare(want *ackedOrder, got []string) {
 	b.Stored += len(got)
-	there := make(map[string]bool, len(got))
-	for _, id := range got {
-		there[id] = true
-	}
 	missing := 0
 	for _, id := range want.ids {
-		if !there[id] {
+		if !slices.Contains(got, id) {
 			missing++
 		}
 	}
@@ -231,22 +219,21 @@ func (r *worstReport) failure() error {
 }
 
 func (r *worstReport) text() string {
-	var b strings.Builder
+	if r == nil {
+		return ""
+	}
 	least := ""
 	if r.atLeast {
 		least = "at least "
 	}
-	fmt.Fprintf(&b, "%s: a consumer should see %s%d events of %d orders\n", r.Behaviours, least, r.Events, r.Orders)
+	text := fmt.Sprintf("%s: a consumer should see %s%d events of %d orders\n", r.Behaviours, least, r.Events, r.Orders)
 	for _, name := range busNames() {
-		of := r.Buses[name]
-		switch {
-		case of == nil:
-		case of.Unread != "":
-			fmt.Fprintf(&b, "  %s: not checked, since it cannot be read: %s\n", name, of.Unread)
-		default:
-			fmt.Fprintf(&b, "  %s: %d stored, %d missing, %d orders out of order, %d repeats published\n",
+		if of := r.Buses[name]; of != nil && of.Unread != "" {
+			text += fmt.Sprintf("  %s: not checked, since it cannot be read: %s\n", name, of.Unread)
+		} else if of != nil {
+			text += fmt.Sprintf("  %s: %d stored, %d missing, %d orders out of order, %d repeats published\n",
 				name, of.Stored, of.Missing, of.Disorder, of.Republish)
 		}
 	}
-	return b.String()
+	return text
 }

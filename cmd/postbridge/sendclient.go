@@ -16,7 +16,6 @@ import (
 	"net/url"
 	"path"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -29,19 +28,26 @@ const (
 	maxAnswer, maxShown = 64 << 10, 200
 )
 
-// target is a route of postbridge and the idle connections to it.
-type target struct {
-	address, host, path string
-	token               string // part of the path; empty if there is none
-	connect             func(ctx context.Context, network, address string) (net.Conn, error)
-	idle                chan *connection
+// endpoint is where postbacks are sent.
+type endpoint struct {
+	address, host string
+	connect       func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
-// connection speaks HTTP/1.1. With http.Transport send needs twice the CPU, often on the machine that it loads.
-type connection struct {
-	net.Conn
+// route is that of one broker.
+type route struct {
+	path  string
+	token string // part of the path; empty if there is none
+}
+
+// client speaks HTTP/1.1 over one connection. With http.Transport, send needs twice the CPU, often on the machine that
+// it loads.
+type client struct {
+	*endpoint
+	conn    net.Conn // nil if there is none
 	answers *bufio.Reader
 	used    time.Time
+	request []byte // reused
 }
 
 // dialError reports a connection that could not be opened, so that nothing was sent.
@@ -51,46 +57,33 @@ func (e *dialError) Error() string {
 	return fmt.Sprintf("no connection: %v; is postbridge running?", e.error)
 }
 
-// target returns the route of a broker.
-func (o *sendOptions) target(broker, token string) (*target, error) {
+// target returns the endpoint of --url and the route of each broker on it; Dhan has none without a path token.
+func (o *sendOptions) target() (*endpoint, map[string]*route, error) {
 	u, err := url.Parse(o.url)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return nil, misuse("--url %q is not a URL; write it like http://127.0.0.1:8080", o.url)
+		return nil, nil, misuse("--url %q is not a URL; write it like http://127.0.0.1:8080", o.url)
 	}
-	t := &target{
+	to := &endpoint{
 		address: net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), u.Scheme)), // a scheme is the name of its port
-		host:    u.Host, path: path.Join("/", u.EscapedPath(), broker, token), token: token,
-		connect: new(net.Dialer).DialContext, idle: make(chan *connection, o.connections),
+		host:    u.Host, connect: new(net.Dialer).DialContext,
 	}
 	if u.Scheme == "https" {
 		config, err := o.tlsConfig(u.Hostname())
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		t.connect = (&tls.Dialer{Config: config}).DialContext
+		to.connect = (&tls.Dialer{Config: config}).DialContext
 	} else if o.ca != "" {
-		return nil, misuse("--ca is for a URL that begins with https")
+		return nil, nil, misuse("--ca is for a URL that begins with https")
 	}
-	return t, nil
-}
-
-// connection returns an idle connection or a new one.
-func (t *target) connection(ctx context.Context) (*connection, error) {
-	select {
-	case c := <-t.idle:
-		if time.Since(c.used) < idleLimit {
-			return c, nil
+	routes := make(map[string]*route)
+	for broker, tokens := range o.tokens {
+		if broker != "dhan" || len(tokens) > 0 {
+			token := append(tokens, "")[0]
+			routes[broker] = &route{path.Join("/", u.EscapedPath(), broker, token), token}
 		}
-		_ = c.Close() // nothing is lost with it
-	default:
 	}
-	ctx, stop := context.WithTimeout(ctx, answerTimeout)
-	defer stop()
-	conn, err := t.connect(ctx, "tcp", t.address)
-	if err != nil {
-		return nil, &dialError{err}
-	}
-	return &connection{Conn: conn, answers: bufio.NewReader(conn)}, nil
+	return to, routes, nil
 }
 
 // tlsConfig trusts --ca, or the certificate of serve on this machine, or else the system's CAs. The certificate of
@@ -122,66 +115,89 @@ func (o *sendOptions) tlsConfig(host string) (*tls.Config, error) {
 func certificateName(text []byte) string {
 	block, _ := pem.Decode(text)
 	leaf, err := x509.ParseCertificate(block.Bytes)
-	switch {
-	case err == nil && len(leaf.DNSNames) > 0:
-		return strings.Replace(leaf.DNSNames[0], "*", "any", 1)
-	case err == nil && len(leaf.IPAddresses) > 0:
-		return leaf.IPAddresses[0].String()
+	if err != nil {
+		return ""
 	}
-	return ""
+	names := leaf.DNSNames
+	for _, ip := range leaf.IPAddresses {
+		names = append(names, ip.String())
+	}
+	return strings.Replace(append(names, "")[0], "*", "any", 1)
+}
+
+// open makes sure that there is a connection.
+func (c *client) open(ctx context.Context) (err error) {
+	if c.conn != nil && time.Since(c.used) < idleLimit {
+		return nil
+	}
+	c.close()
+	ctx, stop := context.WithTimeout(ctx, answerTimeout)
+	defer stop()
+	conn, err := c.connect(ctx, "tcp", c.address)
+	if err != nil {
+		return &dialError{err}
+	}
+	c.conn, c.answers = conn, bufio.NewReader(conn)
+	return nil
+}
+
+func (c *client) close() {
+	if c.conn != nil {
+		_ = c.conn.Close() // nothing is lost with it
+		c.conn = nil
+	}
 }
 
 // post sends a postback once and returns the id of its event. An error with status 0 means that there was no answer:
 // unless it is a dialError, the postback may have arrived. An answer is waited for until ctx's deadline, also if ctx
 // is canceled.
-func (t *target) post(ctx context.Context, body []byte) (status int, id string, err error) {
-	c, err := t.connection(ctx)
-	if err != nil {
+func (c *client) post(ctx context.Context, to *route, body []byte) (status int, id string, err error) {
+	if err := c.open(ctx); err != nil {
 		return 0, "", err
 	}
-	status, answer, keep, err := c.exchange(ctx, fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: %s\r\n"+
-		"User-Agent: postbridge-send\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
-		t.path, t.host, len(body), body))
-	if keep {
-		t.idle <- c
-	} else {
-		_ = c.Close() // nothing is lost with it
+	status, answer, err := c.exchange(ctx, to, body)
+	if err != nil {
+		c.close()
+		return 0, "", fmt.Errorf("not answered: %w", err)
 	}
 	id, ok := eventID(answer)
 	switch {
-	case err != nil:
-		return 0, "", fmt.Errorf("not answered: %w", err)
 	case status != http.StatusOK:
-		return status, "", fmt.Errorf("answered %d: %s", status, t.shown(answer))
+		return status, "", fmt.Errorf("answered %d: %s", status, to.shown(answer))
 	case !ok:
 		return status, "", errors.New("answered 200 without an event id: is this postbridge?")
 	}
 	return status, id, nil
 }
 
-func (c *connection) exchange(ctx context.Context, request []byte) (status int, answer []byte, keep bool, err error) {
+func (c *client) exchange(ctx context.Context, to *route, body []byte) (status int, answer []byte, err error) {
 	deadline, ok := ctx.Deadline()
 	if !ok {
 		deadline = time.Now().Add(answerTimeout)
 	}
-	if err := c.SetDeadline(deadline); err != nil {
-		return 0, nil, false, err
+	if err := c.conn.SetDeadline(deadline); err != nil {
+		return 0, nil, err
 	}
-	if _, err := c.Write(request); err != nil {
-		return 0, nil, false, err
+	c.request = fmt.Appendf(c.request[:0], "POST %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: postbridge-send\r\n"+
+		"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n", to.path, c.host, len(body))
+	c.request = append(c.request, body...)
+	if _, err := c.conn.Write(c.request); err != nil {
+		return 0, nil, err
 	}
 	response, err := http.ReadResponse(c.answers, nil)
 	if err != nil {
-		return 0, nil, false, err
+		return 0, nil, err
 	}
 	defer response.Body.Close()
 	answer, err = io.ReadAll(io.LimitReader(response.Body, maxAnswer))
-	c.used = time.Now()
-	return response.StatusCode, answer, err == nil && !response.Close && len(answer) < maxAnswer, err
+	if c.used = time.Now(); response.Close || len(answer) == maxAnswer {
+		c.close()
+	}
+	return response.StatusCode, answer, err
 }
 
 // shown returns the beginning of an answer as one line without the token: another server may repeat the path.
-func (t *target) shown(answer []byte) string {
+func (t *route) shown(answer []byte) string {
 	text := strings.TrimSpace(string(answer))
 	if t.token != "" {
 		text = strings.ReplaceAll(text, t.token, "(token)")
@@ -196,19 +212,4 @@ func eventID(answer []byte) (id string, ok bool) {
 		return "", false
 	}
 	return a.ID, strings.Trim(a.ID, "0123456789abcdef") == ""
-}
-
-// lossOf names the reason why there is no answer, to count by.
-func lossOf(err error) string {
-	var timeout net.Error
-	switch {
-	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		return "connection reset"
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return "connection closed"
-	case errors.As(err, &timeout) && timeout.Timeout():
-		return "timeout"
-	default:
-		return "other"
-	}
 }
