@@ -127,16 +127,16 @@ func (p *process) runSend(ctx context.Context, o *sendOptions) error {
 	if o.canary {
 		return p.sendCanary(ctx, o, &client{endpoint: to}, routes[o.broker])
 	}
-	s := &sender{sendOptions: o, to: to, total: newSummary()}
+	s := &sender{sendOptions: o, to: to, route: routes[o.broker], pace: newPace(o), total: newSummary()}
 	if len(o.worst) > 0 {
 		s.watch, err = p.watchBuses(ctx, &tailOptions{broker: o.broker, destination: string(bridge.Orders)})
 		if err != nil {
 			return err
 		}
 		defer s.watch.close()
-		s.watch.awaitBegin(ctx, min(beginLimit, o.timeout))
+		s.watch.awaitBegin(ctx, o.timeout)
+		s.pace = newPace(o) // which begins now
 	}
-	s.pace = newPace(o)
 	if s.source, err = p.openSource(s, routes); err != nil {
 		return err
 	}
@@ -158,13 +158,6 @@ func (p *process) runSend(ctx context.Context, o *sendOptions) error {
 
 // openSource opens the recording or reads the files, or else makes orders.
 func (p *process) openSource(s *sender, routes map[string]*route) (source, error) {
-	to := func(next source) source {
-		return func(worker int) (postback, error) {
-			pb, err := next(worker)
-			pb.route = routes[s.broker]
-			return pb, err
-		}
-	}
 	switch {
 	case s.replay != "":
 		file, err := p.stdin, error(nil)
@@ -175,10 +168,9 @@ func (p *process) openSource(s *sender, routes map[string]*route) (source, error
 		s.total.Replayed = r.report
 		return r.next, err
 	case len(s.files) > 0:
-		next, err := p.fileSource(s.sendOptions)
-		return to(next), err
+		return p.fileSource(s.sendOptions)
 	}
-	return to(newGenerator(s.sendOptions).next), nil
+	return newGenerator(s.sendOptions).next, nil
 }
 
 // sendSettings fills in what the flags left out from the settings of serve, so that both run from one environment.

@@ -70,7 +70,9 @@ func (c *canary) post(ctx context.Context, client *client, to *route, body []byt
 	ctx, stop := context.WithTimeout(ctx, timeout)
 	defer stop()
 	c.began = time.Now()
-	c.Status, c.EventID, err = client.post(ctx, to, body)
+	if err = client.open(ctx); err == nil {
+		c.Status, c.EventID, err = client.post(ctx, to, body)
+	}
 	switch {
 	case c.Status == 0:
 		return err

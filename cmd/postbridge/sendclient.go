@@ -50,13 +50,6 @@ type client struct {
 	request []byte // reused
 }
 
-// dialError reports a connection that could not be opened, so that nothing was sent.
-type dialError struct{ error }
-
-func (e *dialError) Error() string {
-	return fmt.Sprintf("no connection: %v; is postbridge running?", e.error)
-}
-
 // target returns the endpoint of --url and the route of each broker on it; Dhan has none without a path token.
 func (o *sendOptions) target() (*endpoint, map[string]*route, error) {
 	u, err := url.Parse(o.url)
@@ -125,7 +118,7 @@ func certificateName(text []byte) string {
 	return strings.Replace(append(names, "")[0], "*", "any", 1)
 }
 
-// open makes sure that there is a connection.
+// open makes sure that there is a connection. An error means that nothing was sent.
 func (c *client) open(ctx context.Context) (err error) {
 	if c.conn != nil && time.Since(c.used) < idleLimit {
 		return nil
@@ -135,7 +128,7 @@ func (c *client) open(ctx context.Context) (err error) {
 	defer stop()
 	conn, err := c.connect(ctx, "tcp", c.address)
 	if err != nil {
-		return &dialError{err}
+		return fmt.Errorf("no connection: %w; is postbridge running?", err)
 	}
 	c.conn, c.answers = conn, bufio.NewReader(conn)
 	return nil
@@ -148,13 +141,10 @@ func (c *client) close() {
 	}
 }
 
-// post sends a postback once and returns the id of its event. An error with status 0 means that there was no answer:
-// unless it is a dialError, the postback may have arrived. An answer is waited for until ctx's deadline, also if ctx
-// is canceled.
+// post sends a postback once over the open connection and returns the id of its event. An error with status 0 means that
+// there was no answer; the postback may have arrived. An answer is waited for until ctx's deadline, also if ctx is
+// canceled.
 func (c *client) post(ctx context.Context, to *route, body []byte) (status int, id string, err error) {
-	if err := c.open(ctx); err != nil {
-		return 0, "", err
-	}
 	status, answer, err := c.exchange(ctx, to, body)
 	if err != nil {
 		c.close()

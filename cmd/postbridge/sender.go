@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,7 +12,7 @@ import (
 
 // postback is one to be sent.
 type postback struct {
-	route     *route
+	route     *route // nil for that of the sender
 	body      []byte
 	order     string    // its order id
 	n         int       // its number within the order, or among the files, from 0; of a recording the line, from 1
@@ -30,6 +31,7 @@ type sender struct {
 	*sendOptions
 	source source
 	to     *endpoint
+	route  *route
 	pace   *pace
 	acked  io.Writer
 	watch  *watch // nil if the buses are not checked
@@ -97,6 +99,7 @@ func (s *sender) take(worker int) (pb postback, ok bool) {
 	if pb.due.IsZero() {
 		pb.due = s.pace.due(s.taken)
 	}
+	pb.route = cmp.Or(pb.route, s.route)
 	s.taken++
 	pb.done = make(chan struct{})
 	if !pb.unordered {
@@ -121,16 +124,12 @@ const (
 	giveUpAfter = time.Minute
 )
 
-// send sends one postback, at most once: it is tried again only while there is no connection.
+// send sends one postback, at most once: only connecting is tried again.
 func (s *sender) send(ctx context.Context, c *client, pb postback) error {
 	for start := time.Now(); ; {
-		sent := time.Now()
-		if pb.due.IsZero() {
-			pb.due = sent
-		}
-		status, id, err := c.post(ctx, pb.route, pb.body)
-		if refused := new(dialError); !errors.As(err, &refused) {
-			return s.record(pb, sent, status, id, err)
+		err := c.open(ctx)
+		if err == nil {
+			break
 		}
 		if ctx.Err() != nil {
 			return nil
@@ -143,6 +142,12 @@ func (s *sender) send(ctx context.Context, c *client, pb postback) error {
 			return nil
 		}
 	}
+	sent := time.Now()
+	if pb.due.IsZero() {
+		pb.due = sent
+	}
+	status, id, err := c.post(ctx, pb.route, pb.body)
+	return s.record(pb, sent, status, id, err)
 }
 
 // record counts a postback. The error ends the run.

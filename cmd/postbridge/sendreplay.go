@@ -155,8 +155,10 @@ func (r *recording) postback(line []byte) (pb postback, err error) {
 		body = signed
 	}
 	r.report.Lines++
-	order := cmp.Or(event.OrderID, orderIn(body))
-	return postback{route: to, body: body, order: order, due: r.due(event.ReceivedAt), n: r.number, recorded: event.ID}, nil
+	return postback{
+		route: to, body: body, order: cmp.Or(event.OrderID, orderIn(body)), n: r.number,
+		due: r.due(event.ReceivedAt), recorded: event.ID,
+	}, nil
 }
 
 // longestWait stands for all that is longer, and can be added to a time.

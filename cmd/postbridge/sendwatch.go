@@ -13,8 +13,6 @@ import (
 )
 
 const (
-	// beginLimit is how long --worst waits for a bus that does not answer.
-	beginLimit = 5 * time.Second
 	// quietTime is how long repeats are waited for when everything is there.
 	quietTime = 300 * time.Millisecond
 	// watchInterval is the time between two comparisons.
@@ -56,7 +54,8 @@ func (p *process) watchBuses(ctx context.Context, o *tailOptions) (*watch, error
 	w := &watch{orders: make(map[string]*ackedOrder)}
 	ctx, w.stop = context.WithCancel(ctx)
 	for _, name := range c.Publish {
-		b := &watchedBus{follower: newFollower(beginning{now: true}, io.Discard), name: name, orders: make(map[string][]string)}
+		f := newFollower(beginning{now: true}, io.Discard)
+		b := &watchedBus{follower: f, name: name, orders: make(map[string][]string)}
 		b.begun = func() {
 			w.mu.Lock()
 			defer w.mu.Unlock()
