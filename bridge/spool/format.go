@@ -48,7 +48,7 @@ const (
 )
 
 // ErrNewer means that a file was written by a newer version of postbridge, in a format that this one does not know.
-var ErrNewer = errors.New("written by a newer version of postbridge: run that version, or 'postbridge spool repair'")
+var ErrNewer = errors.New("written by a newer version of postbridge; run that version")
 
 // errDamaged means that bytes do not check; what to do about it depends on where they are.
 var errDamaged = errors.New("damaged")

@@ -127,7 +127,11 @@ func (d osDir) Lock(name string) (io.Closer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	return lockFile(f, syscall.LOCK_EX)
+}
+
+func lockFile(f *os.File, how int) (io.Closer, error) {
+	if err := syscall.Flock(int(f.Fd()), how|syscall.LOCK_NB); err != nil {
 		_ = f.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
 			return nil, ErrLocked
@@ -135,6 +139,31 @@ func (d osDir) Lock(name string) (io.Closer, error) {
 		return nil, &os.PathError{Op: "flock", Path: f.Name(), Err: err}
 	}
 	return f, nil
+}
+
+// ReadDir is the FS of a directory for Inspect alone: it makes nothing, and files are opened only to read them.
+func ReadDir(dir string) (FS, error) {
+	info, err := os.Stat(dir)
+	if err == nil && !info.IsDir() {
+		err = &os.PathError{Op: "read", Path: dir, Err: syscall.ENOTDIR}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return readDir{osDir(dir)}, nil
+}
+
+type readDir struct{ osDir }
+
+func (d readDir) Open(name string) (File, error) { return osFile(os.Open(d.path(name))) }
+
+// Lock takes a lock that others may share, of a file that is there.
+func (d readDir) Lock(name string) (io.Closer, error) {
+	f, err := os.Open(d.path(name))
+	if err != nil {
+		return nil, err
+	}
+	return lockFile(f, syscall.LOCK_SH)
 }
 
 // SyncDir makes the names in a directory of the operating system survive.

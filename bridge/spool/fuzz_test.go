@@ -24,6 +24,9 @@ func FuzzSegment(f *testing.F) {
 	f.Add(append(bytes.Clone(whole), record(testID, 9, numbered(9))...), false)
 	f.Add([]byte{}, true)
 	f.Fuzz(func(t *testing.T, b []byte, last bool) {
+		if len(b) == 0 && !last {
+			return // a segment made ahead: it claims no numbers
+		}
 		fs := crashfs.New(t)
 		fs.WriteFile("spool", idFile(1, testID))
 		fs.WriteFile(segmentName(1), b)

@@ -486,7 +486,7 @@ func TestForeignSegmentIsRefused(t *testing.T) {
 		fs.WriteFile(segmentName(first), segmentHeader(1, testID+1, first))
 		before := contents(fs)
 		_, err := spool.Open(fs, options())
-		if err == nil || !strings.Contains(err.Error(), "belongs to spool 5b001deb") {
+		if !errors.Is(err, spool.ErrForeign) || !strings.Contains(err.Error(), segmentName(first)+": belongs to another spool (5b001deb)") {
 			t.Errorf("a segment of another spool: %v", err)
 		}
 		if contents(fs) != before {

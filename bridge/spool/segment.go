@@ -37,6 +37,20 @@ type segmentReader struct {
 // record which waits for long keeps little else in memory.
 const readAhead = 256 << 10
 
+// reuse gives the same buffer again and again, to a reader whose payloads are not kept.
+func reuse() (take func(n int64) []byte) {
+	var buffer []byte
+	return func(n int64) []byte {
+		if n > readAhead {
+			return make([]byte, n)
+		}
+		if buffer == nil {
+			buffer = make([]byte, readAhead)
+		}
+		return buffer[:n]
+	}
+}
+
 // record returns the record at offset and steps behind it. Nothing at or behind limit is read, and no record has a number
 // above last. It returns errDamaged if the bytes there do not check.
 func (r *segmentReader) record(limit int64, last uint64) (sequence uint64, payload []byte, err error) {
@@ -103,8 +117,7 @@ type recovered struct {
 // recoverSegment reads the last segment. Bytes that do not check but have a record behind them are damage, and stay for
 // the cursors to find; those with none behind them are torn: most often the end of a write that nobody was told of.
 func recoverSegment(id spoolID, f File, first uint64, size int64) (recovered, error) {
-	take := func(n int64) []byte { return make([]byte, n) }
-	r := segmentReader{id: id, file: f, next: first, offset: segmentHeaderLen, take: take}
+	r := segmentReader{id: id, file: f, next: first, offset: segmentHeaderLen, take: reuse()}
 	found := recovered{end: segmentHeaderLen, last: first - 1, highest: first - 1}
 	for r.offset < size {
 		sequence, _, err := r.record(size, math.MaxUint64)

@@ -1,34 +1,46 @@
 package main
 
 import (
+	"bufio"
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
+	"text/tabwriter"
 	"time"
 
 	"github.com/postbridge/postbridge/bridge"
 	"github.com/postbridge/postbridge/bridge/spool"
 )
 
-const spoolHelp = `Look into the spool in POSTBRIDGE_DATA_DIR. All but repair run beside serve and change nothing.
+const spoolHelp = `Inspect or repair the spool in POSTBRIDGE_DATA_DIR. ls and dump run beside serve and change nothing.
 
-Usage: postbridge spool ls [--json]
+Usage: postbridge spool ls
        postbridge spool dump [filters]
        postbridge spool repair [--dry-run]
 
-ls      the segments, how far each bus is (moments ago), and what was put aside; whether it is open
-dump    the events as lines of JSON, as tail prints them and send --replay reads them; reads all of
-        it, and reports damage on stderr where it stands, with what to do; exit 1 if there is any
-repair  while serve is stopped: move what keeps it from opening the spool, or what nobody can read,
-        to spool/aside-<time>, and say what that means; nothing is deleted. Then try to open it
+ls      the segments, the position of each bus (as of moments ago), the quarantined files, and
+        whether a process has the spool open
+dump    the events as lines of JSON, as tail prints them and send --replay reads them; verifies all
+        of the spool, and reports damage on stderr where it stands; exit 1 if there is any
+repair  while serve is stopped: move each file that keeps serve from opening the spool to
+        spool/quarantine-<time>; nothing is deleted, and no number of theirs is used again
 
-` + filterHelp + `
+To publish the events of a quarantined segment, move it to spool/ of a data directory of its own and
+run 'postbridge drain' there, in the version that wrote it.
+
+Filters of dump:
+  --from, --to WHEN     received then or later; before: a time (RFC 3339) or how long ago: 10m
+  --broker NAME         only events of this broker
+  --sequence NUMBER     only the event of that number in the spool, as the log and /status name it
+
 Examples:
   postbridge spool dump >/dev/null          # only the damage
   postbridge spool dump --from 2026-11-20T09:00:00+05:30 --broker kite >day.jsonl
@@ -52,142 +64,242 @@ func (p *process) spool(ctx context.Context, args []string) error {
 	}
 }
 
-// spoolFlags reads the flags of ls.
-func spoolFlags(name string, args []string) (asJSON bool, err error) {
-	fs := newFlags(name)
-	fs.BoolVar(&asJSON, "json", false, "")
-	if err := parseFlags(fs, args); err != nil {
-		return false, err
+// inspectSpool parses the arguments of a subcommand and inspects the spool in the data directory.
+func (p *process) inspectSpool(flags *flag.FlagSet, args []string) (v *spool.View, dataDir string, err error) {
+	if err := parseFlags(flags, args); err != nil {
+		return nil, "", err
 	}
-	return asJSON, noArguments(fs)
-}
-
-// lookAtSpool looks at the spool in the data directory.
-func lookAtSpool(c *config) (*spool.View, error) {
-	fs, err := spool.ReadDir(filepath.Join(c.DataDir, "spool"))
+	if err := noArguments(flags); err != nil {
+		return nil, "", err
+	}
+	c, err := parseConfig(p.env)
+	if err != nil {
+		return nil, "", err
+	}
+	dir, err := spool.ReadDir(filepath.Join(c.DataDir, "spool"))
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("there is no spool in %s; set POSTBRIDGE_DATA_DIR to the data of serve", c.DataDir)
+		return nil, "", fmt.Errorf("there is no spool in %s; set POSTBRIDGE_DATA_DIR to the data of serve", c.DataDir)
+	}
+	if err == nil {
+		v, err = spool.Inspect(dir)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot read the spool: %w", err)
+		return nil, "", fmt.Errorf("cannot read the spool: %w", err)
 	}
-	v, err := spool.Look(fs)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the spool: %w", err)
-	}
-	return v, nil
-}
-
-// listing is what ls says.
-type listing struct {
-	Spool    string          `json:"spool"`
-	Open     bool            `json:"open"`
-	Segments []listedSegment `json:"segments"`
-	Cursors  []listedCursor  `json:"cursors"`
-	Aside    []listedFile    `json:"aside"`
-	Faults   []string        `json:"faults"`
-}
-
-type listedSegment struct {
-	Name  string    `json:"name"`
-	First uint64    `json:"first"`
-	Last  uint64    `json:"last"`
-	Bytes int64     `json:"bytes"`
-	Time  time.Time `json:"time,omitzero"` // the first event in it was received
-}
-
-type listedCursor struct {
-	Bus       string `json:"bus"`
-	Committed uint64 `json:"committed"`
-	Waiting   uint64 `json:"waiting"`
-}
-
-// listedFile is what was put aside for people to look at.
-type listedFile struct {
-	Name  string `json:"name"` // in the data directory
-	Bytes int64  `json:"bytes"`
-}
-
-// viewSpool takes the flags of a subcommand that looks at the spool, and looks.
-func (p *process) viewSpool(name string, args []string) (v *spool.View, c *config, asJSON bool, err error) {
-	if asJSON, err = spoolFlags(name, args); err != nil {
-		return nil, nil, false, err
-	}
-	if c, err = parseConfig(p.env); err != nil {
-		return nil, nil, false, err
-	}
-	v, err = lookAtSpool(c)
-	return v, c, asJSON, err
+	return v, c.DataDir, nil
 }
 
 func (p *process) spoolLs(args []string) error {
-	v, c, asJSON, err := p.viewSpool("spool ls", args)
+	v, dataDir, err := p.inspectSpool(newFlags("spool ls"), args)
 	if err != nil {
 		return err
 	}
-	l := listSpool(v, c.DataDir)
-	if asJSON {
-		text, _ := json.Marshal(l) // of text and numbers
-		return p.print(string(text) + "\n")
+	out := tabwriter.NewWriter(p.stdout, 0, 0, 2, ' ', 0)
+	state := "no process has it open"
+	if v.InUse {
+		state = "a process has it open"
 	}
-	return p.print(l.text())
-}
-
-func listSpool(v *spool.View, dataDir string) *listing {
-	l := &listing{Spool: v.ID, Open: v.Open, Segments: []listedSegment{}, Cursors: []listedCursor{}, Aside: []listedFile{}, Faults: []string{}}
+	fmt.Fprintf(out, "spool %s, %s\n", cmp.Or(v.ID, "without id"), state)
+	fmt.Fprint(out, "SEGMENT\tBYTES\tEVENTS\n")
 	for _, g := range v.Segments {
-		listed := listedSegment{Name: g.Name, First: g.First, Last: g.Last, Bytes: g.Bytes}
-		if r, err := v.FirstRecord(g); err == nil {
-			if d, err := bridge.ParseRecord(r.Payload); err == nil {
-				listed.Time = d.ReceivedAt.UTC()
-			}
+		events := "none"
+		if g.Last >= g.First {
+			events = fmt.Sprintf("%d to %d", g.First, g.Last)
 		}
-		l.Segments = append(l.Segments, listed)
+		fmt.Fprintf(out, "%s\t%d\t%s\n", g.Name, g.Bytes, events)
 	}
+	fmt.Fprint(out, "\nBUS\tCOMMITTED\tWAITING\n")
 	for _, c := range v.Cursors {
-		l.Cursors = append(l.Cursors, listedCursor(c))
+		fmt.Fprintf(out, "%s\t%d\t%d\n", c.Bus, c.Committed, v.Next-1-c.Committed)
+	}
+	for _, f := range v.Faults {
+		fmt.Fprintf(out, "unusable: %s: %v\n", f.File, f.Err)
 	}
 	data := os.DirFS(dataDir)
-	for _, pattern := range []string{"spool/*.bad", "spool/aside-*/*", "quarantine-*.jsonl"} {
+	// Earlier versions moved files to spool/aside-<time>.
+	for _, pattern := range []string{"spool/*.bad", "spool/aside-*/*", "spool/quarantine-*/*", "quarantine-*.jsonl"} {
 		files, _ := fs.Glob(data, pattern)
 		for _, name := range files {
 			if info, err := fs.Stat(data, name); err == nil {
-				l.Aside = append(l.Aside, listedFile{name, info.Size()})
+				fmt.Fprintf(out, "quarantined: %s, %d bytes\n", name, info.Size())
 			}
 		}
 	}
-	for _, f := range v.Faults {
-		l.Faults = append(l.Faults, fmt.Sprintf("%s: %v", f.File, f.Err))
-	}
-	return l
+	return out.Flush()
 }
 
-func (l *listing) text() string {
-	var b strings.Builder
-	state := "no process has it open"
-	if l.Open {
-		state = "a process has it open"
-	}
-	fmt.Fprintf(&b, "spool %s, %s\n", orElse(l.Spool, "without id"), state)
-	for _, g := range l.Segments {
-		events := "no event"
-		if g.Last >= g.First {
-			events = fmt.Sprintf("events %d to %d", g.First, g.Last)
+// eventFilter selects events of the spool. The zero value selects all.
+type eventFilter struct {
+	from, to time.Time // of their arrival
+	broker   string
+	sequence uint64
+}
+
+func (f *eventFilter) flags(fs *flag.FlagSet, now time.Time) {
+	when := func(at *time.Time) func(string) error {
+		return func(text string) error {
+			var ok bool
+			if *at, ok = parseTime(text, now); !ok {
+				return errors.New("set it to a time like 2026-01-05T09:15:00+05:30 or how long ago like 10m")
+			}
+			return nil
 		}
-		fmt.Fprintf(&b, "%s  %10d bytes  %s", g.Name, g.Bytes, events)
-		if !g.Time.IsZero() {
-			fmt.Fprintf(&b, ", from %s on", g.Time.Local().Format(time.RFC3339))
+	}
+	fs.Func("from", "", when(&f.from))
+	fs.Func("to", "", when(&f.to))
+	fs.Func("broker", "", func(name string) error {
+		f.broker = name
+		if !slices.Contains(brokerNames(), name) {
+			return fmt.Errorf("set it to %s", strings.Join(brokerNames(), " or "))
 		}
-		b.WriteString("\n")
+		return nil
+	})
+	fs.Uint64Var(&f.sequence, "sequence", 0, "")
+}
+
+func (f *eventFilter) matches(d *bridge.Delivery) bool {
+	return (f.broker == "" || f.broker == d.Broker) &&
+		(f.from.IsZero() || !d.ReceivedAt.Before(f.from)) &&
+		(f.to.IsZero() || d.ReceivedAt.Before(f.to)) &&
+		(f.sequence == 0 || f.sequence == d.Sequence)
+}
+
+// spoolDump writes the events of the spool as lines of JSON, and reports what cannot be read.
+func (p *process) spoolDump(ctx context.Context, args []string) error {
+	var f eventFilter
+	flags := newFlags("spool dump")
+	f.flags(flags, time.Now())
+	v, _, err := p.inspectSpool(flags, args)
+	if err != nil {
+		return err
 	}
-	for _, c := range l.Cursors {
-		fmt.Fprintf(&b, "%s has all up to %d; %d wait\n", c.Bus, c.Committed, c.Waiting)
+	if !f.from.IsZero() && !f.to.IsZero() && !f.from.Before(f.to) {
+		return misuse("spool dump: --from is not before --to; nothing can be between them")
 	}
-	for _, f := range l.Aside {
-		fmt.Fprintf(&b, "put aside: %s, %d bytes\n", f.Name, f.Bytes)
+	damages := 0
+	report := func(err error) {
+		damages++
+		fmt.Fprintf(p.stderr, "postbridge: spool dump: %v\n", err)
 	}
-	for _, fault := range l.Faults {
-		fmt.Fprintf(&b, "wrong: %s\n", fault)
+	for _, fault := range v.Faults {
+		if !fault.Refused() || filepath.Ext(fault.File) != ".seg" { // Records reports such a segment, with its numbers
+			report(fmt.Errorf("%s: %w", fault.File, fault.Err))
+		}
 	}
-	return b.String()
+	out := bufio.NewWriterSize(p.stdout, 64<<10)
+	for r, err := range v.Records() {
+		if ctx.Err() != nil {
+			return errors.Join(out.Flush(), errors.New("spool dump: interrupted; not all of it was written"))
+		}
+		if err != nil {
+			report(err)
+			continue
+		}
+		d, err := bridge.ParseRecord(r.Payload)
+		if err != nil {
+			report(fmt.Errorf("event %d: %w; run the version that wrote it", r.Sequence, err))
+			continue
+		}
+		if d.Sequence = r.Sequence; !f.matches(d) {
+			continue
+		}
+		_, _ = out.Write(d.Data) // WriteByte returns its error, too
+		if err := out.WriteByte('\n'); err != nil {
+			return err
+		}
+	}
+	if err := out.Flush(); err != nil {
+		return err
+	}
+	if damages > 0 {
+		return fmt.Errorf("spool dump: not all of the spool can be read (%d faults above); "+
+			"compare missing events with the broker's order book", damages)
+	}
+	return nil
+}
+
+// spoolRepair makes a spool one that serve opens.
+func (p *process) spoolRepair(args []string) error {
+	dryRun := false
+	flags := newFlags("spool repair")
+	flags.BoolVar(&dryRun, "dry-run", false, "")
+	v, dataDir, err := p.inspectSpool(flags, args)
+	if err != nil {
+		return err
+	}
+	dir := filepath.Join(dataDir, "spool")
+	if err := checkRepair(v, dir); err != nil {
+		return fmt.Errorf("spool repair: %w", err)
+	}
+	to := filepath.Join(dir, "quarantine-"+time.Now().UTC().Format("20060102T150405Z"))
+	if !slices.ContainsFunc(v.Faults, spool.Fault.Refused) {
+		return p.print("no file has to be quarantined: serve can open the spool\n")
+	}
+	if dryRun {
+		for _, f := range v.Faults {
+			if f.Refused() {
+				fmt.Fprintf(p.stdout, "would move %s to %s: %v; %s\n", f.File, to, f.Err, consequence(f.File))
+			}
+		}
+		return nil
+	}
+	disk, err := spool.OSDir(dir)
+	if err == nil {
+		v, err = spool.Repair(disk, func(f spool.Fault) error {
+			if err := moveFile(dir, f.File, to); err != nil {
+				return err
+			}
+			return p.print(fmt.Sprintf("moved %s to %s: %v; %s\n", f.File, to, f.Err, consequence(f.File)))
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("spool repair: %w", err)
+	}
+	return p.print(fmt.Sprintf("serve can open the spool now; its next event is number %d\n", v.Next))
+}
+
+// checkRepair refuses a spool that is in use, or whose files this user cannot read, or root where the spool is another
+// user's, who could not open what root makes there.
+func checkRepair(v *spool.View, dir string) error {
+	if v.InUse {
+		return errors.New("a process has the spool open; stop serve first")
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Uid != 0 && os.Geteuid() == 0 {
+		return fmt.Errorf("the spool is of user %d, and serve could not open what root makes there; run it as that user", st.Uid)
+	}
+	for _, f := range v.Faults {
+		if errors.Is(f.Err, os.ErrPermission) {
+			return fmt.Errorf("%s cannot be read by this user; run it as the user of serve, or mend the file's owner and rights", f.File)
+		}
+	}
+	return nil
+}
+
+// consequence returns what it means for serve that a file of the spool is not there.
+func consequence(file string) string {
+	switch {
+	case filepath.Ext(file) == ".seg":
+		return "its events are not published: see 'postbridge spool --help'"
+	case strings.HasPrefix(file, "cursor-"):
+		return "the bus is offered again all that is kept"
+	case strings.HasPrefix(file, "offered-"):
+		return "the bus is asked what it has of all that is kept"
+	default:
+		return "serve writes it anew"
+	}
+}
+
+// moveFile moves a file to another directory, which is made if there is none. The move survives a crash.
+func moveFile(dir, name, to string) error {
+	if err := os.MkdirAll(to, 0o700); err != nil {
+		return err
+	}
+	if err := os.Rename(filepath.Join(dir, name), filepath.Join(to, name)); err != nil {
+		return err
+	}
+	return errors.Join(spool.SyncDir(to), spool.SyncDir(dir))
 }

@@ -15,9 +15,9 @@ import (
 	"github.com/postbridge/postbridge/bridge/spool/crashfs"
 )
 
-func look(t testing.TB, fs spool.FS) *spool.View {
+func inspect(t testing.TB, fs spool.FS) *spool.View {
 	t.Helper()
-	v, err := spool.Look(fs)
+	v, err := spool.Inspect(fs)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,7 +43,7 @@ func seen(v *spool.View) string {
 
 func wantSeen(t testing.TB, fs spool.FS, want string) *spool.View {
 	t.Helper()
-	v := look(t, fs)
+	v := inspect(t, fs)
 	if got := seen(v); got != want {
 		t.Errorf("seen is\n%s\nwant\n%s", got, want)
 	}
@@ -52,29 +52,26 @@ func wantSeen(t testing.TB, fs spool.FS, want string) *spool.View {
 
 const allNine = "1:a, 2:b, 3:c, 4:d, 5:e, 6:f, 7:g, 8:h, 9:i"
 
-func TestLook(t *testing.T) {
+func TestInspect(t *testing.T) {
 	fs := threeSegments(t)
 	fs.WriteFile("cursor-nats", cursorFile(1, testID, 5, "note"))
 	before := fs.Names()
 	v := wantSeen(t, fs, allNine)
-	if v.ID != "5b001dea" || v.Open || len(v.Faults) != 0 {
+	if v.ID != "5b001dea" || v.InUse || len(v.Faults) != 0 {
 		t.Errorf("the view is %+v", v)
 	}
 	if last := v.Segments[2]; last.First != 7 || last.Last != 9 || v.Segments[0].Last != 3 {
 		t.Errorf("the segments are %+v", v.Segments)
 	}
-	if c, ok := v.Cursor("nats"); !ok || c.Committed != 5 || c.Waiting != 4 {
-		t.Errorf("the cursor is %+v", c)
-	}
-	if r, err := v.FirstRecord(v.Segments[1]); err != nil || r.Sequence != 4 || string(r.Payload) != "d" {
-		t.Errorf("the first record is %d:%s, %v", r.Sequence, r.Payload, err)
+	if len(v.Cursors) != 1 || v.Cursors[0].Bus != "nats" || v.Cursors[0].Committed != 5 || v.Next != 10 {
+		t.Errorf("the cursors are %+v, and the next number is %d", v.Cursors, v.Next)
 	}
 	if after := fs.Names(); !slices.Equal(after, before) || fs.Count(crashfs.Write) > 0 {
 		t.Errorf("looking has changed %v to %v", before, after)
 	}
 }
 
-func TestLookAtDamage(t *testing.T) {
+func TestInspectDamage(t *testing.T) {
 	header := func(fs *crashfs.FS, name string, change func(b []byte) []byte) {
 		fs.WriteFile(name, change(bytes.Clone(fs.ReadFile(name))))
 	}
@@ -92,8 +89,8 @@ func TestLookAtDamage(t *testing.T) {
 		"a whole one": {damage: func(fs *crashfs.FS) {
 			header(fs, segmentName(4), func(b []byte) []byte { return make([]byte, len(b)) })
 		}, want: "1:a, 2:b, 3:c, 4-6 damaged, 7:g, 8:h, 9:i", faults: segmentName(4)},
-		"the last":       {damage: func(fs *crashfs.FS) { header(fs, segmentName(7), flip(len(segmentFile(7, "g", "h", "i"))-1)) }, want: "1:a, 2:b, 3:c, 4:d, 5:e, 6:f, 7:g, 8:h, 9-9 damaged at the very end"},
-		"unfinished":     {damage: func(fs *crashfs.FS) { header(fs, segmentName(7), func(b []byte) []byte { return b[:len(b)-1] }) }, want: "1:a, 2:b, 3:c, 4:d, 5:e, 6:f, 7:g, 8:h, the end of a write that was not finished"},
+		"the last":       {damage: func(fs *crashfs.FS) { header(fs, segmentName(7), flip(len(segmentFile(7, "g", "h", "i"))-1)) }, want: "1:a, 2:b, 3:c, 4:d, 5:e, 6:f, 7:g, 8:h, 9-9 damaged"},
+		"unfinished":     {damage: func(fs *crashfs.FS) { header(fs, segmentName(7), func(b []byte) []byte { return b[:len(b)-1] }) }, want: "1:a, 2:b, 3:c, 4:d, 5:e, 6:f, 7:g, 8:h"},
 		"one is missing": {damage: func(fs *crashfs.FS) { fs.RemoveFile(segmentName(4)) }, want: "1:a, 2:b, 3:c, 4-6 damaged, 7:g, 8:h, 9:i"},
 		"one made ahead is left behind": {damage: func(fs *crashfs.FS) {
 			fs.RemoveFile(segmentName(1))
@@ -101,7 +98,7 @@ func TestLookAtDamage(t *testing.T) {
 		}, want: "4:d, 5:e, 6:f, 7:g, 8:h, 9:i"},
 		"foreign": {damage: func(fs *crashfs.FS) {
 			header(fs, segmentName(4), func([]byte) []byte { return segmentHeader(1, 7, 4) })
-		}, want: "1:a, 2:b, 3:c, 4-6 belongs to another spool, 7:g, 8:h, 9:i", faults: segmentName(4)},
+		}, want: "1:a, 2:b, 3:c, 4-6 belongs to another spool (00000007), 7:g, 8:h, 9:i", faults: segmentName(4)},
 		"newer": {damage: func(fs *crashfs.FS) {
 			header(fs, segmentName(4), func([]byte) []byte { return segmentHeader(2, testID, 4) })
 		}, want: "1:a, 2:b, 3:c, 4-6 format version 2: " + spool.ErrNewer.Error() + ", 7:g, 8:h, 9:i", faults: segmentName(4)},
@@ -128,13 +125,13 @@ func TestLookAtDamage(t *testing.T) {
 	}
 }
 
-// TestLookBesideALiveProcess: what is appended after the look is not in it, what is being written is no damage, and what is
+// TestInspectBesideALiveProcess: what is appended after the look is not in it, what is being written is no damage, and what is
 // removed meanwhile is no loss.
-func TestLookBesideALiveProcess(t *testing.T) {
+func TestInspectBesideALiveProcess(t *testing.T) {
 	fs := threeSegments(t)
 	s := open(t, fs, options())
-	v := look(t, fs)
-	if !v.Open {
+	v := inspect(t, fs)
+	if !v.InUse {
 		t.Error("the view does not say that a process has the spool open")
 	}
 	appendAll(t, s, "j", "k")
@@ -147,9 +144,6 @@ func TestLookBesideALiveProcess(t *testing.T) {
 	fs.RemoveFile(segmentName(1))
 	var all []uint64
 	for r, err := range v.Records() {
-		if errors.Is(err, spool.ErrRemoved) {
-			continue
-		}
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -167,11 +161,13 @@ func TestLookBesideALiveProcess(t *testing.T) {
 	defer lock.Close()
 	whole := fs.ReadFile(segmentName(7))
 	fs.WriteFile(segmentName(7), whole[:len(whole)-3])
-	wantSeen(t, fs, "7:g, 8:h, 9:i, 10:j, still being written")
+	wantSeen(t, fs, "7:g, 8:h, 9:i, 10:j")
+	flip(fs, segmentName(7), at(3)+recordHeaderLen)
+	wantSeen(t, fs, "7:g, 8:h, 9:i")
 }
 
-// TestLookReadsOnly: a directory and files that can only be read are enough.
-func TestLookReadsOnly(t *testing.T) {
+// TestInspectReadsOnly: a directory and files that can only be read are enough.
+func TestInspectReadsOnly(t *testing.T) {
 	dir := t.TempDir()
 	disk, err := spool.OSDir(dir)
 	if err != nil {
@@ -183,7 +179,7 @@ func TestLookReadsOnly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if v := wantSeen(t, fs, "1:a, 2:b"); !v.Open {
+	if v := wantSeen(t, fs, "1:a, 2:b"); !v.InUse {
 		t.Error("the view does not say that the spool is open")
 	}
 	closeSpool(t, s)
@@ -193,7 +189,7 @@ func TestLookReadsOnly(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if v := wantSeen(t, fs, "1:a, 2:b"); v.Open {
+	if v := wantSeen(t, fs, "1:a, 2:b"); v.InUse {
 		t.Error("the view says that the closed spool is open")
 	}
 	if _, err := spool.ReadDir(filepath.Join(dir, "none")); !errors.Is(err, os.ErrNotExist) {
@@ -213,7 +209,7 @@ func TestReadingTakesTheSameMemoryForAnySpool(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v := look(t, fs)
+	v := inspect(t, fs)
 	var before, after runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)
@@ -233,23 +229,31 @@ func TestReadingTakesTheSameMemoryForAnySpool(t *testing.T) {
 	}
 }
 
-// TestNumbersOfWhatIsMovedAside: a bus may have seen the numbers of a segment that was moved away, or may yet see them, so
-// they are not used again; also if the process that moves dies before it has moved anything.
-func TestNumbersOfWhatIsMovedAside(t *testing.T) {
+// TestNumbersOfWhatIsQuarantined: a bus may have seen the numbers of a segment that was quarantined, or may yet see them, so
+// they are not used again; also if the process that quarantines dies before it has moved anything.
+func TestNumbersOfWhatIsQuarantined(t *testing.T) {
 	newer := append(segmentHeader(2, testID, 7), segmentFile(7, "g", "h", "i")[32:]...)
+	mayHold := 7 + uint64(len(newer))/24
 	for name, c := range map[string]struct {
 		damage func(fs *crashfs.FS)
 		want   uint64 // the next number
 	}{
-		"as many as there may be": {func(fs *crashfs.FS) { fs.WriteFile(segmentName(7), newer) }, 7 + uint64(len(newer))/24},
+		"as many as there may be": {func(fs *crashfs.FS) { fs.WriteFile(segmentName(7), newer) }, mayHold},
 		"however few were offered": {func(fs *crashfs.FS) {
 			fs.WriteFile(segmentName(7), newer)
 			fs.WriteFile("offered-bus", offeredFile(1, testID, 8))
-		}, 7 + uint64(len(newer))/24},
+		}, mayHold},
 		"whose name is taken": {func(fs *crashfs.FS) {
 			fs.WriteFile(segmentName(7), newer)
 			fs.WriteFile(segmentName(11), append(segmentHeader(1, 7, 11), record(7, 11, "k")...))
 		}, 12},
+		"of two segments": {func(fs *crashfs.FS) {
+			fs.WriteFile(segmentName(4), newer)
+			fs.WriteFile(segmentName(7), newer)
+		}, mayHold},
+		"of one that is empty but for its header": {func(fs *crashfs.FS) {
+			fs.WriteFile(segmentName(7), segmentHeader(2, testID, 7))
+		}, 8},
 		"in the middle":   {func(fs *crashfs.FS) { fs.WriteFile(segmentName(4), segmentHeader(2, testID, 4)) }, 10},
 		"another spool's": {func(fs *crashfs.FS) { fs.WriteFile(segmentName(7), segmentHeader(1, 7, 7)) }, 7},
 		"nothing":         {func(*crashfs.FS) {}, 10},
@@ -258,36 +262,98 @@ func TestNumbersOfWhatIsMovedAside(t *testing.T) {
 			fs := threeSegments(t)
 			c.damage(fs)
 			before := segments(fs)
-			v, lock, err := spool.Hold(fs)
+			died := errors.New("died")
+			_, err := spool.Repair(fs, func(spool.Fault) error {
+				if _, err := spool.Repair(fs, nil); !errors.Is(err, spool.ErrLocked) {
+					t.Errorf("the spool is repaired twice: %v", err)
+				}
+				return died
+			})
+			if !errors.Is(err, died) && name != "nothing" {
+				t.Fatalf("a repair that dies: %v", err)
+			}
+			fenced := segments(fs)
+			if !strings.HasPrefix(fenced, before) {
+				t.Errorf("going on from there has changed the segments to\n%s", fenced)
+			}
+			fs = fs.CrashClone(nil, 0)
+			v, err := spool.Repair(fs, func(f spool.Fault) error {
+				if now := segments(fs); now != fenced {
+					t.Errorf("done once, the log goes on elsewhere:\n%s\n%s", fenced, now)
+				}
+				fs.RemoveFile(f.File)
+				fenced = segments(fs)
+				return nil
+			})
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, _, err := spool.Hold(fs); !errors.Is(err, spool.ErrLocked) {
-				t.Errorf("the spool is held twice: %v", err)
-			}
-			if first := v.NumbersAside(); first > 0 {
-				if err := v.GoOnFrom(first); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if after := segments(fs); !strings.HasPrefix(after, before) {
-				t.Errorf("going on from there has changed the segments to\n%s", after)
-			}
-			if err := lock.Close(); err != nil {
-				t.Fatal(err)
-			}
-			v = look(t, fs)
-			if first := v.NumbersAside(); first > 0 {
-				t.Errorf("done once, the log is to go on from %d once more", first)
-			}
-			for _, f := range v.Faults {
-				fs.RemoveFile(f.File)
+			if v.Next != c.want || slices.ContainsFunc(v.Faults, spool.Fault.Refused) {
+				t.Errorf("the repaired spool goes on with %d: %+v", v.Next, v.Faults)
 			}
 			s := open(t, fs, options())
 			if got := appendAll(t, s, "new"); got != c.want {
 				t.Errorf("the next number is %d, want %d", got, c.want)
 			}
 			closeSpool(t, s)
+		})
+	}
+}
+
+// TestOpenRefusesWhatRepairQuarantines: what Open refuses is refused before anything is changed, and names the file.
+func TestOpenRefusesWhatRepairQuarantines(t *testing.T) {
+	for name, c := range map[string]struct {
+		damage func(fs *crashfs.FS)
+		want   string // what is quarantined
+	}{
+		"newer": {func(fs *crashfs.FS) {
+			fs.WriteFile("spool", idFile(2, testID))
+			fs.WriteFile(segmentName(4), segmentHeader(2, testID, 4))
+			fs.WriteFile("cursor-bus", []byte("postbridge-cursor 2 in a way not known\n"))
+			fs.WriteFile("offered-old", []byte("postbridge-offered 2 in a way not known\n"))
+		}, "spool " + segmentName(4) + " cursor-bus offered-old"},
+		"another id": {func(fs *crashfs.FS) { fs.WriteFile("spool", idFile(1, 7)) }, "spool"},
+		"lost id": {func(fs *crashfs.FS) {
+			fs.RemoveFile("spool")
+			for _, first := range []uint64{1, 4, 7} {
+				flip(fs, segmentName(first), 3)
+			}
+		}, segmentName(1) + " " + segmentName(4) + " " + segmentName(7)},
+		"a disk that gives nothing": {func(fs *crashfs.FS) {
+			fs.Inject(crashfs.Fault{Op: crashfs.Read, Nth: 1, Outcome: crashfs.Failed}) // for Open
+			fs.Inject(crashfs.Fault{Op: crashfs.Read, Nth: 6, Outcome: crashfs.Failed}) // for Repair
+		}, segmentName(1)},
+		"what Open repairs": {func(fs *crashfs.FS) {
+			flip(fs, "spool", 22)
+			flip(fs, segmentName(4), 3)
+			fs.WriteFile("cursor-bus", []byte("?"))
+			fs.WriteFile("spool.tmp", []byte("half"))
+		}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			fs := threeSegments(t)
+			c.damage(fs)
+			before := contents(fs)
+			if c.want != "" {
+				first, _, _ := strings.Cut(c.want, " ")
+				_, err := spool.Open(fs, options())
+				if err == nil || !strings.Contains(err.Error(), first+": ") {
+					t.Errorf("Open: %v", err)
+				}
+			}
+			var quarantined []string
+			_, err := spool.Repair(fs, func(f spool.Fault) error {
+				quarantined = append(quarantined, f.File)
+				if len(quarantined) == 1 && contents(fs) != before {
+					t.Error("a spool that is refused was changed")
+				}
+				fs.RemoveFile(f.File)
+				return nil
+			})
+			if got := strings.Join(quarantined, " "); got != c.want || err != nil {
+				t.Errorf("quarantined are %q, want %q, %v", got, c.want, err)
+			}
+			closeSpool(t, open(t, fs, options()))
 		})
 	}
 }
