@@ -155,7 +155,7 @@ func (f *kafkaFollower) metadata(ctx context.Context) ([]kafkago.Partition, erro
 	answer, err := f.client.Metadata(ctx, &kafkago.MetadataRequest{Addr: kafkago.TCP(broker), Topics: []string{f.topic}})
 	switch {
 	case err == nil && len(answer.Topics) != 1:
-		err = fmt.Errorf("Kafka broker %s: no answer about topic %s", broker, f.topic)
+		err = fmt.Errorf("no answer from Kafka broker %s about topic %s", broker, f.topic)
 	case err == nil && errors.Is(answer.Topics[0].Error, kafkago.UnknownTopicOrPartition):
 		return nil, errNoTopic
 	case err == nil:
