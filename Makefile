@@ -19,7 +19,7 @@ FUZZTIME         = 30s
 # deploy/dev.env, with what is in the environment already taking precedence.
 DEV = had=$$(export -p | grep ' POSTBRIDGE_'); set -a; . deploy/dev.env; eval "$$had"; set +a
 
-.PHONY: build release chart run demo kafka kafka-jars kafka-or-loud test image-test rules-test unit-test workflow-test deploy-test page-test helm-test kube-test lint fmt bench fuzz clean
+.PHONY: build release chart run demo kafka kafka-jars kafka-or-loud test test-long image-test rules-test unit-test workflow-test deploy-test page-test helm-test kube-test lint fmt bench fuzz clean
 
 # ---- build and try ---------------------------------------------------------------------------------------------------
 
@@ -83,6 +83,10 @@ test: kafka-or-loud
 		echo "*** NO C COMPILER: TESTING WITHOUT THE RACE DETECTOR ***" >&2; \
 		go test -timeout 30m ./...; \
 	fi
+
+# make test that fails, too, where the real Kafka cannot be started.
+test-long:
+	@KAFKA_TEST_REQUIRED=1 $(MAKE) --no-print-directory test
 
 # The image without a container engine: the rules of docker build --check, the same bytes twice, both architectures, and
 # the binary in an empty root that cannot be written, as a user without rights. Linux, and root for the namespaces.

@@ -31,7 +31,7 @@ const (
 )
 
 // judge decides what the error of a batch means. Whatever somebody can mend is no reason to refuse an event, but a
-// limit of size is one: see README.
+// limit of size is one: see deploy/README.md.
 func judge(err error) verdict {
 	var code kafkago.Error
 	switch {

@@ -303,7 +303,7 @@ func (l *lane) backInRange(ctx context.Context, leader string) error {
 		return errors.Join(err, ctx.Err())
 	}
 	l.index = newIndex()
-	l.p.log.Error("the partition ends before what it had stored: the topic was made anew, or a Kafka broker lost it; see 'a bus lost what it had stored' in the README",
+	l.p.log.Error("the partition ends before what it had stored: the topic was made anew, or a Kafka broker lost it; see 'The bus lost data' in deploy/README.md",
 		"topic", l.topic.name, "partition", l.partition, "stored_to", before)
 	return l.renew(ctx, leader)
 }
