@@ -187,10 +187,10 @@ func (c *client) exchange(ctx context.Context, to *route, body []byte) (status i
 }
 
 // shown returns the beginning of an answer as one line without the token: another server may repeat the path.
-func (t *route) shown(answer []byte) string {
+func (r *route) shown(answer []byte) string {
 	text := strings.TrimSpace(string(answer))
-	if t.token != "" {
-		text = strings.ReplaceAll(text, t.token, "(token)")
+	if r.token != "" {
+		text = strings.ReplaceAll(text, r.token, "(token)")
 	}
 	return printable(text[:min(len(text), maxShown)])
 }

@@ -384,7 +384,7 @@ func readTopic(ctx context.Context, client *kafkago.Client, name string) (all st
 func readPartition(ctx context.Context, client *kafkago.Client, topic string, p kafkago.Partition) (all storedEvents, err error) {
 	for next, end := int64(0), int64(1); next < end; {
 		resp, err := client.Fetch(ctx, &kafkago.FetchRequest{
-			Addr: kafkago.TCP(hostPort(p.Leader)), Topic: topic, Partition: p.ID, Offset: next, MaxBytes: 8 << 20,
+			Addr: kafkago.TCP(kafka.HostPort(p.Leader)), Topic: topic, Partition: p.ID, Offset: next, MaxBytes: 8 << 20,
 		})
 		if err == nil {
 			err = resp.Error

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -170,10 +168,10 @@ func (f *kafkaFollower) metadata(ctx context.Context) ([]kafkago.Partition, erro
 
 // follow sends the messages of the partition until a request fails or ended is done.
 func (p *kafkaPartition) follow(ctx, ended context.Context, leader kafkago.Broker, begun func()) error {
-	if leader.Host == "" {
+	address := kafka.HostPort(leader)
+	if address == "" {
 		return kafkago.LeaderNotAvailable
 	}
-	address := hostPort(leader)
 	if p.next == kafka.NoOffset {
 		if err := p.begin(ctx, address); err != nil {
 			return err
@@ -186,8 +184,6 @@ func (p *kafkaPartition) follow(ctx, ended context.Context, leader kafkago.Broke
 		}
 	}
 }
-
-func hostPort(b kafkago.Broker) string { return net.JoinHostPort(b.Host, strconv.Itoa(b.Port)) }
 
 // begin resolves start to an offset. The end of the partition is asked for first, so that no message is left out that
 // is stored meanwhile.

@@ -100,7 +100,7 @@ func (p *Publisher) connected(m *kafkago.MetadataResponse, err error) (controlle
 	}
 	p.brokers = p.brokers[:0:0]
 	for _, b := range m.Brokers {
-		p.brokers = append(p.brokers, hostPort(b))
+		p.brokers = append(p.brokers, HostPort(b))
 	}
 	for _, b := range p.cfg.Brokers {
 		if !slices.Contains(p.brokers, b) {
@@ -111,7 +111,7 @@ func (p *Publisher) connected(m *kafkago.MetadataResponse, err error) (controlle
 		p.session++
 		p.pokeAll()
 	}
-	return cmp.Or(hostPort(m.Controller), p.brokers[0])
+	return cmp.Or(HostPort(m.Controller), p.brokers[0])
 }
 
 // pokeAll ends every wait for a retry. Guarded by mu.
@@ -233,8 +233,8 @@ func (t *topic) checkReplicas(m kafkago.Topic) {
 	t.warned = few
 }
 
-// hostPort is where a broker is; empty if there is none.
-func hostPort(b kafkago.Broker) string {
+// HostPort returns the address of a broker; empty if there is none.
+func HostPort(b kafkago.Broker) string {
 	if b.Host == "" {
 		return ""
 	}

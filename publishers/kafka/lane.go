@@ -438,7 +438,7 @@ func (l *lane) pause(d time.Duration) (poked bool) {
 	}
 }
 
-// block reports what blocks the lane. That no broker can be reached is reported once, by who watches the cluster.
+// block reports what blocks the lane. That no broker can be reached is reported once, by Publisher.watch.
 func (l *lane) block(err error) {
 	l.p.mu.Lock()
 	defer l.p.mu.Unlock()

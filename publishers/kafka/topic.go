@@ -87,7 +87,7 @@ func (t *topic) learn(m kafkago.Topic) (before int) {
 	leaders := make([]string, len(m.Partitions))
 	for _, part := range m.Partitions {
 		if part.ID < len(leaders) {
-			leaders[part.ID] = hostPort(part.Leader)
+			leaders[part.ID] = HostPort(part.Leader)
 		}
 	}
 	before = t.adopt(len(leaders))
