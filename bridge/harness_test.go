@@ -149,6 +149,8 @@ func (f *fakeBus) Publish(ctx context.Context, d *bridge.Delivery, done func(err
 // Note is the number itself.
 func (f *fakeBus) Note(committed uint64) []byte { return fmt.Append(nil, committed) }
 
+func (f *fakeBus) Rewind(uint64) {}
+
 func (f *fakeBus) Close() error {
 	if f.closing != nil {
 		f.closing()

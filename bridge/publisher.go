@@ -31,6 +31,11 @@ type Publisher interface {
 	// back. nil is nothing. It works after Close, too.
 	Note(committed uint64) []byte
 
+	// Rewind makes Note forget what the bus has lost, and what was stored after that event. It is called after Close,
+	// together with the rewind of the cursor: a file must not have the one without the other, or else the next start would
+	// not find the loss.
+	Rewind(committed uint64)
+
 	// Close ends the connection. It waits neither for the bus nor for what is undone.
 	Close() error
 }
@@ -79,12 +84,9 @@ type Opening struct {
 	// KeepNote writes what Publisher.Note returns now to disk, and returns once it is there. It may be called once
 	// Publish has been.
 	KeepNote func() error
-	// TakeNote says that Publisher.Note returns something else now, to be written when the cursor is. It may be called as
-	// KeepNote may.
-	TakeNote func()
 	// Rewound says that the bus has lost what it had stored: of the events behind that number, it does not hold all. It
-	// returns at once. The publisher is closed then, asked for its Note as of that number once more, and opened anew with
-	// it; what the spool still keeps from there on is offered to that one, as Redelivered.
+	// returns at once. The publisher is closed and rewound then, and another is opened with its Note as of that number;
+	// what the spool still keeps from there on is offered to that one, as Redelivered.
 	Rewound func(committed uint64, why error)
 }
 

@@ -103,7 +103,7 @@ func newPump(bus Bus, s *spool.Spool, c *conditions, q *quarantine, log *slog.Lo
 
 // openPublisher opens the publisher with its note.
 func (p *pump) openPublisher(note []byte) error {
-	publisher, err := p.open(Opening{Report: p.conditions.forPublisher(), Spool: p.spoolID, Note: note, KeepNote: p.cursor.Save, TakeNote: p.cursor.Touch, Rewound: p.rewound})
+	publisher, err := p.open(Opening{Report: p.conditions.forPublisher(), Spool: p.spoolID, Note: note, KeepNote: p.cursor.Save, Rewound: p.rewound})
 	if err != nil {
 		return fmt.Errorf("cannot open %s: %w", p.bus, err)
 	}
@@ -209,6 +209,7 @@ func (p *pump) rewind() (note []byte) {
 	committed := p.cursor.Rewind(lost.committed)
 	p.uncount(before - committed)
 	p.committed = committed
+	p.publisher.Rewind(committed)
 	note = p.publisher.Note(committed)
 	p.mu.Unlock()
 	p.log.Error("the bus has lost events that it had stored; what the spool still keeps of them is published again",

@@ -29,7 +29,6 @@ func (p *Publisher) watch() {
 	pace := bridge.RetryForever(firstRetry)
 	for p.ctx.Err() == nil {
 		wait := metadataInterval
-		p.keepLandmarks()
 		if p.learn() {
 			pace.Reset()
 		} else {
@@ -76,7 +75,7 @@ func (p *Publisher) learn() bool {
 	if err == nil && m.ClusterID != "" && !p.notes.adopt(m.ClusterID) {
 		p.log.Warn("this is another Kafka cluster than before, and what was stored is not in it; what waits is published here. To publish again what the spool keeps, stop postbridge, remove spool/cursor-kafka and start it",
 			"cluster", m.ClusterID)
-		p.landmarks.Forget()
+		p.checkpoints.Forget()
 	}
 	controller := p.connected(m, err)
 	if err != nil {

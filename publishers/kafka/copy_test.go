@@ -23,7 +23,7 @@ func TestNumberUsedAgain(t *testing.T) {
 	r.Close()
 
 	p := bus.Open(t, bridge.Opening{
-		Report: func(string, error) {}, Spool: first[0].Spool, Note: []byte(older), KeepNote: func() error { return nil }, TakeNote: func() {},
+		Report: func(string, error) {}, Spool: first[0].Spool, Note: []byte(older), KeepNote: func() error { return nil },
 		Rewound: func(_ uint64, why error) { t.Error(why) },
 	})
 	defer p.Close()

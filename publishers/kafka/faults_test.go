@@ -915,7 +915,7 @@ func TestTopicMadeAnewWhileAway(t *testing.T) {
 	// Of what is only noted, and not marked, an error is said.
 	var unmarked []string
 	for line := range strings.Lines(r.Note()) {
-		if !strings.HasPrefix(line, "landmark ") {
+		if !strings.HasPrefix(line, "checkpoint ") {
 			unmarked = append(unmarked, line)
 		}
 	}

@@ -8,7 +8,7 @@ import (
 
 	"github.com/segmentio/kafka-go/protocol"
 
-	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/publishers"
 )
 
 // FuzzNote has any text as the note in a cursor: it is written again as it was, or refused as a whole.
@@ -40,8 +40,8 @@ func FuzzRecord(f *testing.F) {
 	f.Add(int64(1<<40), headerSequence, []byte("-1"), headerSpool, []byte("0badcafe"))
 	f.Add(int64(-1), headerSequence, []byte("18446744073709551616"), headerSequence, []byte("1"))
 	f.Fuzz(func(t *testing.T, offset int64, key1 string, value1 []byte, key2 string, value2 []byte) {
-		landmarks, _ := bridge.NewLandmarks(nil, landmarksEach)
-		l := &lane{p: &Publisher{landmarks: landmarks}, topic: new(topic), pending: []*entry{numbered(1)}, index: newIndex()}
+		checkpoints, _ := publishers.LoadCheckpoints(nil, publishers.BlindFor, nil)
+		l := &lane{p: &Publisher{checkpoints: checkpoints}, topic: new(topic), pending: []*entry{numbered(1)}, index: newIndex()}
 		l.read(&protocol.Record{Offset: offset, Headers: []protocol.Header{{Key: key1, Value: value1}, {Key: key2, Value: value2}}})
 		named := key1 == headerSpool && string(value1) == l.spool() || key2 == headerSpool && string(value2) == l.spool()
 		if _, highest := l.index.window[l.highest]; l.index.seen > 0 && (!named || !highest || !l.index.covers(l.highest)) {

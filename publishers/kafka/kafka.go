@@ -27,6 +27,7 @@ import (
 	kafkago "github.com/segmentio/kafka-go"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/publishers"
 	"github.com/postbridge/postbridge/publishers/tlsfiles"
 )
 
@@ -52,7 +53,6 @@ type Publisher struct {
 	log          *slog.Logger
 	limits       limits
 	keepNote     func() error
-	takeNote     func()
 	transport    *transport
 	client       *kafkago.Client
 	certificates *tlsfiles.Files // nil without TLS files
@@ -63,17 +63,16 @@ type Publisher struct {
 	refresh      chan struct{}  // asks for fresh metadata; holds one
 	notes        notes
 	spool        string // that all events come from
-	landmarks    *bridge.Landmarks
+	checkpoints  *publishers.Checkpoints
 	rewound      func(committed uint64, why error)
 	report       bridge.Report
 
 	// mu is not held while anything is logged or a function of the Opening is called, which may block. Report does not.
 	mu sync.Mutex
 	// Guarded by mu.
-	up      bool            // the cluster answered last time
-	brokers []string        // where to ask for metadata: those known, then those configured
-	session int             // counts how often the cluster answered again
-	lost    map[string]bool // the partitions that have lost what they stored
+	up      bool     // the cluster answered last time
+	brokers []string // where to ask for metadata: those known, then those configured
+	session int      // counts how often the cluster answered again
 }
 
 var _ bridge.Publisher = (*Publisher)(nil)
@@ -112,7 +111,7 @@ func Open(cfg Config, o bridge.Opening, log *slog.Logger) (*Publisher, error) {
 // limits are those that a test has no time for.
 type limits struct{ unsureFor, shrinkAfter, blindFor time.Duration }
 
-func defaultLimits() limits { return limits{unsureFor, shrinkAfter, blindFor} }
+func defaultLimits() limits { return limits{unsureFor, shrinkAfter, publishers.BlindFor} }
 
 func open(cfg Config, o bridge.Opening, log *slog.Logger, limits limits) (*Publisher, error) {
 	if err := cfg.Validate(); err != nil {
@@ -123,16 +122,14 @@ func open(cfg Config, o bridge.Opening, log *slog.Logger, limits limits) (*Publi
 		log:      log,
 		limits:   limits,
 		keepNote: o.KeepNote,
-		takeNote: o.TakeNote,
 		refresh:  make(chan struct{}, 1),
 		brokers:  cfg.Brokers,
 		report:   o.Report,
 		spool:    o.Spool,
 		rewound:  o.Rewound,
-		lost:     make(map[string]bool),
 	}
 	var positions []byte
-	p.landmarks, positions = bridge.NewLandmarks(o.Note, landmarksEach)
+	p.checkpoints, positions = publishers.LoadCheckpoints(o.Note, limits.blindFor, log)
 	if err := p.notes.parse(positions); err != nil {
 		// What is known from before only saves repeats.
 		log.Error("cannot read what is noted of the partitions; events may be stored twice", "error", err)
@@ -189,8 +186,11 @@ func (p *Publisher) settle(copies []*entry, refused error) {
 
 // Note says how far each partition was written when all up to that event was done, and where some of the events are.
 func (p *Publisher) Note(committed uint64) []byte {
-	return append(p.notes.asOf(committed), p.landmarks.Note(committed)...)
+	return append(p.notes.asOf(committed), p.checkpoints.State(committed)...)
 }
+
+// Rewind implements bridge.Publisher.
+func (p *Publisher) Rewind(committed uint64) { p.notes.rewind(p.checkpoints.Rewind(committed)) }
 
 // Close ends the connections and everything the publisher does. What is undone stays undone. It must not be called from
 // within a done.
@@ -198,11 +198,5 @@ func (p *Publisher) Close() error {
 	p.stop()
 	p.transport.close()
 	p.running.Wait()
-	p.landmarks.Close()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if len(p.lost) > 0 {
-		p.notes.goBack(p.lost)
-	}
 	return nil
 }

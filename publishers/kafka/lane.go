@@ -12,6 +12,7 @@ import (
 	"github.com/segmentio/kafka-go/protocol"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/publishers"
 )
 
 // unsureFor is how long a broker may refuse our numbers without the partition showing why. What it stored shows once
@@ -44,9 +45,10 @@ type lane struct {
 	placed  bool   // at is where to go on, but for what a look has to show
 	before  bool   // a run before may have sent what is pending: look first
 	opened  bool
-	looked  visit                       // when the landmarks were looked at last
-	due     *time.Ticker                // asks for another look
-	blind   time.Time                   // since when the broker does not let us look; zero if it does
+	visit   visit                       // the last in which the checkpoints were checked
+	stream  *publishers.Stream          // to check in this visit
+	checked bool                        // the checkpoints were checked, in this visit
+	due     *time.Ticker                // asks for another check
 	limit   int                         // records in a batch
 	invalid int                         // events refused as invalid since one was stored
 	pace    *backoff.ExponentialBackOff // of retries of an event that is refused as invalid
@@ -89,9 +91,9 @@ func (l *lane) poke() {
 
 // run takes events and stores them until the publisher closes, or the topic gets other lanes.
 func (l *lane) run() {
-	l.due = time.NewTicker(landmarkLook)
+	l.due = time.NewTicker(checkInterval)
 	defer l.due.Stop()
-	for l.take() && l.step() {
+	for l.step() && l.take() {
 	}
 	l.unblock()
 	l.p.mu.Lock()
@@ -121,7 +123,7 @@ func (l *lane) take() bool {
 			select {
 			case <-l.poked:
 			case <-l.due.C:
-				l.looked = visit{}
+				l.checked = false
 				return true
 			case <-l.p.ctx.Done():
 			}
@@ -160,7 +162,7 @@ func (l *lane) step() bool {
 		l.cluster, l.placed, l.opened = cluster, false, false
 		l.index = newIndex()
 	}
-	if !l.try(l.lookIfDue) {
+	if !l.try(l.checkIfDue) {
 		return false
 	}
 	if len(l.pending) == 0 {
@@ -228,7 +230,7 @@ func (l *lane) offer(set []byte) (offset int64, err error) {
 	ended := !l.try(func(ctx context.Context, leader string) error {
 		l.topic.sending.RLock()
 		defer l.topic.sending.RUnlock()
-		if err := l.lookIfDue(ctx, leader); err != nil {
+		if err := l.checkIfDue(ctx, leader); err != nil {
 			return err
 		}
 		l.resent, l.sent = l.sent, true
@@ -239,6 +241,7 @@ func (l *lane) offer(set []byte) (offset int64, err error) {
 			offset, l.throttled = resp.BaseOffset, time.Now().Add(resp.Throttle)
 		}
 		if judge(err) == again {
+			l.checked = false // the leader may come back with an older copy
 			return err
 		}
 		l.sent = l.doubted || l.resent && err != nil // until a look has shown
@@ -272,8 +275,8 @@ func (l *lane) stored(n int, offset int64) bool {
 	if offset < l.at.offset {
 		// All before that was looked at, so this is the place of something else, with the same numbers, that the broker
 		// takes our batch for a repeat of; or the partition is a new one.
-		l.sent, l.looked = true, visit{}
-		if !l.try(l.lookIfDue) {
+		l.sent, l.checked = true, false
+		if !l.try(l.checkIfDue) {
 			return false
 		}
 		l.at.offset = max(0, offset)
@@ -294,7 +297,9 @@ func (l *lane) stored(n int, offset int64) bool {
 	l.at.next = after(l.at.next, n)
 	l.at.offset = offset + int64(n)
 	l.note(l.pending[:n])
-	l.landmark(l.pending[n-1], l.at.offset-1)
+	if !l.p.checkpoints.Stored(l.name(), identity, uint64(l.at.offset), l.pending[n-1].delivery.Sequence) {
+		l.checked = false
+	}
 	l.p.settle(l.pending[:n], nil)
 	l.drop(n)
 	return true

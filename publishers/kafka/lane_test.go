@@ -13,6 +13,7 @@ import (
 	kafkago "github.com/segmentio/kafka-go"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/publishers"
 )
 
 func testLane(pending ...*entry) *lane {
@@ -195,7 +196,7 @@ func TestPaceOfRetries(t *testing.T) {
 	t.Parallel()
 	newPublisher := func(t *testing.T) *Publisher {
 		p := &Publisher{report: func(string, error) {}, refresh: make(chan struct{}, 1), brokers: []string{"broker:1"}}
-		p.landmarks, _ = bridge.NewLandmarks(nil, landmarksEach)
+		p.checkpoints, _ = publishers.LoadCheckpoints(nil, publishers.BlindFor, nil)
 		p.ctx, p.stop = context.WithCancel(t.Context())
 		return p
 	}

@@ -153,7 +153,7 @@ func (l *lane) firstPending() uint64 {
 func (l *lane) lookOnce(ctx context.Context, leader string) (end int64, err error) {
 	l.index.seal()
 	before := l.at.offset
-	end, err = l.fetch(ctx, leader, before, l.read, func(b *protocol.RecordBatch, n int) {
+	end, err = l.fetch(ctx, leader, before, fetchBytes, l.read, func(b *protocol.RecordBatch, n int) {
 		if (producer{b.ProducerID, b.ProducerEpoch}) == l.at.producer {
 			l.at.next = after(b.BaseSequence, n)
 		}
@@ -169,7 +169,7 @@ func (l *lane) read(r *protocol.Record) {
 	l.at.offset = r.Offset + 1
 	if number, ok := ours(r.Headers, l.spool()); ok {
 		l.index.add(number, eventID(r.Headers), r.Offset)
-		l.p.landmarks.Found(l.name(), identity, spot(r.Offset), number)
+		l.p.checkpoints.Found(l.name(), identity, uint64(l.at.offset), number)
 		l.highest = max(l.highest, number)
 	}
 }
@@ -198,7 +198,7 @@ func (l *lane) moveWindow(ctx context.Context, leader string) error {
 // lookAgain reads one answer's worth of what was indexed, and returns the offset to go on at.
 func (l *lane) lookAgain(ctx context.Context, leader string, at, end int64) (next int64, err error) {
 	next = at
-	highWatermark, err := l.fetch(ctx, leader, at, func(r *protocol.Record) {
+	highWatermark, err := l.fetch(ctx, leader, at, fetchBytes, func(r *protocol.Record) {
 		next = r.Offset + 1
 		if number, ok := ours(r.Headers, l.spool()); ok && r.Offset < end {
 			l.index.hold(number, eventID(r.Headers), r.Offset)
@@ -233,13 +233,13 @@ func (l *lane) backIn(ctx context.Context, leader string, at, end int64) (next i
 
 // fetch reads one answer's worth from an offset on, and returns where the partition ends. read gets each record from
 // there on, and batch, if not nil, each batch and how many records it has.
-func (l *lane) fetch(ctx context.Context, leader string, from int64, read func(*protocol.Record),
+func (l *lane) fetch(ctx context.Context, leader string, from, maxBytes int64, read func(*protocol.Record),
 	batch func(b *protocol.RecordBatch, n int),
 ) (end int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
 	resp, err := l.p.client.Fetch(ctx, &kafkago.FetchRequest{
-		Addr: kafkago.TCP(leader), Topic: l.topic.name, Partition: l.partition, Offset: from, MaxBytes: fetchBytes,
+		Addr: kafkago.TCP(leader), Topic: l.topic.name, Partition: l.partition, Offset: from, MaxBytes: maxBytes,
 	})
 	if err == nil {
 		err = resp.Error
@@ -299,8 +299,9 @@ func (l *lane) backInRange(ctx context.Context, leader string) error {
 	if first >= before {
 		return nil
 	}
-	if err := l.checkLandmarks(ctx, leader); err != nil || ctx.Err() != nil {
-		return errors.Join(err, ctx.Err())
+	l.checked = false
+	if err := l.checkIfDue(ctx, leader); err != nil {
+		return err
 	}
 	l.index = newIndex()
 	l.p.log.Error("the partition ends before what it had stored: the topic was made anew, or a Kafka broker lost it; see 'The bus lost data' in deploy/README.md",

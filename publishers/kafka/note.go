@@ -90,10 +90,10 @@ func (n *notes) adopt(cluster string) (same bool) {
 	return same
 }
 
-// goBack is for the next publisher after the bus lost events, which offers again what is behind them: it has to look for that
+// rewind is for the next publisher after the bus lost events, which offers again what is behind them: it has to look for that
 // from further back than is noted here. Who wrote to a partition it has to know still, as a batch may be on its way there,
 // but not of one that is lost, which does not know the numbers either.
-func (n *notes) goBack(lost map[string]bool) {
+func (n *notes) rewind(lost map[string]bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.places = slices.DeleteFunc(n.places, func(pl *place) bool { return lost[partitionName(pl.topic, pl.partition)] })

@@ -26,8 +26,8 @@ func (o *opened) Open(t *testing.T, opening bridge.Opening) bridge.Publisher {
 	return o.publisher
 }
 
-// looksAtLandmark reports whether a fetch asks for one record only.
-func (r request) looksAtLandmark(t *testing.T) bool {
+// looksUpCheckpoint reports whether a fetch asks for one record only.
+func (r request) looksUpCheckpoint(t *testing.T) bool {
 	t.Helper()
 	if r.version > 11 { // the publisher's are not newer
 		return false
@@ -56,7 +56,7 @@ func TestRecoveryIsBounded(t *testing.T) {
 			return r.frame
 		},
 		answer: func(r request, frame []byte) []byte {
-			if r.key == int16(kmsg.Fetch) && !r.looksAtLandmark(t) {
+			if r.key == int16(kmsg.Fetch) && !r.looksUpCheckpoint(t) {
 				fetched.Add(int64(len(frame)))
 			}
 			return frame

@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/publishers"
 )
 
 const (
@@ -63,7 +64,6 @@ func (p *Publisher) attend(conn *natsgo.Conn, closed <-chan struct{}) {
 				p.stillDown(err)
 			}
 		}
-		p.keepLandmarks()
 		if p.certificates != nil && p.certificates.Changed() {
 			p.renew(conn, "the TLS files changed")
 		} else if p.inboxDenied() && renewals.Due(time.Now()) {
@@ -142,7 +142,11 @@ func (p *Publisher) up(conn *natsgo.Conn) {
 		d.ready, d.refused = false, true // it may be another server's, or changed
 		d.forgetSample()
 		d.lookUpDenied = false
-		d.looks, d.endLooks = context.WithCancel(p.session.ctx)
+		looks, end := context.WithCancel(p.session.ctx)
+		d.looks, d.endLooks = looks, end
+		d.checked = p.checkpoints.NewStream(d.stream, func(k publishers.Checkpoint) (publishers.Presence, error) {
+			return p.lookUpCheckpoint(looks, js, d, k)
+		})
 		d.wantCheck()
 	}
 }

@@ -61,7 +61,7 @@ func (p *Publisher) lookedUp(c *eventCopy, asked time.Time, at uint64, err error
 			l.found = make(map[*destination]uint64)
 		}
 		l.found[c.dest] = at
-		p.landmarks.Found(c.dest.stream, c.dest.identity, at, c.entry.delivery.Sequence)
+		p.checkpoints.Found(c.dest.stream, c.dest.identity, at, c.entry.delivery.Sequence)
 		p.settle(c, nil)
 	case err == nil:
 		c.absentAt, c.earlier = asked, false

@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/publishers"
 )
 
 func TestMisplaced(t *testing.T) {
@@ -61,25 +62,6 @@ func TestOverlap(t *testing.T) {
 		if overlap(c.a, c.b) != c.want || overlap(c.b, c.a) != c.want {
 			t.Errorf("%q overlaps %q: %t", c.a, c.b, !c.want)
 		}
-	}
-}
-
-// TestConfigChanged: a stream that is changed while events go to it is checked again.
-func TestConfigChanged(t *testing.T) {
-	p := &Publisher{log: slog.New(slog.DiscardHandler)}
-	p.landmarks, _ = bridge.NewLandmarks(nil, landmarksEach)
-	p.session = session{up: true, ctx: t.Context()}
-	d := newDestination(bridge.Orders, "", "*.*.*")
-	config := jetstream.StreamConfig{Subjects: []string{"orders.>"}, Storage: jetstream.FileStorage}
-	d.ready, d.handle = true, &answering{answers: answers{
-		func() (*jetstream.StreamInfo, error) { return &jetstream.StreamInfo{Config: config}, nil },
-	}}
-	if p.lookAgain(d); len(d.wanted) > 0 {
-		t.Error("checked though it fits")
-	}
-	config.SubjectTransform = &jetstream.SubjectTransformConfig{Destination: "stored.>"}
-	if p.lookAgain(d); len(d.wanted) == 0 {
-		t.Error("not checked though it does not fit")
 	}
 }
 
@@ -160,7 +142,7 @@ func TestSample(t *testing.T) {
 	lanes[2].calm()
 	p.enqueue(lanes[2])
 	wantSent("c")
-	p.landmarks, _ = bridge.NewLandmarks(nil, landmarksEach)
+	p.checkpoints, _ = publishers.LoadCheckpoints(nil, publishers.BlindFor, nil)
 	end(lanes[2], func(c *eventCopy) { p.stored(c, &jetstream.PubAck{Sequence: 1}) })
 	if got := p.sent(); len(got) != 2 {
 		t.Errorf("then sent %q, want a and d", got)

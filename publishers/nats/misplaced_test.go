@@ -192,13 +192,12 @@ func TestSubjectMappingLater(t *testing.T) {
 	r := publishertest.Open(t, b)
 	var all []*bridge.Delivery
 	publishUntilNoted := func() {
-		before := strings.Count(r.Note(), "landmark ORDERS")
 		r.Eventually("a checkpoint", func() bool {
 			some := publishertest.Events(uint64(len(all)+1), 50, 20)
 			all = append(all, some...)
 			r.Publish(some...)
 			r.WaitDone(some...)
-			return strings.Count(r.Note(), "landmark ORDERS") > before
+			return r.HasCheckpoint("ORDERS", uint64(len(all)-50))
 		})
 	}
 	publishUntilNoted()

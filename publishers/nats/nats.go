@@ -36,6 +36,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/publishers"
 	"github.com/postbridge/postbridge/publishers/tlsfiles"
 )
 
@@ -62,8 +63,7 @@ type Publisher struct {
 	certificates *tlsfiles.Files // nil without TLS files
 	spool        string          // that all events come from
 	servers      string          // for the note
-	landmarks    *bridge.Landmarks
-	takeNote     func()
+	checkpoints  *publishers.Checkpoints
 	rewound      func(committed uint64, why error)
 	report       bridge.Report
 	ctx          context.Context
@@ -130,9 +130,8 @@ func Open(cfg Config, o bridge.Opening, log *slog.Logger) (*Publisher, error) {
 		report:   o.Report,
 		spool:    o.Spool,
 		rewound:  o.Rewound,
-		takeNote: o.TakeNote,
 	}
-	p.parseNote(o.Note)
+	p.loadState(o.Note)
 	p.destinations = map[bridge.Destination]*destination{
 		bridge.Orders:      newDestination(bridge.Orders, cfg.Prefix, "*.*.*"),
 		bridge.Rejects:     newDestination(bridge.Rejects, cfg.Prefix, "*.*.*"),
@@ -186,7 +185,6 @@ func (p *Publisher) Close() error {
 	p.life.Unlock()
 	p.stop()
 	p.running.Wait()
-	p.landmarks.Close()
 
 	p.mu.Lock()
 	defer p.mu.Unlock()

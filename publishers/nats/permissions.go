@@ -64,9 +64,6 @@ func (p *Publisher) denyWhat(err error) (unseen *destination) {
 		} else if strings.HasPrefix(subject, "$JS.API.DIRECT.GET."+d.stream) || subject == "$JS.API.STREAM.MSG.GET."+d.stream {
 			d.lookUpDenied = true
 			d.endLooks()
-			if d.cancelLook != nil {
-				d.cancelLook()
-			}
 			unseen = d
 		} else if d.cancelCheck != nil && strings.HasSuffix(subject, "."+d.stream) {
 			d.cancelCheck(err)

@@ -20,7 +20,7 @@ import (
 //
 //   - the first event of each destination on each connection, which the others wait for;
 //   - an event that may have been sent before, since the earlier copy may be misplaced;
-//   - every half a minute, the newest checkpoint (landmarks.go).
+//   - every half a minute, the newest checkpoint (checkpoints.go).
 //
 // If the subject is another, the destination gets nothing but that one event, again and again, until it is stored under
 // its subject. The stream takes it for a repeat as long as its duplicate window lasts, so not many are misplaced.

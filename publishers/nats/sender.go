@@ -189,8 +189,8 @@ func (p *Publisher) stored(c *eventCopy, ack *jetstream.PubAck) {
 	number := c.entry.delivery.Sequence
 	if ack.Duplicate {
 		// An earlier attempt was stored: just as good.
-		p.landmarks.Found(c.dest.stream, c.dest.identity, ack.Sequence, number)
-	} else if !p.landmarks.Stored(c.dest.stream, c.dest.identity, ack.Sequence, number) && !c.entry.delivery.Redelivered {
+		p.checkpoints.Found(c.dest.stream, c.dest.identity, ack.Sequence, number)
+	} else if !p.checkpoints.Stored(c.dest.stream, c.dest.identity, ack.Sequence, number) && !c.entry.delivery.Redelivered {
 		// What was stored there before is gone. (One that was read back may come behind its successors.)
 		c.dest.wantCheck()
 	}

@@ -38,11 +38,11 @@ type destination struct {
 	handle       jetstream.Stream // set once ready
 	window       time.Duration    // how long the stream notices a repeat
 	looks        context.Context  // of look-ups; ends with the connection, and when they are denied
+	checked      *publishers.Stream
 	endLooks     context.CancelFunc
 	lookUpDenied bool                    // we have no permission to look up what is stored, on this connection
 	identity     string                  // of the stream
 	cancelCheck  context.CancelCauseFunc // ends the check under way; nil if there is none
-	cancelLook   context.CancelFunc      // ends the look at landmarks under way; nil if there is none
 	proven       bool                    // an event was read back under its subject on this connection, or cannot be
 	sample       *eventCopy              // the only copy that is sent until then; nil if there is none yet
 	gated        []*lane                 // wait for the sample
@@ -78,11 +78,14 @@ func (d *destination) wantCheck() {
 	}
 }
 
-// watchStream checks the stream whenever that is wanted, and again with a backoff while it does not fit.
+// checkInterval is how often a stream is checked that events go to.
+const checkInterval = 30 * time.Second
+
+// watchStream checks the stream whenever that is wanted, again with a backoff while it does not fit, and now and then.
 func (p *Publisher) watchStream(d *destination) {
 	var again <-chan time.Time
-	look := time.NewTicker(landmarkLook)
-	defer look.Stop()
+	interval := time.NewTicker(checkInterval)
+	defer interval.Stop()
 	pace := bridge.RetryForever(firstRetry)
 	for {
 		select {
@@ -91,9 +94,7 @@ func (p *Publisher) watchStream(d *destination) {
 		case <-d.wanted:
 			pace.Reset()
 		case <-again:
-		case <-look.C:
-			p.lookAgain(d)
-			continue
+		case <-interval.C:
 		}
 		again = nil
 		if !p.checkStream(d) {
@@ -102,8 +103,8 @@ func (p *Publisher) watchStream(d *destination) {
 	}
 }
 
-// checkStream looks the stream up, creates it if need be, and lets the destination's events go if it fits. False asks
-// for another check. It takes mu.
+// checkStream looks the stream up, creates it if need be, and lets the destination's events go if it fits and has lost
+// none. False asks for another check. It takes mu.
 func (p *Publisher) checkStream(d *destination) bool {
 	p.mu.Lock()
 	s := p.session
@@ -114,14 +115,18 @@ func (p *Publisher) checkStream(d *destination) bool {
 	ctx, cancel := context.WithCancelCause(s.ctx)
 	defer cancel(nil)
 	d.cancelCheck = cancel
-	mayLook := !d.lookUpDenied
+	looks, checked := d.looks, d.checked
 	p.mu.Unlock()
 
 	stream, err := p.findStream(ctx, s.js, d)
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
 	}
-	if err == nil && mayLook && !p.checkLandmarks(ctx, d, stream) {
+	lost := false
+	if err == nil && looks.Err() == nil {
+		lost, err = p.checkLoss(looks, checked)
+	}
+	if lost {
 		return true // the next publisher goes on
 	}
 

@@ -275,13 +275,12 @@ func restorer(t *testing.T, bus Bus) Restorer {
 // publishUntilNoted publishes events with the numbers from first on until it is noted where some of them are.
 func publishUntilNoted(r *Trial, first uint64) (all []*bridge.Delivery) {
 	r.t.Helper()
-	before := strings.Count(r.Note(), "landmark ")
-	r.Eventually("a landmark", func() bool {
+	r.Eventually("a checkpoint", func() bool {
 		some := Events(first+uint64(len(all)), 50, 20)
 		all = append(all, some...)
 		r.Publish(some...)
 		r.WaitDone(some...)
-		return strings.Count(r.Note(), "landmark ") > before
+		return r.HasCheckpoint("", first)
 	})
 	return all
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -89,6 +90,7 @@ func (r *Trial) GoBack() *Trial {
 	for _, l := range r.Lost() {
 		committed = min(committed, l.Committed)
 	}
+	r.publisher.Rewind(committed)
 	return open(r.t, r.bus, cursor{committed, r.publisher.Note(committed)}, r.offered)
 }
 
@@ -101,7 +103,7 @@ func openSpool(t *testing.T, bus Bus, spool string, c cursor, before uint64) *Tr
 	t.Helper()
 	r := &Trial{t: t, bus: bus, start: c.prefix, before: before, offered: before, prefix: c.prefix, note: c.note, kept: c,
 		results: make(map[uint64]error), changed: make(chan struct{}), open: make(map[string]error)}
-	r.publisher = bus.Open(t, bridge.Opening{Report: r.report, Spool: spool, Note: c.note, KeepNote: r.keepNote, TakeNote: r.takeNote, Rewound: r.rewound})
+	r.publisher = bus.Open(t, bridge.Opening{Report: r.report, Spool: spool, Note: c.note, KeepNote: r.keepNote, Rewound: r.rewound})
 	t.Cleanup(r.Close)
 	return r
 }
@@ -117,13 +119,6 @@ func (r *Trial) keepNote() error {
 	r.note = r.publisher.Note(r.prefix)
 	r.kept = cursor{r.prefix, r.note}
 	return nil
-}
-
-// takeNote is what a pump does when its publisher asks for it.
-func (r *Trial) takeNote() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.note = r.publisher.Note(r.prefix)
 }
 
 // rewound is what no bus may say that has lost nothing.
@@ -183,6 +178,20 @@ func (r *Trial) Note() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return string(r.note)
+}
+
+// HasCheckpoint reports whether the publisher noted where an event with that number or a later one is stored: in that
+// stream or partition, or if it is empty, in any.
+func (r *Trial) HasCheckpoint(stream string, from uint64) bool {
+	for line := range strings.Lines(r.Note()) {
+		var word, in, identity string
+		var position, sequence uint64
+		_, err := fmt.Sscan(line, &word, &in, &identity, &position, &sequence)
+		if err == nil && word == "checkpoint" && (in == stream || stream == "") && sequence >= from {
+			return true
+		}
+	}
+	return false
 }
 
 // Close closes the publisher; a done after it is an error.

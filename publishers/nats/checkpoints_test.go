@@ -42,7 +42,7 @@ func TestBehindIsNoLoss(t *testing.T) {
 				p.Refuse(i != behind)
 			}
 			r.Eventually("look at what the stream holds", func() bool {
-				return strings.Contains(log.String(), "cannot look whether the stream still holds what it stored")
+				return strings.Contains(strings.Join(r.Causes(), "\n"), "cannot check whether it still has what it stored")
 			})
 
 			b.isolate(b.nodes[behind], false)
