@@ -3,29 +3,29 @@ module github.com/postbridge/postbridge
 go 1.26.0
 
 require (
-	github.com/caarlos0/env/v10 v10.0.0
-	github.com/cenkalti/backoff/v4 v4.3.0
-	github.com/go-json-experiment/json v0.0.0-20260820222146-c27c302e5fc3
-	github.com/go-logr/logr v1.4.4
-	github.com/nats-io/jwt/v2 v2.8.2
-	github.com/nats-io/nats-server/v2 v2.15.2
-	github.com/nats-io/nats.go v1.55.0
-	github.com/nats-io/nkeys v0.4.16
-	github.com/pierrec/lz4/v4 v4.1.33
-	github.com/prometheus/client_golang v1.25.0
-	github.com/rogpeppe/go-internal v1.16.0
-	github.com/santhosh-tekuri/jsonschema/v6 v6.0.3
-	github.com/segmentio/kafka-go v0.4.51
-	github.com/twmb/franz-go v1.22.2
-	github.com/twmb/franz-go/pkg/kfake v0.0.0-20260918054303-01f206a7e32c
-	github.com/twmb/franz-go/pkg/kmsg v1.15.0
-	go.opentelemetry.io/otel v1.47.0
-	go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp v1.47.0
-	go.opentelemetry.io/otel/sdk v1.47.0
-	go.opentelemetry.io/otel/trace v1.47.0
-	go.opentelemetry.io/proto/otlp v1.11.0
-	go.yaml.in/yaml/v3 v3.0.5
-	google.golang.org/protobuf v1.36.12
+	github.com/caarlos0/env/v10 v10.0.0 // the settings, from the environment
+	github.com/cenkalti/backoff/v4 v4.3.0 // every retry
+	github.com/go-json-experiment/json v0.0.0-20260820222146-c27c302e5fc3 // scans postbacks: duplicate keys, offsets and raw text of members, which encoding/json does not give
+	github.com/go-logr/logr v1.4.4 // OpenTelemetry reports wrong settings through it
+	github.com/nats-io/jwt/v2 v2.8.2 // tests: logins by credentials
+	github.com/nats-io/nats-server/v2 v2.15.2 // the embedded bus, and the tests' JetStream servers
+	github.com/nats-io/nats.go v1.55.0 // the JetStream publisher, tail
+	github.com/nats-io/nkeys v0.4.16 // tests: logins by credentials
+	github.com/pierrec/lz4/v4 v4.1.33 // compresses the record batches that the Kafka publisher encodes itself
+	github.com/prometheus/client_golang v1.25.0 // metrics
+	github.com/rogpeppe/go-internal v1.16.0 // tests: testscript runs the stories
+	github.com/santhosh-tekuri/jsonschema/v6 v6.0.3 // tests: every event is valid by deploy/event.schema.json
+	github.com/segmentio/kafka-go v0.4.51 // the Kafka publisher, tail
+	github.com/twmb/franz-go v1.22.2 // tests: a second Kafka client reads what the publisher wrote
+	github.com/twmb/franz-go/pkg/kfake v0.0.0-20260918054303-01f206a7e32c // tests: a Kafka in process, with injected faults
+	github.com/twmb/franz-go/pkg/kmsg v1.15.0 // tests: the requests and answers that kfake changes
+	go.opentelemetry.io/otel v1.47.0 // traces
+	go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp v1.47.0 // traces, sent by OTLP
+	go.opentelemetry.io/otel/sdk v1.47.0 // traces, sampled and batched
+	go.opentelemetry.io/otel/trace v1.47.0 // traces
+	go.opentelemetry.io/proto/otlp v1.11.0 // tests: the collector that receives traces
+	go.yaml.in/yaml/v3 v3.0.5 // tests: deploy/asyncapi.yaml
+	google.golang.org/protobuf v1.36.12 // tests: the collector that receives traces
 )
 
 require (
