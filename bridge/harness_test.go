@@ -80,11 +80,11 @@ type fakeBus struct {
 	rejected int
 	down     error
 	report   bridge.Report
-	// note is the one that the bus was opened with.
-	note     []byte
-	keepNote func() error
-	rewound  func(uint64, error)
-	closing  func() // called by Close, if there is one
+	// state is the one that the bus was opened with.
+	state     []byte
+	saveState func() error
+	rewound   func(uint64, error)
+	closing   func() // called by Close, if there is one
 	// rule says what to do with a delivery; nil stores it at once.
 	rule func(*bridge.Delivery) verdict
 }
@@ -108,7 +108,7 @@ func (f *fakeBus) bus() bridge.Bus {
 	return bridge.Bus{Name: "nats", Open: func(o bridge.Opening) (bridge.Publisher, error) {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		f.report, f.note, f.keepNote, f.rewound = o.Report, o.Note, o.KeepNote, o.Rewound
+		f.report, f.state, f.saveState, f.rewound = o.Report, o.State, o.SaveState, o.Rewound
 		o.Report("connection", f.down)
 		f.offered = make(map[string]uint64)
 		return f, nil
@@ -146,8 +146,8 @@ func (f *fakeBus) Publish(ctx context.Context, d *bridge.Delivery, done func(err
 	f.changed.Broadcast()
 }
 
-// Note is the number itself.
-func (f *fakeBus) Note(committed uint64) []byte { return fmt.Append(nil, committed) }
+// State is the number itself.
+func (f *fakeBus) State(committed uint64) []byte { return fmt.Append(nil, committed) }
 
 func (f *fakeBus) Rewind(uint64) {}
 

@@ -25,13 +25,13 @@ type Publisher interface {
 	// for them once Close has returned; the next start offers them again with the same ids and numbers.
 	Publish(ctx context.Context, d *Delivery, done func(error))
 
-	// Note returns what the next start has to know so that it does not store again what is stored: text that is kept
-	// with the cursor, and given to Open. It speaks of the time when all up to the event of that number was done, or of
-	// an earlier one. It is called when the cursor is saved, a few times a second, for numbers that grow; it must not call
-	// back. nil is nothing. It works after Close, too.
-	Note(committed uint64) []byte
+	// State returns the publisher state: what the next start needs so that it stores no event twice. It is text, saved with
+	// the cursor and passed to Open; nil if there is none. It is as of the moment when every event up to committed was
+	// done, or of an earlier one. It is called whenever the cursor is saved, a few times a second, with ascending
+	// sequences; it must not call back, and works after Close.
+	State(committed uint64) []byte
 
-	// Rewind makes Note forget what the bus has lost, and what was stored after that event. It is called after Close,
+	// Rewind makes State forget what the bus has lost, and what was stored after that event. It is called after Close,
 	// together with the rewind of the cursor: a file must not have the one without the other, or else the next start would
 	// not find the loss.
 	Rewind(committed uint64)
@@ -79,13 +79,13 @@ type Opening struct {
 	Report Report
 	// Spool is the spool that all events come from.
 	Spool string
-	// Note is what Publisher.Note returned last, as far as it came to disk; nil if there is none.
-	Note []byte
-	// KeepNote writes what Publisher.Note returns now to disk, and returns once it is there. It may be called once
-	// Publish has been.
-	KeepNote func() error
+	// State is the publisher state on disk, as an earlier Publisher.State returned it; nil if there is none.
+	State []byte
+	// SaveState writes the current Publisher.State to disk and returns once it is durable. It may be called after the
+	// first call of Publish.
+	SaveState func() error
 	// Rewound says that the bus has lost what it had stored: of the events behind that number, it does not hold all. It
-	// returns at once. The publisher is closed and rewound then, and another is opened with its Note as of that number;
+	// returns at once. The publisher is closed and rewound then, and another is opened with its State as of that number;
 	// what the spool still keeps from there on is offered to that one, as Redelivered.
 	Rewound func(committed uint64, why error)
 }

@@ -82,28 +82,30 @@ func newPump(bus Bus, s *spool.Spool, c *conditions, q *quarantine, log *slog.Lo
 		log: log.With("bus", bus.Name), open: bus.Open, tracer: tracer,
 	}
 	p.room.L, p.unwanted.L = &p.mu, &p.mu
-	committed, note := p.cursor.Committed()
+	committed, state := p.cursor.Committed()
 	p.committed = committed
 	var known []byte
-	if note == nil {
+	if state == nil {
 		// New to this spool: it starts at the oldest that is kept and has nothing of what was before.
 		p.fates[skipped] = committed
 	} else {
 		var err error
-		if known, err = p.parseNote(note); err != nil {
-			return nil, fmt.Errorf("cannot read the note in the cursor of %s: %w", bus.Name, err)
+		if known, err = p.parseState(state); err != nil {
+			return nil, fmt.Errorf("cannot read the publisher state in the cursor of %s: %w", bus.Name, err)
 		}
 	}
 	if err := p.openPublisher(known); err != nil {
 		return nil, err
 	}
-	p.cursor.Ask(p.note)
+	p.cursor.SetSnapshot(p.snapshot)
 	return p, nil
 }
 
-// openPublisher opens the publisher with its note.
-func (p *pump) openPublisher(note []byte) error {
-	publisher, err := p.open(Opening{Report: p.conditions.forPublisher(), Spool: p.spoolID, Note: note, KeepNote: p.cursor.Save, Rewound: p.rewound})
+// openPublisher opens the publisher with the publisher state of the run before.
+func (p *pump) openPublisher(state []byte) error {
+	publisher, err := p.open(Opening{
+		Report: p.conditions.forPublisher(), Spool: p.spoolID, State: state, SaveState: p.cursor.Save, Rewound: p.rewound,
+	})
 	if err != nil {
 		return fmt.Errorf("cannot open %s: %w", p.bus, err)
 	}
@@ -165,11 +167,11 @@ func (p *pump) goBack(ctx context.Context) {
 		p.log.Error("cannot close the publisher", "error", err)
 	}
 	p.conditions.forget()
-	note := p.rewind()
+	state := p.rewind()
 	// Nothing is published before the rewound cursor is on disk. Otherwise a crash leaves a cursor that is ahead of the
-	// bus, and a bus that holds other events at the checkpoints of the cursor's note: no later run would find the loss.
+	// bus, and a bus that holds other events at the checkpoints of the publisher state: no later run would find the loss.
 	if p.retry(ctx, "cursor", p.saveRewound) {
-		p.retry(ctx, "open", func() error { return p.openPublisher(note) })
+		p.retry(ctx, "open", func() error { return p.openPublisher(state) })
 	}
 }
 
@@ -194,9 +196,9 @@ func (p *pump) retry(ctx context.Context, condition string, f func() error) bool
 	}
 }
 
-// rewind takes the cursor back behind what the bus lost, if it lost anything, and returns the note of the publisher,
-// which is closed, as of there. Deliveries still in flight are abandoned.
-func (p *pump) rewind() (note []byte) {
+// rewind takes the cursor back behind what the bus lost, if it lost anything, and returns the publisher state
+// as of there; the publisher is closed. Deliveries still in flight are abandoned.
+func (p *pump) rewind() (state []byte) {
 	p.mu.Lock()
 	lost, before := p.lost, p.committed
 	p.lost = nil
@@ -210,12 +212,12 @@ func (p *pump) rewind() (note []byte) {
 	p.uncount(before - committed)
 	p.committed = committed
 	p.publisher.Rewind(committed)
-	note = p.publisher.Note(committed)
+	state = p.publisher.State(committed)
 	p.mu.Unlock()
 	p.log.Error("the bus has lost events that it had stored; what the spool still keeps of them is published again",
 		"why", lost.why, "spool", p.spoolID, "from", committed+1, "to", before,
 		"not_kept", committed-min(lost.committed, committed))
-	return note
+	return state
 }
 
 // uncount takes so many events out of what is counted as done. What became of each is not known: stored, most likely.
@@ -488,18 +490,19 @@ func (p *pump) commitPrefix() {
 	p.cursor.Commit(last)
 }
 
-// close closes the publisher, and has the cursor saved with its last note: behind what was lost, if that was found out
+// close closes the publisher, and has the cursor saved with its last publisher state: behind what was lost, if that was found out
 // only now.
 func (p *pump) close() error {
 	err := p.publisher.Close()
 	p.rewind()
-	p.cursor.Touch()
+	p.cursor.MarkDirty()
 	p.conditions.flush()
 	return err
 }
 
-// The note in the cursor: the fates of all that is committed, as a line of JSON, then the note of the publisher.
-type cursorNote struct {
+// cursorState is the first line of the state in a cursor file: the fates of all committed events. The publisher state
+// follows it.
+type cursorState struct {
 	Stored       uint64 `json:"stored"`
 	Deadlettered uint64 `json:"deadlettered"`
 	Quarantined  uint64 `json:"quarantined"`
@@ -508,19 +511,19 @@ type cursorNote struct {
 	Again uint64 `json:"again"`
 }
 
-// note is how far the bus is and what is noted of that: it is asked for when the cursor is saved.
-func (p *pump) note() (committed uint64, note []byte) {
+// snapshot returns the committed sequence and the state to save with it, both as of one moment.
+func (p *pump) snapshot() (committed uint64, state []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	note = fmt.Appendf(nil, "{\"stored\":%d,\"deadlettered\":%d,\"quarantined\":%d,\"skipped\":%d,\"again\":%d}\n",
+	state = fmt.Appendf(nil, "{\"stored\":%d,\"deadlettered\":%d,\"quarantined\":%d,\"skipped\":%d,\"again\":%d}\n",
 		p.fates[stored], p.fates[deadlettered], p.fates[quarantined], p.fates[skipped], p.again)
-	return p.committed, append(note, p.publisher.Note(p.committed)...)
+	return p.committed, append(state, p.publisher.State(p.committed)...)
 }
 
-// parseNote reads a note and returns the publisher's, nil if it made none.
-func (p *pump) parseNote(note []byte) ([]byte, error) {
-	fates, rest, _ := bytes.Cut(note, []byte("\n"))
-	var n cursorNote
+// parseState reads the state of a cursor file and returns the publisher state in it, nil if there is none.
+func (p *pump) parseState(state []byte) (publisher []byte, err error) {
+	fates, rest, _ := bytes.Cut(state, []byte("\n"))
+	var n cursorState
 	if err := json.Unmarshal(fates, &n); err != nil {
 		return nil, err
 	}

@@ -96,8 +96,8 @@ func TestBusDown(t *testing.T) {
 	r.bus("all committed", func(b busStatus) bool { return b.Waiting == 0 && b.Stored == 10 })
 }
 
-// TestNote keeps the publisher's note with the cursor: at once when asked for, else with the commits.
-func TestNote(t *testing.T) {
+// TestPublisherState saves the publisher state with the cursor: at once when asked for, else with the commits.
+func TestPublisherState(t *testing.T) {
 	f := newFakeBus(t)
 	f.setRule(func(*bridge.Delivery) verdict { return hold })
 	log := new(logBuffer)
@@ -106,7 +106,7 @@ func TestNote(t *testing.T) {
 	r := start(t, o, log)
 	r.mustPost("/kite", kiteBody("1", "OPEN", 1))
 	f.waitFor("the event", func() bool { return len(f.held) == 1 })
-	if err := f.keepNote(); err != nil {
+	if err := f.saveState(); err != nil {
 		t.Fatal(err)
 	}
 	file, err := os.ReadFile(filepath.Join(o.DataDir, "spool", "cursor-nats"))
@@ -123,8 +123,8 @@ func TestNote(t *testing.T) {
 	again := testOptions(t, log)
 	again.Buses, again.DataDir = o.Buses, o.DataDir
 	r = start(t, again, log)
-	if string(f.note) != "1" {
-		t.Errorf("opened again with note %q, want 1", f.note)
+	if string(f.state) != "1" {
+		t.Errorf("opened again with state %q, want 1", f.state)
 	}
 	if st := r.bus("one stored", func(b busStatus) bool { return b.Stored == 1 }); st.Committed != 1 {
 		t.Errorf("%+v", st)
@@ -589,8 +589,8 @@ func TestRewoundAtStop(t *testing.T) {
 	again.Buses, again.DataDir = o.Buses, o.DataDir
 	r = start(t, again, log)
 	f.waitStored(8)
-	if string(f.note) != "12" || f.stored[0].Sequence != 13 {
-		t.Errorf("opened with note %q, it gets %d first", f.note, f.stored[0].Sequence)
+	if string(f.state) != "12" || f.stored[0].Sequence != 13 {
+		t.Errorf("opened with state %q, it gets %d first", f.state, f.stored[0].Sequence)
 	}
 	r.bus("all stored again", func(b busStatus) bool { return b.Waiting == 0 && b.Stored == 20 })
 }

@@ -63,8 +63,8 @@ func TestRewindNotSaved(t *testing.T) {
 					} {
 						next := newFakeBus(t)
 						_, _ = pumping(t, next, left)
-						if string(next.note) != "0" {
-							next.lose() // what a publisher finds with the checkpoints of the note from before the loss
+						if string(next.state) != "0" {
+							next.lose() // what a publisher finds with the checkpoints of the state from before the loss
 						}
 						time.Sleep(time.Minute)
 						if n := len(next.sequences()); n != events {

@@ -36,5 +36,5 @@ func TestOpenErrors(t *testing.T) {
 }
 
 func opening() bridge.Opening {
-	return bridge.Opening{Report: func(string, error) {}, KeepNote: func() error { return nil }}
+	return bridge.Opening{Report: func(string, error) {}, SaveState: func() error { return nil }}
 }

@@ -382,12 +382,12 @@ func (st *story) check() {
 func (st *story) checkCursors(s *spool.Spool) uint64 {
 	least := uint64(math.MaxUint64)
 	for _, name := range st.o.Cursors {
-		committed, note := s.Cursor(name).Committed()
+		committed, state := s.Cursor(name).Committed()
 		if committed > st.committed[name] {
 			st.t.Errorf("%s has committed %d and stands at %d", name, st.committed[name], committed)
 		}
-		if note != nil && string(note) != fmt.Sprint(committed) {
-			st.t.Errorf("%s stands at %d with the note of %s", name, committed, note)
+		if state != nil && string(state) != fmt.Sprint(committed) {
+			st.t.Errorf("%s stands at %d with the state of %s", name, committed, state)
 		}
 		after := committed
 		for _, r := range drain(st.t, s.Cursor(name)) {

@@ -49,9 +49,9 @@ type Cursor struct {
 	committed    uint64    // all up to here are done on this bus
 	waitingSince time.Time // see WaitingSince
 	committedEnd int64     // where the log goes on behind committed; the start of its segment until Next has been there
-	note         []byte    // the bus's own, as it was in the file
-	ask          func() (committed uint64, note []byte)
-	dirty        bool   // what ask says now is neither saved nor in unsaved
+	state        []byte    // as it was in the file; the package does not look into it
+	snapshot     func() (committed uint64, state []byte)
+	dirty        bool   // what snapshot returns now is neither saved nor in unsaved
 	unsaved      []mark // what is to be saved, oldest first
 	saved        uint64 // what the file says; zero from Rewind on until it is written again
 	rewinds      uint64
@@ -83,20 +83,20 @@ type mark struct {
 // is asked may be about to commit.
 func (c *Cursor) mark() {
 	c.s.mu.Lock()
-	dirty, ask, committed, note, rewinds := c.dirty, c.ask, c.committed, c.note, c.rewinds
+	dirty, snapshot, committed, state, rewinds := c.dirty, c.snapshot, c.committed, c.state, c.rewinds
 	c.dirty = false
 	c.s.mu.Unlock()
 	if !dirty {
 		return
 	}
-	if ask != nil {
-		committed, note = ask()
+	if snapshot != nil {
+		committed, state = snapshot()
 	}
 	at := time.Now() // no commit is later
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
-	if c.rewinds == rewinds { // or else there is another to ask for
-		c.unsaved = append(c.unsaved, mark{at, committed, c.s.id.formatCursor(committed, note)})
+	if c.rewinds == rewinds { // or else another snapshot is due
+		c.unsaved = append(c.unsaved, mark{at, committed, c.s.id.formatCursor(committed, state)})
 	}
 }
 
@@ -109,12 +109,12 @@ func (c *Cursor) due(upTo time.Time) (m mark, ok bool) {
 	return m, ok
 }
 
-// Committed returns how far the bus has come, and the note that its file had when the spool was opened, nil for a new
+// Committed returns how far the bus has come, and the state that its file had when the spool was opened, nil for a new
 // cursor.
-func (c *Cursor) Committed() (sequence uint64, note []byte) {
+func (c *Cursor) Committed() (sequence uint64, state []byte) {
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
-	return c.committed, c.note
+	return c.committed, c.state
 }
 
 // WaitingSince returns a time since which the first record that is not committed waits for this bus: the latest of when
@@ -126,13 +126,14 @@ func (c *Cursor) WaitingSince() time.Time {
 	return c.waitingSince
 }
 
-// Ask sets who is asked how far the bus is, and for its note of that, before the file is written. The answer is of one
-// moment: all is in it that was committed before the question, and nothing that is not committed. It may wait for whoever
-// commits, and must call nothing of the spool. Until Ask is called the note stays what it was.
-func (c *Cursor) Ask(ask func() (committed uint64, note []byte)) {
+// SetSnapshot sets the function that returns the committed sequence and the state to save with it, called before the
+// file is written. Both must be as of one moment: they cover every Commit that returned before the call, and no record
+// that is not committed. The function may block on a caller of Commit, and must call nothing of the spool. Until
+// SetSnapshot is called, the state in the file is kept.
+func (c *Cursor) SetSnapshot(snapshot func() (committed uint64, state []byte)) {
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
-	c.ask = ask
+	c.snapshot = snapshot
 }
 
 // Commit says that everything up to and including the record is done on this bus. It returns at once: the file is
@@ -141,24 +142,24 @@ func (c *Cursor) Commit(r Record) {
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
 	c.committed, c.committedEnd, c.waitingSince = r.Sequence, r.end, time.Now()
-	c.touch()
+	c.markDirty()
 }
 
-// Touch says that there is another note to save, though nothing is committed.
-func (c *Cursor) Touch() {
+// MarkDirty has the cursor saved because its state has changed, although nothing was committed.
+func (c *Cursor) MarkDirty() {
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
-	c.touch()
+	c.markDirty()
 }
 
-// touch needs s.mu.
-func (c *Cursor) touch() {
+// markDirty needs s.mu.
+func (c *Cursor) markDirty() {
 	c.dirty = true
 	signal(c.s.save)
 }
 
 // Rewind takes the cursor back to behind the sequence, or to where the spool begins by now, and returns where it stands;
-// whoever is asked for the note has to wait until that is known. It belongs to the goroutine of Next. Nobody may use a
+// the snapshot function has to wait until that is known. It belongs to the goroutine of Next. Nobody may use a
 // payload any more that Next returned before, nor commit what it returned.
 func (c *Cursor) Rewind(sequence uint64) uint64 {
 	c.leave()
@@ -181,15 +182,15 @@ func (c *Cursor) Rewind(sequence uint64) uint64 {
 			g.done = time.Time{} // Keep begins anew when it is published again
 		}
 	}
-	c.touch()
+	c.markDirty()
 	signal(c.wake)
 	return c.committed
 }
 
-// Save writes the file now, with the note as it is now, and without CursorDelay: what is committed must not be lost
+// Save writes the file now, with the state as it is now, and without CursorDelay: what is committed must not be lost
 // with the power any more. Its error is the disk's; it is tried again by itself.
 func (c *Cursor) Save() error {
-	c.Touch()
+	c.MarkDirty()
 	return c.s.saveCursor(c, 0)
 }
 

@@ -152,7 +152,7 @@ func (f *faultRun) commit() {
 	bus := busOf(c)
 	for last := f.s.Stats().Last; f.done < last; {
 		if r, err := c.Next(f.t.Context()); err == nil { // or else once more
-			bus.commit(r, "note")
+			bus.commit(r, "state")
 			f.done = r.Sequence
 		}
 	}
@@ -201,9 +201,9 @@ func (f *faultRun) check() {
 	f.o.Cursors = []string{"bus", "audit"}
 	for name, left := range map[string]*crashfs.FS{"power lost": f.fs.CrashClone(nil, 0), "killed": f.fs.Restart()} {
 		s := open(f.t, left, f.o)
-		committed, note := s.Cursor("bus").Committed()
-		if committed > f.done || committed > 0 && string(note) != "note" {
-			f.t.Errorf("%s: the bus stands at %d with %q", name, committed, note)
+		committed, state := s.Cursor("bus").Committed()
+		if committed > f.done || committed > 0 && string(state) != "state" {
+			f.t.Errorf("%s: the bus stands at %d with %q", name, committed, state)
 		}
 		found, tried := map[uint64]string{}, 0
 		for _, r := range drain(f.t, s.Cursor("audit")) {
@@ -371,7 +371,7 @@ func TestACursorThatCannotBeSaved(t *testing.T) {
 		appendAll(t, s, "a")
 		fs.Inject(crashfs.Fault{Op: crashfs.Rename, Nth: 1, Outcome: crashfs.Failed, Sticky: true})
 		before := fs.Count(crashfs.Rename)
-		busOf(s.Cursor("nats")).commit(drain(t, s.Cursor("nats"))[0], "note")
+		busOf(s.Cursor("nats")).commit(drain(t, s.Cursor("nats"))[0], "state")
 		time.Sleep(time.Minute)
 		if n := fs.Count(crashfs.Rename) - before; n < 60 || n > 600 {
 			t.Errorf("it is tried %d times in a minute", n)
@@ -383,7 +383,7 @@ func TestACursorThatCannotBeSaved(t *testing.T) {
 		fs.Heal()
 		time.Sleep(time.Second)
 		after := open(t, fs.CrashClone(nil, 0), o)
-		wantCommitted(t, after.Cursor("nats"), 1, "note")
+		wantCommitted(t, after.Cursor("nats"), 1, "state")
 		closeSpool(t, after)
 		closeSpool(t, s)
 	})

@@ -188,18 +188,18 @@ func (id spoolID) highestNumber(b []byte, after uint64) uint64 {
 	return highest
 }
 
-// A cursor file is one line of text and then the note:
+// A cursor file is one line of text and then the state:
 //
-//	postbridge-cursor 1 <spool id> <sequence> <CRC32C in hex over spool id, sequence in decimal and note>
+//	postbridge-cursor 1 <spool id> <sequence> <CRC32C in hex over spool id, sequence in decimal and state>
 const cursorWord = "postbridge-cursor"
 
-func (id spoolID) formatCursor(sequence uint64, note []byte) []byte {
-	sum := id.checksum(strconv.AppendUint(nil, sequence, 10), note)
-	return append(fmt.Appendf(nil, "%s %d %v %d %08x\n", cursorWord, formatVersion, id, sequence, sum), note...)
+func (id spoolID) formatCursor(sequence uint64, state []byte) []byte {
+	sum := id.checksum(strconv.AppendUint(nil, sequence, 10), state)
+	return append(fmt.Appendf(nil, "%s %d %v %d %08x\n", cursorWord, formatVersion, id, sequence, sum), state...)
 }
 
-func (id spoolID) parseCursor(b []byte) (sequence uint64, note []byte, err error) {
-	line, note, _ := bytes.Cut(b, []byte("\n"))
+func (id spoolID) parseCursor(b []byte) (sequence uint64, state []byte, err error) {
+	line, state, _ := bytes.Cut(b, []byte("\n"))
 	words, err := versionedLine(line, cursorWord)
 	if err != nil {
 		return 0, nil, err
@@ -207,10 +207,10 @@ func (id spoolID) parseCursor(b []byte) (sequence uint64, note []byte, err error
 	if len(words) == 3 {
 		sequence, _ = strconv.ParseUint(words[1], 10, 64) // what is wrong is found below
 	}
-	if !bytes.Equal(b, id.formatCursor(sequence, note)) {
+	if !bytes.Equal(b, id.formatCursor(sequence, state)) {
 		return 0, nil, errDamaged
 	}
-	return sequence, note, nil
+	return sequence, state, nil
 }
 
 // What a bus was offered is one line of text, in a file of its own, because a cursor's may have to stay behind:

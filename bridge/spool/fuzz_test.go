@@ -78,10 +78,10 @@ func wantNumbered(t *testing.T, records []spool.Record, last uint64) {
 
 // FuzzCursor has any bytes as a cursor: what is not one is told from one, and kept.
 func FuzzCursor(f *testing.F) {
-	f.Add(cursorFile(1, testID, 4, "note"))
+	f.Add(cursorFile(1, testID, 4, "state"))
 	f.Add(cursorFile(1, testID, 12, ""))
-	f.Add(cursorFile(2, testID, 4, "note"))
-	f.Add(cursorFile(1, testID+1, 4, "note"))
+	f.Add(cursorFile(2, testID, 4, "state"))
+	f.Add(cursorFile(1, testID+1, 4, "state"))
 	f.Add([]byte("postbridge-cursor 1"))
 	f.Add([]byte("\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -94,10 +94,10 @@ func FuzzCursor(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		committed, note := s.Cursor("bus").Committed()
+		committed, state := s.Cursor("bus").Committed()
 		kept := fs.ReadFile("cursor-bus.bad")
-		if isCursor := bytes.Equal(b, cursorFile(1, testID, committed, string(note))); isCursor == (kept != nil) {
-			t.Errorf("the bus stands at %d with %q, and kept is %q", committed, note, kept)
+		if isCursor := bytes.Equal(b, cursorFile(1, testID, committed, string(state))); isCursor == (kept != nil) {
+			t.Errorf("the bus stands at %d with %q, and kept is %q", committed, state, kept)
 		}
 		if kept != nil && (committed != 0 || !bytes.Equal(kept, b)) {
 			t.Errorf("the bus stands at %d after a damaged cursor, and kept is %q", committed, kept)

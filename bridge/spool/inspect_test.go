@@ -54,7 +54,7 @@ const allNine = "1:a, 2:b, 3:c, 4:d, 5:e, 6:f, 7:g, 8:h, 9:i"
 
 func TestInspect(t *testing.T) {
 	fs := threeSegments(t)
-	fs.WriteFile("cursor-nats", cursorFile(1, testID, 5, "note"))
+	fs.WriteFile("cursor-nats", cursorFile(1, testID, 5, "state"))
 	before := fs.Names()
 	v := wantSeen(t, fs, allNine)
 	if v.ID != "5b001dea" || v.InUse || len(v.Faults) != 0 {

@@ -52,7 +52,7 @@ type CursorInfo struct {
 	Bus       string
 	Committed uint64
 
-	note []byte
+	state []byte
 }
 
 // Fault is a file that cannot be used as it is.
@@ -235,9 +235,9 @@ func (v *View) loadPosition(f FileInfo) error {
 		return err
 	}
 	if bus, ok := strings.CutPrefix(f.Name, cursorPrefix); ok {
-		sequence, note, err := v.id.parseCursor(b)
+		sequence, state, err := v.id.parseCursor(b)
 		if err == nil {
-			v.Cursors = append(v.Cursors, CursorInfo{bus, sequence, note})
+			v.Cursors = append(v.Cursors, CursorInfo{bus, sequence, state})
 			v.Next = max(v.Next, sequence+1)
 		}
 		return err

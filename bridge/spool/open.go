@@ -160,7 +160,7 @@ func (s *Spool) openCursors(v *View) error {
 	}
 	for _, saved := range v.Cursors {
 		if c := s.Cursor(saved.Bus); c != nil {
-			c.committed, c.saved, c.note = saved.Committed, saved.Committed, saved.note
+			c.committed, c.saved, c.state = saved.Committed, saved.Committed, saved.state
 		}
 	}
 	for _, f := range v.Faults {

@@ -52,9 +52,9 @@ func segmentFile(first uint64, payloads ...string) []byte {
 	return b
 }
 
-func cursorFile(version int, id uint32, sequence uint64, note string) []byte {
-	sum := crc(le32(id), fmt.Append(nil, sequence), []byte(note))
-	return fmt.Appendf(nil, "postbridge-cursor %d %08x %d %08x\n%s", version, id, sequence, sum, note)
+func cursorFile(version int, id uint32, sequence uint64, state string) []byte {
+	sum := crc(le32(id), fmt.Append(nil, sequence), []byte(state))
+	return fmt.Appendf(nil, "postbridge-cursor %d %08x %d %08x\n%s", version, id, sequence, sum, state)
 }
 
 func offeredFile(version int, id uint32, sequence uint64) []byte {
@@ -218,11 +218,11 @@ func TestRecovery(t *testing.T) {
 			fs.WriteFile("cursor-old", cursorFile(1, testID, 20, ""))
 		}, all + " lost(10-20) 21:new", ""},
 		{"damaged cursor", func(fs *crashfs.FS) {
-			fs.WriteFile("cursor-bus", cursorFile(1, testID, 4, "note"))
+			fs.WriteFile("cursor-bus", cursorFile(1, testID, 4, "state"))
 			flip(fs, "cursor-bus", len(cursorFile(1, testID, 4, ""))-3)
 		}, all + " 10:new", "cursor-bus.bad"},
-		{"damaged note", func(fs *crashfs.FS) {
-			fs.WriteFile("cursor-bus", cursorFile(1, testID, 4, "note"))
+		{"damaged state", func(fs *crashfs.FS) {
+			fs.WriteFile("cursor-bus", cursorFile(1, testID, 4, "state"))
 			flip(fs, "cursor-bus", len(cursorFile(1, testID, 4, "")))
 		}, all + " 10:new", "cursor-bus.bad"},
 		{"empty cursor", func(fs *crashfs.FS) { fs.WriteFile("cursor-bus", nil) }, all + " 10:new", "cursor-bus.bad"},

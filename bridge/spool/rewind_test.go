@@ -41,7 +41,7 @@ func TestRewind(t *testing.T) {
 				records = append(records, r)
 			}
 			if c.read > 0 {
-				bus.commit(records[c.read-1], "note")
+				bus.commit(records[c.read-1], "state")
 			}
 			if err := cursor.Save(); err != nil {
 				t.Fatal(err)
@@ -49,14 +49,14 @@ func TestRewind(t *testing.T) {
 			if got := cursor.Rewind(c.to); got != c.stands {
 				t.Errorf("it stands at %d, want %d", got, c.stands)
 			}
-			bus.set(c.stands, "another note")
+			bus.set(c.stands, "another state")
 			again := wantRecords(t, cursor, c.want)
 			if n := redelivered(t, again); n != len(again) { // in a spool of before, all may have been
 				t.Errorf("%d of %d may have been returned before", n, len(again))
 			}
 			closeSpool(t, s)
 			s = open(t, fs, options())
-			wantCommitted(t, s.Cursor("bus"), c.stands, "another note")
+			wantCommitted(t, s.Cursor("bus"), c.stands, "another state")
 			wantRecords(t, s.Cursor("bus"), c.want)
 			closeSpool(t, s)
 		})
@@ -92,7 +92,7 @@ func TestRewindWhileSaved(t *testing.T) {
 		records := drain(t, c)
 		asked, answer := make(chan struct{}), make(chan struct{})
 		first := true
-		c.Ask(func() (uint64, []byte) {
+		c.SetSnapshot(func() (uint64, []byte) {
 			if first {
 				first = false
 				close(asked)

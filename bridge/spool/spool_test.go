@@ -266,18 +266,18 @@ func TestCursorsAreIndependent(t *testing.T) {
 	s := open(t, fs, o)
 	appendAll(t, s, "a", "b", "c")
 	nats := drain(t, s.Cursor("nats"))
-	busOf(s.Cursor("nats")).commit(nats[1], "note")
+	busOf(s.Cursor("nats")).commit(nats[1], "state")
 	closeSpool(t, s)
 
 	s = open(t, fs, o)
-	wantCommitted(t, s.Cursor("nats"), 2, "note")
+	wantCommitted(t, s.Cursor("nats"), 2, "state")
 	wantCommitted(t, s.Cursor("kafka"), 0, "")
 	wantRecords(t, s.Cursor("kafka"), "1:a 2:b 3:c")
 	wantRecords(t, s.Cursor("nats"), "3:c")
 	closeSpool(t, s)
 }
 
-// TestSave brings a note to disk at once, before anything is committed too.
+// TestSave brings a state to disk at once, before anything is committed too.
 func TestSave(t *testing.T) {
 	fs, o := crashfs.New(t), options()
 	o.CursorDelay = time.Hour
@@ -306,24 +306,24 @@ type bus struct {
 
 	mu        sync.Mutex
 	committed uint64
-	note      string
+	state     string
 }
 
 func busOf(c *spool.Cursor) *bus {
-	committed, note := c.Committed()
-	b := &bus{cursor: c, committed: committed, note: string(note)}
-	c.Ask(func() (uint64, []byte) {
+	committed, state := c.Committed()
+	b := &bus{cursor: c, committed: committed, state: string(state)}
+	c.SetSnapshot(func() (uint64, []byte) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		return b.committed, []byte(b.note)
+		return b.committed, []byte(b.state)
 	})
 	return b
 }
 
-func (b *bus) commit(r spool.Record, note string) {
+func (b *bus) commit(r spool.Record, state string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.committed, b.note = r.Sequence, note
+	b.committed, b.state = r.Sequence, state
 	b.cursor.Commit(r)
 }
 
@@ -332,20 +332,20 @@ func (b *bus) rewind(to uint64) uint64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.committed = b.cursor.Rewind(to)
-	b.note = fmt.Sprint(b.committed)
+	b.state = fmt.Sprint(b.committed)
 	return b.committed
 }
 
-func (b *bus) set(committed uint64, note string) {
+func (b *bus) set(committed uint64, state string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.committed, b.note = committed, note
+	b.committed, b.state = committed, state
 }
 
-func wantCommitted(t testing.TB, c *spool.Cursor, sequence uint64, note string) {
+func wantCommitted(t testing.TB, c *spool.Cursor, sequence uint64, state string) {
 	t.Helper()
-	if n, b := c.Committed(); n != sequence || string(b) != note {
-		t.Errorf("committed are %d with note %q, want %d with %q", n, b, sequence, note)
+	if n, b := c.Committed(); n != sequence || string(b) != state {
+		t.Errorf("committed are %d with state %q, want %d with %q", n, b, sequence, state)
 	}
 }
 

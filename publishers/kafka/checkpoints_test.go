@@ -85,7 +85,7 @@ func TestBlind(t *testing.T) {
 			all := ordersOnly(publishertest.Events(1, 50, 3))
 			r.Publish(all...)
 			r.WaitDone(all...)
-			r.Eventually("a checkpoint", func() bool { return strings.Contains(r.Note(), "checkpoint ") })
+			r.Eventually("a checkpoint", func() bool { return strings.Contains(r.State(), "checkpoint ") })
 			r.Close()
 			var sent atomic.Bool
 			bus.setTap(tap{

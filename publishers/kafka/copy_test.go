@@ -16,14 +16,14 @@ func TestNumberUsedAgain(t *testing.T) {
 	first := publishertest.Events(1, 10, 3)
 	r.Publish(first...)
 	r.WaitDone(first...)
-	older := r.Note()
+	older := r.State()
 	more := publishertest.Events(11, 10, 3)
 	r.Publish(more...)
 	r.WaitDone(more...)
 	r.Close()
 
 	p := bus.Open(t, bridge.Opening{
-		Report: func(string, error) {}, Spool: first[0].Spool, Note: []byte(older), KeepNote: func() error { return nil },
+		Report: func(string, error) {}, Spool: first[0].Spool, State: []byte(older), SaveState: func() error { return nil },
 		Rewound: func(_ uint64, why error) { t.Error(why) },
 	})
 	defer p.Close()

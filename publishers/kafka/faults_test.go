@@ -451,7 +451,7 @@ func TestNumbersRefusedForGood(t *testing.T) {
 	}
 }
 
-// refuseKnown has the broker refuse the producers in the publisher's note.
+// refuseKnown has the broker refuse the producers in the publisher state.
 func refuseKnown(t *testing.T, bus *testBus, r *publishertest.Trial, e *kerr.Error) {
 	t.Helper()
 	known := producersOf(t, r)
@@ -460,11 +460,11 @@ func refuseKnown(t *testing.T, bus *testBus, r *publishertest.Trial, e *kerr.Err
 	bus.cluster.Fault(fault)
 }
 
-// producersOf are the producers in the publisher's note.
+// producersOf are the producers in the publisher state.
 func producersOf(t *testing.T, r *publishertest.Trial) (known map[int64]bool) {
 	t.Helper()
 	known = make(map[int64]bool)
-	for line := range strings.Lines(r.Note()) {
+	for line := range strings.Lines(r.State()) {
 		var topic string
 		var partition, producer int64
 		if _, err := fmt.Sscan(line, &topic, &partition, &producer); err == nil {
@@ -472,7 +472,7 @@ func producersOf(t *testing.T, r *publishertest.Trial) (known map[int64]bool) {
 		}
 	}
 	if len(known) == 0 {
-		t.Fatalf("no producers in %q", r.Note())
+		t.Fatalf("no producers in %q", r.State())
 	}
 	return known
 }
@@ -914,7 +914,7 @@ func TestTopicMadeAnewWhileAway(t *testing.T) {
 	}
 	// Of what is only noted, and not marked, an error is said.
 	var unmarked []string
-	for line := range strings.Lines(r.Note()) {
+	for line := range strings.Lines(r.State()) {
 		if !strings.HasPrefix(line, "checkpoint ") {
 			unmarked = append(unmarked, line)
 		}
@@ -1075,8 +1075,8 @@ func TestOtherCluster(t *testing.T) {
 			if !bus.logged("level=WARN", "this is another Kafka cluster than before", "cluster=other") {
 				t.Error("it is not said that it is another cluster")
 			}
-			if note := r.Note(); !strings.HasPrefix(note, "cluster other\norders ") && !strings.HasPrefix(note, "cluster other\nrejects ") {
-				t.Errorf("the note is %q", note)
+			if state := r.State(); !strings.HasPrefix(state, "cluster other\norders ") && !strings.HasPrefix(state, "cluster other\nrejects ") {
+				t.Errorf("the publisher state is %q", state)
 			}
 			waitNoCauses(r)
 		})

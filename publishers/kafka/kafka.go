@@ -52,7 +52,7 @@ type Publisher struct {
 	cfg          Config
 	log          *slog.Logger
 	limits       limits
-	keepNote     func() error
+	saveState    func() error
 	transport    *transport
 	client       *kafkago.Client
 	certificates *tlsfiles.Files // nil without TLS files
@@ -118,18 +118,18 @@ func open(cfg Config, o bridge.Opening, log *slog.Logger, limits limits) (*Publi
 		return nil, err
 	}
 	p := &Publisher{
-		cfg:      cfg,
-		log:      log,
-		limits:   limits,
-		keepNote: o.KeepNote,
-		refresh:  make(chan struct{}, 1),
-		brokers:  cfg.Brokers,
-		report:   o.Report,
-		spool:    o.Spool,
-		rewound:  o.Rewound,
+		cfg:       cfg,
+		log:       log,
+		limits:    limits,
+		saveState: o.SaveState,
+		refresh:   make(chan struct{}, 1),
+		brokers:   cfg.Brokers,
+		report:    o.Report,
+		spool:     o.Spool,
+		rewound:   o.Rewound,
 	}
 	var positions []byte
-	p.checkpoints, positions = publishers.LoadCheckpoints(o.Note, limits.blindFor, log)
+	p.checkpoints, positions = publishers.LoadCheckpoints(o.State, limits.blindFor, log)
 	if err := p.notes.parse(positions); err != nil {
 		// What is known from before only saves repeats.
 		log.Error("cannot read what is noted of the partitions; events may be stored twice", "error", err)
@@ -184,8 +184,8 @@ func (p *Publisher) settle(copies []*entry, refused error) {
 	}
 }
 
-// Note says how far each partition was written when all up to that event was done, and where some of the events are.
-func (p *Publisher) Note(committed uint64) []byte {
+// State implements bridge.Publisher: how far each partition was written, and where some of the events are.
+func (p *Publisher) State(committed uint64) []byte {
 	return append(p.notes.asOf(committed), p.checkpoints.State(committed)...)
 }
 

@@ -69,7 +69,7 @@ func (l *lane) renew(ctx context.Context, leader string) error {
 	}
 	l.at.producer, l.at.next = id, 0
 	l.p.notes.begin(l.topic.name, l.partition, l.at)
-	return l.p.keepNote()
+	return l.p.saveState()
 }
 
 // newProducer asks any broker for a producer id.

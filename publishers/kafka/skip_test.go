@@ -142,7 +142,7 @@ func TestClockSetBack(t *testing.T) {
 			for _, d := range all {
 				d.ReceivedAt = time.Now().Add(c.by)
 			}
-			note := c.note(r.Note())
+			note := c.note(r.State())
 			r = crashAfter(t, bus, r, orders, all...).ReopenWith(note)
 			more := ordersOnly(publishertest.Events(22, 5, 5))
 			for _, some := range [][]*bridge.Delivery{all[:7], all[7:], more} { // other batches than before

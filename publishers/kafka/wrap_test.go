@@ -27,8 +27,8 @@ type realBus struct {
 
 func (b *realBus) Open(t *testing.T, o bridge.Opening) bridge.Publisher {
 	t.Helper()
-	if o.Note == nil {
-		o.Note = b.note
+	if o.State == nil {
+		o.State = b.note
 	}
 	p, err := kafka.Open(b.config, o, slog.New(slog.NewTextHandler(&b.logs, nil)))
 	if err != nil {

@@ -47,7 +47,7 @@ func TestEmbedded(t *testing.T) {
 func openEmbedded(t *testing.T, listen, dir string) error {
 	t.Helper()
 	cfg := nats.Config{Embedded: &nats.EmbeddedConfig{Listen: listen, StoreDir: dir}}
-	p, err := nats.Open(cfg, bridge.Opening{Report: func(string, error) {}, KeepNote: func() error { return nil }}, slog.New(slog.DiscardHandler))
+	p, err := nats.Open(cfg, bridge.Opening{Report: func(string, error) {}, SaveState: func() error { return nil }}, slog.New(slog.DiscardHandler))
 	if err == nil {
 		p.Close()
 		t.Fatalf("listens on %q, stores in %s", listen, dir)

@@ -75,8 +75,8 @@ func openEdgeReporting(t *testing.T, cfg nats.Config, report func(e *edge, cause
 	e := &edge{t: t, causes: make(map[string]error), log: new(logBuffer)}
 	p, err := nats.Open(cfg, bridge.Opening{
 		Report: func(cause string, err error) { report(e, cause, err) }, Spool: "0badcafe",
-		KeepNote: func() error { return nil },
-		Rewound:  func(uint64, error) { e.rewound.Add(1) },
+		SaveState: func() error { return nil },
+		Rewound:   func(uint64, error) { e.rewound.Add(1) },
 	}, slog.New(slog.NewTextHandler(e.log, nil)))
 	if err != nil {
 		t.Fatal(err)

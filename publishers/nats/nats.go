@@ -131,7 +131,7 @@ func Open(cfg Config, o bridge.Opening, log *slog.Logger) (*Publisher, error) {
 		spool:    o.Spool,
 		rewound:  o.Rewound,
 	}
-	p.loadState(o.Note)
+	p.loadState(o.State)
 	p.destinations = map[bridge.Destination]*destination{
 		bridge.Orders:      newDestination(bridge.Orders, cfg.Prefix, "*.*.*"),
 		bridge.Rejects:     newDestination(bridge.Rejects, cfg.Prefix, "*.*.*"),

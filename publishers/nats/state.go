@@ -28,8 +28,8 @@ func (p *Publisher) loadState(state []byte) {
 	}
 }
 
-// Note implements bridge.Publisher.
-func (p *Publisher) Note(committed uint64) []byte {
+// State implements bridge.Publisher.
+func (p *Publisher) State(committed uint64) []byte {
 	return append([]byte(serversWord+p.servers+"\n"), p.checkpoints.State(committed)...)
 }
 

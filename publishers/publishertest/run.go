@@ -29,7 +29,7 @@ type Trial struct {
 	results map[uint64]error // by sequence
 	changed chan struct{}    // closed and replaced with each result
 	prefix  uint64           // all events up to this number are done
-	note    []byte           // the publisher's, as of prefix
+	state   []byte           // the publisher's, as of prefix
 	kept    cursor           // what is on disk
 	broken  error            // why nothing comes to disk
 	asked   int              // how often the publisher wanted it to, while nothing did
@@ -40,10 +40,10 @@ type Trial struct {
 	lost         []Loss
 }
 
-// cursor is how far a publisher has come, and its note as of then.
+// cursor is how far a publisher has come, and its state as of then.
 type cursor struct {
 	prefix uint64
-	note   []byte
+	state  []byte
 }
 
 // keepEach is how many events are done until the cursor comes to disk without being asked for.
@@ -64,13 +64,13 @@ func openFrom(t *testing.T, bus Bus, spool string) *Trial {
 // Reopen is the next run after this one, which is closed, and which has ended well.
 func (r *Trial) Reopen() *Trial {
 	r.t.Helper()
-	return open(r.t, r.bus, cursor{r.prefix, r.note}, r.offered)
+	return open(r.t, r.bus, cursor{r.prefix, r.state}, r.offered)
 }
 
-// ReopenWith is Reopen with another note.
-func (r *Trial) ReopenWith(note string) *Trial {
+// ReopenWith is Reopen with another publisher state.
+func (r *Trial) ReopenWith(state string) *Trial {
 	r.t.Helper()
-	return open(r.t, r.bus, cursor{r.prefix, []byte(note)}, r.offered)
+	return open(r.t, r.bus, cursor{r.prefix, []byte(state)}, r.offered)
 }
 
 // Recover is the next run after this one, which is closed, with what a crash leaves: an earlier cursor. All events
@@ -91,7 +91,7 @@ func (r *Trial) GoBack() *Trial {
 		committed = min(committed, l.Committed)
 	}
 	r.publisher.Rewind(committed)
-	return open(r.t, r.bus, cursor{committed, r.publisher.Note(committed)}, r.offered)
+	return open(r.t, r.bus, cursor{committed, r.publisher.State(committed)}, r.offered)
 }
 
 func open(t *testing.T, bus Bus, c cursor, before uint64) *Trial {
@@ -101,23 +101,23 @@ func open(t *testing.T, bus Bus, c cursor, before uint64) *Trial {
 
 func openSpool(t *testing.T, bus Bus, spool string, c cursor, before uint64) *Trial {
 	t.Helper()
-	r := &Trial{t: t, bus: bus, start: c.prefix, before: before, offered: before, prefix: c.prefix, note: c.note, kept: c,
+	r := &Trial{t: t, bus: bus, start: c.prefix, before: before, offered: before, prefix: c.prefix, state: c.state, kept: c,
 		results: make(map[uint64]error), changed: make(chan struct{}), open: make(map[string]error)}
-	r.publisher = bus.Open(t, bridge.Opening{Report: r.report, Spool: spool, Note: c.note, KeepNote: r.keepNote, Rewound: r.rewound})
+	r.publisher = bus.Open(t, bridge.Opening{Report: r.report, Spool: spool, State: c.state, SaveState: r.saveState, Rewound: r.rewound})
 	t.Cleanup(r.Close)
 	return r
 }
 
-// keepNote is what a pump does when its publisher asks for it.
-func (r *Trial) keepNote() error {
+// saveState is what a pump does when its publisher asks for it.
+func (r *Trial) saveState() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.broken != nil {
 		r.asked++
 		return r.broken
 	}
-	r.note = r.publisher.Note(r.prefix)
-	r.kept = cursor{r.prefix, r.note}
+	r.state = r.publisher.State(r.prefix)
+	r.kept = cursor{r.prefix, r.state}
 	return nil
 }
 
@@ -159,7 +159,7 @@ func (r *Trial) BreakDisk(why error) {
 	r.broken = why
 }
 
-// DiskAsked is how often the publisher wanted its note on disk while nothing came there.
+// DiskAsked is how often the publisher wanted its state on disk while nothing came there.
 func (r *Trial) DiskAsked() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -173,17 +173,17 @@ func (r *Trial) Prefix() uint64 {
 	return r.prefix
 }
 
-// Note is what the publisher noted, as of Prefix.
-func (r *Trial) Note() string {
+// State returns the publisher state as of Prefix.
+func (r *Trial) State() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return string(r.note)
+	return string(r.state)
 }
 
 // HasCheckpoint reports whether the publisher noted where an event with that number or a later one is stored: in that
 // stream or partition, or if it is empty, in any.
 func (r *Trial) HasCheckpoint(stream string, from uint64) bool {
-	for line := range strings.Lines(r.Note()) {
+	for line := range strings.Lines(r.State()) {
 		var word, in, identity string
 		var position, sequence uint64
 		_, err := fmt.Sscan(line, &word, &in, &identity, &position, &sequence)
@@ -253,9 +253,9 @@ func (r *Trial) done(d *bridge.Delivery, err error) {
 	for ; r.has(r.prefix + 1); r.prefix++ {
 		// all up to the next are done
 	}
-	r.note = r.publisher.Note(r.prefix)
+	r.state = r.publisher.State(r.prefix)
 	if r.broken == nil && r.prefix >= r.kept.prefix+keepEach {
-		r.kept = cursor{r.prefix, r.note}
+		r.kept = cursor{r.prefix, r.state}
 	}
 	close(r.changed)
 	r.changed = make(chan struct{})
