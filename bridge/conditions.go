@@ -42,8 +42,12 @@ const (
 	logGrace = time.Second
 )
 
-// conditionConnection is the condition that every publisher reports first: whether it is connected.
-const conditionConnection = "connection"
+const (
+	// conditionConnection is the condition that every publisher reports first: whether it is connected.
+	conditionConnection = "connection"
+	// conditionInFlight blocks publishing while the in-flight window of the pump is full.
+	conditionInFlight = "window"
+)
 
 func newConditions(log *slog.Logger) *conditions {
 	return &conditions{log: log, holding: make(map[string]*condition)}

@@ -38,11 +38,11 @@ func (b *Bridge) BodyBudget() int64 {
 	return b.receiver.budget.left
 }
 
-// Limits of the look-ahead.
+// Limits of the in-flight window.
 const (
-	MaxUnacked      = maxUnacked
-	MaxUnackedBytes = maxUnackedBytes
-	MaxWindow       = maxWindow
+	MaxInFlight      = maxInFlight
+	MaxInFlightBytes = maxInFlightBytes
+	MaxWindow        = maxWindow
 )
 
 // RememberedOrders is how many orders are remembered at least.

@@ -52,7 +52,7 @@ func TestNoIDsInLog(t *testing.T) {
 		appendDelivery(t, s, []byte("of another version, with "+user))
 		for range 15 {
 			d := &bridge.Delivery{ID: id, Broker: "kite", UserID: user, OrderID: order + "stuck", ReceivedAt: time.Now()}
-			appendDelivery(t, s, append(bridge.AppendHead(d), make([]byte, bridge.MaxUnackedBytes/10)...))
+			appendDelivery(t, s, append(bridge.AppendHead(d), make([]byte, bridge.MaxInFlightBytes/10)...))
 		}
 		time.Sleep(time.Minute)
 		look()
@@ -71,9 +71,9 @@ func TestNoIDsInLog(t *testing.T) {
 		}
 		for _, want := range []string{
 			`the bus refuses an event for good.* spool=` + s.ID() + ` sequence=2 `,
-			`put into quarantine.* spool=` + s.ID() + ` sequence=3 `,
-			`publishing blocked.*condition=look-ahead.*event 4 of spool ` + s.ID(),
-			`put into quarantine.* spool=` + s.ID() + ` sequence=5 `,
+			`is quarantined.* spool=` + s.ID() + ` sequence=3 `,
+			`publishing blocked.*condition=window.*event 4 of spool ` + s.ID(),
+			`is quarantined.* spool=` + s.ID() + ` sequence=5 `,
 		} {
 			if !regexp.MustCompile(want).MatchString(log.String()) {
 				t.Errorf("no line %s in the log:\n%s", want, log)

@@ -1,9 +1,7 @@
 package bridge
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -12,18 +10,18 @@ import (
 	"github.com/postbridge/postbridge/bridge/spool"
 )
 
-// The look-ahead: how much a pump offers to its bus before what it offered first is done. All of it may have to be
-// looked up again after a crash.
+// The in-flight window: how much a pump publishes before the oldest of it is done. After a crash the bus may be asked
+// for all of it.
 const (
-	maxUnacked      = 8192     // events offered and not done
-	maxUnackedBytes = 16 << 20 // their bytes
-	maxWindow       = 1 << 16  // events offered, from the first that is not done on
+	maxInFlight      = 8192     // events published and not done
+	maxInFlightBytes = 16 << 20 // their bytes
+	maxWindow        = 1 << 16  // events published, from the oldest that is not done on
 )
 
-// firstRetry is how long the disk is left alone after it refused, the first time.
+// firstRetry is the first backoff after an error of the disk.
 const firstRetry = 100 * time.Millisecond
 
-// stuckAfter is how long the look-ahead may be used up before the pump says what it waits for.
+// stuckAfter is how long the in-flight window may be full before the pump reports the event that it waits for.
 const stuckAfter = 5 * time.Second
 
 // pump carries events from the spool to one bus: next, publish, commit.
@@ -36,72 +34,59 @@ type pump struct {
 	quarantine *quarantine
 	log        *slog.Logger
 	open       func(Opening) (Publisher, error)
-	tracer     Tracer // nil if nobody traces
+	tracer     Tracer // nil without tracing
 
-	// publisher is changed by run only, while it is closed, and with mu held.
+	// publisher is replaced by run only, while it is closed and mu is held.
 	publisher Publisher
 
-	mu           sync.Mutex
-	lost         *loss              // what the bus has lost, until run has gone back
-	stop         context.CancelFunc // ends what run does with this publisher; nil before
-	rewinds      uint64             // how often run went back, since start
-	again        uint64             // events that were stored and are not counted as that any more
-	room         sync.Cond          // signalled when the look-ahead shrinks
-	unwanted     sync.Cond          // signalled when quarantineRefused may have something to do
-	refused      int                // slots with a refusal
-	window       []slot             // a ring of what was offered, by offer number
-	first        uint64             // the offer number of the first that is not done
-	offered      uint64             // how many ever were: the next offer number
-	unacked      int
-	unackedBytes int
-	committed    uint64              // the number of the last event that is
-	fates        [numBusFates]uint64 // of all that is committed
-	stuck        bool                // it was said what the look-ahead waits for
+	mu              sync.Mutex
+	lost            *loss              // reported by the publisher and not rewound yet
+	stop            context.CancelFunc // ends the session with this publisher; nil before the first
+	rewinds         uint64             // since start
+	again           uint64             // events that were counted as stored and then lost
+	spaceAvailable  sync.Cond          // signalled when an event is done
+	refusedOrFull   sync.Cond          // signalled when quarantineRefused may have something to do
+	refused         int                // slots with a refusal
+	window          []slot             // a ring of the published events, by their number in the window
+	first           uint64             // number of the oldest event that is not done
+	next            uint64             // number that the next event gets
+	inFlight        int
+	inFlightBytes   int
+	committed       uint64              // sequence of the last committed event
+	fates           [numBusFates]uint64 // of all committed events; they add up to committed
+	stuckIsReported bool
 }
 
-// loss is that the bus does not hold all that it stored of the events behind a number.
-type loss struct {
-	committed uint64
-	why       error
-}
-
-// slot is one record that was offered to the bus.
+// slot is one record in the in-flight window.
 type slot struct {
-	record   spool.Record // without payload
-	delivery *Delivery    // nil once done, and of a record that was lost
-	offered  time.Time    // zero if nobody traces the event
-	bytes    int
-	fate     busFate
-	done     bool
-	refusal  error // why the bus can take the event nowhere; nil once it is in quarantine
+	record    spool.Record // without payload
+	delivery  *Delivery    // nil once done, and of a record that is missing in the spool
+	published time.Time    // zero if the event is not traced
+	bytes     int
+	fate      busFate
+	done      bool
+	refusal   error // why the bus can never accept the event; nil once it is quarantined
 }
 
+// newPump opens the publisher of a bus where its cursor stands.
 func newPump(bus Bus, s *spool.Spool, c *conditions, q *quarantine, log *slog.Logger, tracer Tracer) (*pump, error) {
 	p := &pump{
 		bus: bus.Name, spoolID: s.ID(), cursor: s.Cursor(bus.Name), conditions: c, quarantine: q,
 		log: log.With("bus", bus.Name), open: bus.Open, tracer: tracer,
 	}
-	p.room.L, p.unwanted.L = &p.mu, &p.mu
-	committed, state := p.cursor.Committed()
-	p.committed = committed
-	var known []byte
-	if state == nil {
-		// New to this spool: it starts at the oldest that is kept and has nothing of what was before.
-		p.fates[skipped] = committed
-	} else {
-		var err error
-		if known, err = p.parseState(state); err != nil {
-			return nil, fmt.Errorf("cannot read the publisher state in the cursor of %s: %w", bus.Name, err)
-		}
+	p.spaceAvailable.L, p.refusedOrFull.L = &p.mu, &p.mu
+	publisherState, err := p.load()
+	if err != nil {
+		return nil, err
 	}
-	if err := p.openPublisher(known); err != nil {
+	if err := p.openPublisher(publisherState); err != nil {
 		return nil, err
 	}
 	p.cursor.SetSnapshot(p.snapshot)
 	return p, nil
 }
 
-// openPublisher opens the publisher with the publisher state of the run before.
+// openPublisher opens a publisher with the publisher state of the one before it.
 func (p *pump) openPublisher(state []byte) error {
 	publisher, err := p.open(Opening{
 		Report: p.conditions.forPublisher(), Spool: p.spoolID, State: state, SaveState: p.cursor.Save, Rewound: p.rewound,
@@ -115,71 +100,27 @@ func (p *pump) openPublisher(state []byte) error {
 	return nil
 }
 
-// run carries events until ctx ends. Whenever the bus has lost some, it goes back to them.
+// run publishes events until ctx ends. After each loss it rewinds and starts a new session with another publisher.
 func (p *pump) run(ctx context.Context) {
-	var wentBack time.Time
+	var reopened time.Time
 	retry := RetryForever(firstRetry)
 	for ctx.Err() == nil {
 		session, stop := context.WithCancel(ctx)
-		if p.begin(stop) {
+		if p.beginSession(stop) {
 			p.carry(session)
 		}
 		stop()
 		if ctx.Err() != nil {
-			return // close goes back
+			return // close rewinds
 		}
-		if time.Since(wentBack) > settled {
+		if time.Since(reopened) > stableAfter {
 			retry.Reset()
 		} else {
-			pause(ctx, retry.NextBackOff()) // a bus that loses again what it just got
+			pause(ctx, retry.NextBackOff()) // the bus loses again what it just got
 		}
-		wentBack = time.Now()
-		p.goBack(ctx)
+		reopened = time.Now()
+		p.reopen(ctx)
 	}
-}
-
-// settled is how long a bus has to hold what it stored for a loss not to be another of the same.
-const settled = time.Minute
-
-// begin notes what ends the session. False is that the bus has lost events already.
-func (p *pump) begin(stop context.CancelFunc) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.stop = stop
-	return p.lost == nil
-}
-
-// rewound is the publisher's Rewound.
-func (p *pump) rewound(committed uint64, why error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.lost == nil || committed < p.lost.committed {
-		p.lost = &loss{committed, why}
-	}
-	if p.stop != nil {
-		p.stop()
-	}
-}
-
-// goBack closes the publisher, rewinds the cursor to what the bus still has, and opens another publisher.
-func (p *pump) goBack(ctx context.Context) {
-	if err := p.publisher.Close(); err != nil {
-		p.log.Error("cannot close the publisher", "error", err)
-	}
-	p.conditions.forget()
-	state := p.rewind()
-	// Nothing is published before the rewound cursor is on disk. Otherwise a crash leaves a cursor that is ahead of the
-	// bus, and a bus that holds other events at the checkpoints of the publisher state: no later run would find the loss.
-	if p.retry(ctx, "cursor", p.saveRewound) {
-		p.retry(ctx, "open", func() error { return p.openPublisher(state) })
-	}
-}
-
-func (p *pump) saveRewound() error {
-	if err := p.cursor.Save(); err != nil {
-		return fmt.Errorf("cannot save the rewound cursor, and nothing is published before it is on disk: %w", err)
-	}
-	return nil
 }
 
 // retry calls f until it succeeds, and reports its error as a condition until then. False means that ctx ended first.
@@ -196,44 +137,7 @@ func (p *pump) retry(ctx context.Context, condition string, f func() error) bool
 	}
 }
 
-// rewind takes the cursor back behind what the bus lost, if it lost anything, and returns the publisher state
-// as of there; the publisher is closed. Deliveries still in flight are abandoned.
-func (p *pump) rewind() (state []byte) {
-	p.mu.Lock()
-	lost, before := p.lost, p.committed
-	p.lost = nil
-	if lost == nil {
-		p.mu.Unlock()
-		return nil
-	}
-	p.first, p.unacked, p.unackedBytes, p.refused = p.offered, 0, 0, 0
-	p.rewinds++
-	committed := p.cursor.Rewind(lost.committed)
-	p.uncount(before - committed)
-	p.committed = committed
-	p.publisher.Rewind(committed)
-	state = p.publisher.State(committed)
-	p.mu.Unlock()
-	p.log.Error("the bus has lost events that it had stored; what the spool still keeps of them is published again",
-		"why", lost.why, "spool", p.spoolID, "from", committed+1, "to", before,
-		"not_kept", committed-min(lost.committed, committed))
-	return state
-}
-
-// uncount takes so many events out of what is counted as done. What became of each is not known: stored, most likely.
-// Needs mu.
-func (p *pump) uncount(n uint64) {
-	for _, f := range []busFate{stored, deadlettered, quarantined, skipped} {
-		less := min(n, p.fates[f])
-		p.fates[f] -= less
-		n -= less
-		if f == stored {
-			p.again += less
-		}
-	}
-}
-
-// carry offers events to the publisher until ctx ends.
+// carry publishes events until ctx ends.
 func (p *pump) carry(ctx context.Context) {
 	stop := context.AfterFunc(ctx, p.wakeAll)
 	defer stop()
@@ -241,7 +145,7 @@ func (p *pump) carry(ctx context.Context) {
 	worker.Go(func() { p.quarantineRefused(ctx) })
 	defer worker.Wait()
 	retry, unread := RetryForever(firstRetry), false
-	for p.waitForRoom(ctx) {
+	for p.waitForSpace(ctx) {
 		r, err := p.cursor.Next(ctx)
 		switch {
 		case ctx.Err() != nil:
@@ -256,7 +160,7 @@ func (p *pump) carry(ctx context.Context) {
 			p.conditions.report("spool", nil)
 			retry.Reset()
 		}
-		p.offer(ctx, r)
+		p.publish(ctx, r)
 	}
 }
 
@@ -269,9 +173,9 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// waitForRoom waits until the look-ahead has room, and says what it waits for if that takes long. False is the end of
-// ctx.
-func (p *pump) waitForRoom(ctx context.Context) bool {
+// waitForSpace waits until the in-flight window has space. After stuckAfter it reports the event that holds it up.
+// False means that ctx ended.
+func (p *pump) waitForSpace(ctx context.Context) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.full() {
@@ -280,20 +184,20 @@ func (p *pump) waitForRoom(ctx context.Context) bool {
 	stuck := time.AfterFunc(stuckAfter, p.reportStuck)
 	defer func() {
 		stuck.Stop()
-		if p.stuck {
-			p.stuck = false
-			p.conditions.report("look-ahead", nil)
+		if p.stuckIsReported {
+			p.stuckIsReported = false
+			p.conditions.report(conditionInFlight, nil)
 		}
 	}()
 	for p.full() && ctx.Err() == nil {
-		p.room.Wait()
+		p.spaceAvailable.Wait()
 	}
 	return ctx.Err() == nil
 }
 
-// full reports whether nothing more may be offered. Needs mu.
+// full reports whether the in-flight window has no space. Needs mu.
 func (p *pump) full() bool {
-	return p.unacked >= maxUnacked || p.unackedBytes >= maxUnackedBytes || p.offered-p.first >= maxWindow
+	return p.inFlight >= maxInFlight || p.inFlightBytes >= maxInFlightBytes || p.next-p.first >= maxWindow
 }
 
 func (p *pump) reportStuck() {
@@ -302,20 +206,21 @@ func (p *pump) reportStuck() {
 	if !p.full() {
 		return
 	}
-	p.stuck = true
-	p.conditions.report("look-ahead", fmt.Errorf("used up: the bus does not take event %d of spool %s and what came with it",
+	p.stuckIsReported = true
+	p.conditions.report(conditionInFlight, fmt.Errorf(
+		"the in-flight window is full: the bus does not accept event %d of spool %s and others after it",
 		p.slot(p.first).record.Sequence, p.spoolID))
 }
 
 func (p *pump) wakeAll() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.room.Broadcast()
-	p.unwanted.Broadcast()
+	p.spaceAvailable.Broadcast()
+	p.refusedOrFull.Broadcast()
 }
 
-// offer hands one record to the publisher.
-func (p *pump) offer(ctx context.Context, r spool.Record) {
+// publish hands one record to the publisher.
+func (p *pump) publish(ctx context.Context, r spool.Record) {
 	if r.Lost > 0 || r.Payload == nil {
 		p.log.Error("events are missing in the spool and are skipped",
 			"spool", p.spoolID, "from", r.Sequence-r.Lost, "to", r.Sequence)
@@ -328,7 +233,7 @@ func (p *pump) offer(ctx context.Context, r spool.Record) {
 	}
 	d, err := ParseRecord(payload)
 	if err != nil {
-		d = &Delivery{Deadletter: true, Data: payload} // of a version that this one does not know
+		d = &Delivery{Deadletter: true, Data: payload} // of a version that this build does not know
 	}
 	d.Spool, d.Sequence, d.Redelivered = p.spoolID, r.Sequence, r.Redelivered
 	n := p.add(r, d, len(payload))
@@ -339,39 +244,39 @@ func (p *pump) offer(ctx context.Context, r spool.Record) {
 	p.publisher.Publish(ctx, d, func(err error) { p.answered(ctx, n, d, err) })
 }
 
-// add puts a record into the window and returns its offer number.
+// add puts a record into the in-flight window and returns its number there.
 func (p *pump) add(r spool.Record, d *Delivery, bytes int) uint64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.offered-p.first == uint64(len(p.window)) {
+	if p.next-p.first == uint64(len(p.window)) {
 		p.grow()
 	}
-	n := p.offered
-	p.offered++
+	n := p.next
+	p.next++
 	*p.slot(n) = slot{record: r, delivery: d, bytes: bytes}
 	if p.tracer != nil && d != nil && sampled(d.TraceParent) {
-		p.slot(n).offered = time.Now()
+		p.slot(n).published = time.Now()
 	}
-	p.unacked++
-	p.unackedBytes += bytes
-	p.wakeQuarantine() // the window may be used up now
+	p.inFlight++
+	p.inFlightBytes += bytes
+	p.wakeQuarantine() // the window may be full now
 	return n
 }
 
-// slot is that of an offer from first on. Needs mu.
+// slot returns the slot of number n, from first to next-1. Needs mu.
 func (p *pump) slot(n uint64) *slot { return &p.window[n%uint64(len(p.window))] }
 
-// grow makes the window twice as large. Needs mu.
+// grow doubles the ring. Needs mu.
 func (p *pump) grow() {
 	larger := make([]slot, max(64, 2*len(p.window)))
-	for n := p.first; n < p.offered; n++ {
+	for n := p.first; n < p.next; n++ {
 		larger[n%uint64(len(larger))] = *p.slot(n)
 	}
 	p.window = larger
 }
 
-// answered is what the bus says of an event: stored, or that it can never take it. What it refuses goes to the dead
-// letters, and what it refuses there too, to the quarantine file; neither holds up what is behind it.
+// answered handles the answer of the bus: the event is stored, or can never be. A refused event is published to the
+// dead letters, and one that is refused there too is quarantined. Neither blocks the events behind it.
 func (p *pump) answered(ctx context.Context, n uint64, d *Delivery, err error) {
 	switch {
 	case err == nil && d.Deadletter:
@@ -381,101 +286,101 @@ func (p *pump) answered(ctx context.Context, n uint64, d *Delivery, err error) {
 	case d.Deadletter:
 		p.refuse(n, err)
 	default:
-		p.log.Error("the bus refuses an event for good; it goes to the dead letters",
+		p.log.Error("the bus refuses an event for good; it is published to the dead letters",
 			"spool", d.Spool, "sequence", d.Sequence, "error", err)
 		dead := d.AsDeadletter()
 		p.publisher.Publish(ctx, dead, func(err error) { p.answered(ctx, n, dead, err) })
 	}
 }
 
-// refuse leaves an event that the bus can take nowhere to quarantineRefused.
-func (p *pump) refuse(n uint64, why error) {
+// refuse leaves an event that the bus can never accept to quarantineRefused.
+func (p *pump) refuse(n uint64, cause error) {
 	p.mu.Lock()
 	if n < p.first {
 		p.mu.Unlock()
-		return // offered before the bus lost events
+		return // abandoned by a rewind
 	}
 	s := p.slot(n)
-	s.refusal = why
+	s.refusal = cause
 	p.refused++
 	p.wakeQuarantine()
 	sequence := s.record.Sequence
 	p.mu.Unlock()
-	p.log.Error("an event can go nowhere on the bus and is put into quarantine",
-		"spool", p.spoolID, "sequence", sequence, "file", p.quarantine.path, "error", why)
+	p.log.Error("the bus refuses a dead letter for good; it is quarantined",
+		"spool", p.spoolID, "sequence", sequence, "file", p.quarantine.path, "error", cause)
 }
 
 // wakeQuarantine needs mu.
 func (p *pump) wakeQuarantine() {
 	if p.refused > 0 {
-		p.unwanted.Signal()
+		p.refusedOrFull.Signal()
 	}
 }
 
-// quarantineRefused puts what the bus can take nowhere into the quarantine file until ctx ends, however long the disk
-// refuses that. What it did not come to by then the next start offers again.
+// quarantineRefused appends refused events to the quarantine file until ctx ends, and retries while the disk refuses.
+// Those that are left then are published again after the next start.
 func (p *pump) quarantineRefused(ctx context.Context) {
 	for {
-		n, d, why := p.nextRefused(ctx)
-		if d == nil || !p.retry(ctx, "quarantine", func() error { return p.quarantine.put(d, why) }) {
+		n, d, cause := p.nextRefused(ctx)
+		if d == nil || !p.retry(ctx, "quarantine", func() error { return p.quarantine.put(d, cause) }) {
 			return
 		}
 		p.finish(n, quarantined)
 	}
 }
 
-// nextRefused waits for an event to put into quarantine; nil is the end of ctx. It is the first of the window, so that
-// it is committed as soon as it is in the file, and the next start does not quarantine it again. Only when the window
-// is used up, one behind an event in flight goes first, since it must not block what is behind it.
-func (p *pump) nextRefused(ctx context.Context) (n uint64, d *Delivery, why error) {
+// nextRefused waits for an event to quarantine; nil means that ctx ended. It is the oldest of the window, so that it is
+// committed as soon as it is in the file and the next start does not quarantine it again. Only when the window is full,
+// one behind an event in flight goes first, since it must not block what is behind it.
+func (p *pump) nextRefused(ctx context.Context) (n uint64, d *Delivery, cause error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for ctx.Err() == nil {
-		for n := p.first; p.refused > 0 && n < p.offered && (n == p.first || p.full()); n++ {
+		for n := p.first; p.refused > 0 && n < p.next && (n == p.first || p.full()); n++ {
 			if s := p.slot(n); s.refusal != nil {
 				return n, s.delivery, s.refusal
 			}
 		}
-		p.unwanted.Wait()
+		p.refusedOrFull.Wait()
 	}
 	return 0, nil, nil
 }
 
-// finish marks one offer as done, commits as far as all before it are done too, and tells of it those who look.
+// finish marks an event as done, commits if it is the oldest, and reports it to the tracer and the debug log.
 func (p *pump) finish(n uint64, f busFate) {
-	d, offered := p.settle(n, f)
-	if !offered.IsZero() {
-		p.tracer.Publish(Publication{Bus: p.bus, Fate: f.String(), Delivery: d, Offered: offered, Done: time.Now()})
+	d, published := p.markDone(n, f)
+	if !published.IsZero() {
+		p.tracer.Publish(Publication{Bus: p.bus, Fate: f.String(), Delivery: d, Offered: published, Done: time.Now()})
 	}
 	if d != nil && p.log.Enabled(context.Background(), slog.LevelDebug) {
-		p.log.Debug("an event is "+f.String(), "broker", d.Broker, "id", d.ID, "order_id", d.OrderID, "sequence", d.Sequence)
+		p.log.Debug("event "+f.String(), "broker", d.Broker, "id", d.ID, "order_id", d.OrderID, "sequence", d.Sequence)
 	}
 }
 
-func (p *pump) settle(n uint64, f busFate) (d *Delivery, offered time.Time) {
+func (p *pump) markDone(n uint64, f busFate) (d *Delivery, published time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if n < p.first {
-		return // offered before the bus lost events
+		return // abandoned by a rewind
 	}
 	s := p.slot(n)
-	d, offered = s.delivery, s.offered
+	d, published = s.delivery, s.published
 	if s.refusal != nil {
 		p.refused--
 	}
 	s.done, s.fate, s.delivery, s.refusal = true, f, nil, nil
-	p.unacked--
-	p.unackedBytes -= s.bytes
+	p.inFlight--
+	p.inFlightBytes -= s.bytes
 	p.commitPrefix()
-	p.room.Signal()
+	p.spaceAvailable.Signal()
 	p.wakeQuarantine()
-	return d, offered
+	return d, published
 }
 
-// commitPrefix commits what is done without a gap. Needs mu.
+// commitPrefix commits the events at the start of the window that are done, up to the first that is not. Needs mu.
 func (p *pump) commitPrefix() {
 	first, last := p.first, spool.Record{}
-	for p.first < p.offered && p.slot(p.first).done {
+	for p.first < p.next && p.slot(p.first).done {
 		s := p.slot(p.first)
 		p.fates[s.fate]++
 		p.fates[skipped] += s.record.Lost
@@ -486,74 +391,15 @@ func (p *pump) commitPrefix() {
 		return
 	}
 	p.committed = last.Sequence
-	// Commit point: the bus holds these; a crash before this line only offers them again.
+	// Commit point: the bus holds these events; after a crash before this line they are only published again.
 	p.cursor.Commit(last)
 }
 
-// close closes the publisher, and has the cursor saved with its last publisher state: behind what was lost, if that was found out
-// only now.
+// close closes the publisher, rewinds if a loss was found since run ended, and has the cursor saved.
 func (p *pump) close() error {
 	err := p.publisher.Close()
 	p.rewind()
 	p.cursor.MarkDirty()
 	p.conditions.flush()
 	return err
-}
-
-// cursorState is the first line of the state in a cursor file: the fates of all committed events. The publisher state
-// follows it.
-type cursorState struct {
-	Stored       uint64 `json:"stored"`
-	Deadlettered uint64 `json:"deadlettered"`
-	Quarantined  uint64 `json:"quarantined"`
-	Skipped      uint64 `json:"skipped"`
-	// Again is how many were counted as stored, too, and were found to be lost.
-	Again uint64 `json:"again"`
-}
-
-// snapshot returns the committed sequence and the state to save with it, both as of one moment.
-func (p *pump) snapshot() (committed uint64, state []byte) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	state = fmt.Appendf(nil, "{\"stored\":%d,\"deadlettered\":%d,\"quarantined\":%d,\"skipped\":%d,\"again\":%d}\n",
-		p.fates[stored], p.fates[deadlettered], p.fates[quarantined], p.fates[skipped], p.again)
-	return p.committed, append(state, p.publisher.State(p.committed)...)
-}
-
-// parseState reads the state of a cursor file and returns the publisher state in it, nil if there is none.
-func (p *pump) parseState(state []byte) (publisher []byte, err error) {
-	fates, rest, _ := bytes.Cut(state, []byte("\n"))
-	var n cursorState
-	if err := json.Unmarshal(fates, &n); err != nil {
-		return nil, err
-	}
-	p.fates, p.again = [numBusFates]uint64{n.Stored, n.Deadlettered, n.Quarantined, n.Skipped}, n.Again
-	if len(rest) == 0 {
-		return nil, nil
-	}
-	return rest, nil
-}
-
-// busState is what /status and the metrics say of a bus.
-type busState struct {
-	committed uint64
-	fates     [numBusFates]uint64
-	oldest    time.Time // arrival of the first event that is offered and not done; zero if none
-	rewinds   uint64
-	again     uint64
-}
-
-func (p *pump) state() busState {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	st := busState{fates: p.fates, rewinds: p.rewinds, again: p.again}
-	for _, n := range p.fates {
-		st.committed += n
-	}
-	if p.first < p.offered {
-		if d := p.slot(p.first).delivery; d != nil {
-			st.oldest = d.ReceivedAt
-		}
-	}
-	return st
 }

@@ -343,7 +343,7 @@ func TestQuarantineBehindStalled(t *testing.T) {
 	f.setRule(rule)
 	b, s, stop := pumpOnce(t, f, dir)
 	f.waitStored(1)
-	appendOrders(t, s, bridge.MaxUnacked)
+	appendOrders(t, s, bridge.MaxInFlight)
 	appendOrder(t, s, "fine")
 	f.waitStored(2)
 	f.setRule(func(*bridge.Delivery) verdict { return store })

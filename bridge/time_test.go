@@ -138,9 +138,9 @@ func TestUnreadableDisk(t *testing.T) {
 	})
 }
 
-// TestLookAhead stops offering when the look-ahead is used up, says for which event, and goes on when there is room:
+// TestInFlightWindow stops offering when the in-flight window is full, reports for which event, and goes on when there is space:
 // for events that are not done, for their bytes, and for events behind one that is not done.
-func TestLookAhead(t *testing.T) {
+func TestInFlightWindow(t *testing.T) {
 	first := func(d *bridge.Delivery) verdict {
 		if d.OrderID == "0" {
 			return hold
@@ -154,8 +154,8 @@ func TestLookAhead(t *testing.T) {
 		size    int
 		offered int
 	}{
-		"events":     {all, bridge.MaxUnacked + 10, 2, bridge.MaxUnacked},
-		"bytes":      {all, 300, bridge.MaxUnackedBytes / 200, 200},
+		"events":     {all, bridge.MaxInFlight + 10, 2, bridge.MaxInFlight},
+		"bytes":      {all, 300, bridge.MaxInFlightBytes / 200, 200},
 		"one behind": {first, bridge.MaxWindow + 10, 2, bridge.MaxWindow},
 	} {
 		t.Run(name, func(t *testing.T) {

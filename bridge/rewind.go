@@ -1,0 +1,96 @@
+package bridge
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// stableAfter is how long a bus has to keep what it stored for its next loss to be a new one, which is not backed off.
+const stableAfter = time.Minute
+
+// loss records that the bus no longer holds some event with a sequence above committed.
+type loss struct {
+	committed uint64
+	cause     error
+}
+
+// beginSession remembers what ends the session with this publisher. False means that the bus has lost events already.
+func (p *pump) beginSession(stop context.CancelFunc) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stop = stop
+	return p.lost == nil
+}
+
+// rewound implements Opening.Rewound.
+func (p *pump) rewound(committed uint64, cause error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.lost == nil || committed < p.lost.committed {
+		p.lost = &loss{committed, cause}
+	}
+	if p.stop != nil {
+		p.stop()
+	}
+}
+
+// reopen closes the publisher, rewinds the cursor to what the bus still holds, and opens another publisher.
+func (p *pump) reopen(ctx context.Context) {
+	if err := p.publisher.Close(); err != nil {
+		p.log.Error("cannot close the publisher", "error", err)
+	}
+	p.conditions.forget()
+	state := p.rewind()
+	// Nothing is published before the rewound cursor is on disk. Otherwise a crash leaves a cursor that is ahead of the
+	// bus, and a bus that holds other events at the checkpoints of the publisher state: no later run would find the loss.
+	if p.retry(ctx, "cursor", p.saveRewound) {
+		p.retry(ctx, "open", func() error { return p.openPublisher(state) })
+	}
+}
+
+func (p *pump) saveRewound() error {
+	if err := p.cursor.Save(); err != nil {
+		return fmt.Errorf("cannot save the rewound cursor, and nothing is published before it is on disk: %w", err)
+	}
+	return nil
+}
+
+// rewind moves the cursor back to before the loss, if there is one, and returns the publisher state as of there. The
+// publisher is closed. Deliveries still in flight are abandoned.
+//
+// Cursor, counts and publisher state change in one step under mu, as snapshot reads them: a cursor file that has the
+// position before the rewind with checkpoints after it would hide the loss from the next start.
+func (p *pump) rewind() (state []byte) {
+	p.mu.Lock()
+	lost, before := p.lost, p.committed
+	p.lost = nil
+	if lost == nil {
+		p.mu.Unlock()
+		return nil
+	}
+	p.first, p.inFlight, p.inFlightBytes, p.refused = p.next, 0, 0, 0
+	p.rewinds++
+	committed := p.cursor.Rewind(lost.committed)
+	p.uncount(before - committed)
+	p.committed = committed
+	p.publisher.Rewind(committed)
+	state = p.publisher.State(committed)
+	p.mu.Unlock()
+	p.log.Error("the bus has lost events that it had stored; those still in the spool are published again",
+		"cause", lost.cause, "spool", p.spoolID, "from", committed+1, "to", before,
+		"not_kept", committed-min(lost.committed, committed))
+	return state
+}
+
+// uncount subtracts n events from the counts. The fate of each one is not known; most were stored. Needs mu.
+func (p *pump) uncount(n uint64) {
+	for _, f := range []busFate{stored, deadlettered, quarantined, skipped} {
+		less := min(n, p.fates[f])
+		p.fates[f] -= less
+		n -= less
+		if f == stored {
+			p.again += less
+		}
+	}
+}
