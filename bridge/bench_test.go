@@ -37,10 +37,11 @@ func BenchmarkNewEvent(b *testing.B) {
 	b.SetBytes(int64(len(body)))
 	for b.Loop() {
 		p.Reset("", "", body)
-		e, err := bridge.NewEvent(kite, p, now)
+		verifiedBy, err := kite.Verify(p)
 		if err != nil {
 			b.Fatal(err)
 		}
+		e := bridge.NewEvent(kite, p, verifiedBy, now)
 		record = bridge.AppendRecord(record[:0], e)
 	}
 }
@@ -124,10 +125,11 @@ func BenchmarkSeen(b *testing.B) {
 			b.ReportAllocs()
 			for n := 0; b.Loop(); n++ {
 				p.Reset("", "", body)
-				e, err := bridge.NewEvent(kite, p, time.Now())
+				verifiedBy, err := kite.Verify(p)
 				if err != nil {
 					b.Fatal(err)
 				}
+				e := bridge.NewEvent(kite, p, verifiedBy, time.Now())
 				record = bridge.AppendRecord(record[:0], e)
 				e.OrderID = strconv.Itoa(n)
 				if seen.Compare(e) {

@@ -1,5 +1,7 @@
 package bridge
 
+import "github.com/postbridge/postbridge/bridge/event"
+
 // Broker turns the postbacks of one stock broker into orders. An implementation is pure: it does no I/O, keeps no
 // state between calls and is safe for concurrent use. It owns none of the bytes it is given and keeps none of them.
 type Broker interface {
@@ -10,15 +12,16 @@ type Broker interface {
 	// *Refusal: it names neither a secret nor what was expected. All comparisons take constant time.
 	Verify(p *Postback) (how string, err error)
 
-	// Normalize reads the order out of the body. It needs no secret, so it can run again later on what was kept. An
-	// error means that the body cannot be understood; the caller keeps it as a dead letter.
-	Normalize(p *Postback) (Order, error)
+	// Normalize returns the order that the members of the body describe, which are in the sequence of the body. It is
+	// called after Verify, and only if the body is a JSON object. An error means that the members cannot be understood;
+	// the postback becomes a dead letter.
+	Normalize(members []event.Member) (event.Order, error)
 
 	// State returns what one member of the body says of the order's state, in one spelling for all values that mean the
 	// same; the event id is a hash of it. It returns "" for a member that says nothing, and for one that is known to
 	// differ between two deliveries of one state. Such a member needs evidence: a postback in which nothing else changes
 	// is not published. A member that the adapter does not know returns its value.
-	State(m Member) string
+	State(m event.Member) string
 }
 
 // Refusal is why a postback is not taken: it proved nothing, or something else than its origin.

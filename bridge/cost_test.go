@@ -19,10 +19,11 @@ func TestAllocations(t *testing.T) {
 	kite, p, body, record := testBrokers()[0], new(bridge.Postback), onOneLine(t), []byte(nil)
 	allocates(t, "verify, normalize and encode", 16, func() {
 		p.Reset("", "", body)
-		e, err := bridge.NewEvent(kite, p, time.Unix(1700000000, 0))
+		verifiedBy, err := kite.Verify(p)
 		if err != nil {
 			t.Fatal(err)
 		}
+		e := bridge.NewEvent(kite, p, verifiedBy, time.Unix(1700000000, 0))
 		record = bridge.AppendRecord(record[:0], e)
 	})
 	o := testOptions(t, io.Discard)

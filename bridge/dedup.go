@@ -4,6 +4,7 @@ import (
 	"hash/maphash"
 	"sync"
 
+	"github.com/postbridge/postbridge/bridge/event"
 	"github.com/postbridge/postbridge/bridge/spool"
 )
 
@@ -33,7 +34,7 @@ func newLastAccepted() lastAccepted {
 
 // append appends the record, unless it repeats the order's last event; then it returns that one's ticket, which may not
 // be durable yet either.
-func (l *lastAccepted) append(s *spool.Spool, e *Event, record []byte) (t spool.Ticket, repeats bool, err error) {
+func (l *lastAccepted) append(s *spool.Spool, e *event.Event, record []byte) (t spool.Ticket, repeats bool, err error) {
 	if !e.Understood() {
 		t, err = s.Append(record)
 		return t, false, err
@@ -62,7 +63,7 @@ func (l *lastAccepted) find(order uint64) (acceptedEvent, bool) {
 }
 
 // hash names the order. Two orders of the same hash only make each other forgotten: the id tells them apart.
-func (l *lastAccepted) hash(e *Event) uint64 {
+func (l *lastAccepted) hash(e *event.Event) uint64 {
 	var h maphash.Hash
 	h.SetSeed(l.seed)
 	for _, s := range [...]string{e.Broker, e.UserID, e.OrderID} {

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"strconv"
 	"time"
+
+	"github.com/postbridge/postbridge/bridge/event"
 )
 
 // Destination is where a copy of an event goes: a JetStream stream or a Kafka topic.
@@ -32,7 +34,7 @@ type Delivery struct {
 
 	// What the event says of itself, for subjects, keys and headers.
 	ID, Broker, UserID, OrderID string
-	Status                      Status
+	Status                      event.Status
 	ReceivedAt                  time.Time
 	// TraceParent is the W3C trace context made for the postback.
 	TraceParent string
@@ -56,7 +58,7 @@ func (d *Delivery) Destinations() []Destination {
 	switch {
 	case d.Deadletter:
 		return []Destination{Deadletters}
-	case d.Status == StatusRejected:
+	case d.Status == event.StatusRejected:
 		return []Destination{Orders, Rejects}
 	default:
 		return []Destination{Orders}
@@ -100,7 +102,7 @@ func (d *Delivery) Attributes() [9][2]string {
 		{"source", "/postbridge/" + d.Broker},
 		{"specversion", "1.0"},
 		{"type", CloudEventsType},
-		{"time", d.ReceivedAt.UTC().Format(timeFormat)},
+		{"time", d.ReceivedAt.UTC().Format(event.TimeFormat)},
 		{"subject", d.UserID + "/" + d.OrderID},
 		{"orderstatus", string(d.Status)},
 		{"spool", d.Spool},
@@ -199,3 +201,9 @@ func ParseRecord(b []byte) (*Delivery, error) {
 	d.Data = b[end:]
 	return d, nil
 }
+
+// MaxEventSize is the size of the largest message that a postback of so many bytes can become on a bus, headers
+// included. Each byte of the body takes six at most: a control character of a text is escaped as \u0000; a byte of JSON
+// that is not UTF-8 is three bytes in raw, and three in the field that its member becomes. Base64 takes less. Headers
+// take 64 KiB on NATS.
+func MaxEventSize(body int64) int64 { return 6*body + 128<<10 }

@@ -5,7 +5,7 @@
 //   - broker: a stock broker (Kite, Dhan, …). Never NATS or Kafka; Kafka's own are called Kafka brokers, and just brokers
 //     in publishers/kafka only, where there are no others.
 //   - postback: one HTTP POST from a broker, as it arrived.
-//   - event: what a postback becomes: one state of one order, in postbridge's own shape.
+//   - event: the normalized form of a postback: one state of one order. Package bridge/event defines it.
 //   - delivery: an event on its way to a bus, as the spool holds it.
 //   - spool: the log on local disk between the 200 and the bus.
 //   - bus: NATS JetStream or Kafka.

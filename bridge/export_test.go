@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/postbridge/postbridge/bridge/event"
 	"github.com/postbridge/postbridge/bridge/spool"
 )
 
@@ -49,7 +50,9 @@ const (
 const RememberedOrders = rememberedOrders
 
 // AppendRecord appends the spool record of an event.
-func AppendRecord(b []byte, e *Event) []byte { return appendRecord(b, e, time.Unix(1700000000, 0), "") }
+func AppendRecord(b []byte, e *event.Event) []byte {
+	return appendRecord(b, e, time.Unix(1700000000, 0), "")
+}
 
 // AppendHead is what a spool record has before the event.
 func AppendHead(d *Delivery) []byte { return d.appendHead(nil) }
@@ -92,7 +95,7 @@ const DrainTimeout = drainTimeout
 
 // NewDelivery is a record of the order as the spool holds it, with so many bytes of event.
 func NewDelivery(order string, size int) []byte {
-	d := &Delivery{ID: order, Broker: "kite", UserID: "u", OrderID: order, Status: StatusOpen, ReceivedAt: time.Now()}
+	d := &Delivery{ID: order, Broker: "kite", UserID: "u", OrderID: order, Status: event.StatusOpen, ReceivedAt: time.Now()}
 	d.Data = make([]byte, size)
 	return append(d.appendHead(nil), d.Data...)
 }
@@ -169,7 +172,7 @@ func NewSeen(orders int) *Seen {
 func (s *Seen) Remembered() int { return len(s.last.young) + len(s.last.old) }
 
 // Compare looks the event's order up and remembers the event, as its append does.
-func (s *Seen) Compare(e *Event) (repeats bool) {
+func (s *Seen) Compare(e *event.Event) (repeats bool) {
 	order, id := s.last.hash(e), [32]byte([]byte(e.ID))
 	last, ok := s.last.find(order)
 	s.last.remember(order, acceptedEvent{id: id})
@@ -189,7 +192,7 @@ const (
 )
 
 // Add takes an event as the receiver does.
-func (r *Recent) Add(sequence uint64, e *Event) { r.r.add(sequence, e) }
+func (r *Recent) Add(sequence uint64, e *event.Event) { r.r.add(sequence, e) }
 
 // Since returns the events behind that place, and the place of the last.
 func (r *Recent) Since(place uint64) ([]json.RawMessage, uint64) { return r.r.since(place) }

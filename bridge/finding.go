@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strconv"
 	"time"
+
+	"github.com/postbridge/postbridge/bridge/event"
 )
 
 // Grade is how much a finding of the doctor matters.
@@ -89,13 +91,13 @@ func (p Probe) Attributes() [5][2]string {
 		{"source", "/postbridge/" + ProbeBroker},
 		{"specversion", "1.0"},
 		{"type", ProbeType},
-		{"time", p.At.UTC().Format(timeFormat)},
+		{"time", p.At.UTC().Format(event.TimeFormat)},
 	}
 }
 
 // Data is the probe: one line of JSON.
 func (p Probe) Data() []byte {
-	return fmt.Appendf(nil, `{"probe":%q,"sent_at":%q}`, p.ID, p.At.UTC().Format(timeFormat))
+	return fmt.Appendf(nil, `{"probe":%q,"sent_at":%q}`, p.ID, p.At.UTC().Format(event.TimeFormat))
 }
 
 // SizeText is a number of bytes for people: 64KiB, 1.4MiB.

@@ -51,10 +51,12 @@ func FuzzRequest(f *testing.F) {
 
 // FuzzRecord reads what may be in a spool: a delivery that says the same when it is written again, or nothing.
 func FuzzRecord(f *testing.F) {
-	e, err := bridge.NewEvent(testBrokers()[0], &bridge.Postback{Body: []byte(kiteBody("1", "OPEN", 1))}, time.Unix(1700000000, 0))
+	kite, p := testBrokers()[0], &bridge.Postback{Body: []byte(kiteBody("1", "OPEN", 1))}
+	verifiedBy, err := kite.Verify(p)
 	if err != nil {
 		f.Fatal(err)
 	}
+	e := bridge.NewEvent(kite, p, verifiedBy, time.Unix(1700000000, 0))
 	f.Add(bridge.AppendRecord(nil, e))
 	f.Add(bridge.NewDelivery("1", 10))
 	f.Add([]byte{1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0})

@@ -14,9 +14,8 @@ import (
 	"sync"
 	"testing"
 
-	jsonv2 "github.com/go-json-experiment/json"
-
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/event"
 )
 
 // TestPageFiles holds what keeps the page harmless: the headers, and that there is nothing in it that needs weaker ones.
@@ -74,11 +73,11 @@ func TestPageStatuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var options []bridge.Status
+	var options []event.Status
 	for _, m := range regexp.MustCompile(`<option>(\w+)</option>`).FindAllStringSubmatch(string(text), -1) {
-		options = append(options, bridge.Status(m[1]))
+		options = append(options, event.Status(m[1]))
 	}
-	if !slices.Equal(options, bridge.Statuses()) {
+	if !slices.Equal(options, event.Statuses()) {
 		t.Errorf("the page has %v", options)
 	}
 }
@@ -233,9 +232,9 @@ func TestRecent(t *testing.T) {
 	r := bridge.NewRecent()
 	const all, every = 3000, 20 // each 20th is rejected
 	for n := uint64(1); n <= all; n++ {
-		e := &bridge.Event{ID: "id", Broker: "kite", Order: bridge.Order{OrderID: fmt.Sprint(n), Status: bridge.StatusOpen}}
+		e := &event.Event{ID: "id", Broker: "kite", Order: event.Order{OrderID: fmt.Sprint(n), Status: event.StatusOpen}}
 		if n%every == 0 {
-			e.Status = bridge.StatusRejected
+			e.Status = event.StatusRejected
 		}
 		r.Add(n, e)
 		if n == 1 || n == every || n == bridge.RecentEvents || n == bridge.RecentEvents+1 {
@@ -264,7 +263,7 @@ func TestRecent(t *testing.T) {
 	}
 	before := string(events[0])
 	for range bridge.RecentEvents {
-		r.Add(1, &bridge.Event{ID: "another"})
+		r.Add(1, &event.Event{ID: "another"})
 	}
 	if string(events[0]) != before {
 		t.Error("what was returned has changed")
@@ -273,14 +272,14 @@ func TestRecent(t *testing.T) {
 
 // TestRecentFields is that each field is shown under the name that it has on the bus, and nothing else of the event is.
 func TestRecentFields(t *testing.T) {
-	var e bridge.Event
+	var e event.Event
 	onBus := `{"id":"id","broker":"kite","user_id":"user","order_id":"order","status":"rejected","broker_status":"word",` +
 		`"reason":"why","exchange":"NSE","symbol":"SBIN","instrument_id":"7","side":"buy","order_type":"limit","quantity":4,` +
 		`"filled_quantity":3,"cancelled_quantity":0,"pending_quantity":1,"price":"1.5","trigger_price":"1.4","average_price":"1.45",` +
 		`"received_at":"then","verified_by":"token"`
 	more := `,"reason_raw":"x","reason_code":"x","exchange_order_id":"x","parent_order_id":"x","client_order_id":"x","tag":"x",` +
 		`"product":"x","validity":"x","variety":"x","disclosed_quantity":9,"order_time":"x","source":"x","raw":{"body":1},"raw_text":"x"}`
-	if err := jsonv2.Unmarshal([]byte(onBus+more), &e); err != nil {
+	if err := json.Unmarshal([]byte(onBus+more), &e); err != nil {
 		t.Fatal(err)
 	}
 	r := bridge.NewRecent()
@@ -301,8 +300,8 @@ func TestRecentBounds(t *testing.T) {
 	for _, part := range []string{"x", "\x00", "€", "\xff", "\"", "𝄞"} {
 		long := strings.Repeat(part, 50_000)
 		r := bridge.NewRecent()
-		r.Add(1, &bridge.Event{ID: "id", Broker: "kite", Order: bridge.Order{
-			UserID: long, OrderID: long, Status: bridge.StatusRejected, BrokerStatus: long, Reason: long, Exchange: long, Symbol: long,
+		r.Add(1, &event.Event{ID: "id", Broker: "kite", Order: event.Order{
+			UserID: long, OrderID: long, Status: event.StatusRejected, BrokerStatus: long, Reason: long, Exchange: long, Symbol: long,
 			InstrumentID: long, Side: long, OrderType: long, Price: long, TriggerPrice: long, AveragePrice: long, ReasonRaw: long, Tag: long,
 		}})
 		events, _ := r.Since(0)
@@ -328,7 +327,7 @@ func TestRecentTogether(t *testing.T) {
 	for range 4 {
 		adding.Go(func() {
 			for n := range uint64(2000) {
-				r.Add(n, &bridge.Event{ID: "id", Order: bridge.Order{Status: bridge.StatusRejected}})
+				r.Add(n, &event.Event{ID: "id", Order: event.Order{Status: event.StatusRejected}})
 			}
 		})
 	}

@@ -2,20 +2,13 @@ package bridge
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
-	"slices"
-	"strings"
+	"time"
 	"unicode/utf8"
 
-	"github.com/go-json-experiment/json/jsontext"
-)
-
-// The ways in which a body is not what every broker documents.
-var (
-	ErrNotJSON   = errors.New("the body is not JSON")
-	ErrNotObject = errors.New("the body is JSON, but not an object")
+	"github.com/postbridge/postbridge/bridge/event"
+	"github.com/postbridge/postbridge/bridge/scan"
 )
 
 // Postback is one POST from a broker, as it arrived. It belongs to one goroutine.
@@ -23,141 +16,91 @@ type Postback struct {
 	// PathToken is what follows /<broker>/ in the path, QueryToken the parameter token; each empty if not given.
 	PathToken, QueryToken string
 
-	// Body is at most POSTBRIDGE_MAX_BODY long. It is valid only until Verify or Normalize returns.
+	// Body is at most POSTBRIDGE_MAX_BODY bytes long. It is valid only until Verify returns.
 	Body []byte
 
-	// The body is scanned once, for Verify, Normalize and what is kept of it.
+	// The body is scanned once, for Verify, Normalize and the id.
 	scanned bool
-	members []Member
+	members []event.Member
 	err     error
-	order   []int
-	decoder jsontext.Decoder
-}
-
-// Member is one member of the JSON object that a body is. All members of a body are parts of one string: what is kept of
-// them needs no memory of its own.
-type Member struct {
-	// Name is the text of the name; bytes that are not UTF-8 are U+FFFD.
-	Name string
-	// Value is the JSON text of the value, as it stands in the body.
-	Value string
-}
-
-// Members returns the members of the object that the body is, in order, repeated names included, or an error that wraps
-// ErrNotJSON or ErrNotObject.
-func (p *Postback) Members() ([]Member, error) {
-	if !p.scanned {
-		p.scanned = true
-		p.members, p.err = p.scan(p.members[:0])
-	}
-	return p.members, p.err
-}
-
-// byName returns the indexes of the members by name without regard to case, those of a repeated name in the order of
-// the body. The sort starts from the order of the previous body: a broker's bodies are alike, so it is usually sorted
-// already.
-func (p *Postback) byName() []int {
-	if len(p.order) != len(p.members) {
-		p.order = p.order[:0]
-		for i := range p.members {
-			p.order = append(p.order, i)
-		}
-	}
-	byName := func(i, j int) int {
-		if c := compareFold(p.members[i].Name, p.members[j].Name); c != 0 {
-			return c
-		}
-		return i - j
-	}
-	if !slices.IsSortedFunc(p.order, byName) {
-		slices.SortFunc(p.order, byName)
-	}
-	return p.order
-}
-
-// sameName reports whether two names are equal without regard to case.
-func sameName(a, b string) bool { return len(a) == len(b) && compareFold(a, b) == 0 }
-
-// compareFold compares two names with their ASCII letters in lower case.
-func compareFold(a, b string) int {
-	for i := range min(len(a), len(b)) {
-		if a[i] == b[i] {
-			continue
-		}
-		if x, y := lower(a[i]), lower(b[i]); x != y {
-			return int(x) - int(y)
-		}
-	}
-	return len(a) - len(b)
-}
-
-func lower(c byte) byte {
-	if 'A' <= c && c <= 'Z' {
-		c += 'a' - 'A'
-	}
-	return c
+	scanner scan.Scanner
+	ids     event.IDs
 }
 
 // Reset makes the postback one of another body. Its memory is used again.
 func (p *Postback) Reset(pathToken, queryToken string, body []byte) {
 	p.PathToken, p.QueryToken, p.Body = pathToken, queryToken, body
-	p.scanned, p.err = false, nil
+	p.scanned = false
 }
 
-func (p *Postback) scan(members []Member) ([]Member, error) {
-	dec := &p.decoder
-	dec.Reset(bytes.NewBuffer(p.Body), laxJSON)
-	if dec.PeekKind() != jsontext.KindBeginObject {
-		if jsontext.Value(p.Body).IsValid(laxJSON) {
-			return nil, ErrNotObject
-		}
-		return nil, ErrNotJSON
+// Members returns the members of the JSON object in the body: see scan.Scanner.Members. The slice is valid until Reset;
+// the strings in it do not change.
+func (p *Postback) Members() ([]event.Member, error) {
+	if !p.scanned {
+		p.scanned = true
+		p.members, p.err = p.scanner.Members(p.members[:0], p.Body)
 	}
-	members, err := p.scanObject(string(p.Body), members)
+	return p.members, p.err
+}
+
+// NewEvent normalizes a verified postback; verifiedBy is the result of Verify. A postback that cannot be normalized
+// becomes an event too, with status unknown and no order id: see event.Event.Understood. The event may refer to p.Body.
+func NewEvent(b Broker, p *Postback, verifiedBy string, received time.Time) *event.Event {
+	e := &event.Event{
+		Broker:     b.Name(),
+		ReceivedAt: received.UTC().Format(event.TimeFormat),
+		VerifiedBy: verifiedBy,
+		Source:     event.SourcePostback,
+	}
+	members, err := p.Members()
+	setRaw(e, p.Body, !errors.Is(err, scan.ErrNotJSON))
+	var order event.Order
+	if err == nil {
+		order, err = b.Normalize(members)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrNotJSON, err)
+		e.Status = event.StatusUnknown
+		e.ID = event.OfBody(e.Broker, p.Body)
+		return e
 	}
-	if _, err := dec.ReadToken(); !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("%w: something follows the object", ErrNotJSON)
-	}
-	return members, nil
+	e.Order = order
+	e.ID = p.ids.Of(e.Broker, members, b.State)
+	return e
 }
 
-func (p *Postback) scanObject(text string, members []Member) ([]Member, error) {
-	if _, err := p.decoder.ReadToken(); err != nil {
-		return nil, err
+// setRaw keeps the broker's body in the event, in the form that loses least: JSON as it is but on one line, text as
+// text, anything else as bytes.
+func setRaw(e *event.Event, body []byte, isJSON bool) {
+	switch {
+	case isJSON && !tooDeep(body):
+		e.Raw = oneLine(replaceInvalidUTF8(body))
+	case utf8.Valid(body):
+		e.RawText = string(body)
+	default:
+		e.RawBase64 = body
 	}
-	for p.decoder.PeekKind() != jsontext.KindEndObject {
-		name, err := p.readValue(text)
-		if err != nil {
-			return nil, err
-		}
-		value, err := p.readValue(text)
-		if err != nil {
-			return nil, err
-		}
-		members = append(members, Member{Unquote(name), value})
-	}
-	_, err := p.decoder.ReadToken()
-	return members, err
 }
 
-// readValue returns the next value as the part of the body's text that it is.
-func (p *Postback) readValue(text string) (string, error) {
-	v, err := p.decoder.ReadValue()
-	if err != nil {
-		return "", err
-	}
-	end := p.decoder.InputOffset()
-	return text[end-int64(len(v)) : end], nil
+// tooDeep reports whether a body may be nested so deeply that it could not be read any more inside of the event: JSON
+// readers stop at 10,000 levels or much earlier. No broker nests at all.
+func tooDeep(body []byte) bool {
+	return bytes.Count(body, []byte("["))+bytes.Count(body, []byte("{")) > 1000
 }
 
-// Unquote returns the text of a JSON string. Without escapes that is a part of it, not a copy.
-func Unquote(quoted string) string {
-	if text := quoted[1 : len(quoted)-1]; strings.IndexByte(text, '\\') < 0 && utf8.ValidString(text) {
+// oneLine is JSON without line breaks, so that an event is a line whatever it came from.
+func oneLine(text json.RawMessage) json.RawMessage {
+	if !bytes.ContainsAny(text, "\r\n") {
 		return text
 	}
-	// The error only says again that something was replaced by U+FFFD.
-	text, _ := jsontext.AppendUnquote(nil, quoted)
-	return string(text)
+	var line bytes.Buffer
+	_ = json.Compact(&line, text) // it was scanned, so it is JSON
+	return line.Bytes()
+}
+
+// replaceInvalidUTF8 puts U+FFFD in place of each byte that is not UTF-8, as the readers of strings do.
+func replaceInvalidUTF8(b []byte) []byte {
+	if utf8.Valid(b) {
+		return b
+	}
+	return []byte(string([]rune(string(b))))
 }

@@ -1,92 +1,126 @@
 package bridge
 
 import (
+	"bytes"
 	"errors"
-	"os"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/postbridge/postbridge/bridge/event"
+	"github.com/postbridge/postbridge/bridge/scan"
 )
 
-func TestMembers(t *testing.T) {
-	for _, v := range []struct {
-		text string
-		want []string
-		err  error
-	}{
-		{`{}`, nil, nil},
-		{" \n{ \"a\" : 1 , \"b\":\"x\",\"a\":null , \"c\":{\"a\":[2]} } \t", []string{`a 1`, `b "x"`, `a null`, `c {"a":[2]}`}, nil},
-		{`{"\u0061":1,"b\n":2,"":3}`, []string{"a 1", "b\n 2", " 3"}, nil},
-		{"{\"\xff\":\"\xfe\",\"\\ud800\":1}", []string{"\uFFFD \"\xfe\"", "\uFFFD 1"}, nil},
-		{``, nil, ErrNotJSON},
-		{` `, nil, ErrNotJSON},
-		{`{`, nil, ErrNotJSON},
-		{`{"a"`, nil, ErrNotJSON},
-		{`{"a":1`, nil, ErrNotJSON},
-		{`{"a":,}`, nil, ErrNotJSON},
-		{`{"a":1,}`, nil, ErrNotJSON},
-		{`{"a":01}`, nil, ErrNotJSON},
-		{`{"a":NaN}`, nil, ErrNotJSON},
-		{`{a:1}`, nil, ErrNotJSON},
-		{`{"a":1}}`, nil, ErrNotJSON},
-		{`{"a":1}{"b":2}`, nil, ErrNotJSON},
-		{"\ufeff{}", nil, ErrNotJSON},
-		{strings.Repeat(`{"a":`, 20000), nil, ErrNotJSON},
-		{`order_id=1`, nil, ErrNotJSON},
-		{`[`, nil, ErrNotJSON},
-		{`[]`, nil, ErrNotObject},
-		{`null`, nil, ErrNotObject},
-		{` 12 `, nil, ErrNotObject},
-		{`"{}"`, nil, ErrNotObject},
-		{`[] []`, nil, ErrNotJSON},
+// stubBroker returns its fields.
+type stubBroker struct {
+	refusal      *Refusal
+	order        event.Order
+	normalizeErr error
+}
+
+func (stubBroker) Name() string { return "stub" }
+
+func (b stubBroker) Verify(*Postback) (string, error) {
+	if b.refusal != nil {
+		return "", b.refusal
+	}
+	return "token", nil
+}
+
+func (b stubBroker) Normalize([]event.Member) (event.Order, error) { return b.order, b.normalizeErr }
+
+func (stubBroker) State(m event.Member) string { return m.Value }
+
+func eventAt() time.Time {
+	return time.Date(2026, 1, 8, 15, 23, 46, 120, time.FixedZone("IST", 19800))
+}
+
+func TestNewEvent(t *testing.T) {
+	order := event.Order{
+		OrderID: "1", UserID: "U", Status: event.StatusOpen, BrokerStatus: "OPEN", Quantity: event.QuantityOf(0),
+	}
+	p := &Postback{Body: []byte("{ \"a\" : 1.50,\"a\":2 }")}
+	e := NewEvent(stubBroker{order: order}, p, "token", eventAt())
+	if !e.Understood() {
+		t.Error("an order was not understood")
+	}
+	got := e.Append(nil)
+	want := `{"id":"` + e.ID + `","broker":"stub","user_id":"U","order_id":"1","status":"open",` +
+		`"broker_status":"OPEN","quantity":0,"received_at":"2026-01-08T09:53:46.000000120Z","verified_by":"token","source":"postback",` +
+		`"raw":{ "a" : 1.50,"a":2 }}`
+	if string(got) != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
+func TestVerify(t *testing.T) {
+	r := new(receiver)
+	if verifiedBy, err := r.verify(stubBroker{}, &Postback{}); verifiedBy != "token" || err != nil {
+		t.Errorf("got %q, %v", verifiedBy, err)
+	}
+	refusal := &Refusal{Status: http.StatusForbidden, Reason: "checksum", Detail: "no"}
+	verifiedBy, err := r.verify(stubBroker{refusal: refusal}, &Postback{})
+	if verifiedBy != "" || !errors.Is(err, error(refusal)) {
+		t.Errorf("got %q, %v", verifiedBy, err)
+	}
+}
+
+// TestNewEventNotUnderstood keeps a verified body that cannot be normalized, and no part of a half-read order.
+func TestNewEventNotUnderstood(t *testing.T) {
+	b := stubBroker{order: event.Order{OrderID: "half read"}, normalizeErr: errors.New("no order")}
+	for _, body := range []string{"x", "{}"} {
+		e := NewEvent(b, &Postback{Body: []byte(body)}, "token", eventAt())
+		if e.Understood() || e.Status != event.StatusUnknown || e.ID != event.OfBody("stub", []byte(body)) ||
+			e.RawText+string(e.Raw) != body {
+			t.Errorf("got %+v", e)
+		}
+	}
+}
+
+func TestRaw(t *testing.T) {
+	for _, v := range []struct{ name, body, want string }{
+		{"JSON", `{"a":[1, 2.0]}`, `"raw":{"a":[1, 2.0]}`},
+		{"JSON on two lines", "{\"a\":\r\n[1, 2.0]}", `"raw":{"a":[1,2.0]}`},
+		{"JSON nested too deeply", strings.Repeat("[", 2000) + strings.Repeat("]", 2000),
+			`"raw_text":"` + strings.Repeat("[", 2000) + strings.Repeat("]", 2000) + `"`},
+		{"escapes as sent", `{"a":"\u0041\/"}`, `"raw":{"a":"\u0041\/"}`},
+		{"what jsonb refuses, as sent", `{"a":"\u0000\ud800"}`, `"raw":{"a":"\u0000\ud800"}`},
+		{"JSON, not UTF-8", "{\"a\":\"\xff\"}", "\"raw\":{\"a\":\"\uFFFD\"}"},
+		{"JSON null", `null`, `"raw":null`},
+		{"text", "a\n\"b", `"raw_text":"a\n\"b"`},
+		{"bytes", "\xff\x00", `"raw_base64":"/wA="`},
 	} {
-		var got []string
-		members, err := (&Postback{Body: []byte(v.text)}).Members()
-		for _, m := range members {
-			got = append(got, string(m.Name)+" "+string(m.Value))
+		t.Run(v.name, func(t *testing.T) {
+			b, p := stubBroker{normalizeErr: errors.New("no order")}, &Postback{Body: []byte(v.body)}
+			e := NewEvent(b, p, "token", eventAt())
+			got := e.Append(nil)
+			if !bytes.HasSuffix(got, []byte(`"source":"postback",`+v.want+`}`)) {
+				t.Errorf("got %s, want it to end with %s", got, v.want)
+			}
+		})
+	}
+}
+
+// TestPostbackReset reads one body after the other into one Postback: nothing of an earlier body is left.
+func TestPostbackReset(t *testing.T) {
+	p, b := new(Postback), stubBroker{order: event.Order{OrderID: "1"}}
+	for _, body := range []string{`{"a":1}`, `x`, `{"b":2,"a":1}`, `[]`, `{"a":1}`, ``, `{}`} {
+		p.Reset("", "", []byte(body))
+		fresh := &Postback{Body: []byte(body)}
+		members, err := p.Members()
+		wantMembers, wantErr := fresh.Members()
+		if !slices.Equal(members, wantMembers) || !sameCause(err, wantErr) {
+			t.Errorf("%s: got %v, %v, want %v, %v", body, members, err, wantMembers, wantErr)
 		}
-		if !errors.Is(err, v.err) {
-			t.Errorf("%.40q: error %v, want %v", v.text, err, v.err)
-		}
-		if err == nil && !slices.Equal(got, v.want) {
-			t.Errorf("%.40q: got %q, want %q", v.text, got, v.want)
+		got, want := NewEvent(b, p, "token", eventAt()), NewEvent(b, fresh, "token", eventAt())
+		if got.ID != want.ID {
+			t.Errorf("%s: the id depends on an earlier body", body)
 		}
 	}
 }
 
-// TestMembersAllocate holds the cost of a scan: it does not grow with the number of members.
-func TestMembersAllocate(t *testing.T) {
-	text, err := os.ReadFile("../deploy/samples/kite.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := new(Postback)
-	allocs := testing.AllocsPerRun(100, func() {
-		if err := scan(p, text); err != nil {
-			t.Fatal(err)
-		}
-	})
-	if allocs > 10 {
-		t.Errorf("%v allocations", allocs)
-	}
-}
-
-func scan(p *Postback, text []byte) error {
-	p.Reset("", "", text)
-	_, err := p.Members()
-	return err
-}
-
-func BenchmarkMembers(b *testing.B) {
-	text, err := os.ReadFile("../deploy/samples/kite.json")
-	if err != nil {
-		b.Fatal(err)
-	}
-	p := new(Postback)
-	b.ReportAllocs()
-	for b.Loop() {
-		if err := scan(p, text); err != nil {
-			b.Fatal(err)
-		}
-	}
+func sameCause(a, b error) bool {
+	return (a == nil) == (b == nil) && errors.Is(a, scan.ErrNotJSON) == errors.Is(b, scan.ErrNotJSON)
 }

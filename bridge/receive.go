@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/postbridge/postbridge/bridge/event"
 	"github.com/postbridge/postbridge/bridge/spool"
 )
 
@@ -158,11 +159,12 @@ func (r *receiver) receive(w http.ResponseWriter, req *http.Request, to *route, 
 	}
 	p := &in.postback
 	p.Reset(pathToken, queryToken(req), body)
-	e, err := r.verify(to, p, arrival)
+	verifiedBy, err := r.verify(to, p)
 	if err != nil {
 		return refusal(err)
 	}
 	connectionOf(req).work()
+	e := NewEvent(to, p, verifiedBy, arrival)
 	in.record = appendRecord(in.record[:0], e, arrival, traceParent)
 	a, sequence := r.append(e, in.record)
 	a.order = e.OrderID
@@ -179,15 +181,15 @@ func queryToken(req *http.Request) string {
 	return req.URL.Query().Get("token")
 }
 
-// verify makes the event. Before it refuses, it has the files of secrets read again: one may just have been rotated.
-func (r *receiver) verify(b Broker, p *Postback, arrival time.Time) (*Event, error) {
-	e, err := NewEvent(b, p, arrival)
+// verify verifies the postback. Before it rejects one, it has the files of secrets read again: one may just have been rotated.
+func (r *receiver) verify(b Broker, p *Postback) (verifiedBy string, err error) {
+	verifiedBy, err = b.Verify(p)
 	var no *Refusal
 	if errors.As(err, &no) && (no.Status == http.StatusUnauthorized || no.Status == http.StatusForbidden) &&
 		r.reload != nil && r.reload() {
-		return NewEvent(b, p, arrival)
+		return b.Verify(p)
 	}
-	return e, err
+	return verifiedBy, err
 }
 
 // refusal is the answer to what Verify refused.
@@ -201,7 +203,7 @@ func refusal(err error) answer {
 
 // append puts the event on disk, unless it repeats the last state of its order, and answers only then. The sequence is its
 // number in the spool.
-func (r *receiver) append(e *Event, record []byte) (a answer, sequence uint64) {
+func (r *receiver) append(e *event.Event, record []byte) (a answer, sequence uint64) {
 	s := r.spool.Load()
 	var ticket spool.Ticket
 	var repeats bool
@@ -233,7 +235,7 @@ func (r *receiver) append(e *Event, record []byte) (a answer, sequence uint64) {
 
 // handedIn is an event that came before the spool was open, and what came of it once that is open.
 type handedIn struct {
-	event  *Event
+	event  *event.Event
 	record []byte
 
 	ticket  spool.Ticket
@@ -292,7 +294,7 @@ func (r *receiver) noteFailing(err error) {
 }
 
 // appendRecord appends the spool record of an event. Without a trace context of a tracer it gets one of its own.
-func appendRecord(b []byte, e *Event, arrival time.Time, traceParent string) []byte {
+func appendRecord(b []byte, e *event.Event, arrival time.Time, traceParent string) []byte {
 	if traceParent == "" {
 		traceParent = newTraceParent()
 	}

@@ -6,17 +6,19 @@ import (
 	"strconv"
 	"sync"
 	"unicode/utf8"
+
+	"github.com/postbridge/postbridge/bridge/event"
 )
 
-// What the page shows of events: so many of the last, so many of the last rejected ones, and so many bytes of a text. All
-// of it takes half a megabyte, and three should a broker make each text as long as that.
+// What the page shows of events: so many of the last, so many of the last rejected ones, and so many bytes of a text.
+// All of it takes half a megabyte, three if each text is as long as that, and 13 if all of them are control characters.
 const (
 	recentEvents  = 500
 	recentRejects = 100
 	shownText     = 256
 
-	// ordinaryTexts is what all texts of an event take, unless it has a long reason.
-	ordinaryTexts = 256
+	// ordinarySize is how long the text of an event is, unless it has a long reason.
+	ordinarySize = 640
 )
 
 // recent holds the last events in memory, for the page alone: nothing that is published or answered is read from it.
@@ -28,49 +30,27 @@ type recent struct {
 	next    int // where in rejects the next one goes
 }
 
-// shownEvent is what is shown of one event: what postbridge made of the postback, never its body. It keeps nothing of the
+// shownEvent is one event for the page: what postbridge made of the postback, never its body. It keeps nothing of the
 // postback alive, and its memory is used again.
 type shownEvent struct {
-	place      uint64 // among all that were added, from 1 on; 0 if there is none yet
-	sequence   uint64
-	texts      []byte // one after the other
-	ends       [numShownTexts]int
-	quantities [numShownQuantities]Quantity
+	place uint64 // among all that were added, from 1 on; 0 if there is none yet
+	text  []byte // the event as JSON, under the names it has on the bus, and its sequence
 }
 
-const (
-	numShownTexts      = 17
-	numShownQuantities = 4
-)
-
-// set fills in what json names.
-func (s *shownEvent) set(place, sequence uint64, e *Event) {
-	s.place, s.sequence, s.texts = place, sequence, s.texts[:0]
-	for i, text := range [numShownTexts]string{
-		e.ID, e.Broker, e.UserID, e.OrderID, string(e.Status), e.BrokerStatus, e.Reason, e.Exchange, e.Symbol, e.InstrumentID,
-		e.Side, e.OrderType, e.Price, e.TriggerPrice, e.AveragePrice, e.ReceivedAt, e.VerifiedBy,
-	} {
-		s.texts = append(s.texts, clip(text)...)
-		s.ends[i] = len(s.texts)
+func (s *shownEvent) set(place, sequence uint64, e *event.Event) {
+	shown := event.Event{
+		ID: e.ID, Broker: e.Broker, ReceivedAt: e.ReceivedAt, VerifiedBy: e.VerifiedBy,
+		Order: event.Order{
+			UserID: clip(e.UserID), OrderID: clip(e.OrderID), Status: e.Status, BrokerStatus: clip(e.BrokerStatus),
+			Reason: clip(e.Reason), Exchange: clip(e.Exchange), Symbol: clip(e.Symbol), InstrumentID: clip(e.InstrumentID),
+			Side: clip(e.Side), OrderType: clip(e.OrderType), Price: clip(e.Price), TriggerPrice: clip(e.TriggerPrice),
+			AveragePrice: clip(e.AveragePrice), Quantity: e.Quantity, FilledQuantity: e.FilledQuantity,
+			CancelledQuantity: e.CancelledQuantity, PendingQuantity: e.PendingQuantity,
+		},
 	}
-	s.quantities = [numShownQuantities]Quantity{e.Quantity, e.FilledQuantity, e.CancelledQuantity, e.PendingQuantity}
-}
-
-// json is the event as the page is told it, under the names of the event on the bus.
-func (s *shownEvent) json() json.RawMessage {
-	w := objectWriter(strconv.AppendUint([]byte(`{"sequence":`), s.sequence, 10))
-	start := 0
-	for i, name := range [numShownTexts]string{
-		"id", "broker", "user_id", "order_id", "status", "broker_status", "reason", "exchange", "symbol", "instrument_id",
-		"side", "order_type", "price", "trigger_price", "average_price", "received_at", "verified_by",
-	} {
-		w.text(name, string(s.texts[start:s.ends[i]]))
-		start = s.ends[i]
-	}
-	for i, name := range [numShownQuantities]string{"quantity", "filled_quantity", "cancelled_quantity", "pending_quantity"} {
-		w.quantity(name, s.quantities[i])
-	}
-	return json.RawMessage(append(w, '}'))
+	s.place, s.text = place, shown.Append(s.text[:0])
+	s.text = strconv.AppendUint(append(s.text[:len(s.text)-1], `,"sequence":`...), sequence, 10)
+	s.text = append(s.text, '}')
 }
 
 // clip bounds a text. It ends between two characters.
@@ -89,21 +69,21 @@ func clip(s string) string {
 func newRecent() *recent {
 	r := new(recent)
 	for i := range r.events {
-		r.events[i].texts = make([]byte, 0, ordinaryTexts)
+		r.events[i].text = make([]byte, 0, ordinarySize)
 	}
 	for i := range r.rejects {
-		r.rejects[i].texts = make([]byte, 0, ordinaryTexts)
+		r.rejects[i].text = make([]byte, 0, ordinarySize)
 	}
 	return r
 }
 
 // add takes an event that is on disk.
-func (r *recent) add(sequence uint64, e *Event) {
+func (r *recent) add(sequence uint64, e *event.Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.last++
 	r.events[r.last%recentEvents].set(r.last, sequence, e)
-	if e.Status == StatusRejected {
+	if e.Status == event.StatusRejected {
 		r.rejects[r.next].set(r.last, sequence, e)
 		r.next = (r.next + 1) % recentRejects
 	}
@@ -115,7 +95,7 @@ func (r *recent) since(place uint64) (events []json.RawMessage, last uint64) {
 	copies, last := r.copySince(place)
 	events = make([]json.RawMessage, len(copies)) // not null
 	for i := range copies {
-		events[i] = copies[i].json()
+		events[i] = copies[i].text
 	}
 	return events, last
 }
@@ -132,7 +112,7 @@ func (r *recent) copySince(place uint64) (events []shownEvent, last uint64) {
 		oldest = r.last - recentEvents + 1
 	}
 	take := func(s shownEvent) {
-		s.texts = bytes.Clone(s.texts)
+		s.text = bytes.Clone(s.text)
 		events = append(events, s)
 	}
 	for i := range r.rejects {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/event"
 	"github.com/postbridge/postbridge/bridge/spool"
 )
 
@@ -115,7 +116,7 @@ func TestReplayWithChangedStatus(t *testing.T) {
 	without := newTaking(t)
 	genuine := without.accepted("/kite", captured)
 	forged := without.accepted("/kite", changed)
-	if forged.ID == genuine.ID || forged.Status != bridge.StatusRejected || !bytes.Contains(forged.Data, []byte(`"verified_by":"checksum"`)) {
+	if forged.ID == genuine.ID || forged.Status != event.StatusRejected || !bytes.Contains(forged.Data, []byte(`"verified_by":"checksum"`)) {
 		t.Errorf("%s", forged.Data)
 	}
 

@@ -25,6 +25,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/event"
 	"github.com/postbridge/postbridge/publishers/kafka"
 	"github.com/postbridge/postbridge/publishers/nats"
 )
@@ -138,7 +139,7 @@ func (api *asyncAPI) example(t *testing.T, name string) *bridge.Delivery {
 }
 
 // golden is the event that an example shows: one of those that the brokers' tests want.
-func golden(t *testing.T, id string, payload any) *bridge.Event {
+func golden(t *testing.T, id string, payload any) *event.Event {
 	t.Helper()
 	files, err := filepath.Glob("../brokers/*/testdata/events/*.json")
 	if err != nil {
@@ -152,14 +153,14 @@ func golden(t *testing.T, id string, payload any) *bridge.Event {
 		if !bytes.Contains(text, []byte(id)) || !reflect.DeepEqual(decode(t, text), payload) {
 			continue
 		}
-		event := new(bridge.Event)
+		wanted := new(event.Event)
 		if err := (*jsontext.Value)(&text).Compact(); err != nil {
 			t.Fatal(err)
 		}
-		if err := json.Unmarshal(text, event); err != nil {
+		if err := json.Unmarshal(text, wanted); err != nil {
 			t.Fatal(err)
 		}
-		return event
+		return wanted
 	}
 	t.Fatalf("no broker's tests want the event %s as it is in the example", id)
 	return nil

@@ -4,7 +4,7 @@ import (
 	"cmp"
 	"strings"
 
-	"github.com/go-json-experiment/json/jsontext"
+	"github.com/postbridge/postbridge/bridge/scan"
 )
 
 // State is the value for bridge.Broker.State, of a member of which no more is known than what JSON says. Numbers are
@@ -12,17 +12,17 @@ import (
 // "NA", {} and [] say nothing. In nested values only white space, escapes and the order of members make no
 // difference: in doubt a value is another one.
 func (v Value) State() string {
-	switch jsontext.Value(v).Kind() {
-	case jsontext.KindNull:
+	switch v[0] {
+	case 'n':
 		return ""
-	case jsontext.KindString:
+	case '"':
 		if text := v.Text(); !strings.Contains(text, "\uFFFD") { // it may stand for anything that is not a character
 			return text
 		}
-	case jsontext.KindNumber:
-		return cmp.Or(v.decimalState(), string(v))
-	case jsontext.KindBeginObject, jsontext.KindBeginArray:
+	case '{', '[':
 		return v.nestedState()
+	case '-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9':
+		return cmp.Or(v.decimalState(), string(v))
 	}
 	return string(v)
 }
@@ -33,14 +33,14 @@ func (v Value) nestedState() string {
 	if len(v) == len("{}") {
 		return ""
 	}
-	text := jsontext.Value(v)
-	if err := text.Format(jsontext.ReorderRawObjects(true)); err != nil {
+	text, ok := scan.Normalize(string(v))
+	switch {
+	case !ok:
 		return string(v)
-	}
-	if len(text) == len("{}") {
+	case len(text) == len("{}"):
 		return ""
 	}
-	return string(text)
+	return text
 }
 
 // StateNumber is the State of a quantity or a price. 470, 470.0 and "470" are equal. 0 says nothing, because brokers

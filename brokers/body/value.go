@@ -8,7 +8,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/event"
+	"github.com/postbridge/postbridge/bridge/scan"
 )
 
 // Value is the JSON value of a member, as it stands in the body.
@@ -19,7 +20,7 @@ type Value string
 func (v Value) Literal() string {
 	switch {
 	case strings.HasPrefix(string(v), `"`):
-		return bridge.Unquote(string(v))
+		return scan.Unquote(string(v))
 	case v != "" && (v[0] == '-' || '0' <= v[0] && v[0] <= '9'):
 		return string(v)
 	default:
@@ -66,24 +67,24 @@ func Fold(dst []byte, word string) []byte {
 // is none.
 func (v Value) Member(name string) (of Value) {
 	if len(v) > len("{}") && v[0] == '{' {
-		// It was part of a body that was read, so it can be read.
-		_ = Scan(&bridge.Postback{Body: []byte(v)}, func(n string, m Value) {
-			if n == name {
-				of = m
+		members, _ := new(scan.Scanner).Members(nil, []byte(v)) // it was part of a body that was scanned
+		for _, m := range members {
+			if m.Name == name {
+				of = Value(m.Value)
 			}
-		})
+		}
 	}
 	return of
 }
 
 // Quantity is a whole number, sent as 50, 50.0 or "50".
-func (v Value) Quantity() bridge.Quantity {
+func (v Value) Quantity() event.Quantity {
 	whole, fraction, _ := strings.Cut(v.Decimal(), ".")
 	n, err := strconv.ParseInt(whole, 10, 64)
 	if err != nil || strings.Trim(fraction, "0") != "" {
-		return bridge.Quantity{}
+		return event.Quantity{}
 	}
-	return bridge.QuantityOf(n)
+	return event.QuantityOf(n)
 }
 
 // Decimal is a decimal number with the digits that the broker sent: 470 stays 470, and 470.0 stays 470.0. It is never

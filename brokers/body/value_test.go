@@ -4,7 +4,7 @@ import (
 	"strconv"
 	"testing"
 
-	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/event"
 )
 
 func TestText(t *testing.T) {
@@ -44,9 +44,9 @@ func TestDecimal(t *testing.T) {
 }
 
 func TestQuantity(t *testing.T) {
-	for sent, want := range map[string]bridge.Quantity{
-		`50`: bridge.QuantityOf(50), `"50"`: bridge.QuantityOf(50), `50.0`: bridge.QuantityOf(50), `"50.00"`: bridge.QuantityOf(50), `0`: bridge.QuantityOf(0),
-		`5e1`: bridge.QuantityOf(50), `-1`: bridge.QuantityOf(-1), `9223372036854775807`: bridge.QuantityOf(9223372036854775807),
+	for sent, want := range map[string]event.Quantity{
+		`50`: event.QuantityOf(50), `"50"`: event.QuantityOf(50), `50.0`: event.QuantityOf(50), `"50.00"`: event.QuantityOf(50), `0`: event.QuantityOf(0),
+		`5e1`: event.QuantityOf(50), `-1`: event.QuantityOf(-1), `9223372036854775807`: event.QuantityOf(9223372036854775807),
 		`9223372036854775808`: {}, `50.5`: {}, `"fifty"`: {}, `null`: {}, `""`: {}, `"NA"`: {}, `{}`: {}, `true`: {},
 	} {
 		if got := Value(sent).Quantity(); got != want {

@@ -25,6 +25,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/event"
 )
 
 var update = flag.Bool("update", false, "write the golden files of the broker contract anew")
@@ -92,18 +93,32 @@ func (s Suite) genuine(t testing.TB) []sample {
 }
 
 // event takes a body the way that the bridge does. The body is the broker's only until it returns.
-func (s Suite) event(body []byte) (*bridge.Event, error) {
-	return bridge.NewEvent(s.Broker, &bridge.Postback{PathToken: s.PathToken, Body: body}, received())
+func (s Suite) event(body []byte) (*event.Event, error) {
+	p := &bridge.Postback{PathToken: s.PathToken, Body: body}
+	verifiedBy, err := s.Broker.Verify(p)
+	if err != nil {
+		return nil, err
+	}
+	return bridge.NewEvent(s.Broker, p, verifiedBy, received()), nil
 }
 
-// trusting takes any body as proven, for what is to be normalized without proof.
-type trusting struct{ bridge.Broker }
+// unverified is the event of a body that is not verified.
+func (s Suite) unverified(body []byte) *event.Event {
+	return bridge.NewEvent(s.Broker, &bridge.Postback{Body: body}, "checksum", received())
+}
 
-func (trusting) Verify(*bridge.Postback) (string, error) { return "checksum", nil }
+// order is what Normalize makes of a body.
+func (s Suite) order(body []byte) (event.Order, error) {
+	members, err := (&bridge.Postback{Body: body}).Members()
+	if err != nil {
+		return event.Order{}, err
+	}
+	return s.Broker.Normalize(members)
+}
 
 func (s Suite) testGolden(t *testing.T) {
 	schema := compileSchema(t)
-	check := func(t *testing.T, b sample, e *bridge.Event) {
+	check := func(t *testing.T, b sample, e *event.Event) {
 		encoded := encode(t, e)
 		if err := schema.validate(encoded); err != nil {
 			t.Errorf("the event does not fit the schema: %v", err)
@@ -127,17 +142,13 @@ func (s Suite) testGolden(t *testing.T) {
 			if _, err := s.event(b.body); err == nil {
 				t.Error("a postback without proof was accepted")
 			}
-			e, err := bridge.NewEvent(trusting{s.Broker}, &bridge.Postback{Body: b.body}, received())
-			if err != nil {
-				t.Fatal(err)
-			}
-			check(t, b, e)
+			check(t, b, s.unverified(b.body))
 		})
 	}
 }
 
 // encode is the event as it is published.
-func encode(t testing.TB, e *bridge.Event) []byte {
+func encode(t testing.TB, e *event.Event) []byte {
 	t.Helper()
 	encoded := e.Append(nil)
 	// In raw a name may be repeated, and half of a surrogate pair be escaped, as the broker sent it.
@@ -227,14 +238,14 @@ func (s Suite) testOwnsNoBytes(t *testing.T) {
 	for _, b := range s.genuine(t) {
 		text := bytes.Clone(b.body)
 		how, _ := s.Broker.Verify(&bridge.Postback{PathToken: s.PathToken, Body: text})
-		order, _ := s.Broker.Normalize(&bridge.Postback{Body: text})
+		order, _ := s.order(text)
 		if !bytes.Equal(text, b.body) {
 			t.Errorf("%s: the body was changed", b.name)
 		}
 		for i := range text {
 			text[i] = '#'
 		}
-		again, _ := s.Broker.Normalize(&bridge.Postback{Body: b.body})
+		again, _ := s.order(b.body)
 		if order != again || strings.Contains(how, "#") {
 			t.Errorf("%s: the order changed with the body it was read from", b.name)
 		}
@@ -264,6 +275,6 @@ func (s Suite) testConcurrent(t *testing.T) {
 // read is all that the broker says of a body, as text.
 func (s Suite) read(body []byte) string {
 	how, err := s.Broker.Verify(&bridge.Postback{PathToken: s.PathToken, Body: body})
-	order, normalizeErr := s.Broker.Normalize(&bridge.Postback{Body: body})
+	order, normalizeErr := s.order(body)
 	return fmt.Sprint(how, err, order, normalizeErr)
 }

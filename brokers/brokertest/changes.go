@@ -14,6 +14,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/event"
 )
 
 // testChanges changes each field of a body in four ways and writes down what comes of it. A field whose row says
@@ -69,7 +70,7 @@ func aligned(t *testing.T, text string) []byte {
 }
 
 // outcome is what comes of a changed body, in words.
-func (s Suite) outcome(t *testing.T, original *bridge.Event, body []byte) string {
+func (s Suite) outcome(t *testing.T, original *event.Event, body []byte) string {
 	t.Helper()
 	e, err := s.event(body)
 	if r, ok := errors.AsType[*bridge.Refusal](err); ok {

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/event"
 )
 
 // FuzzNormalize feeds bodies to Normalize: whatever it makes an order of is one that can be published.
@@ -14,14 +15,11 @@ func FuzzNormalize(f *testing.F, s Suite) {
 		f.Add(b.body)
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
-		order, err := s.Broker.Normalize(&bridge.Postback{Body: text})
-		if err == nil && (order.OrderID == "" || order.BrokerStatus == "" || !slices.Contains(bridge.Statuses(), order.Status)) {
+		order, err := s.order(text)
+		if err == nil && (order.OrderID == "" || order.BrokerStatus == "" || !slices.Contains(event.Statuses(), order.Status)) {
 			t.Errorf("an order without id or status: %+v", order)
 		}
-		e, err := bridge.NewEvent(trusting{s.Broker}, &bridge.Postback{Body: text}, received())
-		if err != nil {
-			t.Fatal(err)
-		}
+		e := s.unverified(text)
 		if err := schema.validate(encode(t, e)); err != nil {
 			t.Errorf("the event does not fit the schema: %v", err)
 		}

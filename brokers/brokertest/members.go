@@ -7,8 +7,6 @@ import (
 	"testing"
 
 	"github.com/go-json-experiment/json/jsontext"
-
-	"github.com/postbridge/postbridge/bridge"
 )
 
 // testMembers changes each member of each body, one at a time. The event id has to change with it, so that the state is
@@ -54,7 +52,7 @@ type readOrder struct {
 func (s Suite) orders(t *testing.T) (all []readOrder) {
 	t.Helper()
 	for _, b := range append(s.genuine(t), s.samples(t, "unproven")...) {
-		if _, err := s.Broker.Normalize(&bridge.Postback{Body: b.body}); err == nil {
+		if _, err := s.order(b.body); err == nil {
 			members, _ := parseObject(b.body)
 			all = append(all, readOrder{b.name, members, s.id(t, b.body)})
 		}
@@ -65,11 +63,7 @@ func (s Suite) orders(t *testing.T) (all []readOrder) {
 // id is the event id of a body, whatever proves it.
 func (s Suite) id(t testing.TB, body []byte) string {
 	t.Helper()
-	e, err := bridge.NewEvent(trusting{s.Broker}, &bridge.Postback{Body: body}, received())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return e.ID
+	return s.unverified(body).ID
 }
 
 // reason returns what the table has for a member, whose name may be in another case.

@@ -4,19 +4,19 @@ import (
 	"cmp"
 	"strings"
 
-	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/event"
 	"github.com/postbridge/postbridge/brokers/body"
 )
 
 // Normalize reads the order. Names are matched without regard to case: Dhan's documentation and what it sends differ in
 // it. Of names that are then the same the last counts.
-func (*Broker) Normalize(p *bridge.Postback) (bridge.Order, error) {
+func (*Broker) Normalize(members []event.Member) (event.Order, error) {
 	var o order
-	if err := body.Scan(p, o.member); err != nil {
-		return bridge.Order{}, err
+	for _, m := range members {
+		o.member(m.Name, body.Value(m.Value))
 	}
 	if err := body.Complete(&o.Order); err != nil {
-		return bridge.Order{}, err
+		return event.Order{}, err
 	}
 	o.settle()
 	return o.Order, nil
@@ -24,12 +24,12 @@ func (*Broker) Normalize(p *bridge.Postback) (bridge.Order, error) {
 
 // order is an order while its body is read.
 type order struct {
-	bridge.Order
+	event.Order
 	times body.TimeReader
 
 	// Other spellings of one thing, used where the first has no value.
 	misspelledCode          string
-	camelCaseFilled         bridge.Quantity
+	camelCaseFilled         event.Quantity
 	averagePrice, lastPrice string
 }
 
@@ -45,7 +45,7 @@ func (o *order) settle() {
 // the price under another name, so with fills the first one that is not 0 comes before it.
 func (o *order) fillPrice() string {
 	filled, _ := o.FilledQuantity.Get()
-	if filled > 0 || o.Status == bridge.StatusFilled || o.Status == bridge.StatusPartiallyFilled {
+	if filled > 0 || o.Status == event.StatusFilled || o.Status == event.StatusPartiallyFilled {
 		for _, price := range [...]string{o.AveragePrice, o.averagePrice, o.lastPrice} {
 			if strings.Trim(price, "-0.") != "" {
 				return price
@@ -133,7 +133,7 @@ func lower(dst []byte, name string) []byte {
 }
 
 // State leaves out nothing: no member is known to differ between two postbacks of one state.
-func (*Broker) State(m bridge.Member) string {
+func (*Broker) State(m event.Member) string {
 	v := body.Value(m.Value)
 	var buf [32]byte
 	switch string(lower(buf[:0], m.Name)) {
@@ -152,25 +152,25 @@ func (*Broker) State(m bridge.Member) string {
 // status reads Dhan's word. PART_TRADED is documented for the order API only, CONFIRM and TRIGGERED for others of
 // Dhan's interfaces. CLOSED, of a super order whose entry and exit are placed, is not the state of one order and
 // stays unknown.
-func status(word string) bridge.Status {
+func status(word string) event.Status {
 	var buf [32]byte
 	switch string(body.Fold(buf[:0], word)) {
 	case "transit":
-		return bridge.StatusPending
+		return event.StatusPending
 	case "pending", "confirm", "triggered": // TRIGGERED: a leg of a super order was sent to the exchange
-		return bridge.StatusOpen
+		return event.StatusOpen
 	case "part traded":
-		return bridge.StatusPartiallyFilled
+		return event.StatusPartiallyFilled
 	case "traded":
-		return bridge.StatusFilled
+		return event.StatusFilled
 	case "cancelled":
-		return bridge.StatusCancelled
+		return event.StatusCancelled
 	case "rejected":
-		return bridge.StatusRejected
+		return event.StatusRejected
 	case "expired":
-		return bridge.StatusExpired
+		return event.StatusExpired
 	default:
-		return bridge.StatusUnknown
+		return event.StatusUnknown
 	}
 }
 

@@ -7,13 +7,24 @@ import (
 	"time"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/event"
+	"github.com/postbridge/postbridge/bridge/scan"
 )
 
+// orderOf scans a body and normalizes its members.
+func orderOf(body []byte) (event.Order, error) {
+	members, err := new(scan.Scanner).Members(nil, body)
+	if err != nil {
+		return event.Order{}, err
+	}
+	return newBroker(nil, nil).Normalize(members)
+}
+
 // normalize reads an order that has an id, a status and these members.
-func normalize(t *testing.T, members string) bridge.Order {
+func normalize(t *testing.T, members string) event.Order {
 	t.Helper()
 	text := `{"orderId":"1","orderStatus":"TRANSIT"` + members + `}`
-	order, err := newBroker(nil, nil).Normalize(&bridge.Postback{Body: []byte(text)})
+	order, err := orderOf([]byte(text))
 	if err != nil {
 		t.Fatalf("%v\n%s", err, text)
 	}
@@ -21,22 +32,22 @@ func normalize(t *testing.T, members string) bridge.Order {
 }
 
 func TestStatus(t *testing.T) {
-	for word, want := range map[string]bridge.Status{
-		"TRANSIT":      bridge.StatusPending,
-		"PENDING":      bridge.StatusOpen,
-		"REJECTED":     bridge.StatusRejected,
-		"CANCELLED":    bridge.StatusCancelled,
-		"TRADED":       bridge.StatusFilled,
-		"EXPIRED":      bridge.StatusExpired,
-		"PART_TRADED":  bridge.StatusPartiallyFilled,
-		"Traded":       bridge.StatusFilled,
-		" pending ":    bridge.StatusOpen,
-		"FROZEN":       bridge.StatusUnknown,
-		"CONFIRM":      bridge.StatusOpen,
-		"TRIGGERED":    bridge.StatusOpen,
-		"CLOSED":       bridge.StatusUnknown,
-		"Part Traded":  bridge.StatusPartiallyFilled,
-		"part--traded": bridge.StatusPartiallyFilled,
+	for word, want := range map[string]event.Status{
+		"TRANSIT":      event.StatusPending,
+		"PENDING":      event.StatusOpen,
+		"REJECTED":     event.StatusRejected,
+		"CANCELLED":    event.StatusCancelled,
+		"TRADED":       event.StatusFilled,
+		"EXPIRED":      event.StatusExpired,
+		"PART_TRADED":  event.StatusPartiallyFilled,
+		"Traded":       event.StatusFilled,
+		" pending ":    event.StatusOpen,
+		"FROZEN":       event.StatusUnknown,
+		"CONFIRM":      event.StatusOpen,
+		"TRIGGERED":    event.StatusOpen,
+		"CLOSED":       event.StatusUnknown,
+		"Part Traded":  event.StatusPartiallyFilled,
+		"part--traded": event.StatusPartiallyFilled,
 	} {
 		order := normalize(t, fmt.Sprintf(`,"orderStatus":%q`, word))
 		if order.Status != want || order.BrokerStatus != word {
@@ -48,14 +59,14 @@ func TestStatus(t *testing.T) {
 func TestPartialFill(t *testing.T) {
 	for _, v := range []struct {
 		members string
-		want    bridge.Status
+		want    event.Status
 	}{
-		{`,"orderStatus":"PENDING","quantity":5,"filled_qty":1`, bridge.StatusPartiallyFilled},
-		{`,"orderStatus":"PENDING","quantity":5,"filledQty":"1"`, bridge.StatusPartiallyFilled},
-		{`,"orderStatus":"TRANSIT","quantity":5,"filled_qty":1`, bridge.StatusPartiallyFilled},
-		{`,"orderStatus":"PENDING","quantity":5,"filled_qty":0`, bridge.StatusOpen},
-		{`,"orderStatus":"PENDING","quantity":5,"filled_qty":5`, bridge.StatusOpen},
-		{`,"orderStatus":"CANCELLED","quantity":5,"filled_qty":1`, bridge.StatusCancelled},
+		{`,"orderStatus":"PENDING","quantity":5,"filled_qty":1`, event.StatusPartiallyFilled},
+		{`,"orderStatus":"PENDING","quantity":5,"filledQty":"1"`, event.StatusPartiallyFilled},
+		{`,"orderStatus":"TRANSIT","quantity":5,"filled_qty":1`, event.StatusPartiallyFilled},
+		{`,"orderStatus":"PENDING","quantity":5,"filled_qty":0`, event.StatusOpen},
+		{`,"orderStatus":"PENDING","quantity":5,"filled_qty":5`, event.StatusOpen},
+		{`,"orderStatus":"CANCELLED","quantity":5,"filled_qty":1`, event.StatusCancelled},
 	} {
 		if order := normalize(t, v.members); order.Status != v.want {
 			t.Errorf("%s became %s, want %s", v.members, order.Status, v.want)
@@ -68,7 +79,7 @@ func TestNotUnderstood(t *testing.T) {
 		``, `[]`, `null`, `{}`, `{"orderId":"1"}`, `{"orderStatus":"PENDING"}`, `{"orderId":null,"orderStatus":"PENDING"}`,
 		`{"orderId":"1","orderStatus":"NA"}`, `{"orderId":[1],"orderStatus":"PENDING"}`, `{"orderId":"1","orderStatus":"PENDING","legName": ,}`,
 	} {
-		if order, err := newBroker(nil, nil).Normalize(&bridge.Postback{Body: []byte(text)}); err == nil {
+		if order, err := orderOf([]byte(text)); err == nil {
 			t.Errorf("%s became %+v", text, order)
 		}
 	}
@@ -91,15 +102,15 @@ func TestSpellings(t *testing.T) {
 	}
 	for _, v := range []struct {
 		members string
-		want    bridge.Quantity
+		want    event.Quantity
 	}{
-		{`,"filled_qty":1`, bridge.QuantityOf(1)},
-		{`,"filledQty":2`, bridge.QuantityOf(2)},
-		{`,"filledQty":2,"filled_qty":1`, bridge.QuantityOf(1)},
-		{`,"filled_qty":0,"filledQty":2`, bridge.QuantityOf(0)}, // 0 is a value
-		{`,"filled_qty":null,"filledQty":2`, bridge.QuantityOf(2)},
-		{`,"filled_qty":"50"`, bridge.QuantityOf(50)},
-		{``, bridge.Quantity{}},
+		{`,"filled_qty":1`, event.QuantityOf(1)},
+		{`,"filledQty":2`, event.QuantityOf(2)},
+		{`,"filledQty":2,"filled_qty":1`, event.QuantityOf(1)},
+		{`,"filled_qty":0,"filledQty":2`, event.QuantityOf(0)}, // 0 is a value
+		{`,"filled_qty":null,"filledQty":2`, event.QuantityOf(2)},
+		{`,"filled_qty":"50"`, event.QuantityOf(50)},
+		{``, event.Quantity{}},
 	} {
 		if got := normalize(t, v.members).FilledQuantity; got != v.want {
 			t.Errorf("%s: the filled quantity is %v, want %v", v.members, got, v.want)
@@ -156,11 +167,12 @@ func TestStatesOfOneOrder(t *testing.T) {
 	id := func(members string) string {
 		body := `{"orderId":"1","orderStatus":"CANCELLED","updateTime":null` + members + `}`
 		p := &bridge.Postback{PathToken: token, Body: []byte(body)}
-		e, err := bridge.NewEvent(newBroker([]string{token}, nil), p, time.Unix(1, 0))
+		broker := newBroker([]string{token}, nil)
+		verifiedBy, err := broker.Verify(p)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return e.ID
+		return bridge.NewEvent(broker, p, verifiedBy, time.Unix(1, 0)).ID
 	}
 	for _, v := range [][2]string{
 		{`"legName":"TARGET_LEG"`, `"legName":"STOP_LOSS_LEG"`}, {`"boStopLossValue":1.5`, `"boStopLossValue":2.5`},

@@ -20,8 +20,11 @@ func (b *Broker) Verify(p *bridge.Postback) (how string, err error) {
 	if len(cred.ClientIDs) == 0 {
 		return "token", nil
 	}
+	members, err := p.Members()
 	var o order
-	err = body.Scan(p, o.member)
+	for _, m := range members {
+		o.member(m.Name, body.Value(m.Value))
+	}
 	if err == nil && !proof.OneOf(o.UserID, cred.ClientIDs) {
 		return "", bridge.Refuse(http.StatusForbidden, "client_id", "the client id is not a known one")
 	}

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/event"
 )
 
 // idOf is the event id of a body that is made of the one order of these tests and what differs from it.
@@ -19,22 +20,14 @@ func idOf(t *testing.T, namesAndValues ...string) string {
 	return eventOf(t, body, time.Unix(1767866026, 0)).ID
 }
 
-func eventOf(t *testing.T, body []byte, received time.Time) *bridge.Event {
+func eventOf(t *testing.T, body []byte, received time.Time) *event.Event {
 	t.Helper()
-	e, err := bridge.NewEvent(proven{newBroker("", nil)}, &bridge.Postback{Body: body}, received)
-	if err != nil {
-		t.Fatal(err)
-	}
+	e := bridge.NewEvent(newBroker("", nil), &bridge.Postback{Body: body}, "checksum", received)
 	if !e.Understood() {
 		t.Fatalf("not understood: %s", body)
 	}
 	return e
 }
-
-// proven takes any body as proven.
-type proven struct{ bridge.Broker }
-
-func (proven) Verify(*bridge.Postback) (string, error) { return "checksum", nil }
 
 func same(t *testing.T, a, b string) {
 	t.Helper()
@@ -173,8 +166,8 @@ func TestFieldsOfTheID(t *testing.T) {
 
 func TestNotUnderstoodHasIDOfBrokerAndBody(t *testing.T) {
 	id := func(body string) string {
-		e, err := bridge.NewEvent(proven{newBroker("", nil)}, &bridge.Postback{Body: []byte(body)}, time.Unix(1, 0))
-		if err != nil || e.Understood() {
+		e := bridge.NewEvent(newBroker("", nil), &bridge.Postback{Body: []byte(body)}, "checksum", time.Unix(1, 0))
+		if e.Understood() {
 			t.Fatal("understood")
 		}
 		return e.ID

@@ -4,19 +4,19 @@ import (
 	"cmp"
 	"strings"
 
-	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/event"
 	"github.com/postbridge/postbridge/brokers/body"
 )
 
 // Normalize reads the order. Names are matched exactly; of a name that is repeated the last counts, as an official
 // sample repeats status_message.
-func (*Broker) Normalize(p *bridge.Postback) (bridge.Order, error) {
+func (*Broker) Normalize(members []event.Member) (event.Order, error) {
 	var o order
-	if err := body.Scan(p, o.member); err != nil {
-		return bridge.Order{}, err
+	for _, m := range members {
+		o.member(m.Name, body.Value(m.Value))
 	}
 	if err := body.Complete(&o.Order); err != nil {
-		return bridge.Order{}, err
+		return event.Order{}, err
 	}
 	o.settle()
 	return o.Order, nil
@@ -24,7 +24,7 @@ func (*Broker) Normalize(p *bridge.Postback) (bridge.Order, error) {
 
 // order is an order while its body is read.
 type order struct {
-	bridge.Order
+	event.Order
 	times     body.TimeReader
 	accountID string
 }
@@ -104,7 +104,7 @@ func (o *order) member(name string, v body.Value) {
 // State leaves out what is known to differ between two postbacks of one state. The evidence is a capture of one order
 // that was placed, modified and cancelled (testdata/genuine/series-2026-*): its frames 1 and 2 are one state, and so
 // are 4 and 5.
-func (*Broker) State(m bridge.Member) string {
+func (*Broker) State(m event.Member) string {
 	v := body.Value(m.Value)
 	switch m.Name {
 	case "guid", // another one in frames 1 and 2, and in 4 and 5; documented as the id of a request
@@ -138,29 +138,29 @@ func statusState(v body.Value) string {
 }
 
 // status reads Kite's word. The documentation of the order history lists most of them and says that there are others.
-func status(word string) bridge.Status {
+func status(word string) event.Status {
 	var buf [32]byte
 	switch string(body.Fold(buf[:0], word)) {
 	case "put order req received", "put order request received", "validation pending", "open pending",
 		"amo req received", "modify amo req received":
-		return bridge.StatusPending
+		return event.StatusPending
 	case "open", "update", "modified", // UPDATE, in postbacks only: an open order was modified or filled in part
 		"not modified", "not cancelled": // the exchange refused a request, and the order stands as it was
-		return bridge.StatusOpen
+		return event.StatusOpen
 	case "trigger pending":
-		return bridge.StatusTriggerPending
+		return event.StatusTriggerPending
 	case "modify validation pending", "modify pending":
-		return bridge.StatusPendingReplace
+		return event.StatusPendingReplace
 	case "cancel pending", "cancel amo req received":
-		return bridge.StatusPendingCancel
+		return event.StatusPendingCancel
 	case "complete":
-		return bridge.StatusFilled
+		return event.StatusFilled
 	case "cancel", "cancelled", "cancelled amo": // the postback page says CANCEL, captures and the SDKs say CANCELLED
-		return bridge.StatusCancelled
+		return event.StatusCancelled
 	case "rejected":
-		return bridge.StatusRejected
+		return event.StatusRejected
 	default:
-		return bridge.StatusUnknown
+		return event.StatusUnknown
 	}
 }
 

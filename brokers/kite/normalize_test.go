@@ -3,12 +3,22 @@ package kite_test
 import (
 	"testing"
 
-	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/event"
+	"github.com/postbridge/postbridge/bridge/scan"
 )
 
-func normalize(t *testing.T, text []byte) bridge.Order {
+// orderOf scans a body and normalizes its members.
+func orderOf(body []byte) (event.Order, error) {
+	members, err := new(scan.Scanner).Members(nil, body)
+	if err != nil {
+		return event.Order{}, err
+	}
+	return newBroker("", nil).Normalize(members)
+}
+
+func normalize(t *testing.T, text []byte) event.Order {
 	t.Helper()
-	order, err := newBroker("", nil).Normalize(&bridge.Postback{Body: text})
+	order, err := orderOf(text)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, text)
 	}
@@ -16,34 +26,34 @@ func normalize(t *testing.T, text []byte) bridge.Order {
 }
 
 func TestStatus(t *testing.T) {
-	for word, want := range map[string]bridge.Status{
-		"PUT ORDER REQ RECEIVED":     bridge.StatusPending,
-		"VALIDATION PENDING":         bridge.StatusPending,
-		"OPEN PENDING":               bridge.StatusPending,
-		"AMO REQ RECEIVED":           bridge.StatusPending,
-		"OPEN":                       bridge.StatusOpen,
-		"UPDATE":                     bridge.StatusOpen,
-		"MODIFIED":                   bridge.StatusOpen,
-		"TRIGGER PENDING":            bridge.StatusTriggerPending,
-		"MODIFY VALIDATION PENDING":  bridge.StatusPendingReplace,
-		"MODIFY PENDING":             bridge.StatusPendingReplace,
-		"CANCEL PENDING":             bridge.StatusPendingCancel,
-		"COMPLETE":                   bridge.StatusFilled,
-		"CANCEL":                     bridge.StatusCancelled,
-		"CANCELLED":                  bridge.StatusCancelled,
-		"REJECTED":                   bridge.StatusRejected,
-		" complete ":                 bridge.StatusFilled,
-		"Trigger Pending":            bridge.StatusTriggerPending,
-		"SOMETHING ELSE":             bridge.StatusUnknown,
-		"PUT ORDER REQUEST RECEIVED": bridge.StatusPending,
-		"MODIFY AMO REQ RECEIVED":    bridge.StatusPending,
-		"CANCEL AMO REQ RECEIVED":    bridge.StatusPendingCancel,
-		"CANCELLED AMO":              bridge.StatusCancelled,
-		"NOT MODIFIED":               bridge.StatusOpen,
-		"NOT CANCELLED":              bridge.StatusOpen,
-		"not_modified":               bridge.StatusOpen,
-		"Cancelled-AMO":              bridge.StatusCancelled,
-		"TRIGGER   _PENDING":         bridge.StatusTriggerPending,
+	for word, want := range map[string]event.Status{
+		"PUT ORDER REQ RECEIVED":     event.StatusPending,
+		"VALIDATION PENDING":         event.StatusPending,
+		"OPEN PENDING":               event.StatusPending,
+		"AMO REQ RECEIVED":           event.StatusPending,
+		"OPEN":                       event.StatusOpen,
+		"UPDATE":                     event.StatusOpen,
+		"MODIFIED":                   event.StatusOpen,
+		"TRIGGER PENDING":            event.StatusTriggerPending,
+		"MODIFY VALIDATION PENDING":  event.StatusPendingReplace,
+		"MODIFY PENDING":             event.StatusPendingReplace,
+		"CANCEL PENDING":             event.StatusPendingCancel,
+		"COMPLETE":                   event.StatusFilled,
+		"CANCEL":                     event.StatusCancelled,
+		"CANCELLED":                  event.StatusCancelled,
+		"REJECTED":                   event.StatusRejected,
+		" complete ":                 event.StatusFilled,
+		"Trigger Pending":            event.StatusTriggerPending,
+		"SOMETHING ELSE":             event.StatusUnknown,
+		"PUT ORDER REQUEST RECEIVED": event.StatusPending,
+		"MODIFY AMO REQ RECEIVED":    event.StatusPending,
+		"CANCEL AMO REQ RECEIVED":    event.StatusPendingCancel,
+		"CANCELLED AMO":              event.StatusCancelled,
+		"NOT MODIFIED":               event.StatusOpen,
+		"NOT CANCELLED":              event.StatusOpen,
+		"not_modified":               event.StatusOpen,
+		"Cancelled-AMO":              event.StatusCancelled,
+		"TRIGGER   _PENDING":         event.StatusTriggerPending,
 	} {
 		order := normalize(t, object("order_id", `"1"`, "status", quote(word)))
 		if order.Status != want || order.BrokerStatus != word {
@@ -55,19 +65,19 @@ func TestStatus(t *testing.T) {
 func TestPartialFill(t *testing.T) {
 	for _, v := range []struct {
 		status, quantity, filled string
-		want                     bridge.Status
+		want                     event.Status
 	}{
-		{"UPDATE", "10", "4", bridge.StatusPartiallyFilled},
-		{"OPEN", `"10"`, "4.0", bridge.StatusPartiallyFilled},
-		{"OPEN PENDING", "10", "4", bridge.StatusPartiallyFilled},
-		{"TRIGGER PENDING", "10", "4", bridge.StatusPartiallyFilled},
-		{"UPDATE", "10", "0", bridge.StatusOpen},
-		{"UPDATE", "10", "10", bridge.StatusOpen},
-		{"UPDATE", "null", "4", bridge.StatusOpen},
-		{"MODIFY PENDING", "10", "4", bridge.StatusPendingReplace},
-		{"CANCELLED", "10", "4", bridge.StatusCancelled},
-		{"COMPLETE", "10", "4", bridge.StatusFilled},
-		{"SOMETHING ELSE", "10", "4", bridge.StatusUnknown},
+		{"UPDATE", "10", "4", event.StatusPartiallyFilled},
+		{"OPEN", `"10"`, "4.0", event.StatusPartiallyFilled},
+		{"OPEN PENDING", "10", "4", event.StatusPartiallyFilled},
+		{"TRIGGER PENDING", "10", "4", event.StatusPartiallyFilled},
+		{"UPDATE", "10", "0", event.StatusOpen},
+		{"UPDATE", "10", "10", event.StatusOpen},
+		{"UPDATE", "null", "4", event.StatusOpen},
+		{"MODIFY PENDING", "10", "4", event.StatusPendingReplace},
+		{"CANCELLED", "10", "4", event.StatusCancelled},
+		{"COMPLETE", "10", "4", event.StatusFilled},
+		{"SOMETHING ELSE", "10", "4", event.StatusUnknown},
 	} {
 		order := normalize(t, object("order_id", `"1"`, "status", quote(v.status), "quantity", v.quantity, "filled_quantity", v.filled))
 		if order.Status != v.want {
@@ -82,9 +92,9 @@ func TestNotUnderstood(t *testing.T) {
 		`{"order_id":{"a":1},"status":"OPEN"}`, `{"order_id":"1","status":["OPEN"]}`, `{"order_id":"1","status":" "}`,
 		`{"order_id":"1","status":"OPEN"}x`, `{"Order_Id":"1","status":"OPEN"}`,
 	} {
-		if order, err := newBroker("", nil).Normalize(&bridge.Postback{Body: []byte(text)}); err == nil {
+		if order, err := orderOf([]byte(text)); err == nil {
 			t.Errorf("%s became %+v", text, order)
-		} else if order != (bridge.Order{}) {
+		} else if order != (event.Order{}) {
 			t.Errorf("%s is an error, and yet the order has something in it: %+v", text, order)
 		}
 	}
@@ -92,7 +102,7 @@ func TestNotUnderstood(t *testing.T) {
 
 // TestOnlyWhatIsKnown reads the least that is an order, with nothing written in every way there is.
 func TestOnlyWhatIsKnown(t *testing.T) {
-	want := bridge.Order{OrderID: "1953341975595868160", Status: bridge.StatusOpen, BrokerStatus: "OPEN"}
+	want := event.Order{OrderID: "1953341975595868160", Status: event.StatusOpen, BrokerStatus: "OPEN"}
 	for _, nothing := range []string{`null`, `""`, `"NA"`, `" "`, `"na"`, `{}`, `[1]`, `"0001-01-01 00:00:00"`} {
 		order := normalize(t, object("order_id", "1953341975595868160", "status", `"OPEN"`, "average_price", nothing,
 			"quantity", nothing, "filled_quantity", nothing, "order_timestamp", nothing, "exchange_timestamp", nothing,

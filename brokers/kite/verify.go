@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/scan"
 	"github.com/postbridge/postbridge/brokers/body"
 	"github.com/postbridge/postbridge/brokers/proof"
 )
@@ -22,15 +23,18 @@ func (b *Broker) Verify(p *bridge.Postback) (how string, err error) {
 	}
 	withToken := len(cred.Tokens) > 0
 
-	c := claim{userIDFormula: b.config.Checksum == UserID}
-	err = body.Scan(p, c.member)
+	members, err := p.Members()
 	switch {
-	case errors.Is(err, bridge.ErrNotJSON) && withToken:
+	case errors.Is(err, scan.ErrNotJSON) && withToken:
 		return "token", nil
-	case errors.Is(err, bridge.ErrNotJSON):
+	case errors.Is(err, scan.ErrNotJSON):
 		return "", bridge.Refuse(http.StatusBadRequest, "not_json", "the body is not JSON")
 	case err != nil:
 		return "", bridge.Refuse(http.StatusForbidden, "checksum", "the body is not an object with a checksum")
+	}
+	c := claim{userIDFormula: b.config.Checksum == UserID}
+	for _, m := range members {
+		c.member(m.Name, body.Value(m.Value))
 	}
 	how, err = c.check(cred.Secrets)
 	if err == nil && withToken {

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/event"
 	"github.com/postbridge/postbridge/brokers/dhan"
 	"github.com/postbridge/postbridge/brokers/kite"
 )
@@ -34,14 +35,14 @@ type edge struct {
 	pairs   chan struct{} // if not nil, no answer goes before there are two to give
 
 	mu     sync.Mutex
-	orders map[string][]*bridge.Event // by order id
-	busy   map[string]bool            // orders with a postback that waits for its answer
+	orders map[string][]*event.Event // by order id
+	busy   map[string]bool           // orders with a postback that waits for its answer
 	bodies []string
 	errors []string
 }
 
 func newEdge(t *testing.T) *edge {
-	e := &edge{orders: make(map[string][]*bridge.Event), busy: make(map[string]bool), brokers: map[string]bridge.Broker{
+	e := &edge{orders: make(map[string][]*event.Event), busy: make(map[string]bool), brokers: map[string]bridge.Broker{
 		"kite": kite.New(kite.Config{Credentials: func() kite.Credentials {
 			return kite.Credentials{Secrets: []kite.Secret{{AppID: "1234", Secret: "s3cret"}, {AppID: "98", Secret: "0ther"}}}
 		}}),
@@ -64,7 +65,7 @@ func (e *edge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	event, err := e.accept(r)
+	accepted, err := e.accept(r)
 	if err != nil {
 		e.mu.Lock()
 		e.errors = append(e.errors, err.Error())
@@ -80,33 +81,35 @@ func (e *edge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	e.mu.Lock()
-	e.busy[event.OrderID] = false
+	e.busy[accepted.OrderID] = false
 	e.mu.Unlock()
-	fmt.Fprintf(w, `{"status":"ok","id":%q}`, event.ID)
+	fmt.Fprintf(w, `{"status":"ok","id":%q}`, accepted.ID)
 }
 
-func (e *edge) accept(r *http.Request) (*bridge.Event, error) {
+func (e *edge) accept(r *http.Request) (*event.Event, error) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		return nil, err
 	}
 	name, token, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
-	event, err := bridge.NewEvent(e.brokers[name], &bridge.Postback{PathToken: token, Body: body}, time.Now())
+	broker, p := e.brokers[name], &bridge.Postback{PathToken: token, Body: body}
+	verifiedBy, err := broker.Verify(p)
 	if err != nil {
 		return nil, fmt.Errorf("refused: %w: %s", err, body)
 	}
+	accepted := bridge.NewEvent(broker, p, verifiedBy, time.Now())
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if !event.Understood() || event.Status == bridge.StatusUnknown {
+	if !accepted.Understood() || accepted.Status == event.StatusUnknown {
 		return nil, fmt.Errorf("not understood: %s", body)
 	}
-	if e.busy[event.OrderID] {
-		return nil, fmt.Errorf("two postbacks of order %s at once", event.OrderID)
+	if e.busy[accepted.OrderID] {
+		return nil, fmt.Errorf("two postbacks of order %s at once", accepted.OrderID)
 	}
-	e.busy[event.OrderID] = true
-	e.orders[event.OrderID] = append(e.orders[event.OrderID], event)
+	e.busy[accepted.OrderID] = true
+	e.orders[accepted.OrderID] = append(e.orders[accepted.OrderID], accepted)
 	e.bodies = append(e.bodies, string(body))
-	return event, nil
+	return accepted, nil
 }
 
 // sent runs send with --json and returns its report.
@@ -140,11 +143,11 @@ func TestSendLives(t *testing.T) {
 	}
 }
 
-func checkLives(t *testing.T, orders map[string][]*bridge.Event) {
+func checkLives(t *testing.T, orders map[string][]*event.Event) {
 	t.Helper()
-	users, fates, repeats, late, states := make(map[string]bool), make(map[bridge.Status]int), 0, 0, 0
+	users, fates, repeats, late, states := make(map[string]bool), make(map[event.Status]int), 0, 0, 0
 	for id, events := range orders {
-		if events[0].Status != bridge.StatusPending || len(id) != 19 {
+		if events[0].Status != event.StatusPending || len(id) != 19 {
 			t.Errorf("order %s begins with %s", id, events[0].Status)
 		}
 		for i, event := range events {
@@ -162,8 +165,8 @@ func checkLives(t *testing.T, orders map[string][]*bridge.Event) {
 	if len(users) != 7 {
 		t.Errorf("%d users", len(users))
 	}
-	for _, s := range []bridge.Status{
-		bridge.StatusOpen, bridge.StatusPartiallyFilled, bridge.StatusFilled, bridge.StatusCancelled, bridge.StatusRejected,
+	for _, s := range []event.Status{
+		event.StatusOpen, event.StatusPartiallyFilled, event.StatusFilled, event.StatusCancelled, event.StatusRejected,
 	} {
 		if fates[s] == 0 {
 			t.Errorf("no order is %s: %v", s, fates)

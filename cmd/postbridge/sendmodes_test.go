@@ -14,7 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/event"
 	"github.com/postbridge/postbridge/brokers/kite"
 )
 
@@ -251,16 +251,16 @@ func TestWorst(t *testing.T) {
 		for name, want := range map[string]func(e *edge) bool{
 			"doubled": func(e *edge) bool { return everyPair(e.bodies, func(a, b string) bool { return a == b }) },
 			"words": func(e *edge) bool {
-				return e.some(func(a, b *bridge.Event) bool {
+				return e.some(func(a, b *event.Event) bool {
 					return a.ID == b.ID && (broker != "kite" || a.BrokerStatus != b.BrokerStatus) // only Kite has two words
 				})
 			},
 			"cancels": func(e *edge) bool {
-				return e.some(func(a, b *bridge.Event) bool { return a.Status == bridge.StatusCancelled && a.ID == b.ID })
+				return e.some(func(a, b *event.Event) bool { return a.Status == event.StatusCancelled && a.ID == b.ID })
 			},
 			"late": func(e *edge) bool {
-				return e.some(func(a, b *bridge.Event) bool {
-					return a.Status == bridge.StatusFilled && b.Status == bridge.StatusPartiallyFilled
+				return e.some(func(a, b *event.Event) bool {
+					return a.Status == event.StatusFilled && b.Status == event.StatusPartiallyFilled
 				})
 			},
 		} {
@@ -283,7 +283,7 @@ func TestWorst(t *testing.T) {
 }
 
 // some reports whether some event and the one after it in its order are so.
-func (e *edge) some(so func(a, b *bridge.Event) bool) bool {
+func (e *edge) some(so func(a, b *event.Event) bool) bool {
 	for _, events := range e.orders {
 		for i := range len(events) - 1 {
 			if so(events[i], events[i+1]) {

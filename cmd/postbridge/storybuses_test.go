@@ -26,6 +26,7 @@ import (
 	kafkago "github.com/segmentio/kafka-go"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/event"
 	"github.com/postbridge/postbridge/publishers/kafka"
 	"github.com/postbridge/postbridge/publishers/kafka/kafkatest"
 )
@@ -289,7 +290,7 @@ func (all storedEvents) missing(acked map[string]bool, rejects storedEvents) err
 	uncopied := 0
 	for _, e := range all {
 		ids[e.id], numbers[e.number] = true, true
-		if e.status == string(bridge.StatusRejected) && !rejected[e.number] {
+		if e.status == string(event.StatusRejected) && !rejected[e.number] {
 			uncopied++
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/event"
 )
 
 const tailHelp = `Follow the events on a bus of POSTBRIDGE_PUBLISH: Kafka at POSTBRIDGE_KAFKA_BROKERS, or NATS at
@@ -73,7 +74,7 @@ func (o *tailOptions) check() error {
 		return misuse("tail: --destination %q is not known; set it to one of %s", o.destination, strings.Join(destinations, ", "))
 	}
 	for _, s := range o.statuses {
-		if !slices.Contains(bridge.Statuses(), bridge.Status(s)) {
+		if !slices.Contains(event.Statuses(), event.Status(s)) {
 			return misuse("tail: --status %q is not known; set it to one of %s", s, statusWords())
 		}
 	}
@@ -88,7 +89,7 @@ func (o *tailOptions) check() error {
 
 func statusWords() string {
 	var words list
-	for _, s := range bridge.Statuses() {
+	for _, s := range event.Statuses() {
 		words = append(words, string(s))
 	}
 	return strings.Join(words, ", ")

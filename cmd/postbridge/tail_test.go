@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/event"
 )
 
 // bus is a server to publish to by hand.
@@ -97,11 +98,11 @@ func TestTailFilters(t *testing.T) {
 		b.addStream(t, "", dest)
 	}
 	for _, d := range []bridge.Delivery{
-		{ID: "1", Broker: "kite", UserID: "AB1", OrderID: "7", Status: bridge.StatusOpen},
-		{ID: "2", Broker: "kite", UserID: "A.*", OrderID: "8", Status: bridge.StatusRejected},
-		{ID: "3", Broker: "dhan", UserID: "AB1", OrderID: "9", Status: bridge.StatusFilled},
-		{ID: "4", Broker: "kite", UserID: "AB1", OrderID: "7", Status: bridge.StatusFilled},
-		{ID: "5", Broker: "dhan", Deadletter: true, Status: bridge.StatusUnknown},
+		{ID: "1", Broker: "kite", UserID: "AB1", OrderID: "7", Status: event.StatusOpen},
+		{ID: "2", Broker: "kite", UserID: "A.*", OrderID: "8", Status: event.StatusRejected},
+		{ID: "3", Broker: "dhan", UserID: "AB1", OrderID: "9", Status: event.StatusFilled},
+		{ID: "4", Broker: "kite", UserID: "AB1", OrderID: "7", Status: event.StatusFilled},
+		{ID: "5", Broker: "dhan", Deadletter: true, Status: event.StatusUnknown},
 	} {
 		for _, dest := range d.Destinations() {
 			b.add(t, "", dest, d)
@@ -145,7 +146,7 @@ func TestTailFilters(t *testing.T) {
 func TestTailHeaders(t *testing.T) {
 	b := startBus(t, "127.0.0.1:0", t.TempDir())
 	b.addStream(t, "desk1", "orders")
-	d := bridge.Delivery{ID: "1", Broker: "kite", UserID: "AB1", OrderID: "7", Status: bridge.StatusOpen, Data: []byte(`{"id": "1","raw":{"x":"<&>"}}`)}
+	d := bridge.Delivery{ID: "1", Broker: "kite", UserID: "AB1", OrderID: "7", Status: event.StatusOpen, Data: []byte(`{"id": "1","raw":{"x":"<&>"}}`)}
 	b.add(t, "desk1.", bridge.Orders, d)
 	got := runWith(t, environ("PREFIX=desk1 NATS_URL="+b.address), "tail", "--headers", "--from", "start", "--count", "1", "--timeout", "10s")
 	var line struct {
@@ -219,11 +220,11 @@ func TestTailWaits(t *testing.T) {
 	b = startBus(t, b.address, b.dir)
 	f.waitFor(t, "waiting for stream ORDERS, which is not there yet\n")
 	b.addStream(t, "", "orders")
-	b.add(t, "", bridge.Orders, bridge.Delivery{ID: "1", Broker: "kite", UserID: "AB1", OrderID: "7", Status: bridge.StatusOpen})
+	b.add(t, "", bridge.Orders, bridge.Delivery{ID: "1", Broker: "kite", UserID: "AB1", OrderID: "7", Status: event.StatusOpen})
 	f.waitFor(t, `"id":"1<"`)
 	b.stop()
 	b = startBus(t, b.address, b.dir)
-	b.add(t, "", bridge.Orders, bridge.Delivery{ID: "2", Broker: "kite", UserID: "AB1", OrderID: "7", Status: bridge.StatusFilled})
+	b.add(t, "", bridge.Orders, bridge.Delivery{ID: "2", Broker: "kite", UserID: "AB1", OrderID: "7", Status: event.StatusFilled})
 	f.waitFor(t, `"id":"2<"`)
 	interrupt()
 	if code := <-f.done; code != 0 {
@@ -238,10 +239,10 @@ func TestTailWaits(t *testing.T) {
 func TestTailNow(t *testing.T) {
 	b := startBus(t, "127.0.0.1:0", t.TempDir())
 	b.addStream(t, "", "orders")
-	b.add(t, "", bridge.Orders, bridge.Delivery{ID: "1", Broker: "kite", UserID: "AB1", OrderID: "7", Status: bridge.StatusOpen})
+	b.add(t, "", bridge.Orders, bridge.Delivery{ID: "1", Broker: "kite", UserID: "AB1", OrderID: "7", Status: event.StatusOpen})
 	f := follow(t.Context(), environ("NATS_LISTEN="+b.address), "--count", "1", "--timeout", "10s")
 	f.waitFor(t, "following orders.*.*.* at nats://")
-	b.add(t, "", bridge.Orders, bridge.Delivery{ID: "2", Broker: "kite", UserID: "AB1", OrderID: "7", Status: bridge.StatusOpen})
+	b.add(t, "", bridge.Orders, bridge.Delivery{ID: "2", Broker: "kite", UserID: "AB1", OrderID: "7", Status: event.StatusOpen})
 	if code := <-f.done; code != 0 || strings.Contains(f.stdout.String(), `"1<"`) || !strings.Contains(f.stdout.String(), `"2<"`) {
 		t.Errorf("exit %d\n%s%s", code, &f.stdout, &f.stderr)
 	}

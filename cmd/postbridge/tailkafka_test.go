@@ -17,6 +17,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/event"
 )
 
 // kafkaBus is a Kafka in this process to publish to by hand.
@@ -104,7 +105,7 @@ func (b *kafkaBus) add(t *testing.T, topic string, partition int, d bridge.Deliv
 // addOpen publishes an event of which only the id matters.
 func (b *kafkaBus) addOpen(t *testing.T, partition int, id string) {
 	t.Helper()
-	b.add(t, "orders", partition, bridge.Delivery{ID: id, Broker: "kite", UserID: "AB1", OrderID: "7", Status: bridge.StatusOpen})
+	b.add(t, "orders", partition, bridge.Delivery{ID: id, Broker: "kite", UserID: "AB1", OrderID: "7", Status: event.StatusOpen})
 }
 
 func (b *kafkaBus) environ(more string) []string {
@@ -131,11 +132,11 @@ func TestTailKafkaFilters(t *testing.T) {
 	}
 	long := time.Now().Add(-48 * time.Hour)
 	for i, d := range []bridge.Delivery{
-		{ID: "1", Broker: "kite", UserID: "AB1", OrderID: "7", Status: bridge.StatusOpen, ReceivedAt: long},
-		{ID: "2", Broker: "kite", UserID: "A.*", OrderID: "8", Status: bridge.StatusRejected, ReceivedAt: long},
-		{ID: "3", Broker: "dhan", UserID: "AB1", OrderID: "9", Status: bridge.StatusFilled, ReceivedAt: long},
-		{ID: "4", Broker: "kite", UserID: "AB1", OrderID: "7", Status: bridge.StatusFilled, ReceivedAt: time.Now()},
-		{ID: "5", Broker: "dhan", Deadletter: true, Status: bridge.StatusUnknown},
+		{ID: "1", Broker: "kite", UserID: "AB1", OrderID: "7", Status: event.StatusOpen, ReceivedAt: long},
+		{ID: "2", Broker: "kite", UserID: "A.*", OrderID: "8", Status: event.StatusRejected, ReceivedAt: long},
+		{ID: "3", Broker: "dhan", UserID: "AB1", OrderID: "9", Status: event.StatusFilled, ReceivedAt: long},
+		{ID: "4", Broker: "kite", UserID: "AB1", OrderID: "7", Status: event.StatusFilled, ReceivedAt: time.Now()},
+		{ID: "5", Broker: "dhan", Deadletter: true, Status: event.StatusUnknown},
 	} {
 		for _, dest := range d.Destinations() {
 			b.add(t, string(dest), i%3, d)
@@ -182,7 +183,7 @@ func TestTailKafkaFilters(t *testing.T) {
 func TestTailKafkaHeaders(t *testing.T) {
 	b := startKafka(t, 0, t.TempDir())
 	b.addTopic(t, "desk1.orders", 2)
-	d := bridge.Delivery{ID: "1", Broker: "kite", UserID: "AB1", OrderID: "7", Status: bridge.StatusOpen, Data: []byte(`{"id": "1","raw":{"x":"<&>"}}`)}
+	d := bridge.Delivery{ID: "1", Broker: "kite", UserID: "AB1", OrderID: "7", Status: event.StatusOpen, Data: []byte(`{"id": "1","raw":{"x":"<&>"}}`)}
 	b.add(t, "desk1.orders", 1, bridge.Delivery{ID: "0", Broker: "kite"})
 	b.add(t, "desk1.orders", 1, d)
 	got := runWith(t, b.environ("PREFIX=desk1"), "tail", "--headers", "--from", "start", "--order", "7", "--count", "1", "--timeout", "10s")
@@ -394,7 +395,7 @@ func TestTailBus(t *testing.T) {
 	b.addTopic(t, "orders", 1)
 	b.addOpen(t, 0, "of-kafka")
 	n.addStream(t, "", "orders")
-	n.add(t, "", bridge.Orders, bridge.Delivery{ID: "of-nats", Broker: "kite", UserID: "AB1", OrderID: "7", Status: bridge.StatusOpen})
+	n.add(t, "", bridge.Orders, bridge.Delivery{ID: "of-nats", Broker: "kite", UserID: "AB1", OrderID: "7", Status: event.StatusOpen})
 	for _, test := range []struct{ publish, args, want string }{
 		{"nats,kafka", "", "of-nats"},
 		{"kafka,nats", "", "of-kafka"},

@@ -10,9 +10,7 @@ import (
 	"time"
 	"unicode"
 
-	jsonv2 "github.com/go-json-experiment/json"
-
-	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/event"
 )
 
 // notes are what tail says of itself, on stderr; the same is said once.
@@ -67,8 +65,8 @@ func wholeLine(m *message) []byte {
 
 // humanLine is an event for people.
 func humanLine(data []byte, zone *time.Location) []byte {
-	var e bridge.Event
-	if err := jsonv2.Unmarshal(data, &e); err != nil || e.Broker == "" { // a probe of the doctor's, for one
+	var e event.Event
+	if err := json.Unmarshal(data, &e); err != nil || e.Broker == "" { // a probe of the doctor's, for one
 		return []byte(printable(string(data)) + "\n")
 	}
 	arrived, _ := time.Parse(time.RFC3339Nano, e.ReceivedAt) // year one if it is another's event
@@ -79,7 +77,7 @@ func humanLine(data []byte, zone *time.Location) []byte {
 }
 
 // progress is filled/ordered.
-func progress(o *bridge.Order) string {
+func progress(o *event.Order) string {
 	filled, _ := o.FilledQuantity.Get()
 	quantity, known := o.Quantity.Get()
 	if !known {
@@ -89,7 +87,7 @@ func progress(o *bridge.Order) string {
 }
 
 // what is the symbol and the price that counts: the one reached, else the one asked for.
-func what(o *bridge.Order) string {
+func what(o *event.Order) string {
 	price := o.Price
 	if filled, _ := o.FilledQuantity.Get(); filled > 0 && o.AveragePrice != "" {
 		price = o.AveragePrice
@@ -102,7 +100,7 @@ func what(o *bridge.Order) string {
 }
 
 // remark is why the broker or postbridge did not do what was asked.
-func remark(e *bridge.Event) string {
+func remark(e *event.Event) string {
 	if e.OrderID != "" {
 		return e.Reason
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/event"
 	"github.com/postbridge/postbridge/brokers/kite"
 )
 
@@ -32,11 +33,13 @@ func TestWorkload(t *testing.T) {
 		for i := range life {
 			r := &life[i]
 			r.fill(order)
-			e, err := bridge.NewEvent(broker, &bridge.Postback{Body: r.text[r.body:]}, time.Now())
+			p := &bridge.Postback{Body: r.text[r.body:]}
+			verifiedBy, err := broker.Verify(p)
 			if err != nil {
 				t.Fatalf("%s\n%v", r.text, err)
 			}
-			if !e.Understood() || e.Status == bridge.StatusUnknown || ids[e.ID] {
+			e := bridge.NewEvent(broker, p, verifiedBy, time.Now())
+			if !e.Understood() || e.Status == event.StatusUnknown || ids[e.ID] {
 				t.Fatalf("not understood, or a repeat: %s", r.text)
 			}
 			ids[e.ID] = true

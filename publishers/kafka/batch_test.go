@@ -18,6 +18,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/event"
 )
 
 // TestFrame is what Java demands of lz4: independent blocks of 64 KiB at most, an end mark, and nothing behind it.
@@ -62,7 +63,7 @@ func TestFrame(t *testing.T) {
 func numbered(sequence uint64) *entry {
 	return newEntry(&bridge.Delivery{
 		Spool: "0badcafe", Sequence: sequence, ID: fmt.Sprintf("%032x", sequence), Broker: "kite", UserID: "AB 1234",
-		OrderID: "220303000308932", Status: bridge.StatusOpen, ReceivedAt: time.Now(), TraceParent: "00-1-2-01",
+		OrderID: "220303000308932", Status: event.StatusOpen, ReceivedAt: time.Now(), TraceParent: "00-1-2-01",
 		Data: fmt.Appendf(nil, `{"sequence":%d}`, sequence),
 	}, nil)
 }

@@ -21,6 +21,7 @@ import (
 	saslplain "github.com/twmb/franz-go/pkg/sasl/plain"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/event"
 	"github.com/postbridge/postbridge/publishers/kafka"
 	"github.com/postbridge/postbridge/publishers/publishertest"
 )
@@ -233,7 +234,7 @@ func TestThrottled(t *testing.T) {
 	r := publishertest.Open(t, bus)
 	all := publishertest.Events(1, 300, 1)
 	for i, d := range all {
-		d.Status = bridge.StatusOpen
+		d.Status = event.StatusOpen
 		r.Publish(d)
 		if i%100 == 0 {
 			r.Eventually("the first of a batch done", func() bool { return r.DoneOf(d) == 1 })
@@ -555,9 +556,9 @@ func TestNumbersRefusedWithOthersFound(t *testing.T) {
 	// One that is not done, so that the note stays behind.
 	bus.SetFull(t, bridge.Rejects, true)
 	all := publishertest.Events(2, 60, 10)
-	all[0].Status = bridge.StatusRejected
+	all[0].Status = event.StatusRejected
 	for _, d := range all[1:] {
-		d.Status = bridge.StatusOpen
+		d.Status = event.StatusOpen
 	}
 	r.Publish(all...)
 	r.WaitDone(all[1:]...)
@@ -1106,7 +1107,7 @@ func TestLookFailsHalfWay(t *testing.T) {
 	if r.Prefix() != 0 {
 		t.Fatalf("the cursor is at %d", r.Prefix())
 	}
-	all[0].Status = bridge.StatusRejected
+	all[0].Status = event.StatusRejected
 	bus.SetFull(t, bridge.Rejects, true)
 	bus.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Fetch}, Topic: orders, Err: kerr.NotLeaderForPartition, When: func(req kmsg.Request) bool {
 		return req.(*kmsg.FetchRequest).Topics[0].Partitions[0].FetchOffset >= 10

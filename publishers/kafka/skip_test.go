@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/event"
 	"github.com/postbridge/postbridge/publishers/kafka"
 	"github.com/postbridge/postbridge/publishers/publishertest"
 )
@@ -86,7 +87,7 @@ func TestSkippedWhileCursorWaits(t *testing.T) {
 	bus, r := onePartition(t, first...)
 	bus.SetFull(t, bridge.Rejects, true)
 	waiting := ordersOnly(publishertest.Events(2, 2, 1))
-	waiting[0].Status = bridge.StatusRejected
+	waiting[0].Status = event.StatusRejected
 	r.Publish(waiting[0])
 	r.Eventually("it is stored in orders", func() bool { return bus.cluster.PartitionInfo(orders, 0).HighWatermark == 2 })
 	r.Publish(waiting[1])

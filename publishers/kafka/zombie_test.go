@@ -10,6 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/event"
 	"github.com/postbridge/postbridge/publishers/publishertest"
 )
 
@@ -210,7 +211,7 @@ func (z *zombie) wait(t *testing.T) {
 // ordersOnly makes them all events of one destination.
 func ordersOnly(all []*bridge.Delivery) []*bridge.Delivery {
 	for _, d := range all {
-		d.Status = bridge.StatusOpen
+		d.Status = event.StatusOpen
 	}
 	return all
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/event"
 	"github.com/postbridge/postbridge/publishers/nats"
 )
 
@@ -23,7 +24,7 @@ const unacked = 8192
 func benchEvent(i, keys int, data []byte) *bridge.Delivery {
 	return &bridge.Delivery{
 		Spool: "0badcafe", Sequence: uint64(i + 1), ID: "00112233445566778899aabbccddeeff", Broker: "kite",
-		UserID: fmt.Sprint("AB", i%keys), OrderID: "220303000308932", Status: bridge.StatusOpen, ReceivedAt: time.Now(),
+		UserID: fmt.Sprint("AB", i%keys), OrderID: "220303000308932", Status: event.StatusOpen, ReceivedAt: time.Now(),
 		TraceParent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00", Data: data,
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/event"
 	"github.com/postbridge/postbridge/publishers/nats"
 )
 
@@ -332,7 +333,7 @@ func TestExamineEmbedded(t *testing.T) {
 	e := openEdge(t, cfg)
 	e.publish(order(1), order(2).AsDeadletter())
 	rejected := order(3)
-	rejected.Status = bridge.StatusRejected
+	rejected.Status = event.StatusRejected
 	e.publish(rejected)
 	findings := examine(t, cfg)
 	wantWorst(t, findings, bridge.Info)

@@ -13,6 +13,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/event"
+	"github.com/postbridge/postbridge/bridge/scan"
 	"github.com/postbridge/postbridge/publishers/nats"
 )
 
@@ -90,16 +92,12 @@ type textBroker struct{}
 
 func (textBroker) Name() string                            { return "kite" }
 func (textBroker) Verify(*bridge.Postback) (string, error) { return "token", nil }
-func (textBroker) Normalize(p *bridge.Postback) (bridge.Order, error) {
-	members, err := p.Members()
-	if err != nil {
-		return bridge.Order{}, err
-	}
-	reason := bridge.Unquote(members[0].Value)
-	return bridge.Order{UserID: "AB1234", OrderID: "1", Status: bridge.StatusRejected, Reason: reason}, nil
+func (textBroker) Normalize(members []event.Member) (event.Order, error) {
+	reason := scan.Unquote(members[0].Value)
+	return event.Order{UserID: "AB1234", OrderID: "1", Status: event.StatusRejected, Reason: reason}, nil
 }
 
-func (textBroker) State(m bridge.Member) string { return m.Value }
+func (textBroker) State(m event.Member) string { return m.Value }
 
 // TestLargestEvents: whatever a verified postback of the largest size consists of, the embedded server stores its
 // event.
@@ -126,12 +124,10 @@ func TestLargestEvents(t *testing.T) {
 				bodies = bodies[:2] // the worst
 			}
 			for i, body := range bodies {
-				event, err := bridge.NewEvent(textBroker{}, &bridge.Postback{Body: []byte(body)}, time.Now())
-				if err != nil {
-					t.Fatal(err)
-				}
+				p := &bridge.Postback{Body: []byte(body)}
+				got := bridge.NewEvent(textBroker{}, p, "token", time.Now())
 				d := order(uint64(i + 1))
-				d.Data, d.Status, d.Deadletter = event.Append(nil), event.Status, !event.Understood()
+				d.Data, d.Status, d.Deadletter = got.Append(nil), got.Status, !got.Understood()
 				d.UserID = strings.Repeat("é", maxBody/2) // takes the most of headers
 				if size := int64(len(d.Data)); size > most-64<<10 {
 					t.Errorf("body %d of %d bytes becomes an event of %d, more than %d", i, len(body), size, most-64<<10)

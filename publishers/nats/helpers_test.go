@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/event"
 	"github.com/postbridge/postbridge/publishers/nats"
 )
 
@@ -167,7 +168,7 @@ func eventually(t *testing.T, what string, is func() bool, state func() any) {
 func order(sequence uint64) *bridge.Delivery {
 	return &bridge.Delivery{
 		Spool: "0badcafe", Sequence: sequence, ID: fmt.Sprintf("%032x", sequence), Broker: "kite", UserID: "AB1234",
-		OrderID: "220303000308932", Status: bridge.StatusOpen, ReceivedAt: time.Now(), Data: []byte(`{}`),
+		OrderID: "220303000308932", Status: event.StatusOpen, ReceivedAt: time.Now(), Data: []byte(`{}`),
 	}
 }
 

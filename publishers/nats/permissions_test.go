@@ -10,7 +10,7 @@ import (
 	natsgo "github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/event"
 	"github.com/postbridge/postbridge/publishers/nats"
 	"github.com/postbridge/postbridge/publishers/publishertest"
 )
@@ -76,7 +76,7 @@ func checkPermissions(t *testing.T, n *node) {
 	js := n.admin(t, natsgo.UserInfo("admin", "admin"))
 	cfg := nats.Config{URL: n.url(), User: "edge", Password: noPassword, CreateStreams: true}
 	rejected, dead := old(6)[0], order(7).AsDeadletter()
-	rejected.Status = bridge.StatusRejected
+	rejected.Status = event.StatusRejected
 
 	first := openEdge(t, cfg)
 	first.publish(old(1, 2, 4, 5)...)

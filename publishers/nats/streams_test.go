@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/event"
 	"github.com/postbridge/postbridge/publishers/nats"
 	"github.com/postbridge/postbridge/publishers/publishertest"
 )
@@ -25,7 +26,7 @@ func TestStreamsCreated(t *testing.T) {
 	})
 	dead := order(1).AsDeadletter()
 	rejected := order(2)
-	rejected.Status = bridge.StatusRejected
+	rejected.Status = event.StatusRejected
 	e.publish(dead, rejected)
 	wantStored(t, js, "DESK1_DEADLETTERS", 1)
 	wantStored(t, js, "DESK1_ORDERS", 2)
@@ -220,7 +221,7 @@ func TestOneCopyRefused(t *testing.T) {
 	createStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}, MaxMsgSize: 1000})
 	e := openEdge(t, nats.Config{URL: n.url(), CreateStreams: true})
 	d := order(1)
-	d.Status, d.Data = bridge.StatusRejected, make([]byte, 2000)
+	d.Status, d.Data = event.StatusRejected, make([]byte, 2000)
 	wantRejected(t, e.wait(e.offer(d)))
 	wantStored(t, js, "ORDERS")
 	wantStored(t, js, "REJECTS", 1)

@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/event"
 	"github.com/postbridge/postbridge/publishers/nats"
 )
 
@@ -32,7 +33,7 @@ func TestUsers(t *testing.T) {
 	}
 	e := openEdge(t, cfg)
 	rejected := old(3)[0] // old: so that it is looked up
-	rejected.Status = bridge.StatusRejected
+	rejected.Status = event.StatusRejected
 	e.publish(old(1, 2)...)
 	e.publish(rejected, order(4).AsDeadletter())
 	e.waitNoCauses()

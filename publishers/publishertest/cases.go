@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/event"
 )
 
 func testStored(t *testing.T, bus Bus) {
@@ -186,7 +187,7 @@ func testRejectsFull(t *testing.T, bus Bus) {
 	r := Open(t, bus)
 	// Each key has its rejected event first, in the middle or not at all, so that some wait behind one.
 	first, all := Events(1, 1, 20), Events(2, 200, 20)
-	first[0].Status = bridge.StatusRejected
+	first[0].Status = event.StatusRejected
 	r.Publish(first...)
 	r.WaitDone(first...)
 	bus.SetFull(t, bridge.Rejects, true)
@@ -194,7 +195,7 @@ func testRejectsFull(t *testing.T, bus Bus) {
 	_, alone := bus.(ByDestination)
 	blocked := make(map[string]bool)
 	waiting, going := split(all, func(d *bridge.Delivery) bool {
-		rejected := d.Status == bridge.StatusRejected
+		rejected := d.Status == event.StatusRejected
 		blocked[d.Key()] = rejected || blocked[d.Key()] && !alone
 		return blocked[d.Key()]
 	})

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/event"
 )
 
 // patience is how long anything may take. Retries come up to 30 s apart.
@@ -408,7 +409,7 @@ func Events(first uint64, n, keys int) []*bridge.Delivery {
 		key := int(seq) % keys
 		d := &bridge.Delivery{
 			Spool: spoolID, Sequence: seq, ID: fmt.Sprintf("%032x", seq), Broker: "kite",
-			UserID: fmt.Sprint("AB", key%7), OrderID: fmt.Sprint(220303000000000 + key), Status: bridge.StatusOpen,
+			UserID: fmt.Sprint("AB", key%7), OrderID: fmt.Sprint(220303000000000 + key), Status: event.StatusOpen,
 			ReceivedAt:  time.Now(),
 			TraceParent: fmt.Sprintf("00-%032x-%016x-01", seq, seq),
 			Data:        fmt.Appendf(nil, `{"id":"%032x","order_id":"%d"}`, seq, key),
@@ -418,7 +419,7 @@ func Events(first uint64, n, keys int) []*bridge.Delivery {
 		}
 		// Not a divisor of the usual number of keys: the rejected ones come in most keys at some time.
 		if seq%11 == 0 {
-			d.Status = bridge.StatusRejected
+			d.Status = event.StatusRejected
 		}
 		all[i] = d
 	}
@@ -437,6 +438,6 @@ func Deadletters(first uint64, n int) []*bridge.Delivery {
 // asDeadletter is the event as one that was not understood.
 func asDeadletter(d *bridge.Delivery) *bridge.Delivery {
 	d = d.AsDeadletter()
-	d.UserID, d.OrderID, d.Status = "", "", bridge.StatusUnknown
+	d.UserID, d.OrderID, d.Status = "", "", event.StatusUnknown
 	return d
 }

@@ -1,7 +1,8 @@
-package bridge_test
+package event_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"flag"
 	"go/ast"
 	"go/parser"
@@ -12,11 +13,12 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/go-json-experiment/json"
+	jsonv2 "github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/event"
 )
 
 var updateSchema = flag.Bool("update", false, "write deploy/event.schema.json anew from the Go types")
@@ -24,7 +26,7 @@ var updateSchema = flag.Bool("update", false, "write deploy/event.schema.json an
 // TestSchema holds deploy/event.schema.json to the types Event and Order and their comments.
 func TestSchema(t *testing.T) {
 	got := generateSchema(t)
-	file := filepath.Join("..", "deploy", "event.schema.json")
+	file := filepath.Join("..", "..", "deploy", "event.schema.json")
 	if *updateSchema {
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 			t.Fatal(err)
@@ -35,22 +37,22 @@ func TestSchema(t *testing.T) {
 	}
 	want, err := os.ReadFile(file)
 	if err != nil {
-		t.Fatalf("%v; go test ./bridge -update writes it", err)
+		t.Fatalf("%v; go test ./bridge/event -update writes it", err)
 	}
 	if !bytes.Equal(got, want) {
-		t.Errorf("%s is stale; go test ./bridge -update writes it anew", file)
+		t.Errorf("%s is stale; go test ./bridge/event -update writes it anew", file)
 	}
 }
 
 // TestSchemaRefuses checks that the schema says something: each of these is no event.
 func TestSchemaRefuses(t *testing.T) {
 	schema := compile(t, generateSchema(t))
-	const id, rest = `"id":"0123456789abcdef0123456789abcdef",`,
-		`"broker":"kite","status":"open","received_at":"2026-01-08T09:53:46Z","verified_by":"checksum","source":"postback"`
+	const id, rest = `"id":"0123456789abcdef0123456789abcdef",`, `"broker":"kite","status":"open",` +
+		`"received_at":"2026-01-08T09:53:46Z","verified_by":"checksum","source":"postback"`
 	if err := validate(schema, "{"+id+rest+"}"); err != nil {
 		t.Fatalf("the event that the others are made from does not fit: %v", err)
 	}
-	for _, event := range []string{
+	for _, text := range []string{
 		`{` + rest + `}`,
 		`{"id":"short",` + rest + `}`,
 		`{` + id + rest + `,"price":470}`,
@@ -64,8 +66,8 @@ func TestSchemaRefuses(t *testing.T) {
 		`{` + id + strings.Replace(rest, "open", "OPEN", 1) + `}`,
 		`{` + id + strings.Replace(rest, `"checksum"`, `"hope"`, 1) + `}`,
 	} {
-		if validate(schema, event) == nil {
-			t.Errorf("the schema lets this pass: %s", event)
+		if validate(schema, text) == nil {
+			t.Errorf("the schema lets this pass: %s", text)
 		}
 	}
 }
@@ -88,8 +90,8 @@ func compile(t *testing.T, schema []byte) *jsonschema.Schema {
 	return compiled
 }
 
-func validate(schema *jsonschema.Schema, event string) error {
-	doc, err := jsonschema.UnmarshalJSON(strings.NewReader(event))
+func validate(schema *jsonschema.Schema, text string) error {
+	doc, err := jsonschema.UnmarshalJSON(strings.NewReader(text))
 	if err != nil {
 		return err
 	}
@@ -129,7 +131,7 @@ func (p properties) MarshalJSONTo(enc *jsontext.Encoder) error {
 		if err := enc.WriteToken(jsontext.String(f.name)); err != nil {
 			return err
 		}
-		if err := json.MarshalEncode(enc, f.schema); err != nil {
+		if err := jsonv2.MarshalEncode(enc, f.schema); err != nil {
 			return err
 		}
 	}
@@ -147,8 +149,8 @@ func generateSchema(t *testing.T) []byte {
 		Type:        "object",
 		Additional:  new(bool),
 	}
-	s.addFields(t, reflect.TypeFor[bridge.Event](), docs)
-	text, err := json.Marshal(s, jsontext.WithIndent("  "))
+	s.addFields(t, reflect.TypeFor[event.Event](), docs)
+	text, err := jsonv2.Marshal(s, jsontext.WithIndent("  "))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -183,17 +185,17 @@ func (s *schemaDoc) addFields(t *testing.T, of reflect.Type, docs map[string]str
 func fieldSchema(t *testing.T, name string, of reflect.Type) schemaDoc {
 	t.Helper()
 	switch of {
-	case reflect.TypeFor[bridge.Status]():
+	case reflect.TypeFor[event.Status]():
 		var words []string
-		for _, s := range bridge.Statuses() {
+		for _, s := range event.Statuses() {
 			words = append(words, string(s))
 		}
 		return schemaDoc{Type: "string", Enum: words}
-	case reflect.TypeFor[bridge.Quantity]():
+	case reflect.TypeFor[event.Quantity]():
 		return schemaDoc{Type: "integer"}
 	case reflect.TypeFor[[]byte]():
 		return schemaDoc{Type: "string", Encoding: "base64", MinLength: 1}
-	case reflect.TypeFor[jsontext.Value]():
+	case reflect.TypeFor[json.RawMessage]():
 		return schemaDoc{}
 	case reflect.TypeFor[string]():
 		return textSchema(name)
@@ -212,7 +214,7 @@ func textSchema(name string) schemaDoc {
 	case "verified_by":
 		s.Enum = []string{"checksum", "checksum:user_id", "token", "checksum+token", "checksum:user_id+token"}
 	case "source":
-		s.Enum = []string{bridge.SourcePostback}
+		s.Enum = []string{event.SourcePostback}
 	case "price", "trigger_price", "average_price":
 		s.Pattern = `^-?[0-9]+(\.[0-9]+)?$`
 	case "order_time", "exchange_time", "updated_time", "received_at":

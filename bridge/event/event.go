@@ -1,23 +1,22 @@
-package bridge
+// Package event defines the events that postbridge publishes. Each is one state of one order, in the same form for all
+// brokers. A consumer in Go decodes the payload of a message into an Event:
+//
+//	var e event.Event
+//	err := json.Unmarshal(payload, &e)
+//
+// The package imports the standard library only.
+package event
 
 import (
-	"bytes"
-	"crypto/sha256"
-	"encoding/binary"
-	"encoding/hex"
-	"errors"
-	"time"
-	"unicode/utf8"
-
-	"github.com/go-json-experiment/json"
-	"github.com/go-json-experiment/json/jsontext"
+	"encoding/json"
+	"strconv"
 )
 
-// Status is the state of an order in postbridge's words, the same for all brokers.
+// Status is the normalized state of an order: one of the constants below, the same for all brokers.
 type Status string
 
-// The states of an order. StatusUnknown is a word of the broker's that is not in the table of its adapter, or a
-// postback that was not understood at all.
+// The states of an order. StatusUnknown means that the broker's word is not in the table of its adapter, or that the
+// postback was not understood at all.
 const (
 	StatusPending         Status = "pending"
 	StatusOpen            Status = "open"
@@ -32,7 +31,7 @@ const (
 	StatusUnknown         Status = "unknown"
 )
 
-// Statuses returns every status, in the order of an order's life.
+// Statuses returns every status, in the sequence of an order's life.
 func Statuses() []Status {
 	return []Status{
 		StatusPending, StatusOpen, StatusTriggerPending, StatusPartiallyFilled, StatusFilled, StatusPendingReplace,
@@ -55,14 +54,15 @@ type Event struct {
 
 	// When the postback arrived: RFC 3339, UTC, nanoseconds.
 	ReceivedAt string `json:"received_at"`
-	// What proved the origin: checksum, checksum:user_id or token, and +token behind the first two if a token was checked as well.
+	// What proved the origin: checksum, checksum:user_id or token, and +token behind the first two if a token was
+	// checked as well.
 	VerifiedBy string `json:"verified_by"`
 	// Where the event comes from: postback.
 	Source string `json:"source"`
 	// The broker's body, if it is JSON; bytes that are not UTF-8 as U+FFFD. It may contain \u0000 and unpaired
 	// surrogates (\ud800), as the broker sent them, and any text taken from it may contain \u0000. PostgreSQL's jsonb
 	// refuses both; its json and text do not.
-	Raw jsontext.Value `json:"raw,omitzero"`
+	Raw json.RawMessage `json:"raw,omitzero"`
 	// The broker's body, if it is text but not JSON.
 	RawText string `json:"raw_text,omitzero"`
 	// The broker's body in base64, if it is neither JSON nor text.
@@ -137,7 +137,8 @@ type Order struct {
 	UpdatedTime string `json:"updated_time,omitzero"`
 }
 
-// Quantity is a whole number as the broker counts it. The zero value is not known, which is not 0.
+// Quantity is a whole number as the broker counts it, in shares or lots, or unknown. The zero value is unknown, which
+// is not 0. Quantities are comparable with ==.
 type Quantity struct {
 	n     int64
 	known bool
@@ -146,163 +147,41 @@ type Quantity struct {
 // QuantityOf returns the known quantity n.
 func QuantityOf(n int64) Quantity { return Quantity{n, true} }
 
-// Get returns the number, 0 if it is not known, and whether it is.
+// Get returns the number and true, or 0 and false if the quantity is unknown.
 func (q Quantity) Get() (n int64, known bool) { return q.n, q.known }
 
-// IsZero reports that the quantity is not known; such a field is left out of the JSON.
+// IsZero reports whether the quantity is unknown. The JSON of an event omits such a field.
 func (q Quantity) IsZero() bool { return !q.known }
 
-// MarshalJSONTo writes the number.
-func (q Quantity) MarshalJSONTo(enc *jsontext.Encoder) error {
-	return enc.WriteToken(jsontext.Int(q.n))
-}
-
-// UnmarshalJSONFrom reads a number.
-func (q *Quantity) UnmarshalJSONFrom(dec *jsontext.Decoder) error {
-	q.known = true
-	return json.UnmarshalDecode(dec, &q.n)
-}
-
-// eventID hashes what the members of the body say of the order's state, in the order of their names.
-func eventID(b Broker, p *Postback) string {
-	members, err := p.Members()
-	if err != nil {
-		return bodyID(b.Name(), p.Body)
+// MarshalJSON returns the number in decimal digits, or null if the quantity is unknown. The error is always nil.
+func (q Quantity) MarshalJSON() ([]byte, error) {
+	if !q.known {
+		return []byte("null"), nil
 	}
-	var buf [1536]byte
-	text := appendField(buf[:0], b.Name())
-	for order := p.byName(); len(order) > 0; {
-		n := 1
-		for n < len(order) && sameName(members[order[0]].Name, members[order[n]].Name) {
-			n++
-		}
-		text = appendState(text, b, members, order[:n])
-		order = order[n:]
+	return strconv.AppendInt(nil, q.n, 10), nil
+}
+
+// UnmarshalJSON reads a whole number; null leaves the quantity as it is. Text, a fraction or a number beyond int64 is
+// an error.
+func (q *Quantity) UnmarshalJSON(b []byte) error {
+	if string(b) == "null" {
+		return nil
 	}
-	return hashText(text)
-}
-
-// appendState appends what the members of one name say; usually there is one. If none says anything, nothing is
-// appended. Which of several counts depends on their order, so all are appended in it, but for one that only repeats
-// the one before.
-func appendState(text []byte, b Broker, members []Member, of []int) []byte {
-	start, last, said := len(text), len(text), false
-	for _, i := range of {
-		m, at := members[i], len(text)
-		text = appendField(text, m.Name)
-		state := b.State(m)
-		if state != "" {
-			said = true
-			text = append(text, kind(m.Value))
-		}
-		text = appendField(text, state)
-		if bytes.Equal(text[last:at], text[at:]) {
-			text = text[:at]
-			continue
-		}
-		last = at
+	var n int64
+	if err := json.Unmarshal(b, &n); err != nil {
+		return err
 	}
-	if !said {
-		return text[:start]
-	}
-	return text
+	*q = QuantityOf(n)
+	return nil
 }
 
-// kind tells apart what has the same text: true from "true", and an object from a string that contains it. Numbers and
-// strings are one kind, because brokers send one value as either.
-func kind(value string) byte {
-	if k := jsontext.Value(value).Kind(); k != jsontext.KindNumber {
-		return byte(k)
-	}
-	return byte(jsontext.KindString)
-}
+// TimeFormat is the layout of Event.ReceivedAt for time.Format: RFC 3339 with nine digits of a second, so that times
+// sort as text. It is correct for times in UTC only.
+const TimeFormat = "2006-01-02T15:04:05.000000000Z"
 
-// bodyID hashes broker and body, for a postback that was not understood.
-func bodyID(broker string, body []byte) string {
-	return hashText(append(appendField(nil, broker), body...))
-}
-
-func hashText(b []byte) string {
-	sum := sha256.Sum256(b)
-	return hex.EncodeToString(sum[:16])
-}
-
-func appendField(b []byte, s string) []byte {
-	b = binary.LittleEndian.AppendUint32(b, uint32(len(s)))
-	return append(b, s...)
-}
-
-// timeFormat is RFC 3339 with all nine digits, so that times sort as text. It is for times in UTC.
-const timeFormat = "2006-01-02T15:04:05.000000000Z"
-
-// SourcePostback is the source of an event that a broker's postback brought.
+// SourcePostback is the Event.Source of an event that was made from a postback.
 const SourcePostback = "postback"
 
-// NewEvent is the way of a postback up to the spool: verify, then normalize. An error is the broker's *Refusal. A
-// postback that proved its origin but cannot be understood becomes an event too, with status unknown and no order id;
-// see Understood.
-func NewEvent(b Broker, p *Postback, received time.Time) (*Event, error) {
-	how, err := b.Verify(p)
-	if err != nil {
-		return nil, err
-	}
-	e := &Event{
-		Broker:     b.Name(),
-		ReceivedAt: received.UTC().Format(timeFormat),
-		VerifiedBy: how,
-		Source:     SourcePostback,
-	}
-	e.setRaw(p)
-	order, err := b.Normalize(p)
-	if err != nil {
-		e.Status = StatusUnknown
-		e.ID = bodyID(e.Broker, p.Body)
-		return e, nil
-	}
-	e.Order = order
-	e.ID = eventID(b, p)
-	return e, nil
-}
-
-// Understood reports whether the event says anything of an order. One that does not goes to the dead letters.
+// Understood reports whether the postback was normalized: the event has an order id and a status. Otherwise it has
+// only the raw body, with StatusUnknown, and is published to the dead-letter destination.
 func (e *Event) Understood() bool { return e.OrderID != "" }
-
-// setRaw keeps the broker's body in the event, in the form that loses least: JSON as it is but on one line, text as
-// text, anything else as bytes.
-func (e *Event) setRaw(p *Postback) {
-	_, err := p.Members()
-	switch {
-	case !errors.Is(err, ErrNotJSON) && !tooDeep(p.Body):
-		e.Raw = oneLine(replaceInvalidUTF8(p.Body))
-	case utf8.Valid(p.Body):
-		e.RawText = string(p.Body)
-	default:
-		e.RawBase64 = p.Body
-	}
-}
-
-// tooDeep reports whether a body may be nested so deeply that it could not be read any more inside of the event: JSON
-// readers stop at 10,000 levels or much earlier. No broker nests at all.
-func tooDeep(body []byte) bool {
-	return bytes.Count(body, []byte("["))+bytes.Count(body, []byte("{")) > 1000
-}
-
-// oneLine is JSON without line breaks, so that an event is a line whatever it came from.
-func oneLine(v jsontext.Value) jsontext.Value {
-	if bytes.ContainsAny(v, "\r\n") {
-		v = v.Clone()
-		_ = v.Compact(laxJSON, jsontext.PreserveRawStrings(true)) // it was read before, so it is JSON
-	}
-	return v
-}
-
-// laxJSON takes what brokers really send: repeated keys (an official sample has one) and bytes that are not UTF-8.
-var laxJSON = json.JoinOptions(jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)) //nolint:gochecknoglobals // a constant
-
-// replaceInvalidUTF8 puts U+FFFD in place of each byte that is not UTF-8, as the readers of strings do.
-func replaceInvalidUTF8(b []byte) []byte {
-	if utf8.Valid(b) {
-		return b
-	}
-	return []byte(string([]rune(string(b))))
-}

@@ -1,14 +1,14 @@
-package bridge
+package event
 
 import (
 	"encoding/base64"
 	"strconv"
-
-	"github.com/go-json-experiment/json/jsontext"
+	"unicode/utf8"
 )
 
-// Append appends the event as it is published: one line of JSON. It says what json.Marshal would, by hand because Marshal
-// would read the broker's body twice more.
+// Append appends the event to b as it is published: one JSON object in UTF-8 on one line, without a line break at its
+// end. Bytes of a text that are not UTF-8 become U+FFFD; Raw is copied and must be valid JSON without line breaks. The
+// result means the same as that of json.Marshal, which would parse the broker's body twice more.
 func (e *Event) Append(b []byte) []byte {
 	w := objectWriter(append(b, '{'))
 	w.text("id", e.ID)
@@ -25,12 +25,6 @@ func (e *Event) Append(b []byte) []byte {
 	w.text("raw_base64", base64.StdEncoding.EncodeToString(e.RawBase64))
 	return append(w, '}')
 }
-
-// MaxEventSize is the size of the largest message that a postback of so many bytes can become on a bus, headers
-// included. Each byte of the body takes six at most: a control character of a text is escaped as \u0000; a byte of JSON
-// that is not UTF-8 is three bytes in raw, and three in the field that its member becomes. Base64 takes less. Headers
-// take 64 KiB on NATS.
-func MaxEventSize(body int64) int64 { return 6*body + 128<<10 }
 
 func (w *objectWriter) order(o *Order) {
 	w.text("user_id", o.UserID)
@@ -66,7 +60,7 @@ func (w *objectWriter) order(o *Order) {
 	w.text("updated_time", o.UpdatedTime)
 }
 
-// objectWriter is the start of a JSON object. What is not known is left out.
+// objectWriter is a JSON object that is not closed yet. Unknown values are omitted.
 type objectWriter []byte
 
 func (w *objectWriter) text(name, value string) {
@@ -74,7 +68,7 @@ func (w *objectWriter) text(name, value string) {
 		return
 	}
 	w.name(name)
-	*w, _ = jsontext.AppendQuote(*w, value) // what is not UTF-8 becomes U+FFFD, and the error says only that
+	*w = appendQuote(*w, value)
 }
 
 func (w *objectWriter) quantity(name string, q Quantity) {
@@ -84,7 +78,7 @@ func (w *objectWriter) quantity(name string, q Quantity) {
 	}
 }
 
-// name begins a member. Names need no escapes.
+// name begins a member. The name must need no escapes.
 func (w *objectWriter) name(name string) {
 	if (*w)[len(*w)-1] != '{' {
 		*w = append(*w, ',')
@@ -92,4 +86,47 @@ func (w *objectWriter) name(name string) {
 	*w = append(*w, '"')
 	*w = append(*w, name...)
 	*w = append(*w, '"', ':')
+}
+
+// appendQuote appends s as a JSON string, byte for byte like jsontext.AppendQuote: it escapes only what JSON requires,
+// and each byte that is not UTF-8 becomes U+FFFD. encoding/json has no such function.
+func appendQuote(b []byte, s string) []byte {
+	const hex = "0123456789abcdef"
+	b = append(b, '"')
+	start := 0 // of the part of s that is not appended yet
+	for i := 0; i < len(s); {
+		c := s[i]
+		if c >= ' ' && c < utf8.RuneSelf && c != '"' && c != '\\' {
+			i++
+			continue
+		}
+		if _, size := utf8.DecodeRuneInString(s[i:]); size > 1 {
+			i += size
+			continue
+		}
+		b = append(b, s[start:i]...)
+		switch c {
+		case '"', '\\':
+			b = append(b, '\\', c)
+		case '\b':
+			b = append(b, '\\', 'b')
+		case '\f':
+			b = append(b, '\\', 'f')
+		case '\n':
+			b = append(b, '\\', 'n')
+		case '\r':
+			b = append(b, '\\', 'r')
+		case '\t':
+			b = append(b, '\\', 't')
+		default:
+			if c < utf8.RuneSelf {
+				b = append(b, '\\', 'u', '0', '0', hex[c>>4], hex[c&0xf])
+			} else {
+				b = append(b, "\uFFFD"...)
+			}
+		}
+		i++
+		start = i
+	}
+	return append(append(b, s[start:]...), '"')
 }

@@ -1,0 +1,143 @@
+package bridge
+
+import (
+	"bytes"
+	"encoding/hex"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/postbridge/postbridge/bridge/event"
+)
+
+func TestEscapeToken(t *testing.T) {
+	for id, want := range map[string]string{
+		"":                      "_",
+		"260108152046774":       "260108152046774",
+		"AB_12-x":               "AB_12-x",
+		"a.b":                   "a%2Eb",
+		"*":                     "%2A",
+		">":                     "%3E",
+		"a b":                   "a%20b",
+		"%2E":                   "%252E",
+		"a\x00\xff":             "a%00%FF",
+		"é":                     "%C3%A9",
+		strings.Repeat("a", 64): strings.Repeat("a", 64),
+		strings.Repeat("a", 65): "635361c48bb9eab14198e76ea8ab7f1a41685d6ad62aa9146d301d4f17eb0ae0",
+		strings.Repeat(".", 21): strings.Repeat("%2E", 21),
+	} {
+		if got := EscapeToken(id); got != want {
+			t.Errorf("%q became %q, want %q", id, got, want)
+		}
+	}
+	if got := EscapeToken(strings.Repeat(".", 22)); len(got) != 64 || strings.Contains(got, "%") {
+		t.Errorf("22 points became %q, which is no hash", got)
+	}
+}
+
+// FuzzEscapeToken checks that no id makes a second token, a wildcard, or the token of another short id.
+func FuzzEscapeToken(f *testing.F) {
+	f.Add("a", "b")
+	f.Add("%2E", ".")
+	f.Add("", "_")
+	f.Fuzz(func(t *testing.T, a, b string) {
+		token := EscapeToken(a)
+		if token == "" || len(token) > maxToken || strings.ContainsAny(token, ".*> \x00\r\n\t") {
+			t.Errorf("%q became %q", a, token)
+		}
+		if b != a && a != "" && b != "" && EscapeToken(b) == token {
+			t.Errorf("%q and %q both became %q", a, b, token)
+		}
+	})
+}
+
+func someDelivery() Delivery {
+	return Delivery{
+		ID: "0123456789abcdef0123456789abcdef", Broker: "kite", UserID: "AB.12", OrderID: "1", Status: event.StatusRejected,
+		ReceivedAt: time.Unix(0, 1767866026123456789), TraceParent: "00-1-2-01", Data: []byte(`{"id":"x"}`),
+	}
+}
+
+func TestRecord(t *testing.T) {
+	d := someDelivery()
+	for _, d.Deadletter = range []bool{false, true} {
+		record := append(d.appendHead([]byte("before")), d.Data...)
+		got, err := ParseRecord(record[len("before"):])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(*got, d) {
+			t.Errorf("got %+v, want %+v", *got, d)
+		}
+	}
+}
+
+// TestRecordBytes pins the record: a release has to read what the one before it wrote.
+func TestRecordBytes(t *testing.T) {
+	d := Delivery{
+		ID: "i", Broker: "b", UserID: "u", OrderID: "o", Status: "open", ReceivedAt: time.Unix(0, 1), TraceParent: "t",
+		Deadletter: true, Data: []byte("{}"),
+	}
+	const want = "01" + "01" + "0100000000000000" + "0174" + "0169" + "0162" + "0175" + "016f" + "046f70656e" + "7b7d"
+	if got := hex.EncodeToString(append(d.appendHead(nil), d.Data...)); got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+// TestRecordTorn cuts a record before its event: it is an error at every byte.
+func TestRecordTorn(t *testing.T) {
+	d := someDelivery()
+	record := append(d.appendHead(nil), d.Data...)
+	for n := range len(record) - len(d.Data) {
+		if got, err := ParseRecord(record[:n]); err == nil {
+			t.Errorf("%d bytes became %+v", n, got)
+		}
+	}
+	for _, at := range []int{0, 1} { // another version, unknown flags
+		other := bytes.Clone(record)
+		other[at] = 9
+		if _, err := ParseRecord(other); err == nil {
+			t.Errorf("9 at byte %d was read", at)
+		}
+	}
+	if _, err := ParseRecord(append(bytes.Repeat([]byte{1}, 2), bytes.Repeat([]byte{0xff}, 30)...)); err == nil {
+		t.Error("a length without end was read")
+	}
+}
+
+func TestAddresses(t *testing.T) {
+	d := someDelivery()
+	d.Spool, d.Sequence = "0a1b2c3d", 42
+	for _, v := range []struct{ what, got, want string }{
+		{"key", d.Key(), "kite.AB%2E12.1"},
+		{"subject", d.Subject(Orders), "orders.kite.AB%2E12.1"},
+		{"subject of a reject", d.Subject(Rejects), "rejects.kite.AB%2E12.1"},
+		{"subject of a dead letter", d.Subject(Deadletters), "deadletters.kite"},
+		{"message id", d.MsgID(), "0a1b2c3d.00000000000000000042"},
+		{"key of a dead letter", d.AsDeadletter().Key(), "kite.0123456789abcdef0123456789abcdef"},
+	} {
+		if v.got != v.want {
+			t.Errorf("%s: got %s, want %s", v.what, v.got, v.want)
+		}
+	}
+	if d.Deadletter {
+		t.Error("AsDeadletter changed the delivery it was made from")
+	}
+}
+
+func TestDestinations(t *testing.T) {
+	for _, v := range []struct {
+		d    Delivery
+		want []Destination
+	}{
+		{Delivery{Status: event.StatusOpen}, []Destination{Orders}},
+		{Delivery{Status: event.StatusUnknown}, []Destination{Orders}},
+		{Delivery{Status: event.StatusRejected}, []Destination{Orders, Rejects}},
+		{Delivery{Status: event.StatusRejected, Deadletter: true}, []Destination{Deadletters}},
+	} {
+		if got := v.d.Destinations(); !reflect.DeepEqual(got, v.want) {
+			t.Errorf("%+v goes to %v, want %v", v.d, got, v.want)
+		}
+	}
+}
