@@ -11,8 +11,7 @@ import (
 	"slices"
 	"strconv"
 
-	"github.com/go-json-experiment/json/jsontext"
-
+	"github.com/postbridge/postbridge/bridge/scan"
 	"github.com/postbridge/postbridge/brokers/kite"
 )
 
@@ -99,30 +98,31 @@ func splice(body []byte, at span, text string) []byte {
 
 // members finds the values of a JSON object by their names. Of a repeated name it is the last.
 func members(body []byte) (map[string]span, error) {
-	d := jsontext.NewDecoder(bytes.NewReader(body), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
-	if token, err := d.ReadToken(); err != nil || token.Kind() != '{' {
+	d := json.NewDecoder(bytes.NewReader(body))
+	if token, err := d.Token(); err != nil || token != json.Delim('{') {
 		return nil, errors.New("it is not a JSON object")
 	}
-	for found := make(map[string]span); ; {
-		token, err := d.ReadToken()
-		if err != nil || token.Kind() == '}' {
-			return found, err
-		}
-		name := token.String() // before the next read
-		value, err := d.ReadValue()
+	found := make(map[string]span)
+	for d.More() {
+		name, err := d.Token()
 		if err != nil {
 			return nil, err
 		}
+		var value json.RawMessage
+		if err := d.Decode(&value); err != nil {
+			return nil, err
+		}
 		end := int(d.InputOffset())
-		found[name] = span{end - len(value), end}
+		found[name.(string)] = span{end - len(value), end} // the decoder accepts no other name
 	}
+	_, err := d.Token() // the closing brace
+	return found, err
 }
 
 // literal returns a string without its quotes and escapes, and a number as it is written.
-func literal(value jsontext.Value) string {
-	if value.Kind() != '"' {
+func literal(value []byte) string {
+	if len(value) == 0 || value[0] != '"' {
 		return string(value)
 	}
-	text, _ := jsontext.AppendUnquote(nil, value) // it was read without an error
-	return string(text)
+	return scan.Unquote(string(value))
 }
