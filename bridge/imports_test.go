@@ -21,8 +21,8 @@ type listed struct {
 	Imports    []string
 }
 
-// TestImports holds the direction of imports: cmd → brokers, publishers → bridge → bridge/spool → standard library.
-// Sibling adapters never see each other.
+// TestImports holds the direction of imports: cmd → brokers, publishers → bridge → bridge/spool → standard library, and
+// all of them → bridge/event → standard library. Sibling adapters never see each other.
 func TestImports(t *testing.T) {
 	for _, p := range list(t, "./...") {
 		from := strings.TrimPrefix(p.ImportPath, module)
@@ -35,16 +35,69 @@ func TestImports(t *testing.T) {
 	}
 }
 
+func TestForbidden(t *testing.T) {
+	for _, v := range []struct {
+		from, to  string
+		forbidden bool
+	}{
+		{"bridge/event", "encoding/json", false},
+		{"bridge/event", "golang.org/x/text", true},
+		{"bridge/event", jsonExperiment + "/jsontext", true},
+		{"bridge/event", module + "bridge", true},
+		{"bridge/event", module + "bridge/scan", true},
+		{"bridge/event", module + "bridge/spool", true},
+		{"bridge/scan", jsonExperiment + "/jsontext", false},
+		{"bridge/scan", module + "bridge/event", false},
+		{"bridge/scan", module + "bridge", true},
+		{"bridge/spool", module + "bridge/event", true},
+		{"bridge", module + "bridge/event", false},
+		{"bridge", module + "bridge/scan", false},
+		{"bridge", module + "bridge/spool", false},
+		{"bridge", module + "brokers/body", true},
+		{"bridge", jsonExperiment, true},
+		{"brokers/body", module + "bridge/scan", false},
+		{"brokers/body", module + "bridge", true},
+		{"brokers/kite", module + "bridge", false},
+		{"brokers/kite", module + "bridge/event", false},
+		{"brokers/kite", module + "bridge/spool", true},
+		{"brokers/kite", module + "brokers/body", false},
+		{"brokers/kite", module + "brokers/dhan", true},
+		{"brokers/kite", module + "publishers/nats", true},
+		{"brokers/brokertest", jsonExperiment + "/jsontext", false},
+		{"publishers/kafka", module + "bridge/event", false},
+		{"publishers/kafka", module + "brokers/kite", true},
+		{"cmd/postbridge", module + "bridge/event", false},
+		{"cmd/postbridge", jsonExperiment, true},
+		{"brokers", module + "cmd/postbridge", true},
+	} {
+		to, ours := strings.CutPrefix(v.to, module)
+		if reason := forbidden(v.from, to, ours, isStandard(v.to)); (reason != "") != v.forbidden {
+			t.Errorf("%s imports %s: %q", v.from, v.to, reason)
+		}
+	}
+}
+
+// jsonExperiment has no release yet, so one package wraps it.
+const jsonExperiment = "github.com/go-json-experiment/json"
+
 // forbidden says why a package must not import another; empty if it may.
 func forbidden(from, to string, ours, standard bool) string {
 	under := func(path, dir string) bool { return path == dir || strings.HasPrefix(path, dir+"/") }
 	switch {
 	case under(from, "bridge/spool") && !standard && to != "bridge/spool":
 		return "the spool uses the standard library only"
+	case under(from, "bridge/event") && !standard:
+		return "consumers import the events, which use the standard library only"
+	case under(to, jsonExperiment) && from != "bridge/scan" && !strings.HasSuffix(from, "test"):
+		return "bridge/scan wraps the JSON decoder without a release"
 	case !ours:
 		return ""
-	case under(from, "bridge") && !under(to, "bridge/spool"):
+	case from == "bridge/scan" && to != "bridge/event":
+		return "the scanner knows the members of bodies only"
+	case under(from, "bridge") && !under(to, "bridge"):
 		return "the bridge knows no adapter"
+	case from == "brokers/body" && to != "bridge/event" && to != "bridge/scan":
+		return "the values of members have nothing to do with the bridge"
 	case under(to, "cmd") || under(to, "deploy"):
 		return "nothing imports a command"
 	case under(from, "brokers") && under(to, "publishers"), under(from, "publishers") && under(to, "brokers"):
