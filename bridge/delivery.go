@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -44,6 +45,8 @@ type Delivery struct {
 
 	// Data is the event: one line of JSON.
 	Data []byte
+	// Type is the CloudEvents type; empty is CloudEventsType. It is not part of the record: only events are spooled.
+	Type string
 }
 
 // AsDeadletter is the same event as the bus gets it after it refused it for good.
@@ -101,7 +104,7 @@ func (d *Delivery) Attributes() [9][2]string {
 		{"id", d.ID},
 		{"source", "/postbridge/" + d.Broker},
 		{"specversion", "1.0"},
-		{"type", CloudEventsType},
+		{"type", cmp.Or(d.Type, CloudEventsType)},
 		{"time", d.ReceivedAt.UTC().Format(event.TimeFormat)},
 		{"subject", d.UserID + "/" + d.OrderID},
 		{"orderstatus", string(d.Status)},

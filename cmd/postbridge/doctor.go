@@ -14,25 +14,26 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/publishers"
 	"github.com/postbridge/postbridge/publishers/kafka"
 	"github.com/postbridge/postbridge/publishers/nats"
 )
 
-const doctorHelp = `Grade what the buses, the disk, the clock, the routes and the files of secrets really promise: one
-line for each thing that was looked at, and, unless it is ok, what to do. It reads the configuration
+const doctorHelp = `Check what the buses, the disk, the clock, the routes and the files of secrets really promise: one
+line for each result, with its severity and, unless it is ok, what to do. It reads the configuration
 of serve from the environment, may run beside it, ends within seconds, and changes nothing.
 
 Usage: postbridge doctor [flags]
 
-  --json     one object: "grade", the worst there is, and "findings", each with "area", "what",
+  --json     one object: "grade", the worst severity, and "findings", each with "area", "what",
              "grade" (ok, info, warn or fail), "text" and "do"
   --probe    also publish a probe on each bus, as a dead letter, and read it back. It never goes
              where orders go: its subject is deadletters.doctor, its key on Kafka doctor.<id>, and
              its type postbridge.probe.v1
 
 The fsync is measured with a file in POSTBRIDGE_DATA_DIR, which is removed again. Beside serve,
-run it as the same user. serve itself does the same every ten minutes, but for the fsync, the
-kernel's word on its clock and the probe, and exports postbridge_doctor_grade: 0 ok, 1 warn, 2 fail.
+run it as the same user. serve itself checks the same every ten minutes, but for the fsync, the
+clock and the probe, and exports postbridge_doctor_grade: 0 ok, 1 warn, 2 fail.
 
 Exit code: 0 if all is ok, 3 with a warning, 1 with a failure, 2 for a bad configuration.
 
@@ -50,10 +51,10 @@ func doctorFlags(o *doctorOptions) *flag.FlagSet {
 	return fs
 }
 
-// gradeError is a grade that was told already, as a failure of the program.
-type gradeError struct{ grade bridge.Grade }
+// severityError is the worst severity, which was reported already, as a failure of the program.
+type severityError struct{ severity publishers.Severity }
 
-func (e *gradeError) Error() string { return "the worst finding is " + e.grade.String() }
+func (e *severityError) Error() string { return "the worst result is " + e.severity.String() }
 
 func (p *process) doctor(ctx context.Context, args []string) error {
 	o := new(doctorOptions)
@@ -69,144 +70,106 @@ func (p *process) doctor(ctx context.Context, args []string) error {
 		return err
 	}
 	d := &doctor{c, credentials}
-	findings := d.examine(ctx, examination{local: true, probe: o.probe})
-	if ctx.Err() != nil {
-		return errors.New("doctor: interrupted") // a bus that was left is no finding
+	results := append(d.check(ctx, true), clock()...)
+	if o.probe {
+		results = append(results, d.probe(ctx)...)
 	}
-	text := textReport(findings)
+	if ctx.Err() != nil {
+		return errors.New("doctor: interrupted") // a bus that was left is no result
+	}
+	text := textReport(results)
 	if o.json {
-		text = jsonReport(findings)
+		text = jsonReport(results)
 	}
 	if err := p.print(text); err != nil {
 		return err
 	}
-	if grade := worst(findings); grade >= bridge.Warn {
-		return &gradeError{grade}
+	if worst := publishers.Worst(results); worst >= publishers.Warn {
+		return &severityError{worst}
 	}
 	return nil
 }
 
-// doctor grades what postbridge depends on.
+// doctor checks what postbridge depends on.
 type doctor struct {
 	config      *config
 	credentials *credentials
 }
 
-// examination is what is done beyond looking.
-type examination struct {
-	// local says to measure fsyncs and to ask the kernel for its clock. serve does neither: the disk is busy with the
-	// spool, and whoever hardens the unit may have a process killed that touches the clock.
-	local bool
-	probe bool
-}
-
-// examineTimeout bounds an examination, whatever a bus does.
-const examineTimeout = 30 * time.Second
-
-// examine looks at everything; at the buses at the same time, since one that is down takes seconds.
-func (d *doctor) examine(ctx context.Context, e examination) []bridge.Finding {
-	ctx, cancel := context.WithTimeout(ctx, examineTimeout)
-	defer cancel()
-	o := bridge.Examination{MaxEvent: bridge.MaxEventSize(int64(d.config.MaxBody)), Probe: e.probe}
-	var natsSays, kafkaSays []bridge.Finding
+// check runs all checks but those that the command alone does: the buses at the same time, since a bus that is down takes
+// seconds. serve does not measure fsyncs: the disk is busy with the spool.
+func (d *doctor) check(ctx context.Context, measure bool) []publishers.CheckResult {
+	maxEvent := bridge.MaxEventSize(int64(d.config.MaxBody))
+	var ofNATS, ofKafka []publishers.CheckResult
 	var buses sync.WaitGroup
 	if d.config.publishes("nats") {
 		n := d.config.natsConfig(d.credentials)
 		n.URL = d.config.natsAddress()
-		buses.Go(func() { natsSays = nats.Examine(ctx, n, o) })
+		buses.Go(func() { ofNATS = nats.Check(ctx, n, maxEvent) })
 	}
 	if d.config.publishes("kafka") {
 		k := d.config.kafkaConfig(d.credentials)
-		buses.Go(func() { kafkaSays = kafka.Examine(ctx, k, o) })
+		buses.Go(func() { ofKafka = kafka.Check(ctx, k, maxEvent) })
 	}
 	buses.Wait()
-	all := slices.Concat(natsSays, kafkaSays, d.disk(e.local), d.routes(), d.secrets(), d.config.cautions())
-	if e.local {
-		all = append(all, d.clock()...)
-	}
-	slices.SortStableFunc(all, func(a, b bridge.Finding) int {
-		return slices.Index(areas(), a.Area) - slices.Index(areas(), b.Area)
-	})
-	return all
+	return slices.Concat(ofNATS, ofKafka, d.disk(measure), d.routes(), d.secrets())
 }
 
-// areas are those of findings, in the order in which they are shown.
-func areas() []string { return []string{"nats", "kafka", "disk", "clock", "routes", "secrets"} }
-
-// clock asks the kernel whether somebody keeps its clock right; a NATS server tells its own time, too.
-func (d *doctor) clock() []bridge.Finding {
-	f := &bridge.Findings{Area: "clock"}
-	const what = "this machine's clock"
-	unsynchronized, err := clockUnsynchronized()
-	switch {
+// clock asks the kernel whether its clock is synchronized. serve does not: a hardened unit may have a process killed that
+// touches the clock.
+func clock() []publishers.CheckResult {
+	c := publishers.Checks{Area: "clock", What: "this machine's clock"}
+	switch unsynchronized, err := clockUnsynchronized(); {
 	case errors.Is(err, errors.ErrUnsupported):
 	case err != nil:
-		f.Add(bridge.Info, what, "may not be asked whether it is kept right (adjtimex: "+err.Error()+")", "look on the machine itself: timedatectl")
+		c.Info("cannot be checked (adjtimex: "+err.Error()+")", "check it on the machine itself: timedatectl")
 	case unsynchronized:
-		f.Add(bridge.Warn, what, "is kept right by nobody, as the kernel says (adjtimex): times of events drift", "run chrony or systemd-timesyncd on the machine")
+		c.Warn("is not synchronized (adjtimex reports STA_UNSYNC): times of events drift", "run chrony or systemd-timesyncd on the machine")
 	default:
-		f.OK(what, "is kept right, as the kernel says (adjtimex)")
+		c.OK("is synchronized")
 	}
-	return f.All
+	return c.Results
 }
 
-func worst(findings []bridge.Finding) (grade bridge.Grade) {
-	for _, f := range findings {
-		grade = max(grade, f.Grade)
-	}
-	return grade
-}
-
-// textReport is the findings for people. What is ok of one thing is one line.
-func textReport(findings []bridge.Finding) string {
+// textReport is the results for people.
+func textReport(results []publishers.CheckResult) string {
 	var b strings.Builder
-	count := make(map[bridge.Grade]int)
-	for i := 0; i < len(findings); i++ {
-		f := findings[i]
-		count[f.Grade]++
-		fmt.Fprintf(&b, "%-4s %-7s %s", f.Grade, f.Area, f)
-		for ; i+1 < len(findings) && goesOn(f, findings[i+1]); i++ {
-			count[f.Grade]++
-			b.WriteString(", " + findings[i+1].Text)
-		}
-		b.WriteString("\n")
+	count := make(map[publishers.Severity]int)
+	for _, r := range results {
+		count[r.Severity]++
+		fmt.Fprintf(&b, "%-4s %-7s %s\n", r.Severity, r.Area, r)
 	}
 	fmt.Fprintf(&b, "the worst is %s: %d ok, %d info, %d warn, %d fail\n",
-		worst(findings), count[bridge.OK], count[bridge.Info], count[bridge.Warn], count[bridge.Fail])
+		publishers.Worst(results), count[publishers.OK], count[publishers.Info], count[publishers.Warn], count[publishers.Fail])
 	return b.String()
 }
 
-// goesOn reports whether the next finding is ok of the same thing, too.
-func goesOn(f, next bridge.Finding) bool {
-	return f.Grade == bridge.OK && next.Grade == bridge.OK && next.Area == f.Area && next.What == f.What
-}
-
-// jsonReport is the findings for programs.
-func jsonReport(findings []bridge.Finding) string {
+// jsonReport is the results for programs.
+func jsonReport(results []publishers.CheckResult) string {
 	var b strings.Builder
 	encoder := json.NewEncoder(&b)
 	encoder.SetEscapeHTML(false)
 	encoder.SetIndent("", "  ")
 	_ = encoder.Encode(struct { // of text only
-		Grade    bridge.Grade     `json:"grade"`
-		Findings []bridge.Finding `json:"findings"`
-	}{worst(findings), findings})
+		Grade    publishers.Severity      `json:"grade"`
+		Findings []publishers.CheckResult `json:"findings"`
+	}{publishers.Worst(results), results})
 	return b.String()
 }
 
 const (
-	// firstExamination is when serve has itself examined first: once its buses had the time to come up.
-	firstExamination = 5 * time.Second
-	// The next come after these, sooner while something fails: that is to be seen mended.
-	examinationInterval = 10 * time.Minute
-	failureInterval     = time.Minute
+	// firstCheck is when serve checks first, once its buses had the time to come up.
+	firstCheck = 5 * time.Second
+	// The next checks come after these, sooner while one fails, so that a repair shows soon.
+	checkInterval   = 10 * time.Minute
+	failureInterval = time.Minute
 )
 
-// watch exports the worst grade of each area until ctx ends.
+// watch exports the worst severity of each area until ctx ends.
 func (d *doctor) watch(ctx context.Context, registry *prometheus.Registry) {
 	grades := newGrades()
 	registry.MustRegister(grades)
-	timer := time.NewTimer(firstExamination)
+	timer := time.NewTimer(firstCheck)
 	defer timer.Stop()
 	for {
 		select {
@@ -214,13 +177,13 @@ func (d *doctor) watch(ctx context.Context, registry *prometheus.Registry) {
 			return
 		case <-timer.C:
 		}
-		findings := d.examine(ctx, examination{})
+		results := d.check(ctx, false)
 		if ctx.Err() != nil {
-			return // a bus that was left is no finding
+			return // a bus that was left is no result
 		}
-		export(grades, findings)
-		next := examinationInterval
-		if worst(findings) == bridge.Fail {
+		export(grades, results)
+		next := checkInterval
+		if publishers.Worst(results) == publishers.Fail {
 			next = failureInterval
 		}
 		timer.Reset(next)
@@ -234,15 +197,13 @@ func newGrades() *prometheus.GaugeVec {
 	}, []string{"area"})
 }
 
-// export sets the metric. An area without findings has none.
-func export(grades *prometheus.GaugeVec, findings []bridge.Finding) {
-	value := map[bridge.Grade]float64{bridge.Warn: 1, bridge.Fail: 2}
-	for _, area := range areas() {
-		of := slices.DeleteFunc(slices.Clone(findings), func(f bridge.Finding) bool { return f.Area != area })
-		if len(of) == 0 {
-			grades.DeleteLabelValues(area)
-			continue
-		}
-		grades.WithLabelValues(area).Set(value[worst(of)])
+// export sets the metric.
+func export(grades *prometheus.GaugeVec, results []publishers.CheckResult) {
+	byArea := make(map[string][]publishers.CheckResult)
+	for _, r := range results {
+		byArea[r.Area] = append(byArea[r.Area], r)
+	}
+	for area, of := range byArea {
+		grades.WithLabelValues(area).Set(max(0, float64(publishers.Worst(of)-publishers.Info)))
 	}
 }

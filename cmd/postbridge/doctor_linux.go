@@ -5,21 +5,21 @@ import (
 	"syscall"
 )
 
-// fileSystem names the kind of file system that a directory is on; empty if it is none that matters here.
-func fileSystem(dir string) (string, error) {
+// fileSystem names the kind of file system that a directory is on; empty if it is a disk, or not known.
+func fileSystem(dir string) string {
 	var st syscall.Statfs_t
 	if err := syscall.Statfs(dir, &st); err != nil {
-		return "", err
+		return ""
 	}
 	// The numbers are in linux/magic.h; those of 32 bits may come as negative ones.
 	return map[uint32]string{
 		0x01021994: "tmpfs", 0x858458f6: "ramfs",
 		0x794c7630: "overlay",
 		0x6969:     "NFS", 0xff534d42: "CIFS", 0xfe534d42: "SMB", 0x01021997: "9p", 0x65735546: "FUSE",
-	}[uint32(st.Type)], nil
+	}[uint32(st.Type)]
 }
 
-// clockUnsynchronized reports whether the kernel says that nothing keeps its clock right.
+// clockUnsynchronized reports whether nothing synchronizes the kernel's clock.
 func clockUnsynchronized() (bool, error) {
 	const unsynchronized = 0x40 // STA_UNSYNC
 	var t syscall.Timex

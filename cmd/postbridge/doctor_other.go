@@ -7,7 +7,7 @@ import (
 	"math"
 )
 
-func fileSystem(string) (string, error) { return "", nil }
+func fileSystem(string) string { return "" }
 
 func clockUnsynchronized() (bool, error) { return false, errors.ErrUnsupported }
 

@@ -16,7 +16,7 @@ import (
 
 	"github.com/caarlos0/env/v10"
 
-	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/publishers"
 )
 
 func main() {
@@ -64,13 +64,13 @@ func run(ctx context.Context, args, environ []string, stdin io.Reader, stdout, s
 func exitCode(err error, stderr io.Writer) int {
 	var misuse *misuseError
 	var logged *loggedError
-	var graded *gradeError
+	var checked *severityError
 	switch {
 	case err == nil:
 		return exitOK
-	case errors.As(err, &graded) && graded.grade == bridge.Warn:
+	case errors.As(err, &checked) && checked.severity == publishers.Warn:
 		return exitWarning
-	case errors.As(err, &graded), errors.As(err, &logged):
+	case errors.As(err, &checked), errors.As(err, &logged):
 		return exitFailure
 	case errors.As(err, &misuse):
 		fmt.Fprintln(stderr, "postbridge:", err)
@@ -117,7 +117,7 @@ Usage: postbridge COMMAND [flags]
   tail      follow the events on the bus
   drain     publish everything that waits in a spool, then exit
   spool     list, check or export what lies in the spool, beside serve; repair it
-  doctor    grade what the buses, the disk and the clock promise, and say what to do
+  doctor    check what the buses, the disk and the clock promise, and say what to do
   config    check the configuration and print it, secrets redacted
   version   print the version
   help      print this, or with the name of a command its help

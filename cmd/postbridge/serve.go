@@ -147,38 +147,27 @@ func (c *config) logger(stderr *logQueue) *slog.Logger {
 	return to(stderr)
 }
 
-// warn says what is allowed but should be known.
+// warn logs what the settings allow but should be known.
 func (c *config) warn(log *slog.Logger) {
-	for _, f := range c.cautions() {
-		log.Warn(f.String())
-	}
-}
-
-// cautions are what the doctor finds in the settings alone.
-func (c *config) cautions() []bridge.Finding {
-	var all []bridge.Finding
-	warn := func(area, setting, text, do string) {
-		all = append(all, bridge.Finding{Area: area, What: envPrefix + setting, Grade: bridge.Warn, Text: text, Do: do})
-	}
+	warn := func(setting, text, do string) { log.Warn(envPrefix + setting + " " + text + ": " + do) }
 	if c.KiteChecksum == string(kite.UserID) && c.kiteOn() {
-		warn("routes", "KITE_CHECKSUM", "is user_id, so that a checksum that stays the same through all states of an order is accepted beside the official one",
+		warn("KITE_CHECKSUM", "is user_id, so that a checksum that stays the same through all states of an order is accepted beside the official one",
 			"unset it once the sender signs as Kite documents")
 	}
 	if files := openFiles(); c.connections(files) < c.MaxConnections {
-		warn("routes", "MAX_CONNECTIONS", fmt.Sprintf("is %d, and this process may have %d files open, so %d connections are taken at once",
+		warn("MAX_CONNECTIONS", fmt.Sprintf("is %d, and this process may have %d files open, so %d connections are taken at once",
 			c.MaxConnections, files, c.connections(files)), "raise the limit of open files (ulimit -n, LimitNOFILE=), or set it lower")
 	}
 	if host, _, err := net.SplitHostPort(c.NATSListen); c.embedded() && err == nil {
 		if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
-			warn("nats", "NATS_LISTEN", "is open to other machines, and the embedded server asks nobody for a login",
+			warn("NATS_LISTEN", "is open to other machines, and the embedded server asks nobody for a login",
 				"keep strangers out, or use a NATS server of your own")
 		}
 	}
 	if k := c.kafkaConfig(nil); k.PlainPassword() {
-		warn("kafka", "KAFKA_SASL_MECHANISM", "is PLAIN without TLS, which sends the password as it is",
+		warn("KAFKA_SASL_MECHANISM", "is PLAIN without TLS, which sends the password as it is",
 			"set POSTBRIDGE_KAFKA_TLS, or the mechanism to SCRAM-SHA-512")
 	}
-	return all
 }
 
 // spareFiles are open files that are not for connections of brokers: whoever opens those must not be able to keep a file

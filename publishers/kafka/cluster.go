@@ -131,26 +131,32 @@ func (p *Publisher) metadata() (*kafkago.MetadataResponse, error) {
 	for _, t := range p.topics {
 		names = append(names, t.name)
 	}
-	var failed error
-	for _, broker := range brokers {
-		ctx, cancel := context.WithTimeout(p.ctx, requestTimeout)
+	return firstAnswer(p.ctx, brokers, func(ctx context.Context, broker string) (*kafkago.MetadataResponse, error) {
 		m, err := p.client.Metadata(ctx, &kafkago.MetadataRequest{Addr: kafkago.TCP(broker), Topics: names})
-		cancel()
-		if err == nil && len(m.Brokers) > 0 {
-			return m, nil
-		}
-		if err == nil {
+		if err == nil && len(m.Brokers) == 0 {
 			err = &brokerError{broker: broker, op: "Metadata", cause: errors.New("it knows no brokers yet")}
 		}
-		// The one that matters most is that we are not let in.
-		if failed == nil || loginError(err) && !loginError(failed) {
+		return m, err
+	})
+}
+
+// firstAnswer asks one broker after the other until one answers or ctx ends.
+func firstAnswer[T any](ctx context.Context, brokers []string, ask func(ctx context.Context, broker string) (T, error)) (answer T, failed error) {
+	for _, broker := range brokers {
+		one, cancel := context.WithTimeout(ctx, requestTimeout)
+		answer, err := ask(one, broker)
+		cancel()
+		if err == nil {
+			return answer, nil
+		}
+		if failed == nil || loginError(err) && !loginError(failed) { // a refused login says most
 			failed = Plain(err)
 		}
-		if p.ctx.Err() != nil {
+		if ctx.Err() != nil {
 			break
 		}
 	}
-	return nil, failed
+	return answer, failed
 }
 
 // learnTopic takes what the cluster says of a topic, and creates it if need be.
@@ -174,13 +180,16 @@ func (p *Publisher) learnTopic(t *topic, m *kafkago.MetadataResponse, controller
 	}
 }
 
+// createTopicRemedy is what to do about a missing topic that we do not create.
+const createTopicRemedy = "create it, or set POSTBRIDGE_KAFKA_CREATE_TOPICS=true"
+
 // errNothingNew is that there is no more to say of a topic that is missing than before.
 var errNothingNew = errors.New("nothing new")
 
 // createTopic creates a missing topic, or says why that cannot be.
 func (p *Publisher) createTopic(t *topic, controller string, brokers int) error {
 	if !p.cfg.CreateTopics {
-		return errors.New("it is missing: create it, or set POSTBRIDGE_KAFKA_CREATE_TOPICS=true")
+		return errors.New("it is missing: " + createTopicRemedy)
 	}
 	if !t.create.Due(time.Now()) {
 		return errNothingNew

@@ -14,7 +14,7 @@
 // at before anything is offered again (look.go).
 //
 // The user on the bus needs, on the topics orders, rejects and deadletters: Write; Describe; Read, to look at what is
-// there; Create, or the same on the cluster, if they are not there yet; and DescribeConfigs, for Examine to see what the
+// there; Create, or the same on the cluster, if they are not there yet; and DescribeConfigs, for Check to see what the
 // topics promise.
 package kafka
 

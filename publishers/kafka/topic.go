@@ -47,12 +47,16 @@ type topic struct {
 const shrinkAfter = 5 * time.Second
 
 func newTopic(p *Publisher, dest bridge.Destination) *topic {
-	t := &topic{p: p, dest: dest, name: string(dest), create: bridge.NewPacer(firstRetry)}
-	if p.cfg.Prefix != "" {
-		t.name = p.cfg.Prefix + "." + t.name
-	}
+	t := &topic{p: p, dest: dest, name: topicName(p.cfg.Prefix, dest), create: bridge.NewPacer(firstRetry)}
 	t.failing = publishers.Condition[*lane]{Name: "publishing to " + t.name, Report: p.report}
 	return t
+}
+
+func topicName(prefix string, dest bridge.Destination) string {
+	if prefix == "" {
+		return string(dest)
+	}
+	return prefix + "." + string(dest)
 }
 
 // push queues the event in the lane of its key. Guarded by mu, as everything below.

@@ -15,6 +15,7 @@ import (
 	"github.com/postbridge/postbridge/bridge"
 	"github.com/postbridge/postbridge/bridge/event"
 	"github.com/postbridge/postbridge/bridge/scan"
+	"github.com/postbridge/postbridge/publishers"
 	"github.com/postbridge/postbridge/publishers/nats"
 )
 
@@ -104,7 +105,7 @@ func (textBroker) State(m event.Member) string { return m.Value }
 func TestLargestEvents(t *testing.T) {
 	t.Parallel()
 	for _, maxBody := range []int{1 << 10, 64 << 10, 1 << 20} {
-		t.Run(bridge.SizeText(int64(maxBody)), func(t *testing.T) {
+		t.Run(publishers.SizeText(int64(maxBody)), func(t *testing.T) {
 			t.Parallel()
 			most := bridge.MaxEventSize(int64(maxBody))
 			e := openEdge(t, nats.Config{

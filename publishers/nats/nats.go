@@ -20,7 +20,7 @@
 //	$JS.API.DIRECT.GET.<stream>       to look up what is stored, and whether it still is; without, an event
 //	$JS.API.DIRECT.GET.<stream>.>     may be stored twice after an outage, and a loss or a subject mapping not be found
 //	$JS.API.STREAM.MSG.GET.<stream>   instead of these two, if the stream has no allow_direct
-//	$JS.API.INFO  $SYS.REQ.USER.INFO  for Examine to see the account's limits and what the user may publish to
+//	$SYS.REQ.USER.INFO                for Check to see what the user may publish to
 //
 // Locks: nothing calls into nats.go while it holds mu, because nats.go holds its own lock while it dials, and some of
 // its callbacks come with a lock held. Nothing logs or calls the bridge while it holds mu, because both may block.
@@ -132,10 +132,9 @@ func Open(cfg Config, o bridge.Opening, log *slog.Logger) (*Publisher, error) {
 		rewound:  o.Rewound,
 	}
 	p.loadState(o.State)
-	p.destinations = map[bridge.Destination]*destination{
-		bridge.Orders:      newDestination(bridge.Orders, cfg.Prefix, "*.*.*"),
-		bridge.Rejects:     newDestination(bridge.Rejects, cfg.Prefix, "*.*.*"),
-		bridge.Deadletters: newDestination(bridge.Deadletters, cfg.Prefix, "*"),
+	p.destinations = make(map[bridge.Destination]*destination)
+	for _, d := range newDestinations(cfg.Prefix) {
+		p.destinations[d.name] = d
 	}
 	p.certificates = newCertificates(cfg, func(err error) { p.report("certificate", err) })
 	if cfg.Embedded != nil {

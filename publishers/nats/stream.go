@@ -70,6 +70,15 @@ func newDestination(name bridge.Destination, prefix, tokens string) *destination
 	return d
 }
 
+// newDestinations returns all three.
+func newDestinations(prefix string) []*destination {
+	return []*destination{
+		newDestination(bridge.Orders, prefix, "*.*.*"),
+		newDestination(bridge.Rejects, prefix, "*.*.*"),
+		newDestination(bridge.Deadletters, prefix, "*"),
+	}
+}
+
 // wantCheck asks for a check of the stream.
 func (d *destination) wantCheck() {
 	select {
@@ -176,7 +185,7 @@ func (p *Publisher) findStream(ctx context.Context, js jetstream.JetStream, d *d
 	s, err := js.Stream(ctx, d.stream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		if !p.cfg.CreateStreams {
-			return nil, fmt.Errorf("there is no stream %s: create it with subjects %s, or let postbridge do it (POSTBRIDGE_NATS_CREATE_STREAMS)", d.stream, d.subjects)
+			return nil, fmt.Errorf("stream %s is missing: %s", d.stream, d.createRemedy())
 		}
 		p.hold(d) // or else it gets events before it is known what one of the same name held
 		if s, err = p.createStream(ctx, js, d); err != nil {
@@ -184,13 +193,13 @@ func (p *Publisher) findStream(ctx context.Context, js jetstream.JetStream, d *d
 		}
 	}
 	if err != nil {
-		return nil, lookupError(d, err)
+		return nil, fmt.Errorf("cannot look up stream %s: %w", d.stream, lookupError(err))
 	}
 	config := &s.CachedInfo().Config
 	if err := d.misfit(config); err != nil {
 		return nil, err
 	}
-	if w := warnings(config, p.cfg.DiscardOld); w != d.warned {
+	if w := d.warnings(config, p.cfg.DiscardOld); w != d.warned {
 		d.warned = w
 		if w != "" {
 			p.log.Warn("the stream fits but is not safe", "stream", d.stream, "why", w)
@@ -199,11 +208,17 @@ func (p *Publisher) findStream(ctx context.Context, js jetstream.JetStream, d *d
 	return s, nil
 }
 
-func lookupError(d *destination, err error) error {
+// createRemedy is what to do about a missing stream that we do not create.
+func (d *destination) createRemedy() string {
+	return "create it with subjects " + d.subjects + ", or set POSTBRIDGE_NATS_CREATE_STREAMS=true"
+}
+
+// lookupError explains why a stream cannot be looked up.
+func lookupError(err error) error {
 	if errors.Is(err, natsgo.ErrNoResponders) || errors.Is(err, jetstream.ErrJetStreamNotEnabled) {
-		return fmt.Errorf("cannot look up stream %s: JetStream does not answer; is it enabled on the server, and for the account?", d.stream)
+		return errors.New("JetStream does not answer; is it enabled on the server, and for the account?")
 	}
-	return fmt.Errorf("cannot look up stream %s: %w", d.stream, advised(err))
+	return advised(err)
 }
 
 func (p *Publisher) createStream(ctx context.Context, js jetstream.JetStream, d *destination) (jetstream.Stream, error) {
@@ -244,16 +259,52 @@ func (p *Publisher) streamConfig(d *destination) jetstream.StreamConfig {
 	return c
 }
 
-// misfit is why events cannot go to an existing stream, which we never change, and what to do.
+// misfit is why events cannot go to an existing stream.
 func (d *destination) misfit(c *jetstream.StreamConfig) error {
-	why, do := d.unfit(c)
-	if why == "" {
-		return nil
+	for _, r := range d.check(c, true) {
+		if r.Severity == publishers.Fail {
+			return errors.New(r.String())
+		}
 	}
-	return fmt.Errorf("stream %s %s: %s", d.stream, why, do)
+	return nil
 }
 
-// unfit is the same in its parts; empty if they can.
+// warnings says how an existing stream may lose events.
+func (d *destination) warnings(c *jetstream.StreamConfig, discardOld bool) string {
+	var all []string
+	for _, r := range d.check(c, discardOld) {
+		if r.Severity == publishers.Warn {
+			all = append(all, r.Text+": "+r.Do)
+		}
+	}
+	return strings.Join(all, "; ")
+}
+
+// check checks the configuration of an existing stream, which we never change: a failure if events cannot go there, and
+// a warning for each way to lose some.
+func (d *destination) check(c *jetstream.StreamConfig, discardOld bool) []publishers.CheckResult {
+	l := publishers.Checks{Area: "nats", What: "stream " + d.stream}
+	if why, do := d.unfit(c); why != "" {
+		l.Fail(why, do)
+	}
+	if c.Duplicates < duplicateWindow/4 {
+		l.Warn(fmt.Sprintf("has a duplicate window of %s, which is short: every retry that is older has to be looked up",
+			c.Duplicates), "make it 2m")
+	}
+	if dropsOldest(c) && !discardOld {
+		l.Warn("drops its oldest events when it is full (discard old), read or not",
+			"set discard to new: events wait in the spool then")
+	}
+	if c.MaxMsgsPerSubject > 0 {
+		l.Warn(fmt.Sprintf("keeps %d states of an order only (max_msgs_per_subject)", c.MaxMsgsPerSubject), "set it to -1")
+	}
+	if c.PersistMode == jetstream.AsyncPersistMode {
+		l.Warn("acknowledges before it writes (async persist mode)", "recreate it with the default persist mode")
+	}
+	return l.Results
+}
+
+// unfit says why events cannot go to a stream and what to do; empty if they can.
 func (d *destination) unfit(c *jetstream.StreamConfig) (why, do string) {
 	switch {
 	case c.Mirror != nil:
@@ -278,38 +329,6 @@ func (d *destination) unfit(c *jetstream.StreamConfig) (why, do string) {
 		return "drops messages that nobody is subscribed to (interest retention)", "recreate it with limits retention"
 	}
 	return "", ""
-}
-
-// risk is what of a stream may cost events, though we can publish to it, and what to do.
-type risk struct{ why, do string }
-
-// warnings says the risks of an existing stream.
-func warnings(c *jetstream.StreamConfig, discardOld bool) string {
-	var all []string
-	for _, r := range risks(c, discardOld) {
-		all = append(all, r.why+": "+r.do)
-	}
-	return strings.Join(all, "; ")
-}
-
-// risks are those of an existing stream, worded to follow its name.
-func risks(c *jetstream.StreamConfig, discardOld bool) (all []risk) {
-	if c.Duplicates < duplicateWindow/4 {
-		all = append(all, risk{
-			fmt.Sprintf("has a duplicate window of %s, which is short: every retry that is older has to be looked up", bridge.TimeText(c.Duplicates)),
-			"make it " + bridge.TimeText(duplicateWindow),
-		})
-	}
-	if dropsOldest(c) && !discardOld {
-		all = append(all, risk{"drops its oldest events when it is full (discard old), read or not", "set discard to new: events wait in the spool then"})
-	}
-	if c.MaxMsgsPerSubject > 0 {
-		all = append(all, risk{fmt.Sprintf("keeps %d states of an order only (max_msgs_per_subject)", c.MaxMsgsPerSubject), "set it to -1"})
-	}
-	if c.PersistMode == jetstream.AsyncPersistMode {
-		all = append(all, risk{"acknowledges before it writes (async persist mode)", "recreate it with the default persist mode"})
-	}
-	return all
 }
 
 // dropsOldest reports whether a stream makes room by dropping.

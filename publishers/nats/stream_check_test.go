@@ -54,8 +54,9 @@ func TestMisfit(t *testing.T) {
 }
 
 func TestWarnings(t *testing.T) {
-	good := jetstream.StreamConfig{Duplicates: duplicateWindow, MaxBytes: 1 << 30, Discard: jetstream.DiscardNew}
-	if w := warnings(&good, false); w != "" {
+	d := newDestination(bridge.Orders, "", "*.*.*")
+	good := jetstream.StreamConfig{Subjects: []string{"orders.>"}, Duplicates: duplicateWindow, MaxBytes: 1 << 30, Discard: jetstream.DiscardNew}
+	if w := d.warnings(&good, false); w != "" {
 		t.Errorf("warning %q", w)
 	}
 	for want, change := range map[string]func(*jetstream.StreamConfig){
@@ -66,7 +67,7 @@ func TestWarnings(t *testing.T) {
 	} {
 		c := good
 		change(&c)
-		if w := warnings(&c, false); !strings.Contains(w, want) {
+		if w := d.warnings(&c, false); !strings.Contains(w, want) {
 			t.Errorf("warning %q, want %q", w, want)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/postbridge/postbridge/bridge"
 	"github.com/postbridge/postbridge/bridge/event"
+	"github.com/postbridge/postbridge/publishers"
 	"github.com/postbridge/postbridge/publishers/nats"
 )
 
@@ -41,11 +42,9 @@ func TestUsers(t *testing.T) {
 	wantStored(t, js, "REJECTS", 3)
 	wantStored(t, js, "DEADLETTERS", 4)
 
-	findings := nats.Examine(t.Context(), cfg, bridge.Examination{MaxEvent: maxEvent, Probe: true})
-	wantWorst(t, findings, bridge.Info, "has one replica")
-	wantFinding(t, findings, bridge.OK, "JetStream has no limit")
-	wantFinding(t, findings, bridge.OK, "the user may publish to all destinations")
-	wantFinding(t, findings, bridge.OK, "the probe is stored", "read back")
+	results := checkBus(t, cfg)
+	wantWorst(t, results, publishers.Info, "has 1 of the 3 replicas")
+	wantResult(t, results, publishers.OK, "can be reached")
 
 	for _, c := range []struct {
 		user, stream, subject string
