@@ -141,7 +141,9 @@ func (p *Publisher) metadata() (*kafkago.MetadataResponse, error) {
 }
 
 // firstAnswer asks one broker after the other until one answers or ctx ends.
-func firstAnswer[T any](ctx context.Context, brokers []string, ask func(ctx context.Context, broker string) (T, error)) (answer T, failed error) {
+func firstAnswer[T any](
+	ctx context.Context, brokers []string, ask func(ctx context.Context, broker string) (T, error),
+) (none T, failed error) {
 	for _, broker := range brokers {
 		one, cancel := context.WithTimeout(ctx, requestTimeout)
 		answer, err := ask(one, broker)
@@ -156,7 +158,7 @@ func firstAnswer[T any](ctx context.Context, brokers []string, ask func(ctx cont
 			break
 		}
 	}
-	return answer, failed
+	return none, failed
 }
 
 // learnTopic takes what the cluster says of a topic, and creates it if need be.

@@ -1,11 +1,9 @@
 package kafka
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"math"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -40,8 +38,7 @@ type checker struct {
 	broker   string   // the one that answered
 }
 
-// Check checks what the bus of a valid configuration promises for events of up to maxEvent bytes. It changes nothing,
-// and ends within seconds.
+// Check checks what the bus of a valid configuration promises for events of up to maxEvent bytes. It changes nothing.
 func Check(ctx context.Context, cfg Config, maxEvent int64) []publishers.CheckResult {
 	client, end := NewClient(cfg)
 	defer end()
@@ -52,13 +49,14 @@ func Check(ctx context.Context, cfg Config, maxEvent int64) []publishers.CheckRe
 	bus := publishers.Checks{Area: "kafka", What: "the bus at " + strings.Join(cfg.Brokers, ",")}
 	topics, err := x.topics(ctx)
 	if err != nil { // it names the broker, and the setting that may be to blame
-		bus.Fail("cannot be reached: "+err.Error(), "start it, or check POSTBRIDGE_KAFKA_BROKERS, the network and the login")
+		bus.Fail("cannot be reached: "+err.Error(),
+			"start it, or check POSTBRIDGE_KAFKA_BROKERS, the network and the login")
 		return bus.Results
 	}
 	bus.OK("can be reached")
 	all, settings := bus.Results, x.settings(ctx)
-	for _, t := range topics {
-		all = append(all, x.topic(&t, settings[t.Name])...)
+	for _, name := range x.names {
+		all = append(all, x.topic(topicOf(topics, name), settings[name])...)
 	}
 	return all
 }
@@ -66,16 +64,29 @@ func Check(ctx context.Context, cfg Config, maxEvent int64) []publishers.CheckRe
 // topics asks for the topics, and what we may do with those.
 func (x *checker) topics(ctx context.Context) ([]metadata.ResponseTopic, error) {
 	request := &metadata.Request{TopicNames: x.names, IncludeTopicAuthorizedOperations: true}
-	return firstAnswer(ctx, x.cfg.Brokers, func(ctx context.Context, broker string) ([]metadata.ResponseTopic, error) {
+	ask := func(ctx context.Context, broker string) ([]metadata.ResponseTopic, error) {
 		answer, err := x.client.Transport.RoundTrip(ctx, kafkago.TCP(broker), request)
-		m, ok := answer.(*metadata.Response)
-		if err != nil || !ok {
+		if err != nil {
 			return nil, err
 		}
+		m, ok := answer.(*metadata.Response)
+		if !ok {
+			return nil, fmt.Errorf("unexpected answer to Metadata: %T", answer)
+		}
 		x.broker = broker
-		slices.SortFunc(m.Topics, func(a, b metadata.ResponseTopic) int { return cmp.Compare(a.Name, b.Name) })
 		return m.Topics, nil
-	})
+	}
+	return firstAnswer(ctx, x.cfg.Brokers, ask)
+}
+
+// topicOf returns one of the topics that the cluster described. One that it left out is missing.
+func topicOf(topics []metadata.ResponseTopic, name string) *metadata.ResponseTopic {
+	for i := range topics {
+		if topics[i].Name == name {
+			return &topics[i]
+		}
+	}
+	return &metadata.ResponseTopic{Name: name, ErrorCode: int16(kafkago.UnknownTopicOrPartition)}
 }
 
 // settings are the configuration of a topic; nil if we may not see it.
@@ -126,10 +137,11 @@ func (x *checker) topic(t *metadata.ResponseTopic, s settings) []publishers.Chec
 		c.Fail("is missing", createTopicRemedy)
 		return c.Results
 	case code != 0:
-		c.Fail("cannot be used: "+explain(code).Error(), "see the Kafka brokers' logs; deploy/kafka/acls.sh grants all rights")
+		c.Fail("cannot be used: "+explain(code).Error(),
+			"see the Kafka brokers' logs; deploy/kafka/acls.sh grants all rights")
 		return c.Results
 	}
-	x.checkReplicas(&c, t, s)
+	checkReplicas(&c, t, s)
 	checkRights(&c, t.TopicAuthorizedOperations)
 	if s == nil {
 		c.Info("does not show its settings", "allow DescribeConfigs on it; it should have min.insync.replicas=2, "+
@@ -142,7 +154,7 @@ func (x *checker) topic(t *metadata.ResponseTopic, s settings) []publishers.Chec
 }
 
 // checkReplicas checks what an acknowledgement of all replicas is worth.
-func (x *checker) checkReplicas(c *publishers.Checks, t *metadata.ResponseTopic, s settings) {
+func checkReplicas(c *publishers.Checks, t *metadata.ResponseTopic, s settings) {
 	n, inSync, leaderless := math.MaxInt, math.MaxInt, 0
 	for _, p := range t.Partitions {
 		n, inSync = min(n, len(p.ReplicaNodes)), min(inSync, len(p.IsrNodes))
@@ -157,24 +169,27 @@ func (x *checker) checkReplicas(c *publishers.Checks, t *metadata.ResponseTopic,
 		c.Warn(fmt.Sprintf("has %d of the 3 replicas that survive the loss of a broker", n),
 			"add replicas (kafka-reassign-partitions.sh), and "+set)
 	case s != nil && least < minInSync:
-		c.Warn(fmt.Sprintf("has min.insync.replicas=%d: an event may be acknowledged that is on one broker only", least), set)
+		c.Warn(fmt.Sprintf(
+			"has min.insync.replicas=%d: an event may be acknowledged that is on one broker only", least), set)
 	case least >= n:
 		c.Warn(fmt.Sprintf("has min.insync.replicas=%d: with one broker away it takes nothing", least), set)
 	}
 	switch {
 	case leaderless > 0:
-		c.Fail(fmt.Sprintf("has no leader for %d of its %d partitions: their events wait", leaderless, len(t.Partitions)),
-			"bring back its brokers")
+		c.Fail(fmt.Sprintf("has no leader for %d of its %d partitions: their events wait",
+			leaderless, len(t.Partitions)), "bring back its brokers")
 	case inSync < least:
-		c.Fail(fmt.Sprintf("has %d replicas in sync and needs %d: it takes nothing", inSync, least), "bring back its brokers")
+		c.Fail(fmt.Sprintf("has %d replicas in sync and needs %d: it takes nothing", inSync, least),
+			"bring back its brokers")
 	case inSync < n:
-		c.Warn(fmt.Sprintf("has %d of %d replicas in sync", inSync, n), "bring back its brokers, or see their load and disks")
+		c.Warn(fmt.Sprintf("has %d of %d replicas in sync", inSync, n),
+			"bring back its brokers, or see their load and disks")
 	}
 }
 
 // checkRights checks what the cluster says that we may do with a topic.
 func checkRights(c *publishers.Checks, allowed int32) {
-	if allowed&mayDescribe == 0 { // with no right to describe it there would be no topic, so the cluster does not tell
+	if allowed&mayDescribe == 0 { // without the right to describe it, it would seem missing: the cluster does not tell
 		c.Info("does not show who may write and read it", "try it with --probe")
 		return
 	}
@@ -182,7 +197,8 @@ func checkRights(c *publishers.Checks, allowed int32) {
 		c.Fail("may not be written to", "allow Write on it; deploy/kafka/acls.sh does")
 	}
 	if allowed&mayRead == 0 {
-		c.Warn("may not be read, so that events may be stored twice after a crash", "allow Read on it; deploy/kafka/acls.sh does")
+		c.Warn("may not be read, so that events may be stored twice after a crash",
+			"allow Read on it; deploy/kafka/acls.sh does")
 	}
 }
 
@@ -197,14 +213,16 @@ func (x *checker) checkSettings(c *publishers.Checks, topic string, s settings) 
 	}
 	if most := s.number("max.message.bytes", math.MaxInt64); most < x.maxEvent {
 		c.Warn(fmt.Sprintf("takes messages up to %s, but the event of the largest postback may have %s",
-			publishers.SizeText(most), publishers.SizeText(x.maxEvent)), "raise its max.message.bytes, or lower POSTBRIDGE_MAX_BODY")
+			publishers.SizeText(most), publishers.SizeText(x.maxEvent)),
+			"raise its max.message.bytes, or lower POSTBRIDGE_MAX_BODY")
 	}
 	if age := s.number("retention.ms", -1); age >= 0 && age < shortRetention.Milliseconds() {
-		c.Warn(fmt.Sprintf("keeps events for %s: a consumer that is away for longer misses them", time.Duration(age)*time.Millisecond),
+		c.Warn(fmt.Sprintf("keeps events for %s: a consumer that is away for longer misses them",
+			time.Duration(age)*time.Millisecond),
 			"raise its retention.ms to the longest time that a consumer may be away, a long weekend for one")
 	}
 	if most := s.number("retention.bytes", -1); most >= 0 {
-		c.Info(fmt.Sprintf("drops the oldest events of a partition that has %s (retention.bytes), read or not", publishers.SizeText(most)),
-			"see that this is more than comes in while a consumer may be away")
+		c.Info(fmt.Sprintf("drops the oldest events of a partition that has %s (retention.bytes), read or not",
+			publishers.SizeText(most)), "see that this is more than comes in while a consumer may be away")
 	}
 }

@@ -1,70 +1,112 @@
 package kafka
 
 import (
+	"context"
+	"net"
 	"strings"
 	"testing"
 
 	kafkago "github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol/createtopics"
 	"github.com/segmentio/kafka-go/protocol/metadata"
 
 	"github.com/postbridge/postbridge/publishers"
 )
 
+// sameAnswer is a cluster that gives one answer to everything.
+type sameAnswer struct{ kafkago.Response }
+
+func (a sameAnswer) RoundTrip(context.Context, net.Addr, kafkago.Request) (kafkago.Response, error) {
+	return a.Response, nil
+}
+
+// TestCheckAnswer is that only an answer to the question counts.
+func TestCheckAnswer(t *testing.T) {
+	x := &checker{cfg: Config{Brokers: []string{"a:1", "b:1"}}}
+	x.client = &kafkago.Client{Transport: sameAnswer{&createtopics.Response{}}}
+	if topics, err := x.topics(t.Context()); err == nil || !strings.Contains(err.Error(), "unexpected answer") {
+		t.Errorf("%v, %v", topics, err)
+	}
+	x.client = &kafkago.Client{Transport: sameAnswer{&metadata.Response{}}}
+	if topics, err := x.topics(t.Context()); err != nil || len(topics) > 0 || x.broker != "a:1" {
+		t.Errorf("%v, %v, %q", topics, err, x.broker)
+	}
+}
+
 // TestCheckTopic checks topics as an operator may have made them.
 func TestCheckTopic(t *testing.T) {
 	t.Parallel()
+	type change = func(*metadata.Response, settings)
 	good := func() (*metadata.Response, settings) {
-		m := &metadata.Response{
-			Topics: []metadata.ResponseTopic{{Name: "orders", TopicAuthorizedOperations: mayRead | mayWrite | mayDescribe, Partitions: []metadata.ResponsePartition{
-				{LeaderID: 1, ReplicaNodes: []int32{1, 2, 3}, IsrNodes: []int32{1, 2, 3}},
-				{LeaderID: 2, PartitionIndex: 1, ReplicaNodes: []int32{1, 2, 3}, IsrNodes: []int32{1, 2, 3}},
-			}}},
+		topic := metadata.ResponseTopic{Name: "orders", TopicAuthorizedOperations: mayRead | mayWrite | mayDescribe}
+		for i := range int32(2) {
+			topic.Partitions = append(topic.Partitions, metadata.ResponsePartition{
+				LeaderID: i + 1, PartitionIndex: i, ReplicaNodes: []int32{1, 2, 3}, IsrNodes: []int32{1, 2, 3},
+			})
 		}
-		return m, settings{
+		return &metadata.Response{Topics: []metadata.ResponseTopic{topic}}, settings{
 			"min.insync.replicas": "2", "unclean.leader.election.enable": "false", "max.message.bytes": "1048588",
 			"retention.ms": "604800000", "retention.bytes": "-1", "cleanup.policy": "delete",
 		}
 	}
-	replicas := func(m *metadata.Response, all, inSync int) {
-		for i := range m.Topics[0].Partitions {
-			p := &m.Topics[0].Partitions[i]
-			p.ReplicaNodes, p.IsrNodes = p.ReplicaNodes[:all], p.IsrNodes[:inSync]
+	none := func(*metadata.Response, settings) {}
+	set := func(name, value string) change { return func(_ *metadata.Response, s settings) { s[name] = value } }
+	replicas := func(all, inSync int, least string) change {
+		return func(m *metadata.Response, s settings) {
+			for i := range m.Topics[0].Partitions {
+				p := &m.Topics[0].Partitions[i]
+				p.ReplicaNodes, p.IsrNodes = p.ReplicaNodes[:all], p.IsrNodes[:inSync]
+			}
+			s["min.insync.replicas"] = least
 		}
 	}
+	topic := func(f func(t *metadata.ResponseTopic)) change {
+		return func(m *metadata.Response, _ settings) { f(&m.Topics[0]) }
+	}
+	code := func(e kafkago.Error) change {
+		return topic(func(t *metadata.ResponseTopic) { t.ErrorCode = int16(e) })
+	}
+	rights := func(allowed int32) change {
+		return topic(func(t *metadata.ResponseTopic) { t.TopicAuthorizedOperations = allowed })
+	}
+	const ok, info, warn, fail = publishers.OK, publishers.Info, publishers.Warn, publishers.Fail
 	for name, c := range map[string]struct {
-		change   func(*metadata.Response, settings)
+		change   change
 		severity publishers.Severity
 		words    string // "" for nothing worse than ok
 	}{
-		"good":         {func(*metadata.Response, settings) {}, publishers.OK, ""},
-		"for ever":     {func(_ *metadata.Response, s settings) { s["retention.ms"] = "-1" }, publishers.OK, ""},
-		"very long":    {func(_ *metadata.Response, s settings) { s["retention.ms"] = "9223372036854775807" }, publishers.OK, ""},
-		"min.insync 1": {func(_ *metadata.Response, s settings) { s["min.insync.replicas"] = "1" }, publishers.Warn, "min.insync.replicas=1: an event may be acknowledged that is on one broker only: set min.insync.replicas=2"},
-		"min.insync 3": {func(_ *metadata.Response, s settings) { s["min.insync.replicas"] = "3" }, publishers.Warn, "with one broker away it takes nothing"},
-		"one replica":  {func(m *metadata.Response, s settings) { replicas(m, 1, 1); s["min.insync.replicas"] = "1" }, publishers.Warn, "has 1 of the 3 replicas"},
-		"one is away":  {func(m *metadata.Response, _ settings) { replicas(m, 3, 2) }, publishers.Warn, "has 2 of 3 replicas in sync"},
-		"two are away": {func(m *metadata.Response, _ settings) { replicas(m, 3, 1) }, publishers.Fail, "has 1 replicas in sync and needs 2"},
-		"no leader":    {func(m *metadata.Response, _ settings) { m.Topics[0].Partitions[1].LeaderID = -1 }, publishers.Fail, "has no leader for 1 of its 2 partitions"},
-		"unclean":      {func(_ *metadata.Response, s settings) { s["unclean.leader.election.enable"] = "true" }, publishers.Warn, "unclean.leader.election.enable"},
-		"small":        {func(_ *metadata.Response, s settings) { s["max.message.bytes"] = "65536" }, publishers.Warn, "raise its max.message.bytes"},
-		"short":        {func(_ *metadata.Response, s settings) { s["retention.ms"] = "3600000" }, publishers.Warn, "keeps events for 1h"},
-		"bounded":      {func(_ *metadata.Response, s settings) { s["retention.bytes"] = "1073741824" }, publishers.Info, "has 1GiB (retention.bytes)"},
-		"compacted":    {func(_ *metadata.Response, s settings) { s["cleanup.policy"] = "compact,delete" }, publishers.Fail, "is compacted"},
-		"no write":     {func(m *metadata.Response, _ settings) { m.Topics[0].TopicAuthorizedOperations &^= mayWrite }, publishers.Fail, "may not be written to"},
-		"no read":      {func(m *metadata.Response, _ settings) { m.Topics[0].TopicAuthorizedOperations &^= mayRead }, publishers.Warn, "stored twice"},
-		"old cluster":  {func(m *metadata.Response, _ settings) { m.Topics[0].TopicAuthorizedOperations = -1 << 31 }, publishers.Info, "does not show who may"},
-		"denied": {func(m *metadata.Response, _ settings) {
-			m.Topics[0].ErrorCode = int16(kafkago.TopicAuthorizationFailed)
-		}, publishers.Fail, "cannot be used: no permission"},
-		"missing": {func(m *metadata.Response, _ settings) {
-			m.Topics[0].ErrorCode = int16(kafkago.UnknownTopicOrPartition)
-		}, publishers.Info, "is missing: start 'postbridge serve'"},
+		"good":      {none, ok, ""},
+		"for ever":  {set("retention.ms", "-1"), ok, ""},
+		"very long": {set("retention.ms", "9223372036854775807"), ok, ""},
+		"min.insync 1": {
+			set("min.insync.replicas", "1"), warn,
+			"min.insync.replicas=1: an event may be acknowledged that is on one broker only: set min.insync.replicas=2",
+		},
+		"min.insync 3": {set("min.insync.replicas", "3"), warn, "with one broker away it takes nothing"},
+		"one replica":  {replicas(1, 1, "1"), warn, "has 1 of the 3 replicas"},
+		"one is away":  {replicas(3, 2, "2"), warn, "has 2 of 3 replicas in sync"},
+		"two are away": {replicas(3, 1, "2"), fail, "has 1 replicas in sync and needs 2"},
+		"no leader": {
+			topic(func(t *metadata.ResponseTopic) { t.Partitions[1].LeaderID = -1 }), fail,
+			"has no leader for 1 of its 2 partitions",
+		},
+		"unclean":     {set("unclean.leader.election.enable", "true"), warn, "unclean.leader.election.enable"},
+		"small":       {set("max.message.bytes", "65536"), warn, "raise its max.message.bytes"},
+		"short":       {set("retention.ms", "3600000"), warn, "keeps events for 1h"},
+		"bounded":     {set("retention.bytes", "1073741824"), info, "has 1GiB (retention.bytes)"},
+		"compacted":   {set("cleanup.policy", "compact,delete"), fail, "is compacted"},
+		"no write":    {rights(mayRead | mayDescribe), fail, "may not be written to"},
+		"no read":     {rights(mayWrite | mayDescribe), warn, "stored twice"},
+		"old cluster": {rights(-1 << 31), info, "does not show who may"},
+		"denied":      {code(kafkago.TopicAuthorizationFailed), fail, "cannot be used: no permission"},
+		"missing":     {code(kafkago.UnknownTopicOrPartition), info, "is missing: start 'postbridge serve'"},
+		"left out":    {func(m *metadata.Response, _ settings) { m.Topics = nil }, info, "is missing: start"},
 	} {
 		m, s := good()
 		c.change(m, s)
 		x := &checker{cfg: Config{CreateTopics: true}, maxEvent: 128 << 10}
 		var said []string
-		for _, f := range x.topic(&m.Topics[0], s) {
+		for _, f := range x.topic(topicOf(m.Topics, "orders"), s) {
 			if f.Severity > publishers.OK {
 				said = append(said, f.Severity.String()+" "+f.String())
 			}
@@ -75,7 +117,8 @@ func TestCheckTopic(t *testing.T) {
 		if c.words == "" && len(said) == 0 {
 			continue
 		}
-		if len(said) != 1 || c.words == "" || !strings.HasPrefix(said[0], c.severity.String()+" ") || !strings.Contains(said[0], c.words) {
+		if len(said) != 1 || c.words == "" || !strings.HasPrefix(said[0], c.severity.String()+" ") ||
+			!strings.Contains(said[0], c.words) {
 			t.Errorf("%s: %q, want %v %q", name, said, c.severity, c.words)
 		}
 	}

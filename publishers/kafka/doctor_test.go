@@ -111,8 +111,14 @@ func TestCheckUnreachable(t *testing.T) {
 		cfg   kafka.Config
 		words []string
 	}{
-		{kafka.Config{Brokers: []string{"127.0.0.1:1"}}, []string{"cannot be reached", "connection refused", "POSTBRIDGE_KAFKA_BROKERS"}},
-		{kafka.Config{Brokers: []string{silent.Addr().String(), silent.Addr().String()}}, []string{"cannot be reached", "no answer in time"}},
+		{
+			kafka.Config{Brokers: []string{"127.0.0.1:1"}},
+			[]string{"cannot be reached", "connection refused", "POSTBRIDGE_KAFKA_BROKERS"},
+		},
+		{
+			kafka.Config{Brokers: []string{silent.Addr().String(), silent.Addr().String()}},
+			[]string{"cannot be reached", "no answer in time"},
+		},
 		{locked.config, []string{"cannot be reached", "login of user", "POSTBRIDGE_KAFKA_PASSWORD"}},
 	} {
 		results := checkBus(t, c.cfg)
