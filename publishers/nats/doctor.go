@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	natsgo "github.com/nats-io/nats.go"
@@ -17,7 +18,7 @@ import (
 )
 
 const (
-	// checkTimeout bounds the connect to each server, and each request.
+	// checkTimeout bounds the connect to each server, and the requests for each stream.
 	checkTimeout = 2 * time.Second
 	// shortAge is how long a stream should keep events at least: consumers may be away for a night.
 	shortAge = 24 * time.Hour
@@ -34,8 +35,8 @@ type checker struct {
 	rights   publishRights // all, if they are not known
 }
 
-// Check checks what the bus of a valid configuration promises for events of up to maxEvent bytes. It changes nothing,
-// and ends within seconds. An embedded server is at cfg.URL, as for any other client. ctx must have no deadline.
+// Check checks what the bus of a valid configuration promises for events of up to maxEvent bytes. It changes nothing.
+// An embedded server is at cfg.URL, as for any other client.
 func Check(ctx context.Context, cfg Config, maxEvent int64) []publishers.CheckResult {
 	ctx, disconnect := context.WithCancel(ctx)
 	defer disconnect()
@@ -69,7 +70,7 @@ func (x *checker) connect(ctx context.Context) (failed error) {
 		conn, err := natsgo.Connect(server.String(), options...)
 		if err == nil {
 			x.conn = conn
-			x.js, err = jetstream.New(conn, jetstream.WithDefaultTimeout(checkTimeout))
+			x.js, err = jetstream.New(conn)
 			return err
 		}
 		if failed == nil || errors.Is(failed, natsgo.ErrNoServers) || authError(err) { // a refused login says most
@@ -127,9 +128,11 @@ func (x *checker) checkServer(bus *publishers.Checks) {
 
 // stream checks one of our streams.
 func (x *checker) stream(ctx context.Context, d *destination) []publishers.CheckResult {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
 	c := publishers.Checks{Area: "nats", What: "stream " + d.stream}
 	if !x.rights.cover(d.needed) {
-		c.Fail("cannot be published to", "allow publishing to "+d.subjects+"; deploy/nats/users.conf has all that is needed")
+		c.Fail("cannot be published to", "allow publishing to "+d.subjects+", as deploy/nats/users.conf does")
 	}
 	s, err := x.js.Stream(ctx, d.stream)
 	switch {
@@ -141,12 +144,17 @@ func (x *checker) stream(ctx context.Context, d *destination) []publishers.Check
 		c.Fail("cannot be looked up: "+lookupError(err).Error(), "allow $JS.API.STREAM.INFO."+d.stream+
 			" and subscribing to _INBOX.>, or see the server's log: a stream needs a majority of its replicas")
 	default:
-		x.checkStream(&c, d, s.CachedInfo())
+		x.checkSettings(&c, d, s.CachedInfo())
+		if d.name != bridge.Deadletters { // nothing is looked up there
+			checkRead(ctx, &c, d, s)
+		}
+		c.OK(fmt.Sprintf("stores events in files (replicas: %d)", s.CachedInfo().Config.Replicas))
 	}
 	return c.Results
 }
 
-func (x *checker) checkStream(c *publishers.Checks, d *destination, info *jetstream.StreamInfo) {
+// checkSettings checks what a stream keeps, for how long, and where.
+func (x *checker) checkSettings(c *publishers.Checks, d *destination, info *jetstream.StreamInfo) {
 	config, embedded := &info.Config, x.cfg.Embedded != nil
 	c.Results = append(c.Results, d.check(config, embedded)...)
 	if config.MaxAge != 0 && config.MaxAge < shortAge {
@@ -174,16 +182,35 @@ func (x *checker) checkStream(c *publishers.Checks, d *destination, info *jetstr
 			}
 		}
 	}
-	if limit := config.MaxBytes; limit > 0 && !dropsOldest(config) && info.State.Bytes > uint64(limit)/5*4 {
-		c.Warn("is nearly full; a full stream refuses events, which wait in the spool", "raise its max_bytes, or lower its max_age")
+	if !dropsOldest(config) {
+		checkSpace(c, max(share(info.State.Bytes, config.MaxBytes), share(info.State.Msgs, config.MaxMsgs)))
 	}
-	lookUp := "$JS.API.DIRECT.GET." + d.stream + ".>"
-	if !config.AllowDirect {
-		lookUp = "$JS.API.STREAM.MSG.GET." + d.stream
+}
+
+// checkSpace checks how much of a stream that refuses events when it is full is used.
+func checkSpace(c *publishers.Checks, used float64) {
+	const remedy = "raise its max_bytes or max_msgs, or lower its max_age"
+	if used >= 1 {
+		c.Fail("is full, and refuses events, which wait in the spool", remedy)
+	} else if used > 0.8 {
+		c.Warn(fmt.Sprintf("is %.0f%% full, and refuses events when it is full", 100*used), remedy)
 	}
-	if d.name != bridge.Deadletters && !x.rights.cover(lookUp) { // nothing is looked up there
-		c.Warn("cannot be read, so events may be stored twice after an outage",
-			"allow publishing to "+lookUp+"; deploy/nats/users.conf has all that is needed")
+}
+
+// share returns which part of a limit is used; 0 without a limit.
+func share(used uint64, limit int64) float64 {
+	if limit <= 0 {
+		return 0
 	}
-	c.OK(fmt.Sprintf("stores events in files (replicas: %d)", config.Replicas))
+	return float64(used) / float64(limit)
+}
+
+// checkRead looks up an event that is not there, as serve looks up those that it may have published before.
+func checkRead(ctx context.Context, c *publishers.Checks, d *destination, s jetstream.Stream) {
+	_, err := s.GetLastMsgForSubject(ctx, strings.ReplaceAll(d.needed, "*", "_"))
+	if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+		c.Warn("cannot be read, so events may be stored twice after an outage: "+err.Error(),
+			fmt.Sprintf("allow publishing to $JS.API.DIRECT.GET.%s.>, or to $JS.API.STREAM.MSG.GET.%[1]s "+
+				"if the stream does not allow direct access", d.stream))
+	}
 }

@@ -74,15 +74,28 @@ func TestCheckStreams(t *testing.T) {
 		severity publishers.Severity
 		words    string // "" for nothing but the one replica of this server
 	}{
-		"good":    {func(*jetstream.StreamConfig) {}, publishers.OK, ""},
-		"memory":  {func(c *jetstream.StreamConfig) { c.Storage = jetstream.MemoryStorage }, publishers.Fail, "in memory"},
-		"work":    {func(c *jetstream.StreamConfig) { c.Retention = jetstream.WorkQueuePolicy }, publishers.Fail, "workqueue"},
-		"old":     {func(c *jetstream.StreamConfig) { c.Discard, c.MaxMsgs = jetstream.DiscardOld, 1000 }, publishers.Warn, "discard old"},
-		"window":  {func(c *jetstream.StreamConfig) { c.Duplicates = 100 * time.Millisecond }, publishers.Warn, "duplicate window of 100ms"},
-		"age":     {func(c *jetstream.StreamConfig) { c.MaxAge = time.Hour }, publishers.Warn, "keeps events for 1h"},
-		"small":   {func(c *jetstream.StreamConfig) { c.MaxMsgSize = maxEvent - 1 }, publishers.Warn, "max_msg_size"},
-		"subject": {func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 3 }, publishers.Warn, "max_msgs_per_subject"},
-		"filling": {func(c *jetstream.StreamConfig) { c.MaxBytes = 70 }, publishers.Warn, "is nearly full"},
+		"good": {func(*jetstream.StreamConfig) {}, publishers.OK, ""},
+		"memory": {
+			func(c *jetstream.StreamConfig) { c.Storage = jetstream.MemoryStorage }, publishers.Fail, "in memory",
+		},
+		"work": {
+			func(c *jetstream.StreamConfig) { c.Retention = jetstream.WorkQueuePolicy }, publishers.Fail, "workqueue",
+		},
+		"old": {
+			func(c *jetstream.StreamConfig) { c.Discard, c.MaxMsgs = jetstream.DiscardOld, 1000 },
+			publishers.Warn, "discard old",
+		},
+		"window": {
+			func(c *jetstream.StreamConfig) { c.Duplicates = 100 * time.Millisecond },
+			publishers.Warn, "duplicate window of 100ms",
+		},
+		"age":   {func(c *jetstream.StreamConfig) { c.MaxAge = time.Hour }, publishers.Warn, "keeps events for 1h"},
+		"small": {func(c *jetstream.StreamConfig) { c.MaxMsgSize = maxEvent - 1 }, publishers.Warn, "max_msg_size"},
+		"subject": {
+			func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 3 }, publishers.Warn, "max_msgs_per_subject",
+		},
+		"full":    {func(c *jetstream.StreamConfig) { c.MaxMsgs = 1 }, publishers.Fail, "is full, and refuses"},
+		"filling": {func(c *jetstream.StreamConfig) { c.MaxBytes = 70 }, publishers.Warn, "% full, and refuses"},
 	} {
 		for _, name := range []string{"orders", "rejects", "deadletters"} {
 			config := jetstream.StreamConfig{
@@ -137,20 +150,39 @@ func TestCheckUnreachable(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
+	wrong := func(urls string) nats.Config {
+		return nats.Config{URL: urls, User: "edge", Password: func() string { return "wrong-secret" }}
+	}
+	const nobody = "nats://127.0.0.1:1"
 	for _, c := range []struct {
 		cfg      nats.Config
 		severity publishers.Severity
 		words    []string
 	}{
-		{nats.Config{URL: locked.url(), User: "edge", Password: func() string { return "wrong-secret" }}, publishers.Fail, []string{"refuses the login", "POSTBRIDGE_NATS_PASSWORD"}},
-		{nats.Config{URL: locked.url() + ",nats://127.0.0.1:1", User: "edge", Password: func() string { return "wrong-secret" }}, publishers.Fail, []string{"refuses the login"}},
-		{nats.Config{URL: "nats://127.0.0.1:1," + locked.url(), User: "edge", Password: func() string { return "wrong-secret" }}, publishers.Fail, []string{"refuses the login"}},
-		{nats.Config{URL: "nats://127.0.0.1:1"}, publishers.Fail, []string{"127.0.0.1:1 cannot be reached", "POSTBRIDGE_NATS_URL"}},
-		{nats.Config{URL: "nats://" + l.Addr().String()}, publishers.Fail, []string{"cannot be reached", "timeout", "POSTBRIDGE_NATS_URL"}},
-		{nats.Config{URL: strings.Replace(plain.url(), "nats:", "tls:", 1)}, publishers.Fail, []string{"cannot be reached", "POSTBRIDGE_NATS_TLS_CA_FILE"}},
-		{nats.Config{URL: "tls://127.0.0.1:1," + plain.url()}, publishers.Fail, []string{"cannot be reached", "secure connection not available"}},
-		{nats.Config{URL: plain.url()}, publishers.Fail, []string{"stream ORDERS cannot be looked up", "JetStream does not answer; is it enabled"}},
-		{nats.Config{URL: "nats://127.0.0.1:1", Embedded: new(nats.EmbeddedConfig)}, publishers.Warn, []string{"does not run", "postbridge serve"}},
+		{wrong(locked.url()), publishers.Fail, []string{"refuses the login", "POSTBRIDGE_NATS_PASSWORD"}},
+		{wrong(locked.url() + "," + nobody), publishers.Fail, []string{"refuses the login"}},
+		{wrong(nobody + "," + locked.url()), publishers.Fail, []string{"refuses the login"}},
+		{nats.Config{URL: nobody}, publishers.Fail, []string{"127.0.0.1:1 cannot be reached", "POSTBRIDGE_NATS_URL"}},
+		{
+			nats.Config{URL: "nats://" + l.Addr().String()}, publishers.Fail,
+			[]string{"cannot be reached", "timeout", "POSTBRIDGE_NATS_URL"},
+		},
+		{
+			nats.Config{URL: strings.Replace(plain.url(), "nats:", "tls:", 1)}, publishers.Fail,
+			[]string{"cannot be reached", "POSTBRIDGE_NATS_TLS_CA_FILE"},
+		},
+		{
+			nats.Config{URL: "tls://127.0.0.1:1," + plain.url()}, publishers.Fail,
+			[]string{"cannot be reached", "secure connection not available"},
+		},
+		{
+			nats.Config{URL: plain.url()}, publishers.Fail,
+			[]string{"stream ORDERS cannot be looked up", "JetStream does not answer; is it enabled"},
+		},
+		{
+			nats.Config{URL: nobody, Embedded: new(nats.EmbeddedConfig)}, publishers.Warn,
+			[]string{"does not run", "postbridge serve"},
+		},
 	} {
 		began := time.Now()
 		results := checkBus(t, c.cfg)
@@ -176,9 +208,15 @@ func TestCheckPermissions(t *testing.T) {
 		words    []string
 	}{
 		{"", publishers.Info, []string{"before its fsync"}},
-		{"rejects.>", publishers.Fail, []string{"stream REJECTS cannot be published to", "allow publishing to rejects.>"}},
+		{
+			"rejects.>", publishers.Fail,
+			[]string{"stream REJECTS cannot be published to", "allow publishing to rejects.>"},
+		},
 		{"$SYS.REQ.USER.INFO", publishers.Info, []string{"does not show the permissions", "$SYS.REQ.USER.INFO"}},
-		{"$JS.API.STREAM.INFO.*", publishers.Fail, []string{"stream ORDERS cannot be looked up", "$JS.API.STREAM.INFO.ORDERS"}},
+		{
+			"$JS.API.STREAM.INFO.*", publishers.Fail,
+			[]string{"stream ORDERS cannot be looked up", "$JS.API.STREAM.INFO.ORDERS"},
+		},
 		{"$JS.API.DIRECT.GET.*.>", publishers.Warn, []string{"stored twice", "$JS.API.DIRECT.GET.ORDERS"}},
 	} {
 		var allow []string
@@ -195,12 +233,20 @@ func TestCheckPermissions(t *testing.T) {
 			wantWorst(t, results, publishers.Info, "has 1 of the 3 replicas")
 		}
 	}
+	// What is read is tried, so it needs no word of the server.
+	blind := startRestricted(t, []string{"orders.>", "rejects.>", "deadletters.>", "$JS.API.STREAM.INFO.*"})
+	createAll(t, blind, false)
+	results := checkBus(t, nats.Config{URL: blind.url(), User: "edge", Password: noPassword})
+	wantResult(t, results, publishers.Info, "does not show the permissions")
+	wantResult(t, results, publishers.Warn, "stream ORDERS cannot be read", "$JS.API.STREAM.MSG.GET.ORDERS")
+
 	may := startRestricted(t, append(all, "$JS.API.STREAM.CREATE.*"))
-	results := checkBus(t, nats.Config{URL: may.url(), User: "edge", Password: noPassword, CreateStreams: true})
+	results = checkBus(t, nats.Config{URL: may.url(), User: "edge", Password: noPassword, CreateStreams: true})
 	wantResult(t, results, publishers.Info, "stream ORDERS is missing: start 'postbridge serve', which creates it")
 
 	mute := startServer(t, func(o *server.Options) {
-		o.Users = []*server.User{{Username: "edge", Permissions: &server.Permissions{Subscribe: &server.SubjectPermission{Deny: []string{">"}}}}}
+		nothing := &server.Permissions{Subscribe: &server.SubjectPermission{Deny: []string{">"}}}
+		o.Users = []*server.User{{Username: "edge", Permissions: nothing}}
 	})
 	results = checkBus(t, nats.Config{URL: mute.url(), User: "edge", Password: noPassword})
 	wantResult(t, results, publishers.Fail, "stream ORDERS cannot be looked up", "_INBOX.>")

@@ -288,15 +288,16 @@ func (d *destination) check(c *jetstream.StreamConfig, discardOld bool) []publis
 		l.Fail(why, do)
 	}
 	if c.Duplicates < duplicateWindow/4 {
-		l.Warn(fmt.Sprintf("has a duplicate window of %s, which is short: every retry that is older has to be looked up",
-			c.Duplicates), "make it 2m")
+		l.Warn(fmt.Sprintf("has a duplicate window of %s, which is short: "+
+			"every retry that is older has to be looked up", c.Duplicates), "make it 2m")
 	}
 	if dropsOldest(c) && !discardOld {
 		l.Warn("drops its oldest events when it is full (discard old), read or not",
 			"set discard to new: events wait in the spool then")
 	}
 	if c.MaxMsgsPerSubject > 0 {
-		l.Warn(fmt.Sprintf("keeps %d states of an order only (max_msgs_per_subject)", c.MaxMsgsPerSubject), "set it to -1")
+		l.Warn(fmt.Sprintf("keeps %d states of an order only (max_msgs_per_subject)", c.MaxMsgsPerSubject),
+			"set it to -1")
 	}
 	if c.PersistMode == jetstream.AsyncPersistMode {
 		l.Warn("acknowledges before it writes (async persist mode)", "recreate it with the default persist mode")
@@ -318,13 +319,16 @@ func (d *destination) unfit(c *jetstream.StreamConfig) (why, do string) {
 	case c.Sealed:
 		return "is sealed, which cannot be undone", "delete or rename it"
 	case !takes(c.Subjects, d.needed):
-		return fmt.Sprintf("takes subjects %s, which misses %s", strings.Join(c.Subjects, ","), d.needed), "add " + d.subjects
+		return fmt.Sprintf("takes subjects %s, which misses %s", strings.Join(c.Subjects, ","), d.needed),
+			"add " + d.subjects
 	case c.NoAck:
 		return "does not acknowledge (no_ack), so nothing would ever be known to be stored", "set no_ack to false"
 	case c.Storage != jetstream.FileStorage:
-		return "keeps messages in memory, so that they are gone with a restart of the server", "recreate it with file storage"
+		return "keeps messages in memory, so that they are gone with a restart of the server",
+			"recreate it with file storage"
 	case c.Retention == jetstream.WorkQueuePolicy:
-		return "drops messages when they are acknowledged (workqueue retention), so that each reaches one consumer only", "recreate it with limits retention"
+		return "drops messages when they are acknowledged (workqueue retention), " +
+			"so that each reaches one consumer only", "recreate it with limits retention"
 	case c.Retention != jetstream.LimitsPolicy:
 		return "drops messages that nobody is subscribed to (interest retention)", "recreate it with limits retention"
 	}
