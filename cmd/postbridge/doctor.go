@@ -27,9 +27,9 @@ Usage: postbridge doctor [flags]
 
   --json     one object: "grade", the worst severity, and "findings", each with "area", "what",
              "grade" (ok, info, warn or fail), "text" and "do"
-  --probe    also publish a probe on each bus, as a dead letter, and read it back. It never goes
-             where orders go: its subject is deadletters.doctor, its key on Kafka doctor.<id>, and
-             its type postbridge.probe.v1
+  --probe    also publish a probe on each bus, as serve publishes a dead letter, and wait until it
+             is stored. It never goes where orders go: its subject is deadletters.doctor, its key
+             on Kafka doctor.<id>, and its type postbridge.probe.v1
 
 The fsync is measured with a file in POSTBRIDGE_DATA_DIR, which is removed again. Beside serve,
 run it as the same user. serve itself checks the same every ten minutes, but for the fsync, the
@@ -70,7 +70,7 @@ func (p *process) doctor(ctx context.Context, args []string) error {
 		return err
 	}
 	d := &doctor{c, credentials}
-	results := append(d.check(ctx, true), clock()...)
+	results := slices.Concat(d.check(ctx, true), clock())
 	if o.probe {
 		results = append(results, d.probe(ctx)...)
 	}
@@ -96,9 +96,14 @@ type doctor struct {
 	credentials *credentials
 }
 
-// check runs all checks but those that the command alone does: the buses at the same time, since a bus that is down takes
-// seconds. serve does not measure fsyncs: the disk is busy with the spool.
+// busTimeout bounds the checks of the buses as a whole, whatever a bus does.
+const busTimeout = 30 * time.Second
+
+// check runs all checks but those that the command alone does: the buses at the same time, since a bus that is down
+// takes seconds. serve does not measure fsyncs: the disk is busy with the spool.
 func (d *doctor) check(ctx context.Context, measure bool) []publishers.CheckResult {
+	ctx, cancel := context.WithTimeout(ctx, busTimeout)
+	defer cancel()
 	maxEvent := bridge.MaxEventSize(int64(d.config.MaxBody))
 	var ofNATS, ofKafka []publishers.CheckResult
 	var buses sync.WaitGroup
@@ -112,11 +117,11 @@ func (d *doctor) check(ctx context.Context, measure bool) []publishers.CheckResu
 		buses.Go(func() { ofKafka = kafka.Check(ctx, k, maxEvent) })
 	}
 	buses.Wait()
-	return slices.Concat(ofNATS, ofKafka, d.disk(measure), d.routes(), d.secrets())
+	return slices.Concat(ofNATS, ofKafka, d.disk(measure), d.routes(), d.secrets(), d.config.checkSettings())
 }
 
-// clock asks the kernel whether its clock is synchronized. serve does not: a hardened unit may have a process killed that
-// touches the clock.
+// clock asks the kernel whether its clock is synchronized. serve does not: a hardened unit may have a process killed
+// that touches the clock.
 func clock() []publishers.CheckResult {
 	c := publishers.Checks{Area: "clock", What: "this machine's clock"}
 	switch unsynchronized, err := clockUnsynchronized(); {
@@ -124,7 +129,8 @@ func clock() []publishers.CheckResult {
 	case err != nil:
 		c.Info("cannot be checked (adjtimex: "+err.Error()+")", "check it on the machine itself: timedatectl")
 	case unsynchronized:
-		c.Warn("is not synchronized (adjtimex reports STA_UNSYNC): times of events drift", "run chrony or systemd-timesyncd on the machine")
+		c.Warn("is not synchronized (adjtimex reports STA_UNSYNC): times of events drift",
+			"run chrony or systemd-timesyncd on the machine")
 	default:
 		c.OK("is synchronized")
 	}
@@ -139,8 +145,8 @@ func textReport(results []publishers.CheckResult) string {
 		count[r.Severity]++
 		fmt.Fprintf(&b, "%-4s %-7s %s\n", r.Severity, r.Area, r)
 	}
-	fmt.Fprintf(&b, "the worst is %s: %d ok, %d info, %d warn, %d fail\n",
-		publishers.Worst(results), count[publishers.OK], count[publishers.Info], count[publishers.Warn], count[publishers.Fail])
+	fmt.Fprintf(&b, "the worst is %s: %d ok, %d info, %d warn, %d fail\n", publishers.Worst(results),
+		count[publishers.OK], count[publishers.Info], count[publishers.Warn], count[publishers.Fail])
 	return b.String()
 }
 
@@ -169,24 +175,21 @@ const (
 func (d *doctor) watch(ctx context.Context, registry *prometheus.Registry) {
 	grades := newGrades()
 	registry.MustRegister(grades)
-	timer := time.NewTimer(firstCheck)
-	defer timer.Stop()
-	for {
+	for wait := firstCheck; ; {
 		select {
 		case <-ctx.Done():
 			return
-		case <-timer.C:
+		case <-time.After(wait):
 		}
 		results := d.check(ctx, false)
 		if ctx.Err() != nil {
 			return // a bus that was left is no result
 		}
 		export(grades, results)
-		next := checkInterval
+		wait = checkInterval
 		if publishers.Worst(results) == publishers.Fail {
-			next = failureInterval
+			wait = failureInterval
 		}
-		timer.Reset(next)
 	}
 }
 
@@ -197,13 +200,13 @@ func newGrades() *prometheus.GaugeVec {
 	}, []string{"area"})
 }
 
-// export sets the metric.
+// export sets the metric. The areas are the same each time.
 func export(grades *prometheus.GaugeVec, results []publishers.CheckResult) {
-	byArea := make(map[string][]publishers.CheckResult)
+	worst := make(map[string]publishers.Severity)
 	for _, r := range results {
-		byArea[r.Area] = append(byArea[r.Area], r)
+		worst[r.Area] = max(worst[r.Area], r.Severity)
 	}
-	for area, of := range byArea {
-		grades.WithLabelValues(area).Set(max(0, float64(publishers.Worst(of)-publishers.Info)))
+	for area, severity := range worst {
+		grades.WithLabelValues(area).Set(max(0, float64(severity-publishers.Info)))
 	}
 }

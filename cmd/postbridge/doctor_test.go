@@ -3,14 +3,20 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caarlos0/env/v10"
+	"github.com/nats-io/nats-server/v2/server"
+	natsgo "github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
@@ -73,12 +79,18 @@ func TestDoctorRoutes(t *testing.T) {
 func TestDoctorSecrets(t *testing.T) {
 	readable := write(t, "open", "token-token-token")
 	private := write(t, "private", "1=s")
-	hidden := write(t, "hidden", "secret")
+	closed := t.TempDir()
+	hidden := filepath.Join(closed, "open", "hidden")
+	if err := os.Mkdir(filepath.Dir(hidden), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	rewrite(t, hidden, "secret")
 	chmod(t, readable, 0o644)
 	chmod(t, hidden, 0o644)
 	letIn(t, filepath.Dir(readable))
-	chmod(t, filepath.Dir(hidden), 0o700)
-	results := newDoctor(t, "NATS_URL=nats://bus NATS_USER=edge DHAN_TOKENS_FILE="+readable+" KITE_SECRETS_FILE="+private+" NATS_PASSWORD_FILE="+hidden).secrets()
+	chmod(t, closed, 0o700)
+	results := newDoctor(t, "NATS_URL=nats://bus NATS_USER=edge DHAN_TOKENS_FILE="+readable+
+		" KITE_SECRETS_FILE="+private+" NATS_PASSWORD_FILE="+hidden).secrets()
 	wantSaid(t, results, "warn secrets "+readable, "may be read by every user", "chmod 600")
 	wantSaid(t, results, "!warn secrets "+private)
 	wantSaid(t, results, "!warn secrets "+hidden)
@@ -87,6 +99,12 @@ func TestDoctorSecrets(t *testing.T) {
 	chmod(t, readable, 0o640) // of a group of ours, as Kubernetes makes it
 	results = newDoctor(t, "DHAN_TOKENS_FILE="+readable).secrets()
 	wantSaid(t, results, "ok secrets "+readable)
+}
+
+// TestDoctorSettings is that the doctor reports what serve warns of when it starts.
+func TestDoctorSettings(t *testing.T) {
+	d := newDoctor(t, "KITE_SECRETS=1=s KITE_CHECKSUM=user_id NATS_LISTEN=127.0.0.1:1 DATA_DIR="+t.TempDir())
+	wantSaid(t, d.check(t.Context(), false), "warn routes POSTBRIDGE_KITE_CHECKSUM is user_id", "unset it")
 }
 
 // TestDoctorOwnListeners is that the secrets of what we serve ourselves are looked at as those of the brokers and buses are.
@@ -119,6 +137,11 @@ func letIn(t *testing.T, dir string) {
 	t.Helper()
 	for ; dir != filepath.Clean(os.TempDir()); dir = filepath.Dir(dir) {
 		chmod(t, dir, 0o755)
+	}
+	for ; dir != filepath.Dir(dir); dir = filepath.Dir(dir) {
+		if !othersMay(0o001, dir) {
+			t.Skipf("others may not go into %s", dir)
+		}
 	}
 }
 
@@ -162,6 +185,120 @@ func TestDoctorMemory(t *testing.T) {
 	}
 	defer os.RemoveAll(dir)
 	wantSaid(t, newDoctor(t, "DHAN_TOKENS=t DATA_DIR="+dir).disk(false), "fail disk "+dir+" is in memory (tmpfs)", "POSTBRIDGE_DATA_DIR")
+}
+
+// TestDoctorProbe is that a probe is stored as a dead letter on each bus, each time, and that without one nothing is.
+func TestDoctorProbe(t *testing.T) {
+	t.Parallel()
+	address, js := startRestrictedNATS(t)
+	fake := startKafka(t, 0, t.TempDir())
+	stream := func(name string) (s jetstream.Stream) {
+		t.Helper()
+		s, err := js.CreateOrUpdateStream(t.Context(), jetstream.StreamConfig{
+			Name: strings.ToUpper(name), Subjects: []string{name + ".>"}, AllowDirect: true,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	destinations := []string{"orders", "rejects", "deadletters"}
+	want := func(deadletters int) {
+		t.Helper()
+		for _, name := range destinations {
+			n := 0
+			if name == "deadletters" {
+				n = deadletters
+			}
+			if got := int(stream(name).CachedInfo().State.LastSeq); got != n {
+				t.Errorf("stream %s has %d messages, want %d", name, got, n)
+			}
+			records := 0
+			for _, p := range fake.PartitionInfos(name) {
+				records += int(p.HighWatermark)
+			}
+			if records != n {
+				t.Errorf("topic %s has %d records, want %d", name, records, n)
+			}
+		}
+	}
+	for _, name := range destinations {
+		stream(name)
+		fake.addTopic(t, name, 6)
+	}
+	d := newDoctor(t, fmt.Sprintf("DHAN_TOKENS=t DATA_DIR=%s PUBLISH=nats,kafka KAFKA_BROKERS=127.0.0.1:%d "+
+		"NATS_URL=nats://edge:secret@%s", t.TempDir(), fake.port, address))
+	results := d.check(t.Context(), true)
+	// The user may not read what is stored. That is for this check; a probe is stored if the bus acknowledges it.
+	wantSaid(t, results, "warn nats stream ORDERS cannot be read", "stored twice")
+	wantSaid(t, results, "ok kafka the bus")
+	want(0)
+
+	for n := range 2 {
+		results = d.probe(t.Context())
+		wantSaid(t, results, "ok nats the probe is stored")
+		wantSaid(t, results, "ok kafka the probe is stored")
+		want(n + 1)
+	}
+	m, err := stream("deadletters").GetLastMsgForSubject(t.Context(), "deadletters.doctor")
+	if err != nil || m.Header.Get("ce-type") != "postbridge.probe.v1" {
+		t.Errorf("%+v, %v", m, err)
+	}
+	tail := fake.tail(t, "--bus kafka --destination deadletters --from start --count 2 --timeout 20s --headers")
+	for line := range strings.Lines(tail.stdout) {
+		if !strings.Contains(line, `"key":"doctor.`) || !strings.Contains(line, `"ce_type":"postbridge.probe.v1"`) {
+			t.Error(line)
+		}
+	}
+	if strings.Count(tail.stdout, "\n") != 2 {
+		t.Errorf("%+v", tail)
+	}
+
+	if err := js.DeleteStream(t.Context(), "DEADLETTERS"); err != nil {
+		t.Fatal(err)
+	}
+	if err := fake.DeleteTopic("deadletters"); err != nil {
+		t.Fatal(err)
+	}
+	results = d.probe(t.Context())
+	wantSaid(t, results, "fail nats the probe is not stored", "stream DEADLETTERS is missing", "create it")
+	wantSaid(t, results, "fail kafka the probe is not stored", "topic deadletters", "it is missing: create it")
+	_, err = js.Stream(t.Context(), "DEADLETTERS")
+	if !errors.Is(err, jetstream.ErrStreamNotFound) || fake.TopicInfo("deadletters") != nil {
+		t.Errorf("the probe created it: %v", err)
+	}
+}
+
+// startRestrictedNATS starts a server whose user edge may publish and look at streams, but not read them. js is of an
+// operator.
+func startRestrictedNATS(t *testing.T) (address string, js jetstream.JetStream) {
+	t.Helper()
+	may := &server.Permissions{Publish: &server.SubjectPermission{
+		Allow: []string{"orders.>", "rejects.>", "deadletters.>", "$JS.API.STREAM.INFO.*", "$SYS.REQ.USER.INFO"},
+	}}
+	s, err := server.NewServer(&server.Options{
+		Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
+		Users: []*server.User{
+			{Username: "admin", Password: "secret"}, {Username: "edge", Password: "secret", Permissions: may},
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
+	if !s.ReadyForConnections(20 * time.Second) {
+		t.Fatal("the NATS server does not become ready")
+	}
+	conn, err := natsgo.Connect(s.ClientURL(), natsgo.UserInfo("admin", "secret"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(conn.Close)
+	if js, err = jetstream.New(conn); err != nil {
+		t.Fatal(err)
+	}
+	return s.Addr().String(), js
 }
 
 // TestDoctorReport holds what people and programs read.
@@ -225,7 +362,8 @@ func TestDoctorMetric(t *testing.T) {
 		return publishers.CheckResult{Area: area, Severity: g}
 	}
 	export(grades, []publishers.CheckResult{
-		find("nats", publishers.OK), find("nats", publishers.Fail), find("disk", publishers.Warn), find("disk", publishers.OK), find("clock", publishers.Info),
+		find("nats", publishers.OK), find("nats", publishers.Fail), find("disk", publishers.Warn),
+		find("disk", publishers.OK), find("clock", publishers.Info),
 	})
 	const want = `# HELP postbridge_doctor_grade The worst that 'postbridge doctor' finds: 0 ok, 1 warn, 2 fail.
 # TYPE postbridge_doctor_grade gauge

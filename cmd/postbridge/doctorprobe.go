@@ -18,8 +18,8 @@ import (
 const (
 	// probeType is the CloudEvents type of a probe, which is no event.
 	probeType = "postbridge.probe.v1"
-	// probeName stands for the broker, in subject and key, and for the spool.
-	probeName = "doctor"
+	// probeBroker stands for the broker, in subject and key.
+	probeBroker = "doctor"
 	// probeTimeout is how long a bus may take to store a probe.
 	probeTimeout = 10 * time.Second
 )
@@ -40,20 +40,22 @@ func (d *doctor) probe(ctx context.Context) (all []publishers.CheckResult) {
 	return all
 }
 
-// publishProbe returns once the bus stores a probe, or what keeps it from that.
+// publishProbe returns once the bus stores a probe, or what keeps it from that. The probe is the only event of a spool
+// of its own, or else a stream would take the next one for a repeat.
 func publishProbe(ctx context.Context, bus bridge.Bus) error {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
+	id, now := rand.Text(), time.Now().UTC()
 	var mu sync.Mutex
-	conditions := make(map[string]string) // guarded by mu
+	conditions := make(map[string]string) // that hold; guarded by mu
 	p, err := bus.Open(bridge.Opening{
-		Spool: probeName, SaveState: func() error { return nil }, Rewound: func(uint64, error) {},
-		Report: func(cause string, err error) {
+		Spool: id, SaveState: func() error { return nil }, Rewound: func(uint64, error) {},
+		Report: func(condition string, err error) {
 			mu.Lock()
 			defer mu.Unlock()
-			delete(conditions, cause)
+			delete(conditions, condition)
 			if err != nil {
-				conditions[cause] = cause + ": " + err.Error()
+				conditions[condition] = condition + ": " + err.Error()
 			}
 		},
 	})
@@ -61,10 +63,9 @@ func publishProbe(ctx context.Context, bus bridge.Bus) error {
 		return err
 	}
 	defer func() { _ = p.Close() }() // it holds nothing
-	id, now := rand.Text(), time.Now().UTC()
 	done := make(chan error, 1)
 	p.Publish(ctx, &bridge.Delivery{
-		Spool: probeName, Sequence: 1, ID: id, Broker: probeName, Type: probeType, ReceivedAt: now, Deadletter: true,
+		Spool: id, Sequence: 1, ID: id, Broker: probeBroker, Type: probeType, ReceivedAt: now, Deadletter: true,
 		Data: fmt.Appendf(nil, `{"probe":%q,"sent_at":%q}`, id, now.Format(time.RFC3339Nano)),
 	}, func(err error) { done <- err })
 	select {
@@ -73,7 +74,7 @@ func publishProbe(ctx context.Context, bus bridge.Bus) error {
 	case <-ctx.Done():
 		mu.Lock()
 		defer mu.Unlock()
-		why := slices.Sorted(maps.Values(conditions))
-		return fmt.Errorf("no acknowledgement within %v: %s", probeTimeout, strings.Join(why, "; "))
+		why := strings.Join(slices.Sorted(maps.Values(conditions)), "; ")
+		return fmt.Errorf("no acknowledgement within %v: %s", probeTimeout, why)
 	}
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,7 +19,8 @@ func (d *doctor) routes() []publishers.CheckResult {
 	kite := publishers.Checks{Area: "routes", What: d.config.kiteRoute()}
 	if tokens := load(&d.credentials.kiteTokens); d.config.kiteOn() && tokens == nil {
 		kite.Warn("has the checksum for its only proof, which covers order id and time only: "+
-			"who saw a postback can send it again with other fields", "set POSTBRIDGE_KITE_TOKENS, and register /kite/<token>")
+			"who saw a postback can send it again with other fields",
+			"set POSTBRIDGE_KITE_TOKENS, and register /kite/<token>")
 	} else if d.config.kiteOn() {
 		checkTokens(&kite, "POSTBRIDGE_KITE_TOKENS", tokens)
 	}
@@ -47,7 +49,8 @@ func (d *doctor) secrets() (all []publishers.CheckResult) {
 	for _, path := range slices.DeleteFunc(paths, func(path string) bool { return path == "" }) {
 		file := publishers.Checks{Area: "secrets", What: path}
 		if everyoneReads(path) {
-			file.Warn("holds secrets and may be read by every user of this machine", "chmod 600, or 440 with a group of postbridge's own")
+			file.Warn("holds secrets and may be read by every user of this machine",
+				"chmod 600, or 440 with a group of postbridge's own")
 		}
 		file.OK("cannot be read by every user")
 		all = append(all, file.Results...)
@@ -55,12 +58,21 @@ func (d *doctor) secrets() (all []publishers.CheckResult) {
 	return all
 }
 
-// everyoneReads reports whether every user of the machine may read a file, by its mode and that of its directory.
+// everyoneReads reports whether every user of the machine may read a file, by its mode and those of the directories
+// above it.
 func everyoneReads(path string) bool {
-	file, err := os.Stat(path)
-	if err != nil || file.Mode()&0o004 == 0 {
+	path, err := filepath.Abs(path)
+	if err != nil || !othersMay(0o004, path) {
 		return false
 	}
-	dir, err := os.Stat(filepath.Dir(path))
-	return err != nil || dir.Mode()&0o001 != 0
+	dir := filepath.Dir(path)
+	for ; dir != filepath.Dir(dir) && othersMay(0o001, dir); dir = filepath.Dir(dir) {
+	}
+	return othersMay(0o001, dir)
+}
+
+// othersMay reports whether a permission is given to others than owner and group.
+func othersMay(permission fs.FileMode, path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode()&permission != 0
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/postbridge/postbridge/brokers"
 	"github.com/postbridge/postbridge/brokers/dhan"
 	"github.com/postbridge/postbridge/brokers/kite"
+	"github.com/postbridge/postbridge/publishers"
 	"github.com/postbridge/postbridge/publishers/kafka"
 	"github.com/postbridge/postbridge/publishers/nats"
 )
@@ -149,25 +150,37 @@ func (c *config) logger(stderr *logQueue) *slog.Logger {
 
 // warn logs what the settings allow but should be known.
 func (c *config) warn(log *slog.Logger) {
-	warn := func(setting, text, do string) { log.Warn(envPrefix + setting + " " + text + ": " + do) }
+	for _, r := range c.checkSettings() {
+		log.Warn(r.String())
+	}
+}
+
+// checkSettings returns a warning for each setting that is allowed but should be known. The doctor reports them, too.
+func (c *config) checkSettings() (all []publishers.CheckResult) {
+	warn := func(area, setting, text, do string) {
+		what := envPrefix + setting
+		all = append(all, publishers.CheckResult{Area: area, What: what, Severity: publishers.Warn, Text: text, Do: do})
+	}
 	if c.KiteChecksum == string(kite.UserID) && c.kiteOn() {
-		warn("KITE_CHECKSUM", "is user_id, so that a checksum that stays the same through all states of an order is accepted beside the official one",
-			"unset it once the sender signs as Kite documents")
+		warn("routes", "KITE_CHECKSUM", "is user_id, so that a checksum that stays the same through all states of an "+
+			"order is accepted beside the official one", "unset it once the sender signs as Kite documents")
 	}
 	if files := openFiles(); c.connections(files) < c.MaxConnections {
-		warn("MAX_CONNECTIONS", fmt.Sprintf("is %d, and this process may have %d files open, so %d connections are taken at once",
-			c.MaxConnections, files, c.connections(files)), "raise the limit of open files (ulimit -n, LimitNOFILE=), or set it lower")
+		warn("routes", "MAX_CONNECTIONS", fmt.Sprintf("is %d, and this process may have %d files open, "+
+			"so %d connections are taken at once", c.MaxConnections, files, c.connections(files)),
+			"raise the limit of open files (ulimit -n, LimitNOFILE=), or set it lower")
 	}
 	if host, _, err := net.SplitHostPort(c.NATSListen); c.embedded() && err == nil {
 		if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
-			warn("NATS_LISTEN", "is open to other machines, and the embedded server asks nobody for a login",
+			warn("nats", "NATS_LISTEN", "is open to other machines, and the embedded server asks nobody for a login",
 				"keep strangers out, or use a NATS server of your own")
 		}
 	}
 	if k := c.kafkaConfig(nil); k.PlainPassword() {
-		warn("KAFKA_SASL_MECHANISM", "is PLAIN without TLS, which sends the password as it is",
+		warn("kafka", "KAFKA_SASL_MECHANISM", "is PLAIN without TLS, which sends the password as it is",
 			"set POSTBRIDGE_KAFKA_TLS, or the mechanism to SCRAM-SHA-512")
 	}
+	return all
 }
 
 // spareFiles are open files that are not for connections of brokers: whoever opens those must not be able to keep a file
