@@ -38,13 +38,15 @@ func (d *doctor) disk(measure bool) []publishers.CheckResult {
 	}
 	checkFileSystem(c, dir)
 	err := d.checkSpace(c, dir)
+	if err == nil {
+		c.OK("is on a local disk with enough space")
+	}
 	if err == nil && measure && dir == data {
 		err = checkFsync(c, data)
 	}
 	if err != nil {
 		c.Fail("cannot be used: "+err.Error(), "run the doctor as the user of serve, or repair the directory")
 	}
-	c.OK("is on a local disk with enough space")
 	return c.Results
 }
 
