@@ -24,7 +24,6 @@ require (
 	go.opentelemetry.io/otel/sdk v1.47.0 // traces, sampled and batched
 	go.opentelemetry.io/otel/trace v1.47.0 // traces
 	go.opentelemetry.io/proto/otlp v1.11.0 // tests: the collector that receives traces
-	go.yaml.in/yaml/v3 v3.0.5 // tests: deploy/asyncapi.yaml
 	google.golang.org/protobuf v1.36.12 // tests: the collector that receives traces
 )
 

@@ -1,3 +1,3 @@
-// Package check tests what is deployed with postbridge: that files fit each other, and the program and the formats they
-// are for. It is a module of its own, so that what it needs is no dependency of postbridge.
+// Package check tests the files under deploy: against each other, against the program, and against the formats that they
+// are written in. It is a module of its own, so that its dependencies are none of postbridge's.
 package check

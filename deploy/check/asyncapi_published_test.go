@@ -1,4 +1,4 @@
-package publishers_test
+package check
 
 import (
 	"bytes"
@@ -30,9 +30,9 @@ import (
 	"github.com/postbridge/postbridge/publishers/nats"
 )
 
-// TestAsyncAPI publishes the events that deploy/asyncapi.yaml has for examples, and wants on both buses what it says: the
-// streams and topics, the subjects and keys, headers and data that fit the schemas, and the examples as they are written.
-func TestAsyncAPI(t *testing.T) {
+// TestAsyncAPIOnBuses publishes the example events of asyncapi.yaml to both buses and compares what they store with the
+// document: streams and topics, subjects and keys, the schemas of headers and data, and the examples as they are written.
+func TestAsyncAPIOnBuses(t *testing.T) {
 	api := readAsyncAPI(t)
 	var all []*bridge.Delivery
 	for _, name := range []string{"natsOrder", "natsReject", "natsDeadletter"} { // those of Kafka are of the same events
@@ -41,7 +41,8 @@ func TestAsyncAPI(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	url, brokers := startNATS(t), startKafka(t)
 	publish(t, nats.NewBus(nats.Config{URL: url, CreateStreams: true}, log), all)
-	publish(t, kafka.NewBus(kafka.Config{Brokers: brokers, CreateTopics: true, Partitions: 1, Replication: 1}, log), all)
+	topics := kafka.Config{Brokers: brokers, CreateTopics: true, Partitions: 1, Replication: 1}
+	publish(t, kafka.NewBus(topics, log), all)
 	for dest, n := range map[string]int{"Orders": 2, "Rejects": 1, "Deadletters": 1} {
 		api.check(t, "nats"+dest, n, inStream(t, url, api.Channels["nats"+dest].Stream))
 		api.check(t, "kafka"+dest, n, inTopic(t, brokers, api.Channels["kafka"+dest].Address))
@@ -51,7 +52,7 @@ func TestAsyncAPI(t *testing.T) {
 	}
 }
 
-// asyncAPI is what of the document can be held to a bus.
+// asyncAPI holds the parts of the document that a bus can be compared with.
 type asyncAPI struct {
 	Channels map[string]struct {
 		Address  string
@@ -80,10 +81,10 @@ type ref struct {
 	To string `yaml:"$ref"`
 }
 
-// name is the last part of what it refers to.
+// name returns the last part of the reference.
 func (r ref) name() string { return r.To[strings.LastIndex(r.To, "/")+1:] }
 
-// documents is where the schemas say that they are.
+// documents is the base of the schemas' $id.
 const documents = "https://github.com/postbridge/postbridge/deploy/"
 
 func readAsyncAPI(t *testing.T) *asyncAPI {
@@ -91,16 +92,12 @@ func readAsyncAPI(t *testing.T) *asyncAPI {
 	api := &asyncAPI{schemas: jsonschema.NewCompiler()}
 	api.schemas.AssertFormat()
 	for _, file := range []string{"event.schema.json", "asyncapi.yaml"} {
-		text, err := os.ReadFile("../deploy/" + file)
-		if err == nil {
-			err = api.schemas.AddResource(documents+file, decode(t, text))
-		}
-		if err == nil && file == "asyncapi.yaml" {
-			err = yaml.Unmarshal(text, api)
-		}
-		if err != nil {
+		if err := api.schemas.AddResource(documents+file, parse(t, file)); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if err := yaml.Unmarshal([]byte(read(t, "asyncapi.yaml")), api); err != nil {
+		t.Fatal(err)
 	}
 	return api
 }
@@ -114,7 +111,7 @@ func decode(t *testing.T, text []byte) (value any) {
 	return value
 }
 
-// example is what the bridge makes of the event in the example of a message.
+// example returns the delivery of the event in the example of a message.
 func (api *asyncAPI) example(t *testing.T, name string) *bridge.Delivery {
 	t.Helper()
 	e := api.Components.Messages[name].Examples[0]
@@ -138,10 +135,10 @@ func (api *asyncAPI) example(t *testing.T, name string) *bridge.Delivery {
 	}
 }
 
-// golden is the event that an example shows: one of those that the brokers' tests want.
+// golden returns the event that an example shows, which must be a golden file of a broker's tests.
 func golden(t *testing.T, id string, payload any) *event.Event {
 	t.Helper()
-	files, err := filepath.Glob("../brokers/*/testdata/events/*.json")
+	files, err := filepath.Glob(top + "/brokers/*/testdata/events/*.json")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -162,18 +159,18 @@ func golden(t *testing.T, id string, payload any) *event.Event {
 		}
 		return wanted
 	}
-	t.Fatalf("no broker's tests want the event %s as it is in the example", id)
+	t.Fatalf("no golden file of a broker has the event %s as it is in the example", id)
 	return nil
 }
 
-// message is one as a bus has it.
+// message is a message as read from a bus.
 type message struct {
 	address, key string // a JetStream message has no key
 	headers      map[string]any
 	data         []byte
 }
 
-// check holds the messages that are in a channel to what the document says of it.
+// check compares the messages in a channel with the document.
 func (api *asyncAPI) check(t *testing.T, name string, n int, messages []message) {
 	t.Helper()
 	if len(messages) != n {
@@ -211,7 +208,7 @@ func (api *asyncAPI) check(t *testing.T, name string, n int, messages []message)
 	}
 }
 
-// sameNames wants these headers and no others.
+// sameNames fails the test unless the headers are exactly the required ones.
 func sameNames(t *testing.T, channel string, headers map[string]any, required []string) {
 	t.Helper()
 	got, want := slices.Sorted(maps.Keys(headers)), slices.Sorted(slices.Values(required))
@@ -220,16 +217,17 @@ func sameNames(t *testing.T, channel string, headers map[string]any, required []
 	}
 }
 
-// address is where the document says that the event is.
+// address returns the subject or topic that the document gives the event.
 func address(template string, event map[string]any) string {
 	text := func(name string) string {
 		s, _ := event[name].(string)
 		return bridge.EscapeToken(s)
 	}
-	return strings.NewReplacer("{broker}", text("broker"), "{user_id}", text("user_id"), "{order_id}", text("order_id")).Replace(template)
+	fill := strings.NewReplacer("{broker}", text("broker"), "{user_id}", text("user_id"), "{order_id}", text("order_id"))
+	return fill.Replace(template)
 }
 
-// fits holds a value to a schema in the document.
+// fits validates a value against a schema in the document.
 func (api *asyncAPI) fits(t *testing.T, schema string, value any) {
 	t.Helper()
 	compiled, err := api.schemas.Compile(documents + "asyncapi.yaml" + schema)
@@ -243,7 +241,9 @@ func (api *asyncAPI) fits(t *testing.T, schema string, value any) {
 
 func startNATS(t *testing.T) (url string) {
 	t.Helper()
-	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true})
+	s, err := server.NewServer(&server.Options{
+		Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -267,7 +267,7 @@ func startKafka(t *testing.T) (brokers []string) {
 
 func publish(t *testing.T, bus bridge.Bus, all []*bridge.Delivery) {
 	t.Helper()
-	p, err := bus.Open(opening())
+	p, err := bus.Open(bridge.Opening{Report: func(string, error) {}, KeepNote: func() error { return nil }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -288,7 +288,7 @@ func publish(t *testing.T, bus bridge.Bus, all []*bridge.Delivery) {
 	}
 }
 
-// inStream reads all of a stream, which has to take the subjects that the document says.
+// inStream reads all messages of a stream, whose subjects must be those of the document.
 func inStream(t *testing.T, url string, want stream) (all []message) {
 	t.Helper()
 	conn, err := natsgo.Connect(url)
@@ -325,7 +325,7 @@ func inStream(t *testing.T, url string, want stream) (all []message) {
 	return all
 }
 
-// inTopic reads all of a topic, which has one partition.
+// inTopic reads all messages of a topic with one partition.
 func inTopic(t *testing.T, brokers []string, topic string) (all []message) {
 	t.Helper()
 	client, err := kgo.NewClient(kgo.SeedBrokers(brokers...),
