@@ -72,7 +72,7 @@ func benchmarkPublish(b *testing.B, keys int) {
 }
 
 // BenchmarkBare is what to compare BenchmarkPublish with: the same messages and headers through the library alone,
-// without order, retry or look-up.
+// without order, retry or lookup.
 func BenchmarkBare(b *testing.B) {
 	n := startServer(b, func(o *server.Options) { o.SyncInterval = time.Second }) // as the embedded one
 	nc, err := natsgo.Connect("", natsgo.InProcessServer(n.server))

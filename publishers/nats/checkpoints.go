@@ -18,11 +18,11 @@ const quorumAge = 3 * time.Second
 
 var errNotLed = errors.New("the node that answers is cut off or knows of no leader, so the stream may have more")
 
-// lookUpCheckpoint asks a stream for the event of a checkpoint.
-func (p *Publisher) lookUpCheckpoint(
-	looks context.Context, js jetstream.JetStream, d *destination, k publishers.Checkpoint,
+// lookupCheckpoint asks a stream for the event of a checkpoint.
+func (p *Publisher) lookupCheckpoint(
+	lookups context.Context, js jetstream.JetStream, d *destination, k publishers.Checkpoint,
 ) (publishers.Presence, error) {
-	ctx, cancel := context.WithTimeout(looks, ackTimeout)
+	ctx, cancel := context.WithTimeout(lookups, ackTimeout)
 	defer cancel()
 	s, err := js.Stream(ctx, d.stream)
 	if err != nil {
@@ -69,10 +69,10 @@ func led(c *jetstream.ClusterInfo) bool {
 
 // checkLoss checks whether the stream still has what it stored, and asks for a rewind if it has not: nothing more is
 // sent to the stream then, and another publisher goes on. An error says why events wait.
-func (p *Publisher) checkLoss(looks context.Context, s *publishers.Stream) (lost bool, err error) {
+func (p *Publisher) checkLoss(lookups context.Context, s *publishers.Stream) (lost bool, err error) {
 	loss, err := p.checkpoints.Check(s)
 	switch {
-	case looks.Err() != nil:
+	case lookups.Err() != nil:
 		return false, nil // the session is over, or nobody may look
 	case err != nil || loss == nil:
 		return false, err

@@ -53,9 +53,9 @@ func checking(t *testing.T, info func() (*jetstream.StreamInfo, error)) (p *Publ
 	p.checkpoints, _ = publishers.LoadCheckpoints(state, publishers.BlindFor, p.log)
 	p.session = session{js: &answering{info: info}, up: true, ctx: t.Context()}
 	d = newDestination(bridge.Orders, "", "*.*.*")
-	d.looks, d.ready = t.Context(), true
+	d.lookups, d.ready = t.Context(), true
 	d.checked = p.checkpoints.NewStream(d.stream, func(k publishers.Checkpoint) (publishers.Presence, error) {
-		return p.lookUpCheckpoint(d.looks, p.session.js, d, k)
+		return p.lookupCheckpoint(d.lookups, p.session.js, d, k)
 	})
 	p.destinations = map[bridge.Destination]*destination{bridge.Orders: d}
 	return p, d, lost
@@ -103,8 +103,8 @@ func TestConfirmLoss(t *testing.T) {
 // TestMayNotLook: events do not wait for a check that is not permitted.
 func TestMayNotLook(t *testing.T) {
 	p, d, lost := checking(t, ends(time.Unix(1, 0), 50))
-	looks, deny := context.WithCancel(t.Context())
-	d.looks = looks
+	lookups, deny := context.WithCancel(t.Context())
+	d.lookups = lookups
 	deny()
 	if !p.checkStream(d) || !d.ready || *lost {
 		t.Errorf("events go: %v, lost: %v", d.ready, *lost)

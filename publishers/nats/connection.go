@@ -16,23 +16,23 @@ import (
 )
 
 const (
-	// dialTimeout is how long a server may take to accept us.
+	// dialTimeout limits a dial and the handshake with the server.
 	dialTimeout = 5 * time.Second
-	// Reconnects start at once, because most cuts are short, and slow down to every two seconds.
+	// Reconnects begin at once, as most interruptions are short, and back off to every two seconds.
 	minReconnectWait = 50 * time.Millisecond
 	maxReconnectWait = 2 * time.Second
-	// pollInterval is how often the certificates and a connection that does not come up are looked at.
+	// pollInterval is how often the certificates and a failing connection are checked.
 	pollInterval = 2 * time.Second
 )
 
-// stayConnected keeps a connection until Close. The library reconnects by itself, but not after every error: what it
-// does not know ("Maximum Payload Violation", after a server's limit was lowered) closes the connection for good.
+// stayConnected keeps a connection open until Close. The library reconnects by itself, except after errors that it does not
+// know, like "Maximum Payload Violation" after a server's limit was lowered: they close the connection for good.
 func (p *Publisher) stayConnected() {
 	for attempt := 1; p.ctx.Err() == nil; attempt++ {
 		closed := make(chan struct{})
 		conn, err := natsgo.Connect(p.cfg.URL, append(p.options(), natsgo.ClosedHandler(func(*natsgo.Conn) { close(closed) }))...)
 		if err == nil {
-			p.attend(conn, closed)
+			p.supervise(conn, closed)
 			conn.Close()
 			p.down(conn, conn.LastError())
 		} else {
@@ -45,8 +45,8 @@ func (p *Publisher) stayConnected() {
 	}
 }
 
-// attend watches over a connection until it is closed.
-func (p *Publisher) attend(conn *natsgo.Conn, closed <-chan struct{}) {
+// supervise reports handshake errors of a connection, and renews it when needed, until it is closed.
+func (p *Publisher) supervise(conn *natsgo.Conn, closed <-chan struct{}) {
 	poll := time.NewTicker(pollInterval)
 	defer poll.Stop()
 	renewals := bridge.NewPacer(firstRetry)
@@ -59,7 +59,7 @@ func (p *Publisher) attend(conn *natsgo.Conn, closed <-chan struct{}) {
 		case <-poll.C:
 		}
 		if !conn.IsConnected() {
-			// A handshake that fails (TLS, credentials) is told to no callback.
+			// No callback gets a failed handshake (TLS, credentials).
 			if err := conn.LastError(); err != nil && !errors.Is(err, natsgo.ErrPermissionViolation) {
 				p.stillDown(err)
 			}
@@ -67,12 +67,12 @@ func (p *Publisher) attend(conn *natsgo.Conn, closed <-chan struct{}) {
 		if p.certificates != nil && p.certificates.Changed() {
 			p.renew(conn, "the TLS files changed")
 		} else if p.inboxDenied() && renewals.Due(time.Now()) {
-			p.renew(conn, "answers cannot arrive; perhaps that is mended")
+			p.renew(conn, "responses cannot arrive; the permission may have been granted")
 		}
 	}
 }
 
-// renew replaces the connection by a new one. What is in flight is offered again on that.
+// renew replaces the connection. Copies in flight are sent again on the new one.
 func (p *Publisher) renew(conn *natsgo.Conn, why string) {
 	p.log.Info("renewing the connection", "why", why)
 	if err := conn.ForceReconnect(); err != nil {
@@ -83,15 +83,15 @@ func (p *Publisher) renew(conn *natsgo.Conn, why string) {
 func (p *Publisher) options() []natsgo.Option {
 	options := []natsgo.Option{
 		natsgo.Name("postbridge"),
-		// Never give up, not even at start or on a wrong password: that may be mended on the other side.
+		// Never give up, not even at start or on a wrong password: the server's configuration may be corrected.
 		natsgo.RetryOnFailedConnect(true),
 		natsgo.MaxReconnects(-1),
 		natsgo.IgnoreAuthErrorAbort(),
 		natsgo.CustomReconnectDelay(reconnectWait),
-		// No buffer while disconnected: what it holds would be sent before, and so after, what is offered again.
+		// No buffer while disconnected: it would send messages out of order with their retries.
 		natsgo.ReconnectBufSize(-1),
 		natsgo.ReconnectOnFlusherError(),
-		// A connection that is half open is noticed by a ping, or by a write.
+		// Detect a half-open connection by a ping or a write.
 		natsgo.PingInterval(10 * time.Second),
 		natsgo.FlusherTimeout(10 * time.Second),
 		natsgo.Timeout(dialTimeout),
@@ -108,13 +108,13 @@ func (p *Publisher) options() []natsgo.Option {
 	return append(options, p.cfg.connectOptions(p.certificates)...)
 }
 
-// reconnectWait doubles from attempt to attempt; half of it is jitter, so that replicas do not come all at once.
+// reconnectWait doubles with each attempt; half of it is jitter, so that replicas do not reconnect at once.
 func reconnectWait(attempt int) time.Duration {
 	d := min(minReconnectWait<<min(attempt-1, 10), maxReconnectWait)
 	return d/2 + rand.N(d/2)
 }
 
-// up takes a connection that is there, the first time or again. It takes mu.
+// up begins a session on a connect or reconnect. It locks mu.
 func (p *Publisher) up(conn *natsgo.Conn) {
 	p.mu.Lock()
 	js := p.session.js
@@ -139,30 +139,30 @@ func (p *Publisher) up(conn *natsgo.Conn) {
 	p.session.ctx, p.session.end = context.WithCancel(p.ctx)
 	p.report("connection", nil)
 	for _, d := range p.destinations {
-		d.ready, d.refused = false, true // it may be another server's, or changed
+		d.ready, d.refused = false, true // it may be another server's stream, or changed
 		d.forgetSample()
-		d.lookUpDenied = false
-		looks, end := context.WithCancel(p.session.ctx)
-		d.looks, d.endLooks = looks, end
+		d.lookupDenied = false
+		lookups, end := context.WithCancel(p.session.ctx)
+		d.lookups, d.endLookups = lookups, end
 		d.checked = p.checkpoints.NewStream(d.stream, func(k publishers.Checkpoint) (publishers.Presence, error) {
-			return p.lookUpCheckpoint(looks, js, d, k)
+			return p.lookupCheckpoint(lookups, js, d, k)
 		})
-		d.wantCheck()
+		d.requestCheck()
 	}
 }
 
 func (p *Publisher) newJetStream(conn *natsgo.Conn) (jetstream.JetStream, error) {
 	return jetstream.New(conn,
 		jetstream.WithDefaultTimeout(ackTimeout),
-		jetstream.WithPublishAsyncTimeout(ackTimeout), // or a lost acknowledgement is waited for for ever
-		// The library would hold up the sender at its limit. Ours comes first.
+		jetstream.WithPublishAsyncTimeout(ackTimeout), // else it waits for a lost acknowledgement forever
+		// The library blocks the sender at its limit; maxInFlight is reached first.
 		jetstream.WithPublishAsyncMaxPending(64*maxInFlight),
 		jetstream.WithPublishAsyncAckHandler(p.acked),
 		jetstream.WithPublishAsyncErrHandler(p.failed),
 	)
 }
 
-// down takes the loss of a connection. It takes mu.
+// down ends a session after a disconnect. It locks mu.
 func (p *Publisher) down(conn *natsgo.Conn, err error) {
 	p.mu.Lock()
 	if p.session.conn == conn {
@@ -170,16 +170,16 @@ func (p *Publisher) down(conn *natsgo.Conn, err error) {
 		p.session.end()
 	}
 	p.mu.Unlock()
-	if err == nil || errors.Is(err, natsgo.ErrPermissionViolation) { // which ends no connection, and may name an order
+	if err == nil || errors.Is(err, natsgo.ErrPermissionViolation) { // it ends no connection, and may quote an order's subject
 		err = errors.New("the connection was lost")
 	}
 	p.stillDown(err)
 }
 
-// stillDown reports why there is no connection. It takes mu.
+// stillDown reports why there is no connection. It locks mu.
 func (p *Publisher) stillDown(err error) {
 	if errors.Is(err, natsgo.ErrNoServers) {
-		return // what kept them away follows
+		return // the error of each server follows
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -188,7 +188,7 @@ func (p *Publisher) stillDown(err error) {
 	}
 }
 
-// lasting is err without what changes from attempt to attempt: our own port.
+// lasting returns err without the local port, which changes with each attempt.
 func lasting(err error) error {
 	var op *net.OpError
 	if errors.As(err, &op) {
@@ -197,7 +197,7 @@ func lasting(err error) error {
 	return err
 }
 
-// asyncError takes what the library cannot give back from a call.
+// asyncError handles an error that belongs to no call.
 func (p *Publisher) asyncError(err error) {
 	switch {
 	case errors.Is(err, natsgo.ErrPermissionViolation):
@@ -209,9 +209,9 @@ func (p *Publisher) asyncError(err error) {
 	}
 }
 
-// dialer makes the connections of one natsgo.Conn, which end with ctx. The library dials, and waits for the server's first
-// word, with its lock held; Close would have to wait for that. Nor does the library close a connection over which it was not
-// let in: the next one that it asks for replaces it.
+// dialer dials the connections of one natsgo.Conn and closes them at the end of ctx. The library dials, and waits for the
+// server's INFO, with its lock held; without this, Close would wait for both. Nor does the library close a connection whose
+// login failed: the next Dial does.
 type dialer struct {
 	ctx     context.Context
 	timeout time.Duration
@@ -221,7 +221,7 @@ type dialer struct {
 // Dial is called by the library, one call at a time.
 func (d *dialer) Dial(network, address string) (net.Conn, error) {
 	if d.last != nil {
-		_ = d.last.Close() // perhaps once more
+		_ = d.last.Close() // it may be closed already
 	}
 	conn, err := (&net.Dialer{Timeout: d.timeout}).DialContext(d.ctx, network, address)
 	if err != nil {

@@ -54,7 +54,7 @@ func TestLookUpsOfOneOrder(t *testing.T) {
 	s := &holding{last: n, missing: map[uint64]bool{500: true}}
 	look := func(number, from uint64) (at uint64) {
 		t.Helper()
-		at, err := where(t.Context(), s, "orders.kite.AB1234.1", &bridge.Delivery{Spool: "0badcafe", Sequence: number}, from)
+		at, err := findEvent(t.Context(), s, "orders.kite.AB1234.1", &bridge.Delivery{Spool: "0badcafe", Sequence: number}, from)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -106,7 +106,7 @@ func TestLookFirst(t *testing.T) {
 			if c.sent > 0 {
 				e.copies[0].absentAt = now.Add(-c.sent)
 			}
-			if got := e.copies[0].lookFirst(now); got != c.want {
+			if got := e.copies[0].needsLookup(now); got != c.want {
 				t.Errorf("looked up first: %t", got)
 			}
 		})

@@ -71,44 +71,44 @@ func TestLetGo(t *testing.T) {
 	for _, refused := range []bool{false, true} {
 		d := newDestination(bridge.Orders, "", "*.*.*")
 		d.refused = refused
-		waiting := &lane{key: "waiting", timer: time.NewTimer(time.Hour)}
-		idle := &lane{key: "idle"}
-		for i, l := range []*lane{waiting, idle} {
+		waiting := &keyQueue{key: "waiting", timer: time.NewTimer(time.Hour)}
+		idle := &keyQueue{key: "idle"}
+		for i, l := range []*keyQueue{waiting, idle} {
 			l.push(&entry{delivery: &bridge.Delivery{Sequence: uint64(i)}})
 		}
-		p := &Publisher{wake: make(chan struct{}, 1), lanes: map[string]*lane{"waiting": waiting, "idle": idle}}
-		p.letGo(d)
+		p := &Publisher{wake: make(chan struct{}, 1), queues: map[string]*keyQueue{"waiting": waiting, "idle": idle}}
+		p.resume(d)
 		if !d.ready || !idle.queued || waiting.queued != refused {
 			t.Errorf("refused before: %t; sent are idle: %t, waiting: %t", refused, idle.queued, waiting.queued)
 		}
-		waiting.calm()
+		waiting.stopTimer()
 	}
 }
 
 // sampling is a publisher whose stream may be sent one event of each of these orders.
-func sampling(orders ...string) (p *Publisher, d *destination, lanes []*lane) {
+func sampling(orders ...string) (p *Publisher, d *destination, queues []*keyQueue) {
 	p = &Publisher{
-		wake: make(chan struct{}, 1), lanes: make(map[string]*lane), inFlight: make(map[*natsgo.Msg]*eventCopy),
+		wake: make(chan struct{}, 1), queues: make(map[string]*keyQueue), inFlight: make(map[*natsgo.Msg]*eventCopy),
 		session: session{up: true}, log: slog.New(slog.DiscardHandler), report: func(string, error) {},
 	}
 	d = newDestination(bridge.Orders, "", "*.*.*")
-	d.ready, d.window, d.looks = true, time.Hour, context.Background()
+	d.ready, d.window, d.lookups = true, time.Hour, context.Background()
 	d.failing.Report = p.report
 	p.destinations = map[bridge.Destination]*destination{bridge.Orders: d}
 	for i, id := range orders {
 		e := p.newEntry(&bridge.Delivery{Broker: "kite", OrderID: id, Sequence: uint64(i + 1)}, func(error) {})
-		l := &lane{key: id}
+		l := &keyQueue{key: id}
 		l.push(e)
-		p.lanes[id] = l
+		p.queues[id] = l
 		p.enqueue(l)
-		lanes = append(lanes, l)
+		queues = append(queues, l)
 	}
-	return p, d, lanes
+	return p, d, queues
 }
 
 func (p *Publisher) sent() (ids []string) {
 	var b batch
-	p.take(&b)
+	p.nextBatch(&b)
 	for _, o := range b.copies {
 		ids = append(ids, o.copy.entry.delivery.OrderID)
 	}
@@ -118,9 +118,9 @@ func (p *Publisher) sent() (ids []string) {
 // TestSample: until one event was read back, one at a time is sent: the next one if it is not stored, the same one if
 // it is misplaced.
 func TestSample(t *testing.T) {
-	p, d, lanes := sampling("a", "b", "c", "d")
-	end := func(l *lane, outcome func(*eventCopy)) {
-		p.conclude(&l.head.copies[0], outcome)
+	p, d, queues := sampling("a", "b", "c", "d")
+	end := func(l *keyQueue, outcome func(*eventCopy)) {
+		p.endAttempt(&l.head.copies[0], outcome)
 	}
 	wantSent := func(want ...string) {
 		t.Helper()
@@ -130,40 +130,40 @@ func TestSample(t *testing.T) {
 	}
 	wantSent("a")
 	wantSent()
-	end(lanes[0], func(c *eventCopy) { p.retry(c, &d.failing, bridge.ErrRejected) }) // not stored
+	end(queues[0], func(c *eventCopy) { p.retry(c, &d.failing, bridge.ErrRejected) }) // not stored
 	wantSent("b")
 	wantSent()
-	end(lanes[1], func(c *eventCopy) { p.settle(c, bridge.ErrRejected) }) // too large
+	end(queues[1], func(c *eventCopy) { p.finish(c, bridge.ErrRejected) }) // too large
 	wantSent("c")
-	end(lanes[2], func(c *eventCopy) { c.misplaced = true; p.retry(c, &d.failing, bridge.ErrRejected) })
-	lanes[0].calm()
-	p.enqueue(lanes[0])
+	end(queues[2], func(c *eventCopy) { c.misplaced = true; p.retry(c, &d.failing, bridge.ErrRejected) })
+	queues[0].stopTimer()
+	p.enqueue(queues[0])
 	wantSent() // neither a nor d
-	lanes[2].calm()
-	p.enqueue(lanes[2])
+	queues[2].stopTimer()
+	p.enqueue(queues[2])
 	wantSent("c")
 	p.checkpoints, _ = publishers.LoadCheckpoints(nil, publishers.BlindFor, nil)
-	end(lanes[2], func(c *eventCopy) { p.stored(c, &jetstream.PubAck{Sequence: 1}) })
+	end(queues[2], func(c *eventCopy) { p.stored(c, &jetstream.PubAck{Sequence: 1}) })
 	if got := p.sent(); len(got) != 2 {
 		t.Errorf("then sent %q, want a and d", got)
 	}
-	for _, l := range lanes {
-		l.calm()
+	for _, l := range queues {
+		l.stopTimer()
 	}
 }
 
 // TestSampleFound: when a sample is refused and the event that is next turns out to be stored, a third one is sent.
 func TestSampleFound(t *testing.T) {
-	p, _, lanes := sampling("a", "b", "c")
+	p, _, queues := sampling("a", "b", "c")
 	if got := p.sent(); len(got) != 1 || got[0] != "a" {
 		t.Fatalf("sent %q", got)
 	}
-	p.conclude(&lanes[0].head.copies[0], func(c *eventCopy) { p.settle(c, bridge.ErrRejected) })
-	// b was sent before, and a look-up finds it.
-	b := &lanes[1].head.copies[0]
+	p.endAttempt(&queues[0].head.copies[0], func(c *eventCopy) { p.finish(c, bridge.ErrRejected) })
+	// b was sent before, and a lookup finds it.
+	b := &queues[1].head.copies[0]
 	p.ready.pop().queued = false
-	p.begin(b)
-	p.conclude(b, func(c *eventCopy) { p.settle(c, nil) })
+	p.beginAttempt(b)
+	p.endAttempt(b, func(c *eventCopy) { p.finish(c, nil) })
 	if got := p.sent(); len(got) != 1 || got[0] != "c" {
 		t.Errorf("sent %q, want c", got)
 	}
@@ -171,14 +171,14 @@ func TestSampleFound(t *testing.T) {
 
 // TestSampleStale: an event that waits for the sample may be found meanwhile.
 func TestSampleStale(t *testing.T) {
-	p, _, lanes := sampling("a", "b", "c")
+	p, _, queues := sampling("a", "b", "c")
 	if got := p.sent(); len(got) != 1 || got[0] != "a" {
 		t.Fatalf("sent %q", got)
 	}
-	b := &lanes[1].head.copies[0]
-	p.begin(b)
-	p.conclude(b, func(c *eventCopy) { p.settle(c, nil) }) // a look-up found it
-	p.conclude(&lanes[0].head.copies[0], func(c *eventCopy) { p.settle(c, bridge.ErrRejected) })
+	b := &queues[1].head.copies[0]
+	p.beginAttempt(b)
+	p.endAttempt(b, func(c *eventCopy) { p.finish(c, nil) }) // a lookup found it
+	p.endAttempt(&queues[0].head.copies[0], func(c *eventCopy) { p.finish(c, bridge.ErrRejected) })
 	if got := p.sent(); len(got) != 1 || got[0] != "c" {
 		t.Errorf("sent %q, want c", got)
 	}

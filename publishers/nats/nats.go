@@ -1,29 +1,38 @@
-// Package nats carries events to NATS JetStream.
+// Package nats publishes events to NATS JetStream.
 //
-// Order is kept per key by one rule: of each key, one event is un-acknowledged at a time. The next is sent only when
-// the one before it is stored in all its destinations. Across keys nothing waits for anything.
+//	Publish ──► key queue ──► ready ──► sender ──► PublishMsgAsync
+//	                ▲           ▲                        │
+//	                └─ next ────┴── backoff, wake ◄── ack or error
 //
-//	Publish ──► lane of the key ──► ready ──► sender ──► JetStream
-//	                 ▲                ▲                      │
-//	                 └── next event ──┴── backoff, wake ◄── ack or error
+// Publish appends an event to the queue of its key. The sender goroutine takes the heads of the ready queues. It looks up
+// an event that may be stored already, else publishes it; the acknowledgement finishes it, an error schedules a retry.
 //
-// Each event is stored once. A retry carries the same Nats-Msg-Id, which the stream remembers for its duplicate window;
-// what may have been sent longer ago, or by a run before, is looked up in the stream before it is offered again
-// (lookup.go). An event names the stream it is for, and some are read back to see that they are stored under their
-// subject (readback.go).
+// Invariants:
 //
-// The user on the bus needs to subscribe to _INBOX.> and to publish to
+//   - Order per key: one queue per key, and one event in flight per key. The next event of a key is sent when the one before
+//     it is stored, or refused for good, in all its destinations. Keys do not wait for each other.
+//   - Stored once: a retry carries the same Nats-Msg-Id, which the stream remembers for its duplicate window. An event that
+//     may have been sent longer ago, or by an earlier run, is looked up before it is sent (lookup.go). A user without the
+//     right to look up gets at-least-once storage.
+//   - Right stream and subject: Nats-Expected-Stream names the stream of each event. The first event of a destination on
+//     each connection is read back, before the others are sent, to detect subject mappings (readback.go).
+//   - Fitting stream: nothing is sent before the stream's configuration was checked on this connection, and again every
+//     checkInterval (stream.go).
+//   - Rewind: checkpoints record where events are stored. If a checked stream no longer holds one, the stream was restored
+//     from an older copy or created anew, and the bridge is asked to publish again from there (checkpoints.go).
+//
+// The NATS user needs to subscribe to _INBOX.> and to publish to
 //
 //	orders.>  rejects.>  deadletters.>
 //	$JS.API.STREAM.INFO.<stream>      of ORDERS, REJECTS and DEADLETTERS
-//	$JS.API.STREAM.CREATE.<stream>    the same, if they are not there yet
-//	$JS.API.DIRECT.GET.<stream>       to look up what is stored, and whether it still is; without, an event
-//	$JS.API.DIRECT.GET.<stream>.>     may be stored twice after an outage, and a loss or a subject mapping not be found
+//	$JS.API.STREAM.CREATE.<stream>    to create missing streams
+//	$JS.API.DIRECT.GET.<stream>       for lookups; without them, an event may be stored twice after an outage, and
+//	$JS.API.DIRECT.GET.<stream>.>     neither lost events nor a subject mapping are detected
 //	$JS.API.STREAM.MSG.GET.<stream>   instead of these two, if the stream has no allow_direct
 //	$SYS.REQ.USER.INFO                for Check to see what the user may publish to
 //
-// Locks: nothing calls into nats.go while it holds mu, because nats.go holds its own lock while it dials, and some of
-// its callbacks come with a lock held. Nothing logs or calls the bridge while it holds mu, because both may block.
+// Locks: mu is not held in calls of nats.go, which holds a lock of its own while it dials and in some callbacks. Nor is it
+// held while logging or calling done, which may block.
 package nats
 
 import (
@@ -41,24 +50,23 @@ import (
 )
 
 const (
-	// ackTimeout is how long an acknowledgement, or an answer to a request, is waited for.
+	// ackTimeout limits the wait for an acknowledgement or a response.
 	ackTimeout = 5 * time.Second
-	// firstRetry is how long the bus is left alone after it refused, the first time.
+	// firstRetry is the first backoff after an error.
 	firstRetry = 250 * time.Millisecond
-	// maxInFlight is how many copies are un-acknowledged at a time. A stream takes 10,000 into its queue and refuses
-	// the rest.
+	// maxInFlight is the size of the in-flight window, in copies. A stream queues 10,000 messages and refuses more.
 	maxInFlight = 4096
-	// sendBatch is how many copies the sender takes in one hold of the lock.
+	// sendBatch is how many copies the sender collects under one lock.
 	sendBatch = 128
 )
 
-// Publisher carries events to JetStream. It implements bridge.Publisher.
+// Publisher publishes events to JetStream. It implements bridge.Publisher.
 type Publisher struct {
 	// Immutable after Open.
 	cfg          Config
 	log          *slog.Logger
 	server       *embedded // nil if the bus is another process
-	hosts        string    // where the bus is, without user info: for messages
+	hosts        string    // of the bus, without user info, for messages
 	destinations map[bridge.Destination]*destination
 	certificates *tlsfiles.Files // nil without TLS files
 	spool        string          // that all events come from
@@ -70,40 +78,40 @@ type Publisher struct {
 	stop         context.CancelFunc
 
 	running sync.WaitGroup // every goroutine of the publisher
-	wake    chan struct{}  // tells the sender that it may have something to do; holds one
+	wake    chan struct{}  // signals the sender that a copy may be sendable; capacity 1
 
-	// life is held for reading while a result is processed and done is called, so that Close, which takes it for
-	// writing, can promise that no done comes after it. Taken before mu.
+	// life is read-locked while a result is processed and done is called. Close write-locks it, so that no done is
+	// called after Close returns. Acquired before mu.
 	life   sync.RWMutex
 	closed bool // guarded by life
 
-	writing sync.Mutex // held by the sender from when it takes messages until they are written; taken before mu
+	writing sync.Mutex // held by the sender while it collects and writes a batch; acquired before mu
 
 	mu sync.Mutex
-	// All below are guarded by mu.
-	lanes    map[string]*lane           // by key; a lane that is empty is removed
-	ready    laneQueue                  // lanes whose head may have something to send
-	inFlight map[*natsgo.Msg]*eventCopy // what waits for an acknowledgement
-	away     int                        // copies in flight or being looked up
-	session  session                    // the connection there is
-	inbox    error                      // why answers cannot arrive: no permission to subscribe to them
+	// Guarded by mu:
+	queues   map[string]*keyQueue       // by key; empty queues are removed
+	ready    readyQueue                 // queues whose head may be sendable
+	inFlight map[*natsgo.Msg]*eventCopy // by attempt
+	attempts int                        // unfinished: publishes, lookups and read-backs
+	session  session                    // the current or last one
+	inbox    error                      // why responses cannot arrive: no permission to subscribe to them
 }
 
 var _ bridge.Publisher = (*Publisher)(nil)
 
-// session is one stay on the bus, from a connect to the next.
+// session lasts from a connect to the next.
 type session struct {
 	conn  *natsgo.Conn
 	js    jetstream.JetStream
 	up    bool
 	epoch int // counts connects
 
-	// ctx ends with the session: the library lets a request wait for its answer across a reconnect.
+	// ctx ends with the session; the library would wait for a response across a reconnect.
 	ctx context.Context
 	end context.CancelFunc
 }
 
-// NewBus returns the bus. It is not opened yet.
+// NewBus returns the bus, not yet opened.
 func NewBus(cfg Config, log *slog.Logger) bridge.Bus {
 	return bridge.Bus{Name: "nats", Delay: cfg.Delay(), Open: func(o bridge.Opening) (bridge.Publisher, error) {
 		p, err := Open(cfg, o, log)
@@ -114,8 +122,8 @@ func NewBus(cfg Config, log *slog.Logger) bridge.Bus {
 	}}
 }
 
-// Open makes a publisher. It does not wait for the bus, which may be down; it connects, and connects again, until
-// Close. Its error is one in cfg, or why the embedded server cannot start.
+// Open returns a publisher that connects, and reconnects, until Close. It does not wait for the bus. It fails only if cfg
+// is invalid or the embedded server cannot start.
 func Open(cfg Config, o bridge.Opening, log *slog.Logger) (*Publisher, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -125,7 +133,7 @@ func Open(cfg Config, o bridge.Opening, log *slog.Logger) (*Publisher, error) {
 		log:      log,
 		hosts:    cfg.hosts(),
 		wake:     make(chan struct{}, 1),
-		lanes:    make(map[string]*lane),
+		queues:   make(map[string]*keyQueue),
 		inFlight: make(map[*natsgo.Msg]*eventCopy),
 		report:   o.Report,
 		spool:    o.Spool,
@@ -154,8 +162,8 @@ func Open(cfg Config, o bridge.Opening, log *slog.Logger) (*Publisher, error) {
 	return p, nil
 }
 
-// Publish queues the delivery behind those of its key. It never waits. With ctx ended it does nothing; what ended ctx
-// is expected to Close the publisher too.
+// Publish appends the delivery to the queue of its key, without waiting. After the end of ctx it does nothing: the caller
+// is about to call Close.
 func (p *Publisher) Publish(ctx context.Context, d *bridge.Delivery, done func(error)) {
 	if ctx.Err() != nil {
 		return
@@ -165,10 +173,10 @@ func (p *Publisher) Publish(ctx context.Context, d *bridge.Delivery, done func(e
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	e := p.newEntry(d, done)
-	l := p.lanes[key]
+	l := p.queues[key]
 	if l == nil {
-		l = &lane{key: key}
-		p.lanes[key] = l
+		l = &keyQueue{key: key}
+		p.queues[key] = l
 	}
 	l.push(e)
 	if l.head == e {
@@ -176,8 +184,8 @@ func (p *Publisher) Publish(ctx context.Context, d *bridge.Delivery, done func(e
 	}
 }
 
-// Close ends the connection and everything the publisher does, an embedded server last. What is undone stays undone. It
-// must not be called from within a done.
+// Close stops all goroutines and closes the connection and then the embedded server. Deliveries still in flight are
+// abandoned. It must not be called from a done.
 func (p *Publisher) Close() error {
 	p.life.Lock()
 	p.closed = true
@@ -187,8 +195,8 @@ func (p *Publisher) Close() error {
 
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, l := range p.lanes {
-		l.calm()
+	for _, l := range p.queues {
+		l.stopTimer()
 	}
 	if p.server != nil {
 		p.server.shutdown()

@@ -62,8 +62,8 @@ func (p *Publisher) denyWhat(err error) (unseen *destination) {
 		if rest, ok := strings.CutPrefix(subject, d.prefix+string(d.name)+"."); ok {
 			p.deniedCopies(d, rest)
 		} else if strings.HasPrefix(subject, "$JS.API.DIRECT.GET."+d.stream) || subject == "$JS.API.STREAM.MSG.GET."+d.stream {
-			d.lookUpDenied = true
-			d.endLooks()
+			d.lookupDenied = true
+			d.endLookups()
 			unseen = d
 		} else if d.cancelCheck != nil && strings.HasSuffix(subject, "."+d.stream) {
 			d.cancelCheck(err)
@@ -80,18 +80,18 @@ func (p *Publisher) deniedCopies(d *destination, rest string) {
 	if d.name == bridge.Deadletters {
 		for _, c := range p.inFlight {
 			if c.dest == d && c.entry.delivery.Broker == rest {
-				p.conclude(c, fail)
+				p.endAttempt(c, fail)
 			}
 		}
 		return
 	}
-	l := p.lanes[rest]
+	l := p.queues[rest]
 	if l == nil {
 		return
 	}
 	for i := range l.head.n {
 		if c := &l.head.copies[i]; c.dest == d && p.inFlight[c.attempt] == c {
-			p.conclude(c, fail)
+			p.endAttempt(c, fail)
 		}
 	}
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/postbridge/postbridge/publishers/publishertest"
 )
 
-// The permissions that the comment of the package lists are enough, look-ups included. Without one that a look-up
+// The permissions that the comment of the package lists are enough, lookups included. Without one that a lookup
 // needs, events would be stored twice here.
 func TestPermissions(t *testing.T) {
 	t.Parallel()

@@ -15,56 +15,55 @@ import (
 )
 
 // An acknowledgement names the stream and the sequence of a message, not its subject. A subject mapping of the account,
-// or a subject transform of the stream, stores it under another name: consumers of orders.> do not get it, and look-ups
-// do not find it. Nothing tells of a mapping beforehand, so what was stored is read back:
+// or a subject transform of the stream, stores it under another subject: consumers of orders.> do not get it, and lookups
+// do not find it. A mapping cannot be queried, so messages are read back:
 //
-//   - the first event of each destination on each connection, which the others wait for;
+//   - the first event of each destination on each connection (the sample), which the others wait for;
 //   - an event that may have been sent before, since the earlier copy may be misplaced;
 //   - every half a minute, the newest checkpoint (checkpoints.go).
 //
-// If the subject is another, the destination gets nothing but that one event, again and again, until it is stored under
-// its subject. The stream takes it for a repeat as long as its duplicate window lasts, so not many are misplaced.
+// If the subject differs, the sample is the only event sent to the destination, again and again, until it is stored under its
+// subject. The stream deduplicates it within its duplicate window, so few are misplaced.
 
 const (
-	// readBackTries is how often a message is asked for that a replica does not have yet, readBackPause apart.
+	// readBackTries limits the reads of a message that a replica may not have yet, readBackPause apart.
 	readBackTries = 20
 	readBackPause = 50 * time.Millisecond
 )
 
-// What is wrong with a stream whose events are misplaced, worded to follow its name, and what to do.
+// Cause and remedy for a stream with misplaced events; the cause follows the stream's name.
 const (
 	misplacedWhy = "stores events under other subjects than they are published to"
 	misplacedDo  = "remove the subject mapping of the account, or of an import, that renames them"
 )
 
-// admit reports whether the copy may be sent. Until an event of the destination was read back, one at a time is.
+// admit reports whether the copy may be sent. Until an event of the destination was read back, only the sample may.
 func (d *destination) admit(c *eventCopy) bool {
-	if d.proven || d.sample == c {
+	if d.verified || d.sample == c {
 		return true
 	}
 	if d.sample != nil {
-		d.gated = append(d.gated, c.entry.lane)
+		d.waiting = append(d.waiting, c.entry.queue)
 		return false
 	}
 	d.sample = c
 	return true
 }
 
-// prove lets all events of the destination go.
-func (p *Publisher) prove(d *destination) {
-	d.proven, d.sample = true, nil
-	for _, l := range d.gated {
+// markVerified records that the sample is stored under its subject, and enqueues the events that waited for it.
+func (p *Publisher) markVerified(d *destination) {
+	d.verified, d.sample = true, nil
+	for _, l := range d.waiting {
 		p.enqueue(l)
 	}
-	d.gated = nil
+	d.waiting = nil
 }
 
-// nextSample goes on to another event if there is no sample: it was not stored, or what was to be the next was found
-// to be stored already.
+// nextSample enqueues the next candidate if there is no sample: the last was not stored, or a lookup found it stored.
 func (p *Publisher) nextSample(d *destination) {
-	for d.sample == nil && len(d.gated) > 0 {
-		l := d.gated[0]
-		d.gated = d.gated[1:]
+	for d.sample == nil && len(d.waiting) > 0 {
+		l := d.waiting[0]
+		d.waiting = d.waiting[1:]
 		if l.head != nil {
 			p.enqueue(l)
 			return
@@ -72,17 +71,16 @@ func (p *Publisher) nextSample(d *destination) {
 	}
 }
 
-// forgetSample has the next event of the destination read back. The lanes that wait are queued when the stream is found
-// to fit.
+// forgetSample requires a new sample. The waiting queues are enqueued when the stream is found to fit.
 func (d *destination) forgetSample() {
-	d.proven, d.sample, d.gated = false, nil, nil
+	d.verified, d.sample, d.waiting = false, nil, nil
 }
 
-// goReadBack reads an event that was acknowledged. It is called with mu held, after begin.
-func (p *Publisher) goReadBack(c *eventCopy, ack *jetstream.PubAck) {
+// startReadBack reads an event that was acknowledged. The caller holds mu and has called beginAttempt.
+func (p *Publisher) startReadBack(c *eventCopy, ack *jetstream.PubAck) {
 	var m *jetstream.RawStreamMsg
-	sample, stream, subject := !c.dest.proven, c.dest.stream, c.subject()
-	p.goAsk(c, func(ctx context.Context, s jetstream.Stream) (err error) {
+	sample, stream, subject := !c.dest.verified, c.dest.stream, c.subject()
+	p.startRequest(c, func(ctx context.Context, s jetstream.Stream) (err error) {
 		m, err = readBack(ctx, s, ack.Sequence, func(m *jetstream.RawStreamMsg) bool {
 			return m.Subject == subject || !ofMirror(m, stream)
 		})
@@ -91,16 +89,16 @@ func (p *Publisher) goReadBack(c *eventCopy, ack *jetstream.PubAck) {
 				"stream", stream, "error", err)
 		}
 		return err
-	}, func(c *eventCopy, err error) { p.wasReadBack(c, ack, m, err) })
+	}, func(c *eventCopy, err error) { p.finishReadBack(c, ack, m, err) })
 }
 
-// readBack reads the message at a sequence. An answer that does not tell counts as none.
+// readBack reads the message at a sequence. An answer that is not conclusive counts as not found.
 func readBack(
-	ctx context.Context, s jetstream.Stream, sequence uint64, tells func(*jetstream.RawStreamMsg) bool,
+	ctx context.Context, s jetstream.Stream, sequence uint64, conclusive func(*jetstream.RawStreamMsg) bool,
 ) (m *jetstream.RawStreamMsg, err error) {
 	for range readBackTries {
 		m, err = s.GetMsg(ctx, sequence)
-		if err == nil && !tells(m) {
+		if err == nil && !conclusive(m) {
 			err = jetstream.ErrMsgNotFound
 		}
 		if !errors.Is(err, jetstream.ErrMsgNotFound) {
@@ -115,22 +113,22 @@ func readBack(
 	return nil, err
 }
 
-// wasReadBack takes what the stream holds where it acknowledged a copy.
-func (p *Publisher) wasReadBack(c *eventCopy, ack *jetstream.PubAck, m *jetstream.RawStreamMsg, err error) {
+// finishReadBack compares the message that the stream holds with the copy that it acknowledged. Guarded by mu.
+func (p *Publisher) finishReadBack(c *eventCopy, ack *jetstream.PubAck, m *jetstream.RawStreamMsg, err error) {
 	switch {
 	case errors.Is(err, natsgo.ErrDisconnected):
-		p.enqueue(c.entry.lane)
+		p.enqueue(c.entry.queue)
 	case err != nil:
-		// It was stored, and is removed already, or nobody tells: that is no reason to wait.
+		// It was removed since, or cannot be read: the acknowledgement stands.
 		p.stored(c, ack)
 	case !sameEvent(m, c.entry.delivery):
-		c.dest.wantCheck() // it may have lost what it stored
+		c.dest.requestCheck() // it may have lost events
 		p.retry(c, &c.dest.failing,
 			fmt.Errorf("stream %s holds another message where it acknowledged an event", c.dest.stream))
 	case m.Subject != c.subject():
 		c.misplaced = true
-		if !ack.Duplicate { // or else it is misplaced since some time ago
-			c.dest.proven, c.dest.sample = false, c
+		if !ack.Duplicate { // else an earlier copy is misplaced, perhaps before a correction
+			c.dest.verified, c.dest.sample = false, c
 		}
 		p.retry(c, &c.dest.failing, fmt.Errorf("stream %s %s: %s", c.dest.stream, misplacedWhy, misplacedDo))
 	default:
@@ -138,14 +136,14 @@ func (p *Publisher) wasReadBack(c *eventCopy, ack *jetstream.PubAck, m *jetstrea
 	}
 }
 
-// ofMirror reports whether a mirror of the stream answered in its place, as mirrors do if the stream allows direct
-// gets. Some rename what they copy, so the subject does not tell that of the stream.
+// ofMirror reports whether a mirror answered a direct get of the stream. Mirrors may transform subjects, so its subject is
+// not conclusive.
 func ofMirror(m *jetstream.RawStreamMsg, stream string) bool {
 	by := m.Header.Get(jetstream.StreamHeader)
 	return by != "" && by != stream
 }
 
-// misplaced reports whether an event is stored under another subject than its headers call for.
+// misplaced reports whether an event is stored under another subject than its headers imply.
 func (d *destination) misplaced(m *jetstream.RawStreamMsg) bool {
 	if ofMirror(m, d.stream) {
 		return false
@@ -166,13 +164,13 @@ func (d *destination) misplaced(m *jetstream.RawStreamMsg) bool {
 		return false
 	}
 	for i, b := range []byte(order) {
-		if b != '/' { // either id may have one in it
+		if b != '/' { // either id may contain one
 			continue
 		}
 		if d := (bridge.Delivery{Broker: broker, UserID: order[:i], OrderID: order[i+1:]}); d.Key() == key {
 			return false
 		}
 	}
-	// Long ids stand in the header as in the subject.
+	// Long ids are escaped in the header as in the subject.
 	return broker+"."+strings.Replace(order, "/", ".", 1) != key
 }

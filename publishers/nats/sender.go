@@ -13,7 +13,7 @@ import (
 	"github.com/postbridge/postbridge/bridge"
 )
 
-// batch is what the sender takes to the bus at a time.
+// batch holds the copies that the sender writes at a time.
 type batch struct {
 	js     jetstream.JetStream
 	epoch  int
@@ -25,15 +25,14 @@ type outgoing struct {
 	copy *eventCopy
 }
 
-// send is the only goroutine that publishes. It writes one message after the other; their acknowledgements come to
-// acked and failed on other goroutines. When it waits, nothing is ready, or nothing may be sent: whatever changes that
-// signals.
+// send publishes batches until Close. It is the only goroutine that publishes, so messages are written in order; the library
+// calls acked and failed on other goroutines. It waits while no copy is sendable: every change of that signals wake.
 func (p *Publisher) send() {
 	b := batch{copies: make([]outgoing, 0, sendBatch+1)}
 	h := newHeaders()
 	for p.ctx.Err() == nil {
 		p.writing.Lock()
-		p.take(&b)
+		p.nextBatch(&b)
 		p.write(&b, h)
 		p.writing.Unlock()
 		if len(b.copies) > 0 {
@@ -46,18 +45,18 @@ func (p *Publisher) send() {
 	}
 }
 
-// take takes what there is to send.
-func (p *Publisher) take(b *batch) {
+// nextBatch fills b with sendable copies, up to the limits of the batch and of the in-flight window. It locks mu.
+func (p *Publisher) nextBatch(b *batch) {
 	clear(b.copies)
 	b.copies = b.copies[:0]
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	b.js, b.epoch = p.session.js, p.session.epoch
 	now := time.Now()
-	for p.session.up && p.ready.head != nil && p.away < maxInFlight && len(b.copies) < sendBatch {
+	for p.session.up && p.ready.head != nil && p.attempts < maxInFlight && len(b.copies) < sendBatch {
 		l := p.ready.pop()
 		l.queued = false
-		p.takeHead(l, now, b)
+		p.addHead(l, now, b)
 	}
 }
 
@@ -75,29 +74,30 @@ func (p *Publisher) write(b *batch, h *headers) {
 	}
 }
 
-// hold sends nothing more to a destination, until its stream is known to fit.
-func (p *Publisher) hold(d *destination) {
+// pause stops sending to a destination until a check finds that its stream fits, and waits for the batch being written. It
+// locks mu.
+func (p *Publisher) pause(d *destination) {
 	p.mu.Lock()
 	d.ready = false
 	p.mu.Unlock()
-	p.writing.Lock() // what was taken before is written now
+	p.writing.Lock() // wait for a batch collected before
 	defer p.writing.Unlock()
 }
 
-// takeHead takes what there is to send of the lane's first event. A copy whose stream does not fit stays; the check of
-// the stream queues the lane again.
-func (p *Publisher) takeHead(l *lane, now time.Time, b *batch) {
+// addHead adds the sendable copies of the queue's head to b and starts the lookups that it needs. A copy whose stream is not
+// ready stays; the check of the stream enqueues its queue again.
+func (p *Publisher) addHead(l *keyQueue, now time.Time, b *batch) {
 	if l.head == nil {
-		return // a retry that was queued came through by another way
+		return // finished after it was enqueued for a retry
 	}
 	for i := range l.head.n {
 		c := &l.head.copies[i]
-		if c.settled || c.attempt != nil || !c.dest.ready {
+		if c.finished || c.attempt != nil || !c.dest.ready {
 			continue
 		}
-		if c.lookFirst(now) {
-			p.begin(c)
-			p.goLookUp(c)
+		if c.needsLookup(now) {
+			p.beginAttempt(c)
+			p.startLookup(c)
 			continue
 		}
 		if !c.dest.admit(c) {
@@ -107,21 +107,20 @@ func (p *Publisher) takeHead(l *lane, now time.Time, b *batch) {
 			c.absentAt = now
 		}
 		c.sent++
-		p.begin(c)
+		p.beginAttempt(c)
 		b.copies = append(b.copies, outgoing{c.attempt, c})
 	}
 }
 
-// begin begins an attempt of the copy: to send it, or to ask the stream about it.
-func (p *Publisher) begin(c *eventCopy) {
+// beginAttempt registers an attempt of the copy: a publish, a lookup or a read-back.
+func (p *Publisher) beginAttempt(c *eventCopy) {
 	c.attempt = new(natsgo.Msg)
 	p.inFlight[c.attempt] = c
-	p.away++
+	p.attempts++
 }
 
-// enqueue tells the sender that the lane may have something to send. Guarded by mu, as everything below that is not
-// said to take it.
-func (p *Publisher) enqueue(l *lane) {
+// enqueue makes the queue ready and signals the sender. Guarded by mu, as all functions below that do not lock it.
+func (p *Publisher) enqueue(l *keyQueue) {
 	if !l.queued {
 		l.queued = true
 		p.ready.push(l)
@@ -136,88 +135,87 @@ func (p *Publisher) signal() {
 	}
 }
 
-// wakeAll ends every wait for a retry, the oldest event first.
+// wakeAll ends every wait for a retry and enqueues all queues, the oldest event first.
 func (p *Publisher) wakeAll() {
-	for _, l := range p.lanes {
-		l.calm()
+	for _, l := range p.queues {
+		l.stopTimer()
 	}
 	p.wakeIdle()
 }
 
-// wakeIdle has every event looked at that waits for no retry, the oldest first.
+// wakeIdle enqueues the queues whose head does not wait for a retry, the oldest event first.
 func (p *Publisher) wakeIdle() {
-	var waiting []*lane
-	for _, l := range p.lanes {
+	var waiting []*keyQueue
+	for _, l := range p.queues {
 		if !l.queued && l.timer == nil {
 			waiting = append(waiting, l)
 		}
 	}
-	slices.SortFunc(waiting, func(a, b *lane) int {
+	slices.SortFunc(waiting, func(a, b *keyQueue) int {
 		return cmp.Compare(a.head.delivery.Sequence, b.head.delivery.Sequence)
 	})
 	for _, l := range waiting {
 		p.enqueue(l)
 	}
-	p.signal() // for those that were queued all the while
+	p.signal() // for queues that were ready before
 }
 
-// acked takes an acknowledgement. It runs on the goroutine that reads them. It takes mu.
+// acked handles an acknowledgement. It runs on the library's reader goroutine and locks mu.
 func (p *Publisher) acked(_ jetstream.JetStream, m *natsgo.Msg, ack *jetstream.PubAck) {
 	p.resolve(m, func(c *eventCopy) {
 		d := c.entry.delivery
 		switch {
 		case ack.Duplicate && c.sent == 1 && !d.Redelivered:
-			// It was never sent before, so this is an event of another time, whose number is used again.
-			p.settle(c, fmt.Errorf("%w: stream %s holds another event of the same spool and number, at %d: "+
+			// First publish of this event: the stream holds another with the same spool id and sequence.
+			p.finish(c, fmt.Errorf("%w: stream %s holds another event of the same spool and number, at %d: "+
 				"the data directory is an older copy, or another process has a copy of it",
 				bridge.ErrRejected, c.dest.stream, ack.Sequence))
-		case !c.dest.lookUpDenied && (!c.dest.proven || ack.Duplicate || d.Redelivered):
-			p.begin(c)
-			p.goReadBack(c, ack)
+		case !c.dest.lookupDenied && (!c.dest.verified || ack.Duplicate || d.Redelivered):
+			p.beginAttempt(c)
+			p.startReadBack(c, ack)
 		default:
 			p.stored(c, ack)
 		}
 	})
 }
 
-// stored settles a copy that is stored under its subject, as far as anybody can tell.
+// stored finishes a copy that is stored under its subject, as far as could be verified.
 func (p *Publisher) stored(c *eventCopy, ack *jetstream.PubAck) {
-	if !c.dest.proven && (c.dest.sample == nil || c.dest.sample == c) {
-		p.prove(c.dest)
+	if !c.dest.verified && (c.dest.sample == nil || c.dest.sample == c) {
+		p.markVerified(c.dest)
 	}
 	c.misplaced = false
 	number := c.entry.delivery.Sequence
 	if ack.Duplicate {
-		// An earlier attempt was stored: just as good.
+		// An earlier attempt stored it.
 		p.checkpoints.Found(c.dest.stream, c.dest.identity, ack.Sequence, number)
 	} else if !p.checkpoints.Stored(c.dest.stream, c.dest.identity, ack.Sequence, number) && !c.entry.delivery.Redelivered {
-		// What was stored there before is gone. (One that was read back may come behind its successors.)
-		c.dest.wantCheck()
+		// A position is used again, so the stream lost events. (The result of a read-back may come out of order.)
+		c.dest.requestCheck()
 	}
-	p.settle(c, nil)
+	p.finish(c, nil)
 }
 
-// failed takes an error that came instead of an acknowledgement. It runs on goroutines of the library, once with its
-// lock held, and takes mu.
+// failed handles the error of a publish. It runs on goroutines of the library, which may hold its lock, and locks mu.
 func (p *Publisher) failed(_ jetstream.JetStream, m *natsgo.Msg, err error) {
-	p.resolve(m, func(c *eventCopy) { p.judge(c, err) })
+	p.resolve(m, func(c *eventCopy) { p.handleError(c, err) })
 }
 
-// notSent takes the error of a message that did not leave. It takes mu.
+// notSent handles the error of a message that was not written. It locks mu.
 func (p *Publisher) notSent(m *natsgo.Msg, err error, epoch int) {
 	if disconnected(err) {
 		p.mu.Lock()
 		if p.session.epoch == epoch {
-			// The callback that says so is on its way. Until it comes, trying again would be a busy loop.
+			// The disconnect callback will follow. Retrying before that would be a busy loop.
 			p.session.up = false
 		}
 		p.mu.Unlock()
 	}
-	p.resolve(m, func(c *eventCopy) { p.judge(c, err) })
+	p.resolve(m, func(c *eventCopy) { p.handleError(c, err) })
 }
 
-// resolve ends an attempt: the first result of each counts, and outcome says what it means. It takes mu, and calls
-// done if that was the event's last copy.
+// resolve ends an attempt with outcome, and calls done if that finished the event. Only the first result of an attempt
+// counts. It locks mu.
 func (p *Publisher) resolve(attempt *natsgo.Msg, outcome func(*eventCopy)) {
 	p.life.RLock()
 	defer p.life.RUnlock()
@@ -230,49 +228,49 @@ func (p *Publisher) resolve(attempt *natsgo.Msg, outcome func(*eventCopy)) {
 		p.mu.Unlock()
 		return
 	}
-	done := p.conclude(c, outcome)
+	done := p.endAttempt(c, outcome)
 	p.mu.Unlock()
 	if done != nil {
 		done.done(done.refused)
 	}
 }
 
-// conclude ends what is under way for the copy. It returns the event if that is now done.
-func (p *Publisher) conclude(c *eventCopy, outcome func(*eventCopy)) *entry {
+// endAttempt ends the attempt of the copy with outcome. It returns the event if that finished it, else nil.
+func (p *Publisher) endAttempt(c *eventCopy, outcome func(*eventCopy)) *entry {
 	delete(p.inFlight, c.attempt)
 	c.attempt = nil
-	p.away--
+	p.attempts--
 	outcome(c)
-	if c.dest.sample == c && c.attempt == nil && (c.settled || !c.misplaced) {
+	if c.dest.sample == c && c.attempt == nil && (c.finished || !c.misplaced) {
 		c.dest.sample = nil
 	}
 	p.nextSample(c.dest)
 	e := c.entry
-	if e.settled() {
-		p.advance(e.lane)
+	if e.finished() {
+		p.advance(e.queue)
 	} else {
 		e = nil
 	}
 	if p.ready.head != nil {
-		p.signal() // there is room for one more
+		p.signal() // the in-flight window has space again
 	}
 	return e
 }
 
-// advance goes on to the lane's next event.
-func (p *Publisher) advance(l *lane) {
+// advance goes on to the next event of the queue.
+func (p *Publisher) advance(l *keyQueue) {
 	l.pop()
 	if l.head != nil {
 		p.enqueue(l)
 		return
 	}
-	if p.lanes[l.key] == l {
-		delete(p.lanes, l.key)
+	if p.queues[l.key] == l {
+		delete(p.queues, l.key)
 	}
 }
 
-// judge decides what an error means for a copy.
-func (p *Publisher) judge(c *eventCopy, err error) {
+// handleError finishes a copy that the bus can never store, and retries it after any other error.
+func (p *Publisher) handleError(c *eventCopy, err error) {
 	stream, failing := c.dest.stream, &c.dest.failing
 	var code jetstream.ErrorCode
 	if api := (*jetstream.APIError)(nil); errors.As(err, &api) {
@@ -280,12 +278,12 @@ func (p *Publisher) judge(c *eventCopy, err error) {
 	}
 	switch {
 	case disconnected(err):
-		p.enqueue(c.entry.lane)
+		p.enqueue(c.entry.queue)
 	case never(err):
-		p.settle(c, fmt.Errorf("%w: %s: %w", bridge.ErrRejected, stream, err))
+		p.finish(c, fmt.Errorf("%w: %s: %w", bridge.ErrRejected, stream, err))
 	case errors.Is(err, jetstream.ErrNoStreamResponse):
-		c.dest.ready = false // one that is made anew gets nothing before it is known what this one held
-		c.dest.wantCheck()
+		c.dest.ready = false // a recreated stream must be checked for lost events first
+		c.dest.requestCheck()
 		p.retry(c, failing, fmt.Errorf("no stream takes what is published to %s: see that stream %s does, "+
 			"and that no subject mapping of the account leads elsewhere", c.dest.subjects, stream))
 	case errors.Is(err, jetstream.ErrAsyncPublishTimeout):
@@ -293,34 +291,34 @@ func (p *Publisher) judge(c *eventCopy, err error) {
 	case code == errCodeStoreFailed:
 		p.retry(c, failing, fmt.Errorf("stream %s takes no more: %w", stream, advised(err)))
 	case code == errCodeOtherStream:
-		c.dest.wantCheck()
+		c.dest.requestCheck()
 		p.retry(c, failing, fmt.Errorf("what is published to %s reaches another stream than %s: %w",
 			c.dest.subjects, stream, advised(err)))
 	default:
 		if code == errCodeSealed || code == errCodeNotCounter {
-			c.dest.wantCheck() // which refuses it
+			c.dest.requestCheck() // which refuses it
 		}
 		p.retry(c, failing, fmt.Errorf("stream %s: %w", stream, advised(err)))
 	}
 }
 
-// disconnected reports whether the error is that of a connection that is not there. What it did to the message is not
-// known; it is offered again as soon as there is one.
+// disconnected reports whether err is that of a lost connection. The message may be stored or not; it is sent again on the
+// next connection.
 func disconnected(err error) bool {
 	return errors.Is(err, natsgo.ErrDisconnected) || errors.Is(err, natsgo.ErrReconnectBufExceeded) ||
 		errors.Is(err, natsgo.ErrConnectionClosed) || errors.Is(err, natsgo.ErrConnectionReconnecting)
 }
 
-// settle ends the copy: stored, or refused for good.
-func (p *Publisher) settle(c *eventCopy, refused error) {
-	c.settled = true
+// finish ends the copy: stored if refused is nil, else refused for good.
+func (p *Publisher) finish(c *eventCopy, refused error) {
+	c.finished = true
 	if refused != nil {
 		c.entry.refused = refused
 	}
 	c.blockedBy(nil)
 }
 
-// blockedBy ends another condition that blocks the copy.
+// blockedBy replaces the condition that blocks the copy; nil clears it.
 func (c *eventCopy) blockedBy(why *condition) {
 	if c.blocked != nil && c.blocked != why {
 		c.blocked.Clear(c)
@@ -328,11 +326,11 @@ func (c *eventCopy) blockedBy(why *condition) {
 	c.blocked = why
 }
 
-// retry offers the copy again after a while.
+// retry reports the condition and enqueues the copy again after a backoff.
 func (p *Publisher) retry(c *eventCopy, why *condition, err error) {
 	c.blockedBy(why)
 	why.Block(c, err)
-	l := c.entry.lane
+	l := c.entry.queue
 	if l.timer != nil {
 		return
 	}

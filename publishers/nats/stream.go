@@ -28,7 +28,7 @@ type destination struct {
 	subjects string // what we create the stream for: orders.>
 	needed   string // what a stream has to take to be ours: orders.*.*.*
 
-	wanted chan struct{} // asks for a check; holds one
+	checkRequests chan struct{} // asks for a check; holds one
 
 	warned string // the warnings given last; owned by the goroutine of watchStream
 
@@ -37,15 +37,15 @@ type destination struct {
 	refused      bool             // the last check found that it does not, or there was none on this connection
 	handle       jetstream.Stream // set once ready
 	window       time.Duration    // how long the stream notices a repeat
-	looks        context.Context  // of look-ups; ends with the connection, and when they are denied
+	lookups      context.Context  // of lookups; ends with the connection, and when they are denied
 	checked      *publishers.Stream
-	endLooks     context.CancelFunc
-	lookUpDenied bool                    // we have no permission to look up what is stored, on this connection
+	endLookups   context.CancelFunc
+	lookupDenied bool                    // we have no permission to look up what is stored, on this connection
 	identity     string                  // of the stream
 	cancelCheck  context.CancelCauseFunc // ends the check under way; nil if there is none
-	proven       bool                    // an event was read back under its subject on this connection, or cannot be
+	verified     bool                    // an event was read back under its subject on this connection, or cannot be
 	sample       *eventCopy              // the only copy that is sent until then; nil if there is none yet
-	gated        []*lane                 // wait for the sample
+	waiting      []*keyQueue             // wait for the sample
 	failing      condition               // the stream does not store
 	denied       condition               // we may not publish to some subjects
 }
@@ -55,11 +55,11 @@ type condition = publishers.Condition[*eventCopy]
 
 func newDestination(name bridge.Destination, prefix, tokens string) *destination {
 	d := &destination{
-		name:    name,
-		stream:  strings.ToUpper(string(name)),
-		wanted:  make(chan struct{}, 1),
-		failing: condition{Name: "publish " + string(name)},
-		denied:  condition{Name: "permission " + string(name)},
+		name:          name,
+		stream:        strings.ToUpper(string(name)),
+		checkRequests: make(chan struct{}, 1),
+		failing:       condition{Name: "publish " + string(name)},
+		denied:        condition{Name: "permission " + string(name)},
 	}
 	if prefix != "" {
 		d.prefix = prefix + "."
@@ -79,10 +79,10 @@ func newDestinations(prefix string) []*destination {
 	}
 }
 
-// wantCheck asks for a check of the stream.
-func (d *destination) wantCheck() {
+// requestCheck asks for a check of the stream.
+func (d *destination) requestCheck() {
 	select {
-	case d.wanted <- struct{}{}:
+	case d.checkRequests <- struct{}{}:
 	default:
 	}
 }
@@ -100,7 +100,7 @@ func (p *Publisher) watchStream(d *destination) {
 		select {
 		case <-p.ctx.Done():
 			return
-		case <-d.wanted:
+		case <-d.checkRequests:
 			pace.Reset()
 		case <-again:
 		case <-interval.C:
@@ -124,7 +124,7 @@ func (p *Publisher) checkStream(d *destination) bool {
 	ctx, cancel := context.WithCancelCause(s.ctx)
 	defer cancel(nil)
 	d.cancelCheck = cancel
-	looks, checked := d.looks, d.checked
+	lookups, checked := d.lookups, d.checked
 	p.mu.Unlock()
 
 	stream, err := p.findStream(ctx, s.js, d)
@@ -132,8 +132,8 @@ func (p *Publisher) checkStream(d *destination) bool {
 		err = cause
 	}
 	lost := false
-	if err == nil && looks.Err() == nil {
-		lost, err = p.checkLoss(looks, checked)
+	if err == nil && lookups.Err() == nil {
+		lost, err = p.checkLoss(lookups, checked)
 	}
 	if lost {
 		return true // the next publisher goes on
@@ -160,12 +160,12 @@ func (p *Publisher) streamFits(d *destination, s jetstream.Stream) {
 	p.inboxHeard()
 	d.handle, d.identity = s, identity(s.CachedInfo())
 	d.window = s.CachedInfo().Config.Duplicates
-	p.letGo(d)
+	p.resume(d)
 }
 
-// letGo sends the events of the destination again. Those that wait for a retry are sent at once only if something has
+// resume sends the events of the destination again. Those that wait for a retry are sent at once only if something has
 // changed: a stream may fit, and its events still reach none. Guarded by mu.
-func (p *Publisher) letGo(d *destination) {
+func (p *Publisher) resume(d *destination) {
 	if d.ready {
 		return
 	}
@@ -187,7 +187,7 @@ func (p *Publisher) findStream(ctx context.Context, js jetstream.JetStream, d *d
 		if !p.cfg.CreateStreams {
 			return nil, fmt.Errorf("stream %s is missing: %s", d.stream, d.createRemedy())
 		}
-		p.hold(d) // or else it gets events before it is known what one of the same name held
+		p.pause(d) // or else it gets events before it is known what one of the same name held
 		if s, err = p.createStream(ctx, js, d); err != nil {
 			return nil, fmt.Errorf("cannot create stream %s: %w", d.stream, advised(err))
 		}

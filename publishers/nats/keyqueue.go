@@ -1,0 +1,140 @@
+package nats
+
+import (
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+	natsgo "github.com/nats-io/nats.go"
+
+	"github.com/postbridge/postbridge/bridge"
+)
+
+// keyQueue holds the unfinished events of one key, first in, first out. Only its head is in flight. Guarded by
+// Publisher.mu.
+type keyQueue struct {
+	key        string
+	head, tail *entry
+
+	queued bool      // in Publisher.ready
+	next   *keyQueue // in Publisher.ready
+
+	// found is the stream sequence of the last event found by a lookup, per destination: the next one is behind it.
+	found map[*destination]uint64
+
+	// timer runs while the head waits for a retry. Both are nil until the head fails.
+	timer   *time.Timer
+	backoff *backoff.ExponentialBackOff
+}
+
+// entry is an event in a key queue.
+type entry struct {
+	delivery *bridge.Delivery
+	done     func(error)
+	queue    *keyQueue
+	next     *entry // in the key queue
+	refused  error  // set once a copy was refused for good
+
+	copies [2]eventCopy
+	n      int // how many of copies are used
+}
+
+// eventCopy is an event for one destination.
+type eventCopy struct {
+	entry *entry
+	dest  *destination
+
+	finished bool        // stored or refused for good
+	attempt  *natsgo.Msg // identifies the publish or request in flight; nil if none
+	blocked  *condition  // blocks the copy; nil if none
+
+	// absentAt is the latest time at which the stream is known not to hold the copy; zero if unknown. A copy sent since
+	// is deduplicated while the duplicate window reaches back to absentAt. Compared on the monotonic clock only.
+	absentAt      time.Time
+	earlier       bool // an earlier run may have sent it, at an unknown time
+	sent          int  // publishes by this run
+	failedLookups int  // since the last answer
+
+	// misplaced means that the stream holds the copy under another subject.
+	misplaced bool
+}
+
+func (p *Publisher) newEntry(d *bridge.Delivery, done func(error)) *entry {
+	e := &entry{delivery: d, done: done}
+	for _, name := range d.Destinations() {
+		e.copies[e.n] = eventCopy{entry: e, dest: p.destinations[name], earlier: d.Redelivered}
+		e.n++
+	}
+	return e
+}
+
+// finished reports whether every copy is.
+func (e *entry) finished() bool {
+	for i := range e.n {
+		if !e.copies[i].finished {
+			return false
+		}
+	}
+	return true
+}
+
+// needsLookup reports whether the copy may be stored, and a retry not be deduplicated by the stream: an earlier run may have
+// sent it, or this run sent it more than half a duplicate window ago; the other half covers the delay of the retry. Dead
+// letters share a subject, where a lookup is expensive: they rely on the duplicate window.
+func (c *eventCopy) needsLookup(now time.Time) bool {
+	if c.dest.lookupDenied || c.failedLookups >= maxLookups || c.dest.name == bridge.Deadletters {
+		return false
+	}
+	return c.earlier || !c.absentAt.IsZero() && now.Sub(c.absentAt) > c.dest.window/2
+}
+
+// subject returns the subject to publish the copy to.
+func (c *eventCopy) subject() string { return c.dest.prefix + c.entry.delivery.Subject(c.dest.name) }
+
+func (l *keyQueue) push(e *entry) {
+	e.queue = l
+	if l.tail == nil {
+		l.head = e
+	} else {
+		l.tail.next = e
+	}
+	l.tail = e
+}
+
+// pop removes the head and its backoff.
+func (l *keyQueue) pop() {
+	l.head = l.head.next
+	if l.head == nil {
+		l.tail = nil
+	}
+	l.stopTimer()
+	l.backoff = nil
+}
+
+// stopTimer cancels the wait for a retry.
+func (l *keyQueue) stopTimer() {
+	if l.timer != nil {
+		l.timer.Stop()
+		l.timer = nil
+	}
+}
+
+// readyQueue is a linked list of key queues, first in, first out.
+type readyQueue struct{ head, tail *keyQueue }
+
+func (q *readyQueue) push(l *keyQueue) {
+	if q.tail == nil {
+		q.head = l
+	} else {
+		q.tail.next = l
+	}
+	q.tail = l
+}
+
+func (q *readyQueue) pop() *keyQueue {
+	l := q.head
+	q.head, l.next = l.next, nil
+	if q.head == nil {
+		q.tail = nil
+	}
+	return l
+}
