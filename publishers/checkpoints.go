@@ -12,20 +12,19 @@ import (
 )
 
 const (
-	// keep is how many checkpoints are kept of a stream. A bus may have hundreds of partitions, and all checkpoints are
-	// written a few times a second. Five reach back over 100,000 events in steps that grow by a factor of about 18.
+	// keep limits the checkpoints of a stream. A bus may have hundreds of partitions, and all checkpoints are written a
+	// few times a second. Five reach back over 100,000 events in steps that grow by a factor of about 18.
 	keep = 5
-	// confirmFor is how long a loss has to be seen: a node that was just elected may answer before it has applied all
-	// that it knows to be stored.
+	// confirmFor is how long a loss must persist: a newly elected leader may answer before it has applied its log.
 	confirmFor = 3 * time.Second
-	// BlindFor is how long events wait for a check that fails.
+	// BlindFor is how long a failing check blocks events.
 	BlindFor = 30 * time.Second
-	// lookFor is how long a loss waits for what the other streams have lost.
-	lookFor = 5 * time.Second
+	// checkOthersFor limits the checks of the other streams after a loss.
+	checkOthersFor = 5 * time.Second
 )
 
-// Checkpoint records where a bus stored an event. A stream that no longer has the event there has lost everything that
-// it stored since: it came back from an older copy, or was deleted and created again.
+// Checkpoint records where a bus stored an event. A stream that no longer has the event there has lost every event
+// stored since: it was restored from an older copy, or deleted and created again.
 type Checkpoint struct {
 	// Identity tells a stream from a later one of the same name. It has no spaces.
 	Identity string
@@ -35,15 +34,15 @@ type Checkpoint struct {
 	Committed uint64
 }
 
-// Presence is what the lookup of a checkpoint finds.
+// Presence is the result of the lookup of a checkpoint.
 type Presence int
 
 const (
-	// Present means that the event is where it was stored.
+	// Present means that the event is at its position.
 	Present Presence = iota
-	// Missing means that it is not, though nobody removed it: another is there, or the stream ends before.
+	// Missing means that another event is at the position, or that the stream ends before it.
 	Missing
-	// Unknown means that retention, compaction or a purge may have removed it, or that the node that answers may lag.
+	// Unknown means that retention, compaction or a purge may have removed it, or that the answering node may lag.
 	Unknown
 )
 
@@ -51,20 +50,21 @@ const (
 type Stream struct {
 	name   string
 	lookup func(Checkpoint) (Presence, error)
-	found  outcome   // of the last check
-	since  time.Time // when that was the outcome of each check
+	last   outcome   // of the last check
+	since  time.Time // every check since has had the last outcome
 }
 
 type outcome struct{ failed, lost bool }
 
-// Loss says that a stream has lost events after RewindTo. Cause names the first checkpoint that is missing.
+// Loss reports that a stream lost events with a spool sequence above RewindTo. Cause names the first missing
+// checkpoint.
 type Loss struct {
 	RewindTo uint64
 	Cause    error
 }
 
-// Checkpoints are those of all streams of one bus. They are part of the publisher state, one line for each, those of a
-// stream from the oldest to the newest:
+// Checkpoints holds the checkpoints of all streams of a bus. They are part of the publisher state, one line each,
+// those of a stream from the oldest to the newest:
 //
 //	checkpoint <stream> <identity> <position> <sequence> <committed>
 //
@@ -77,20 +77,20 @@ type Checkpoints struct {
 	streams map[string]*history
 }
 
-// history is what is known of one stream.
+// history holds the checkpoints of one stream.
 type history struct {
-	saved []Checkpoint // those of the state, oldest first
-	last  Checkpoint   // of the furthest event that is known to be stored; the zero value if there is none
-	// appended says that this run stored an event. Until then it has found only what an earlier run had stored, and events
-	// that were found as well, and committed, may lie behind the last.
+	saved []Checkpoint // in the state, oldest first
+	last  Checkpoint   // of the stored event with the highest position; zero if none is known
+	// appended says that this run stored an event. Until then it has found only what an earlier run had stored, and
+	// events that were found as well, and committed, may lie behind the last.
 	appended bool
-	// intact is the position up to which the stream is intact, as the last check found.
+	// intact is the position up to which the last check found the stream intact.
 	intact uint64
 	stream *Stream // of the last session; nil before
 }
 
-// LoadCheckpoints reads the checkpoints in a publisher state, and returns the other lines of it. Events wait for
-// blindFor, which is BlindFor but in tests.
+// LoadCheckpoints reads the checkpoints in a publisher state, and returns its other lines. blindFor is BlindFor
+// except in tests.
 func LoadCheckpoints(state []byte, blindFor time.Duration, log *slog.Logger) (c *Checkpoints, rest []byte) {
 	c = &Checkpoints{blindFor: blindFor, log: log, streams: make(map[string]*history)}
 	for line := range bytes.Lines(state) {
@@ -108,7 +108,7 @@ func LoadCheckpoints(state []byte, blindFor time.Duration, log *slog.Logger) (c 
 	return c, rest
 }
 
-// history needs mu.
+// history returns the history of a stream, new if there is none. Guarded by mu.
 func (c *Checkpoints) history(stream string) *history {
 	h := c.streams[stream]
 	if h == nil {
@@ -118,8 +118,8 @@ func (c *Checkpoints) history(stream string) *history {
 	return h
 }
 
-// Stored records that an event was stored just now. False means that the stream had stored another event at or behind
-// the position already, so that it has lost events: it is to be checked.
+// Stored records that an event was stored now. False means that the stream had stored an event at or behind the
+// position before, so it has lost events and must be checked.
 func (c *Checkpoints) Stored(stream, identity string, position, sequence uint64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -131,8 +131,8 @@ func (c *Checkpoints) Stored(stream, identity string, position, sequence uint64)
 	return true
 }
 
-// Found records that an event was found where it had been stored some time ago. Without a checkpoint before it, that
-// says nothing of what else is stored.
+// Found records that a lookup found an event stored earlier. Without a checkpoint before it, it is ignored: it does not
+// prove that earlier events are stored.
 func (c *Checkpoints) Found(stream, identity string, position, sequence uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -141,7 +141,7 @@ func (c *Checkpoints) Found(stream, identity string, position, sequence uint64) 
 	}
 }
 
-// State returns the lines of the publisher state as of the time when every event up to committed was done.
+// State returns the lines of the publisher state when every event up to committed is done.
 func (c *Checkpoints) State(committed uint64) (lines []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -149,13 +149,14 @@ func (c *Checkpoints) State(committed uint64) (lines []byte) {
 		h := c.streams[stream]
 		h.save(committed)
 		for _, k := range h.saved {
-			lines = fmt.Appendf(lines, "checkpoint %s %s %d %d %d\n", stream, k.Identity, k.Position, k.Sequence, k.Committed)
+			lines = fmt.Appendf(lines, "checkpoint %s %s %d %d %d\n",
+				stream, k.Identity, k.Position, k.Sequence, k.Committed)
 		}
 	}
 	return lines
 }
 
-// save makes the last checkpoint one of the state. While nothing is committed no rewind needs it.
+// save adds the last checkpoint to the state. While nothing is committed, no rewind needs one.
 func (h *history) save(committed uint64) {
 	n := len(h.saved)
 	if h.last == (Checkpoint{}) || n > 0 && h.saved[n-1] == h.last || committed == 0 {
@@ -185,8 +186,8 @@ func (h *history) add(k Checkpoint) {
 	h.saved = slices.Delete(h.saved, evict, evict+1)
 }
 
-// NewStream begins a session with a stream, whose name has no spaces. lookup asks the bus for the event of a
-// checkpoint; an error says that it has no answer.
+// NewStream begins a session with a stream, whose name has no spaces. lookup looks up the event of a checkpoint; an
+// error means that the bus did not answer.
 func (c *Checkpoints) NewStream(name string, lookup func(Checkpoint) (Presence, error)) *Stream {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -195,30 +196,30 @@ func (c *Checkpoints) NewStream(name string, lookup func(Checkpoint) (Presence, 
 	return s
 }
 
-// Check looks up the checkpoints of a stream. Its error says why events have to wait, and that the check is to be
-// repeated. It returns a loss once that is confirmed, and nil if nothing is known to be lost, or if the check has
-// failed for long: what nobody can read must not hold up what could be written.
+// Check looks up the checkpoints of a stream. On an error, events must wait and the check must be repeated. It
+// returns a loss that has persisted for confirmFor, and nil if no loss is known or the check has failed for
+// blindFor: a stream that cannot be read must not block writes.
 func (c *Checkpoints) Check(s *Stream) (*Loss, error) {
-	loss, err := c.look(s)
-	if found := (outcome{err != nil, loss != nil}); s.since.IsZero() || s.found != found {
-		s.found, s.since = found, time.Now()
+	loss, err := c.lookupAll(s)
+	if now := (outcome{err != nil, loss != nil}); s.since.IsZero() || s.last != now {
+		s.last, s.since = now, time.Now()
 	}
-	switch held := time.Since(s.since); {
-	case err != nil && held < c.blindFor:
+	switch age := time.Since(s.since); {
+	case err != nil && age < c.blindFor:
 		return nil, fmt.Errorf("cannot check whether it still has what it stored: %w", err)
 	case err != nil:
 		c.log.Warn("cannot check whether the stream still has what it stored; going on without",
 			"stream", s.name, "error", err)
 		return nil, nil
-	case loss != nil && held < confirmFor:
+	case loss != nil && age < confirmFor:
 		return nil, fmt.Errorf("checking again whether it has lost events: %w", loss.Cause)
 	}
 	return loss, nil
 }
 
-// look looks up all checkpoints of a stream, since one that is present says nothing of those before it: it may have
-// been stored after the loss.
-func (c *Checkpoints) look(s *Stream) (loss *Loss, err error) {
+// lookupAll looks up all checkpoints of a stream: one that is present proves nothing about those before it, as it
+// may have been stored after the loss.
+func (c *Checkpoints) lookupAll(s *Stream) (loss *Loss, err error) {
 	c.mu.Lock()
 	h := c.history(s.name)
 	checkpoints := slices.Compact(append(slices.Clone(h.saved), h.last))
@@ -249,8 +250,8 @@ func (c *Checkpoints) look(s *Stream) (loss *Loss, err error) {
 	return loss, nil
 }
 
-// RewindTo returns the sequence to rewind to when one stream has a loss: as a single rewind is to cover all streams,
-// the others are looked at, too. One that does not answer is left to the next publisher.
+// RewindTo returns the sequence to rewind to after a loss. It checks the other streams too, so that one rewind
+// covers all; a stream that does not answer is left to the next publisher.
 func (c *Checkpoints) RewindTo(loss *Loss) uint64 {
 	c.mu.Lock()
 	var all []*Stream
@@ -262,18 +263,18 @@ func (c *Checkpoints) RewindTo(loss *Loss) uint64 {
 	c.mu.Unlock()
 	sequence, begin := loss.RewindTo, time.Now()
 	for _, s := range all {
-		if time.Since(begin) > lookFor {
+		if time.Since(begin) > checkOthersFor {
 			break
 		}
-		if other, err := c.look(s); err == nil && other != nil {
+		if other, err := c.lookupAll(s); err == nil && other != nil {
 			sequence = min(sequence, other.RewindTo)
 		}
 	}
 	return sequence
 }
 
-// Rewind drops the checkpoints that are missing, and those after committed, and returns the streams that have lost
-// events. Until then every state has all of them, since a run that begins with one has to find the loss, too.
+// Rewind drops the checkpoints that are missing and those above committed, and returns the streams that lost events.
+// Until then they stay in the state, so that a run which starts from it finds the loss again.
 func (c *Checkpoints) Rewind(committed uint64) (lost map[string]bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -288,7 +289,7 @@ func (c *Checkpoints) Rewind(committed uint64) (lost map[string]bool) {
 	return lost
 }
 
-// Forget drops all checkpoints: this is another bus than the one that they are of.
+// Forget drops all checkpoints, since they belong to another bus.
 func (c *Checkpoints) Forget() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -2,18 +2,18 @@ package publishers
 
 import "github.com/postbridge/postbridge/bridge"
 
-// Condition is one reason why events of a destination are not stored, reported for as long as it blocks anything: a
-// partition or an event. Of all that is blocked the error of one is reported; with each its own, the report would change
-// all the time. The publisher's lock guards it.
+// Condition is a reason why events of a destination are not stored. It is reported while it blocks any key: a
+// partition or an event. Only one blocked key's error is reported; otherwise the report would change all the time.
+// The caller synchronizes.
 type Condition[K comparable] struct {
 	Name   string
 	Report bridge.Report
 
 	blocked  map[K]bool
-	reported K // the one whose error is reported, while it is blocked
+	reported K // the key whose error is reported, while it is blocked
 }
 
-// Block notes that k is blocked, and by what.
+// Block records that err blocks k.
 func (c *Condition[K]) Block(k K, err error) {
 	if c.blocked == nil {
 		c.blocked = make(map[K]bool)
@@ -27,7 +27,7 @@ func (c *Condition[K]) Block(k K, err error) {
 	}
 }
 
-// Clear notes that k is not blocked any more, if it was.
+// Clear records that k is no longer blocked.
 func (c *Condition[K]) Clear(k K) {
 	if !c.blocked[k] {
 		return

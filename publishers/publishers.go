@@ -1,2 +1,2 @@
-// Package publishers holds what the publishers of all buses share.
+// Package publishers holds the code that the publishers of all buses share: checkpoints and conditions.
 package publishers

@@ -1,4 +1,4 @@
-// Package tlsfiles keeps a CA and a client certificate as their files are now, for any bus.
+// Package tlsfiles reloads a CA and a client certificate when their files change, for any bus.
 package tlsfiles
 
 import (
@@ -10,7 +10,7 @@ import (
 	"sync"
 )
 
-// Files are the TLS files as they were when they last loaded as a whole.
+// Files holds the TLS files as last loaded without an error. It is safe for concurrent use.
 type Files struct {
 	files  [3]string // CA, certificate, key; "" for one that is not configured
 	report func(error)
@@ -23,8 +23,8 @@ type Files struct {
 	pair    tls.Certificate
 }
 
-// New returns the files in PEM with these names; nil if there are none. Any may be "", cert and key only together. report
-// is told after each look at them what is wrong with them, or nil; it must not call back.
+// New returns the PEM files with these names; nil if there are none. Any may be "", cert and key only together.
+// After each load report is called with its error or nil; it must not call back.
 func New(ca, cert, key string, report func(error)) *Files {
 	if ca == "" && cert == "" {
 		return nil
@@ -32,14 +32,14 @@ func New(ca, cert, key string, report func(error)) *Files {
 	return &Files{files: [3]string{ca, cert, key}, report: report}
 }
 
-// HasCA reports whether there is a CA to trust instead of the system's.
+// HasCA reports whether a CA replaces the system's.
 func (f *Files) HasCA() bool { return f.files[0] != "" }
 
-// HasPair reports whether there is a certificate to show.
+// HasPair reports whether there is a client certificate.
 func (f *Files) HasPair() bool { return f.files[1] != "" }
 
-// Current returns what to connect with, read again; nil and zero for what is not configured. The error is that there is
-// nothing yet.
+// Current reads the files and returns the CA and the certificate; nil and zero if not configured. If the files do
+// not load it returns the last that did, and an error only if there are none.
 func (f *Files) Current() (*x509.CertPool, tls.Certificate, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -50,7 +50,7 @@ func (f *Files) Current() (*x509.CertPool, tls.Certificate, error) {
 	return f.pool, f.pair, err
 }
 
-// Changed loads the files if they changed, and reports whether there is something new to connect with.
+// Changed loads the files, and reports whether they changed and loaded without an error.
 func (f *Files) Changed() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -58,8 +58,7 @@ func (f *Files) Changed() bool {
 	return fresh
 }
 
-// load reads the files, and reports whether they are new. Files that do not load leave the last that did. Guarded by
-// mu.
+// load reads the files, and reports whether they changed. On an error the last loaded files stay. Guarded by mu.
 func (f *Files) load() (fresh bool, err error) {
 	content, err := f.read()
 	if err == nil && !f.same(content) {
@@ -94,8 +93,8 @@ func (f *Files) same(content [3][]byte) bool {
 	return true
 }
 
-// parse takes the content over if all of it is right. A certificate and a key that are replaced one after the other do
-// not match for a moment.
+// parse replaces the loaded files if all of them are valid. A certificate and a key that are replaced one after the
+// other do not match in between.
 func (f *Files) parse(content [3][]byte) error {
 	var pool *x509.CertPool
 	var pair tls.Certificate
