@@ -9,12 +9,12 @@ import (
 	"github.com/postbridge/postbridge/publishers/tlsfiles"
 )
 
-// newCertificates returns nil if no files are configured.
+// newCertificates returns the configured TLS files; nil if there are none.
 func newCertificates(cfg Config, report func(error)) *tlsfiles.Files {
 	return tlsfiles.New(cfg.TLSCAFile, cfg.TLSCertFile, cfg.TLSKeyFile, report)
 }
 
-// withCertificates makes the library ask for the files at each dial. It asks with its own lock held.
+// withCertificates makes the library read the files at each dial, with its own lock held.
 func withCertificates(files *tlsfiles.Files) natsgo.Option {
 	return func(o *natsgo.Options) error {
 		o.Secure = true

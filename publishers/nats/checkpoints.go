@@ -12,13 +12,13 @@ import (
 	"github.com/postbridge/postbridge/publishers"
 )
 
-// quorumAge is how long ago a leader may have heard from the others. They elect another after four seconds at the
-// earliest.
+// quorumAge is the age up to which a follower's last contact with the leader counts. Followers elect a new leader
+// after four seconds at the earliest.
 const quorumAge = 3 * time.Second
 
-var errNotLed = errors.New("the node that answers is cut off or knows of no leader, so the stream may have more")
+var errNotLed = errors.New("the answering node has no quorum or no leader, so the stream may have more messages")
 
-// lookupCheckpoint asks a stream for the event of a checkpoint.
+// lookupCheckpoint looks up the event of a checkpoint in its stream.
 func (p *Publisher) lookupCheckpoint(
 	lookups context.Context, js jetstream.JetStream, d *destination, k publishers.Checkpoint,
 ) (publishers.Presence, error) {
@@ -37,26 +37,26 @@ func (p *Publisher) lookupCheckpoint(
 	m, err := s.GetMsg(ctx, k.Position)
 	switch {
 	case errors.Is(err, jetstream.ErrMsgNotFound):
-		return publishers.Unknown, nil // a limit or somebody removed it, or the replica that answers lags
+		return publishers.Unknown, nil // removed by a limit or a purge, or the answering replica lags
 	case err != nil:
 		return publishers.Unknown, err
 	case !sameEvent(m, &bridge.Delivery{Spool: p.spool, Sequence: k.Sequence}):
 		return publishers.Missing, nil
 	case d.misplaced(m):
-		return publishers.Missing, nil // to its consumers; it is published again, and refused until that is mended
+		return publishers.Missing, nil // to its consumers; published again once the mapping is removed
 	default:
 		return publishers.Present, nil
 	}
 }
 
-// identity tells a stream from one of the same name that was created later.
+// identity returns the creation time, which differs for a recreated stream of the same name.
 func identity(s *jetstream.StreamInfo) string { return strconv.FormatInt(s.Created.UnixNano(), 10) }
 
-// led reports whether the answer is that of a leader whom most of its nodes follow. Without one, any node answers, and
-// one that is cut off goes on as a leader for some seconds.
+// led reports whether the answer comes from a leader with a quorum. Without a leader any node answers, and an
+// isolated leader does not step down for some seconds.
 func led(c *jetstream.ClusterInfo) bool {
 	if c == nil {
-		return true // one server
+		return true // not clustered
 	}
 	following := 1
 	for _, r := range c.Replicas {
@@ -67,13 +67,13 @@ func led(c *jetstream.ClusterInfo) bool {
 	return c.Leader != "" && 2*following > len(c.Replicas)+1
 }
 
-// checkLoss checks whether the stream still has what it stored, and asks for a rewind if it has not: nothing more is
-// sent to the stream then, and another publisher goes on. An error says why events wait.
+// checkLoss checks the stream's checkpoints, and requests a rewind if one is missing: then nothing more is sent to the
+// stream, and the bridge opens another publisher. An error means that events must wait for another check.
 func (p *Publisher) checkLoss(lookups context.Context, s *publishers.Stream) (lost bool, err error) {
 	loss, err := p.checkpoints.Check(s)
 	switch {
 	case lookups.Err() != nil:
-		return false, nil // the session is over, or nobody may look
+		return false, nil // the session ended, or lookups are denied
 	case err != nil || loss == nil:
 		return false, err
 	}

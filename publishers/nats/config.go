@@ -14,42 +14,40 @@ import (
 	"github.com/postbridge/postbridge/publishers/tlsfiles"
 )
 
-// Config says which JetStream, as whom, and what to do about its streams.
+// Config configures the servers, the login and the streams.
 type Config struct {
-	// URL is where the bus is: nats:// or tls://, several separated by commas.
+	// URL lists the servers: nats:// or tls://, separated by commas.
 	URL string
-	// Embedded, if set, is a server of our own that is the bus; URL is not used.
+	// Embedded, if not nil, starts a server in this process instead; URL is not used.
 	Embedded *EmbeddedConfig
 
-	// At most one of CredsFile, User with Password, and Token. Password and Token are asked at each connect, so that
-	// a secret that was rotated counts from the next one on; they are called with locks held: they may read a file,
-	// but not wait.
+	// At most one of CredsFile, User with Password, and Token. Password and Token are called at each connect, so that a
+	// rotated secret takes effect. They are called with locks held: they may read a file, but not block.
 	CredsFile string
 	User      string
 	Password  func() string
 	Token     func() string
 
-	// TLS files in PEM, read again at each dial; when they change, the connection is renewed. CertFile and KeyFile
-	// come together.
+	// TLS files in PEM, read at each dial; a change renews the connection. CertFile and KeyFile require each other.
 	TLSCAFile, TLSCertFile, TLSKeyFile string
 
-	// Prefix makes subjects <prefix>.orders.… and streams <PREFIX>_ORDERS.
+	// Prefix, if not empty, makes subjects <prefix>.orders.… and streams <PREFIX>_ORDERS.
 	Prefix string
 
-	// CreateStreams says to create missing streams, with the limits below. Zero MaxAge or MaxBytes is no limit.
+	// CreateStreams creates missing streams, with the limits below. Zero MaxAge or MaxBytes means no limit.
 	CreateStreams bool
 	Replicas      int
 	MaxAge        time.Duration
 	MaxBytes      int64
-	// DiscardOld makes a full stream drop its oldest events. Otherwise it refuses new ones, which then wait here.
+	// DiscardOld makes a full stream drop its oldest events. Otherwise it refuses new ones, which wait in the spool.
 	DiscardOld bool
 }
 
-// Validate returns what is wrong with the configuration: one line that names the setting and says what to do. It shows
-// no secret.
+// Validate returns the first error of the configuration: one line with the setting and the remedy, without secrets.
 func (c *Config) Validate() error {
 	if c.Prefix != "" && bridge.EscapeToken(c.Prefix) != c.Prefix {
-		return fmt.Errorf("POSTBRIDGE_PREFIX: %q cannot be part of a subject; use letters, digits, _ and -, at most 64 of them", c.Prefix)
+		return fmt.Errorf("POSTBRIDGE_PREFIX: %q cannot be part of a subject; "+
+			"use letters, digits, _ and -, at most 64 of them", c.Prefix)
 	}
 	logins := []setting{
 		{"POSTBRIDGE_NATS_CREDS_FILE", c.CredsFile != ""},
@@ -64,7 +62,8 @@ func (c *Config) Validate() error {
 			setting{"POSTBRIDGE_NATS_TLS_KEY_FILE", c.TLSKeyFile != ""},
 		))
 		if remote != nil {
-			return fmt.Errorf("%s is set, but the embedded server has neither login nor TLS; unset it, or set POSTBRIDGE_NATS_URL", remote[0])
+			return fmt.Errorf("%s is set, but the embedded server has neither login nor TLS; "+
+				"unset it, or set POSTBRIDGE_NATS_URL", remote[0])
 		}
 		return nil
 	}
@@ -81,14 +80,16 @@ func (c *Config) Validate() error {
 	case c.Password == nil && c.User != "":
 		return errors.New("POSTBRIDGE_NATS_USER: is set without a password; set POSTBRIDGE_NATS_PASSWORD, too")
 	case c.TLSCertFile != "" && c.TLSKeyFile == "":
-		return errors.New("POSTBRIDGE_NATS_TLS_CERT_FILE: is set without its key; set POSTBRIDGE_NATS_TLS_KEY_FILE, too")
+		return errors.New("POSTBRIDGE_NATS_TLS_CERT_FILE: is set without its key; " +
+			"set POSTBRIDGE_NATS_TLS_KEY_FILE, too")
 	case c.TLSCertFile == "" && c.TLSKeyFile != "":
-		return errors.New("POSTBRIDGE_NATS_TLS_KEY_FILE: is set without its certificate; set POSTBRIDGE_NATS_TLS_CERT_FILE, too")
+		return errors.New("POSTBRIDGE_NATS_TLS_KEY_FILE: is set without its certificate; " +
+			"set POSTBRIDGE_NATS_TLS_CERT_FILE, too")
 	}
 	return nil
 }
 
-// setting is the name of one, for messages, and whether it is set.
+// setting is a setting's name, for messages, and whether it is set.
 type setting struct {
 	name string
 	set  bool
@@ -105,7 +106,7 @@ func namesSet(all []setting) (names []string) {
 
 func hasUser(u *url.URL) bool { return u.User != nil }
 
-// ParseURL takes apart the servers of Config.URL. Its error does not show the text, which may hold a password.
+// ParseURL parses Config.URL. Its error does not quote the text, which may contain a password.
 func ParseURL(text string) (servers []*url.URL, err error) {
 	for server := range strings.SplitSeq(text, ",") {
 		server = strings.TrimSpace(server)
@@ -114,19 +115,20 @@ func ParseURL(text string) (servers []*url.URL, err error) {
 		}
 		u, err := url.Parse(server)
 		if err != nil || u.Hostname() == "" || !slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme) {
-			return nil, errors.New("POSTBRIDGE_NATS_URL: is not a list of NATS servers; write it like nats://host:4222, several with commas")
+			return nil, errors.New("POSTBRIDGE_NATS_URL: is not a list of NATS servers; " +
+				"write it like nats://host:4222, several with commas")
 		}
 		servers = append(servers, u)
 	}
 	return servers, nil
 }
 
-// hosts says where the bus is, without users and passwords.
+// hosts returns the addresses of the servers, for messages, without user info.
 func (c *Config) hosts() string {
 	if c.Embedded != nil {
 		return "this process"
 	}
-	servers, _ := ParseURL(c.URL) // was checked
+	servers, _ := ParseURL(c.URL) // validated
 	var hosts []string
 	for _, u := range servers {
 		hosts = append(hosts, u.Host)
@@ -134,8 +136,8 @@ func (c *Config) hosts() string {
 	return strings.Join(hosts, ",")
 }
 
-// ConnectOptions are the login and the TLS files of a valid configuration, for another client of the same bus.
-// Everything is read again at each connect.
+// ConnectOptions returns the login and TLS options of a valid configuration, for another client of the same bus.
+// Secrets and files are read at each connect.
 func ConnectOptions(c Config) []natsgo.Option {
 	return c.connectOptions(newCertificates(c, func(error) {}))
 }

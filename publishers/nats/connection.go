@@ -25,12 +25,14 @@ const (
 	pollInterval = 2 * time.Second
 )
 
-// stayConnected keeps a connection open until Close. The library reconnects by itself, except after errors that it does not
-// know, like "Maximum Payload Violation" after a server's limit was lowered: they close the connection for good.
+// stayConnected keeps a connection open until Close. The library reconnects by itself, except after errors that it
+// does not know, like "Maximum Payload Violation" after a server's limit was lowered: they close the connection for
+// good.
 func (p *Publisher) stayConnected() {
 	for attempt := 1; p.ctx.Err() == nil; attempt++ {
 		closed := make(chan struct{})
-		conn, err := natsgo.Connect(p.cfg.URL, append(p.options(), natsgo.ClosedHandler(func(*natsgo.Conn) { close(closed) }))...)
+		onClosed := natsgo.ClosedHandler(func(*natsgo.Conn) { close(closed) })
+		conn, err := natsgo.Connect(p.cfg.URL, append(p.options(), onClosed)...)
 		if err == nil {
 			p.supervise(conn, closed)
 			conn.Close()
@@ -170,7 +172,7 @@ func (p *Publisher) down(conn *natsgo.Conn, err error) {
 		p.session.end()
 	}
 	p.mu.Unlock()
-	if err == nil || errors.Is(err, natsgo.ErrPermissionViolation) { // it ends no connection, and may quote an order's subject
+	if err == nil || errors.Is(err, natsgo.ErrPermissionViolation) { // which may quote an order
 		err = errors.New("the connection was lost")
 	}
 	p.stillDown(err)
@@ -209,9 +211,9 @@ func (p *Publisher) asyncError(err error) {
 	}
 }
 
-// dialer dials the connections of one natsgo.Conn and closes them at the end of ctx. The library dials, and waits for the
-// server's INFO, with its lock held; without this, Close would wait for both. Nor does the library close a connection whose
-// login failed: the next Dial does.
+// dialer dials the connections of one natsgo.Conn and closes them at the end of ctx. The library dials, and waits
+// for the server's INFO, with its lock held; without this, Close would wait for both. Nor does the library close a
+// connection whose login failed: the next Dial does.
 type dialer struct {
 	ctx     context.Context
 	timeout time.Duration

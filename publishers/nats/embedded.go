@@ -16,17 +16,17 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// EmbeddedConfig says where the embedded server listens and keeps its streams.
+// EmbeddedConfig configures the embedded server.
 type EmbeddedConfig struct {
-	// Listen is host:port for other clients; port 0 is a free one.
+	// Listen is host:port for other clients; port 0 chooses a free one.
 	Listen string
-	// StoreDir holds the streams.
+	// StoreDir is the directory of the streams.
 	StoreDir string
 	// MaxPayload is the largest event, in bytes; 0 is the server's default, 1 MiB.
 	MaxPayload int32
 }
 
-// embedded is a JetStream server in this process: the bus of one machine. Any NATS client can connect to it.
+// embedded is a JetStream server in this process, for a single machine. Other NATS clients can connect to it.
 type embedded struct {
 	server   *server.Server
 	storeDir string
@@ -36,16 +36,16 @@ type embedded struct {
 // syncInterval is how often the embedded server syncs its files.
 const syncInterval = time.Second
 
-// Delay is for bridge.Bus: how long after its acknowledgement the embedded server may lose an event with the power. A
-// server elsewhere is another machine's business.
+// Delay returns how long after its acknowledgement a power failure may lose an event in the embedded server, for
+// bridge.Bus; 0 for a remote server, which does not fail with this machine.
 func (c *Config) Delay() time.Duration {
 	if c.Embedded == nil {
 		return 0
 	}
-	return 3 * syncInterval // one to come round, one to sync, and one to spare
+	return 3 * syncInterval // one until the sync begins, one for the sync, and one spare
 }
 
-// embeddedName stays the same from run to run: the server finds its streams by it.
+// embeddedName is the server's name. It must not change: the server finds its streams by it.
 const embeddedName = "postbridge"
 
 func startEmbedded(cfg EmbeddedConfig, log *slog.Logger) (*embedded, error) {
@@ -60,21 +60,21 @@ func startEmbedded(cfg EmbeddedConfig, log *slog.Logger) (*embedded, error) {
 		ServerName: embeddedName,
 		Host:       host,
 		Port:       port,
-		NoSigs:     true, // signals are the process's own business
+		NoSigs:     true, // the process handles signals itself
 		JetStream:  true,
 		MaxPayload: cfg.MaxPayload,
 		StoreDir:   cfg.StoreDir,
-		// An fsync for each event would be a second one for the same event on the same disk. Instead the cursor
-		// stays behind: see Config.Delay.
+		// The spool has fsynced each event already. Instead of a second fsync the cursor lags: see Config.Delay.
 		SyncInterval: syncInterval,
-		// Limits belong to the streams. One of the server's, by default a part of the free disk, would refuse to
-		// create streams on a small disk, and to load them when their limit was lowered.
+		// No limit of the server: the streams have limits. The default, a part of the free disk, prevents creating
+		// streams on a small disk, and loading them after it shrank.
 		JetStreamMaxStore: 1 << 60,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("embedded NATS server: %w", err)
 	}
-	e := &embedded{s, cfg.StoreDir, &serverLog{log: log, fatal: make(chan string, 1), said: make(map[string]time.Time)}}
+	l := &serverLog{log: log, fatal: make(chan string, 1), logged: make(map[string]time.Time)}
+	e := &embedded{s, cfg.StoreDir, l}
 	s.SetLoggerV2(e.log, false, false, false)
 	if err := e.start(); err != nil {
 		e.shutdown()
@@ -84,7 +84,7 @@ func startEmbedded(cfg EmbeddedConfig, log *slog.Logger) (*embedded, error) {
 	return e, nil
 }
 
-// checkFree finds an address that is taken before the server opens its store, and tells it in fewer words.
+// checkFree fails if the address is in use, before the server opens its store, with a shorter error than the server's.
 func checkFree(listen string) error {
 	l, err := net.Listen("tcp", listen)
 	if err == nil {
@@ -97,7 +97,7 @@ func checkFree(listen string) error {
 	return fmt.Errorf("the embedded NATS server cannot listen on %s: %w; set POSTBRIDGE_NATS_LISTEN", listen, err)
 }
 
-// InProcessConn makes a connection without a socket; it is called by the NATS client library.
+// InProcessConn implements natsgo.InProcessConnProvider: a connection without a socket.
 func (e *embedded) InProcessConn() (net.Conn, error) { return e.server.InProcessConn() }
 
 func (e *embedded) start() error {
@@ -117,8 +117,8 @@ func (e *embedded) start() error {
 	}
 }
 
-// shutdown stops the server, waits until its streams are closed, and has their files survive: the cursor does not stay
-// behind any more.
+// shutdown stops the server, waits until its streams are closed, and fsyncs their files, since the final cursor does
+// not lag.
 func (e *embedded) shutdown() {
 	e.server.Shutdown()
 	e.server.WaitForShutdown()
@@ -151,38 +151,38 @@ func splitListen(listen string) (host string, port int, err error) {
 	return host, port, nil
 }
 
-// serverLog hands the server's log to slog. What the server calls fatal does not end the process, as it would in its
-// own logger.
+// serverLog writes the server's log to slog. A fatal message does not exit the process, as in the server's own
+// logger, but fails start.
 type serverLog struct {
 	log   *slog.Logger
 	fatal chan string // the first fatal message
 
-	mu   sync.Mutex
-	said map[string]time.Time // when a warning was logged; guarded by mu
+	mu     sync.Mutex
+	logged map[string]time.Time // the last time of each warning; guarded by mu
 }
 
-// maxSaid bounds the memory for what was logged.
-const maxSaid = 100
+// maxLogged bounds the memory for logged warnings.
+const maxLogged = 100
 
-// warn logs a warning once a minute: what keeps a message from being stored comes again with each retry.
+// warn logs a warning at most once a minute: the same one comes with each retry.
 func (l *serverLog) warn(text string) {
 	if l.due(text) {
 		l.log.Warn(text)
 	}
 }
 
-// due reports whether a warning is to be logged, and notes that it is.
+// due reports whether a warning is to be logged now, and records the time.
 func (l *serverLog) due(text string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
-	if now.Sub(l.said[text]) < time.Minute {
+	if now.Sub(l.logged[text]) < time.Minute {
 		return false
 	}
-	if len(l.said) > maxSaid {
-		clear(l.said)
+	if len(l.logged) > maxLogged {
+		clear(l.logged)
 	}
-	l.said[text] = now
+	l.logged[text] = now
 	return true
 }
 

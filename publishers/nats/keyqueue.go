@@ -77,9 +77,9 @@ func (e *entry) finished() bool {
 	return true
 }
 
-// needsLookup reports whether the copy may be stored, and a retry not be deduplicated by the stream: an earlier run may have
-// sent it, or this run sent it more than half a duplicate window ago; the other half covers the delay of the retry. Dead
-// letters share a subject, where a lookup is expensive: they rely on the duplicate window.
+// needsLookup reports whether the copy may be stored, and a retry not be deduplicated by the stream: an earlier run
+// may have sent it, or this run sent it more than half a duplicate window ago; the other half covers the delay of
+// the retry. Dead letters share a subject, where a lookup is expensive: they rely on the duplicate window.
 func (c *eventCopy) needsLookup(now time.Time) bool {
 	if c.dest.lookupDenied || c.failedLookups >= maxLookups || c.dest.name == bridge.Deadletters {
 		return false

@@ -12,15 +12,15 @@ import (
 	"github.com/postbridge/postbridge/bridge"
 )
 
-// maxLookups limits the failed lookups of a copy. Then it is sent without: storing an event twice is better than blocking
-// it.
+// maxLookups limits the failed lookups of a copy. Then it is sent without: storing an event twice is better than
+// blocking it.
 const maxLookups = 3
 
 // errLookupDenied ends a lookup without permission.
 var errLookupDenied = errors.New("no permission to look up what the stream holds")
 
-// startRequest runs ask on a goroutine of its own and passes its error to answered, with mu held. ask must not access the
-// copy. The caller holds mu and has called beginAttempt.
+// startRequest runs ask on a goroutine of its own and passes its error to answered, with mu held. ask must not
+// access the copy. The caller holds mu and has called beginAttempt.
 func (p *Publisher) startRequest(
 	c *eventCopy, ask func(context.Context, jetstream.Stream) error, answered func(*eventCopy, error),
 ) {
@@ -69,12 +69,13 @@ func (p *Publisher) finishLookup(c *eventCopy, asked time.Time, at uint64, err e
 		p.enqueue(l)
 	default:
 		c.failedLookups++
-		p.retry(c, &c.dest.failing, p.noAnswer(fmt.Errorf("cannot look up what stream %s holds: %w", c.dest.stream, err)))
+		err = fmt.Errorf("cannot look up an event in stream %s: %w", c.dest.stream, err)
+		p.retry(c, &c.dest.failing, p.noAnswer(err))
 	}
 }
 
-// findEvent returns the stream sequence of the event on its subject; 0 if the stream does not hold it. from is the sequence
-// of the event before it, where the scan begins, so that it is not quadratic in the events of an order.
+// findEvent returns the stream sequence of the event on its subject; 0 if the stream does not hold it. from is the
+// sequence of the event before it, where the scan begins, so that it is not quadratic in the events of an order.
 func findEvent(
 	ctx context.Context, s jetstream.Stream, subject string, d *bridge.Delivery, from uint64,
 ) (at uint64, err error) {
@@ -88,8 +89,8 @@ func findEvent(
 		return last.Sequence, nil
 	}
 	if last.Header.Get(headerSpool) == d.Spool && last.Header.Get(headerSequence) < d.SequenceText() {
-		// Events of an order are stored by ascending spool sequence. If one was stored late, because it was missing, the
-		// events behind it may be stored again: rare, and at least once.
+		// Events of an order are stored by ascending spool sequence. If one was stored late, because it was missing,
+		// the events behind it may be stored again: rare, and at least once.
 		return 0, nil
 	}
 	// The last message is a later event, or of another replica. The event may be before it, or was refused: scan. The

@@ -7,7 +7,7 @@ import (
 	"github.com/postbridge/postbridge/bridge"
 )
 
-// Names of headers. NATS compares them with regard to case.
+// Names of headers, which are case-sensitive in NATS.
 const (
 	headerSpool       = "ce-spool"
 	headerSequence    = "ce-sequence"
@@ -15,12 +15,12 @@ const (
 	headerTraceParent = "traceparent"
 )
 
-// maxHeaderValue is the longest value of a header. A stream refuses a message whose headers take more than 64 KiB; ids
-// that are longer are written as in the subject.
+// maxHeaderValue limits a header value, in bytes. A stream refuses headers of more than 64 KiB together; longer ids are
+// escaped as in the subject.
 const maxHeaderValue = 8 << 10
 
-// headers makes the headers of one message after the other in the same map: nats.go has encoded them when PublishMsg
-// returns, and nothing reads them after that. Owned by the sender goroutine.
+// headers builds the headers of all messages in one map: nats.go encodes them before PublishMsgAsync returns and
+// does not read them again. Owned by the sender goroutine.
 type headers struct {
 	header natsgo.Header
 	msgID  []string
@@ -47,12 +47,12 @@ func newHeaders() *headers {
 }
 
 // of returns the headers of d for a stream: the CloudEvents attributes in binary mode, the message id, the trace
-// context, and which stream it is for, so that no other takes it. They hold until the next call.
+// context, and the expected stream, so that no other stores it. They are valid until the next call.
 func (h *headers) of(d *bridge.Delivery, stream string) natsgo.Header {
 	h.msgID[0], h.stream[0] = d.MsgID(), stream
 	for i, attribute := range d.Attributes() {
 		h.values[i][0] = percentEncode(attribute[1])
-		if len(h.values[i][0]) > maxHeaderValue { // only ids that the broker sent are so long
+		if len(h.values[i][0]) > maxHeaderValue { // only ids from the broker can be so long
 			h.values[i][0] = percentEncode(bridge.EscapeToken(d.UserID) + "/" + bridge.EscapeToken(d.OrderID))
 		}
 	}
@@ -64,8 +64,8 @@ func (h *headers) of(d *bridge.Delivery, stream string) natsgo.Header {
 	return h.header
 }
 
-// percentEncode writes a value as the NATS binding of CloudEvents has it: of UTF-8, every byte that is not printable
-// ASCII, and space, " and %, as % and two hex digits.
+// percentEncode encodes a value for the CloudEvents binding of NATS: every byte of its UTF-8 that is not printable
+// ASCII, and space, " and %, become % and two hex digits.
 func percentEncode(s string) string {
 	extra := 0
 	for i := range len(s) {

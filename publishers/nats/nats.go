@@ -4,22 +4,25 @@
 //	                ▲           ▲                        │
 //	                └─ next ────┴── backoff, wake ◄── ack or error
 //
-// Publish appends an event to the queue of its key. The sender goroutine takes the heads of the ready queues. It looks up
-// an event that may be stored already, else publishes it; the acknowledgement finishes it, an error schedules a retry.
+// Publish appends an event to the queue of its key. The sender goroutine takes the heads of the ready queues. It
+// looks up an event that may be stored already, else publishes it; the acknowledgement finishes it, an error
+// schedules a retry.
 //
 // Invariants:
 //
-//   - Order per key: one queue per key, and one event in flight per key. The next event of a key is sent when the one before
-//     it is stored, or refused for good, in all its destinations. Keys do not wait for each other.
-//   - Stored once: a retry carries the same Nats-Msg-Id, which the stream remembers for its duplicate window. An event that
-//     may have been sent longer ago, or by an earlier run, is looked up before it is sent (lookup.go). A user without the
-//     right to look up gets at-least-once storage.
-//   - Right stream and subject: Nats-Expected-Stream names the stream of each event. The first event of a destination on
-//     each connection is read back, before the others are sent, to detect subject mappings (readback.go).
+//   - Order per key: one queue per key, and one event in flight per key. The next event of a key is sent when the
+//     one before it is stored, or refused for good, in all its destinations. Keys do not wait for each other.
+//   - Stored once: a retry carries the same Nats-Msg-Id, which the stream remembers for its duplicate window. An
+//     event that may have been sent longer ago, or by an earlier run, is looked up before it is sent (lookup.go). A
+//     user without the right to look up gets at-least-once storage.
+//   - Right stream and subject: Nats-Expected-Stream names the stream of each event. The first event of a
+//     destination on each connection is read back, before the others are sent, to detect subject mappings
+//     (readback.go).
 //   - Fitting stream: nothing is sent before the stream's configuration was checked on this connection, and again every
 //     checkInterval (stream.go).
-//   - Rewind: checkpoints record where events are stored. If a checked stream no longer holds one, the stream was restored
-//     from an older copy or created anew, and the bridge is asked to publish again from there (checkpoints.go).
+//   - Rewind: checkpoints record where events are stored. If a checked stream no longer holds one, the stream was
+//     restored from an older copy or created anew, and the bridge is asked to publish again from there
+//     (checkpoints.go).
 //
 // The NATS user needs to subscribe to _INBOX.> and to publish to
 //
@@ -31,8 +34,8 @@
 //	$JS.API.STREAM.MSG.GET.<stream>   instead of these two, if the stream has no allow_direct
 //	$SYS.REQ.USER.INFO                for Check to see what the user may publish to
 //
-// Locks: mu is not held in calls of nats.go, which holds a lock of its own while it dials and in some callbacks. Nor is it
-// held while logging or calling done, which may block.
+// Locks: mu is not held in calls of nats.go, which holds a lock of its own while it dials and in some callbacks. Nor
+// is it held while logging or calling done, which may block.
 package nats
 
 import (
@@ -122,8 +125,8 @@ func NewBus(cfg Config, log *slog.Logger) bridge.Bus {
 	}}
 }
 
-// Open returns a publisher that connects, and reconnects, until Close. It does not wait for the bus. It fails only if cfg
-// is invalid or the embedded server cannot start.
+// Open returns a publisher that connects, and reconnects, until Close. It does not wait for the bus. It fails only
+// if cfg is invalid or the embedded server cannot start.
 func Open(cfg Config, o bridge.Opening, log *slog.Logger) (*Publisher, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -162,8 +165,8 @@ func Open(cfg Config, o bridge.Opening, log *slog.Logger) (*Publisher, error) {
 	return p, nil
 }
 
-// Publish appends the delivery to the queue of its key, without waiting. After the end of ctx it does nothing: the caller
-// is about to call Close.
+// Publish appends the delivery to the queue of its key, without waiting. After the end of ctx it does nothing: the
+// caller is about to call Close.
 func (p *Publisher) Publish(ctx context.Context, d *bridge.Delivery, done func(error)) {
 	if ctx.Err() != nil {
 		return

@@ -14,16 +14,16 @@ import (
 	"github.com/postbridge/postbridge/bridge"
 )
 
-// An acknowledgement names the stream and the sequence of a message, not its subject. A subject mapping of the account,
-// or a subject transform of the stream, stores it under another subject: consumers of orders.> do not get it, and lookups
-// do not find it. A mapping cannot be queried, so messages are read back:
+// An acknowledgement names the stream and the sequence of a message, not its subject. A subject mapping of the
+// account, or a subject transform of the stream, stores it under another subject: consumers of orders.> do not get
+// it, and lookups do not find it. A mapping cannot be queried, so messages are read back:
 //
 //   - the first event of each destination on each connection (the sample), which the others wait for;
 //   - an event that may have been sent before, since the earlier copy may be misplaced;
 //   - every half a minute, the newest checkpoint (checkpoints.go).
 //
-// If the subject differs, the sample is the only event sent to the destination, again and again, until it is stored under its
-// subject. The stream deduplicates it within its duplicate window, so few are misplaced.
+// If the subject differs, the sample is the only event sent to the destination, again and again, until it is stored
+// under its subject. The stream deduplicates it within its duplicate window, so few are misplaced.
 
 const (
 	// readBackTries limits the reads of a message that a replica may not have yet, readBackPause apart.
@@ -136,8 +136,8 @@ func (p *Publisher) finishReadBack(c *eventCopy, ack *jetstream.PubAck, m *jetst
 	}
 }
 
-// ofMirror reports whether a mirror answered a direct get of the stream. Mirrors may transform subjects, so its subject is
-// not conclusive.
+// ofMirror reports whether a mirror answered a direct get of the stream. Mirrors may transform subjects, so its
+// subject is not conclusive.
 func ofMirror(m *jetstream.RawStreamMsg, stream string) bool {
 	by := m.Header.Get(jetstream.StreamHeader)
 	return by != "" && by != stream

@@ -25,8 +25,9 @@ type outgoing struct {
 	copy *eventCopy
 }
 
-// send publishes batches until Close. It is the only goroutine that publishes, so messages are written in order; the library
-// calls acked and failed on other goroutines. It waits while no copy is sendable: every change of that signals wake.
+// send publishes batches until Close. It is the only goroutine that publishes, so messages are written in order; the
+// library calls acked and failed on other goroutines. It waits while no copy is sendable: every change of that
+// signals wake.
 func (p *Publisher) send() {
 	b := batch{copies: make([]outgoing, 0, sendBatch+1)}
 	h := newHeaders()
@@ -74,8 +75,8 @@ func (p *Publisher) write(b *batch, h *headers) {
 	}
 }
 
-// pause stops sending to a destination until a check finds that its stream fits, and waits for the batch being written. It
-// locks mu.
+// pause stops sending to a destination until a check finds that its stream fits, and waits for the batch being
+// written. It locks mu.
 func (p *Publisher) pause(d *destination) {
 	p.mu.Lock()
 	d.ready = false
@@ -84,8 +85,8 @@ func (p *Publisher) pause(d *destination) {
 	defer p.writing.Unlock()
 }
 
-// addHead adds the sendable copies of the queue's head to b and starts the lookups that it needs. A copy whose stream is not
-// ready stays; the check of the stream enqueues its queue again.
+// addHead adds the sendable copies of the queue's head to b and starts the lookups that it needs. A copy whose
+// stream is not ready stays; the check of the stream enqueues its queue again.
 func (p *Publisher) addHead(l *keyQueue, now time.Time, b *batch) {
 	if l.head == nil {
 		return // finished after it was enqueued for a retry
@@ -185,11 +186,11 @@ func (p *Publisher) stored(c *eventCopy, ack *jetstream.PubAck) {
 		p.markVerified(c.dest)
 	}
 	c.misplaced = false
-	number := c.entry.delivery.Sequence
+	d := c.entry.delivery
 	if ack.Duplicate {
 		// An earlier attempt stored it.
-		p.checkpoints.Found(c.dest.stream, c.dest.identity, ack.Sequence, number)
-	} else if !p.checkpoints.Stored(c.dest.stream, c.dest.identity, ack.Sequence, number) && !c.entry.delivery.Redelivered {
+		p.checkpoints.Found(c.dest.stream, c.dest.identity, ack.Sequence, d.Sequence)
+	} else if !p.checkpoints.Stored(c.dest.stream, c.dest.identity, ack.Sequence, d.Sequence) && !d.Redelivered {
 		// A position is used again, so the stream lost events. (The result of a read-back may come out of order.)
 		c.dest.requestCheck()
 	}
@@ -302,8 +303,8 @@ func (p *Publisher) handleError(c *eventCopy, err error) {
 	}
 }
 
-// disconnected reports whether err is that of a lost connection. The message may be stored or not; it is sent again on the
-// next connection.
+// disconnected reports whether err is that of a lost connection. The message may be stored or not; it is sent again
+// on the next connection.
 func disconnected(err error) bool {
 	return errors.Is(err, natsgo.ErrDisconnected) || errors.Is(err, natsgo.ErrReconnectBufExceeded) ||
 		errors.Is(err, natsgo.ErrConnectionClosed) || errors.Is(err, natsgo.ErrConnectionReconnecting)

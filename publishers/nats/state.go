@@ -8,10 +8,10 @@ import (
 	"github.com/postbridge/postbridge/publishers"
 )
 
-// serversWord begins the line of the publisher state that says which servers the checkpoints are of.
+// serversWord begins the line of the publisher state with the addresses of the servers that the checkpoints belong to.
 const serversWord = "servers "
 
-// loadState reads the publisher state of an earlier run. Of other servers it says nothing.
+// loadState reads the publisher state of an earlier run, and drops its checkpoints if no server is still configured.
 func (p *Publisher) loadState(state []byte) {
 	var rest []byte
 	p.checkpoints, rest = publishers.LoadCheckpoints(state, publishers.BlindFor, p.log)
@@ -21,8 +21,10 @@ func (p *Publisher) loadState(state []byte) {
 	}
 	now := strings.Split(p.servers, ",")
 	before, known := strings.CutPrefix(string(bytes.TrimSpace(rest)), serversWord)
-	if known && !slices.ContainsFunc(strings.Split(before, ","), func(s string) bool { return slices.Contains(now, s) }) {
-		p.log.Warn("these are other NATS servers than before, and what was stored may not be on them; what waits is published here. To publish again what the spool keeps, stop postbridge, remove spool/cursor-nats and start it",
+	configured := func(server string) bool { return slices.Contains(now, server) }
+	if known && !slices.ContainsFunc(strings.Split(before, ","), configured) {
+		p.log.Warn("the NATS servers have changed, and may not hold the events stored before; "+
+			"only unpublished events go to them. To publish all events in the spool again, stop postbridge, remove spool/cursor-nats and start it",
 			"servers", p.hosts)
 		p.checkpoints.Forget()
 	}

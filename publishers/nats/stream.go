@@ -15,42 +15,42 @@ import (
 	"github.com/postbridge/postbridge/publishers"
 )
 
-// duplicateWindow is how long a stream that we create remembers message ids. Each costs it about 170 bytes; what is
-// older is looked up.
+// duplicateWindow is how long a stream that we create remembers message ids, at about 170 bytes each. Older events are
+// looked up.
 const duplicateWindow = 2 * time.Minute
 
-// destination is one of our streams.
+// destination is the stream of a bridge.Destination, and what is known of it.
 type destination struct {
 	// Immutable.
 	name     bridge.Destination
 	prefix   string // of subjects, with its dot
 	stream   string
-	subjects string // what we create the stream for: orders.>
-	needed   string // what a stream has to take to be ours: orders.*.*.*
+	subjects string // of a stream that we create: orders.>
+	needed   string // subjects that the stream must cover: orders.*.*.*
 
-	checkRequests chan struct{} // asks for a check; holds one
+	checkRequests chan struct{} // capacity 1
 
-	warned string // the warnings given last; owned by the goroutine of watchStream
+	warned string // the last warnings; owned by the goroutine of watchStream
 
 	// Guarded by Publisher.mu.
-	ready        bool             // the stream fits, as far as we know; nothing is sent before
-	refused      bool             // the last check found that it does not, or there was none on this connection
-	handle       jetstream.Stream // set once ready
-	window       time.Duration    // how long the stream notices a repeat
-	lookups      context.Context  // of lookups; ends with the connection, and when they are denied
+	ready        bool             // the last check found that the stream fits; nothing is sent before
+	refused      bool             // the last check failed, or there was none on this connection
+	handle       jetstream.Stream // valid once ready
+	window       time.Duration    // the stream's duplicate window
+	lookups      context.Context  // context of lookups; ends with the session, and when they are denied
 	checked      *publishers.Stream
 	endLookups   context.CancelFunc
-	lookupDenied bool                    // we have no permission to look up what is stored, on this connection
+	lookupDenied bool                    // no permission for lookups, on this connection
 	identity     string                  // of the stream
-	cancelCheck  context.CancelCauseFunc // ends the check under way; nil if there is none
-	verified     bool                    // an event was read back under its subject on this connection, or cannot be
-	sample       *eventCopy              // the only copy that is sent until then; nil if there is none yet
-	waiting      []*keyQueue             // wait for the sample
-	failing      condition               // the stream does not store
-	denied       condition               // we may not publish to some subjects
+	cancelCheck  context.CancelCauseFunc // cancels the running check; nil if there is none
+	verified     bool                    // an event was read back under its subject, or cannot be read
+	sample       *eventCopy              // the only copy sent before; nil if there is none yet
+	waiting      []*keyQueue             // queues that wait for the sample
+	failing      condition               // the stream stores nothing
+	denied       condition               // no permission to publish to some subjects
 }
 
-// condition blocks copies of events.
+// condition is a reported reason why copies are blocked.
 type condition = publishers.Condition[*eventCopy]
 
 func newDestination(name bridge.Destination, prefix, tokens string) *destination {
@@ -79,7 +79,7 @@ func newDestinations(prefix string) []*destination {
 	}
 }
 
-// requestCheck asks for a check of the stream.
+// requestCheck makes watchStream check the stream soon.
 func (d *destination) requestCheck() {
 	select {
 	case d.checkRequests <- struct{}{}:
@@ -87,10 +87,10 @@ func (d *destination) requestCheck() {
 	}
 }
 
-// checkInterval is how often a stream is checked that events go to.
+// checkInterval is how often a stream is checked without a request.
 const checkInterval = 30 * time.Second
 
-// watchStream checks the stream whenever that is wanted, again with a backoff while it does not fit, and now and then.
+// watchStream checks the stream on request, every checkInterval, and with a backoff after a failed check, until Close.
 func (p *Publisher) watchStream(d *destination) {
 	var again <-chan time.Time
 	interval := time.NewTicker(checkInterval)
@@ -112,14 +112,14 @@ func (p *Publisher) watchStream(d *destination) {
 	}
 }
 
-// checkStream looks the stream up, creates it if need be, and lets the destination's events go if it fits and has lost
-// none. False asks for another check. It takes mu.
+// checkStream looks up the stream, creates it if missing, and resumes the destination if the stream fits and has
+// lost no event. False means that the check failed and is to be repeated. It locks mu.
 func (p *Publisher) checkStream(d *destination) bool {
 	p.mu.Lock()
 	s := p.session
 	if !s.up {
 		p.mu.Unlock()
-		return true // the next connect wants a check
+		return true // the next connect requests a check
 	}
 	ctx, cancel := context.WithCancelCause(s.ctx)
 	defer cancel(nil)
@@ -136,7 +136,7 @@ func (p *Publisher) checkStream(d *destination) bool {
 		lost, err = p.checkLoss(lookups, checked)
 	}
 	if lost {
-		return true // the next publisher goes on
+		return true // the bridge opens another publisher after the rewind
 	}
 
 	p.mu.Lock()
@@ -154,7 +154,7 @@ func (p *Publisher) checkStream(d *destination) bool {
 	return true
 }
 
-// streamFits lets the events of the destination go. Guarded by mu.
+// streamFits records what the check found and resumes the destination. Guarded by mu.
 func (p *Publisher) streamFits(d *destination, s jetstream.Stream) {
 	p.report("stream "+d.stream, nil)
 	p.inboxHeard()
@@ -163,8 +163,8 @@ func (p *Publisher) streamFits(d *destination, s jetstream.Stream) {
 	p.resume(d)
 }
 
-// resume sends the events of the destination again. Those that wait for a retry are sent at once only if something has
-// changed: a stream may fit, and its events still reach none. Guarded by mu.
+// resume makes the destination ready and enqueues its events. Backoffs are cut short only after a failed check: a
+// stream may fit, and its events still reach none. Guarded by mu.
 func (p *Publisher) resume(d *destination) {
 	if d.ready {
 		return
@@ -187,7 +187,7 @@ func (p *Publisher) findStream(ctx context.Context, js jetstream.JetStream, d *d
 		if !p.cfg.CreateStreams {
 			return nil, fmt.Errorf("stream %s is missing: %s", d.stream, d.createRemedy())
 		}
-		p.pause(d) // or else it gets events before it is known what one of the same name held
+		p.pause(d) // a recreated stream must be checked for lost events first
 		if s, err = p.createStream(ctx, js, d); err != nil {
 			return nil, fmt.Errorf("cannot create stream %s: %w", d.stream, advised(err))
 		}
@@ -224,7 +224,7 @@ func lookupError(err error) error {
 func (p *Publisher) createStream(ctx context.Context, js jetstream.JetStream, d *destination) (jetstream.Stream, error) {
 	s, err := js.CreateStream(ctx, p.streamConfig(d))
 	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-		return js.Stream(ctx, d.stream) // somebody was quicker
+		return js.Stream(ctx, d.stream) // another replica was faster
 	}
 	if err == nil {
 		p.log.Info("created stream", "stream", d.stream, "subjects", d.subjects)
@@ -232,7 +232,7 @@ func (p *Publisher) createStream(ctx context.Context, js jetstream.JetStream, d 
 	return s, err
 }
 
-// streamConfig is the stream as we create it.
+// streamConfig returns the configuration of a stream that we create.
 func (p *Publisher) streamConfig(d *destination) jetstream.StreamConfig {
 	c := jetstream.StreamConfig{
 		Name:        d.stream,
@@ -254,7 +254,7 @@ func (p *Publisher) streamConfig(d *destination) jetstream.StreamConfig {
 		c.MaxBytes = p.cfg.MaxBytes
 	}
 	if c.MaxAge > 0 && c.MaxAge < c.Duplicates {
-		c.Duplicates = c.MaxAge // the server wants it so
+		c.Duplicates = c.MaxAge // the server requires it
 	}
 	return c
 }
