@@ -267,7 +267,7 @@ func startKafka(t *testing.T) (brokers []string) {
 
 func publish(t *testing.T, bus bridge.Bus, all []*bridge.Delivery) {
 	t.Helper()
-	p, err := bus.Open(bridge.Opening{Report: func(string, error) {}, KeepNote: func() error { return nil }})
+	p, err := bus.Open(bridge.Opening{Report: func(string, error) {}, SaveState: func() error { return nil }})
 	if err != nil {
 		t.Fatal(err)
 	}
