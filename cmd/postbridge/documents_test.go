@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
@@ -107,7 +108,8 @@ func cmdDocument(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// buildExample builds a program with the versions of the libraries in go.mod: an overlay puts it into this module.
+// buildExample builds a program with the versions of the libraries in go.mod: an overlay puts it into this module. With
+// -race it is built so, too: the libraries are compiled already.
 func buildExample(program, source, binary string) error {
 	if err := os.WriteFile(source, []byte(program), 0o600); err != nil {
 		return err
@@ -124,12 +126,18 @@ func buildExample(program, source, binary string) error {
 	if err := os.WriteFile(source+".json", overlay, 0o600); err != nil {
 		return err
 	}
-	build := exec.Command("go", "build", "-overlay", source+".json", "-o", binary, "./example")
+	build := exec.Command("go", "build", fmt.Sprint("-race=", withRace()), "-overlay", source+".json", "-o", binary, "./example")
 	out, err := build.CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("%w: %s", err, out)
 	}
 	return nil
+}
+
+// withRace reports whether the tests are built with -race.
+func withRace() bool {
+	info, _ := debug.ReadBuildInfo()
+	return info != nil && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
 }
 
 // ---- metrics ---------------------------------------------------------------------------------------------------------

@@ -42,8 +42,9 @@ func TestStories(t *testing.T) {
 			e.Setenv("POSTBRIDGE_KITE_SECRETS", "1234=0hdv7iw5examplesecret")
 			e.Setenv("POSTBRIDGE_DHAN_TOKENS", "dev-dhan-token")
 			e.Setenv("POSTBRIDGE_DATA_DIR", e.WorkDir+"/data")
-			// With -race, a process in which one is found ends, for its story to fail.
-			e.Setenv("GORACE", "halt_on_error=1")
+			// With -race, a process in which one is found ends, for its story to fail; so none has to wait at its end, as
+			// they do for a second, until others are printed.
+			e.Setenv("GORACE", "halt_on_error=1 atexit_sleep_ms=0")
 			e.Values[aCollector{}] = new(storyCollector)
 			e.Values[storyKafka{}] = &storyKafka{t: e.T().(testing.TB)}
 			e.Values[storyTLS{}] = new(storyTLS)

@@ -163,7 +163,7 @@ func cmdConsumed(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	out, err := kafkaOf(ts).cluster.Java(ctx, "org.apache.kafka.tools.consumer.ConsoleConsumer",
+	out, err := kafkatest.Java(ctx, kafkaOf(ts).t, "org.apache.kafka.tools.consumer.ConsoleConsumer",
 		"--bootstrap-server", ts.Getenv("POSTBRIDGE_KAFKA_BROKERS"), "--topic", topicOf(ts, bridge.Destination(args[0])),
 		"--group", "risk", "--from-beginning", "--max-messages", strconv.Itoa(len(want)), "--timeout-ms", "30000",
 		"--formatter-property", "print.partition=true", "--formatter-property", "print.offset=true",

@@ -402,14 +402,19 @@ func (c *Cluster) Java(ctx context.Context, class string, args ...string) (stdou
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
-	line, err := java(c.jars, tmp, c.log4j())
+	return runClass(ctx, c.jars, tmp, c.log4j(), class, args)
+}
+
+// runClass runs a class in the directory tmp.
+func runClass(ctx context.Context, jars, tmp, log4j, class string, args []string) (stdout []byte, err error) {
+	line, err := java(jars, tmp, log4j)
 	if err != nil {
 		return nil, err
 	}
 	line = append(append(line, "-Xmx256m", class), args...)
 	var out, said bytes.Buffer
 	cmd := exec.CommandContext(ctx, line[0], line[1:]...)
-	cmd.Dir, cmd.Stdout, cmd.Stderr = c.dir, &out, &said
+	cmd.Dir, cmd.Stdout, cmd.Stderr = tmp, &out, &said
 	p, err := startProcess(cmd)
 	if err == nil {
 		err = p.wait()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -36,9 +37,12 @@ var available = sync.OnceValue(func() error { //nolint:gochecknoglobals // what 
 })
 
 // StartFor starts a cluster that ends with the test, in a directory of the test's unless Options has one. If the test
-// fails it logs what the nodes have said.
+// fails it logs what the nodes have said. With -short it skips the test: then the node of Plain is the only one.
 func StartFor(t testing.TB, o Options) *Cluster {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("left out by -short: it starts a Kafka of its own")
+	}
 	Require(t)
 	if o.Dir == "" {
 		o.Dir = t.TempDir()
@@ -58,6 +62,22 @@ func StartFor(t testing.TB, o Options) *Cluster {
 		}
 	})
 	return c
+}
+
+// Java runs a class of Kafka's jars and returns its stdout, as Cluster.Java does, for tests that use Plain.
+func Java(ctx context.Context, t testing.TB, class string, args ...string) (stdout []byte, err error) {
+	t.Helper()
+	Require(t)
+	jars, err := Jars(ctx)
+	if err != nil {
+		return nil, err
+	}
+	dir := t.TempDir()
+	log := filepath.Join(dir, "log4j2.properties")
+	if err := os.WriteFile(log, log4j, 0o644); err != nil {
+		return nil, err
+	}
+	return runClass(ctx, jars, dir, log, class, args)
 }
 
 // shared is the node of Plain.
