@@ -74,19 +74,25 @@ kafka-or-loud:
 		[ "$$KAFKA_TEST_REQUIRED" != 1 ]; \
 	fi
 
-# The race detector needs a C compiler. Without one the tests still say whether postbridge works on this machine.
+# Every test, but of those that repeat something a few rounds, and of Kafka one node for each package that needs one: with
+# -short. Five minutes on two cores, more than half of it for the compiler the first time. make lint vets, so this does not.
 # KAFKA_TEST_REQUIRED=1 makes it fail without a real Kafka. KAFKA_TEST_BROKERS is one that runs, for tests that start none.
 test: kafka-or-loud
-	@if [ "$$(go env CGO_ENABLED)" = 1 ] && command -v $$(go env CC) >/dev/null; then \
-		go test -race -timeout 30m ./...; \
-	else \
-		echo "*** NO C COMPILER: TESTING WITHOUT THE RACE DETECTOR ***" >&2; \
-		go test -timeout 30m ./...; \
-	fi
+	@$(GOTEST) -short ./...
 
-# make test that fails, too, where the real Kafka cannot be started.
+# All rounds, Kafkas of their own for the tests that stop, kill or secure one, clusters of three nodes. It fails where the
+# real Kafka cannot be started.
 test-long:
-	@KAFKA_TEST_REQUIRED=1 $(MAKE) --no-print-directory test
+	@KAFKA_TEST_REQUIRED=1 $(MAKE) --no-print-directory kafka-or-loud
+	@KAFKA_TEST_REQUIRED=1; export KAFKA_TEST_REQUIRED; $(GOTEST) ./...
+
+# go test with the race detector, which needs a C compiler. Without one the tests still say whether postbridge works on this
+# machine. Many tests wait more than they compute, so more of them run at once than there are processors.
+GOTEST = race=-race; \
+	[ "$$(go env CGO_ENABLED)" = 1 ] && command -v $$(go env CC) >/dev/null || { \
+		race=; echo "*** NO C COMPILER: TESTING WITHOUT THE RACE DETECTOR ***" >&2; \
+	}; \
+	n=$$(getconf _NPROCESSORS_ONLN); go test $$race -vet=off -timeout 30m -p $$((n + 1)) -parallel $$((2 * n))
 
 # The image without a container engine: the rules of docker build --check, the same bytes twice, both architectures, and
 # the binary in an empty root that cannot be written, as a user without rights. Linux, and root for the namespaces.

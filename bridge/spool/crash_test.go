@@ -29,7 +29,7 @@ import (
 func TestCrash(t *testing.T) {
 	seeds := 300
 	if testing.Short() {
-		seeds = 50
+		seeds = 40
 	}
 	const shards = 4
 	for shard := range shards {

@@ -12,9 +12,18 @@ import (
 	"github.com/postbridge/postbridge/bridge/event"
 )
 
+// fewer returns n, or with -short a number that is enough to see whether it works at all.
+func fewer(n, short int) int {
+	if testing.Short() {
+		return short
+	}
+	return n
+}
+
 func testStored(t *testing.T, bus Bus) {
+	n := fewer(5000, 1000)
 	r := Open(t, bus)
-	all := append(Events(1, 5000, 500), Deadletters(5001, 50)...)
+	all := append(Events(1, n, n/10), Deadletters(uint64(n+1), 50)...)
 	r.Publish(all...)
 	r.WaitDone(all...)
 	r.CheckStored(all...)
@@ -40,7 +49,7 @@ func testConnectionCut(t *testing.T, bus Bus) {
 	r := Open(t, bus)
 	all := Events(1, 4000, 200)
 	r.Publish(all...)
-	for cuts := 0; cuts < 40; cuts++ {
+	for range fewer(40, 10) {
 		time.Sleep(time.Duration(rnd.IntN(60)) * time.Millisecond) // not waiting for anything: the time of a cut
 		bus.Cut()
 	}
@@ -93,7 +102,7 @@ func testRestartedUnderLoad(t *testing.T, bus Bus) {
 	r := Open(t, bus)
 	var all []*bridge.Delivery
 	for round := range 3 {
-		before := Events(uint64(len(all)+1), 2000, 300)
+		before := Events(uint64(len(all)+1), fewer(2000, 500), 300)
 		r.Publish(before...)
 		all = append(all, before...)
 		if round == 1 {
@@ -231,7 +240,8 @@ func testOfferedAgain(t *testing.T, bus Bus) {
 
 // testKilled has a run end in the middle, time and again, and the next one begin at a cursor that is behind.
 func testKilled(t *testing.T, bus Bus) {
-	const rounds, more = 10, 300
+	const more = 300
+	rounds := fewer(10, 3)
 	rnd := random(t)
 	r := Open(t, bus)
 	var all []*bridge.Delivery
@@ -413,7 +423,7 @@ func testLeaderKilled(t *testing.T, bus Bus) {
 	cluster := bus.(Cluster)
 	r := Open(t, bus)
 	var all []*bridge.Delivery
-	for range 3 {
+	for range fewer(3, 1) {
 		some := Events(uint64(len(all)+1), 3000, 300)
 		r.Publish(some...)
 		all = append(all, some...)

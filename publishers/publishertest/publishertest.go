@@ -72,7 +72,7 @@ type Message struct {
 	Data        []byte
 }
 
-// Run runs the whole suite. Each test gets a bus of its own from start.
+// Run runs the whole suite. Each test gets a bus of its own from start. With -short there are fewer events and rounds.
 func Run(t *testing.T, start func(t *testing.T) Bus) {
 	for _, c := range []struct {
 		name string
