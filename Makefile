@@ -62,10 +62,19 @@ kafka-jars:
 
 # ---- check -----------------------------------------------------------------------------------------------------------
 
-# Where there can be no real Kafka, what is left out is said.
+# The race detector needs a C compiler.
+RACE = $$([ "$$(go env CGO_ENABLED)" = 1 ] && command -v $$(go env CC) >/dev/null && echo -race)
+
+# The linter vets; go test would first vet every dependency.
+GOTEST = race=$(RACE); \
+	[ "$$race" ] || echo "*** NO C COMPILER: TESTING WITHOUT THE RACE DETECTOR ***" >&2; \
+	go test $$race -vet=off -timeout 30m
+
+# Where there can be no real Kafka, what is left out is said. The jars are fetched by a program that is built like the tests,
+# so that the packages of both are compiled once.
 kafka-or-loud:
 	@if command -v java >/dev/null && command -v mvn >/dev/null; then \
-		$(MAKE) --no-print-directory kafka-jars || { \
+		go run $(RACE) ./deploy/kafka -fetch || { \
 			echo "*** THE JARS OF KAFKA ARE NOT THERE: THE TESTS THAT START A REAL KAFKA ARE LEFT OUT ***" >&2; \
 			[ "$$KAFKA_TEST_REQUIRED" != 1 ]; \
 		}; \
@@ -74,25 +83,18 @@ kafka-or-loud:
 		[ "$$KAFKA_TEST_REQUIRED" != 1 ]; \
 	fi
 
-# Every test, but of those that repeat something a few rounds, and of Kafka one node for each package that needs one: with
-# -short. Five minutes on two cores, more than half of it for the compiler the first time. make lint vets, so this does not.
+# The short tests: few rounds of those that repeat something, and one Kafka node per package that needs a real one. Five
+# minutes on two cores, more than half of it the compiler's when its cache is cold. Many tests wait more than they compute,
+# so more of them run at once than there are processors.
 # KAFKA_TEST_REQUIRED=1 makes it fail without a real Kafka. KAFKA_TEST_BROKERS is one that runs, for tests that start none.
 test: kafka-or-loud
-	@$(GOTEST) -short ./...
+	@n=$$(getconf _NPROCESSORS_ONLN); $(GOTEST) -short -p $$((n + 1)) -parallel $$((2 * n)) ./...
 
-# All rounds, Kafkas of their own for the tests that stop, kill or secure one, clusters of three nodes. It fails where the
+# All of them: every round, every fault, and Kafka clusters to stop, kill and secure, of three nodes, too. It fails where the
 # real Kafka cannot be started.
-test-long:
-	@KAFKA_TEST_REQUIRED=1 $(MAKE) --no-print-directory kafka-or-loud
-	@KAFKA_TEST_REQUIRED=1; export KAFKA_TEST_REQUIRED; $(GOTEST) ./...
-
-# go test with the race detector, which needs a C compiler. Without one the tests still say whether postbridge works on this
-# machine. Many tests wait more than they compute, so more of them run at once than there are processors.
-GOTEST = race=-race; \
-	[ "$$(go env CGO_ENABLED)" = 1 ] && command -v $$(go env CC) >/dev/null || { \
-		race=; echo "*** NO C COMPILER: TESTING WITHOUT THE RACE DETECTOR ***" >&2; \
-	}; \
-	n=$$(getconf _NPROCESSORS_ONLN); go test $$race -vet=off -timeout 30m -p $$((n + 1)) -parallel $$((2 * n))
+test-long: export KAFKA_TEST_REQUIRED = 1
+test-long: kafka-or-loud
+	@$(GOTEST) ./...
 
 # The image without a container engine: the rules of docker build --check, the same bytes twice, both architectures, and
 # the binary in an empty root that cannot be written, as a user without rights. Linux, and root for the namespaces.
