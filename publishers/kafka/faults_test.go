@@ -44,22 +44,24 @@ func TestEveryError(t *testing.T) {
 	for _, e := range retriable() {
 		t.Run(e.Message, func(t *testing.T) {
 			t.Parallel()
-			bus := startBus(t, 1)
-			r := publishertest.Open(t, bus)
 			first := publishertest.Events(1, 50, 20)
-			r.Publish(first...)
-			r.WaitDone(first...)
+			bus, r := startStored(t, first...)
 			fault := bus.cluster.Fault(produceFault(orders, e, 2))
 			all := publishertest.Events(51, 200, 20)
-			r.Publish(all...)
-			r.WaitDone(all...)
+			r.Store(all...)
 			if fault.Hits() == 0 {
 				t.Error("the error was not answered")
 			}
-			r.CheckStored(append(first, all...)...)
-			waitNoCauses(r)
+			wantStored(t, r, append(first, all...)...)
 		})
 	}
+}
+
+// wantStored checks that the bus holds exactly these events, and waits for the end of all causes.
+func wantStored(t *testing.T, r *publishertest.Trial, all ...*bridge.Delivery) {
+	t.Helper()
+	r.CheckStored(all...)
+	waitNoCauses(r)
 }
 
 func waitNoCauses(r *publishertest.Trial) {
@@ -97,11 +99,9 @@ func TestAnswersToProduceLost(t *testing.T) {
 	for range 5 {
 		some := publishertest.Events(uint64(len(all)+1), 200, 40)
 		all = append(all, some...)
-		r.Publish(some...)
-		r.WaitDone(some...)
+		r.Store(some...)
 	}
-	r.CheckStored(all...)
-	waitNoCauses(r)
+	wantStored(t, r, all...)
 }
 
 func TestLeadersMove(t *testing.T) {
@@ -121,8 +121,7 @@ func TestLeadersMove(t *testing.T) {
 		}
 	}
 	r.WaitDone(all...)
-	r.CheckStored(all...)
-	waitNoCauses(r)
+	wantStored(t, r, all...)
 }
 
 func TestBrokerGoneAndBack(t *testing.T) {
@@ -143,8 +142,7 @@ func TestBrokerGoneAndBack(t *testing.T) {
 		publish()
 	}
 	r.WaitDone(all...)
-	r.CheckStored(all...)
-	waitNoCauses(r)
+	wantStored(t, r, all...)
 }
 
 func TestAllBrokersGone(t *testing.T) {
@@ -152,8 +150,7 @@ func TestAllBrokersGone(t *testing.T) {
 	bus := startDurable(t, 3)
 	r := publishertest.Open(t, bus)
 	all := publishertest.Events(1, 300, 60)
-	r.Publish(all...)
-	r.WaitDone(all...)
+	r.Store(all...)
 	bus.Stop(t)
 	during := publishertest.Events(301, 600, 60)
 	r.Publish(during...)
@@ -164,8 +161,7 @@ func TestAllBrokersGone(t *testing.T) {
 	end()
 	bus.Start(t)
 	r.WaitDone(during...) // soon: TestPaceOfRetries
-	r.CheckStored(append(all, during...)...)
-	waitNoCauses(r)
+	wantStored(t, r, append(all, during...)...)
 }
 
 // countAttempts counts who comes to the brokers, which are stopped, until it ends.
@@ -286,11 +282,8 @@ func hideLeaders(t *testing.T, partition int32, hidden *atomic.Bool) func(reques
 func TestOnePartitionWithoutLeader(t *testing.T) {
 	t.Parallel()
 	const partition = 2
-	bus := startBus(t, 1)
-	r := publishertest.Open(t, bus)
 	first := publishertest.Events(1, 100, 60)
-	r.Publish(first...)
-	r.WaitDone(first...)
+	bus, r := startStored(t, first...)
 	var hidden atomic.Bool
 	hidden.Store(true)
 	bus.setTap(tap{answer: hideLeaders(t, partition, &hidden)})
@@ -313,8 +306,7 @@ func TestOnePartitionWithoutLeader(t *testing.T) {
 	hidden.Store(false)
 	fault.Remove()
 	r.WaitDone(stuck...)
-	r.CheckStored(append(first, all...)...)
-	waitNoCauses(r)
+	wantStored(t, r, append(first, all...)...)
 }
 
 // secured is a cluster that asks who comes, and has ACLs.
@@ -371,8 +363,7 @@ func TestPermissionsGrantedLater(t *testing.T) {
 	wantDone(t, r, 0, all[:10]) // none of them rejected
 	bus.allow(t, orders, kmsg.ACLOperationWrite)
 	r.WaitDone(all...)
-	r.CheckStored(all...)
-	waitNoCauses(r)
+	wantStored(t, r, all...)
 }
 
 // Without permission to read, events are published all the same.
@@ -381,18 +372,15 @@ func TestReadNotAllowed(t *testing.T) {
 	bus := secured(t, kmsg.ACLOperationWrite, kmsg.ACLOperationDescribe, kmsg.ACLOperationCreate)
 	r := publishertest.Open(t, bus)
 	all := publishertest.Events(1, 200, 40)
-	r.Publish(all...)
-	r.WaitDone(all...)
+	r.Store(all...)
 	r.Close()
 	r = r.Reopen()
 	more := publishertest.Events(201, 200, 40)
-	r.Publish(more...)
-	r.WaitDone(more...)
+	r.Store(more...)
 	if !bus.logged("level=WARN", "no permission to read", "topic=orders") {
 		t.Error("it is not said that there is no permission to read")
 	}
-	r.CheckStored(append(all, more...)...)
-	waitNoCauses(r)
+	wantStored(t, r, append(all, more...)...)
 }
 
 // TestNumbersRefused has the broker refuse our numbers once.
@@ -401,20 +389,15 @@ func TestNumbersRefused(t *testing.T) {
 	for _, e := range []*kerr.Error{kerr.OutOfOrderSequenceNumber, kerr.DuplicateSequenceNumber, kerr.InvalidProducerEpoch, kerr.UnknownProducerID} {
 		t.Run(e.Message, func(t *testing.T) {
 			t.Parallel()
-			bus := startBus(t, 1)
-			r := publishertest.Open(t, bus)
 			first := publishertest.Events(1, 100, 40)
-			r.Publish(first...)
-			r.WaitDone(first...)
+			bus, r := startStored(t, first...)
 			fault := bus.cluster.Fault(produceFault(orders, e, 1))
 			all := publishertest.Events(101, 300, 40)
-			r.Publish(all...)
-			r.WaitDone(all...)
+			r.Store(all...)
 			if fault.Hits() != 1 {
 				t.Error("the error was not answered")
 			}
-			r.CheckStored(append(first, all...)...)
-			waitNoCauses(r)
+			wantStored(t, r, append(first, all...)...)
 		})
 	}
 }
@@ -429,17 +412,14 @@ func TestNumbersRefusedForGood(t *testing.T) {
 			bus.change = kafka.UnsureFor(300 * time.Millisecond)
 			r := publishertest.Open(t, bus)
 			first := publishertest.Events(1, 100, 40)
-			r.Publish(first...)
-			r.WaitDone(first...)
+			r.Store(first...)
 			refuseKnown(t, bus, r, e)
 			all := publishertest.Events(101, 300, 40)
-			r.Publish(all...)
-			r.WaitDone(all...)
+			r.Store(all...)
 			if !bus.logged("level=WARN", "the broker no longer knows what this producer wrote") {
 				t.Error("it is not said that the lanes go on with new producers")
 			}
-			r.CheckStored(append(first, all...)...)
-			waitNoCauses(r)
+			wantStored(t, r, append(first, all...)...)
 
 			// The next run has the new numbers.
 			r.Close()
@@ -489,12 +469,8 @@ func batchOf(t *testing.T, req kmsg.Request) (batch kmsg.RecordBatch) {
 // A batch is stored, the answer lost, and then the broker does not know us any more.
 func TestForgottenAfterLostAnswer(t *testing.T) {
 	t.Parallel()
-	bus := startBus(t, 1)
-	bus.config.Partitions = 1
-	r := publishertest.Open(t, bus)
 	first := publishertest.Events(1, 10, 5)
-	r.Publish(first...)
-	r.WaitDone(first...)
+	bus, r := onePartition(t, first...)
 	var lost atomic.Bool
 	bus.setTap(tap{answer: func(req request, frame []byte) []byte {
 		if req.key == int16(kmsg.Produce) && !lost.Swap(true) {
@@ -505,22 +481,16 @@ func TestForgottenAfterLostAnswer(t *testing.T) {
 		return frame
 	}})
 	all := publishertest.Events(12, 1, 1) // all that the lane has is found then
-	r.Publish(all...)
-	r.WaitDone(all...)
-	r.CheckStored(append(first, all...)...)
-	waitNoCauses(r)
+	r.Store(all...)
+	wantStored(t, r, append(first, all...)...)
 }
 
 // TestNumbersTakenForOld has the broker take what comes for a repeat of something that it stored long ago. What the lane
 // finds there again and again keeps it from nothing: it goes on as a new producer.
 func TestNumbersTakenForOld(t *testing.T) {
 	t.Parallel()
-	bus := startBus(t, 1)
-	bus.config.Partitions = 1
-	r := publishertest.Open(t, bus)
 	first := ordersOnly(publishertest.Events(1, 20, 5))
-	r.Publish(first...)
-	r.WaitDone(first...)
+	bus, r := onePartition(t, first...)
 	known := producersOf(t, r)
 	bus.cluster.ControlKey(int16(kmsg.Produce), func(req kmsg.Request) (kmsg.Response, error, bool) {
 		bus.cluster.KeepControl()
@@ -537,8 +507,7 @@ func TestNumbersTakenForOld(t *testing.T) {
 		return resp, nil, true
 	})
 	more := ordersOnly(publishertest.Events(21, 20, 5))
-	r.Publish(more...)
-	r.WaitDone(more...)
+	r.Store(more...)
 	wantOnce(t, bus, orders, slices.Concat(first, more))
 	waitNoCauses(r)
 }
@@ -551,8 +520,7 @@ func TestNumbersRefusedWithOthersFound(t *testing.T) {
 	bus.change = kafka.UnsureFor(300 * time.Millisecond)
 	r := publishertest.Open(t, bus)
 	first := publishertest.Events(1, 1, 1)
-	r.Publish(first...)
-	r.WaitDone(first...)
+	r.Store(first...)
 	// One that is not done, so that the note stays behind.
 	bus.SetFull(t, bridge.Rejects, true)
 	all := publishertest.Events(2, 60, 10)
@@ -568,8 +536,7 @@ func TestNumbersRefusedWithOthersFound(t *testing.T) {
 	more := ordersOnly(publishertest.Events(62, 60, 10))
 	// Somebody else writes to the partition all the time.
 	stop := writeOn(t, bus, 0)
-	r.Publish(more...)
-	r.WaitDone(more...)
+	r.Store(more...)
 	stop()
 	bus.SetFull(t, bridge.Rejects, false)
 	r.WaitDone(all...)
@@ -640,19 +607,14 @@ func TestOneRecordInvalid(t *testing.T) {
 	}
 	rest := slices.Concat(all[:500], all[501:])
 	r.WaitDone(rest...)
-	r.CheckStored(rest...)
-	waitNoCauses(r)
+	wantStored(t, r, rest...)
 }
 
 // Where every event is invalid, it is for a setting of the topic: the backlog waits until that is mended.
 func TestEveryRecordInvalid(t *testing.T) {
 	t.Parallel()
-	bus := startBus(t, 1)
-	bus.config.Partitions = 1
-	r := publishertest.Open(t, bus)
 	first := ordersOnly(publishertest.Events(1, 20, 5))
-	r.Publish(first...)
-	r.WaitDone(first...)
+	bus, r := onePartition(t, first...)
 	fault := bus.cluster.Fault(produceFault(orders, kerr.InvalidRecord, -1))
 	all := ordersOnly(publishertest.Events(21, 300, 40))
 	r.Publish(all...)
@@ -667,8 +629,7 @@ func TestEveryRecordInvalid(t *testing.T) {
 		}
 	}
 	r.WaitDone(all[most:]...)
-	r.CheckStored(append(first, all[most:]...)...)
-	waitNoCauses(r)
+	wantStored(t, r, append(first, all[most:]...)...)
 }
 
 // TestInvalidTimestamp: a topic that refuses the time of the records is an outage, of which the condition says what to
@@ -676,9 +637,7 @@ func TestEveryRecordInvalid(t *testing.T) {
 // in.
 func TestInvalidTimestamp(t *testing.T) {
 	t.Parallel()
-	bus := startBus(t, 1)
-	bus.config.Partitions = 1
-	r := publishertest.Open(t, bus)
+	bus, r := onePartition(t)
 	began := time.Now()
 	fault := bus.cluster.Fault(produceFault(orders, kerr.InvalidTimestamp, -1))
 	all := ordersOnly(publishertest.Events(1, 100, 40))
@@ -703,9 +662,7 @@ func TestInvalidTimestamp(t *testing.T) {
 // An event is stored, the answer lost, and then it is too large all of a sudden. The next event has numbers of its own.
 func TestRefusedAfterLostAnswer(t *testing.T) {
 	t.Parallel()
-	bus := startBus(t, 1)
-	bus.config.Partitions = 1
-	r := publishertest.Open(t, bus)
+	bus, r := onePartition(t)
 	all := ordersOnly(publishertest.Events(1, 4, 1))
 	r.Publish(all[0])
 	r.WaitDone(all[0])
@@ -722,8 +679,7 @@ func TestRefusedAfterLostAnswer(t *testing.T) {
 		r.Publish(d)
 		r.WaitDone(d)
 	}
-	r.CheckStored(all...)
-	waitNoCauses(r)
+	wantStored(t, r, all...)
 }
 
 // addPartitions makes it so many partitions of orders.
@@ -815,8 +771,7 @@ func TestPartitionsAdded(t *testing.T) {
 	r.WaitDone(all...)
 	r.CheckStored(all...)
 	more := publishertest.Events(uint64(len(all)+1), 400, 60)
-	r.Publish(more...)
-	r.WaitDone(more...)
+	r.Store(more...)
 	r.CheckStored(append(all, more...)...)
 	for _, p := range bus.cluster.PartitionInfos(orders) {
 		if p.HighWatermark == 0 {
@@ -829,12 +784,8 @@ func TestPartitionsAdded(t *testing.T) {
 // What may be stored in a partition does not go to another, also if the partition has no leader when others are added.
 func TestPartitionsAddedWithoutLeader(t *testing.T) {
 	t.Parallel()
-	bus := startBus(t, 1)
-	bus.config.Partitions = 1
-	r := publishertest.Open(t, bus)
 	first := publishertest.Events(1, 20, 20)
-	r.Publish(first...)
-	r.WaitDone(first...)
+	bus, r := onePartition(t, first...)
 	var hidden, lost atomic.Bool
 	var learned atomic.Int32
 	hide := hideLeaders(t, 0, &hidden)
@@ -878,8 +829,7 @@ func TestTopicMadeAnew(t *testing.T) {
 			bus.change = kafka.UnsureFor(time.Second)
 			r := publishertest.Open(t, bus)
 			gone := ordersOnly(publishertest.Events(1, 200, 40))
-			r.Publish(gone...)
-			r.WaitDone(gone...)
+			r.Store(gone...)
 			r.ExpectLoss()
 			if err := bus.cluster.DeleteTopic(orders); err != nil {
 				t.Fatal(err)
@@ -888,14 +838,11 @@ func TestTopicMadeAnew(t *testing.T) {
 			r.Publish(all...)
 			r = r.GoBack()
 			all = append(gone, all...)
-			r.Publish(all...)
-			r.WaitDone(all...)
+			r.Store(all...)
 			r.CheckStored(all...)
 			more := publishertest.Events(501, 300, 40)
-			r.Publish(more...)
-			r.WaitDone(more...)
-			r.CheckStored(append(all, more...)...)
-			waitNoCauses(r)
+			r.Store(more...)
+			wantStored(t, r, append(all, more...)...)
 		})
 	}
 }
@@ -907,8 +854,7 @@ func TestTopicMadeAnewWhileAway(t *testing.T) {
 	bus.change = kafka.UnsureFor(time.Second)
 	r := publishertest.Open(t, bus)
 	gone := ordersOnly(publishertest.Events(1, 200, 40))
-	r.Publish(gone...)
-	r.WaitDone(gone...)
+	r.Store(gone...)
 	r.Close()
 	if err := bus.cluster.DeleteTopic(orders); err != nil {
 		t.Fatal(err)
@@ -922,8 +868,7 @@ func TestTopicMadeAnewWhileAway(t *testing.T) {
 	}
 	r = r.ReopenWith(strings.Join(unmarked, ""))
 	all := publishertest.Events(201, 300, 40)
-	r.Publish(all...)
-	r.WaitDone(all...)
+	r.Store(all...)
 	r.CheckStored(all...)
 	if !bus.logged("level=ERROR", "the partition ends before what it had stored") {
 		t.Error("it is not said that the topic was made anew")
@@ -944,8 +889,7 @@ func TestFewerPartitions(t *testing.T) {
 	}
 	r := publishertest.Open(t, bus)
 	gone := ordersOnly(publishertest.Events(1, 200, 40))
-	r.Publish(gone...)
-	r.WaitDone(gone...)
+	r.Store(gone...)
 	r.ExpectLoss()
 	if err := bus.cluster.DeleteTopic(orders); err != nil {
 		t.Fatal(err)
@@ -957,8 +901,7 @@ func TestFewerPartitions(t *testing.T) {
 	r.Publish(all...)
 	r = r.GoBack()
 	all = append(gone, all...)
-	r.Publish(all...)
-	r.WaitDone(all...)
+	r.Store(all...)
 	// What went to the new topic before it was known to have fewer is in other partitions than it is looked for in.
 	stored := make(map[string]bool)
 	for _, m := range bus.Stored(t, bridge.Orders) {
@@ -985,8 +928,7 @@ func TestTopicMissing(t *testing.T) {
 		}
 	}
 	r.WaitDone(all...)
-	r.CheckStored(all...)
-	waitNoCauses(r)
+	wantStored(t, r, all...)
 }
 
 func TestTooFewBrokersToCreate(t *testing.T) {
@@ -1001,8 +943,7 @@ func TestTooFewBrokersToCreate(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.WaitDone(all...)
-	r.CheckStored(all...)
-	waitNoCauses(r)
+	wantStored(t, r, all...)
 }
 
 // A young cluster answers without an error, but with one in the answer, and with an id that guards nothing.
@@ -1020,20 +961,17 @@ func TestNoProducerIDYet(t *testing.T) {
 	}})
 	r := publishertest.Open(t, bus)
 	all := publishertest.Events(1, 200, 40)
-	r.Publish(all...)
-	r.WaitDone(all...)
+	r.Store(all...)
 	if fault.Hits() != 20 {
 		t.Errorf("%d answers without an id, want 20", fault.Hits())
 	}
-	r.CheckStored(all...)
-	waitNoCauses(r)
+	wantStored(t, r, all...)
 }
 
 // Nothing is sent before it is on disk who sends it.
 func TestDiskBroken(t *testing.T) {
 	t.Parallel()
-	bus := startBus(t, 1)
-	r := publishertest.Open(t, bus)
+	bus, r := startStored(t)
 	r.BreakDisk(errors.New("the disk is full"))
 	all := publishertest.Events(1, 200, 40)
 	r.Publish(all...)
@@ -1045,8 +983,7 @@ func TestDiskBroken(t *testing.T) {
 	wantDone(t, r, 0, all)
 	r.BreakDisk(nil)
 	r.WaitDone(all...)
-	r.CheckStored(all...)
-	waitNoCauses(r)
+	wantStored(t, r, all...)
 }
 
 // Notes of another cluster say nothing, whether it comes between two runs or within one.
@@ -1058,8 +995,7 @@ func TestOtherCluster(t *testing.T) {
 			bus := startBus(t, 1, kfake.ClusterID("one"))
 			r := publishertest.Open(t, bus)
 			gone := publishertest.Events(1, 200, 40)
-			r.Publish(gone...)
-			r.WaitDone(gone...)
+			r.Store(gone...)
 			if !running {
 				r.Close()
 			}
@@ -1070,8 +1006,7 @@ func TestOtherCluster(t *testing.T) {
 				r = r.Reopen()
 			}
 			all := publishertest.Events(201, 200, 40)
-			r.Publish(all...)
-			r.WaitDone(all...)
+			r.Store(all...)
 			r.CheckStored(all...)
 			if !bus.logged("level=WARN", "this is another Kafka cluster than before", "cluster=other") {
 				t.Error("it is not said that it is another cluster")
@@ -1092,8 +1027,7 @@ func TestLookFailsHalfWay(t *testing.T) {
 	bus.setTap(tap{request: oneBatchAtATime(t)})
 	r := publishertest.Open(t, bus)
 	all := publishertest.Events(1, 10, 10)
-	r.Publish(all...)
-	r.WaitDone(all...)
+	r.Store(all...)
 	r.Close()
 	c := bus.client(t)
 	for range 3 {
@@ -1118,8 +1052,7 @@ func TestLookFailsHalfWay(t *testing.T) {
 
 	r = r.Reopen()
 	bus.SetFull(t, bridge.Rejects, false)
-	r.Publish(all...)
-	r.WaitDone(all...)
+	r.Store(all...)
 	wantOnce(t, bus, orders, all)
 }
 

@@ -121,6 +121,27 @@ func startBus(t *testing.T, brokers int, options ...kfake.Opt) *testBus {
 	return b
 }
 
+// startStored starts a cluster of one broker, and a publisher that stores the events.
+func startStored(t *testing.T, first ...*bridge.Delivery) (*testBus, *publishertest.Trial) {
+	t.Helper()
+	return storeFirst(t, startBus(t, 1), first)
+}
+
+// onePartition is startStored with one partition for each topic.
+func onePartition(t *testing.T, first ...*bridge.Delivery) (*testBus, *publishertest.Trial) {
+	t.Helper()
+	bus := startBus(t, 1)
+	bus.config.Partitions = 1
+	return storeFirst(t, bus, first)
+}
+
+func storeFirst(t *testing.T, bus *testBus, first []*bridge.Delivery) (*testBus, *publishertest.Trial) {
+	t.Helper()
+	r := publishertest.Open(t, bus)
+	r.Store(first...)
+	return bus, r
+}
+
 // Start starts the cluster on the ports that it had before.
 func (b *testBus) Start(t *testing.T) {
 	t.Helper()

@@ -18,17 +18,6 @@ import (
 	"github.com/postbridge/postbridge/publishers/publishertest"
 )
 
-// onePartition is a bus with an event stored and noted.
-func onePartition(t *testing.T, first ...*bridge.Delivery) (*testBus, *publishertest.Trial) {
-	t.Helper()
-	bus := startBus(t, 1)
-	bus.config.Partitions = 1
-	r := publishertest.Open(t, bus)
-	r.Publish(first...)
-	r.WaitDone(first...)
-	return bus, r
-}
-
 // later makes an event so much younger than those before it that a look skips those.
 func later(d *bridge.Delivery) *bridge.Delivery {
 	d.ReceivedAt = time.Now().Add(25 * time.Hour)

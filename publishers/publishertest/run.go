@@ -241,6 +241,13 @@ func (r *Trial) Publish(all ...*bridge.Delivery) {
 	}
 }
 
+// Store publishes the events and waits until all are done without error.
+func (r *Trial) Store(all ...*bridge.Delivery) {
+	r.t.Helper()
+	r.Publish(all...)
+	r.WaitDone(all...)
+}
+
 func (r *Trial) done(d *bridge.Delivery, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
