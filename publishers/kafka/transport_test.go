@@ -362,6 +362,12 @@ func TestRequestDeadline(t *testing.T) {
 	t.Parallel()
 	h := startHeld(t)
 	tr := openTransport(t, Config{})
+	// The connection is there before: its handshake may take longer.
+	errs := h.start(t.Context(), tr, 1)
+	h.answer <- true
+	if err := <-errs; err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	_, err := tr.RoundTrip(ctx, h.addr, new(metadata.Request))
