@@ -19,7 +19,7 @@ FUZZTIME         = 30s
 # deploy/dev.env, with what is in the environment already taking precedence.
 DEV = had=$$(export -p | grep ' POSTBRIDGE_'); set -a; . deploy/dev.env; eval "$$had"; set +a
 
-.PHONY: build release chart run demo kafka kafka-jars kafka-or-loud test test-long image-test rules-test unit-test workflow-test deploy-test page-test helm-test kube-test lint fmt bench fuzz clean
+.PHONY: build release cross-build chart run demo kafka kafka-jars kafka-or-loud test test-long image-test rules-test unit-test workflow-test deploy-test page-test helm-test kube-test lint fmt bench fuzz clean
 
 # ---- build and try ---------------------------------------------------------------------------------------------------
 
@@ -32,6 +32,17 @@ OUT = bin/postbridge
 release:
 	@CGO_ENABLED=0 GOOS=$(GOOS) GOARCH=$(GOARCH) GOFLAGS= \
 		go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o $(OUT) ./cmd/postbridge
+
+# Builds everything, and compiles the tests, for each platform that postbridge builds on. A release ships those of Linux
+# and macOS.
+PLATFORMS = linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
+cross-build:
+	@set -e; export CGO_ENABLED=0; for platform in $(PLATFORMS); do \
+		echo "--- $$platform"; \
+		export GOOS=$${platform%/*} GOARCH=$${platform#*/}; \
+		go build ./...; \
+		go vet ./...; \
+	done
 
 # The chart of a release, which says that VERSION in its name, and takes the image of it.
 chart: $(HELM)

@@ -24,6 +24,7 @@ require (
 	go.opentelemetry.io/otel/sdk v1.47.0 // traces, sampled and batched
 	go.opentelemetry.io/otel/trace v1.47.0 // traces
 	go.opentelemetry.io/proto/otlp v1.11.0 // tests: the collector that receives traces
+	golang.org/x/sys v0.49.0 // locks, renames and free space on Windows
 	google.golang.org/protobuf v1.36.12 // tests: the collector that receives traces
 )
 
@@ -51,7 +52,6 @@ require (
 	go.opentelemetry.io/otel/metric v1.47.0 // indirect
 	golang.org/x/crypto v0.58.0 // indirect
 	golang.org/x/net v0.60.0 // indirect
-	golang.org/x/sys v0.49.0 // indirect
 	golang.org/x/text v0.43.0 // indirect
 	golang.org/x/time v0.16.0 // indirect
 	golang.org/x/tools v0.51.0 // indirect

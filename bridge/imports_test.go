@@ -84,8 +84,9 @@ const jsonExperiment = "github.com/go-json-experiment/json"
 func forbidden(from, to string, ours, standard bool) string {
 	under := func(path, dir string) bool { return path == dir || strings.HasPrefix(path, dir+"/") }
 	switch {
-	case under(from, "bridge/spool") && !standard && to != "bridge/spool":
-		return "the spool uses the standard library only"
+	case under(from, "bridge/spool") && !standard && to != "bridge/spool" &&
+		to != "golang.org/x/sys/windows":
+		return "the spool uses the standard library only, and x/sys on Windows"
 	case under(from, "bridge/event") && !standard:
 		return "consumers import the events, which use the standard library only"
 	case under(to, jsonExperiment) && from != "bridge/scan" && !strings.HasSuffix(from, "test"):

@@ -22,7 +22,8 @@ type FS interface {
 	Open(name string) (File, error)
 	// Rename replaces to at once: whoever opens it finds the old file or the new one. It survives after SyncDir.
 	Rename(from, to string) error
-	// Remove removes a file, which stays readable for those who have it open. It survives after SyncDir.
+	// Remove removes a file. A reader that has it open can read on, or else Remove fails (Windows). It survives after
+	// SyncDir.
 	Remove(name string) error
 	// SyncDir makes names survive.
 	SyncDir() error
@@ -110,35 +111,35 @@ func osFile(f *os.File, err error) (File, error) {
 	return f, nil
 }
 
-func (d osDir) Rename(from, to string) error { return os.Rename(d.path(from), d.path(to)) }
+func (d osDir) Rename(from, to string) error { return rename(d.path(from), d.path(to)) }
 func (d osDir) Remove(name string) error     { return os.Remove(d.path(name)) }
 func (d osDir) SyncDir() error               { return SyncDir(string(d)) }
 
-func (d osDir) Free() (int64, error) {
-	var st syscall.Statfs_t
-	if err := syscall.Statfs(string(d), &st); err != nil {
-		return 0, &os.PathError{Op: "statfs", Path: string(d), Err: err}
-	}
-	return int64(st.Bavail) * int64(st.Bsize), nil
-}
+func (d osDir) Free() (int64, error) { return freeSpace(string(d)) }
 
 func (d osDir) Lock(name string) (io.Closer, error) {
 	f, err := os.OpenFile(d.path(name), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	return lockFile(f, syscall.LOCK_EX)
+	return lockFile(f, exclusive)
 }
 
-func lockFile(f *os.File, how int) (io.Closer, error) {
-	if err := syscall.Flock(int(f.Fd()), how|syscall.LOCK_NB); err != nil {
-		_ = f.Close()
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, ErrLocked
-		}
-		return nil, &os.PathError{Op: "flock", Path: f.Name(), Err: err}
+// lockMode says who may hold the lock at the same time.
+type lockMode int
+
+const (
+	exclusive lockMode = iota // nobody else
+	shared                    // others that take it shared
+)
+
+// lockFile takes the lock of an open file without waiting, and returns what releases it. It closes f if it fails.
+func lockFile(f *os.File, mode lockMode) (io.Closer, error) {
+	if err := tryLock(f, mode); err != nil {
+		_ = f.Close() // nothing was written to it
+		return nil, err
 	}
-	return f, nil
+	return f, nil // closing the file releases the lock
 }
 
 // ReadDir is the FS of a directory for Inspect alone: it makes nothing, and files are opened only to read them.
@@ -163,15 +164,5 @@ func (d readDir) Lock(name string) (io.Closer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return lockFile(f, syscall.LOCK_SH)
-}
-
-// SyncDir makes the names in a directory of the operating system survive.
-func SyncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return f.Sync()
+	return lockFile(f, shared)
 }

@@ -62,7 +62,7 @@ func (d *doctor) secrets() (all []publishers.CheckResult) {
 // above it.
 func everyoneReads(path string) bool {
 	path, err := filepath.Abs(path)
-	if err != nil || !othersMay(0o004, path) {
+	if err != nil || !modesHaveRights || !othersMay(0o004, path) {
 		return false
 	}
 	dir := filepath.Dir(path)

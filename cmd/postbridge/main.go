@@ -25,17 +25,6 @@ func main() {
 	os.Exit(run(context.Background(), os.Args[1:], os.Environ(), os.Stdin, os.Stdout, stderr))
 }
 
-// openStderr returns stderr on a descriptor other than 2: there a write to a pipe without a reader is an error, and not,
-// as the Go runtime has it on 1 and 2, the end of the process by SIGPIPE.
-func openStderr() *os.File {
-	fd, err := syscall.Dup(2)
-	if err != nil {
-		return os.Stderr
-	}
-	syscall.CloseOnExec(fd)
-	return os.NewFile(uintptr(fd), "stderr")
-}
-
 // Exit codes. A supervisor restarts after a failure; misuse does not mend itself.
 const (
 	exitOK      = 0

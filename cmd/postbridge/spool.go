@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -268,8 +267,8 @@ func checkRepair(v *spool.View, dir string) error {
 	if err != nil {
 		return err
 	}
-	if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Uid != 0 && os.Geteuid() == 0 {
-		return fmt.Errorf("the spool is of user %d, and serve could not open what root makes there; run it as that user", st.Uid)
+	if uid, _, ok := owner(info); ok && uid != 0 && os.Geteuid() == 0 {
+		return fmt.Errorf("the spool is of user %d, and serve could not open what root makes there; run it as that user", uid)
 	}
 	for _, f := range v.Faults {
 		if errors.Is(f.Err, os.ErrPermission) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"os/exec"
 	"runtime"
-	"syscall"
 	"time"
 )
 
@@ -18,8 +17,7 @@ type process struct {
 // startProcess starts cmd. Linux kills it when the thread that has started it ends, so that thread does nothing else
 // than to wait for it: a thread of the caller's could end before. A signal from the terminal goes to this process only.
 func startProcess(cmd *exec.Cmd) (*process, error) {
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	dieWithParent(cmd.SysProcAttr)
+	cmd.SysProcAttr = childAttributes()
 	p := &process{cmd: cmd, done: make(chan struct{})}
 	started := make(chan error, 1)
 	go func() {

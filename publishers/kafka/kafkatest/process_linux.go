@@ -2,4 +2,7 @@ package kafkatest
 
 import "syscall"
 
-func dieWithParent(a *syscall.SysProcAttr) { a.Pdeathsig = syscall.SIGKILL }
+// childAttributes puts a JVM in a process group of its own, and has it killed with this process.
+func childAttributes() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+}
