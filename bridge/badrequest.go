@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// The reasons of postbridge_bad_requests_total: what net/http or TLS turns away before a handler sees it.
+// The reasons of postbridge_bad_requests_total: requests that net/http or TLS rejects before a handler sees them.
 const (
 	badHeaderSize = "header_too_large"
 	badMalformed  = "malformed"
@@ -32,7 +32,7 @@ type wire struct {
 
 const proxyV1, proxyV2 = "PROXY ", "\r\n\r\n\x00\r\nQUIT\n"
 
-// Read reads, and remembers the first bytes.
+// Read implements net.Conn and remembers the first bytes.
 func (w *wire) Read(b []byte) (int, error) {
 	n, err := w.TCPConn.Read(b)
 	w.first = append(w.first, b[:min(n, len(proxyV2)-len(w.first))]...)
@@ -44,8 +44,8 @@ func (w *wire) proxied() bool {
 	return bytes.HasPrefix(w.first, []byte(proxyV1)) || string(w.first) == proxyV2
 }
 
-// Read reads, with TLS after the handshake. A handshake that fails is counted, unless the client sent nothing, as
-// probes do, or this side closed the connection.
+// Read implements net.Conn. It counts a failed TLS handshake, unless the client sent nothing, as probes do, or this
+// side closed the connection.
 func (c *connection) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	if err == nil || len(c.wire.first) == 0 || errors.Is(err, net.ErrClosed) {
@@ -66,7 +66,7 @@ func (c *connection) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Write writes. An answer that no handler gave is net/http's own, to a request that it cannot read.
+// Write implements net.Conn. An answer without a handler is net/http's own, to a request that it cannot parse.
 func (c *connection) Write(b []byte) (int, error) {
 	if !c.handled {
 		status, _, _ := bytes.Cut(b, []byte("\r\n"))
@@ -82,7 +82,7 @@ func (c *connection) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-// CloseWrite ends what is sent. net/http calls it so that its last answer arrives before the connection is reset.
+// CloseWrite shuts down the sending side. net/http calls it so that its answer arrives before the connection is reset.
 func (c *connection) CloseWrite() error {
 	return c.Conn.(interface{ CloseWrite() error }).CloseWrite()
 }
@@ -101,10 +101,10 @@ func (c *connection) reject(reason string, err error) {
 	if err != nil {
 		attrs = append(attrs, "error", err)
 	}
-	c.of.log.Warn("requests cannot be read; postbridge_bad_requests_total counts them", attrs...)
+	c.of.log.Warn("rejected requests that are not valid HTTP or TLS; postbridge_bad_requests_total counts them", attrs...)
 }
 
-// remedy says what to do about bad requests.
+// remedy returns what the operator can do about bad requests.
 func remedy(reason string) string {
 	switch reason {
 	case badHeaderSize:
@@ -120,8 +120,8 @@ func remedy(reason string) string {
 	}
 }
 
-// logLimit lets through one line for each subject in logInterval, so that strangers cannot fill the log. The subjects
-// are of a closed set.
+// logLimit allows one log line per subject and logInterval, so that clients cannot fill the log. The subjects are
+// from a closed set.
 type logLimit struct {
 	mu   sync.Mutex
 	last map[string]time.Time

@@ -26,8 +26,8 @@ func onOneLine(t testing.TB) []byte {
 	return body.Bytes()
 }
 
-// BenchmarkNewEvent is what one Kite postback costs from its bytes to the bytes of its event.
-func BenchmarkNewEvent(b *testing.B) {
+// BenchmarkNormalize is what one Kite postback costs from its bytes to the bytes of its event.
+func BenchmarkNormalize(b *testing.B) {
 	body := onOneLine(b)
 	kite := testBrokers()[0]
 	now := time.Now()
@@ -41,7 +41,7 @@ func BenchmarkNewEvent(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		e := bridge.NewEvent(kite, p, verifiedBy, now)
+		e := bridge.Normalize(kite, p, verifiedBy, now)
 		record = bridge.AppendRecord(record[:0], e)
 	}
 }
@@ -65,7 +65,7 @@ func BenchmarkReceive(b *testing.B) {
 	})
 }
 
-// kiteFields are what NewEvent reads of a Kite postback, for encoding/json.
+// kiteFields are what Normalize reads of a Kite postback, for encoding/json.
 type kiteFields struct {
 	UserID           string          `json:"user_id"`
 	AccountID        string          `json:"account_id"`
@@ -101,7 +101,7 @@ type kiteFields struct {
 	MarketProtection json.Number     `json:"market_protection"`
 }
 
-// BenchmarkUnmarshal is what encoding/json alone costs for the postback of BenchmarkNewEvent, into a struct of the
+// BenchmarkUnmarshal is what encoding/json alone costs for the postback of BenchmarkNormalize, into a struct of the
 // fields that count: what a handler in Go would begin with.
 func BenchmarkUnmarshal(b *testing.B) {
 	body := onOneLine(b)
@@ -115,8 +115,8 @@ func BenchmarkUnmarshal(b *testing.B) {
 	}
 }
 
-// BenchmarkSeen is what a postback of a new order costs in the processor, from its bytes to its record, when so many orders
-// have been seen.
+// BenchmarkSeen is what a postback of a new order costs in the processor, from its bytes to its record, when so many
+// orders have been seen.
 func BenchmarkSeen(b *testing.B) {
 	for _, orders := range []int{1000, 10_000_000} {
 		b.Run(fmt.Sprint("orders=", orders), func(b *testing.B) {
@@ -129,7 +129,7 @@ func BenchmarkSeen(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				e := bridge.NewEvent(kite, p, verifiedBy, time.Now())
+				e := bridge.Normalize(kite, p, verifiedBy, time.Now())
 				record = bridge.AppendRecord(record[:0], e)
 				e.OrderID = strconv.Itoa(n)
 				if seen.Compare(e) {

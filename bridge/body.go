@@ -11,17 +11,17 @@ import (
 	"time"
 )
 
-// A body is read before anything proves where it comes from. A small one, as are all postbacks that brokers are known
-// to send, is read into memory that each request has. All larger ones share a budget.
+// A body is read before it is verified. A small one, as all known postbacks are, is read into memory that each request
+// has. All larger ones share a budget.
 const (
 	smallBody = 8 << 10
 	// leastBudget is the budget in bytes, unless four of the largest bodies are more.
 	leastBudget = 16 << 20
-	// budgetWait is how long a body waits for its share, at most. Whoever holds it ends within readTimeout.
+	// budgetWait is how long a body waits for its share. Every holder ends within readTimeout.
 	budgetWait = 2 * time.Second
 )
 
-// intake is what one request needs while it is received. It is used again unless it has grown.
+// intake is the memory of one request while it is received. It is pooled.
 type intake struct {
 	body     [smallBody + 1]byte // as it arrives, if it is small
 	decoded  []byte              // smallBody+1 bytes; nil until needed
@@ -30,7 +30,8 @@ type intake struct {
 	record   []byte
 }
 
-// release ends the use of an intake. One that has grown would keep its memory in the pool, so it is not used again.
+// release returns an intake to the pool, and its share to the budget. An intake with a share is not pooled: it has
+// grown.
 func (r *receiver) release(in *intake) {
 	if in.taken > 0 {
 		r.budget.give(in.taken)
@@ -98,7 +99,7 @@ func (r *receiver) decode(in *intake, coded []byte) ([]byte, *answer) {
 	body := in.decoded[:min(smallBody, r.maxBody)+1]
 	n, err := r.gunzip(body, coded)
 	if err == nil && r.maxBody > smallBody {
-		// Nothing but the result is kept meanwhile: gunzip starts anew.
+		// gunzip starts from the beginning again.
 		if in.taken == 0 {
 			if !r.budget.take(r.maxBody + 1) {
 				return nil, busy()
@@ -118,7 +119,7 @@ func (r *receiver) decode(in *intake, coded []byte) ([]byte, *answer) {
 	}
 }
 
-// gunzipper holds some 40 KiB. It is in use only while a body that is here is decoded, never while one arrives.
+// gunzipper holds some 40 KiB. It is in use only while a complete body is decoded, never while one is read.
 type gunzipper struct {
 	gzip.Reader
 	coded bytes.Reader
@@ -136,7 +137,7 @@ func (r *receiver) gunzip(b, coded []byte) (int, error) {
 	return fill(b, z)
 }
 
-// fill reads until b is full. The error is nil if it is, and io.EOF if from ends before that.
+// fill reads until b is full. It returns io.EOF if from ends before that.
 func fill(b []byte, from io.Reader) (n int, err error) {
 	for n < len(b) && err == nil {
 		var more int
@@ -176,12 +177,12 @@ func tooLarge() *answer {
 	return refuse(http.StatusRequestEntityTooLarge, "too_large", "the body is too large")
 }
 
-// busy is the answer to a body that found no space in the budget. Nothing proves it, so it counts as refused.
+// busy is the answer to a body that got no share of the budget. It is not verified, so it counts as refused.
 func busy() *answer {
 	return refuse(http.StatusServiceUnavailable, "busy", "too many large bodies at once; retry")
 }
 
-// budget is a semaphore in bytes. What has been taken is given back by its holder alone.
+// budget is a semaphore in bytes.
 type budget struct {
 	mu    sync.Mutex
 	left  int64
@@ -190,7 +191,7 @@ type budget struct {
 
 func newBudget(bytes int64) *budget { return &budget{left: bytes, given: make(chan struct{})} }
 
-// take takes n bytes, and waits for them up to budgetWait.
+// take acquires n bytes within budgetWait, or returns false.
 func (b *budget) take(n int64) bool {
 	timeout := time.NewTimer(budgetWait)
 	defer timeout.Stop()

@@ -21,7 +21,7 @@ import (
 	"github.com/postbridge/postbridge/bridge/spool"
 )
 
-// Options are what a Bridge is made of. All fields are required unless they say otherwise.
+// Options configures a Bridge. All fields are required unless their comments say otherwise.
 type Options struct {
 	// Brokers each own the route /<name>.
 	Brokers []Broker
@@ -30,34 +30,34 @@ type Options struct {
 
 	// Listen and AdminListen are host:port. Only Listen may be reachable from outside.
 	Listen, AdminListen string
-	// AdminPage is whether there is a page at AdminListen, which shows the last events.
+	// AdminPage enables the page at AdminListen, which shows the last events.
 	AdminPage bool
-	// Routes are the paths to register at the brokers, for the line that says where to POST. No tokens.
+	// Routes are the paths to register at the brokers, without tokens, for the log line at start.
 	Routes []string
 	// MaxBody is the largest postback, in bytes.
 	MaxBody int64
-	// MaxConnections is how many connections Listen has open at once.
+	// MaxConnections limits the open connections of Listen.
 	MaxConnections int
 	// IdleTimeout is how long Listen keeps a connection open between two requests.
 	IdleTimeout time.Duration
-	// TLS is how Listen is served; nil for plain HTTP, behind a proxy that ends TLS. HTTP/1.1 alone is spoken: requests
-	// that share a connection would not be limited by the number of those.
+	// TLS is nil for plain HTTP behind a proxy that terminates TLS. Only HTTP/1.1 is served: MaxConnections would not
+	// limit requests that share a connection.
 	TLS *tls.Config
-	// AdminToken is what AdminListen asks for, except by the probes; nil if it asks for nothing.
+	// AdminToken returns the bearer token that AdminListen requires, except for the probes; nil without a token.
 	AdminToken func() string
 
-	// DataDir holds the spool, in spool/, and the quarantine files; it is made if missing.
+	// DataDir holds the spool, in spool/, and the quarantine files. It is created if missing.
 	DataDir string
-	// SpoolMaxBytes is the limit of the files on disk, SpoolMinFree what stays free on the disk beside them, in bytes.
+	// SpoolMaxBytes limits the spool's files, SpoolMinFree is the free space to keep on their disk, in bytes.
 	SpoolMaxBytes, SpoolMinFree int64
-	// SpoolKeep is how long published events stay, if there is room, should a bus lose them.
+	// SpoolKeep is how long published events stay, space permitting, for a rewind after a bus lost them.
 	SpoolKeep time.Duration
 
-	// Reload reads the files of secrets again, if that was not done a moment ago, and reports whether any changed.
-	// It is asked before a postback, or an admin, is refused. Nil if there are none.
+	// Reload reads the secret files again, unless that was done a moment ago, and reports whether any changed. It is
+	// called before a postback or an admin request is refused; nil without secret files.
 	Reload func() bool
 
-	// Tracer hears of postbacks and events; nil if nobody traces.
+	// Tracer gets a span for each postback and event; nil without tracing.
 	Tracer Tracer
 	// Registry gets the metrics; /metrics serves it.
 	Registry *prometheus.Registry
@@ -77,18 +77,18 @@ const (
 	// stopTimeout is how long the stop waits for requests in flight, drainTimeout how long then for the buses.
 	stopTimeout  = 15 * time.Second
 	drainTimeout = 10 * time.Second
-	// lameDuck is how long new requests are still taken when the stop begins, each on a connection that ends with it:
-	// a connection that is closed while a request is on its way loses that request.
+	// lameDuck is how long new requests are still accepted when the stop begins, each closing its connection. Closing a
+	// connection with a request on its way would lose that request.
 	lameDuck = time.Second
 
-	// stalled is how long a bus that has trouble may take nothing before it is waited for no longer.
+	// stalled is how long the stop waits for a blocked bus that makes no progress.
 	stalled = time.Second
 
-	// lockInterval is how often the lock of the spool is tried.
+	// lockInterval is the interval between attempts to lock the spool.
 	lockInterval = 250 * time.Millisecond
 )
 
-// Bridge is the whole path, from the listener to the buses.
+// Bridge is the whole path of an event, from the listener to the buses.
 type Bridge struct {
 	o        Options
 	started  time.Time
@@ -100,13 +100,13 @@ type Bridge struct {
 	opened atomic.Pointer[opened]      // nil until the spool is open and the pumps run
 }
 
-// opened is what there is once the spool is open.
+// opened holds what exists once the spool is open.
 type opened struct {
 	spool *spool.Spool
 	pumps []*pump
 }
 
-// New makes a bridge. Nothing happens before Run.
+// New returns a bridge that does nothing before Run or Drain.
 func New(o Options) *Bridge {
 	m := newIngestMetrics(o.Registry)
 	b := &Bridge{o: o, started: time.Now(), metrics: m, receiver: newReceiver(o, m), openDir: spool.OSDir}
@@ -114,11 +114,11 @@ func New(o Options) *Bridge {
 	return b
 }
 
-// Run listens, takes postbacks and publishes events until ctx ends; then it stops in order: no new connections, every
-// request in flight answered, the buses drained for a while, the cursors saved. Its error is the failure that ended
-// it, nil after an ordered stop.
+// Run accepts postbacks and publishes events until ctx ends. Then it stops in order: no new connections, every request
+// in flight answered, the buses drained for a while, the cursors saved. It returns the failure that ended it, nil after
+// an ordered stop.
 func (b *Bridge) Run(ctx context.Context) error {
-	// The listeners come first: while the spool waits for its lock, postbacks get an answer and probes the reason.
+	// The listeners come first: while the spool waits for its lock, postbacks are answered and probes get the reason.
 	ingest, err := b.listen("POSTBRIDGE_LISTEN", b.o.Listen, b.o.MaxConnections, b.o.TLS)
 	if err != nil {
 		return err
@@ -136,7 +136,7 @@ func (b *Bridge) Run(ctx context.Context) error {
 
 	s, err := b.openSpool(ctx)
 	if err != nil {
-		_ = ingest.Close() // the error before it is the one to tell
+		_ = ingest.Close() // err is the cause
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -164,9 +164,9 @@ func (b *Bridge) Run(ctx context.Context) error {
 	return errors.Join(failure, b.stop(ingest, pumps, stopPumps, s, failure == nil))
 }
 
-// stop stops in the order of the path: nothing is taken any more, then what was taken is published, then the disk.
+// stop stops in the order of the path: the ingest, the buses, the spool.
 func (b *Bridge) stop(ingest *server, ps *pumps, stopPumps func(), s *spool.Spool, drain bool) error {
-	b.o.Log.Info("stopping: answering what is in flight, then publishing what waits")
+	b.o.Log.Info("stopping: answering requests in flight, then publishing unpublished events")
 	b.receiver.leaving.Store(true)
 	pause(context.Background(), lameDuck)
 	ingest.stop(b.o.Log)
@@ -175,12 +175,12 @@ func (b *Bridge) stop(ingest *server, ps *pumps, stopPumps func(), s *spool.Spoo
 	}
 	stopPumps()
 	err := ps.stop()
-	b.sayWaiting()
+	b.logWaiting()
 	return errors.Join(err, s.Close())
 }
 
-// waitForBuses waits until the buses have got everything, for drainTimeout at most, and for a bus that something keeps
-// events from only as long as it takes others.
+// waitForBuses waits until every bus has all events, for drainTimeout at most. It waits for blocked buses only as long
+// as they make progress.
 func (b *Bridge) waitForBuses() {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -201,15 +201,16 @@ func (b *Bridge) waitForBuses() {
 	}
 }
 
-// sayWaiting says what stays in the spool for the next start.
-func (b *Bridge) sayWaiting() {
+// logWaiting logs how many events stay in the spool for the next start.
+func (b *Bridge) logWaiting() {
 	for name, bus := range b.status().Buses {
 		b.o.Log.Info(fmt.Sprintf("stopped: %d events stay in the spool for %s", bus.Waiting, name),
 			"bus", name, "waiting", bus.Waiting, "committed", bus.Committed)
 	}
 }
 
-// openSpool opens the spool, and waits as long as another process has it: a volume may be changing hands.
+// openSpool opens the spool. It waits while another process holds the lock: a pod that terminates may still have the
+// volume.
 func (b *Bridge) openSpool(ctx context.Context) (*spool.Spool, error) {
 	fs, err := b.openDir(filepath.Join(b.o.DataDir, "spool"))
 	if err != nil {
@@ -220,15 +221,15 @@ func (b *Bridge) openSpool(ctx context.Context) (*spool.Spool, error) {
 		o.Cursors = append(o.Cursors, bus.Name)
 		o.CursorDelay = max(o.CursorDelay, bus.Delay)
 	}
-	said := false
+	logged := false
 	for {
 		s, err := spool.Open(fs, o)
 		if !errors.Is(err, spool.ErrLocked) {
 			return s, err
 		}
-		if !said {
+		if !logged {
 			b.o.Log.Warn("another process has the spool open: waiting for it to end", "dir", b.o.DataDir)
-			said = true
+			logged = true
 		}
 		pause(ctx, lockInterval)
 		if ctx.Err() != nil {
@@ -282,7 +283,8 @@ type server struct {
 	failed      chan error // gets the error that ended it, unless it was closed
 }
 
-// listen listens at once, so that an address that is taken is known. The setting is what the address comes from.
+// listen binds the address at once, so that an address in use is an error of the start. The setting names where the
+// address comes from.
 func (b *Bridge) listen(setting, addr string, limit int, t *tls.Config) (*server, error) {
 	l, err := listen(addr, limit, t, b.o.Log.With("at", setting))
 	if err != nil {
@@ -326,10 +328,10 @@ func (s *server) serve(h http.Handler, idle time.Duration, log *slog.Logger) {
 	}()
 }
 
-// serverLog takes what net/http has to say. Most of it strangers cause, who must not be able to fill the log.
+// serverLog gets the log lines of net/http. Clients cause most of them, and must not be able to fill the log.
 type serverLog struct{ log *slog.Logger }
 
-// Write logs one thing: a handler that panicked, or connections that cannot be taken, as errors; anything else at debug.
+// Write logs a line: a panic of a handler and a failed accept as errors, anything else at debug.
 func (l serverLog) Write(text []byte) (int, error) {
 	level := slog.LevelDebug
 	if bytes.HasPrefix(text, []byte("http: panic serving")) || bytes.HasPrefix(text, []byte("http: Accept error")) {
@@ -339,17 +341,17 @@ func (l serverLog) Write(text []byte) (int, error) {
 	return len(text), nil
 }
 
-// stop takes no more connections and waits until all requests in flight are answered; who is too slow is cut.
+// stop closes the listener and waits for the requests in flight, for stopTimeout at most.
 func (s *server) stop(log *slog.Logger) {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
 	if err := s.Shutdown(ctx); err != nil {
-		log.Warn("some requests were cut unanswered", "error", err)
+		log.Warn("some requests were not answered before the stop", "error", err)
 		_ = s.Close()
 	}
 }
 
-// postTo is where brokers have to POST to, as seen from this machine.
+// postTo returns the URLs to POST to, as seen from this machine.
 func (b *Bridge) postTo(addr net.Addr) string {
 	host, port, _ := net.SplitHostPort(addr.String()) // an address has both
 	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {

@@ -8,23 +8,23 @@ type Broker interface {
 	// Name is the broker's word in routes, subjects and metrics: lower-case letters only.
 	Name() string
 
-	// Verify says whether the postback is genuine, and what proved it (the event's verified_by). An error is a
-	// *Refusal: it names neither a secret nor what was expected. All comparisons take constant time.
-	Verify(p *Postback) (how string, err error)
+	// Verify checks that the postback is genuine and returns what proves it (the event's verified_by). An error is a
+	// *Refusal: it contains neither a secret nor an expected value. All comparisons take constant time.
+	Verify(p *Postback) (verifiedBy string, err error)
 
 	// Normalize returns the order that the members of the body describe, which are in the sequence of the body. It is
 	// called after Verify, and only if the body is a JSON object. An error means that the members cannot be understood;
 	// the postback becomes a dead letter.
 	Normalize(members []event.Member) (event.Order, error)
 
-	// State returns what one member of the body says of the order's state, in one spelling for all values that mean the
-	// same; the event id is a hash of it. It returns "" for a member that says nothing, and for one that is known to
-	// differ between two deliveries of one state. Such a member needs evidence: a postback in which nothing else changes
-	// is not published. A member that the adapter does not know returns its value.
+	// State returns the part of the order's state in one member of the body, in one spelling for all values that mean
+	// the same; the event id is a hash of it. It returns "" for a member without state, and for one that is known to
+	// differ between two deliveries of one state. Such a member needs evidence: a postback in which nothing else
+	// changes is not published. A member that the adapter does not know returns its value.
 	State(m event.Member) string
 }
 
-// Refusal is why a postback is not taken: it proved nothing, or something else than its origin.
+// Refusal is the error of a postback that is not verified.
 type Refusal struct {
 	// Status is the HTTP status of the answer: 400, 401, 403 or 404.
 	Status int
@@ -32,11 +32,11 @@ type Refusal struct {
 	// client_id. The bridge's own are route, too_large, incomplete, encoding and busy. It is counted when the answer is
 	// 429, too.
 	Reason string
-	// Detail is the sentence in the answer and in the log. It never says what was expected.
+	// Detail is the sentence in the answer and in the log. It never contains an expected value.
 	Detail string
 }
 
 func (r *Refusal) Error() string { return r.Detail }
 
-// Refuse is the error of a Verify.
+// Refuse returns a *Refusal as an error.
 func Refuse(status int, reason, detail string) *Refusal { return &Refusal{status, reason, detail} }

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// conditions holds what blocks publishing to one bus, by name. The begin and the end of a condition are logged, and in
-// between each of its errors once: however often a connection is tried, a refused one is one line.
+// conditions holds the conditions that block publishing to one bus, by name. The begin and the end of a condition are
+// logged, and in between each of its errors once: a refused connection is one line, however often it is retried.
 //
 // A report never waits for the log, which may block, since publishers report with locks held: lines are queued under
 // mu, and one goroutine logs them in that order.
@@ -18,11 +18,11 @@ type conditions struct {
 	log *slog.Logger // with the bus
 
 	mu        sync.Mutex // guards what follows
-	publisher int        // counts the publishers that are closed
-	connected bool       // the publisher was connected at some time
+	publisher int        // number of publishers closed
+	connected bool       // the publisher has been connected
 	holding   map[string]*condition
 	last      string        // the last error reported
-	lines     []func()      // to be logged
+	lines     []func()      // the queue of log lines
 	dropped   int           // lines that found the queue full
 	logged    chan struct{} // closed when no line is left; nil if there is none
 }
@@ -109,7 +109,7 @@ func (c *conditions) set(name string, err error) {
 	}
 }
 
-// queue has a line logged. Needs mu.
+// queue queues a log line. Needs mu.
 func (c *conditions) queue(line func()) {
 	if len(c.lines) >= maxLines {
 		c.dropped++
@@ -144,7 +144,7 @@ func (c *conditions) logLines() {
 	}
 }
 
-// flush waits until all lines are logged, but not for a blocked log.
+// flush waits until the queue is logged, for logGrace at most.
 func (c *conditions) flush() {
 	c.mu.Lock()
 	logged := c.logged

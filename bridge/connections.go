@@ -12,7 +12,7 @@ import (
 	"sync/atomic"
 )
 
-// maxAdminConnections is for probes, Prometheus and people.
+// maxAdminConnections is enough for probes, Prometheus and operators.
 const maxAdminConnections = 64
 
 // connections is a listener that limits how many connections are open. At the limit a new connection displaces one that
@@ -26,7 +26,7 @@ type connections struct {
 	log       *slog.Logger
 	logged    logLimit
 	displaced atomic.Uint64
-	rejected  func(reason string) // counts a bad request; nil if nobody counts
+	rejected  func(reason string) // counts a bad request; may be nil
 
 	mu         sync.Mutex // guards what follows, and the queues of all connections
 	space      sync.Cond  // signaled when a connection is closed or waits again, and when the listener is closed
@@ -89,7 +89,7 @@ func (l *connections) Accept() (net.Conn, error) {
 	return c, nil
 }
 
-// admit waits until the connection may be open, and returns the one that it displaces, if any.
+// admit waits until the limit allows the connection, and returns the one that it displaces, if any.
 func (l *connections) admit(c *connection) (displaced *connection, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -102,7 +102,7 @@ func (l *connections) admit(c *connection) (displaced *connection, err error) {
 		displaced = first.Value.(*connection)
 		l.displaced.Add(1)
 		displaced.forget()
-		_ = displaced.wire.Close() // without TLS's farewell, which may block
+		_ = displaced.wire.Close() // without TLS close_notify, which may block
 	}
 	if l.closed {
 		return nil, net.ErrClosed
@@ -137,7 +137,7 @@ func (c *connection) Close() error {
 	return err
 }
 
-// forget counts the connection as closed. It needs of.mu, as move does.
+// forget counts the connection as closed. Needs of.mu, as move does.
 func (c *connection) forget() {
 	if !c.closed {
 		c.closed = true
@@ -157,8 +157,8 @@ func (c *connection) move(to *list.List) {
 	}
 }
 
-// wait notes that the connection waits for a request, or for the rest of one. A connection without a verified postback
-// keeps its place, so that rejected requests do not extend its life.
+// wait marks the connection as waiting for a request, or for the rest of one. A connection without a verified postback
+// keeps its position, so that rejected requests do not extend its life.
 func (c *connection) wait() {
 	if c.verified {
 		c.of.mu.Lock()
@@ -170,7 +170,7 @@ func (c *connection) wait() {
 	}
 }
 
-// work notes that the connection brought a verified postback, which is being stored. A nil connection is not counted.
+// work marks the connection as having a verified postback that is being stored. A nil connection is not counted.
 func (c *connection) work() {
 	if c != nil {
 		c.verified = true

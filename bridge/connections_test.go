@@ -116,8 +116,8 @@ func TestAdminConnectionLimit(t *testing.T) {
 	}
 }
 
-// TestConnectionLimitOfRefused has strangers who keep asking: what is refused makes their connections no younger than that of
-// a broker who has just connected, and has not said anything yet.
+// TestConnectionLimitOfRefused has strangers who keep asking: what is refused makes their connections no younger than
+// that of a broker who has just connected, and has not said anything yet.
 func TestConnectionLimitOfRefused(t *testing.T) {
 	t.Parallel()
 	const limit = 4

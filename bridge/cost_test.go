@@ -23,7 +23,7 @@ func TestAllocations(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		e := bridge.NewEvent(kite, p, verifiedBy, time.Unix(1700000000, 0))
+		e := bridge.Normalize(kite, p, verifiedBy, time.Unix(1700000000, 0))
 		record = bridge.AppendRecord(record[:0], e)
 	})
 	o := testOptions(t, io.Discard)

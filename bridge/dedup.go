@@ -8,21 +8,21 @@ import (
 	"github.com/postbridge/postbridge/bridge/spool"
 )
 
-// rememberedOrders is how many orders lastAccepted remembers at least; it remembers at most twice as many.
+// rememberedOrders is how many orders lastAccepted remembers at least; at most it remembers twice as many.
 const rememberedOrders = 1 << 15
 
-// lastAccepted remembers the last event of each order, to tell a repeat from news. It is matched against that one only,
-// never against a set: a state that comes back after another one is news.
+// lastAccepted is the dedup table: it holds the last accepted event of each order. An event is a repeat only of that
+// one, never of an earlier one: a state that comes back after another one is news.
 type lastAccepted struct {
 	seed maphash.Seed
 
-	// mu is held over the comparison and the append, so that what is remembered last is what the log has last.
+	// mu is held over the comparison and the append, so that the table has the event that the log has last.
 	mu sync.Mutex
 	// Two generations bound the memory: when young is full it becomes old, and the old one is forgotten.
 	young, old map[uint64]acceptedEvent
 }
 
-// acceptedEvent holds no pointers, so that the garbage collector need not look at a map of them.
+// acceptedEvent holds no pointers, so that the garbage collector does not scan a map of them.
 type acceptedEvent struct {
 	id     [32]byte
 	ticket spool.Ticket
@@ -32,8 +32,8 @@ func newLastAccepted() lastAccepted {
 	return lastAccepted{seed: maphash.MakeSeed(), young: make(map[uint64]acceptedEvent)}
 }
 
-// append appends the record, unless it repeats the order's last event; then it returns that one's ticket, which may not
-// be durable yet either.
+// append appends the record, unless it repeats the order's last event; then it returns the ticket of that one, which
+// may not be durable yet.
 func (l *lastAccepted) append(s *spool.Spool, e *event.Event, record []byte) (t spool.Ticket, repeats bool, err error) {
 	if !e.Understood() {
 		t, err = s.Append(record)
@@ -62,7 +62,7 @@ func (l *lastAccepted) find(order uint64) (acceptedEvent, bool) {
 	return last, ok
 }
 
-// hash names the order. Two orders of the same hash only make each other forgotten: the id tells them apart.
+// hash returns the key of the order in the table. Two orders of one hash evict each other; the id tells them apart.
 func (l *lastAccepted) hash(e *event.Event) uint64 {
 	var h maphash.Hash
 	h.SetSeed(l.seed)

@@ -22,25 +22,24 @@ const (
 	Deadletters Destination = "deadletters" // proven but not understood, or refused by the bus
 )
 
-// Delivery is one event on its way to a bus: the encoded event, and what addresses and describes it there. It is what
-// a spool record holds.
+// Delivery is one event to publish: the encoded event, and its subject, key and headers on the bus. A spool record
+// holds one.
 type Delivery struct {
-	// Spool and Sequence say which spool the event comes from and its number there: they name this acceptance.
-	// They are not part of the record; the spool knows them.
+	// Spool is the id of the event's spool and Sequence its sequence there: they identify this acceptance. They are not
+	// part of the record; the spool knows them.
 	Spool    string
 	Sequence uint64
-	// Redelivered says that this bus may have been offered the event by a run before: it may be stored already. What it
-	// does not say that of never was.
+	// Redelivered reports that an earlier run may have published this event; false guarantees that none did.
 	Redelivered bool
 
-	// What the event says of itself, for subjects, keys and headers.
+	// Members of the event, for subjects, keys and headers.
 	ID, Broker, UserID, OrderID string
 	Status                      event.Status
 	ReceivedAt                  time.Time
-	// TraceParent is the W3C trace context made for the postback.
+	// TraceParent is the W3C trace context of the postback.
 	TraceParent string
 
-	// Deadletter is set for a postback that was not understood, and for an event that the bus refused.
+	// Deadletter is true for a postback that was not understood, and for an event that the bus refused.
 	Deadletter bool
 
 	// Data is the event: one line of JSON.
@@ -49,14 +48,14 @@ type Delivery struct {
 	Type string
 }
 
-// AsDeadletter is the same event as the bus gets it after it refused it for good.
+// AsDeadletter returns the event as a dead letter, after the bus refused it for good.
 func (d *Delivery) AsDeadletter() *Delivery {
 	dead := *d
 	dead.Deadletter = true
 	return &dead
 }
 
-// Destinations are all places where the bus has to store the event.
+// Destinations returns the destinations of the event's copies.
 func (d *Delivery) Destinations() []Destination {
 	switch {
 	case d.Deadletter:
@@ -68,8 +67,8 @@ func (d *Delivery) Destinations() []Destination {
 	}
 }
 
-// Key is the event's key in Kafka, and what order is kept by: <broker>.<user_id>.<order_id>. Dead letters have no
-// order among themselves; their key is <broker>.<event id>.
+// Key returns the event's key: <broker>.<user_id>.<order_id>, escaped. Events of one key are published in order. Dead
+// letters have no order; their key is <broker>.<event id>.
 func (d *Delivery) Key() string {
 	if d.Deadletter {
 		return d.Broker + "." + d.ID
@@ -77,7 +76,7 @@ func (d *Delivery) Key() string {
 	return d.Broker + "." + EscapeToken(d.UserID) + "." + EscapeToken(d.OrderID)
 }
 
-// Subject is the event's NATS subject in a destination, without prefix.
+// Subject returns the event's NATS subject in a destination, without prefix.
 func (d *Delivery) Subject(dest Destination) string {
 	if dest == Deadletters {
 		return string(dest) + "." + d.Broker
@@ -85,10 +84,11 @@ func (d *Delivery) Subject(dest Destination) string {
 	return string(dest) + "." + d.Key()
 }
 
-// MsgID names this acceptance of the event, so that a retry is stored once and a returning state is not swallowed.
+// MsgID identifies this acceptance of the event, so that a retry is stored once and a state that returns is stored
+// again.
 func (d *Delivery) MsgID() string { return d.Spool + "." + d.SequenceText() }
 
-// SequenceText is the number in the spool, zero-padded to 20 digits so that it sorts as text.
+// SequenceText returns the sequence with 20 digits, so that it sorts as text.
 func (d *Delivery) SequenceText() string {
 	text := strconv.FormatUint(d.Sequence, 10) // at most 20 digits
 	return "00000000000000000000"[len(text):] + text
@@ -97,8 +97,8 @@ func (d *Delivery) SequenceText() string {
 // CloudEventsType is the CloudEvents type of every event.
 const CloudEventsType = "postbridge.order.v1"
 
-// Attributes are the CloudEvents 1.0 attributes of the event, names without the prefix that a binding puts before
-// them, except datacontenttype, which each binding spells its own way, and traceparent, which has no prefix.
+// Attributes returns the CloudEvents 1.0 attributes of the event, without the prefix of a binding. It leaves out
+// datacontenttype, which each binding spells its own way, and traceparent, which has no prefix.
 func (d *Delivery) Attributes() [9][2]string {
 	return [9][2]string{
 		{"id", d.ID},
@@ -119,9 +119,9 @@ const ContentType = "application/json"
 // maxToken is the longest token of a subject, in bytes; a longer one is hashed.
 const maxToken = 64
 
-// EscapeToken makes an id that anybody may have written safe as one token of a NATS subject and of a Kafka key: letters,
-// digits, _ and - stay, every other byte becomes % and two hex digits; an empty id becomes _, and one that would be
-// longer than 64 bytes the SHA-256 of the id in hex.
+// EscapeToken escapes an id of any content as one token of a NATS subject or Kafka key: letters, digits, _ and - stay,
+// every other byte becomes % and two hex digits; an empty id becomes _, and one that would be longer than 64 bytes the
+// SHA-256 of the id in hex.
 func EscapeToken(id string) string {
 	if id == "" {
 		return "_"
@@ -155,11 +155,11 @@ func plain(c byte) bool {
 	return c >= '0' && c <= '9' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z' || c == '_' || c == '-'
 }
 
-// recordVersion is the first byte of a record. A record of another version is one that this build cannot read.
+// recordVersion is the first byte of a record. This build reads no other version.
 const recordVersion = 1
 
-// appendHead appends what a spool record has before the event, which goes on to its end: version, flags, received (Unix
-// nanoseconds), then the texts, each behind its length as a uvarint.
+// appendHead appends the head of a spool record to b: version, flags, received (Unix nanoseconds, little endian), then
+// the texts, each after its length as a uvarint. The event follows to the end of the record.
 func (d *Delivery) appendHead(b []byte) []byte {
 	var flags byte
 	if d.Deadletter {
@@ -174,9 +174,9 @@ func (d *Delivery) appendHead(b []byte) []byte {
 	return b
 }
 
-var errRecord = errors.New("the record is not one that this version of postbridge reads")
+var errRecord = errors.New("the record has a version that this postbridge does not read, or is damaged")
 
-// ParseRecord reads a spool record. The delivery shares the bytes of Data, which nobody may change any more.
+// ParseRecord decodes a spool record. Data shares the bytes of b, which must not change any more.
 func ParseRecord(b []byte) (*Delivery, error) {
 	if len(b) < 10 || b[0] != recordVersion || b[1] > 1 {
 		return nil, errRecord

@@ -10,13 +10,13 @@ import (
 )
 
 const (
-	drainLook = 50 * time.Millisecond // between two looks at what waits
-	drainSay  = 10 * time.Second      // between two lines that say how much it is
+	drainPoll = 50 * time.Millisecond // interval of checks whether the spool is empty
+	drainLog  = 10 * time.Second      // interval of log lines
 )
 
-// Drain publishes all that waits in the spool, however long that takes, and takes no postbacks: for the volume of a
-// replica that is no more. Of the options it needs no brokers and nothing that listens. Its error says what kept it from
-// that, the end of ctx too.
+// Drain publishes all unpublished events of the spool, however long that takes, and accepts no postbacks: it is for the
+// volume of a removed replica. Of the options it needs neither brokers nor listeners. It returns an error if events are
+// left, also when ctx ends.
 func (b *Bridge) Drain(ctx context.Context) error {
 	s, err := b.openSpool(ctx)
 	if err != nil {
@@ -32,25 +32,25 @@ func (b *Bridge) Drain(ctx context.Context) error {
 	err = b.waitUntilEmpty(ctx, s)
 	stopPumps()
 	err = errors.Join(err, pumps.stop())
-	b.sayWaiting()
+	b.logWaiting()
 	return errors.Join(err, s.Close())
 }
 
-// waitUntilEmpty waits until nothing waits for any bus.
+// waitUntilEmpty waits until every bus has all events.
 func (b *Bridge) waitUntilEmpty(ctx context.Context, s *spool.Spool) error {
-	look := time.NewTicker(drainLook)
-	defer look.Stop()
-	for said := time.Now(); ; {
+	poll := time.NewTicker(drainPoll)
+	defer poll.Stop()
+	for logged := time.Now(); ; {
 		waiting := b.waiting()
 		if waiting == 0 {
 			return nil
 		}
-		if time.Since(said) >= drainSay {
-			said = time.Now()
-			b.sayProgress()
+		if time.Since(logged) >= drainLog {
+			logged = time.Now()
+			b.logProgress()
 		}
 		select {
-		case <-look.C:
+		case <-poll.C:
 		case <-s.Failed():
 			return s.Err()
 		case <-ctx.Done():
@@ -59,7 +59,7 @@ func (b *Bridge) waitUntilEmpty(ctx context.Context, s *spool.Spool) error {
 	}
 }
 
-// waiting is how many events wait for the bus that is furthest behind.
+// waiting returns the number of unpublished events of the bus that is furthest behind.
 func (b *Bridge) waiting() (n uint64) {
 	for _, bus := range b.status().Buses {
 		n = max(n, bus.Waiting)
@@ -67,10 +67,11 @@ func (b *Bridge) waiting() (n uint64) {
 	return n
 }
 
-func (b *Bridge) sayProgress() {
+func (b *Bridge) logProgress() {
 	for name, bus := range b.status().Buses {
 		if bus.Waiting > 0 {
-			b.o.Log.Info("publishing what waits", "bus", name, "waiting", bus.Waiting, "committed", bus.Committed, "causes", bus.Causes)
+			b.o.Log.Info("publishing unpublished events", "bus", name, "waiting", bus.Waiting,
+				"committed", bus.Committed, "causes", bus.Causes)
 		}
 	}
 }

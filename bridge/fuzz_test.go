@@ -56,7 +56,7 @@ func FuzzRecord(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	e := bridge.NewEvent(kite, p, verifiedBy, time.Unix(1700000000, 0))
+	e := bridge.Normalize(kite, p, verifiedBy, time.Unix(1700000000, 0))
 	f.Add(bridge.AppendRecord(nil, e))
 	f.Add(bridge.NewDelivery("1", 10))
 	f.Add([]byte{1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0})

@@ -16,8 +16,8 @@ import (
 	"github.com/postbridge/postbridge/bridge/spool/crashfs"
 )
 
-// TestNoIDsInLog has events refused, quarantined, held and lost: neither the log above debug nor /status has an id in it,
-// but both say which event it is by its spool and sequence.
+// TestNoIDsInLog has events refused, quarantined, held and lost: neither the log above debug nor /status has an id in
+// it, but both say which event it is by its spool and sequence.
 func TestNoIDsInLog(t *testing.T) {
 	const user, id, order = "USERAB1234", "EVENT5d41402abc4b2a76", "ORDER220303000308932"
 	synctest.Test(t, func(t *testing.T) {

@@ -13,8 +13,8 @@ import (
 //go:embed page
 var pageFiles embed.FS
 
-// pageSecurity is what the browser is told of the page: it runs and loads nothing but these files, makes no HTML of text, and
-// is shown in no other page. What events say comes from outside.
+// pageSecurity is what the browser is told of the page: it runs and loads nothing but these files, makes no HTML of
+// text, and is shown in no other page. What events say comes from outside.
 const pageSecurity = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
 	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 
@@ -30,8 +30,8 @@ func pageFile(path string) (name string, ok bool) {
 	}
 }
 
-// page serves the page, and what it asks for once a second. The files need no proof of who asks; the data is what the rest
-// of the admin address says, and what the events on the bus say.
+// page serves the page, and what it asks for once a second. The files need no proof of who asks; the data is what the
+// rest of the admin address says, and what the events on the bus say.
 func (b *Bridge) page(mux *http.ServeMux) {
 	mux.HandleFunc("GET /", func(w http.ResponseWriter, req *http.Request) {
 		name, ok := pageFile(req.URL.Path)
@@ -62,11 +62,11 @@ type pageData struct {
 	Status  status                       `json:"status"`
 	Answers answerTimes                  `json:"answers"`
 	Refused map[string]map[string]uint64 `json:"refused"` // by broker and reason
-	Events  []json.RawMessage            `json:"events"`  // behind the place that was asked for
-	Last    uint64                       `json:"last"`    // the place of the last, to ask for the next
+	Events  []json.RawMessage            `json:"events"`  // after the index in the request
+	Last    uint64                       `json:"last"`    // index of the last, for the next request
 }
 
-// servePageData answers with the events behind the place in the parameter after, all that are left without one.
+// servePageData answers with the events after the index in the parameter after; without it, with all that are kept.
 func (b *Bridge) servePageData(w http.ResponseWriter, req *http.Request) {
 	setPageHeaders(w.Header())
 	after := uint64(0)

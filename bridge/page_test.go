@@ -18,7 +18,8 @@ import (
 	"github.com/postbridge/postbridge/bridge/event"
 )
 
-// TestPageFiles holds what keeps the page harmless: the headers, and that there is nothing in it that needs weaker ones.
+// TestPageFiles holds what keeps the page harmless: the headers, and that there is nothing in it that needs weaker
+// ones.
 func TestPageFiles(t *testing.T) {
 	t.Parallel()
 	log := new(logBuffer)
@@ -111,8 +112,8 @@ func (r *running) page(after string) (d pageData) {
 	return d
 }
 
-// TestPageData is that the page is told what became of the postbacks, of the events what postbridge made of them, and nothing
-// of their bodies.
+// TestPageData is that the page is told what became of the postbacks, of the events what postbridge made of them, and
+// nothing of their bodies.
 func TestPageData(t *testing.T) {
 	t.Parallel()
 	log := new(logBuffer)
@@ -294,8 +295,8 @@ func TestRecentFields(t *testing.T) {
 	}
 }
 
-// TestRecentBounds is that no event takes more memory than its share, whatever the broker wrote, and that what is left of it
-// is text.
+// TestRecentBounds is that no event takes more memory than its share, whatever the broker wrote, and that what is
+// left of it is text.
 func TestRecentBounds(t *testing.T) {
 	for _, part := range []string{"x", "\x00", "€", "\xff", "\"", "𝄞"} {
 		long := strings.Repeat(part, 50_000)

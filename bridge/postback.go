@@ -27,7 +27,7 @@ type Postback struct {
 	ids     event.IDs
 }
 
-// Reset makes the postback one of another body. Its memory is used again.
+// Reset reuses the postback and its memory for another body.
 func (p *Postback) Reset(pathToken, queryToken string, body []byte) {
 	p.PathToken, p.QueryToken, p.Body = pathToken, queryToken, body
 	p.scanned = false
@@ -43,9 +43,10 @@ func (p *Postback) Members() ([]event.Member, error) {
 	return p.members, p.err
 }
 
-// NewEvent normalizes a verified postback; verifiedBy is the result of Verify. A postback that cannot be normalized
-// becomes an event too, with status unknown and no order id: see event.Event.Understood. The event may refer to p.Body.
-func NewEvent(b Broker, p *Postback, verifiedBy string, received time.Time) *event.Event {
+// Normalize makes the event of a verified postback; verifiedBy is the result of Verify. A postback that cannot be
+// normalized becomes an event too, with status unknown and no order id: see event.Event.Understood. The event may
+// refer to p.Body.
+func Normalize(b Broker, p *Postback, verifiedBy string, received time.Time) *event.Event {
 	e := &event.Event{
 		Broker:     b.Name(),
 		ReceivedAt: received.UTC().Format(event.TimeFormat),
@@ -68,8 +69,7 @@ func NewEvent(b Broker, p *Postback, verifiedBy string, received time.Time) *eve
 	return e
 }
 
-// setRaw keeps the broker's body in the event, in the form that loses least: JSON as it is but on one line, text as
-// text, anything else as bytes.
+// setRaw keeps the broker's body in the event: JSON on one line, other UTF-8 as text, anything else as bytes.
 func setRaw(e *event.Event, body []byte, isJSON bool) {
 	switch {
 	case isJSON && !tooDeep(body):
@@ -81,13 +81,13 @@ func setRaw(e *event.Event, body []byte, isJSON bool) {
 	}
 }
 
-// tooDeep reports whether a body may be nested so deeply that it could not be read any more inside of the event: JSON
-// readers stop at 10,000 levels or much earlier. No broker nests at all.
+// tooDeep reports whether a body may be nested so deeply that consumers could not parse the event around it: JSON
+// parsers stop at 10,000 levels or much earlier. Brokers do not nest at all.
 func tooDeep(body []byte) bool {
 	return bytes.Count(body, []byte("["))+bytes.Count(body, []byte("{")) > 1000
 }
 
-// oneLine is JSON without line breaks, so that an event is a line whatever it came from.
+// oneLine removes line breaks from JSON, so that every event is one line.
 func oneLine(text json.RawMessage) json.RawMessage {
 	if !bytes.ContainsAny(text, "\r\n") {
 		return text
@@ -97,7 +97,7 @@ func oneLine(text json.RawMessage) json.RawMessage {
 	return line.Bytes()
 }
 
-// replaceInvalidUTF8 puts U+FFFD in place of each byte that is not UTF-8, as the readers of strings do.
+// replaceInvalidUTF8 replaces each byte that is not UTF-8 with U+FFFD, as JSON decoders do.
 func replaceInvalidUTF8(b []byte) []byte {
 	if utf8.Valid(b) {
 		return b

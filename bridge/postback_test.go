@@ -37,12 +37,12 @@ func eventAt() time.Time {
 	return time.Date(2026, 1, 8, 15, 23, 46, 120, time.FixedZone("IST", 19800))
 }
 
-func TestNewEvent(t *testing.T) {
+func TestNormalize(t *testing.T) {
 	order := event.Order{
 		OrderID: "1", UserID: "U", Status: event.StatusOpen, BrokerStatus: "OPEN", Quantity: event.QuantityOf(0),
 	}
 	p := &Postback{Body: []byte("{ \"a\" : 1.50,\"a\":2 }")}
-	e := NewEvent(stubBroker{order: order}, p, "token", eventAt())
+	e := Normalize(stubBroker{order: order}, p, "token", eventAt())
 	if !e.Understood() {
 		t.Error("an order was not understood")
 	}
@@ -67,11 +67,11 @@ func TestVerify(t *testing.T) {
 	}
 }
 
-// TestNewEventNotUnderstood keeps a verified body that cannot be normalized, and no part of a half-read order.
-func TestNewEventNotUnderstood(t *testing.T) {
+// TestNormalizeNotUnderstood keeps a verified body that cannot be normalized, and no part of a half-read order.
+func TestNormalizeNotUnderstood(t *testing.T) {
 	b := stubBroker{order: event.Order{OrderID: "half read"}, normalizeErr: errors.New("no order")}
 	for _, body := range []string{"x", "{}"} {
-		e := NewEvent(b, &Postback{Body: []byte(body)}, "token", eventAt())
+		e := Normalize(b, &Postback{Body: []byte(body)}, "token", eventAt())
 		if e.Understood() || e.Status != event.StatusUnknown || e.ID != event.OfBody("stub", []byte(body)) ||
 			e.RawText+string(e.Raw) != body {
 			t.Errorf("got %+v", e)
@@ -94,7 +94,7 @@ func TestRaw(t *testing.T) {
 	} {
 		t.Run(v.name, func(t *testing.T) {
 			b, p := stubBroker{normalizeErr: errors.New("no order")}, &Postback{Body: []byte(v.body)}
-			e := NewEvent(b, p, "token", eventAt())
+			e := Normalize(b, p, "token", eventAt())
 			got := e.Append(nil)
 			if !bytes.HasSuffix(got, []byte(`"source":"postback",`+v.want+`}`)) {
 				t.Errorf("got %s, want it to end with %s", got, v.want)
@@ -114,7 +114,7 @@ func TestPostbackReset(t *testing.T) {
 		if !slices.Equal(members, wantMembers) || !sameCause(err, wantErr) {
 			t.Errorf("%s: got %v, %v, want %v, %v", body, members, err, wantMembers, wantErr)
 		}
-		got, want := NewEvent(b, p, "token", eventAt()), NewEvent(b, fresh, "token", eventAt())
+		got, want := Normalize(b, p, "token", eventAt()), Normalize(b, fresh, "token", eventAt())
 		if got.ID != want.ID {
 			t.Errorf("%s: the id depends on an earlier body", body)
 		}

@@ -11,10 +11,9 @@ import (
 	"github.com/postbridge/postbridge/bridge/spool"
 )
 
-// quarantine is the file of events that a bus can take nowhere, one line of JSON for each. People look at it; nothing
+// quarantine is the file of events that a bus can never accept, one line of JSON for each, for operators; no program
 // reads it. An event may have more than one line: the file is written before the cursor is saved, so after a kill or a
-// power cut between the two the event is offered, refused and written again, as it is after a rewind and after an fsync
-// that failed.
+// power cut between the two the event is published, refused and written again, as after a rewind or a failed fsync.
 type quarantine struct {
 	path string
 	mu   sync.Mutex // held while a line is written
@@ -25,10 +24,10 @@ type quarantinedEvent struct {
 	Spool    string `json:"spool"`
 	Sequence uint64 `json:"sequence"`
 	Error    string `json:"error"`
-	Event    []byte `json:"event"` // in base64: it may be nothing that can be read
+	Event    []byte `json:"event"` // in base64, since it may be damaged
 }
 
-// put appends the event. Once it has returned nil the line survives a crash.
+// put appends the event. The line is durable when it returns nil.
 func (q *quarantine) put(d *Delivery, why error) error {
 	line, err := json.Marshal(quarantinedEvent{d.Spool, d.Sequence, why.Error(), d.Data})
 	if err == nil {
@@ -42,7 +41,7 @@ func (q *quarantine) put(d *Delivery, why error) error {
 	return nil
 }
 
-// appendLine appends a line to a file and makes both survive. A line that a crash cut short is ended first.
+// appendLine appends a line to a file and fsyncs both. It ends a torn line of an earlier crash first.
 func appendLine(path string, line []byte) (err error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o600)
 	if err != nil {

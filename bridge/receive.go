@@ -22,13 +22,13 @@ import (
 // openWait is how long a verified postback waits for the spool to be opened.
 const openWait = 2 * time.Second
 
-// receiver is the ingest handler: route, verify, normalize, append, answer.
+// receiver is the ingest handler: route, read, verify, normalize, append, answer.
 type receiver struct {
 	// Immutable.
 	brokers    map[string]*route
 	maxBody    int64
 	reload     func() bool
-	tracer     Tracer // nil if nobody traces
+	tracer     Tracer // nil without tracing
 	log        *slog.Logger
 	metrics    *ingestMetrics
 	budget     *budget   // of bodies that are not small
@@ -37,10 +37,10 @@ type receiver struct {
 
 	opened  chan struct{}               // closed when the spool is open
 	spool   atomic.Pointer[spool.Spool] // nil until then
-	door    sync.Mutex                  // guards waiting, and is held while the spool becomes open
-	waiting []*handedIn                 // events that wait for the spool, in the order in which they came
-	failing atomic.Bool                 // the last append failed; its change is logged
-	leaving atomic.Bool                 // the stop has begun: not ready, and connections end with their request
+	opening sync.Mutex                  // guards waiting; held while the waiting events are appended
+	waiting []*earlyEvent               // events that wait for the spool, in the order of their arrival
+	failing atomic.Bool                 // the last append failed; changes are logged
+	leaving atomic.Bool                 // the stop has begun: not ready, and each answer closes its connection
 	last    lastAccepted
 	recent  *recent // nil without the page
 	limiter *refusalLimiter
@@ -48,13 +48,13 @@ type receiver struct {
 	logged logLimit // of refusals, by broker and reason
 }
 
-// route is one broker's way in.
+// route is the route of one broker.
 type route struct {
 	Broker
 	count *brokerMetrics
 }
 
-// answer is what one postback is told, and the fate it is counted under.
+// answer is the answer to one postback, and the fate it is counted under.
 type answer struct {
 	status int
 	fate   fate
@@ -88,7 +88,7 @@ func newReceiver(o Options, m *ingestMetrics) *receiver {
 	return r
 }
 
-// ServeHTTP takes one postback and answers it. A request whose path names no broker is no postback and is not counted.
+// ServeHTTP answers one postback. A request whose path names no broker is no postback and is not counted.
 func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	arrival := time.Now()
 	if r.leaving.Load() {
@@ -121,7 +121,7 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		r.logRefused(to.Name(), a, req.RemoteAddr)
 		if a.status != http.StatusServiceUnavailable && r.limiter.tooMany(req.RemoteAddr, arrival) {
 			r.metrics.limited.WithLabelValues(to.Name()).Inc()
-			a.status, a.detail = http.StatusTooManyRequests, "too many postbacks from there were refused"
+			a.status, a.detail = http.StatusTooManyRequests, "too many refused postbacks from this address"
 		}
 	}
 	writeAnswer(w, a)
@@ -130,27 +130,30 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		span.End(RequestOutcome{Status: a.status, Fate: a.fate.String(), Reason: a.reason, EventID: a.id, OrderID: a.order})
 	}
 	if a.id != "" && r.log.Enabled(req.Context(), slog.LevelDebug) {
-		r.log.Debug("a postback is "+a.fate.String(), "broker", to.Name(), "id", a.id, "order_id", a.order)
+		r.log.Debug("postback "+a.fate.String(), "broker", to.Name(), "id", a.id, "order_id", a.order)
 	}
 }
 
 // logRefused logs a refusal.
 func (r *receiver) logRefused(broker string, a answer, from string) {
 	if r.logged.allow(broker + " " + a.reason) {
-		r.log.Warn("postbacks are refused; postbridge_refused_total counts them",
+		r.log.Warn("postbacks refused; postbridge_refused_total counts them",
 			"broker", broker, "status", a.status, "reason", a.reason, "detail", a.detail, "from", from)
 	}
 }
 
 // route returns the broker that the path names, nil if it names none, and the token behind it, if any. It ignores
-// trailing and doubled slashes. A path that goes on behind the token is not found.
+// trailing and doubled slashes. A path that continues after the token is not found.
 func (r *receiver) route(req *http.Request) (to *route, pathToken string, found bool) {
 	name, rest, _ := strings.Cut(strings.Trim(req.URL.EscapedPath(), "/"), "/")
 	pathToken = strings.TrimLeft(rest, "/")
 	return r.brokers[name], pathToken, !strings.Contains(pathToken, "/")
 }
 
-func (r *receiver) receive(w http.ResponseWriter, req *http.Request, to *route, pathToken string, arrival time.Time, traceParent string) answer {
+// receive is the path of a postback up to its answer.
+func (r *receiver) receive(
+	w http.ResponseWriter, req *http.Request, to *route, pathToken string, arrival time.Time, traceParent string,
+) answer {
 	in := r.intakes.Get().(*intake)
 	defer r.release(in)
 	body, no := r.readBody(w, req, in)
@@ -164,7 +167,7 @@ func (r *receiver) receive(w http.ResponseWriter, req *http.Request, to *route, 
 		return refusal(err)
 	}
 	connectionOf(req).work()
-	e := NewEvent(to, p, verifiedBy, arrival)
+	e := Normalize(to, p, verifiedBy, arrival)
 	in.record = appendRecord(in.record[:0], e, arrival, traceParent)
 	a, sequence := r.append(e, in.record)
 	a.order = e.OrderID
@@ -181,7 +184,8 @@ func queryToken(req *http.Request) string {
 	return req.URL.Query().Get("token")
 }
 
-// verify verifies the postback. Before it rejects one, it has the files of secrets read again: one may just have been rotated.
+// verify verifies the postback. Before it rejects one, it has the secret files read again: a secret may just have been
+// rotated.
 func (r *receiver) verify(b Broker, p *Postback) (verifiedBy string, err error) {
 	verifiedBy, err = b.Verify(p)
 	var no *Refusal
@@ -192,17 +196,17 @@ func (r *receiver) verify(b Broker, p *Postback) (verifiedBy string, err error) 
 	return verifiedBy, err
 }
 
-// refusal is the answer to what Verify refused.
+// refusal returns the answer to a postback that is not verified.
 func refusal(err error) answer {
 	var no *Refusal
 	if !errors.As(err, &no) {
-		no = &Refusal{Status: http.StatusForbidden, Reason: "proof", Detail: "the postback is not proven"}
+		no = &Refusal{Status: http.StatusForbidden, Reason: "proof", Detail: "the postback is not verified"}
 	}
 	return answer{status: no.Status, fate: refused, reason: no.Reason, detail: no.Detail}
 }
 
-// append puts the event on disk, unless it repeats the last state of its order, and answers only then. The sequence is its
-// number in the spool.
+// append appends the event to the spool, unless it repeats the last event of its order, and returns the answer once it
+// is on disk, with its sequence in the spool.
 func (r *receiver) append(e *event.Event, record []byte) (a answer, sequence uint64) {
 	s := r.spool.Load()
 	var ticket spool.Ticket
@@ -211,7 +215,7 @@ func (r *receiver) append(e *event.Event, record []byte) (a answer, sequence uin
 	if s != nil {
 		ticket, repeats, err = r.last.append(s, e, record)
 	} else {
-		h := &handedIn{event: e, record: record}
+		h := &earlyEvent{event: e, record: record}
 		if s = r.awaitSpool(h); s == nil {
 			return answer{status: http.StatusServiceUnavailable, fate: failed, detail: "not ready"}, 0
 		}
@@ -221,11 +225,11 @@ func (r *receiver) append(e *event.Event, record []byte) (a answer, sequence uin
 		sequence, err = s.Wait(ticket)
 	}
 	if !repeats {
-		r.noteFailing(err)
+		r.logFailing(err)
 	}
 	switch {
 	case err != nil:
-		return answer{status: http.StatusServiceUnavailable, fate: failed, detail: "cannot be kept now"}, 0
+		return answer{status: http.StatusServiceUnavailable, fate: failed, detail: "cannot be stored now; retry"}, 0
 	case repeats:
 		return answer{status: http.StatusOK, fate: repeated, id: e.ID}, sequence
 	default:
@@ -233,8 +237,8 @@ func (r *receiver) append(e *event.Event, record []byte) (a answer, sequence uin
 	}
 }
 
-// handedIn is an event that came before the spool was open, and what came of it once that is open.
-type handedIn struct {
+// earlyEvent is an event that arrived before the spool was open, and the result of its append.
+type earlyEvent struct {
 	event  *event.Event
 	record []byte
 
@@ -243,15 +247,15 @@ type handedIn struct {
 	err     error
 }
 
-func (h *handedIn) append(r *receiver, s *spool.Spool) {
+func (h *earlyEvent) append(r *receiver, s *spool.Spool) {
 	h.ticket, h.repeats, h.err = r.last.append(s, h.event, h.record)
 }
 
-// open makes the spool the one that events are appended to. First come those that waited for it, in their order: the
-// states of one order may be among them.
+// open appends the events that waited for the spool, in the order of their arrival since they may be of one order, and
+// makes later ones use the spool directly.
 func (r *receiver) open(s *spool.Spool) {
-	r.door.Lock()
-	defer r.door.Unlock()
+	r.opening.Lock()
+	defer r.opening.Unlock()
 	for _, h := range r.waiting {
 		h.append(r, s)
 	}
@@ -260,40 +264,40 @@ func (r *receiver) open(s *spool.Spool) {
 	close(r.opened)
 }
 
-// awaitSpool has open append the event and returns the spool. It waits for up to openWait, and returns nil if that is
-// too short. Only verified postbacks wait, and each holds its connection and its share of the body budget meanwhile.
-func (r *receiver) awaitSpool(h *handedIn) *spool.Spool {
-	r.door.Lock()
+// awaitSpool waits until open has appended the event, and returns the spool; nil after openWait. Only verified
+// postbacks wait, and each holds its connection and its share of the body budget meanwhile.
+func (r *receiver) awaitSpool(h *earlyEvent) *spool.Spool {
+	r.opening.Lock()
 	if s := r.spool.Load(); s != nil {
 		h.append(r, s)
-		r.door.Unlock()
+		r.opening.Unlock()
 		return s
 	}
 	r.waiting = append(r.waiting, h)
-	r.door.Unlock()
+	r.opening.Unlock()
 	timeout := time.NewTimer(openWait)
 	defer timeout.Stop()
 	select {
 	case <-r.opened:
 	case <-timeout.C:
 	}
-	r.door.Lock()
-	defer r.door.Unlock()
-	r.waiting = slices.DeleteFunc(r.waiting, func(other *handedIn) bool { return other == h })
+	r.opening.Lock()
+	defer r.opening.Unlock()
+	r.waiting = slices.DeleteFunc(r.waiting, func(other *earlyEvent) bool { return other == h })
 	return r.spool.Load()
 }
 
-// noteFailing logs when proven postbacks begin and cease to be answered 503.
-func (r *receiver) noteFailing(err error) {
+// logFailing logs when verified postbacks begin and cease to be answered 503.
+func (r *receiver) logFailing(err error) {
 	switch {
 	case err == nil && r.failing.Load() && r.failing.Swap(false):
-		r.log.Info("the spool takes postbacks again")
+		r.log.Info("the spool accepts postbacks again")
 	case err != nil && !r.failing.Swap(true):
 		r.log.Error("postbacks are answered 503", "error", err)
 	}
 }
 
-// appendRecord appends the spool record of an event. Without a trace context of a tracer it gets one of its own.
+// appendRecord appends the spool record of an event to b. Without a trace context of a tracer it makes one.
 func appendRecord(b []byte, e *event.Event, arrival time.Time, traceParent string) []byte {
 	if traceParent == "" {
 		traceParent = newTraceParent()
@@ -307,7 +311,8 @@ func appendRecord(b []byte, e *event.Event, arrival time.Time, traceParent strin
 	return e.Append(d.appendHead(b))
 }
 
-// newTraceParent starts a trace: what a postback brings along is nobody's to be trusted with. It is not sampled.
+// newTraceParent returns a new trace context that is not sampled. A trace context in the request is ignored: every
+// client can write it.
 func newTraceParent() string {
 	var id [24]byte
 	for i := 0; i < len(id); i += 8 {
@@ -331,7 +336,7 @@ func writeAnswer(w http.ResponseWriter, a answer) {
 	}
 	switch a.status {
 	case http.StatusServiceUnavailable:
-		// Jittered, so that those who were refused together do not come back together.
+		// Jittered, so that clients refused together do not retry together.
 		h.Set("Retry-After", strconv.Itoa(1+rand.IntN(5)))
 	case http.StatusTooManyRequests:
 		h.Set("Retry-After", strconv.Itoa(int(refusalsForgotten.Seconds())))

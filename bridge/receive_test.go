@@ -373,8 +373,8 @@ type panicking struct{ bridge.Broker }
 
 func (panicking) Verify(*bridge.Postback) (string, error) { panic("a mistake") }
 
-// TestPanic has a mistake in a broker's package: the postback is not answered, the log says so whatever its level, and the
-// next one is taken.
+// TestPanic has a mistake in a broker's package: the postback is not answered, the log says so whatever its level,
+// and the next one is taken.
 func TestPanic(t *testing.T) {
 	t.Parallel()
 	log := new(logBuffer)

@@ -24,20 +24,20 @@ const (
 // recent holds the last events in memory, for the page alone: nothing that is published or answered is read from it.
 type recent struct {
 	mu      sync.Mutex
-	last    uint64 // how many were added: the place of the last
+	last    uint64 // number of events added, which is the index of the last
 	events  [recentEvents]shownEvent
 	rejects [recentRejects]shownEvent
-	next    int // where in rejects the next one goes
+	next    int // index in rejects of the next one
 }
 
 // shownEvent is one event for the page: what postbridge made of the postback, never its body. It keeps nothing of the
 // postback alive, and its memory is used again.
 type shownEvent struct {
-	place uint64 // among all that were added, from 1 on; 0 if there is none yet
+	index uint64 // from 1 on, in the sequence of add; 0 for an empty slot
 	text  []byte // the event as JSON, under the names it has on the bus, and its sequence
 }
 
-func (s *shownEvent) set(place, sequence uint64, e *event.Event) {
+func (s *shownEvent) set(index, sequence uint64, e *event.Event) {
 	shown := event.Event{
 		ID: e.ID, Broker: e.Broker, ReceivedAt: e.ReceivedAt, VerifiedBy: e.VerifiedBy,
 		Order: event.Order{
@@ -48,7 +48,7 @@ func (s *shownEvent) set(place, sequence uint64, e *event.Event) {
 			CancelledQuantity: e.CancelledQuantity, PendingQuantity: e.PendingQuantity,
 		},
 	}
-	s.place, s.text = place, shown.Append(s.text[:0])
+	s.index, s.text = index, shown.Append(s.text[:0])
 	s.text = strconv.AppendUint(append(s.text[:len(s.text)-1], `,"sequence":`...), sequence, 10)
 	s.text = append(s.text, '}')
 }
@@ -65,7 +65,7 @@ func clip(s string) string {
 	return s[:n] + "…"
 }
 
-// newRecent makes room for all of them at once, so that an ordinary event allocates nothing.
+// newRecent allocates the memory of all events at once, so that an ordinary event allocates nothing.
 func newRecent() *recent {
 	r := new(recent)
 	for i := range r.events {
@@ -77,7 +77,7 @@ func newRecent() *recent {
 	return r
 }
 
-// add takes an event that is on disk.
+// add adds an event that is on disk.
 func (r *recent) add(sequence uint64, e *event.Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -89,10 +89,10 @@ func (r *recent) add(sequence uint64, e *event.Event) {
 	}
 }
 
-// since returns the events behind that place, those that came first first, and the place of the last. A place that there is
-// not yet is one before a restart, and counts as 0.
-func (r *recent) since(place uint64) (events []json.RawMessage, last uint64) {
-	copies, last := r.copySince(place)
+// since returns the events after an index, oldest first, and the index of the last. An index that does not exist yet is
+// from before a restart, and counts as 0.
+func (r *recent) since(index uint64) (events []json.RawMessage, last uint64) {
+	copies, last := r.copySince(index)
 	events = make([]json.RawMessage, len(copies)) // not null
 	for i := range copies {
 		events[i] = copies[i].text
@@ -100,12 +100,12 @@ func (r *recent) since(place uint64) (events []json.RawMessage, last uint64) {
 	return events, last
 }
 
-// copySince is all that postbacks have to wait for.
-func (r *recent) copySince(place uint64) (events []shownEvent, last uint64) {
+// copySince copies under the lock that add waits for; since encodes after it.
+func (r *recent) copySince(index uint64) (events []shownEvent, last uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if place > r.last {
-		place = 0
+	if index > r.last {
+		index = 0
 	}
 	oldest := uint64(1) // in events
 	if r.last > recentEvents {
@@ -116,11 +116,11 @@ func (r *recent) copySince(place uint64) (events []shownEvent, last uint64) {
 		events = append(events, s)
 	}
 	for i := range r.rejects {
-		if s := &r.rejects[(r.next+i)%recentRejects]; s.place > place && s.place < oldest {
+		if s := &r.rejects[(r.next+i)%recentRejects]; s.index > index && s.index < oldest {
 			take(*s)
 		}
 	}
-	for p := max(oldest, place+1); p <= r.last; p++ {
+	for p := max(oldest, index+1); p <= r.last; p++ {
 		take(r.events[p%recentEvents])
 	}
 	return events, r.last

@@ -11,20 +11,20 @@ import (
 const (
 	refusalBurst    = 60
 	refusalInterval = time.Second
-	// refusalsForgotten is when an address that had too many refusals has none any more.
+	// refusalsForgotten is how long an address at the limit takes to get back its whole burst.
 	refusalsForgotten = refusalBurst * refusalInterval
 	refusalSlots      = 4096
 )
 
-// refusalLimiter counts refusals by address. It limits what answers tell, and never what is accepted: every postback is
+// refusalLimiter counts refusals by address. It limits what answers reveal, never what is accepted: every postback is
 // verified, since behind a proxy all of them come from one address.
 //
-// Addresses are hashed to a fixed number of slots, with a random seed, so that no flood of addresses grows it or evicts a
-// count. Addresses that share a slot share its limit.
+// Addresses are hashed to a fixed number of slots, with a random seed, so that no flood of addresses grows it or
+// evicts a count. Addresses that share a slot share its limit.
 type refusalLimiter struct {
 	seed  maphash.Seed
 	start time.Time
-	// slots are when the refusals of each are forgotten, in nanoseconds since start: each refusal adds refusalInterval.
+	// slots hold when the last refusal expires, in nanoseconds since start; each refusal adds refusalInterval.
 	slots [refusalSlots]atomic.Int64
 }
 
@@ -48,8 +48,8 @@ func (l *refusalLimiter) tooMany(address string, now time.Time) bool {
 	}
 }
 
-// clientPrefix returns the addresses that one client is assumed to have: an IPv4 address, or the /64 of an IPv6 address;
-// the zero value for anything else. X-Forwarded-For is ignored, since clients can write it.
+// clientPrefix returns the addresses that one client is assumed to have: an IPv4 address, or the /64 of an IPv6
+// address; the zero value for anything else. X-Forwarded-For is ignored, since clients can write it.
 func clientPrefix(address string) netip.Prefix {
 	of, _ := netip.ParseAddrPort(address)
 	ip := of.Addr().Unmap().WithZone("")

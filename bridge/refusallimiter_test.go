@@ -81,8 +81,8 @@ func TestClientPrefix(t *testing.T) {
 	}
 }
 
-// TestRefusalsAreBounded floods the table from many networks: it takes no more memory, an address that had too many still
-// has, and nothing else is lost: what the flood costs others is the reason of their refusals.
+// TestRefusalsAreBounded floods the table from many networks: it takes no more memory, an address that had too many
+// still has, and nothing else is lost: what the flood costs others is the reason of their refusals.
 func TestRefusalsAreBounded(t *testing.T) {
 	s := bridge.NewRefusals()
 	for range bridge.RefusalBurst {
@@ -104,8 +104,8 @@ func TestRefusalsAreBounded(t *testing.T) {
 	}
 }
 
-// TestRefusedTooOften answers 429 to what is refused, and 200 to what is proven, from one address at a time; the accounts
-// balance, and the reason is counted and told to nobody.
+// TestRefusedTooOften answers 429 to what is refused, and 200 to what is proven, from one address at a time; the
+// accounts balance, and the reason is counted and told to nobody.
 func TestRefusedTooOften(t *testing.T) {
 	t.Parallel()
 	log := new(logBuffer)

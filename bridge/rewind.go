@@ -42,8 +42,9 @@ func (p *pump) reopen(ctx context.Context) {
 	}
 	p.conditions.forget()
 	state := p.rewind()
-	// Nothing is published before the rewound cursor is on disk. Otherwise a crash leaves a cursor that is ahead of the
-	// bus, and a bus that holds other events at the checkpoints of the publisher state: no later run would find the loss.
+	// Nothing is published before the rewound cursor is on disk. Otherwise a crash leaves a cursor that is ahead of
+	// the bus, and a bus that holds other events at the checkpoints of the publisher state: no later run would find
+	// the loss.
 	if p.retry(ctx, "cursor", p.saveRewound) {
 		p.retry(ctx, "open", func() error { return p.openPublisher(state) })
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// status is what /status says.
+// status is the document of /status.
 type status struct {
 	Ready     bool                      `json:"ready"`
 	NotReady  string                    `json:"not_ready,omitempty"` // why
@@ -42,8 +42,8 @@ type spoolStatus struct {
 	Bytes        int64  `json:"bytes"`
 	LimitBytes   int64  `json:"limit_bytes"`
 	WaitingBytes int64  `json:"waiting_bytes"`
-	FreeBytes    int64  `json:"free_bytes"`    // of the disk, the reserve included
-	ReserveBytes int64  `json:"reserve_bytes"` // what stays free
+	FreeBytes    int64  `json:"free_bytes"`    // of the disk, including the reserve
+	ReserveBytes int64  `json:"reserve_bytes"` // free space to keep
 }
 
 type busStatus struct {
@@ -54,15 +54,15 @@ type busStatus struct {
 	Deadlettered         uint64   `json:"deadlettered"`
 	Quarantined          uint64   `json:"quarantined"`
 	Skipped              uint64   `json:"skipped"`
-	Rewound              uint64   `json:"rewound"` // how often the bus was found to have lost events, since start
+	Rewound              uint64   `json:"rewound"` // number of rewinds since start
 	OldestWaitingSeconds float64  `json:"oldest_waiting_seconds"`
-	Causes               []string `json:"causes,omitempty"`     // what keeps events from the bus now
-	LastError            string   `json:"last_error,omitempty"` // since start, mended or not
+	Causes               []string `json:"causes,omitempty"`     // the conditions that block publishing now
+	LastError            string   `json:"last_error,omitempty"` // since start; it may be over
 
-	again uint64 // events that were stored and are not counted as that any more
+	again uint64 // events that were stored and lost, so that Stored does not count them
 }
 
-// Fates returns the counts by fate. An event that is stored once more counts once more, so that none ever falls.
+// Fates returns the counts by fate, which never decrease: an event that is stored again after a loss counts again.
 func (s busStatus) Fates() map[string]uint64 {
 	return map[string]uint64{
 		stored.String(): s.Stored + s.again, deadlettered.String(): s.Deadlettered,
@@ -77,7 +77,7 @@ func (b *Bridge) status() status {
 		Buses:     make(map[string]busStatus),
 	}
 	for name, m := range b.metrics.brokers {
-		// What is in flight is received and has no fate yet, so received is read last.
+		// A postback in flight is received and has no fate yet, so received is read last.
 		var p postbackStatus
 		p.Accepted, p.Repeated = m.fates[accepted].Load(), m.fates[repeated].Load()
 		p.Refused, p.Failed = m.fates[refused].Load(), m.fates[failed].Load()
@@ -94,9 +94,9 @@ func (b *Bridge) status() status {
 	for i, p := range o.pumps {
 		states[i] = p.state()
 	}
-	stats := o.spool.Stats() // after the pumps, so that none is further than the spool
+	stats := o.spool.Stats() // after the pumps, so that none is ahead of the spool
 	for i, p := range o.pumps {
-		// Asked for after the last sequence, so that it is not of an event before the one that waits.
+		// WaitingSince is read after the last sequence, so that it is not that of an earlier event.
 		st.Buses[p.bus] = busStatusOf(states[i], p.conditions, stats.Last, p.cursor.WaitingSince())
 	}
 	st.Spool.ID, st.Spool.Last, st.Spool.Bytes, st.Spool.WaitingBytes = o.spool.ID(), stats.Last, stats.Bytes, stats.WaitingBytes
@@ -115,7 +115,7 @@ func busStatusOf(s busState, c *conditions, last uint64, waitingSince time.Time)
 		Rewound: s.rewinds, again: s.again,
 	}
 	if st.Waiting > 0 {
-		// An event that was not read yet has no known arrival, and the clock may have been set back since an arrival.
+		// An event that was not read yet has no known arrival, and the clock may have been set back since.
 		age := time.Since(waitingSince)
 		if !s.oldest.IsZero() {
 			age = max(age, time.Since(s.oldest))
@@ -125,7 +125,7 @@ func busStatusOf(s busState, c *conditions, last uint64, waitingSince time.Time)
 	return st
 }
 
-// notReady says why postbacks are not taken now; empty if they are. A bus that is down is no reason.
+// notReady returns why postbacks are not accepted now, "" if they are. A bus that is down is no reason.
 func (b *Bridge) notReady() string {
 	o := b.opened.Load()
 	switch {
@@ -142,8 +142,8 @@ func (b *Bridge) notReady() string {
 	return ""
 }
 
-// admin serves /livez, /readyz, /metrics and /status, and the page. What says more than that the process lives and is
-// ready is behind the token, if there is one.
+// admin serves /livez, /readyz, /metrics, /status and the page. With an admin token, only the probes and the files of
+// the page, which ask for it, are open.
 func (b *Bridge) admin() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) {
@@ -160,7 +160,7 @@ func (b *Bridge) admin() http.Handler {
 		w.Header().Set("Content-Type", "application/json")
 		enc := json.NewEncoder(w)
 		enc.SetIndent("", "  ")
-		_ = enc.Encode(b.status()) // who no longer listens is not told
+		_ = enc.Encode(b.status()) // the client has disconnected
 	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(b.o.Registry, promhttp.HandlerOpts{EnableOpenMetrics: true}))
 	if b.o.AdminPage {
@@ -169,14 +169,14 @@ func (b *Bridge) admin() http.Handler {
 	return b.behindToken(mux)
 }
 
-// openToAll reports whether a path of the admin listener needs no token: the kubelet has none, and the page asks for it.
-// It is compared as it came, so another spelling of it needs one.
+// openToAll reports whether a path of the admin listener needs no token: the kubelet has none, and the page asks for
+// it. The path is compared as it was sent, so another spelling needs the token.
 func openToAll(path string) bool {
 	_, isPage := pageFile(path)
 	return path == "/livez" || path == "/readyz" || isPage
 }
 
-// behindToken asks for the token before it lets anybody through, except to what is open to all.
+// behindToken requires the token, except for paths that are open to all.
 func (b *Bridge) behindToken(h http.Handler) http.Handler {
 	if b.o.AdminToken == nil {
 		return h
@@ -191,17 +191,18 @@ func (b *Bridge) behindToken(h http.Handler) http.Handler {
 	})
 }
 
-// isAdmin reports whether a request has the token. Before it is refused, the file of the token is read again.
+// isAdmin reports whether a request has the token. Before it refuses, it has the token file read again.
 func (b *Bridge) isAdmin(req *http.Request) bool {
 	scheme, given, _ := strings.Cut(req.Header.Get("Authorization"), " ")
 	if !strings.EqualFold(scheme, "Bearer") {
 		return false
 	}
 	given = strings.TrimLeft(given, " ")
-	return given != "" && (sameText(given, b.o.AdminToken()) || b.o.Reload != nil && b.o.Reload() && sameText(given, b.o.AdminToken()))
+	return given != "" && (sameText(given, b.o.AdminToken()) ||
+		b.o.Reload != nil && b.o.Reload() && sameText(given, b.o.AdminToken()))
 }
 
-// sameText compares in a time that tells neither the text nor its length.
+// sameText compares in a time that reveals neither the text nor its length.
 func sameText(given, want string) bool {
 	a, b := sha256.Sum256([]byte(given)), sha256.Sum256([]byte(want))
 	return subtle.ConstantTimeCompare(a[:], b[:]) == 1

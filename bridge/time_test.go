@@ -138,8 +138,8 @@ func TestUnreadableDisk(t *testing.T) {
 	})
 }
 
-// TestInFlightWindow stops offering when the in-flight window is full, reports for which event, and goes on when there is space:
-// for events that are not done, for their bytes, and for events behind one that is not done.
+// TestInFlightWindow stops offering when the in-flight window is full, reports for which event, and goes on when
+// there is space: for events that are not done, for their bytes, and for events behind one that is not done.
 func TestInFlightWindow(t *testing.T) {
 	first := func(d *bridge.Delivery) verdict {
 		if d.OrderID == "0" {
@@ -187,7 +187,8 @@ func TestInFlightWindow(t *testing.T) {
 	}
 }
 
-// TestDiskFails ends the process when a write cannot be made durable: 503 to whoever waits, not ready, the error of Run.
+// TestDiskFails ends the process when a write cannot be made durable: 503 to whoever waits, not ready, the error of
+// Run.
 func TestDiskFails(t *testing.T) {
 	disk := crashfs.New(t)
 	f, log := newFakeBus(t), new(logBuffer)

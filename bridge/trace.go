@@ -5,12 +5,12 @@ import (
 	"time"
 )
 
-// Tracer hears of each postback and of each event's way to a bus, for those who look at traces. It is on the path: it may
-// neither fail nor wait for anybody, and what it cannot get rid of it has to forget. It is safe for concurrent use.
+// Tracer makes spans of postbacks and of their publication. It is called on the path of events, so it must neither fail
+// nor block; it drops what it cannot deliver. It is safe for concurrent use.
 type Tracer interface {
 	// Request begins the span of a request to a broker's route.
 	Request(broker string, arrival time.Time) RequestSpan
-	// Publish tells of an event that a bus is done with. It is called only if the request's span was sampled, which may
+	// Publish makes the span of an event that a bus has. It is called only if the request's span was sampled, which may
 	// have been hours and some restarts ago.
 	Publish(p Publication)
 }
@@ -23,7 +23,7 @@ type RequestSpan interface {
 	End(o RequestOutcome)
 }
 
-// RequestOutcome is what became of a postback.
+// RequestOutcome is the outcome of a postback.
 type RequestOutcome struct {
 	Status int    // of the answer
 	Fate   string // as in postbridge_postbacks_total
@@ -32,15 +32,15 @@ type RequestOutcome struct {
 	EventID, OrderID string // as far as they are known
 }
 
-// Publication is the way of an event to a bus.
+// Publication describes how an event got to a bus.
 type Publication struct {
 	Bus  string
 	Fate string // as in postbridge_bus_events_total
-	// The event, of which only what addresses and describes it is valid.
+	// Delivery is the event; its Data is no longer valid.
 	*Delivery
-	// Offered is when this run first offered it to the bus, Done when the bus was done with it.
+	// Offered is when this run first published it, Done when the bus answered.
 	Offered, Done time.Time
 }
 
-// sampled reports whether the trace context says that somebody records the trace.
+// sampled reports whether the trace context has the sampled flag.
 func sampled(traceParent string) bool { return strings.HasSuffix(traceParent, "-01") }

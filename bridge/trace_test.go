@@ -118,7 +118,7 @@ func TestDebugLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, order := range []string{"77", "112111182198"} {
-		for _, what := range []string{"a postback is accepted", "event stored"} {
+		for _, what := range []string{"postback accepted", "event stored"} {
 			if line := fmt.Sprintf("id=%s order_id=%s", f.stored[i].ID, order); !hasLine(log.String(), what, line) {
 				t.Errorf("no %q with %q in\n%s", what, line, log)
 			}

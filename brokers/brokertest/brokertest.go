@@ -99,12 +99,12 @@ func (s Suite) event(body []byte) (*event.Event, error) {
 	if err != nil {
 		return nil, err
 	}
-	return bridge.NewEvent(s.Broker, p, verifiedBy, received()), nil
+	return bridge.Normalize(s.Broker, p, verifiedBy, received()), nil
 }
 
 // unverified is the event of a body that is not verified.
 func (s Suite) unverified(body []byte) *event.Event {
-	return bridge.NewEvent(s.Broker, &bridge.Postback{Body: body}, "checksum", received())
+	return bridge.Normalize(s.Broker, &bridge.Postback{Body: body}, "checksum", received())
 }
 
 // order is what Normalize makes of a body.

@@ -172,7 +172,7 @@ func TestStatesOfOneOrder(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return bridge.NewEvent(broker, p, verifiedBy, time.Unix(1, 0)).ID
+		return bridge.Normalize(broker, p, verifiedBy, time.Unix(1, 0)).ID
 	}
 	for _, v := range [][2]string{
 		{`"legName":"TARGET_LEG"`, `"legName":"STOP_LOSS_LEG"`}, {`"boStopLossValue":1.5`, `"boStopLossValue":2.5`},

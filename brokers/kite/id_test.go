@@ -22,7 +22,7 @@ func idOf(t *testing.T, namesAndValues ...string) string {
 
 func eventOf(t *testing.T, body []byte, received time.Time) *event.Event {
 	t.Helper()
-	e := bridge.NewEvent(newBroker("", nil), &bridge.Postback{Body: body}, "checksum", received)
+	e := bridge.Normalize(newBroker("", nil), &bridge.Postback{Body: body}, "checksum", received)
 	if !e.Understood() {
 		t.Fatalf("not understood: %s", body)
 	}
@@ -166,7 +166,7 @@ func TestFieldsOfTheID(t *testing.T) {
 
 func TestNotUnderstoodHasIDOfBrokerAndBody(t *testing.T) {
 	id := func(body string) string {
-		e := bridge.NewEvent(newBroker("", nil), &bridge.Postback{Body: []byte(body)}, "checksum", time.Unix(1, 0))
+		e := bridge.Normalize(newBroker("", nil), &bridge.Postback{Body: []byte(body)}, "checksum", time.Unix(1, 0))
 		if e.Understood() {
 			t.Fatal("understood")
 		}

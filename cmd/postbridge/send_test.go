@@ -97,7 +97,7 @@ func (e *edge) accept(r *http.Request) (*event.Event, error) {
 	if err != nil {
 		return nil, fmt.Errorf("refused: %w: %s", err, body)
 	}
-	accepted := bridge.NewEvent(broker, p, verifiedBy, time.Now())
+	accepted := bridge.Normalize(broker, p, verifiedBy, time.Now())
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if !accepted.Understood() || accepted.Status == event.StatusUnknown {

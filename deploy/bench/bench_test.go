@@ -38,7 +38,7 @@ func TestWorkload(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%s\n%v", r.text, err)
 			}
-			e := bridge.NewEvent(broker, p, verifiedBy, time.Now())
+			e := bridge.Normalize(broker, p, verifiedBy, time.Now())
 			if !e.Understood() || e.Status == event.StatusUnknown || ids[e.ID] {
 				t.Fatalf("not understood, or a repeat: %s", r.text)
 			}

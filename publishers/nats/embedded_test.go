@@ -126,7 +126,7 @@ func TestLargestEvents(t *testing.T) {
 			}
 			for i, body := range bodies {
 				p := &bridge.Postback{Body: []byte(body)}
-				got := bridge.NewEvent(textBroker{}, p, "token", time.Now())
+				got := bridge.Normalize(textBroker{}, p, "token", time.Now())
 				d := order(uint64(i + 1))
 				d.Data, d.Status, d.Deadletter = got.Append(nil), got.Status, !got.Understood()
 				d.UserID = strings.Repeat("é", maxBody/2) // takes the most of headers
