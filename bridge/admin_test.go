@@ -35,7 +35,10 @@ func TestAdminToken(t *testing.T) {
 			t.Fatal(err)
 		}
 		_ = resp.Body.Close()
-		if challenge := resp.Header.Get("WWW-Authenticate"); (resp.StatusCode == 401) != strings.HasPrefix(challenge, "Bearer") {
+		if challenge := resp.Header.Get("WWW-Authenticate"); (resp.StatusCode == 401) != strings.HasPrefix(
+			challenge,
+			"Bearer",
+		) {
 			t.Errorf("%s: %d, WWW-Authenticate %q", path, resp.StatusCode, challenge)
 		}
 		return resp.StatusCode

@@ -101,7 +101,9 @@ func (c *connection) reject(reason string, err error) {
 	if err != nil {
 		attrs = append(attrs, "error", err)
 	}
-	c.of.log.Warn("rejected requests that are not valid HTTP or TLS; postbridge_bad_requests_total counts them", attrs...)
+	c.of.log.Warn(
+		"rejected requests that are not valid HTTP or TLS; postbridge_bad_requests_total counts them",
+		attrs...)
 }
 
 // remedy returns what the operator can do about bad requests.

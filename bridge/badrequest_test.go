@@ -105,7 +105,13 @@ func TestBadRequests(t *testing.T) {
 			}
 			for reason := range counts {
 				n := strings.Count(r.log.String(), "reason="+reason)
-				if n != 1 || !hasLine(r.log.String(), "rejected requests that are not valid HTTP or TLS", "reason="+reason, "remedy=") {
+				if n != 1 ||
+					!hasLine(
+						r.log.String(),
+						"rejected requests that are not valid HTTP or TLS",
+						"reason="+reason,
+						"remedy=",
+					) {
 					t.Errorf("%s is logged %d times:\n%s", reason, n, r.log)
 				}
 			}

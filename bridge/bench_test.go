@@ -57,7 +57,10 @@ func BenchmarkReceive(b *testing.B) {
 		order := strconv.FormatInt(time.Now().UnixNano(), 10)
 		for n := 0; pb.Next(); n++ {
 			w := httptest.NewRecorder()
-			h.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/kite", bytes.NewReader([]byte(kiteBody(order, "OPEN", n)))))
+			h.ServeHTTP(
+				w,
+				httptest.NewRequest(http.MethodPost, "/kite", bytes.NewReader([]byte(kiteBody(order, "OPEN", n)))),
+			)
 			if w.Code != http.StatusOK {
 				b.Fatalf("answered %d", w.Code)
 			}

@@ -139,7 +139,11 @@ func (c *conditions) logLines() {
 			line()
 		}
 		if dropped > 0 {
-			c.log.Warn("the log was blocked and lines were dropped; /status has the conditions that hold now", "lines", dropped)
+			c.log.Warn(
+				"the log was blocked and lines were dropped; /status has the conditions that hold now",
+				"lines",
+				dropped,
+			)
 		}
 	}
 }

@@ -95,7 +95,14 @@ const DrainTimeout = drainTimeout
 
 // NewDelivery is a record of the order as the spool holds it, with so many bytes of event.
 func NewDelivery(order string, size int) []byte {
-	d := &Delivery{ID: order, Broker: "kite", UserID: "u", OrderID: order, Status: event.StatusOpen, ReceivedAt: time.Now()}
+	d := &Delivery{
+		ID:         order,
+		Broker:     "kite",
+		UserID:     "u",
+		OrderID:    order,
+		Status:     event.StatusOpen,
+		ReceivedAt: time.Now(),
+	}
 	d.Data = make([]byte, size)
 	return append(d.appendHead(nil), d.Data...)
 }

@@ -27,8 +27,17 @@ func FuzzRequest(f *testing.F) {
 	} {
 		f.Add([]byte("POST " + target + " HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"))
 	}
-	f.Add([]byte("POST /dhan/" + dhanToken + " HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n1\r\n}\r\n0\r\n\r\n"))
-	o := bridge.Options{Brokers: testBrokers(kiteToken), MaxBody: 64 << 10, Registry: prometheus.NewRegistry(), Log: slog.New(slog.DiscardHandler)}
+	f.Add(
+		[]byte(
+			"POST /dhan/" + dhanToken + " HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n1\r\n}\r\n0\r\n\r\n",
+		),
+	)
+	o := bridge.Options{
+		Brokers:  testBrokers(kiteToken),
+		MaxBody:  64 << 10,
+		Registry: prometheus.NewRegistry(),
+		Log:      slog.New(slog.DiscardHandler),
+	}
 	s := open(f, f.TempDir(), spool.Options{MaxBytes: 1 << 40})
 	h, _ := bridge.Handler(o, s)
 	f.Fuzz(func(t *testing.T, wire []byte) {
@@ -42,7 +51,8 @@ func FuzzRequest(f *testing.F) {
 			t.Fatalf("answered %d %s", w.Code, w.Body)
 		}
 		line, _, _ := strings.Cut(string(wire), "\n")
-		hasToken := strings.Contains(line, kiteToken) || strings.Contains(line, dhanToken) || strings.Contains(line, "%")
+		hasToken := strings.Contains(line, kiteToken) || strings.Contains(line, dhanToken) ||
+			strings.Contains(line, "%")
 		if w.Code == 200 && !hasToken {
 			t.Fatalf("%q was answered %d", wire, w.Code)
 		}
@@ -93,7 +103,9 @@ func FuzzAdmin(f *testing.F) {
 	h := bridge.New(o).Admin()
 	open := []string{"/livez", "/", "/page/page.css", "/page/page.js", "/page/icon.svg"}
 	f.Fuzz(func(t *testing.T, target, authorization string) {
-		req, err := http.ReadRequest(bufio.NewReader(strings.NewReader("GET " + target + " HTTP/1.1\r\nHost: x\r\n\r\n")))
+		req, err := http.ReadRequest(
+			bufio.NewReader(strings.NewReader("GET " + target + " HTTP/1.1\r\nHost: x\r\n\r\n")),
+		)
 		if err != nil {
 			return
 		}
@@ -103,7 +115,8 @@ func FuzzAdmin(f *testing.F) {
 		if strings.HasSuffix(authorization, " s3cret") || slices.Contains(open, req.URL.Path) {
 			return
 		}
-		if w.Code == 200 || strings.Contains(w.Body.String(), "postbridge_") || strings.Contains(w.Body.String(), "postbacks") {
+		if w.Code == 200 || strings.Contains(w.Body.String(), "postbridge_") ||
+			strings.Contains(w.Body.String(), "postbacks") {
 			t.Errorf("%q with %q: answered %d %s", target, authorization, w.Code, w.Body)
 		}
 	})

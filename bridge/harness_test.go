@@ -44,8 +44,16 @@ func testBrokers(tokens ...string) []bridge.Broker {
 func kiteBody(order, status string, price int) string {
 	at := "2026-01-02 10:00:00"
 	sum := sha256.Sum256([]byte(order + at + kiteSecret))
-	return fmt.Sprintf(`{"user_id":"AB1234","app_id":%s,"checksum":"%x","order_id":%q,"status":%q,"order_timestamp":%q,`+
-		`"quantity":1,"price":%d}`, kiteApp, sum, order, status, at, price)
+	return fmt.Sprintf(
+		`{"user_id":"AB1234","app_id":%s,"checksum":"%x","order_id":%q,"status":%q,"order_timestamp":%q,`+
+			`"quantity":1,"price":%d}`,
+		kiteApp,
+		sum,
+		order,
+		status,
+		at,
+		price,
+	)
 }
 
 func testOptions(t testing.TB, log io.Writer) bridge.Options {

@@ -51,7 +51,13 @@ func TestNoIDsInLog(t *testing.T) {
 		}
 		appendDelivery(t, s, []byte("of another version, with "+user))
 		for range 15 {
-			d := &bridge.Delivery{ID: id, Broker: "kite", UserID: user, OrderID: order + "stuck", ReceivedAt: time.Now()}
+			d := &bridge.Delivery{
+				ID:         id,
+				Broker:     "kite",
+				UserID:     user,
+				OrderID:    order + "stuck",
+				ReceivedAt: time.Now(),
+			}
 			appendDelivery(t, s, append(bridge.AppendHead(d), make([]byte, bridge.MaxInFlightBytes/10)...))
 		}
 		time.Sleep(time.Minute)

@@ -123,7 +123,10 @@ func TestStuckWithLogBlocked(t *testing.T) {
 			s := openOn(t, crashfs.New(t))
 			b := pumpingFrom(t, s, f.bus(), slog.New(handler))
 			t.Cleanup(func() { close(handler.release) }) // before the pump is stopped
-			appendDeliveries(t, s, slices.Repeat([][]byte{bridge.NewDelivery("1", bridge.MaxInFlightBytes/10)}, events)...)
+			appendDeliveries(
+				t,
+				s,
+				slices.Repeat([][]byte{bridge.NewDelivery("1", bridge.MaxInFlightBytes/10)}, events)...)
 			time.Sleep(time.Minute)
 			f.rewound(0, errors.New("the stream was made anew"))
 			<-blocked

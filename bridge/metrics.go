@@ -170,18 +170,39 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		return // not open yet
 	}
 	gauge(desc("spool_bytes", "The spool's files on disk."), float64(st.Spool.Bytes))
-	gauge(desc("spool_waiting_bytes", "Bytes in the spool that are not yet on every bus."), float64(st.Spool.WaitingBytes))
-	gauge(desc("spool_disk_free_bytes", "What the spool's disk has left, the reserve included."), float64(st.Spool.FreeBytes))
-	gauge(desc("spool_disk_reserve_bytes", "What stays free on the spool's disk: below it postbacks are answered 503."), float64(st.Spool.ReserveBytes))
+	gauge(
+		desc("spool_waiting_bytes", "Bytes in the spool that are not yet on every bus."),
+		float64(st.Spool.WaitingBytes),
+	)
+	gauge(
+		desc("spool_disk_free_bytes", "What the spool's disk has left, the reserve included."),
+		float64(st.Spool.FreeBytes),
+	)
+	gauge(
+		desc("spool_disk_reserve_bytes", "What stays free on the spool's disk: below it postbacks are answered 503."),
+		float64(st.Spool.ReserveBytes),
+	)
 	counter(desc("spool_last_sequence", "The number of the last event in the spool."), st.Spool.Last)
 
-	fates := desc("bus_events_total", "Events of the spool, by what became of them on the bus, since the spool was made.", "bus", "fate")
+	fates := desc(
+		"bus_events_total",
+		"Events of the spool, by what became of them on the bus, since the spool was made.",
+		"bus",
+		"fate",
+	)
 	committed := desc("bus_committed_sequence", "All events up to this number are done on the bus.", "bus")
 	waiting := desc("bus_waiting", "Events in the spool that are not yet done on the bus.", "bus")
-	oldest := desc("bus_oldest_waiting_seconds",
-		"Age of the oldest event that is not yet done on the bus; while it is unread, how long it is known to wait.", "bus")
+	oldest := desc(
+		"bus_oldest_waiting_seconds",
+		"Age of the oldest event that is not yet done on the bus; while it is unread, how long it is known to wait.",
+		"bus",
+	)
 	up := desc("bus_up", "1 if nothing keeps events from the bus.", "bus")
-	rewound := desc("bus_rewound_total", "Times the bus was found to have lost events that it had stored; what the spool kept was published again.", "bus")
+	rewound := desc(
+		"bus_rewound_total",
+		"Times the bus was found to have lost events that it had stored; what the spool kept was published again.",
+		"bus",
+	)
 	for name, b := range st.Buses {
 		for f, n := range b.Fates() {
 			counter(fates, n, name, f)

@@ -49,7 +49,9 @@ func TestPageFiles(t *testing.T) {
 				t.Errorf("%s: %s: %q, want %q", path, name, has, want)
 			}
 		}
-		outside := regexp.MustCompile(`(https?:)?//[a-z0-9]|innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|localStorage| style=| on[a-z]+=|<style|<script>`)
+		outside := regexp.MustCompile(
+			`(https?:)?//[a-z0-9]|innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|localStorage| style=| on[a-z]+=|<style|<script>`,
+		)
 		svg := strings.NewReplacer("http://www.w3.org/2000/svg", "") // a name, not an address
 		if found := outside.FindAllString(svg.Replace(string(text)), -1); found != nil {
 			t.Errorf("%s has %q", path, found)
@@ -63,7 +65,8 @@ func TestPageFiles(t *testing.T) {
 	if status, _ := r.post("/", "{}"); status != http.StatusNotFound {
 		t.Errorf("the ingest address has a page: %d", status)
 	}
-	if resp, err := http.Post(r.admin+"/page/data", "", nil); err != nil || resp.StatusCode != http.StatusMethodNotAllowed {
+	if resp, err := http.Post(r.admin+"/page/data", "", nil); err != nil ||
+		resp.StatusCode != http.StatusMethodNotAllowed {
 		t.Errorf("a POST is answered %v, %v", resp, err)
 	}
 }
@@ -210,7 +213,8 @@ func TestPageWithoutSpool(t *testing.T) {
 	o2.DataDir, o2.Buses, o2.Log = o.DataDir, []bridge.Bus{newFakeBus(t).bus()}, testOptions(t, log2).Log
 	r := startUnready(t, o2, log2)
 	_, text := r.get("/page/data")
-	if !strings.Contains(text, `"ready":false,"not_ready":"waiting for the spool"`) || !strings.Contains(text, `"buses":{}`) {
+	if !strings.Contains(text, `"ready":false,"not_ready":"waiting for the spool"`) ||
+		!strings.Contains(text, `"buses":{}`) {
 		t.Error(text)
 	}
 }
@@ -233,14 +237,19 @@ func TestRecent(t *testing.T) {
 	r := bridge.NewRecent()
 	const all, every = 3000, 20 // each 20th is rejected
 	for n := uint64(1); n <= all; n++ {
-		e := &event.Event{ID: "id", Broker: "kite", Order: event.Order{OrderID: fmt.Sprint(n), Status: event.StatusOpen}}
+		e := &event.Event{
+			ID:     "id",
+			Broker: "kite",
+			Order:  event.Order{OrderID: fmt.Sprint(n), Status: event.StatusOpen},
+		}
 		if n%every == 0 {
 			e.Status = event.StatusRejected
 		}
 		r.Add(n, e)
 		if n == 1 || n == every || n == bridge.RecentEvents || n == bridge.RecentEvents+1 {
 			events, last := r.Since(0)
-			if numbers := sequences(t, events); last != n || len(numbers) != min(int(n), bridge.RecentEvents) || !slices.IsSorted(numbers) {
+			if numbers := sequences(t, events); last != n || len(numbers) != min(int(n), bridge.RecentEvents) ||
+				!slices.IsSorted(numbers) {
 				t.Errorf("after %d events there are %v", n, numbers)
 			}
 		}

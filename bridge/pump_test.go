@@ -278,7 +278,11 @@ func TestQuarantineAtStop(t *testing.T) {
 	_, s, stop := pumpOnce(t, f, dir)
 	appendOrders(t, s, events)
 	f.waitFor("all but the first to be refused", func() bool { return f.rejected == 2*(events-1) })
-	eventually(t, "the goroutines of the refused to end", func() bool { return runtime.NumGoroutine()-before < events/4 })
+	eventually(
+		t,
+		"the goroutines of the refused to end",
+		func() bool { return runtime.NumGoroutine()-before < events/4 },
+	)
 	f.setRule(nil)
 	for size := int64(0); size == 0; runtime.Gosched() {
 		if info, err := os.Stat(filepath.Join(dir, "quarantine-nats.jsonl")); err == nil {
@@ -535,7 +539,10 @@ func TestRewound(t *testing.T) {
 	f.mu.Unlock()
 	f.rewound(12, errors.New("it does not hold event 13"))
 	f.waitStored(9)
-	st := r.bus("all stored again", func(b busStatus) bool { return b.Waiting == 0 && b.Stored == 21 && b.Rewound >= 1 })
+	st := r.bus(
+		"all stored again",
+		func(b busStatus) bool { return b.Waiting == 0 && b.Stored == 21 && b.Rewound >= 1 },
+	)
 	if !st.Up {
 		t.Errorf("what kept events from the publisher before still counts: %q", st.Causes)
 	}

@@ -127,7 +127,9 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	writeAnswer(w, a)
 	r.metrics.answerSeconds.Observe(time.Since(arrival).Seconds())
 	if span != nil {
-		span.End(RequestOutcome{Status: a.status, Fate: a.fate.String(), Reason: a.reason, EventID: a.id, OrderID: a.order})
+		span.End(RequestOutcome{
+			Status: a.status, Fate: a.fate.String(), Reason: a.reason, EventID: a.id, OrderID: a.order,
+		})
 	}
 	if a.id != "" && r.log.Enabled(req.Context(), slog.LevelDebug) {
 		r.log.Debug("postback "+a.fate.String(), "broker", to.Name(), "id", a.id, "order_id", a.order)

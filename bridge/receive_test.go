@@ -414,7 +414,10 @@ func TestSlowClient(t *testing.T) {
 	if err != nil || resp.StatusCode != http.StatusBadRequest {
 		t.Errorf("answered %v, %v", resp, err)
 	}
-	if _, body := r.get("/metrics"); !strings.Contains(body, `postbridge_refused_total{broker="kite",reason="incomplete"} 1`) {
+	if _, body := r.get("/metrics"); !strings.Contains(
+		body,
+		`postbridge_refused_total{broker="kite",reason="incomplete"} 1`,
+	) {
 		t.Errorf("not counted:\n%s", body)
 	}
 }
@@ -428,7 +431,12 @@ func FuzzReceive(f *testing.F) {
 	}
 	f.Add("/dhan/"+dhanToken, "", []byte(`{"legName": ,}`))
 	f.Add("/kite", "token=%zz", []byte("\xff"))
-	o := bridge.Options{Brokers: testBrokers(kiteToken), MaxBody: 64 << 10, Registry: prometheus.NewRegistry(), Log: slog.New(slog.DiscardHandler)}
+	o := bridge.Options{
+		Brokers:  testBrokers(kiteToken),
+		MaxBody:  64 << 10,
+		Registry: prometheus.NewRegistry(),
+		Log:      slog.New(slog.DiscardHandler),
+	}
 	s := open(f, f.TempDir(), spool.Options{MaxBytes: 1 << 40})
 	h, _ := bridge.Handler(o, s)
 	f.Fuzz(func(t *testing.T, path, query string, body []byte) {
@@ -446,7 +454,8 @@ func FuzzReceive(f *testing.F) {
 		}
 		parts := strings.FieldsFunc(req.URL.EscapedPath(), func(c rune) bool { return c == '/' })
 		path = "/" + strings.Join(parts, "/")
-		if w.Code == 200 && path != "/kite/"+kiteToken && path != "/dhan/"+dhanToken && req.URL.Query().Get("token") != dhanToken {
+		if w.Code == 200 && path != "/kite/"+kiteToken && path != "/dhan/"+dhanToken &&
+			req.URL.Query().Get("token") != dhanToken {
 			t.Fatalf("%s?%s was answered %d", path, query, w.Code)
 		}
 		if news == 1 {

@@ -42,7 +42,9 @@ func (s *shownEvent) set(index, sequence uint64, e *event.Event) {
 		ID: e.ID, Broker: e.Broker, ReceivedAt: e.ReceivedAt, VerifiedBy: e.VerifiedBy,
 		Order: event.Order{
 			UserID: clip(e.UserID), OrderID: clip(e.OrderID), Status: e.Status, BrokerStatus: clip(e.BrokerStatus),
-			Reason: clip(e.Reason), Exchange: clip(e.Exchange), Symbol: clip(e.Symbol), InstrumentID: clip(e.InstrumentID),
+			Reason: clip(
+				e.Reason,
+			), Exchange: clip(e.Exchange), Symbol: clip(e.Symbol), InstrumentID: clip(e.InstrumentID),
 			Side: clip(e.Side), OrderType: clip(e.OrderType), Price: clip(e.Price), TriggerPrice: clip(e.TriggerPrice),
 			AveragePrice: clip(e.AveragePrice), Quantity: e.Quantity, FilledQuantity: e.FilledQuantity,
 			CancelledQuantity: e.CancelledQuantity, PendingQuantity: e.PendingQuantity,

@@ -122,7 +122,8 @@ func TestRefusedTooOften(t *testing.T) {
 	for i := range 4 {
 		wg.Go(func() {
 			for n := range 50 {
-				if status, answer := r.post("/dhan/wrong", "{}"); status != 429 && status != 401 || strings.Contains(answer, "token") != (status == 401) {
+				if status, answer := r.post("/dhan/wrong", "{}"); status != 429 && status != 401 ||
+					strings.Contains(answer, "token") != (status == 401) {
 					t.Errorf("wrong token: answered %d %s", status, answer)
 				}
 				if status, answer := r.post("/kite", kiteBody(fmt.Sprintf("%d-%d", i, n), "OPEN", 1)); status != 200 {

@@ -110,14 +110,16 @@ func TestReplay(t *testing.T) {
 // it.
 func TestReplayWithChangedStatus(t *testing.T) {
 	captured := official(t, "kite")
-	changed := strings.NewReplacer(`"COMPLETE"`, `"REJECTED"`, `"average_price": 470`, `"average_price": 1`, `"average_price":470`, `"average_price":1`).Replace(captured)
+	changed := strings.NewReplacer(`"COMPLETE"`, `"REJECTED"`, `"average_price": 470`, `"average_price": 1`, `"average_price":470`, `"average_price":1`).
+		Replace(captured)
 	if changed == captured {
 		t.Fatal("nothing is changed")
 	}
 	without := newTaking(t)
 	genuine := without.accepted("/kite", captured)
 	forged := without.accepted("/kite", changed)
-	if forged.ID == genuine.ID || forged.Status != event.StatusRejected || !bytes.Contains(forged.Data, []byte(`"verified_by":"checksum"`)) {
+	if forged.ID == genuine.ID || forged.Status != event.StatusRejected ||
+		!bytes.Contains(forged.Data, []byte(`"verified_by":"checksum"`)) {
 		t.Errorf("%s", forged.Data)
 	}
 
@@ -127,7 +129,10 @@ func TestReplayWithChangedStatus(t *testing.T) {
 	if last := with.spool.Stats().Last; last != 0 {
 		t.Errorf("%d events without the token", last)
 	}
-	if d := with.accepted("/kite/"+kiteToken, captured); !bytes.Contains(d.Data, []byte(`"verified_by":"checksum+token"`)) {
+	if d := with.accepted("/kite/"+kiteToken, captured); !bytes.Contains(
+		d.Data,
+		[]byte(`"verified_by":"checksum+token"`),
+	) {
 		t.Errorf("%s", d.Data)
 	}
 }
@@ -146,7 +151,8 @@ func TestForeignTraceContext(t *testing.T) {
 	in.handler.ServeHTTP(w, req)
 	checkAnswer(t, w, 200)
 	d := nextEvent(t, in.spool)
-	if !regexp.MustCompile(`^00-[0-9a-f]{32}-[0-9a-f]{16}-00$`).MatchString(d.TraceParent) || strings.Contains(d.TraceParent+string(d.Data)+in.log.String(), foreign) {
+	if !regexp.MustCompile(`^00-[0-9a-f]{32}-[0-9a-f]{16}-00$`).MatchString(d.TraceParent) ||
+		strings.Contains(d.TraceParent+string(d.Data)+in.log.String(), foreign) {
 		t.Errorf("the trace context is %s\n%s", d.TraceParent, d.Data)
 	}
 }
@@ -160,12 +166,16 @@ func TestHostileIDs(t *testing.T) {
 		"a.b", "*", ">", "a b", "a\r\nNats-Msg-Id: x", "\x00", "../../etc", "=cmd()", `","id":"x`, "time=now level=ERROR", "é\u2028", strings.Repeat("9", 4000),
 	}
 	for _, id := range ids {
-		body := fmt.Sprintf(`{"dhanClientId":"1000000003","orderId":%s,"correlationId":%[1]s,"orderStatus":"TRADED"}`, quoted(id))
+		body := fmt.Sprintf(
+			`{"dhanClientId":"1000000003","orderId":%s,"correlationId":%[1]s,"orderStatus":"TRADED"}`,
+			quoted(id),
+		)
 		d := in.accepted("/dhan/"+dhanToken, body)
 		if d.OrderID != id {
 			t.Errorf("%.40q became %.40q", id, d.OrderID)
 		}
-		if subject := d.Subject(bridge.Orders); !regexp.MustCompile(`^orders\.dhan\.1000000003\.[A-Za-z0-9_%-]{1,64}$`).MatchString(subject) {
+		if subject := d.Subject(bridge.Orders); !regexp.MustCompile(`^orders\.dhan\.1000000003\.[A-Za-z0-9_%-]{1,64}$`).
+			MatchString(subject) {
 			t.Errorf("%.40q has the subject %q", id, subject)
 		}
 		if bytes.ContainsAny(d.Data, "\r\n") {
@@ -308,7 +318,9 @@ func TestDataIsPrivate(t *testing.T) {
 // TestAsksNobody holds that nothing in a postback can make postbridge ask another host: neither the bridge nor a
 // broker's package connects to anything.
 func TestAsksNobody(t *testing.T) {
-	connects := regexp.MustCompile(`http\.(Get|Head|Post|PostForm|Client|DefaultClient|NewRequest|Transport)\b|net\.(Dial|Dialer|Lookup|Resolve)|tls\.Dial`)
+	connects := regexp.MustCompile(
+		`http\.(Get|Head|Post|PostForm|Client|DefaultClient|NewRequest|Transport)\b|net\.(Dial|Dialer|Lookup|Resolve)|tls\.Dial`,
+	)
 	for _, dir := range []string{"../bridge", "../brokers"} {
 		err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
 			if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {

@@ -168,7 +168,8 @@ func TestInFlightWindow(t *testing.T) {
 				}
 				time.Sleep(time.Minute)
 				up, waiting, causes := b.Bus("nats")
-				if up || waiting != uint64(of.events) || !strings.Contains(strings.Join(causes, ""), "event 1 of spool "+s.ID()) {
+				if up || waiting != uint64(of.events) ||
+					!strings.Contains(strings.Join(causes, ""), "event 1 of spool "+s.ID()) {
 					t.Errorf("up %v, %d waiting, %v", up, waiting, causes)
 				}
 				f.mu.Lock()

@@ -26,7 +26,11 @@ func runTLS(t *testing.T, limit int) (*running, *http.Client) {
 	log := new(logBuffer)
 	o := testOptions(t, log)
 	o.MaxConnections, o.Buses = limit, []bridge.Bus{newFakeBus(t).bus()}
-	o.TLS = &tls.Config{Certificates: of.TLS.Certificates, NextProtos: []string{"http/1.1"}, MinVersion: tls.VersionTLS12}
+	o.TLS = &tls.Config{
+		Certificates: of.TLS.Certificates,
+		NextProtos:   []string{"http/1.1"},
+		MinVersion:   tls.VersionTLS12,
+	}
 	r := startUnready(t, o, log)
 	log.waitFor(t, regexp.MustCompile(`ready: POST postbacks to https://([0-9.:]+)/kite`))
 	return r, of.Client()
@@ -38,7 +42,11 @@ func TestTLS(t *testing.T) {
 	address, client := startTLS(t, limit)
 	post := func(order string) {
 		t.Helper()
-		resp, err := client.Post("https://"+address+"/kite", "application/json", strings.NewReader(kiteBody(order, "OPEN", 1)))
+		resp, err := client.Post(
+			"https://"+address+"/kite",
+			"application/json",
+			strings.NewReader(kiteBody(order, "OPEN", 1)),
+		)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -50,7 +58,8 @@ func TestTLS(t *testing.T) {
 	post("1")
 
 	// Who does not speak TLS gets nothing, and who begins with nothing takes no connection from anybody.
-	if status := postOn(dial(t, address), kiteBody("plain", "OPEN", 1)); status != http.StatusBadRequest && status != 0 {
+	if status := postOn(dial(t, address), kiteBody("plain", "OPEN", 1)); status != http.StatusBadRequest &&
+		status != 0 {
 		t.Errorf("plain HTTP: answered %d", status)
 	}
 	for range 4 * limit {
@@ -68,7 +77,11 @@ func TestSlowHandshake(t *testing.T) {
 	t.Parallel()
 	address, client := startTLS(t, 8)
 	silent := dial(t, address)
-	slow, err := tls.Dial("tcp", address, &tls.Config{RootCAs: client.Transport.(*http.Transport).TLSClientConfig.RootCAs, ServerName: "example.com"})
+	slow, err := tls.Dial(
+		"tcp",
+		address,
+		&tls.Config{RootCAs: client.Transport.(*http.Transport).TLSClientConfig.RootCAs, ServerName: "example.com"},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}

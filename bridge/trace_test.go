@@ -79,7 +79,12 @@ func TestTracer(t *testing.T) {
 				t.Errorf("%+v", tracer.requests)
 			}
 			if f.stored[0].TraceParent != tracer.contexts[0] || f.stored[1].TraceParent != tracer.contexts[3] {
-				t.Errorf("the bus got %s and %s, the tracer made %s", f.stored[0].TraceParent, f.stored[1].TraceParent, tracer.contexts)
+				t.Errorf(
+					"the bus got %s and %s, the tracer made %s",
+					f.stored[0].TraceParent,
+					f.stored[1].TraceParent,
+					tracer.contexts,
+				)
 			}
 			checkPublished(t, tracer, f.stored, flags == "01")
 		})

@@ -138,7 +138,11 @@ type object []member
 
 // parseObject reads the top level of a body, as it stands. It knows nothing of package body, which it tests.
 func parseObject(text []byte) (members object, ok bool) {
-	dec := jsontext.NewDecoder(bytes.NewReader(text), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+	dec := jsontext.NewDecoder(
+		bytes.NewReader(text),
+		jsontext.AllowDuplicateNames(true),
+		jsontext.AllowInvalidUTF8(true),
+	)
 	if t, err := dec.ReadToken(); err != nil || t.Kind() != jsontext.KindBeginObject {
 		return nil, false
 	}

@@ -16,7 +16,8 @@ func FuzzNormalize(f *testing.F, s Suite) {
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
 		order, err := s.order(text)
-		if err == nil && (order.OrderID == "" || order.BrokerStatus == "" || !slices.Contains(event.Statuses(), order.Status)) {
+		if err == nil &&
+			(order.OrderID == "" || order.BrokerStatus == "" || !slices.Contains(event.Statuses(), order.Status)) {
 			t.Errorf("an order without id or status: %+v", order)
 		}
 		e := s.unverified(text)

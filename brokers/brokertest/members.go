@@ -21,7 +21,14 @@ func (s Suite) testMembers(t *testing.T) {
 		for name, reason := range s.Members {
 			for _, changed := range b.members.changes(name) {
 				if same := s.id(t, changed) == b.id; same != (reason != "") {
-					t.Errorf("%s with another %s: collapsed %v, and the reason is %q\n%s", b.name, name, same, reason, changed)
+					t.Errorf(
+						"%s with another %s: collapsed %v, and the reason is %q\n%s",
+						b.name,
+						name,
+						same,
+						reason,
+						changed,
+					)
 				}
 			}
 		}
@@ -87,7 +94,8 @@ func (o object) changes(name string) (bodies [][]byte) {
 		return [][]byte{o.and(member{name, `"1"`}), o.and(member{name, "1"})}
 	}
 	bodies = append(bodies, o.with(i, o[i].changed()))
-	if last := strings.LastIndexFunc(o[i].value, isAlphanumeric); strings.ContainsAny(o[i].value[:1], "{[") && last > 0 {
+	if last := strings.LastIndexFunc(o[i].value, isAlphanumeric); strings.ContainsAny(o[i].value[:1], "{[") &&
+		last > 0 {
 		nested := changeLast(o[i].value[:last+1]) + o[i].value[last+1:]
 		bodies = append(bodies, o.with(i, member{o[i].name, nested}))
 	}
@@ -132,7 +140,11 @@ func (o object) spellings(t *testing.T) (bodies [][]byte) {
 			bodies = append(bodies, o.without(i), o.with(i, member{m.name, "null"}), o.with(i, member{m.name, `""`}))
 		}
 		if strings.Trim(m.value, "0123456789") == "" {
-			bodies = append(bodies, o.with(i, member{m.name, m.value + ".0"}), o.with(i, member{m.name, `"` + m.value + `"`}))
+			bodies = append(
+				bodies,
+				o.with(i, member{m.name, m.value + ".0"}),
+				o.with(i, member{m.name, `"` + m.value + `"`}),
+			)
 		}
 	}
 	return bodies

@@ -53,7 +53,8 @@ func FuzzNormalize(f *testing.F) { brokertest.FuzzNormalize(f, suite()) }
 
 func FuzzVerify(f *testing.F) {
 	brokertest.FuzzVerify(f, suite(), func(p *bridge.Postback) bool {
-		return p.PathToken == token || p.PathToken == "other" || p.PathToken == "" && (p.QueryToken == token || p.QueryToken == "other")
+		return p.PathToken == token || p.PathToken == "other" ||
+			p.PathToken == "" && (p.QueryToken == token || p.QueryToken == "other")
 	})
 }
 

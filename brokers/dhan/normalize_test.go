@@ -199,8 +199,12 @@ func TestStatesOfOneOrder(t *testing.T) {
 
 // TestIDsAreText keeps ids that a client declares as numbers and that a float would not hold.
 func TestIDsAreText(t *testing.T) {
-	o := normalize(t, `,"orderId":1953341975595868160,"exchangeOrderId":1100000014814320,"securityId":11536,"correlationId":"a b-1"`)
-	if o.OrderID != "1953341975595868160" || o.ExchangeOrderID != "1100000014814320" || o.InstrumentID != "11536" || o.ClientOrderID != "a b-1" {
+	o := normalize(
+		t,
+		`,"orderId":1953341975595868160,"exchangeOrderId":1100000014814320,"securityId":11536,"correlationId":"a b-1"`,
+	)
+	if o.OrderID != "1953341975595868160" || o.ExchangeOrderID != "1100000014814320" || o.InstrumentID != "11536" ||
+		o.ClientOrderID != "a b-1" {
 		t.Errorf("%+v", o)
 	}
 }

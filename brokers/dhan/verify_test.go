@@ -44,7 +44,10 @@ func TestVerify(t *testing.T) {
 		{"client and wrong token", tokens, clients, "t3", "", body, "401 token"},
 	} {
 		t.Run(v.name, func(t *testing.T) {
-			how, err := newBroker(v.tokens, v.clients).Verify(&bridge.Postback{PathToken: v.path, QueryToken: v.query, Body: []byte(v.body)})
+			how, err := newBroker(
+				v.tokens,
+				v.clients,
+			).Verify(&bridge.Postback{PathToken: v.path, QueryToken: v.query, Body: []byte(v.body)})
 			if r, ok := errors.AsType[*bridge.Refusal](err); ok {
 				how = fmt.Sprintf("%d %s", r.Status, r.Reason)
 				if strings.Contains(r.Detail, "t1") || strings.Contains(r.Detail, "1000000003") {

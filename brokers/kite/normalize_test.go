@@ -79,7 +79,10 @@ func TestPartialFill(t *testing.T) {
 		{"COMPLETE", "10", "4", event.StatusFilled},
 		{"SOMETHING ELSE", "10", "4", event.StatusUnknown},
 	} {
-		order := normalize(t, object("order_id", `"1"`, "status", quote(v.status), "quantity", v.quantity, "filled_quantity", v.filled))
+		order := normalize(
+			t,
+			object("order_id", `"1"`, "status", quote(v.status), "quantity", v.quantity, "filled_quantity", v.filled),
+		)
 		if order.Status != v.want {
 			t.Errorf("%s with %s of %s filled became %s, want %s", v.status, v.filled, v.quantity, order.Status, v.want)
 		}
@@ -113,9 +116,12 @@ func TestOnlyWhatIsKnown(t *testing.T) {
 		if nothing[1] == '0' {
 			continue // a text that is a time is not nothing in the fields below
 		}
-		order = normalize(t, object("order_id", "1953341975595868160", "status", `"OPEN"`, "user_id", nothing, "tag", nothing,
-			"exchange", nothing, "tradingsymbol", nothing, "transaction_type", nothing, "order_type", nothing,
-			"status_message", nothing, "meta", nothing, "parent_order_id", nothing, "exchange_order_id", nothing))
+		order = normalize(
+			t,
+			object("order_id", "1953341975595868160", "status", `"OPEN"`, "user_id", nothing, "tag", nothing,
+				"exchange", nothing, "tradingsymbol", nothing, "transaction_type", nothing, "order_type", nothing,
+				"status_message", nothing, "meta", nothing, "parent_order_id", nothing, "exchange_order_id", nothing),
+		)
 		if order != want {
 			t.Errorf("%s: %+v", nothing, order)
 		}

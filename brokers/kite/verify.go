@@ -108,7 +108,11 @@ func (c *claim) repeated() bool {
 // check finds the secret and the formula that made the checksum.
 func (c *claim) check(secrets []Secret) (how string, err error) {
 	if c.repeated() {
-		return "", bridge.Refuse(http.StatusForbidden, "repeated_key", "a name that matters to the checksum appears twice")
+		return "", bridge.Refuse(
+			http.StatusForbidden,
+			"repeated_key",
+			"a name that matters to the checksum appears twice",
+		)
 	}
 	candidates := c.candidates(secrets)
 	if len(candidates) == 0 && c.appID != "" {

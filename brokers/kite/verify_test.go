@@ -51,7 +51,10 @@ func TestPublishedVectors(t *testing.T) {
 func outcome(b *kite.Broker, pathToken string, text []byte) string {
 	how, err := b.Verify(&bridge.Postback{PathToken: pathToken, QueryToken: "t1", Body: text})
 	if r, ok := errors.AsType[*bridge.Refusal](err); ok {
-		return strings.Join([]string{map[int]string{400: "400", 401: "401", 403: "403", 404: "404"}[r.Status], r.Reason}, " ")
+		return strings.Join(
+			[]string{map[int]string{400: "400", 401: "401", 403: "403", 404: "404"}[r.Status], r.Reason},
+			" ",
+		)
 	}
 	return how
 }
@@ -61,7 +64,10 @@ func TestVerify(t *testing.T) {
 	byUser := checksum(orderID, userID, exampleSecret)
 	tokens := []string{"t1", "t2"}
 	fields := func(more ...string) []byte {
-		return object(append([]string{"order_id", quote(orderID), "order_timestamp", quote(orderTime), "user_id", quote(userID)}, more...)...)
+		return object(
+			append(
+				[]string{"order_id", quote(orderID), "order_timestamp", quote(orderTime), "user_id", quote(userID)},
+				more...)...)
 	}
 	for _, v := range []struct {
 		name    string
