@@ -57,15 +57,15 @@ func newIngestMetrics(r prometheus.Registerer) *ingestMetrics {
 		brokers: make(map[string]*brokerMetrics),
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "postbridge_refused_total",
-			Help: "Postbacks refused, by reason: a proof that failed, or a body that could not be read.",
+			Help: "Postbacks rejected by verification or with an unreadable body, by reason.",
 		}, []string{"broker", "reason"}),
 		limited: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "postbridge_limited_total",
-			Help: "Postbacks that were refused and answered 429, since too many from their source were.",
+			Help: "Refused postbacks that were answered 429, because too many from their address were refused.",
 		}, []string{"broker"}),
 		bad: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "postbridge_bad_requests_total",
-			Help: "Connections to POSTBRIDGE_LISTEN that ended with what cannot be read as a request, by reason.",
+			Help: "Connections to POSTBRIDGE_LISTEN that ended with invalid HTTP or TLS, by reason.",
 		}, []string{"reason"}),
 		answerSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "postbridge_answer_seconds",
@@ -149,8 +149,8 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	st := c.b.status()
 
-	received := desc("received_total", "Postbacks that arrived below the name of a broker.", "broker")
-	postbacks := desc("postbacks_total", "Postbacks, by what became of them.", "broker", "fate")
+	received := desc("received_total", "Requests to a broker's routes.", "broker")
+	postbacks := desc("postbacks_total", "Postbacks, by fate.", "broker", "fate")
 	for name, b := range st.Postbacks {
 		counter(received, b.Received, name)
 		for f, n := range b.Fates() {
@@ -158,49 +158,39 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		}
 	}
 
-	gauge(desc("ready", "1 if the spool takes postbacks."), oneIf(st.Ready))
+	gauge(desc("ready", "1 if the spool accepts postbacks."), oneIf(st.Ready))
 	if l := c.b.ingest.Load(); l != nil {
-		gauge(desc("connections", "Connections that are open where brokers post to."), float64(l.number()))
-		gauge(desc("connections_limit", "How many may be open at once."), float64(l.limit))
-		counter(desc("connections_closed_total", "Connections closed to make room for new ones at the limit."),
-			l.displaced.Load())
+		gauge(desc("connections", "Open connections at POSTBRIDGE_LISTEN."), float64(l.number()))
+		gauge(desc("connections_limit", "Limit of open connections at POSTBRIDGE_LISTEN."), float64(l.limit))
+		counter(desc("connections_closed_total", "Connections closed at the limit, for new ones."), l.displaced.Load())
 	}
 	gauge(desc("spool_limit_bytes", "Limit of the spool's files on disk."), float64(st.Spool.LimitBytes))
 	if st.Spool.ID == "" {
 		return // not open yet
 	}
-	gauge(desc("spool_bytes", "The spool's files on disk."), float64(st.Spool.Bytes))
+	gauge(desc("spool_bytes", "Size of the spool's files."), float64(st.Spool.Bytes))
 	gauge(
-		desc("spool_waiting_bytes", "Bytes in the spool that are not yet on every bus."),
+		desc("spool_waiting_bytes", "Bytes in the spool that are not on every bus yet."),
 		float64(st.Spool.WaitingBytes),
 	)
 	gauge(
-		desc("spool_disk_free_bytes", "What the spool's disk has left, the reserve included."),
+		desc("spool_disk_free_bytes", "Free space on the spool's disk, including the reserve."),
 		float64(st.Spool.FreeBytes),
 	)
 	gauge(
-		desc("spool_disk_reserve_bytes", "What stays free on the spool's disk: below it postbacks are answered 503."),
+		desc("spool_disk_reserve_bytes", "Free space to keep on the spool's disk; below it, postbacks are answered 503."),
 		float64(st.Spool.ReserveBytes),
 	)
-	counter(desc("spool_last_sequence", "The number of the last event in the spool."), st.Spool.Last)
+	counter(desc("spool_last_sequence", "Sequence of the last event in the spool."), st.Spool.Last)
 
-	fates := desc(
-		"bus_events_total",
-		"Events of the spool, by what became of them on the bus, since the spool was made.",
-		"bus",
-		"fate",
-	)
-	committed := desc("bus_committed_sequence", "All events up to this number are done on the bus.", "bus")
-	waiting := desc("bus_waiting", "Events in the spool that are not yet done on the bus.", "bus")
-	oldest := desc(
-		"bus_oldest_waiting_seconds",
-		"Age of the oldest event that is not yet done on the bus; while it is unread, how long it is known to wait.",
-		"bus",
-	)
-	up := desc("bus_up", "1 if nothing keeps events from the bus.", "bus")
+	fates := desc("bus_events_total", "Events by their fate on the bus, since the spool was created.", "bus", "fate")
+	committed := desc("bus_committed_sequence", "Sequence up to which every event is done on the bus.", "bus")
+	waiting := desc("bus_waiting", "Events in the spool that are not done on the bus yet.", "bus")
+	oldest := desc("bus_oldest_waiting_seconds", "Age of the oldest event that is not done on the bus yet.", "bus")
+	up := desc("bus_up", "1 if no condition blocks publishing to the bus.", "bus")
 	rewound := desc(
 		"bus_rewound_total",
-		"Times the bus was found to have lost events that it had stored; what the spool kept was published again.",
+		"Rewinds after the bus lost events; those still in the spool were published again.",
 		"bus",
 	)
 	for name, b := range st.Buses {
