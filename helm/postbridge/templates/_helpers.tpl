@@ -8,13 +8,13 @@
 {{- end -}}
 {{- end -}}
 
-{{/* What all pods of a release have, those of the drain Jobs too. */}}
+{{/* Labels of all pods of a release, including those of drain Jobs. */}}
 {{- define "postbridge.releaseLabels" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
-{{/* What the replicas have, and nothing else. They never change, since a StatefulSet cannot change its selector. */}}
+{{/* Labels that select the replicas only. They must not change: the selector of a StatefulSet is immutable. */}}
 {{- define "postbridge.selectorLabels" -}}
 {{ include "postbridge.releaseLabels" . }}
 app.kubernetes.io/component: edge
@@ -48,7 +48,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- .Values.secret.existingSecret | default (printf "%s-values" (include "postbridge.fullname" .)) -}}
 {{- end -}}
 
-{{/* The paths of the brokers that are on, as a JSON list. */}}
+{{/* The paths of the enabled brokers, as a JSON list. */}}
 {{- define "postbridge.paths" -}}
 {{- $keys := include "postbridge.secretKeys" . | fromJsonArray -}}
 {{- $paths := list -}}
@@ -57,7 +57,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- $paths | toJson -}}
 {{- end -}}
 
-{{/* Whether the bus is published to: call with a dict of root and bus. */}}
+{{/* "true" if the release publishes to the bus, else empty. Call with a dict of root and bus. */}}
 {{- define "postbridge.publishes" -}}
 {{- if has .bus (splitList "," .root.Values.publish) }}true{{ end -}}
 {{- end -}}
@@ -77,8 +77,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end -}}
 
 {{/*
-The environment of the program. Call with a dict of root and bus: the settings of the bus alone if that is true, for a
-drain, which takes no postbacks. Names of a bus that is not published to are refused by the program, so they are left out.
+The environment of the container. Call with a dict of root and bus; bus=true gives only the settings of the buses, for a
+drain, which accepts no postbacks. Settings of a bus that is not published to are omitted: the program rejects them.
 */}}
 {{- define "postbridge.env" -}}
 {{- $v := .root.Values -}}
@@ -130,7 +130,7 @@ drain, which takes no postbacks. Names of a bus that is not published to are ref
 {{- $set | toJson -}}
 {{- end -}}
 
-{{/* The keys of the Secret for a replica, or for a drain, as a JSON list; those of a bus only if it is published to. */}}
+{{/* The keys of the Secret for a replica or a drain, as a JSON list; keys of a bus only if it is published to. */}}
 {{- define "postbridge.keysFor" -}}
 {{- $keys := list -}}
 {{- range include "postbridge.secretKeys" .root | fromJsonArray -}}
@@ -144,7 +144,7 @@ drain, which takes no postbacks. Names of a bus that is not published to are ref
 {{- $keys | toJson -}}
 {{- end -}}
 
-{{/* The volumes of secrets, mounted as whole directories: only so a change reaches a running pod. */}}
+{{/* The volumes of Secrets. They are mounted as directories: a subPath mount is not updated in a running pod. */}}
 {{- define "postbridge.secretVolumes" -}}
 {{- $v := .root.Values -}}
 {{- with include "postbridge.keysFor" . | fromJsonArray }}
@@ -187,11 +187,11 @@ drain, which takes no postbacks. Names of a bus that is not published to are ref
 {{- end }}
 {{- end -}}
 
-{{/* What the pods of replicas and of drains have in common. */}}
+{{/* The part of the pod spec that replicas and drains share. */}}
 {{- define "postbridge.podSpec" -}}
 serviceAccountName: {{ include "postbridge.fullname" . }}
 automountServiceAccountToken: false
-# Else a Service called postbridge would put its own POSTBRIDGE_ names into the environment.
+# Service links of a Service named postbridge would be POSTBRIDGE_ variables.
 enableServiceLinks: false
 securityContext: {{- toYaml .Values.podSecurityContext | nindent 2 }}
 {{- with .Values.imagePullSecrets }}
