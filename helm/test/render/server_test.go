@@ -5,10 +5,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -50,6 +52,9 @@ func TestTaken(t *testing.T) {
 			t.Errorf("%s: %s", r.name, said)
 		}
 	}
+	if said := apply(repairManifest(t)); said != "" {
+		t.Errorf("the Pod that repairs a spool, in the README: %s", said)
+	}
 	good := rendering{args: []string{"--values", chart + "/examples/nats.yaml"}}.render(t)
 	for from, bad := range map[string]struct{ to, said string }{
 		"enableServiceLinks:":            {"enableServiceLink:", `unknown field "spec.template.spec.enableServiceLink"`},
@@ -63,4 +68,36 @@ func TestTaken(t *testing.T) {
 			t.Errorf("of %q in place of %q the server says %q", bad.to, from, said)
 		}
 	}
+}
+
+// TestRepairPod checks the Pod in the chart's README: it has the claim, the image and the security contexts of a replica.
+func TestRepairPod(t *testing.T) {
+	rendered := objects(t, rendering{args: []string{"--values", chart + "/examples/nats.yaml"}}.render(t))
+	replica := of[appsv1.StatefulSet](t, rendered, "StatefulSet")[0]
+	pod := of[corev1.Pod](t, objects(t, repairManifest(t)), "Pod")[0]
+	checkPod(t, &corev1.PodTemplateSpec{Spec: pod.Spec})
+	repair, serve := pod.Spec.Containers[0], replica.Spec.Template.Spec.Containers[0]
+	if repair.Image != serve.Image || !reflect.DeepEqual(repair.SecurityContext, serve.SecurityContext) ||
+		!reflect.DeepEqual(pod.Spec.SecurityContext, replica.Spec.Template.Spec.SecurityContext) {
+		t.Errorf("image or security context differ from the replica's: %+v", pod.Spec)
+	}
+	want := replica.Spec.VolumeClaimTemplates[0].Name + "-" + replica.Name + "-0"
+	if claim := pod.Spec.Volumes[0].PersistentVolumeClaim; claim == nil || claim.ClaimName != want {
+		t.Errorf("claim %+v, want %s", claim, want)
+	}
+}
+
+// repairManifest returns the block repair.yaml of the chart's README.
+func repairManifest(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile(chart + "/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, manifest, ok := strings.Cut(string(text), "```yaml\n# repair.yaml\n")
+	if !ok {
+		t.Fatal("the README has no block repair.yaml")
+	}
+	manifest, _, _ = strings.Cut(manifest, "```")
+	return manifest
 }
