@@ -1,100 +1,100 @@
-// The page at the admin address. Once a second it asks page/data, makes rates of what was counted, and shows both. Ids and
-// reasons come from outside: they are written as text, never as HTML, and the Content-Security-Policy holds that.
+// The page at the admin address. Once a second it polls page/data, and shows the counters and their rates. Ids and reasons are
+// untrusted: they are written as text, never as HTML, which the Content-Security-Policy enforces.
 
 const pollEvery = 1000 // ms
-const patience = 5000 // ms, for an answer
-const rateSpan = 5 // seconds that a rate is made over
-const chartSpan = 120 // seconds in a chart
-const keptEvents = 500 // as many as the server keeps
+const fetchTimeout = 5000 // ms
+const rateSpan = 5 // seconds over which a rate is computed
+const chartSpan = 120 // seconds of a chart
+const keptEvents = 500 // the same number as on the server
 const keptRejects = 100
 const shownRows = 200
 const fates = ["accepted", "repeated", "refused", "failed"]
-const late = 2 // seconds after which a waiting event is worth a word
+const late = 2 // age in seconds above which the oldest unpublished event is reported
 
-let run = "" // of the process that answers
-let last = 0 // the place of the last event we have
-let events = [] // the newest first
-let samples = [] // what was counted at the last polls, the oldest first
+let run = "" // id of the server process
+let last = 0 // position of the last event received
+let events = [] // newest first
+let samples = [] // counters of the last polls, oldest first
 let polling = false
 let timer = 0
-let held = false
-let way = null // the event whose order is shown
-let shownStates = [] // of that order
+let paused = false
+let selected = null // event whose order history is shown
+let shownStates = [] // events in the order history
 
 const $ = id => document.getElementById(id)
 
-// ---- asking ---------------------------------------------------------------------------------------------------------
+// ---- polling --------------------------------------------------------------------------------------------------------
 
 async function poll() {
-  if (polling || document.hidden || !$("ask").hidden) return
+  if (polling || document.hidden || !$("login").hidden) return
   polling = true
   clearTimeout(timer)
   try {
-    const data = await ask()
-    if (data) take(data)
+    const data = await fetchData()
+    if (data) update(data)
   } finally {
     polling = false
     timer = setTimeout(poll, pollEvery)
   }
 }
 
-// ask returns what was answered, or nothing if there is nothing to show; then the page says why.
-async function ask() {
+// fetchData returns the data of the server, or undefined after it has shown why there is none.
+async function fetchData() {
   const token = sessionStorage.getItem("token")
   try {
     const answer = await fetch(`page/data?after=${last}`, {
       headers: token ? { Authorization: `Bearer ${token}` } : {},
       cache: "no-store",
-      signal: AbortSignal.timeout(patience),
+      signal: AbortSignal.timeout(fetchTimeout),
     })
-    if (answer.status === 401) return askForToken()
-    if (!answer.ok) throw new Error(`answers ${answer.status}`)
+    if (answer.status === 401) return requireToken()
+    if (!answer.ok) throw new Error(`answered ${answer.status}`)
     const data = await answer.json()
     $("lost").hidden = true
     $("main").classList.remove("stale")
     return data
   } catch (error) {
-    sayLost(error)
+    showLost(error)
   }
 }
 
-const notTaken = "The token was not taken."
+const tokenRejected = "The token was rejected."
 
-function askForToken() {
+function requireToken() {
   const had = sessionStorage.getItem("token")
   sessionStorage.removeItem("token")
-  $("refused-token").textContent = had ? notTaken : ""
-  $("ask").hidden = false
+  $("login-error").textContent = had ? tokenRejected : ""
+  $("login").hidden = false
   $("main").hidden = true
   $("lost").hidden = true
-  setState($("ready"), "off", "wants a token")
+  setState($("ready"), "off", "token required")
   $("token").focus()
 }
 
-$("ask").addEventListener("submit", event => {
+$("login").addEventListener("submit", event => {
   event.preventDefault()
   const token = $("token").value.trim()
   $("token").value = ""
-  if (/[^\x21-\x7e]/.test(token)) { // no header can carry it
-    $("refused-token").textContent = notTaken
+  if (/[^\x21-\x7e]/.test(token)) { // not valid in a header
+    $("login-error").textContent = tokenRejected
     return
   }
   sessionStorage.setItem("token", token)
-  $("ask").hidden = true
+  $("login").hidden = true
   poll()
 })
 
-function sayLost(error) {
+function showLost(error) {
   if (!$("lost").hidden) return
-  const what = error.message.startsWith("answers") ? error.message : "does not answer"
-  $("lost").textContent = `postbridge ${what} since ${clock(new Date())}. What is shown is of then.`
+  const failure = error.message.startsWith("answered") ? `has ${error.message}` : "has not answered"
+  $("lost").textContent = `postbridge ${failure} since ${clock(new Date())}. The data below is from that time.`
   $("lost").hidden = false
   $("main").classList.add("stale")
   setState($("ready"), "off", "no answer")
 }
 
-// take shows what was answered. The first answer of another run has only some of its events: all are asked for anew.
-function take(data) {
+// update shows data of the server. After a restart of the server it discards the events and fetches all of them again.
+function update(data) {
   if (run && data.run !== run) {
     run = ""
     last = 0
@@ -106,18 +106,18 @@ function take(data) {
   last = data.last
   samples.push(sample(data))
   samples = samples.filter(s => s.seconds >= data.seconds - chartSpan)
-  if (data.events.length > 0) keep(data.events)
+  if (data.events.length > 0) addEvents(data.events)
   $("main").hidden = false
   show(data)
 }
 
-// sample is what of an answer later rates need.
+// sample returns the counters from which rates are computed.
 function sample(data) {
   return { seconds: data.seconds, postbacks: data.status.postbacks, buses: data.status.buses, answers: data.answers, refused: data.refused }
 }
 
-function keep(news) {
-  events = [...news.map(printable), ...events].sort((a, b) => b.sequence - a.sequence)
+function addEvents(added) {
+  events = [...added.map(printable), ...events].sort((a, b) => b.sequence - a.sequence)
   let rejects = 0
   events = events.filter((e, i) => {
     const rejected = e.status === "rejected" && ++rejects <= keptRejects
@@ -125,7 +125,7 @@ function keep(news) {
   })
 }
 
-// printable has a dot in place of each character that cannot be seen, or that turns others around.
+// printable replaces unprintable and bidirectional control characters with dots.
 function printable(event) {
   const seen = v => typeof v === "string" ? v.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, ".") : v
   return Object.fromEntries(Object.entries(event).map(([name, v]) => [name, seen(v)]))
@@ -133,7 +133,7 @@ function printable(event) {
 
 // ---- figures --------------------------------------------------------------------------------------------------------
 
-// rate is by how much a count grows per second; null while that is not known.
+// rate returns the increase of a counter per second, or null while it is unknown.
 function rate(count) {
   const now = samples.at(-1)
   const before = samples.findLast(s => s.seconds <= now.seconds - rateSpan + 0.5) ?? samples[0]
@@ -141,8 +141,7 @@ function rate(count) {
   return seconds > 0 ? Math.max(0, (count(now) - count(before)) / seconds) : null
 }
 
-// quantile is the time that this part of the last answers took at most, between two bounds of the histogram; null without
-// answers.
+// quantile returns the quantile of the answer time in seconds, interpolated in its histogram bucket, or null without answers.
 function quantile(part) {
   const grown = (bucket, i) => rate(s => s.answers.buckets?.[i]?.count ?? 0)
   const buckets = samples.at(-1).answers.buckets ?? []
@@ -159,7 +158,7 @@ function quantile(part) {
   return Infinity
 }
 
-// ---- words ----------------------------------------------------------------------------------------------------------
+// ---- format ---------------------------------------------------------------------------------------------------------
 
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 })
 const short = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 })
@@ -193,7 +192,7 @@ function bytes(n) {
   return `${short.format(n)} ${units[i]}`
 }
 
-// day is a date, unless it is today's.
+// day returns the date, or "" for today.
 function day(date) {
   const today = date.toDateString() === new Date().toDateString()
   return today ? "" : date.toLocaleDateString("en-GB", { day: "numeric", month: "short" })
@@ -203,37 +202,37 @@ function clock(date) {
   return date.toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 3 })
 }
 
-// shorten is for the list, of what the way of an order has in full.
+// shorten truncates text for a list; the order history shows all of it.
 const shorten = (text = "", most = 40) => text.length > most ? text.slice(0, most - 1) + "…" : text
 
 const counted = (n, one, many) => `${whole.format(n)} ${n === 1 ? one : many}`
 
-// busWords is the state of a bus.
-function busWords(bus) {
+// busState describes the state of a bus.
+function busState(bus) {
   const words = [bus.up ? "up" : `down: ${(bus.causes ?? []).join("; ")}`]
   const oldest = bus.oldest_waiting_seconds
   if (bus.waiting > 0 && (!bus.up || oldest >= late)) {
-    words.push(`${counted(bus.waiting, "event waits", "events wait")}${oldest >= 1 ? `, the oldest for ${duration(oldest)}` : ""}`)
+    words.push(`${counted(bus.waiting, "unpublished event", "unpublished events")}${oldest >= 1 ? `, the oldest for ${duration(oldest)}` : ""}`)
   }
   return words.join(bus.up ? ", " : "; ")
 }
 
-// ---- showing --------------------------------------------------------------------------------------------------------
+// ---- render ---------------------------------------------------------------------------------------------------------
 
 function show(data) {
   const { status } = data
-  setState($("ready"), status.ready ? "good" : "bad", status.ready ? "takes postbacks" : `takes no postbacks: ${status.not_ready}`)
+  setState($("ready"), status.ready ? "good" : "bad", status.ready ? "ready" : `not ready: ${status.not_ready}`)
   $("run").textContent = `up for ${duration(data.seconds)}${status.spool.id ? `, spool ${status.spool.id}` : ""}`
   showPostbacks(status.postbacks)
   showRefusals(data.refused)
   showBuses(status.buses)
   showSpool(status.spool)
-  showNews(status)
-  if (!held) showEvents()
-  showWay()
+  announce(status)
+  if (!paused) showEvents()
+  showHistory()
 }
 
-// make makes an element. Texts among the children are text.
+// make creates an element. Strings among the children become text nodes.
 function make(name, properties, ...children) {
   const e = Object.assign(document.createElement(name), properties)
   e.append(...children)
@@ -245,7 +244,7 @@ function setState(e, kind, words) {
   setText(e, words)
 }
 
-// setText leaves what is as it should be alone: it may be selected, or read out.
+// setText does not touch an unchanged text, which may be selected or be read out.
 function setText(e, text) {
   if (e.textContent !== text) e.textContent = text
 }
@@ -255,12 +254,12 @@ function setHead(table, ...names) {
   if (head.rows.length === 0) head.append(make("tr", {}, ...names.map(n => make("th", { scope: "col", className: n.className ?? "" }, n.name ?? n))))
 }
 
-// setRows replaces the rows of a table of figures; the first cell of each is its head.
-function setRows(table, rows, nothing) {
+// setRows replaces the rows of a table of counters; the first cell of each is its header. Without rows it shows the text none.
+function setRows(table, rows, none) {
   const columns = table.tHead.rows[0].cells.length
   table.tBodies[0].replaceChildren(...rows.map(([name, ...cells]) =>
     make("tr", {}, make("th", { scope: "row" }, name), ...cells.map(c => make("td", {}, ...[c].flat())))))
-  if (rows.length === 0) table.tBodies[0].append(make("tr", {}, make("td", { colSpan: columns, className: "note" }, nothing)))
+  if (rows.length === 0) table.tBodies[0].append(make("tr", {}, make("td", { colSpan: columns, className: "note" }, none)))
 }
 
 function showPostbacks(postbacks) {
@@ -268,21 +267,21 @@ function showPostbacks(postbacks) {
   const total = (s, fate) => brokers.reduce((n, b) => n + (s.postbacks[b]?.[fate] ?? 0), 0)
   tiles($("answers"), [
     ["postbacks per second", perSecond(rate(s => total(s, "received")))],
-    ["time to the answer, half of them", milliseconds(quantile(0.5))],
-    ["time to the answer, 99 of 100", milliseconds(quantile(0.99))],
+    ["answer time p50", milliseconds(quantile(0.5))],
+    ["answer time p99", milliseconds(quantile(0.99))],
   ])
   setHead($("brokers"), "Broker", ...fates)
   setRows($("brokers"), brokers.map(b => [b, ...fates.map(f => [
     perSecond(rate(s => s.postbacks[b]?.[f] ?? 0)), make("small", {}, whole.format(postbacks[b][f])),
-  ])]), "no broker")
+  ])]), "no broker enabled")
 
   const steps = chartSteps((before, now) => fates.map(f => (total(now, f) - total(before, f)) / (now.seconds - before.seconds)))
   const most = drawChart($("postbacks-chart"), steps, fates)
-  $("postbacks-chart").setAttribute("aria-label", `Postbacks per second in the last two minutes, ${perSecond(most)} at most`)
+  $("postbacks-chart").setAttribute("aria-label", `Postbacks per second in the last two minutes, maximum ${perSecond(most)}`)
   if (!$("postbacks-legend").hasChildNodes()) {
     $("postbacks-legend").append(...fates.map(f => make("span", { className: f }, f)), make("span", { id: "most" }))
   }
-  setText($("most"), `last two minutes, ${perSecond(most)}/s at most`)
+  setText($("most"), `last two minutes, maximum ${perSecond(most)}/s`)
 }
 
 function tiles(dl, pairs) {
@@ -291,20 +290,20 @@ function tiles(dl, pairs) {
 }
 
 function showRefusals(refused) {
-  setHead($("refusals"), "Broker and reason", "per second", "since the start")
+  setHead($("refusals"), "Broker and reason", "per second", "since start")
   const rows = Object.entries(refused).sort().flatMap(([broker, reasons]) => Object.entries(reasons).sort().map(([reason, n]) => [
     `${broker}: ${reason}`, perSecond(rate(s => s.refused[broker]?.[reason] ?? 0)), whole.format(n),
   ]))
-  setRows($("refusals"), rows, "none since the start")
+  setRows($("refusals"), rows, "none since start")
 }
 
-// chartSteps are the values between each two samples.
+// chartSteps returns the values between each two samples.
 function chartSteps(values) {
   return samples.slice(1).map((now, i) => values(samples[i], now).map(v => Math.max(0, v)))
 }
 
-// drawChart draws a bar of stacked parts for each step, as wide as the time between its samples and the last at the right, and
-// returns the highest.
+// drawChart draws a stacked bar for each step, as wide as the time between its samples, with the last one at the right edge. It
+// returns the height of the highest bar.
 function drawChart(svg, steps, kinds) {
   const sums = steps.map(parts => parts.reduce((a, b) => a + b, 0))
   const most = Math.max(0, ...sums)
@@ -318,8 +317,8 @@ function drawChart(svg, steps, kinds) {
       if (height === 0) return
       const bar = document.createElementNS("http://www.w3.org/2000/svg", "rect")
       y -= height
-      const place = { x, y, width, height, class: kinds[k] }
-      for (const [name, v] of Object.entries(place)) bar.setAttribute(name, v)
+      const attributes = { x, y, width, height, class: kinds[k] }
+      for (const [name, v] of Object.entries(attributes)) bar.setAttribute(name, v)
       bars.push(bar)
     })
   })
@@ -351,10 +350,10 @@ function addBus(cards, name) {
 function showBus(card, name, bus) {
   const [, state, dl, figure, note] = card.children
   const kind = !bus.up ? "bad" : bus.waiting > 0 && bus.oldest_waiting_seconds >= late ? "slow" : "good"
-  setState(state, kind, busWords(bus))
+  setState(state, kind, busState(bus))
   tiles(dl, [
-    ["waiting", whole.format(bus.waiting)],
-    ["oldest waiting", bus.waiting > 0 ? duration(bus.oldest_waiting_seconds) : "–"],
+    ["unpublished", whole.format(bus.waiting)],
+    ["oldest unpublished", bus.waiting > 0 ? duration(bus.oldest_waiting_seconds) : "–"],
     ["stored per second", perSecond(rate(s => s.buses[name]?.stored ?? 0))],
     ["stored", whole.format(bus.stored)],
     ["dead letters", whole.format(bus.deadlettered)],
@@ -362,9 +361,9 @@ function showBus(card, name, bus) {
     ["skipped", whole.format(bus.skipped)],
   ])
   const most = drawChart(figure.firstChild, chartSteps((_, now) => [now.buses[name]?.waiting ?? 0]), ["waiting"])
-  figure.firstChild.setAttribute("aria-label", `Events waiting for ${name} in the last two minutes, ${whole.format(most)} at most`)
-  setText(figure.lastChild, `waiting in the last two minutes, ${whole.format(most)} at most`)
-  setText(note, bus.last_error ? `last error since the start: ${bus.last_error}` : "")
+  figure.firstChild.setAttribute("aria-label", `Unpublished events of ${name} in the last two minutes, maximum ${whole.format(most)}`)
+  setText(figure.lastChild, `unpublished events in the last two minutes, maximum ${whole.format(most)}`)
+  setText(note, bus.last_error ? `last error since start: ${bus.last_error}` : "")
 }
 
 function showSpool(spool) {
@@ -376,16 +375,16 @@ function showSpool(spool) {
   $("fill").value = part
   const percent = part > 0 && part < 0.0001 ? "less than 0.01 %" : `${short.format(Math.round(10000 * part) / 100)} %`
   $("fill").title = percent
-  setText($("spool"), `${bytes(spool.waiting_bytes)} of ${bytes(spool.limit_bytes)} wait for a bus (${percent}); ` +
-    `${bytes(spool.bytes)} are on disk, what is published included. The disk has ${bytes(spool.free_bytes)} left, of which ` +
-    `${bytes(spool.reserve_bytes)} are a reserve. ${counted(spool.last, "event", "events")} since the spool was made.`)
+  setText($("spool"), `${bytes(spool.waiting_bytes)} of ${bytes(spool.limit_bytes)} unpublished (${percent}); ` +
+    `${bytes(spool.bytes)} on disk, including published events. Disk: ${bytes(spool.free_bytes)} free, of which ` +
+    `${bytes(spool.reserve_bytes)} are reserved. ${counted(spool.last, "event", "events")} since the spool was created.`)
 }
 
-// showNews has read out what changed: a state, not its figures.
-function showNews(status) {
-  const states = [status.ready ? "takes postbacks" : "takes no postbacks"]
+// announce updates the text for screen readers, which read it out when a state changes.
+function announce(status) {
+  const states = [status.ready ? "ready" : "not ready"]
   for (const [name, bus] of Object.entries(status.buses)) states.push(`${name} is ${bus.up ? "up" : "down"}`)
-  setText($("news"), states.join(", "))
+  setText($("announcement"), states.join(", "))
 }
 
 // ---- events ---------------------------------------------------------------------------------------------------------
@@ -394,15 +393,15 @@ const kinds = {
   filled: "good", partially_filled: "good", rejected: "bad", cancelled: "off", expired: "off", unknown: "slow",
 }
 
-// columns of the list. Those in wide are left out where there is little room; the way of the order has all.
+// columns of the lists. Narrow windows hide the classes wide and middle; the order history shows all values.
 const columns = [
-  { name: "Number", className: "wide number", of: e => whole.format(e.sequence) },
+  { name: "Sequence", className: "wide number", of: e => whole.format(e.sequence) },
   { name: "Time", of: e => time(e) },
   { name: "Broker", className: "wide", of: e => e.broker },
   { name: "User", className: "middle", of: e => shorten(e.user_id, 24) },
-  { name: "Order", className: "order", of: e => openWay(e) },
+  { name: "Order", className: "order", of: e => historyButton(e) },
   { name: "Status", of: e => badge(e) },
-  { name: "What", className: "middle whole", of: e => shorten(what(e)) },
+  { name: "Instrument", className: "middle whole", of: e => shorten(instrument(e)) },
   { name: "Filled", className: "number", of: e => filled(e) },
   { name: "Price", className: "middle number", of: e => shorten(price(e), 16) },
   { name: "Reason", className: "wide", of: e => shorten(e.reason, 160) },
@@ -414,13 +413,13 @@ function time(e) {
   return make("time", { dateTime: e.received_at, title: e.received_at }, make("small", {}, day(date)), " ", clock(date))
 }
 
-function openWay(e) {
-  const button = make("button", { type: "button", className: "way" }, e.order_id ? shorten(e.order_id, 24) : "not understood")
+function historyButton(e) {
+  const button = make("button", { type: "button", className: "history" }, e.order_id ? shorten(e.order_id, 24) : "not understood")
   button.addEventListener("click", () => {
-    way = e
+    selected = e
     shownStates = []
-    showWay()
-    $("way").showModal()
+    showHistory()
+    $("history").showModal()
   })
   return button
 }
@@ -429,7 +428,7 @@ function badge(e) {
   return make("span", { className: `state ${kinds[e.status] ?? "wait"}`, title: e.broker_status ?? "" }, e.status)
 }
 
-const what = e => [e.side, e.symbol ?? e.instrument_id, e.exchange && `(${e.exchange})`].filter(Boolean).join(" ")
+const instrument = e => [e.side, e.symbol ?? e.instrument_id, e.exchange && `(${e.exchange})`].filter(Boolean).join(" ")
 const filled = e => e.quantity === undefined ? "" : `${whole.format(e.filled_quantity ?? 0)}/${whole.format(e.quantity)}`
 const price = e => (e.filled_quantity > 0 && e.average_price) || e.price || ""
 
@@ -447,14 +446,14 @@ function showEvents() {
   }
   const matching = events.filter(matches)
   const rejects = matching.filter(e => e.status === "rejected")
-  showList($("events"), columns, "The last events", matching, events.length)
-  showList($("rejects"), rejectColumns, "The last rejects", rejects, events.filter(e => e.status === "rejected").length)
+  showList($("events"), columns, "Latest events", matching, events.length)
+  showList($("rejects"), rejectColumns, "Latest rejects", rejects, events.filter(e => e.status === "rejected").length)
 }
 
 let rowsOf = new WeakMap() // table -> event -> row
-let rowsDay = "" // when they were made: the next day they say so
+let rowsDay = "" // day on which the rows were created; the next day they are created again, with a date
 
-// showList shows the newest of the events. Rows that stay are left alone, so that what is focused or selected stays so.
+// showList shows the newest events. It does not touch rows that remain, which keeps the focus and the selection.
 function showList(table, columns, title, list, all) {
   setHead(table, ...columns)
   if (!rowsOf.has(table)) rowsOf.set(table, new WeakMap())
@@ -464,10 +463,10 @@ function showList(table, columns, title, list, all) {
     if (!rows.has(e)) rows.set(e, make("tr", {}, ...columns.map(c => make("td", { className: c.className ?? "" }, c.of(e)))))
     return rows.get(e)
   })
-  const stay = new Set(wanted)
+  const remaining = new Set(wanted)
   const body = table.tBodies[0]
   for (const row of [...body.rows]) {
-    if (!stay.has(row)) row.remove()
+    if (!remaining.has(row)) row.remove()
   }
   let at = body.firstElementChild
   for (const row of wanted) {
@@ -475,29 +474,29 @@ function showList(table, columns, title, list, all) {
     else body.insertBefore(row, at)
   }
   const some = newest.length < list.length ? `the newest ${newest.length} of ${list.length}` : `${list.length}`
-  setText(table.caption, list.length < all ? `${title}: ${some} that match, of ${all}` : `${title}: ${some}`)
+  setText(table.caption, list.length < all ? `${title}: ${some} matching, of ${all}` : `${title}: ${some}`)
 }
 
 for (const id of ["user", "order", "status"]) $(id).addEventListener("input", showEvents)
 $("filter").addEventListener("submit", event => event.preventDefault())
 $("filter").addEventListener("reset", () => setTimeout(showEvents))
-$("hold").addEventListener("click", () => {
-  held = !held
-  $("hold").setAttribute("aria-pressed", held)
-  $("hold").textContent = held ? "Go on" : "Hold still"
-  if (!held) showEvents()
+$("pause").addEventListener("click", () => {
+  paused = !paused
+  $("pause").setAttribute("aria-pressed", paused)
+  $("pause").textContent = paused ? "Resume" : "Pause"
+  if (!paused) showEvents()
 })
 
-// showWay shows the states of one order, the oldest first.
-function showWay() {
-  if (!way) return
-  const states = events.filter(e => e === way || way.order_id !== undefined &&
-    e.order_id === way.order_id && e.user_id === way.user_id && e.broker === way.broker).reverse()
+// showHistory shows the states of the selected order, oldest first.
+function showHistory() {
+  if (!selected) return
+  const states = events.filter(e => e === selected || selected.order_id !== undefined &&
+    e.order_id === selected.order_id && e.user_id === selected.user_id && e.broker === selected.broker).reverse()
   if (states.length === 0 || states.every((e, i) => e === shownStates[i])) return
   shownStates = states
-  setText($("way-title"), way.order_id ? `Order ${way.order_id}` : "A postback that was not understood")
-  setText($("way-note"), [way.broker, way.user_id && `user ${way.user_id}`, what(way)].filter(Boolean).join(", ") +
-    `. ${counted(states.length, "state", "states")} among the last events, the oldest first.`)
+  setText($("history-title"), selected.order_id ? `Order ${selected.order_id}` : "Postback that was not understood")
+  setText($("history-note"), [selected.broker, selected.user_id && `user ${selected.user_id}`, instrument(selected)].filter(Boolean).join(", ") +
+    `. ${counted(states.length, "state", "states")} among the latest events, oldest first.`)
   $("states").replaceChildren(...states.map((e, i) => stateItem(e, states[i - 1])))
 }
 
@@ -513,13 +512,13 @@ function stateItem(e, before) {
   return make("li", {},
     make("p", {}, time(e), " ", badge(e), e.broker_status ? ` ${e.broker_status}` : "", before ? make("small", {}, ` ${after(since)} later`) : ""),
     ...lines.map(text => make("p", {}, text)),
-    make("p", { className: "note" }, `number ${whole.format(e.sequence)}, event ${e.id}, proved by ${e.verified_by}`))
+    make("p", { className: "note" }, `sequence ${whole.format(e.sequence)}, event ${e.id}, verified by ${e.verified_by}`))
 }
 
 function after(ms) {
   return ms < 60000 ? milliseconds(Math.max(0, ms) / 1000) : duration(ms / 1000)
 }
 
-$("way").addEventListener("close", () => { way = null })
+$("history").addEventListener("close", () => { selected = null })
 document.addEventListener("visibilitychange", poll)
 poll()

@@ -20,12 +20,12 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-var shots = flag.String("shots", "", "a directory to put screenshots into, to look at")
+var shots = flag.String("shots", "", "a directory for screenshots")
 
-// patience is how long something may take to show.
+// patience limits each wait for the browser.
 const patience = time.Minute
 
-// findChromium is the browser; a test without one is left out, or fails if PAGE_TEST_REQUIRED says so.
+// findChromium returns the path of the browser. Without one it skips the test, or fails it if PAGE_TEST_REQUIRED=1.
 func findChromium(t *testing.T) string {
 	t.Helper()
 	for _, name := range []string{"chromium", "google-chrome"} {
@@ -34,20 +34,20 @@ func findChromium(t *testing.T) string {
 		}
 	}
 	if os.Getenv("PAGE_TEST_REQUIRED") == "1" {
-		t.Fatal("there is no Chromium; apt-get install chromium")
+		t.Fatal("Chromium is not installed; apt-get install chromium")
 	}
-	t.Skip("there is no Chromium")
+	t.Skip("Chromium is not installed")
 	return ""
 }
 
-// tab is a page in a browser of its own.
+// tab is a page in its own browser.
 type tab struct {
 	t   *testing.T
 	ctx context.Context
 
 	mu       sync.Mutex
-	requests []string // URLs that were asked for
-	wrong    []string // what the browser had to say: exceptions, what the policy kept from loading
+	requests []string // URLs requested by the page
+	wrong    []string // exceptions, and violations of the content security policy
 }
 
 // open opens the address in a browser, which ends with the test.
@@ -60,7 +60,7 @@ func open(t *testing.T, address string) *tab {
 	for _, name := range []string{"disable-quic", "disable-background-networking", "disable-component-update", "disable-sync"} {
 		options = append(options, chromedp.Flag(name, true))
 	}
-	ctx, cancel := chromedp.NewExecAllocator(context.Background(), options...) // not the test's, which ends before the last picture
+	ctx, cancel := chromedp.NewExecAllocator(context.Background(), options...) // t.Context ends before the screenshot of a failure
 	t.Cleanup(cancel)
 	ctx, cancel = chromedp.NewContext(ctx)
 	t.Cleanup(cancel)
@@ -79,7 +79,7 @@ func open(t *testing.T, address string) *tab {
 	return b
 }
 
-// hear takes down what the browser asks for and complains of. A server that is away, or that wants a token, is no complaint.
+// hear records requests and errors of the browser. An unreachable server, or one that requires a token, is not an error.
 func (b *tab) hear(event any) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -95,21 +95,21 @@ func (b *tab) hear(event any) {
 	}
 }
 
-// calm is that nothing went wrong in the browser, and that it asked nobody but postbridge for anything.
+// calm checks that the browser reported no errors, and sent requests only to postbridge.
 func (b *tab) calm(address string) {
 	b.t.Helper()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, wrong := range b.wrong {
-		b.t.Errorf("the browser says %s", wrong)
+		b.t.Errorf("browser error: %s", wrong)
 	}
 	for _, u := range b.requests {
 		if !strings.HasPrefix(u, address) {
-			b.t.Errorf("the page asked for %s", u)
+			b.t.Errorf("the page requested %s", u)
 		}
 	}
 	if len(b.requests) < 3 {
-		b.t.Errorf("the page asked for %v only", b.requests)
+		b.t.Errorf("the page requested only %v", b.requests)
 	}
 }
 
@@ -122,7 +122,7 @@ func (b *tab) do(actions ...chromedp.Action[chromedp.Void]) {
 	}
 }
 
-// call gives the browser a command.
+// call sends the browser a command.
 func call[P, R any](b *tab, command cdp.Command[P, R], params P) {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(b.ctx, patience)
@@ -149,7 +149,7 @@ func (b *tab) run(js string) {
 	b.do(chromedp.Evaluate[chromedp.Void](js))
 }
 
-// eval is what an expression of JavaScript comes to. In it, $(css) is the text of an element.
+// eval returns the value of a JavaScript expression, in which $(css) is the text of an element.
 func eval[T any](b *tab, js string) T {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(b.ctx, patience)
@@ -162,7 +162,7 @@ func eval[T any](b *tab, js string) T {
 	return value
 }
 
-// await waits until a piece of JavaScript is true.
+// await waits until a JavaScript expression is true.
 func (b *tab) await(js string) {
 	b.t.Helper()
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
@@ -170,10 +170,10 @@ func (b *tab) await(js string) {
 			return
 		}
 	}
-	b.t.Fatalf("waited in vain for %s; the page says\n%s", js, eval[string](b, `document.body.innerText.slice(0, 3000)`))
+	b.t.Fatalf("timed out waiting for %s; the page shows\n%s", js, eval[string](b, `document.body.innerText.slice(0, 3000)`))
 }
 
-// shoot takes a picture of what the window shows, for people to look at.
+// shoot saves a screenshot of the window in the directory -shots.
 func (b *tab) shoot(name string) {
 	if *shots == "" {
 		return
@@ -189,7 +189,7 @@ func (b *tab) shoot(name string) {
 	}
 }
 
-// dark has the browser prefer dark pages, or light ones.
+// dark sets the preferred color scheme of the browser.
 func (b *tab) dark(yes bool) {
 	b.t.Helper()
 	scheme := map[bool]string{true: "dark", false: "light"}[yes]
@@ -198,7 +198,7 @@ func (b *tab) dark(yes bool) {
 	})
 }
 
-// size has the page be so large, on a phone if it is narrow.
+// size sets the size of the window; below 500 pixels it emulates a phone.
 func (b *tab) size(width, height int64) {
 	b.t.Helper()
 	call(b, emulation.SetDeviceMetricsOverride, emulation.SetDeviceMetricsOverrideParams{

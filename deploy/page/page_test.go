@@ -19,7 +19,7 @@ import (
 func TestFills(t *testing.T) {
 	s := serve(t, nil)
 	b := open(t, s.admin)
-	b.await(`$("#ready") === "takes postbacks" && $("article .state") === "up"`)
+	b.await(`$("#ready") === "ready" && $("article .state") === "up"`)
 	if rows := eval[int](b, `document.querySelectorAll("#events tbody tr").length`); rows != 0 {
 		t.Errorf("there are %d events before any was sent", rows)
 	}
@@ -48,7 +48,7 @@ func TestFills(t *testing.T) {
 	b.await(`document.querySelectorAll("#events tbody tr").length > 150`)
 	b.await(`document.querySelectorAll("#rejects tbody tr").length > 0`)
 	b.await(`document.querySelectorAll("#postbacks-chart rect.accepted").length > 5`)
-	b.await(`$("#spool").includes("of 8 GiB wait for a bus")`)
+	b.await(`$("#spool").includes("of 8 GiB unpublished")`)
 
 	// The newest is first, and rows that are there stay the same: what is focused stays focused.
 	b.run(`document.querySelector("#events tbody button").focus(); window.row = document.activeElement`)
@@ -63,14 +63,14 @@ func TestFills(t *testing.T) {
 	b.await(`document.querySelectorAll("#events tbody tr").length === 200 && $("#events caption").includes("newest 200 of")`)
 
 	// Held still, nothing moves, and everything else goes on.
-	b.click("#hold")
+	b.click("#pause")
 	first, rates := eval[string](b, `$("#events tbody tr")`), eval[string](b, `$("article dl div:nth-child(4) dd")`)
 	b.await(`$("article dl div:nth-child(4) dd") !== "` + rates + `"`)
 	if now := eval[string](b, `$("#events tbody tr")`); now != first {
-		t.Errorf("%q came while the list was held still", now)
+		t.Errorf("%q was added while the list was paused", now)
 	}
-	b.click("#hold")
-	b.await(`$("#events caption") !== "" && document.querySelector("#hold").getAttribute("aria-pressed") === "false"`)
+	b.click("#pause")
+	b.await(`$("#events caption") !== "" && document.querySelector("#pause").getAttribute("aria-pressed") === "false"`)
 
 	b.shoot("light")
 	if eval[string](b, `window.loaded`) != "once" {
@@ -84,7 +84,7 @@ func TestFills(t *testing.T) {
 	b.calm(s.admin)
 }
 
-// TestBus is that the page says when the bus goes away, what waits for it, and when it is back; and the same of postbridge.
+// TestBus checks that the page shows outages and recoveries of the bus with its backlog, and those of postbridge.
 func TestBus(t *testing.T) {
 	bus := serve(t, map[string]string{"ADMIN_PAGE": "false"}) // its embedded server is the bus
 	if resp, err := http.Get(bus.admin); err != nil || resp.StatusCode != http.StatusNotFound {
@@ -94,32 +94,32 @@ func TestBus(t *testing.T) {
 	b := open(t, s.admin)
 	s.send("--rate", "50", "--for", "10m")
 	b.await(`$("article .state") === "up" && Number($("article dl div:nth-child(3) dd")) > 10`)
-	b.await(`$("#news").includes("nats is up")`)
+	b.await(`$("#announcement").includes("nats is up")`)
 
 	bus.kill()
 	b.await(`$("article .state").startsWith("down: connection: ")`)
-	b.await(`/; [0-9,]+ events wait, the oldest for [0-9]+ s$/.test($("article .state"))`)
+	b.await(`/; [0-9,]+ unpublished events, the oldest for [0-9]+ s$/.test($("article .state"))`)
 	b.await(`Number($("article dl div:nth-child(1) dd")) > 100 && $("article dl div:nth-child(3) dd") === "0"`)
-	b.await(`$("#news").includes("nats is down") && document.querySelectorAll("article .chart rect.waiting").length > 1`)
-	if ready := eval[string](b, `$("#ready")`); ready != "takes postbacks" {
-		t.Errorf("with the bus away it %s", ready)
+	b.await(`$("#announcement").includes("nats is down") && document.querySelectorAll("article .chart rect.waiting").length > 1`)
+	if ready := eval[string](b, `$("#ready")`); ready != "ready" {
+		t.Errorf("while the bus is down the page shows %q", ready)
 	}
 	b.shoot("down")
 
 	bus.start()
 	b.await(`$("article .state") === "up" && Number($("article dl div:nth-child(1) dd")) < 100`)
-	b.await(`Number($("article dl div:nth-child(3) dd")) > 10 && $("#news").includes("nats is up")`)
+	b.await(`Number($("article dl div:nth-child(3) dd")) > 10 && $("#announcement").includes("nats is up")`)
 	b.shoot("back")
 
 	s.kill()
-	b.await(`$("#lost").includes("postbridge does not answer since") && $("#ready") === "no answer"`)
+	b.await(`$("#lost").includes("postbridge has not answered since") && $("#ready") === "no answer"`)
 	b.shoot("lost")
 	s.start()
 	b.await(`document.querySelector("#lost").hidden && $("article .state") === "up"`)
 	b.calm(s.admin)
 }
 
-// TestFilter is that one finds one's orders among those of others, and the way of each.
+// TestFilter checks the filters of the lists, and the order history.
 func TestFilter(t *testing.T) {
 	s := serve(t, nil)
 	for i, user := range []string{"AB1234", "CD5678"} {
@@ -134,7 +134,7 @@ func TestFilter(t *testing.T) {
 	b.await(rows + ` === "6,5,4,3,2,1"`)
 
 	b.enter("#user", "cd56")
-	b.await(rows + ` === "6,4,3" && $("#events caption") === "The last events: 3 that match, of 6"`)
+	b.await(rows + ` === "6,4,3" && $("#events caption") === "Latest events: 3 matching, of 6"`)
 	b.enter("#order", "999999")
 	b.await(rows + ` === "4,3" && document.querySelectorAll("#rejects tbody tr").length === 0`)
 	b.click("#clear")
@@ -145,24 +145,24 @@ func TestFilter(t *testing.T) {
 	b.await(rows + ` === "6,5,4,3,2,1"`)
 
 	b.click("#events tbody tr:nth-child(2) button") // of event 5
-	b.await(`document.querySelector("#way").open && $("#way-title") === "Order 220303000308932"`)
+	b.await(`document.querySelector("#history").open && $("#history-title") === "Order 220303000308932"`)
 	const states = `[...document.querySelectorAll("#states li .state")].map(e => e.innerText).join()`
 	b.await(states + ` === "open,partially_filled,filled"`)
 	b.await(`$("#states li:nth-child(2)").includes("4/10 filled") && $("#states li:nth-child(3)").includes("average 469.55")`)
-	b.await(`$("#way-note").includes("kite, user AB1234")`)
-	b.shoot("way")
+	b.await(`$("#history-note").includes("kite, user AB1234")`)
+	b.shoot("history")
 
 	// It goes on while it is open: and what another user's order of that number does is not part of it.
 	s.post(map[string]any{"user_id": "CD5678", "order_id": "220303000308932", "status": "CANCELLED"})
 	s.post(map[string]any{"user_id": "AB1234", "order_id": "220303000308932", "status": "OPEN", "filled_quantity": 9})
 	b.await(states + ` === "open,partially_filled,filled,partially_filled"`)
 	b.do(chromedp.KeyEvent("\x1b")) // Escape
-	b.await(`!document.querySelector("#way").open`)
+	b.await(`!document.querySelector("#history").open`)
 	b.calm(s.admin)
 }
 
-// TestWayGoesOn is that the way of an order goes on when its first states are not among the last events any more.
-func TestWayGoesOn(t *testing.T) {
+// TestHistoryGoesOn checks that an open order history is updated after its first states have left the latest events.
+func TestHistoryGoesOn(t *testing.T) {
 	s := serve(t, nil)
 	fill := func(n int) {
 		s.post(map[string]any{"order_id": "7", "status": "OPEN", "quantity": 10, "filled_quantity": n})
@@ -181,15 +181,15 @@ func TestWayGoesOn(t *testing.T) {
 	b.calm(s.admin)
 }
 
-// TestTime is that rates and charts are of the time they are said to be of, also when the page was not looked at for a while, and
-// that an event of another day is not taken for one of today.
+// TestTime checks the time spans of rates and charts, also after the page was hidden for a while, and that an event of another
+// day has a date.
 func TestTime(t *testing.T) {
 	s := serve(t, nil)
 	address, err := url.Parse(s.admin)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var away atomic.Int64 // seconds
+	var hidden atomic.Int64 // seconds
 	behind := httputil.NewSingleHostReverseProxy(address)
 	behind.ModifyResponse = func(resp *http.Response) error {
 		if resp.Request.URL.Path != "/page/data" {
@@ -199,7 +199,7 @@ func TestTime(t *testing.T) {
 		if err := json.NewDecoder(resp.Body).Decode(&data); err != nil {
 			return err
 		}
-		data["seconds"] = data["seconds"].(float64) + float64(away.Load())
+		data["seconds"] = data["seconds"].(float64) + float64(hidden.Load())
 		for _, e := range data["events"].([]any) {
 			if e := e.(map[string]any); e["order_id"] == "1" {
 				e["received_at"] = "2026-01-02T12:00:00Z"
@@ -223,16 +223,16 @@ func TestTime(t *testing.T) {
 	s.send("--rate", "50", "--for", "10m")
 	const bars, rate = `[...document.querySelectorAll("#postbacks-chart rect.accepted")]`, `Number($("#answers dd"))`
 	b.await(bars + `.length > 6 && ` + rate + ` > 30`)
-	away.Store(60)
+	hidden.Store(60)
 	b.await(bars + `.some(r => r.getAttribute("width") > 55)`)
-	b.await(bars + `.some(r => r.getAttribute("x") < 60)`) // what was before, where it was
-	away.Store(600)
+	b.await(bars + `.some(r => r.getAttribute("x") < 60)`) // earlier bars keep their position
+	hidden.Store(600)
 	b.await(bars + `.every(r => r.getAttribute("width") < 55)`)
 	b.await(bars + `.length > 5 && ` + rate + ` > 30`)
 	b.calm(shifted.URL)
 }
 
-// TestUntrusted is that what comes from outside is text, whatever it looks like.
+// TestUntrusted checks that external input is shown as text, even if it is HTML.
 func TestUntrusted(t *testing.T) {
 	s := serve(t, nil)
 	const script, image = `<script>b=1</script>`, `<img src=x onerror=b=2>`
@@ -248,8 +248,8 @@ func TestUntrusted(t *testing.T) {
 	b.click("#events tbody tr:nth-child(1) button")
 	b.await(`document.querySelectorAll("#states li").length === 2`)
 	for css, want := range map[string]string{
-		"#way-title":                              "Order " + image,
-		"#way-note":                               script,
+		"#history-title":                          "Order " + image,
+		"#history-note":                           script,
 		"#states li:nth-child(1)":                 image + script,
 		"#states li:nth-child(1) p":               script, // the broker's own word
 		"#events tbody tr:nth-child(2) td button": image,
@@ -268,13 +268,13 @@ func TestUntrusted(t *testing.T) {
 	b.shoot("text")
 	b.calm(s.admin)
 
-	// Should text ever be made HTML of by mistake, the browser refuses.
+	// The content security policy makes the browser reject HTML from text.
 	if said := eval[string](b, `(() => { try { document.body.innerHTML = "<b>x</b>" } catch (e) { return e.name } })() ?? "done"`); said != "TypeError" {
 		t.Errorf("innerHTML: %s", said)
 	}
 }
 
-// TestToken is that the page asks for a token where the data wants one, and keeps it in its tab only.
+// TestToken checks that the page asks for a required token, and stores it in its tab only.
 func TestToken(t *testing.T) {
 	s := serve(t, nil)
 	address, err := url.Parse(s.admin)
@@ -291,23 +291,23 @@ func TestToken(t *testing.T) {
 	}))
 	defer guarded.Close()
 	b := open(t, guarded.URL)
-	b.await(`$("#ask").includes("wants a token") && document.querySelector("#main").hidden`)
+	b.await(`$("#login").includes("Token required") && document.querySelector("#main").hidden`)
 	b.enter("#token", "wrong\r")
-	b.await(`$("#ask").includes("was not taken")`)
-	b.shoot("asks")
-	b.enter("#token", "ri€ght\r") // as a header cannot carry it
-	b.await(`$("#ask").includes("was not taken") && document.querySelector("#token").value === ""`)
+	b.await(`$("#login").includes("was rejected")`)
+	b.shoot("login")
+	b.enter("#token", "ri€ght\r") // not valid in a header
+	b.await(`$("#login").includes("was rejected") && document.querySelector("#token").value === ""`)
 	b.enter("#token", "right\r")
-	b.await(`$("article .state") === "up" && document.querySelector("#ask").hidden`)
+	b.await(`$("article .state") === "up" && document.querySelector("#login").hidden`)
 	b.do(chromedp.Reload())
-	b.await(`$("article .state") === "up" && document.querySelector("#ask").hidden`)
+	b.await(`$("article .state") === "up" && document.querySelector("#login").hidden`)
 	if kept := eval[string](b, `sessionStorage.token + localStorage.length + document.cookie + location.search + location.hash`); kept != "right0" {
 		t.Errorf("the browser keeps %q", kept)
 	}
 	b.calm(guarded.URL)
 }
 
-// TestLooks is that the page can be read in light and dark, and on a phone.
+// TestLooks checks contrast and width of the page, in light and dark mode and on a phone, and its accessibility.
 func TestLooks(t *testing.T) {
 	s := serve(t, nil)
 	s.send("--count", "300", "--connections", "4", "--repeats", "0.1", "--seed", "1")
@@ -315,7 +315,7 @@ func TestLooks(t *testing.T) {
 	s.postText("/kite", `{"order_id":"1"}`)
 	b := open(t, s.admin)
 	b.await(`document.querySelectorAll("#events tbody tr").length === 200`)
-	ground := map[string]bool{}
+	backgrounds := map[string]bool{}
 	for _, look := range []struct {
 		name          string
 		width, height int64
@@ -333,21 +333,21 @@ func TestLooks(t *testing.T) {
 		if wide := eval[int](b, `document.documentElement.scrollWidth`); wide > int(look.width) {
 			t.Errorf("%s: the page is %d wide", look.name, wide)
 		}
-		ground[eval[string](b, `getComputedStyle(document.body).backgroundColor`)] = true
+		backgrounds[eval[string](b, `getComputedStyle(document.body).backgroundColor`)] = true
 		for _, faint := range eval[[]string](b, faintTexts) {
 			t.Errorf("%s: %s", look.name, faint)
 		}
 		b.shoot(look.name)
 		b.run(`document.querySelector("#rejects tbody button").click()`)
-		b.await(`document.querySelector("#way").open`)
-		if wide := eval[int](b, `Math.ceil(document.querySelector("#way").getBoundingClientRect().right)`); wide > int(look.width) {
-			t.Errorf("%s: the way of an order ends at %d", look.name, wide)
+		b.await(`document.querySelector("#history").open`)
+		if wide := eval[int](b, `Math.ceil(document.querySelector("#history").getBoundingClientRect().right)`); wide > int(look.width) {
+			t.Errorf("%s: the order history ends at %d", look.name, wide)
 		}
-		b.shoot(look.name + "-way")
+		b.shoot(look.name + "-history")
 		b.click("#close")
 	}
-	if len(ground) != 2 {
-		t.Errorf("light and dark are %v", ground)
+	if len(backgrounds) != 2 {
+		t.Errorf("light and dark mode have the backgrounds %v", backgrounds)
 	}
 	for what, js := range map[string]string{
 		"tables have captions":        `[...document.querySelectorAll("table")].every(t => t.caption.innerText !== "")`,
@@ -359,13 +359,13 @@ func TestLooks(t *testing.T) {
 		"the language is named":       `document.documentElement.lang === "en"`,
 	} {
 		if !eval[bool](b, js) {
-			t.Errorf("it is not so that %s", what)
+			t.Errorf("false: %s", what)
 		}
 	}
 	b.calm(s.admin)
 }
 
-// faintTexts are the texts whose contrast with what is behind them is below what WCAG AA asks for.
+// faintTexts returns the elements whose text has less contrast with its background than WCAG AA requires.
 const faintTexts = `(() => {
 	const rgb = color => color.match(/[0-9.]+/g).map(Number)
 	const luminance = color => {
