@@ -1,6 +1,6 @@
 #!/bin/sh
-# Rights on a Kafka cluster for postbridge and its consumers, each with what it needs and no more. Kafka's own tool has to be in
-# the PATH; what else it needs to log in as an operator goes behind this script's name:
+# ACLs on a Kafka cluster for postbridge and its consumers, each with least privilege. kafka-acls.sh must be in the PATH; pass
+# its login options as arguments of this script:
 #
 #   BOOTSTRAP=kafka-1:9093 deploy/kafka/acls.sh --command-config operator.properties
 set -eu
@@ -13,12 +13,12 @@ allow() {
 }
 options=$*
 
-# postbridge. Without Create the operator makes the topics, and POSTBRIDGE_KAFKA_CREATE_TOPICS is false. Read is for looking up
-# what is stored already, DescribeConfigs for 'postbridge doctor' to see what the topics promise.
+# postbridge. If you remove Create, create the topics yourself and set POSTBRIDGE_KAFKA_CREATE_TOPICS=false. Read is for
+# lookups of stored events, DescribeConfigs for 'postbridge doctor', which checks the settings of the topics.
 allow edge --operation Write --operation Describe --operation Read --operation Create --operation DescribeConfigs \
 	--topic orders --topic rejects --topic deadletters
 
-# A strategy engine: the group "strategy" on orders. It cannot forge an order's event, nor read what others read.
+# A strategy engine: the group "strategy" on orders. It cannot publish events, nor read other topics.
 allow strategy --operation Read --topic orders
 allow strategy --operation Read --group strategy
 
