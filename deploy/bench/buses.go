@@ -55,7 +55,8 @@ func (b *bench) openJetStream(ctx context.Context) (*bus, error) {
 
 // serveNATS runs a NATS server with JetStream and default settings.
 func serveNATS(ctx context.Context, store string) error {
-	s, err := natsserver.NewServer(&natsserver.Options{Host: "127.0.0.1", Port: natsserver.RANDOM_PORT, JetStream: true, StoreDir: store, NoSigs: true})
+	s, err := natsserver.NewServer(&natsserver.Options{Host: "127.0.0.1", Port: natsserver.RANDOM_PORT,
+		JetStream: true, StoreDir: store, NoSigs: true})
 	if err != nil {
 		return err
 	}
@@ -153,7 +154,8 @@ func (c *cluster) open(ctx context.Context) (*bus, error) {
 		return nil, err
 	}
 	for _, name := range []string{b.topic, prefix + ".rejects", prefix + ".deadletters"} {
-		err = errors.Join(err, conn.CreateTopics(kafka.TopicConfig{Topic: name, NumPartitions: partitions, ReplicationFactor: 1}))
+		err = errors.Join(err, conn.CreateTopics(kafka.TopicConfig{Topic: name, NumPartitions: partitions,
+			ReplicationFactor: 1}))
 		err = errors.Join(err, poll(ctx, startTimeout, func() (bool, error) {
 			_, err := c.ends(ctx, name)
 			return err == nil, err

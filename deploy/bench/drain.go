@@ -43,7 +43,8 @@ type plainLoop func(context.Context) (*figures, error)
 func (b *bench) drainGroup(library string, open func(context.Context) (*bus, error),
 	read func(context.Context, *bus) (plainLoop, error)) *group {
 	var loop plainLoop
-	plain := &row{name: "plain " + library + " loop", measure: func(ctx context.Context) (*figures, error) { return loop(ctx) }}
+	plain := &row{name: "plain " + library + " loop",
+		measure: func(ctx context.Context) (*figures, error) { return loop(ctx) }}
 	g := &group{title: "drain", rows: []*row{plain}}
 	for _, bin := range b.binaries {
 		g.rows = append(g.rows, &row{name: bin.label + " to " + library[:len(library)-3], baseline: plain,
@@ -61,7 +62,8 @@ func (b *bench) drainGroup(library string, open func(context.Context) (*bus, err
 
 // drain fills a spool while its bus is down, and measures how it is emptied once there is one. then, if not nil, gets
 // the bus afterwards.
-func (b *bench) drain(ctx context.Context, bin binary, open func(context.Context) (*bus, error), then func(*bus) error) (f *figures, err error) {
+func (b *bench) drain(ctx context.Context, bin binary, open func(context.Context) (*bus, error),
+	then func(*bus) error) (f *figures, err error) {
 	full, err := b.filled(ctx, bin)
 	if err != nil {
 		return nil, err
@@ -256,7 +258,8 @@ func (b *bench) readKafka(ctx context.Context, from *bus) (plainLoop, error) {
 	all := make([][]kafka.Message, len(ends))
 	events := 0
 	for i, end := range ends {
-		r := kafka.NewReader(kafka.ReaderConfig{Brokers: b.kafka.Brokers(), Topic: from.topic, Partition: i, MaxBytes: 16 << 20})
+		r := kafka.NewReader(kafka.ReaderConfig{Brokers: b.kafka.Brokers(), Topic: from.topic, Partition: i,
+			MaxBytes: 16 << 20})
 		for range end {
 			m, err := r.ReadMessage(ctx)
 			if err != nil {
@@ -301,7 +304,8 @@ func produce(ctx context.Context, client *kafka.Client, topic string, partition 
 			if len(records) == batchRecords || len(records) > 0 && bytes > batchBytes {
 				break
 			}
-			records = append(records, kafka.Record{Time: now, Key: kafka.NewBytes(m.Key), Value: kafka.NewBytes(m.Value), Headers: m.Headers})
+			records = append(records, kafka.Record{Time: now, Key: kafka.NewBytes(m.Key),
+				Value: kafka.NewBytes(m.Value), Headers: m.Headers})
 		}
 		answer, err := client.Produce(ctx, &kafka.ProduceRequest{
 			Topic: topic, Partition: partition, RequiredAcks: kafka.RequireAll, Compression: kafka.Lz4,

@@ -146,7 +146,8 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 func (b *bench) build(ctx context.Context) (err error) {
 	if b.binaries[0].path == "" {
 		b.binaries[0].path = filepath.Join(b.dir, "postbridge")
-		output, err := exec.CommandContext(ctx, "go", "build", "-o", b.binaries[0].path, "./cmd/postbridge").CombinedOutput()
+		output, err := exec.CommandContext(ctx, "go", "build", "-o", b.binaries[0].path,
+			"./cmd/postbridge").CombinedOutput()
 		if err != nil {
 			return fmt.Errorf("cannot build postbridge (run this in the root of the repository): %w\n%s", err, output)
 		}

@@ -16,7 +16,8 @@ import (
 func (b *bench) groups() (groups []*group) {
 	rates := &group{title: "closed loop"}
 	bare := &row{name: "bare net/http", measure: b.bare(0)}
-	b.addRow(rates, bare, "unreachable", "no bus", b.postbridge(0, func(context.Context) (*bus, error) { return unreachable(), nil }))
+	b.addRow(rates, bare, "unreachable", "no bus",
+		b.postbridge(0, func(context.Context) (*bus, error) { return unreachable(), nil }))
 	b.addRow(rates, bare, "jetstream", "JetStream", b.postbridge(0, b.openJetStream))
 	b.addRow(rates, bare, "kafka", "Kafka", b.postbridge(0, b.kafka.open))
 	latency := &group{title: "open loop"}
@@ -36,7 +37,8 @@ func (b *bench) groups() (groups []*group) {
 }
 
 // addRow adds a row for each binary, and the baseline before the first, if the row is wanted.
-func (b *bench) addRow(g *group, baseline *row, id, name string, measure func(context.Context, binary) (*figures, error)) {
+func (b *bench) addRow(g *group, baseline *row, id, name string,
+	measure func(context.Context, binary) (*figures, error)) {
 	if !b.wants(id) {
 		return
 	}
@@ -63,7 +65,8 @@ func (b *bench) bare(rate int) func(context.Context) (*figures, error) {
 }
 
 // postbridge measures one on a bus that is opened for it, with an empty data directory.
-func (b *bench) postbridge(rate int, open func(context.Context) (*bus, error)) func(context.Context, binary) (*figures, error) {
+func (b *bench) postbridge(rate int, open func(context.Context) (*bus, error)) func(context.Context,
+	binary) (*figures, error) {
 	return func(ctx context.Context, bin binary) (_ *figures, err error) {
 		data, remove, err := b.dataDir()
 		if err != nil {

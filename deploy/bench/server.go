@@ -63,7 +63,8 @@ func (s *server) stop() error {
 	defer force.Stop()
 	_ = s.cmd.Process.Signal(syscall.SIGTERM) // if it has ended already, Wait returns why
 	err := s.cmd.Wait()
-	if status, ok := s.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() && status.Signal() == syscall.SIGTERM {
+	if status, ok := s.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() &&
+		status.Signal() == syscall.SIGTERM {
 		err = nil // it does not handle the signal
 	}
 	if err != nil {
@@ -185,7 +186,8 @@ func startReady(ctx context.Context, binary, data string, to *bus) (*server, err
 		return err == nil && st.Ready, err
 	})
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("postbridge is not ready: %w; the end of its log:\n%s", err, s.logTail()), s.stop())
+		return nil, errors.Join(fmt.Errorf("postbridge is not ready: %w; the end of its log:\n%s", err, s.logTail()),
+			s.stop())
 	}
 	return s, nil
 }
@@ -271,7 +273,8 @@ func (s *server) check(ctx context.Context, answered uint64, limit time.Duration
 	}
 	if s.bus.held == nil {
 		if bus.Up || bus.Stored > 0 || bus.Waiting != answered {
-			return 0, fmt.Errorf("without a bus, %d events are stored and %d of %d unpublished", bus.Stored, bus.Waiting, answered)
+			return 0, fmt.Errorf("without a bus, %d events are stored and %d of %d unpublished", bus.Stored,
+				bus.Waiting, answered)
 		}
 		return 0, nil
 	}
@@ -304,7 +307,8 @@ func (s *server) checkStored(ctx context.Context, events uint64) error {
 	}
 	held, err := s.bus.held(ctx)
 	if stored := st.Buses[s.bus.name].Stored; err == nil && (stored != events || held != events) {
-		err = fmt.Errorf("of %d accepted events postbridge counts %d stored, %s holds %d", events, stored, s.bus.name, held)
+		err = fmt.Errorf("of %d accepted events postbridge counts %d stored, %s holds %d", events, stored, s.bus.name,
+			held)
 	}
 	return err
 }

@@ -15,8 +15,8 @@ import (
 
 const top = "../.." // of the repository
 
-// TestCompose is that each way to run the Compose files is one that Compose takes, that leaves the containers little to do
-// harm with, and whose settings postbridge takes.
+// TestCompose is that each way to run the Compose files is one that Compose takes, that leaves the containers little
+// to do harm with, and whose settings postbridge takes.
 func TestCompose(t *testing.T) {
 	program := build(t)
 	for _, files := range []string{"nats", "kafka", "nats monitoring", "kafka monitoring"} {
@@ -106,7 +106,8 @@ func takesSettings(t *testing.T, program string, p *types.Project) {
 		t.Fatal("there is no postbridge")
 	}
 	// A volume with a name outlives the container, and belongs to whom /data of the image belongs to.
-	if v := s.Volumes; len(v) != 1 || v[0].Type != types.VolumeTypeVolume || v[0].Source == "" || v[0].Target != "/data" {
+	if v := s.Volumes; len(v) != 1 || v[0].Type != types.VolumeTypeVolume || v[0].Source == "" ||
+		v[0].Target != "/data" {
 		t.Errorf("postbridge has its data in %+v", v)
 	}
 	dir := t.TempDir()

@@ -128,7 +128,8 @@ func TestRunsInEmptyRoot(t *testing.T) {
 	const enter = `set -e; root=$1 data=$2 user=$3; shift 3
 mount --bind "$root" "$root"; mount -o remount,bind,ro "$root"; mount --bind "$data" "$root/data"
 exec chroot --userspec="$user" "$root" "$@"`
-	cmd := exec.Command("sh", slices.Concat([]string{"-c", enter, "sh", root, data, image["USER"]}, entrypoint, command)...)
+	cmd := exec.Command("sh", slices.Concat([]string{"-c", enter, "sh", root, data, image["USER"]}, entrypoint,
+		command)...)
 	cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), image["ENV"], "POSTBRIDGE_KITE_SECRETS=1234=0hdv7iw5examplesecret",
 		"POSTBRIDGE_LISTEN=" + ingest, "POSTBRIDGE_ADMIN_LISTEN=" + admin, "POSTBRIDGE_NATS_LISTEN=" + bus,
@@ -202,7 +203,8 @@ func checkConfined(t *testing.T, pid int, root string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"Name:\tpostbridge\n", "Uid:\t65532\t65532\t65532\t65532\n", "CapEff:\t0000000000000000\n"} {
+	for _, want := range []string{"Name:\tpostbridge\n", "Uid:\t65532\t65532\t65532\t65532\n",
+		"CapEff:\t0000000000000000\n"} {
 		if !bytes.Contains(status, []byte(want)) {
 			t.Errorf("the process has no %q in\n%s", want, status)
 		}

@@ -57,10 +57,12 @@ func open(t *testing.T, address string) *tab {
 		chromedp.ExecPath(findChromium(t)), chromedp.UserDataDir(t.TempDir()), chromedp.Headless, chromedp.NoSandbox,
 		chromedp.NoFirstRun, chromedp.DisableGPU, chromedp.WindowSize(1280, 1200),
 	}
-	for _, name := range []string{"disable-quic", "disable-background-networking", "disable-component-update", "disable-sync"} {
+	for _, name := range []string{"disable-quic", "disable-background-networking", "disable-component-update",
+		"disable-sync"} {
 		options = append(options, chromedp.Flag(name, true))
 	}
-	ctx, cancel := chromedp.NewExecAllocator(context.Background(), options...) // t.Context ends before the screenshot of a failure
+	// t.Context ends before the screenshot of a failure
+	ctx, cancel := chromedp.NewExecAllocator(context.Background(), options...)
 	t.Cleanup(cancel)
 	ctx, cancel = chromedp.NewContext(ctx)
 	t.Cleanup(cancel)
@@ -79,7 +81,8 @@ func open(t *testing.T, address string) *tab {
 	return b
 }
 
-// hear records requests and errors of the browser. An unreachable server, or one that requires a token, is not an error.
+// hear records requests and errors of the browser. An unreachable server, or one that requires a token, is not an
+// error.
 func (b *tab) hear(event any) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -170,7 +173,8 @@ func (b *tab) await(js string) {
 			return
 		}
 	}
-	b.t.Fatalf("timed out waiting for %s; the page shows\n%s", js, eval[string](b, `document.body.innerText.slice(0, 3000)`))
+	b.t.Fatalf("timed out waiting for %s; the page shows\n%s", js,
+		eval[string](b, `document.body.innerText.slice(0, 3000)`))
 }
 
 // shoot saves a screenshot of the window in the directory -shots.

@@ -124,11 +124,15 @@ func TestFilter(t *testing.T) {
 	s := serve(t, nil)
 	for i, user := range []string{"AB1234", "CD5678"} {
 		order := []string{"220303000308932", "220303000999999"}[i]
-		s.post(map[string]any{"user_id": user, "order_id": order, "status": "OPEN", "price": 470, "transaction_type": "BUY", "tradingsymbol": "SBIN", "order_type": "LIMIT"})
-		s.post(map[string]any{"user_id": user, "order_id": order, "status": "OPEN", "filled_quantity": 4, "average_price": 469.5})
+		s.post(map[string]any{"user_id": user, "order_id": order, "status": "OPEN", "price": 470,
+			"transaction_type": "BUY", "tradingsymbol": "SBIN", "order_type": "LIMIT"})
+		s.post(map[string]any{"user_id": user, "order_id": order, "status": "OPEN", "filled_quantity": 4,
+			"average_price": 469.5})
 	}
-	s.post(map[string]any{"user_id": "AB1234", "order_id": "220303000308932", "status": "COMPLETE", "filled_quantity": 10, "average_price": 469.55})
-	s.post(map[string]any{"user_id": "CD5678", "order_id": "220303000777777", "status": "REJECTED", "status_message": "Margin exceeded"})
+	s.post(map[string]any{"user_id": "AB1234", "order_id": "220303000308932", "status": "COMPLETE",
+		"filled_quantity": 10, "average_price": 469.55})
+	s.post(map[string]any{"user_id": "CD5678", "order_id": "220303000777777", "status": "REJECTED",
+		"status_message": "Margin exceeded"})
 	b := open(t, s.admin)
 	const rows = `[...document.querySelectorAll("#events tbody tr")].map(r => r.cells[0].innerText).join()`
 	b.await(rows + ` === "6,5,4,3,2,1"`)
@@ -181,8 +185,8 @@ func TestHistoryGoesOn(t *testing.T) {
 	b.calm(s.admin)
 }
 
-// TestTime checks the time spans of rates and charts, also after the page was hidden for a while, and that an event of another
-// day has a date.
+// TestTime checks the time spans of rates and charts, also after the page was hidden for a while, and that an event
+// of another day has a date.
 func TestTime(t *testing.T) {
 	s := serve(t, nil)
 	address, err := url.Parse(s.admin)
@@ -237,10 +241,12 @@ func TestUntrusted(t *testing.T) {
 	s := serve(t, nil)
 	const script, image = `<script>b=1</script>`, `<img src=x onerror=b=2>`
 	s.post(map[string]any{
-		"user_id": script, "order_id": image, "status": script, "status_message": image + script, "tradingsymbol": image,
+		"user_id": script, "order_id": image, "status": script, "status_message": image + script,
+		"tradingsymbol":    image,
 		"transaction_type": script, "order_type": image,
 	})
-	s.post(map[string]any{"user_id": script, "order_id": image, "status": "REJECTED", "status_message": image + script + "\u202e\x00\x1b[2J"})
+	s.post(map[string]any{"user_id": script, "order_id": image, "status": "REJECTED", "status_message": image +
+		script + "\u202e\x00\x1b[2J"})
 	b := open(t, s.admin)
 	b.await(`document.querySelectorAll("#events tbody tr").length === 2 && document.querySelectorAll("#rejects tbody tr").length === 1`)
 	b.enter("#user", "<SCRIPT>")
@@ -255,7 +261,8 @@ func TestUntrusted(t *testing.T) {
 		"#events tbody tr:nth-child(2) td button": image,
 		"#rejects tbody tr td:last-child":         image + script + "...[2J", // as tail shows it
 	} {
-		if text := eval[string](b, `document.querySelector(`+"`"+css+"`"+`).textContent`); !strings.Contains(text, want) {
+		if text := eval[string](b, `document.querySelector(`+"`"+css+"`"+`).textContent`); !strings.Contains(text,
+			want) {
 			t.Errorf("%s says %q, without %q", css, text, want)
 		}
 	}
@@ -311,7 +318,8 @@ func TestToken(t *testing.T) {
 func TestLooks(t *testing.T) {
 	s := serve(t, nil)
 	s.send("--count", "300", "--connections", "4", "--repeats", "0.1", "--seed", "1")
-	s.post(map[string]any{"order_id": strings.Repeat("9", 120), "user_id": strings.Repeat("U", 90), "status": "REJECTED", "status_message": strings.Repeat("margin", 60)})
+	s.post(map[string]any{"order_id": strings.Repeat("9", 120), "user_id": strings.Repeat("U", 90),
+		"status": "REJECTED", "status_message": strings.Repeat("margin", 60)})
 	s.postText("/kite", `{"order_id":"1"}`)
 	b := open(t, s.admin)
 	b.await(`document.querySelectorAll("#events tbody tr").length === 200`)
@@ -329,7 +337,8 @@ func TestLooks(t *testing.T) {
 	} {
 		b.size(look.width, look.height)
 		b.dark(look.dark)
-		b.await(`document.documentElement.clientWidth === ` + map[int64]string{1280: "1280", 360: "360", 800: "800"}[look.width])
+		b.await(`document.documentElement.clientWidth === ` +
+			map[int64]string{1280: "1280", 360: "360", 800: "800"}[look.width])
 		if wide := eval[int](b, `document.documentElement.scrollWidth`); wide > int(look.width) {
 			t.Errorf("%s: the page is %d wide", look.name, wide)
 		}

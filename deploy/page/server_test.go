@@ -68,7 +68,8 @@ func serve(t *testing.T, settings map[string]string) *server {
 		"LISTEN": freeAddress(t), "ADMIN_LISTEN": freeAddress(t), "NATS_LISTEN": freeAddress(t),
 	}}
 	maps.Copy(s.environ, settings)
-	s.ingest, s.admin, s.bus = "http://"+s.environ["LISTEN"], "http://"+s.environ["ADMIN_LISTEN"], "nats://"+s.environ["NATS_LISTEN"]
+	s.ingest, s.admin, s.bus = "http://"+s.environ["LISTEN"], "http://"+s.environ["ADMIN_LISTEN"],
+		"nats://"+s.environ["NATS_LISTEN"]
 	s.start()
 	t.Cleanup(s.kill)
 	return s
@@ -143,9 +144,11 @@ func (s *server) send(args ...string) {
 // post posts a genuine Kite postback with these fields.
 func (s *server) post(fields map[string]any) {
 	s.t.Helper()
-	body := map[string]any{"app_id": appID, "user_id": "AB1234", "order_timestamp": "2026-01-02 10:00:00", "quantity": 10}
+	body := map[string]any{"app_id": appID, "user_id": "AB1234", "order_timestamp": "2026-01-02 10:00:00",
+		"quantity": 10}
 	maps.Copy(body, fields)
-	body["checksum"] = fmt.Sprintf("%x", sha256.Sum256(fmt.Append(nil, body["order_id"], body["order_timestamp"], appSecret)))
+	body["checksum"] = fmt.Sprintf("%x",
+		sha256.Sum256(fmt.Append(nil, body["order_id"], body["order_timestamp"], appSecret)))
 	text, err := json.Marshal(body)
 	if err != nil {
 		s.t.Fatal(err)

@@ -37,7 +37,8 @@ func run(args []string, out io.Writer) error {
 	}
 	source := llb.NewSourceMap(&state, args[0], "Dockerfile", text)
 	source.Definition = definition
-	found, err := dockerfile2llb.DockerfileLint(ctx, text, dockerfile2llb.ConvertOpt{MetaResolver: noImages{}, SourceMap: source})
+	found, err := dockerfile2llb.DockerfileLint(ctx, text,
+		dockerfile2llb.ConvertOpt{MetaResolver: noImages{}, SourceMap: source})
 	if err != nil {
 		return err
 	}
@@ -58,6 +59,7 @@ func run(args []string, out io.Writer) error {
 // noImages says of each image that it has no settings of its own: the rules look at none.
 type noImages struct{}
 
-func (noImages) ResolveImageConfig(_ context.Context, ref string, _ sourceresolver.Opt) (string, digest.Digest, []byte, error) {
+func (noImages) ResolveImageConfig(_ context.Context, ref string, _ sourceresolver.Opt) (string, digest.Digest,
+	[]byte, error) {
 	return ref, digest.FromString(ref), []byte("{}"), nil
 }

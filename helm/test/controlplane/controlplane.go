@@ -1,5 +1,5 @@
-// Package controlplane runs a real Kubernetes control plane, without containers: etcd, the API server and, if wanted, the
-// controllers and the scheduler are processes that listen on loopback.
+// Package controlplane runs a real Kubernetes control plane, without containers: etcd, the API server and, if wanted,
+// the controllers and the scheduler are processes that listen on loopback.
 package controlplane
 
 import (
@@ -54,16 +54,20 @@ func (c *ControlPlane) start(ctx context.Context, tools string, controllers bool
 	if err != nil {
 		return err
 	}
-	if err := c.Run(tools+"/etcd", "--data-dir", c.dir+"/etcd", "--listen-client-urls", etcd, "--advertise-client-urls", etcd,
-		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "default="+peer, "--unsafe-no-fsync"); err != nil {
+	if err := c.Run(tools+"/etcd", "--data-dir", c.dir+"/etcd", "--listen-client-urls", etcd,
+		"--advertise-client-urls", etcd,
+		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "default="+peer,
+		"--unsafe-no-fsync"); err != nil {
 		return err
 	}
 	_, port, err := net.SplitHostPort(ports[2])
 	if err != nil {
 		return err
 	}
-	if err := c.Run(tools+"/kube-apiserver", "--etcd-servers", etcd, "--bind-address=127.0.0.1", "--advertise-address=127.0.0.1",
-		"--secure-port", port, "--cert-dir", c.dir+"/certs", "--token-auth-file", c.dir+"/tokens", "--authorization-mode=Node,RBAC",
+	if err := c.Run(tools+"/kube-apiserver", "--etcd-servers", etcd, "--bind-address=127.0.0.1",
+		"--advertise-address=127.0.0.1",
+		"--secure-port", port, "--cert-dir", c.dir+"/certs", "--token-auth-file", c.dir+"/tokens",
+		"--authorization-mode=Node,RBAC",
 		"--service-cluster-ip-range=10.96.0.0/16", "--endpoint-reconciler-type=none", "--service-account-issuer", api,
 		"--service-account-key-file", public, "--service-account-signing-key-file", key); err != nil {
 		return err
@@ -78,11 +82,14 @@ func (c *ControlPlane) start(ctx context.Context, tools string, controllers bool
 	if err := c.waitReady(ctx); err != nil || !controllers {
 		return err
 	}
-	if err := c.Run(tools+"/kube-controller-manager", "--kubeconfig", c.Kubeconfig, "--bind-address=127.0.0.1", "--secure-port=0",
-		"--service-account-private-key-file", key, "--leader-elect=false", "--use-service-account-credentials=false"); err != nil {
+	if err := c.Run(tools+"/kube-controller-manager", "--kubeconfig", c.Kubeconfig, "--bind-address=127.0.0.1",
+		"--secure-port=0",
+		"--service-account-private-key-file", key, "--leader-elect=false",
+		"--use-service-account-credentials=false"); err != nil {
 		return err
 	}
-	return c.Run(tools+"/kube-scheduler", "--kubeconfig", c.Kubeconfig, "--bind-address=127.0.0.1", "--secure-port=0", "--leader-elect=false")
+	return c.Run(tools+"/kube-scheduler", "--kubeconfig", c.Kubeconfig, "--bind-address=127.0.0.1", "--secure-port=0",
+		"--leader-elect=false")
 }
 
 // makeFiles makes what the programs read: the key of service accounts, the administrator's token, and a kubeconfig.
@@ -98,7 +105,8 @@ func (c *ControlPlane) makeFiles(api string) (key, public string, err error) {
 	key, public = c.dir+"/sa.key", c.dir+"/sa.pub"
 	token := rand.Text()
 	return key, public, errors.Join(
-		os.WriteFile(key, pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(private)}), 0o600),
+		os.WriteFile(key, pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY",
+			Bytes: x509.MarshalPKCS1PrivateKey(private)}), 0o600),
 		os.WriteFile(public, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), 0o600),
 		os.WriteFile(c.dir+"/tokens", []byte(token+`,admin,admin,"system:masters"`+"\n"), 0o600),
 		os.WriteFile(c.Kubeconfig, fmt.Appendf(nil, `apiVersion: v1

@@ -20,8 +20,8 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// endpointDelay is how long the balancer goes on with endpoints that have changed: as an ingress does, which has to hear
-// of the change and to reload.
+// endpointDelay is how long the balancer goes on with endpoints that have changed: as an ingress does, which has to
+// hear of the change and to reload.
 const endpointDelay = 3 * time.Second
 
 // balancer passes requests on to the ready endpoints of a Service in turn, over connections that it keeps. It tries
@@ -36,9 +36,10 @@ type balancer struct {
 
 func startBalancer(ctx context.Context, client kubernetes.Interface, namespace, service string) (*balancer, error) {
 	b := &balancer{slices: make(map[string]*discoveryv1.EndpointSlice)}
-	f := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithNamespace(namespace), informers.WithTweakListOptions(func(o *metav1.ListOptions) {
-		o.LabelSelector = discoveryv1.LabelServiceName + "=" + service
-	}))
+	f := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithNamespace(namespace),
+		informers.WithTweakListOptions(func(o *metav1.ListOptions) {
+			o.LabelSelector = discoveryv1.LabelServiceName + "=" + service
+		}))
 	later := func(change func()) {
 		time.AfterFunc(endpointDelay, func() {
 			b.mu.Lock()

@@ -61,16 +61,17 @@ func (n *natsServers) stop() {
 	n.running = nil
 }
 
-// cmdNATS starts and stops the NATS of a story: `nats start` one server without a login; `nats start HOST USER` one on port
-// 4222 of the host, with a login for that user, whose password is <user>-secret; `nats cluster` three with TLS and
-// credentials as examples/nats.yaml has it, with nats-ca.crt and NATS_CREDS in the story's directory; `nats stop`. The
-// environment is set for who reads from it.
+// cmdNATS starts and stops the NATS of a story: `nats start` one server without a login; `nats start HOST USER` one
+// on port 4222 of the host, with a login for that user, whose password is <user>-secret; `nats cluster` three with
+// TLS and credentials as examples/nats.yaml has it, with nats-ca.crt and NATS_CREDS in the story's directory; `nats
+// stop`. The environment is set for who reads from it.
 func (s *suite) cmdNATS(ts *testscript.TestScript, _ bool, args []string) {
 	st := storyOf(ts)
 	switch args[0] {
 	case "start":
 		if st.nats == nil {
-			o := &server.Options{Host: "10.244.0.1", Port: -1, JetStream: true, StoreDir: ts.MkAbs("nats"), NoSigs: true, NoLog: true}
+			o := &server.Options{Host: "10.244.0.1", Port: -1, JetStream: true, StoreDir: ts.MkAbs("nats"),
+				NoSigs: true, NoLog: true}
 			if len(args) > 1 {
 				o.Host, o.Port, o.Username, o.Password = args[1], 4222, args[2], args[2]+"-secret"
 				ts.Setenv("POSTBRIDGE_NATS_USER", o.Username)
@@ -111,8 +112,10 @@ func secureCluster(dir string) ([]*server.Options, error) {
 		host := fmt.Sprint("10.244.0.", 1+i)
 		routes = append(routes, &url.URL{Scheme: "nats", Host: host + ":6222"})
 		o := &server.Options{
-			ServerName: fmt.Sprint("nats-", i), Host: host, Port: 4222, JetStream: true, StoreDir: filepath.Join(dir, fmt.Sprint("nats-", i)),
-			Cluster: server.ClusterOpts{Name: "nats", Host: host, Port: 6222}, TLSConfig: config, NoSigs: true, NoLog: true,
+			ServerName: fmt.Sprint("nats-", i), Host: host, Port: 4222, JetStream: true,
+			StoreDir: filepath.Join(dir, fmt.Sprint("nats-", i)),
+			Cluster:  server.ClusterOpts{Name: "nats", Host: host, Port: 6222}, TLSConfig: config, NoSigs: true,
+			NoLog: true,
 		}
 		auth(o)
 		all = append(all, o)

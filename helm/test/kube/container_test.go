@@ -150,7 +150,8 @@ func becomeContainer() error {
 		return fmt.Errorf("the container is not told what to run: %w", err)
 	}
 	_ = told.Close()
-	if err := errors.Join(syscall.Sethostname([]byte(spec.Hostname)), setUpNetwork(spec.Address), enterRoot(spec)); err != nil {
+	if err := errors.Join(syscall.Sethostname([]byte(spec.Hostname)), setUpNetwork(spec.Address),
+		enterRoot(spec)); err != nil {
 		return err
 	}
 	if spec.DropCapabilities {
@@ -160,7 +161,8 @@ func becomeContainer() error {
 			}
 		}
 	}
-	if err := errors.Join(syscall.Setgroups(spec.Groups), syscall.Setgid(spec.GID), syscall.Setuid(spec.UID)); err != nil {
+	if err := errors.Join(syscall.Setgroups(spec.Groups), syscall.Setgid(spec.GID),
+		syscall.Setuid(spec.UID)); err != nil {
 		return err
 	}
 	if spec.NoNewPrivileges {
@@ -214,7 +216,8 @@ func enterRoot(spec containerSpec) error {
 		return fmt.Errorf("mount /proc: %w", err)
 	}
 	if spec.ReadOnlyRoot {
-		if err := syscall.Mount("", spec.Root, "", syscall.MS_BIND|syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err != nil {
+		if err := syscall.Mount("", spec.Root, "", syscall.MS_BIND|syscall.MS_REMOUNT|syscall.MS_RDONLY,
+			""); err != nil {
 			return err
 		}
 	}

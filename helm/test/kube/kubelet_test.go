@@ -38,8 +38,8 @@ const (
 	retryInterval = 250 * time.Millisecond // of what cannot be started, and of a container that ended
 )
 
-// kubelet runs the pods of one node as processes. It does what the chart relies on: volumes, environment, users, probes,
-// preStop, grace, restarts, status. It has no requests and limits, and no images: a program is one file.
+// kubelet runs the pods of one node as processes. It does what the chart relies on: volumes, environment, users,
+// probes, preStop, grace, restarts, status. It has no requests and limits, and no images: a program is one file.
 type kubelet struct {
 	client    kubernetes.Interface
 	node      string
@@ -75,9 +75,10 @@ func (k *kubelet) start(ctx context.Context, t *testing.T) error {
 		return err
 	}
 	go k.renew(ctx)
-	f := informers.NewSharedInformerFactoryWithOptions(k.client, 0, informers.WithTweakListOptions(func(o *metav1.ListOptions) {
-		o.FieldSelector = "spec.nodeName=" + k.node
-	}))
+	f := informers.NewSharedInformerFactoryWithOptions(k.client, 0,
+		informers.WithTweakListOptions(func(o *metav1.ListOptions) {
+			o.FieldSelector = "spec.nodeName=" + k.node
+		}))
 	if _, err := f.Core().V1().Pods().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(o any) { k.update(ctx, o.(*corev1.Pod)) },
 		UpdateFunc: func(_, o any) { k.update(ctx, o.(*corev1.Pod)) },
@@ -104,9 +105,12 @@ func (k *kubelet) register(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	capacity := corev1.ResourceList{"cpu": resource.MustParse("8"), "memory": resource.MustParse("32Gi"), "pods": resource.MustParse("110")}
+	capacity := corev1.ResourceList{"cpu": resource.MustParse("8"), "memory": resource.MustParse("32Gi"),
+		"pods": resource.MustParse("110")}
 	node, err := k.client.CoreV1().Nodes().Create(ctx, &corev1.Node{
-		ObjectMeta: metav1.ObjectMeta{Name: k.node, Labels: map[string]string{"kubernetes.io/hostname": k.node, "topology.kubernetes.io/zone": "zone-" + k.node}},
+		ObjectMeta: metav1.ObjectMeta{Name: k.node,
+			Labels: map[string]string{"kubernetes.io/hostname": k.node, "topology.kubernetes.io/zone": "zone-" +
+				k.node}},
 	}, metav1.CreateOptions{})
 	if err != nil {
 		return err
@@ -114,7 +118,8 @@ func (k *kubelet) register(ctx context.Context) error {
 	now := metav1.Now()
 	node.Status = corev1.NodeStatus{
 		Capacity: capacity, Allocatable: capacity,
-		Conditions:      []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue, LastHeartbeatTime: now, LastTransitionTime: now}},
+		Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue,
+			LastHeartbeatTime: now, LastTransitionTime: now}},
 		Addresses:       []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: u.Hostname()}},
 		DaemonEndpoints: corev1.NodeDaemonEndpoints{KubeletEndpoint: corev1.DaemonEndpoint{Port: int32(port)}},
 	}
@@ -127,7 +132,8 @@ func (k *kubelet) renew(ctx context.Context) {
 	for {
 		lease := coordinationv1.Lease(k.node, corev1.NamespaceNodeLease).WithSpec(coordinationv1.LeaseSpec().
 			WithHolderIdentity(k.node).WithLeaseDurationSeconds(40).WithRenewTime(metav1.NowMicro()))
-		_, err := k.client.CoordinationV1().Leases(corev1.NamespaceNodeLease).Apply(ctx, lease, metav1.ApplyOptions{FieldManager: k.node, Force: true})
+		_, err := k.client.CoordinationV1().Leases(corev1.NamespaceNodeLease).Apply(ctx, lease,
+			metav1.ApplyOptions{FieldManager: k.node, Force: true})
 		if err != nil && ctx.Err() == nil {
 			log.Printf("node %s: its lease is not renewed: %v", k.node, err)
 		}
@@ -236,7 +242,8 @@ func (k *kubelet) handler() http.Handler {
 			http.Error(w, "no such container runs", http.StatusNotFound)
 			return
 		}
-		remotecommand.ServeExec(w, r, executor{c}, "", "", "", r.URL.Query()["command"], options, time.Hour, time.Minute,
+		remotecommand.ServeExec(w, r, executor{c}, "", "", "", r.URL.Query()["command"], options, time.Hour,
+			time.Minute,
 			remotecommand.SupportedStreamingProtocols)
 	})
 	mux.HandleFunc("/portForward/{namespace}/{pod}", func(w http.ResponseWriter, r *http.Request) {
@@ -246,7 +253,8 @@ func (k *kubelet) handler() http.Handler {
 			http.Error(w, "no such pod", http.StatusNotFound)
 			return
 		}
-		portforward.ServePortForward(w, r, forwarder(pods[0].address), "", "", options, time.Hour, time.Minute, portforward.SupportedProtocols)
+		portforward.ServePortForward(w, r, forwarder(pods[0].address), "", "", options, time.Hour, time.Minute,
+			portforward.SupportedProtocols)
 	})
 	return mux
 }
@@ -272,7 +280,8 @@ func (f forwarder) PortForward(ctx context.Context, _, _ string, port int32, fro
 // executor runs commands beside the program in a container.
 type executor struct{ c *container }
 
-func (e executor) ExecInContainer(ctx context.Context, _, _, _ string, args []string, in io.Reader, out, said io.WriteCloser, _ bool, _ <-chan remotecommand.TerminalSize, _ time.Duration) error {
+func (e executor) ExecInContainer(ctx context.Context, _, _, _ string, args []string, in io.Reader, out,
+	said io.WriteCloser, _ bool, _ <-chan remotecommand.TerminalSize, _ time.Duration) error {
 	cmd := e.c.exec(ctx, args)
 	cmd.Stdin = in
 	if out != nil {
@@ -292,7 +301,8 @@ func (k *kubelet) patchStatus(ctx context.Context, pod *corev1.Pod, status corev
 	}
 	// By this kind of patch conditions that others have set stay.
 	k.untilDone(ctx, pod, func() error {
-		_, err := k.client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
+		_, err := k.client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, patch,
+			metav1.PatchOptions{}, "status")
 		return err
 	})
 }

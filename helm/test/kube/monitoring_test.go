@@ -21,8 +21,9 @@ const (
 	stateMetricsAddress = "127.0.0.1:9092"
 )
 
-// startMonitoring starts a Prometheus that scrapes all replicas and kube-state-metrics, and has the alerts of the project. It
-// looks each second, and what an alert would wait for is left out: a story has less patience than the people who are paged.
+// startMonitoring starts a Prometheus that scrapes all replicas and kube-state-metrics, and has the alerts of the
+// project. It looks each second, and what an alert would wait for is left out: a story has less patience than the
+// people who are paged.
 func (s *suite) startMonitoring(dir, binaries, rules string) error {
 	text, err := os.ReadFile(rules)
 	if err != nil {
@@ -49,9 +50,12 @@ scrape_configs:
 		return err
 	}
 	return errors.Join(
-		s.Run(filepath.Join(binaries, "kube-state-metrics"), "--kubeconfig", s.Kubeconfig, "--host=127.0.0.1", "--port=9092",
-			"--telemetry-host=127.0.0.1", "--telemetry-port=9093", "--resources=persistentvolumeclaims,pods,jobs,statefulsets"),
-		s.Run(filepath.Join(binaries, "prometheus"), "--config.file", dir+"/prometheus.yaml", "--storage.tsdb.path", dir+"/tsdb",
+		s.Run(filepath.Join(binaries, "kube-state-metrics"), "--kubeconfig", s.Kubeconfig, "--host=127.0.0.1",
+			"--port=9092",
+			"--telemetry-host=127.0.0.1", "--telemetry-port=9093",
+			"--resources=persistentvolumeclaims,pods,jobs,statefulsets"),
+		s.Run(filepath.Join(binaries, "prometheus"), "--config.file", dir+"/prometheus.yaml", "--storage.tsdb.path",
+			dir+"/tsdb",
 			"--web.listen-address", prometheusAddress),
 	)
 }

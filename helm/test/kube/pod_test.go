@@ -154,7 +154,8 @@ func (w *podWorker) ended(c *container) (over bool) {
 		w.mu.Lock()
 		w.restarts++
 		w.mu.Unlock()
-		w.patch(corev1.PodRunning, waiting("CrashLoopBackOff", fmt.Sprintf("the container ended with exit code %d", c.exitCode())))
+		w.patch(corev1.PodRunning, waiting("CrashLoopBackOff",
+			fmt.Sprintf("the container ended with exit code %d", c.exitCode())))
 		return false
 	}
 }
@@ -195,10 +196,12 @@ func (w *podWorker) startContainer() (*container, error) {
 	security, podSecurity := w.spec().SecurityContext, w.pod.Spec.SecurityContext
 	spec := containerSpec{
 		Hostname: w.pod.Name, Address: w.address, Root: root, ReadOnlyRoot: *security.ReadOnlyRootFilesystem,
-		NoNewPrivileges: !*security.AllowPrivilegeEscalation, DropCapabilities: slices.Contains(security.Capabilities.Drop, "ALL"),
-		UID: int(*podSecurity.RunAsUser), GID: int(*podSecurity.RunAsGroup), Groups: []int{int(*podSecurity.FSGroup)},
+		NoNewPrivileges:  !*security.AllowPrivilegeEscalation,
+		DropCapabilities: slices.Contains(security.Capabilities.Drop, "ALL"),
+		UID:              int(*podSecurity.RunAsUser), GID: int(*podSecurity.RunAsGroup), Groups: []int{int(*podSecurity.FSGroup)},
 		Args: append([]string{"/postbridge"}, w.spec().Args...), Env: environment,
-		Mounts: []mount{{From: program, To: "/postbridge", ReadOnly: true}, {From: "/etc/hosts", To: "/etc/hosts", ReadOnly: true}},
+		Mounts: []mount{{From: program, To: "/postbridge", ReadOnly: true},
+			{From: "/etc/hosts", To: "/etc/hosts", ReadOnly: true}},
 	}
 	for _, m := range w.spec().VolumeMounts {
 		spec.Mounts = append(spec.Mounts, mount{From: volumes[m.Name], To: m.MountPath, ReadOnly: m.ReadOnly})
@@ -225,7 +228,8 @@ func supported(pod *corev1.Pod) error {
 		return errors.New("the kubelet of the test knows no command, envFrom, startupProbe or workingDir")
 	case hook != nil && (hook.PostStart != nil || hook.PreStop != nil && hook.PreStop.Sleep == nil):
 		return errors.New("of hooks, the kubelet of the test knows a preStop that sleeps")
-	case security == nil || security.RunAsUser != nil || security.ReadOnlyRootFilesystem == nil || security.AllowPrivilegeEscalation == nil || security.Capabilities == nil:
+	case security == nil || security.RunAsUser != nil || security.ReadOnlyRootFilesystem == nil ||
+		security.AllowPrivilegeEscalation == nil || security.Capabilities == nil:
 		return errors.New("the kubelet of the test wants a container that says what it may do, as the user of the pod")
 	case podSecurity.RunAsUser == nil || podSecurity.RunAsGroup == nil || podSecurity.FSGroup == nil:
 		return errors.New("the kubelet of the test wants a pod with a user, a group and a group of its volumes")
@@ -255,8 +259,8 @@ func openLog(path string) (*os.File, error) {
 	return os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 }
 
-// environment is that of the spec, and, if the spec does not say otherwise, what Kubernetes adds for each Service of the
-// namespace.
+// environment is that of the spec, and, if the spec does not say otherwise, what Kubernetes adds for each Service of
+// the namespace.
 func (w *podWorker) environment() ([]string, error) {
 	var all []string
 	if links := w.pod.Spec.EnableServiceLinks; links == nil || *links {
@@ -314,7 +318,8 @@ func (w *podWorker) ask(ctx context.Context, p *corev1.Probe, tell func(ok bool)
 	}
 	url := fmt.Sprintf("http://%s:%d%s", w.address, w.port(p.HTTPGet.Port), p.HTTPGet.Path)
 	failures := int32(0)
-	for more := sleep(ctx, max(time.Duration(p.InitialDelaySeconds)*time.Second, time.Second/10)); more; more = sleep(ctx, time.Duration(p.PeriodSeconds)*time.Second) {
+	for more := sleep(ctx, max(time.Duration(p.InitialDelaySeconds)*time.Second,
+		time.Second/10)); more; more = sleep(ctx, time.Duration(p.PeriodSeconds)*time.Second) {
 		resp, err := client.Get(url)
 		if err == nil {
 			_ = resp.Body.Close()
@@ -374,7 +379,8 @@ func (w *podWorker) patchLocked(phase corev1.PodPhase, state corev1.ContainerSta
 	}
 	started := state.Running != nil
 	status := corev1.PodStatus{
-		Phase: phase, HostIP: "127.0.0.1", PodIP: w.address, PodIPs: []corev1.PodIP{{IP: w.address}}, StartTime: &w.startTime,
+		Phase: phase, HostIP: "127.0.0.1", PodIP: w.address, PodIPs: []corev1.PodIP{{IP: w.address}},
+		StartTime: &w.startTime,
 		Conditions: []corev1.PodCondition{
 			{Type: corev1.PodScheduled, Status: corev1.ConditionTrue, LastTransitionTime: w.startTime},
 			{Type: corev1.PodInitialized, Status: corev1.ConditionTrue, LastTransitionTime: w.startTime},

@@ -84,7 +84,8 @@ const (
 // buildImages makes what the image postbridge:<version> is made of: the binary of that release.
 func buildImages(dir string) error {
 	for _, version := range []string{firstVersion, nextVersion} {
-		cmd := exec.Command("make", "--no-print-directory", "release", "VERSION="+version, "OUT="+image(dir, "postbridge:"+version))
+		cmd := exec.Command("make", "--no-print-directory", "release", "VERSION="+version,
+			"OUT="+image(dir, "postbridge:"+version))
 		cmd.Dir = top
 		if said, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("make release: %w\n%s", err, said)
@@ -115,8 +116,8 @@ func makeBridge() error {
 	if err != nil {
 		return err
 	}
-	// Without an address of its own the bridge takes the lowest of its ports', and a pod that comes or goes may change that:
-	// for half a minute the others would send to the one that was.
+	// Without an address of its own the bridge takes the lowest of its ports', and a pod that comes or goes may
+	// change that: for half a minute the others would send to the one that was.
 	address := net.HardwareAddr{0x02, 0, 0, 0, 0, 0x01}
 	bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: bridgeName, HardwareAddr: address}}
 	if err := errors.Join(netlink.LinkSetUp(lo), netlink.LinkAdd(bridge)); err != nil {

@@ -17,8 +17,8 @@ import (
 
 const storageClass = "standard"
 
-// storage gives each claim a directory, which any node can reach, as a disk in the network would be. It keeps what is on
-// it even when the claim is deleted, for the tests to look at.
+// storage gives each claim a directory, which any node can reach, as a disk in the network would be. It keeps what is
+// on it even when the claim is deleted, for the tests to look at.
 type storage struct {
 	client kubernetes.Interface
 	dir    string
@@ -26,7 +26,8 @@ type storage struct {
 
 func (s *storage) start(ctx context.Context, f informers.SharedInformerFactory) error {
 	class := &storagev1.StorageClass{
-		ObjectMeta:  metav1.ObjectMeta{Name: storageClass, Annotations: map[string]string{"storageclass.kubernetes.io/is-default-class": "true"}},
+		ObjectMeta: metav1.ObjectMeta{Name: storageClass,
+			Annotations: map[string]string{"storageclass.kubernetes.io/is-default-class": "true"}},
 		Provisioner: "test/directories",
 	}
 	if _, err := s.client.StorageV1().StorageClasses().Create(ctx, class, metav1.CreateOptions{}); err != nil {
@@ -51,13 +52,15 @@ func (s *storage) provide(ctx context.Context, claim *corev1.PersistentVolumeCla
 			StorageClassName:              storageClass,
 			PersistentVolumeReclaimPolicy: corev1.PersistentVolumeReclaimRetain,
 			PersistentVolumeSource:        corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: filepath.Join(s.dir, name)}},
-			ClaimRef:                      &corev1.ObjectReference{Namespace: claim.Namespace, Name: claim.Name, UID: claim.UID},
+			ClaimRef: &corev1.ObjectReference{Namespace: claim.Namespace, Name: claim.Name,
+				UID: claim.UID},
 		},
 	}
 	if err := os.MkdirAll(volume.Spec.HostPath.Path, 0o755); err != nil {
 		panic(err)
 	}
-	if _, err := s.client.CoreV1().PersistentVolumes().Create(ctx, volume, metav1.CreateOptions{}); err != nil && ctx.Err() == nil {
+	if _, err := s.client.CoreV1().PersistentVolumes().Create(ctx, volume, metav1.CreateOptions{}); err != nil &&
+		ctx.Err() == nil {
 		panic(err)
 	}
 }

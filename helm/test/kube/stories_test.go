@@ -95,7 +95,8 @@ func startSuite(t *testing.T) *suite {
 	}
 	binaries := os.Getenv("KUBE_TOOLS") // see the Makefile
 	for name, target := range map[string]string{
-		"helm": os.Getenv("HELM"), "kubectl": binaries + "/kubectl", "postbridge": image(s.dir, "postbridge:"+firstVersion),
+		"helm": os.Getenv("HELM"), "kubectl": binaries + "/kubectl",
+		"postbridge": image(s.dir, "postbridge:"+firstVersion),
 	} {
 		if _, err := os.Stat(target); err != nil {
 			t.Fatalf("%s: %v; run it with make kube-test", name, err)
@@ -117,7 +118,8 @@ func startSuite(t *testing.T) *suite {
 	f.Start(ctx.Done())
 	pods := new(addresses)
 	for _, node := range []string{"a", "b", "c"} {
-		k := &kubelet{client: s.Client, node: node, dir: t.TempDir(), addresses: pods, image: func(name string) string { return image(s.dir, name) }}
+		k := &kubelet{client: s.Client, node: node, dir: t.TempDir(), addresses: pods,
+			image: func(name string) string { return image(s.dir, name) }}
 		if err := k.start(ctx, t); err != nil {
 			t.Fatal(err)
 		}
@@ -137,9 +139,10 @@ func (s *suite) setUp(e *testscript.Env) error {
 	namespace := strings.TrimPrefix(filepath.Base(e.WorkDir), "script-")
 	st := &story{t: e.T().(testing.TB)}
 	e.Values[storyKey{}] = st
-	if _, err := s.Client.CoreV1().Namespaces().Create(context.Background(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
-		Name: namespace, Labels: map[string]string{"pod-security.kubernetes.io/enforce": "restricted"},
-	}}, metav1.CreateOptions{}); err != nil {
+	if _, err := s.Client.CoreV1().Namespaces().Create(context.Background(),
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
+			Name: namespace, Labels: map[string]string{"pod-security.kubernetes.io/enforce": "restricted"},
+		}}, metav1.CreateOptions{}); err != nil {
 		return err
 	}
 	config, err := clientcmd.LoadFromFile(s.Kubeconfig)
@@ -162,7 +165,8 @@ func (s *suite) setUp(e *testscript.Env) error {
 			st.t.Log(s.state(namespace))
 		}
 		// What still ran would be in the way of the other stories.
-		if err := s.Client.CoreV1().Namespaces().Delete(context.Background(), namespace, metav1.DeleteOptions{}); err != nil {
+		if err := s.Client.CoreV1().Namespaces().Delete(context.Background(), namespace,
+			metav1.DeleteOptions{}); err != nil {
 			st.t.Error(err)
 		}
 		if st.nats != nil {
@@ -182,7 +186,8 @@ func (s *suite) state(namespace string) string {
 		{"get", "pods,jobs,pvc", "--output", "wide"}, {"get", "events", "--sort-by", ".lastTimestamp"},
 		{"logs", "--selector", "app.kubernetes.io/name=postbridge", "--prefix", "--tail", "50"},
 	} {
-		cmd := exec.Command(filepath.Join(s.tools, "kubectl"), append([]string{"--kubeconfig", s.Kubeconfig, "--namespace", namespace}, args...)...)
+		cmd := exec.Command(filepath.Join(s.tools, "kubectl"),
+			append([]string{"--kubeconfig", s.Kubeconfig, "--namespace", namespace}, args...)...)
 		said, _ := cmd.CombinedOutput() // if that fails, it says so
 		fmt.Fprintf(&b, "kubectl %s\n%s\n", strings.Join(args, " "), said)
 	}
@@ -233,7 +238,8 @@ func (s *suite) cmdEventually(ts *testscript.TestScript, _ bool, args []string) 
 	})
 }
 
-// cmdStored looks for what send has noted as acknowledged on the bus that the environment says, each once: `stored FILE`.
+// cmdStored looks for what send has noted as acknowledged on the bus that the environment says, each once: `stored
+// FILE`.
 func (s *suite) cmdStored(ts *testscript.TestScript, _ bool, args []string) {
 	acked := make(map[string]bool)
 	for line := range strings.Lines(ts.ReadFile(args[0])) {

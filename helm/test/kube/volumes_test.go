@@ -65,7 +65,8 @@ func (k *kubelet) claimed(ctx context.Context, pod *corev1.Pod, name string) (st
 
 // writeSecret writes the files of a Secret as the kubelet does: all at once, by changing what the link ..data leads to.
 // What is there already and the same stays.
-func (k *kubelet) writeSecret(ctx context.Context, pod *corev1.Pod, source *corev1.SecretVolumeSource, at string) error {
+func (k *kubelet) writeSecret(ctx context.Context, pod *corev1.Pod, source *corev1.SecretVolumeSource,
+	at string) error {
 	secret, err := k.client.CoreV1().Secrets(pod.Namespace).Get(ctx, source.SecretName, metav1.GetOptions{})
 	if err != nil {
 		return err
@@ -110,7 +111,8 @@ func (k *kubelet) writeSecret(ctx context.Context, pod *corev1.Pod, source *core
 		return err
 	}
 	for name := range files {
-		if err := os.Symlink(filepath.Join("..data", name), filepath.Join(at, name)); err != nil && !errors.Is(err, os.ErrExist) {
+		if err := os.Symlink(filepath.Join("..data", name), filepath.Join(at, name)); err != nil &&
+			!errors.Is(err, os.ErrExist) {
 			return err
 		}
 	}

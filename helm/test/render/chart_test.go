@@ -53,29 +53,41 @@ func renderings(t *testing.T) (all []rendering) {
 	switches := map[string][]string{
 		"plain":      nil,
 		"monitoring": {"--set", "serviceMonitor.enabled=true,prometheusRule.enabled=true,dashboard.enabled=true"},
-		"labels": {"--set-json", `serviceMonitor={"enabled":true,"labels":{"release":"a"}}`, "--set-json", `prometheusRule={"enabled":true,"labels":{"release":"a"},"runbook":"https://runbooks.example.com/postbridge"}`,
-			"--set-json", `podLabels={"team":"orders"}`, "--set-json", `podAnnotations={"note":"x"}`, "--set-json", `serviceAccount={"annotations":{"a":"b"}}`},
-		"ingress":   {"--set", "ingress.enabled=true,ingress.host=postbacks.example.com,ingress.className=nginx,ingress.tlsSecret=tls", "--set-json", `ingress.annotations={"a":"b"}`},
-		"httproute": {"--set", "httpRoute.enabled=true,httpRoute.hostnames={postbacks.example.com}", "--set-json", `httpRoute.parentRefs=[{"name":"public","namespace":"gateway"}]`},
-		"off":       {"--set", "networkPolicy.enabled=false,podDisruptionBudget.enabled=false,topologySpreadConstraints=null"},
-		"pods": {"--set-json", `nodeSelector={"disk":"ssd"}`, "--set-json", `tolerations=[{"key":"edge","operator":"Exists"}]`, "--set", "priorityClassName=system-cluster-critical,imagePullSecrets={registry}",
+		"labels": {"--set-json", `serviceMonitor={"enabled":true,"labels":{"release":"a"}}`, "--set-json",
+			`prometheusRule={"enabled":true,"labels":{"release":"a"},"runbook":"https://runbooks.example.com/postbridge"}`,
+			"--set-json", `podLabels={"team":"orders"}`, "--set-json", `podAnnotations={"note":"x"}`, "--set-json",
+			`serviceAccount={"annotations":{"a":"b"}}`},
+		"ingress": {"--set", "ingress.enabled=true,ingress.host=postbacks.example.com,ingress.className=nginx,ingress.tlsSecret=tls", "--set-json", `ingress.annotations={"a":"b"}`},
+		"httproute": {"--set", "httpRoute.enabled=true,httpRoute.hostnames={postbacks.example.com}", "--set-json",
+			`httpRoute.parentRefs=[{"name":"public","namespace":"gateway"}]`},
+		"off": {"--set", "networkPolicy.enabled=false,podDisruptionBudget.enabled=false,topologySpreadConstraints=null"},
+		"pods": {"--set-json", `nodeSelector={"disk":"ssd"}`, "--set-json",
+			`tolerations=[{"key":"edge","operator":"Exists"}]`, "--set",
+			"priorityClassName=system-cluster-critical,imagePullSecrets={registry}",
 			"--set-json", `affinity={"nodeAffinity":{"requiredDuringSchedulingIgnoredDuringExecution":{"nodeSelectorTerms":[{"matchExpressions":[{"key":"disk","operator":"Exists"}]}]}}}`,
-			"--set-json", `resources={"limits":{"cpu":"1","memory":"1Gi"}}`, "--set", "image.digest=sha256:" + strings.Repeat("0", 64)},
-		"extra":    {"--set-json", `extraEnv=[{"name":"GOMEMLIMIT","value":"400MiB"}]`, "--set-json", `extraVolumes=[{"name":"more","emptyDir":{}}]`, "--set-json", `extraVolumeMounts=[{"name":"more","mountPath":"/more"}]`},
-		"service":  {"--set", "service.type=LoadBalancer,service.port=8443,fullnameOverride=edge", "--set-json", `service.annotations={"a":"b"}`},
-		"tls":      {"--set", "tls.existingSecret=edge-tls,maxConnections=4096,idleTimeout=75s"},
-		"token":    {"--set", "secret.data=null,secret.existingSecret=s,secret.keys={KITE_SECRETS,ADMIN_TOKEN},serviceMonitor.enabled=true"},
-		"storage":  {"--set", "persistence.storageClass=fast,persistence.accessMode=ReadWriteOncePod,persistence.size=100Gi"},
-		"settings": {"--set-string", "dhan.clientIds={1000000001,1000000002}", "--set", "secret.data=null,secret.existingSecret=s,secret.keys={KITE_SECRETS,DHAN_TOKENS},kite.checksum=user_id,prefix=desk1,nats.maxBytes=10GiB,log.level=debug,log.format=text"},
+			"--set-json", `resources={"limits":{"cpu":"1","memory":"1Gi"}}`, "--set", "image.digest=sha256:" +
+				strings.Repeat("0", 64)},
+		"extra": {"--set-json", `extraEnv=[{"name":"GOMEMLIMIT","value":"400MiB"}]`, "--set-json",
+			`extraVolumes=[{"name":"more","emptyDir":{}}]`, "--set-json",
+			`extraVolumeMounts=[{"name":"more","mountPath":"/more"}]`},
+		"service": {"--set", "service.type=LoadBalancer,service.port=8443,fullnameOverride=edge", "--set-json",
+			`service.annotations={"a":"b"}`},
+		"tls":     {"--set", "tls.existingSecret=edge-tls,maxConnections=4096,idleTimeout=75s"},
+		"token":   {"--set", "secret.data=null,secret.existingSecret=s,secret.keys={KITE_SECRETS,ADMIN_TOKEN},serviceMonitor.enabled=true"},
+		"storage": {"--set", "persistence.storageClass=fast,persistence.accessMode=ReadWriteOncePod,persistence.size=100Gi"},
+		"settings": {"--set-string", "dhan.clientIds={1000000001,1000000002}", "--set",
+			"secret.data=null,secret.existingSecret=s,secret.keys={KITE_SECRETS,DHAN_TOKENS},kite.checksum=user_id,prefix=desk1,nats.maxBytes=10GiB,log.level=debug,log.format=text"},
 	}
 	onBus := map[string][]string{
-		"drain":  {"--set", "drain.ordinals={3,4}"},
-		"both":   {"--set", `publish=nats\,kafka,nats.url=tls://a:4222\,tls://b:4223,nats.user=edge,kafka.brokers={a:9092,b:9093},nats.tls.existingSecret=n,nats.tls.cert=tls.crt,nats.tls.key=tls.key,kafka.tls.existingSecret=k,kafka.tls.cert=tls.crt,kafka.tls.key=tls.key,drain.ordinals={5}`},
-		"peers":  {"--set-json", `networkPolicy.busTo=[{"ipBlock":{"cidr":"10.0.0.0/8"}}]`, "--set", "networkPolicy.busPorts={4222,9092}", "--set-json", `networkPolicy.adminFrom=[]`},
+		"drain": {"--set", "drain.ordinals={3,4}"},
+		"both":  {"--set", `publish=nats\,kafka,nats.url=tls://a:4222\,tls://b:4223,nats.user=edge,kafka.brokers={a:9092,b:9093},nats.tls.existingSecret=n,nats.tls.cert=tls.crt,nats.tls.key=tls.key,kafka.tls.existingSecret=k,kafka.tls.cert=tls.crt,kafka.tls.key=tls.key,drain.ordinals={5}`},
+		"peers": {"--set-json", `networkPolicy.busTo=[{"ipBlock":{"cidr":"10.0.0.0/8"}}]`, "--set",
+			"networkPolicy.busPorts={4222,9092}", "--set-json", `networkPolicy.adminFrom=[]`},
 		"logins": {"--set", "secret.existingSecret=s,secret.keys={KITE_SECRETS,KITE_TOKENS,DHAN_TOKENS,NATS_CREDS,NATS_PASSWORD,NATS_TOKEN,KAFKA_PASSWORD},drain.ordinals={3}", "--set", `publish=nats\,kafka,nats.url=nats://nats-2\,nats://10.0.0.5\,nats://nats-1:4333/,kafka.brokers={a:9092}`},
 	}
 	// What is left in the Secret of a bus that is not published to any more.
-	onBus["moved"] = append(slices.Clone(onBus["logins"][:2]), "--set", "publish=kafka,kafka.brokers={a:9092},drain.ordinals={3}")
+	onBus["moved"] = append(slices.Clone(onBus["logins"][:2]), "--set",
+		"publish=kafka,kafka.brokers={a:9092},drain.ordinals={3}")
 	for _, file := range examples(t) {
 		name := strings.TrimSuffix(filepath.Base(file), ".yaml")
 		some := maps.Clone(switches)
@@ -102,7 +114,8 @@ func helm(args ...string) (string, error) {
 }
 
 func template(args ...string) (string, error) {
-	return helm(append([]string{"template", "postbridge", chart, "--namespace", "orders", "--kube-version", "1.37.0"}, args...)...)
+	return helm(append([]string{"template", "postbridge", chart, "--namespace", "orders", "--kube-version", "1.37.0"},
+		args...)...)
 }
 
 func (r rendering) render(t *testing.T) string {
@@ -172,7 +185,8 @@ func TestGolden(t *testing.T) {
 			t.Fatal(err)
 		}
 		if text != string(want) {
-			t.Errorf("%s is stale; go test ./render -update writes it anew, if that is what was meant. Rendered:\n%s", golden, text)
+			t.Errorf("%s is stale; go test ./render -update writes it anew, if that is what was meant. Rendered:\n%s",
+				golden, text)
 		}
 	}
 }
@@ -263,7 +277,8 @@ func TestInvariants(t *testing.T) {
 func checkStatefulSet(t *testing.T, s *appsv1.StatefulSet) {
 	t.Helper()
 	retention := s.Spec.PersistentVolumeClaimRetentionPolicy
-	if retention == nil || retention.WhenDeleted != appsv1.RetainPersistentVolumeClaimRetentionPolicyType || retention.WhenScaled != appsv1.RetainPersistentVolumeClaimRetentionPolicyType {
+	if retention == nil || retention.WhenDeleted != appsv1.RetainPersistentVolumeClaimRetentionPolicyType ||
+		retention.WhenScaled != appsv1.RetainPersistentVolumeClaimRetentionPolicyType {
 		t.Errorf("claims are not kept: %+v", retention)
 	}
 	if s.Spec.PodManagementPolicy != appsv1.ParallelPodManagement {
@@ -293,7 +308,8 @@ func checkStatefulSet(t *testing.T, s *appsv1.StatefulSet) {
 		t.Errorf("it is killed after %d s, and needs up to %d", grace, hook.Seconds+stop)
 	}
 	for _, constraint := range pod.Spec.TopologySpreadConstraints {
-		if constraint.LabelSelector == nil || !maps.Equal(constraint.LabelSelector.MatchLabels, s.Spec.Selector.MatchLabels) {
+		if constraint.LabelSelector == nil ||
+			!maps.Equal(constraint.LabelSelector.MatchLabels, s.Spec.Selector.MatchLabels) {
 			t.Errorf("%s spreads others", constraint.TopologyKey)
 		}
 	}
@@ -303,10 +319,12 @@ func checkStatefulSet(t *testing.T, s *appsv1.StatefulSet) {
 func checkPod(t *testing.T, pod *corev1.PodTemplateSpec) {
 	t.Helper()
 	s := pod.Spec
-	if s.EnableServiceLinks == nil || *s.EnableServiceLinks || s.AutomountServiceAccountToken == nil || *s.AutomountServiceAccountToken {
+	if s.EnableServiceLinks == nil || *s.EnableServiceLinks || s.AutomountServiceAccountToken == nil ||
+		*s.AutomountServiceAccountToken {
 		t.Error("service links or a token of the service account are in the pod")
 	}
-	if p := s.SecurityContext; p == nil || p.RunAsNonRoot == nil || !*p.RunAsNonRoot || p.RunAsUser == nil || *p.RunAsUser == 0 || p.FSGroup == nil ||
+	if p := s.SecurityContext; p == nil || p.RunAsNonRoot == nil || !*p.RunAsNonRoot || p.RunAsUser == nil ||
+		*p.RunAsUser == 0 || p.FSGroup == nil ||
 		p.SeccompProfile == nil || p.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
 		t.Errorf("security context of the pod: %+v", p)
 	}
@@ -318,8 +336,10 @@ func checkPod(t *testing.T, pod *corev1.PodTemplateSpec) {
 		}
 	}
 	for _, c := range s.Containers {
-		if p := c.SecurityContext; p == nil || p.AllowPrivilegeEscalation == nil || *p.AllowPrivilegeEscalation || p.ReadOnlyRootFilesystem == nil || !*p.ReadOnlyRootFilesystem ||
-			p.Capabilities == nil || !slices.Equal(p.Capabilities.Drop, []corev1.Capability{"ALL"}) || len(p.Capabilities.Add) > 0 {
+		if p := c.SecurityContext; p == nil || p.AllowPrivilegeEscalation == nil || *p.AllowPrivilegeEscalation ||
+			p.ReadOnlyRootFilesystem == nil || !*p.ReadOnlyRootFilesystem ||
+			p.Capabilities == nil || !slices.Equal(p.Capabilities.Drop, []corev1.Capability{"ALL"}) ||
+			len(p.Capabilities.Add) > 0 {
 			t.Errorf("security context of %s: %+v", c.Name, p)
 		}
 		mounted := make(map[string]string) // path -> volume
@@ -352,7 +372,8 @@ func fileIsThere(path string, mounted map[string]string, volumes map[string]core
 	if !ok || v.Secret == nil {
 		return false
 	}
-	return v.Secret.Items == nil || slices.ContainsFunc(v.Secret.Items, func(i corev1.KeyToPath) bool { return i.Path == filepath.Base(path) })
+	return v.Secret.Items == nil || slices.ContainsFunc(v.Secret.Items,
+		func(i corev1.KeyToPath) bool { return i.Path == filepath.Base(path) })
 }
 
 // checkDrain wants a Job to have the volume of a replica, its bus, and nothing of brokers.
@@ -370,19 +391,22 @@ func checkDrain(t *testing.T, s *appsv1.StatefulSet, j *batchv1.Job) {
 	}
 	ordinal := strings.TrimPrefix(claim, "postbridge-spool-"+s.Name+"-")
 	if want := fmt.Sprintf("%s-drain-%s-1", s.Name, ordinal); j.Name != want || claim == ordinal {
-		t.Errorf("Job %s has the volume %s; the alert for a volume left behind knows the Job as %s", j.Name, claim, want)
+		t.Errorf("Job %s has the volume %s; the alert for a volume left behind knows the Job as %s", j.Name, claim,
+			want)
 	}
 	replica := environment(&s.Spec.Template)
 	for name, value := range environment(pod) {
 		if replica[name] != value {
 			t.Errorf("%s is %q for the drain, %q for the replica", name, value, replica[name])
 		}
-		if strings.Contains(name, "KITE") || strings.Contains(name, "DHAN") || strings.HasPrefix(name, "POSTBRIDGE_TLS_") || strings.Contains(name, "ADMIN") {
+		if strings.Contains(name, "KITE") || strings.Contains(name, "DHAN") ||
+			strings.HasPrefix(name, "POSTBRIDGE_TLS_") || strings.Contains(name, "ADMIN") {
 			t.Errorf("the drain has %s", name)
 		}
 	}
 	for name := range replica {
-		if _, ok := environment(pod)[name]; !ok && (strings.Contains(name, "_NATS_") || strings.Contains(name, "_KAFKA_")) {
+		if _, ok := environment(pod)[name]; !ok &&
+			(strings.Contains(name, "_NATS_") || strings.Contains(name, "_KAFKA_")) {
 			t.Errorf("the drain has no %s", name)
 		}
 	}
@@ -415,11 +439,13 @@ func checkService(t *testing.T, s *corev1.Service, set *appsv1.StatefulSet, jobs
 			t.Errorf("the Service %s selects the drain %s", s.Name, j.Name)
 		}
 	}
-	if !slices.ContainsFunc(set.Spec.Template.Spec.Containers[0].Ports, func(p corev1.ContainerPort) bool { return p.Name == s.Spec.Ports[0].TargetPort.StrVal }) {
+	if !slices.ContainsFunc(set.Spec.Template.Spec.Containers[0].Ports,
+		func(p corev1.ContainerPort) bool { return p.Name == s.Spec.Ports[0].TargetPort.StrVal }) {
 		t.Errorf("the Service %s is for the port %s, which no replica has", s.Name, s.Spec.Ports[0].TargetPort.StrVal)
 	}
 	want := "http"
-	if s.Spec.Ports[0].TargetPort.StrVal == "ingest" && environment(&set.Spec.Template)["POSTBRIDGE_TLS_CERT_FILE"] != "" {
+	if s.Spec.Ports[0].TargetPort.StrVal == "ingest" &&
+		environment(&set.Spec.Template)["POSTBRIDGE_TLS_CERT_FILE"] != "" {
 		want = "https"
 	}
 	if got := s.Spec.Ports[0].AppProtocol; got == nil || *got != want {
@@ -452,8 +478,10 @@ func checkServiceMonitor(t *testing.T, all []*unstructured.Unstructured) {
 			for name, value := range selector {
 				selects = selects && s.Labels[name] == value
 			}
-			if headless := s.Spec.ClusterIP == corev1.ClusterIPNone; selects != headless || headless && s.Spec.Ports[0].Name != port {
-				t.Errorf("the ServiceMonitor selects %v of port %v; the Service %s: %v", selector, port, s.Name, selects)
+			if headless := s.Spec.ClusterIP == corev1.ClusterIPNone; selects != headless || headless &&
+				s.Spec.Ports[0].Name != port {
+				t.Errorf("the ServiceMonitor selects %v of port %v; the Service %s: %v", selector, port, s.Name,
+					selects)
 			}
 		}
 	}
@@ -477,7 +505,8 @@ func checkNetworkPolicy(t *testing.T, p *networkingv1.NetworkPolicy, environ map
 	if strings.HasSuffix(t.Name(), "/peers") { // sets them
 		want[4222], want[9092] = true, true
 	} else {
-		for server := range strings.SplitSeq(environ["POSTBRIDGE_NATS_URL"]+","+environ["POSTBRIDGE_KAFKA_BROKERS"], ",") {
+		for server := range strings.SplitSeq(environ["POSTBRIDGE_NATS_URL"]+","+environ["POSTBRIDGE_KAFKA_BROKERS"],
+			",") {
 			if server == "" {
 				continue
 			}

@@ -17,8 +17,8 @@ import (
 	"github.com/postbridge/postbridge/helm/test/controlplane"
 )
 
-// TestTaken has a real API server take all renderings: every field is known to it, every value allowed, and the pods are
-// "restricted". It says so of what is wrong with one, too.
+// TestTaken has a real API server take all renderings: every field is known to it, every value allowed, and the pods
+// are "restricted". It says so of what is wrong with one, too.
 func TestTaken(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
@@ -38,7 +38,8 @@ func TestTaken(t *testing.T) {
 	}
 	// apply has the server check what was rendered, and returns what it says if it is not content.
 	apply := func(text string) string {
-		cmd := exec.CommandContext(ctx, filepath.Join(tools, "kubectl"), "--kubeconfig", server.Kubeconfig, "--namespace", "orders",
+		cmd := exec.CommandContext(ctx, filepath.Join(tools, "kubectl"), "--kubeconfig", server.Kubeconfig,
+			"--namespace", "orders",
 			"apply", "--dry-run=server", "--validate=strict", "--filename", "-")
 		cmd.Stdin = strings.NewReader(text)
 		said, err := cmd.CombinedOutput()
@@ -57,12 +58,15 @@ func TestTaken(t *testing.T) {
 	}
 	good := rendering{args: []string{"--values", chart + "/examples/nats.yaml"}}.render(t)
 	for from, bad := range map[string]struct{ to, said string }{
-		"enableServiceLinks:":            {"enableServiceLink:", `unknown field "spec.template.spec.enableServiceLink"`},
-		"runAsNonRoot: true":             {"runAsNonRoot: false", "runAsNonRoot != true"},
-		"whenScaled: Retain":             {"whenScaled: Keep", `Unsupported value: "Keep"`},
-		"endpoints:\n":                   {"endpoint:\n", `unknown field "spec.endpoint"`},
-		"alert: PostbridgeNotReady":      {"alarm: PostbridgeNotReady", `unknown field "spec.groups[0].rules[0].alarm"`},
-		"persistentVolumeClaimRetention": {"persistentVolumeClaimRetain", `unknown field "spec.persistentVolumeClaimRetainPolicy"`},
+		"enableServiceLinks:": {"enableServiceLink:",
+			`unknown field "spec.template.spec.enableServiceLink"`},
+		"runAsNonRoot: true": {"runAsNonRoot: false", "runAsNonRoot != true"},
+		"whenScaled: Retain": {"whenScaled: Keep", `Unsupported value: "Keep"`},
+		"endpoints:\n":       {"endpoint:\n", `unknown field "spec.endpoint"`},
+		"alert: PostbridgeNotReady": {"alarm: PostbridgeNotReady",
+			`unknown field "spec.groups[0].rules[0].alarm"`},
+		"persistentVolumeClaimRetention": {"persistentVolumeClaimRetain",
+			`unknown field "spec.persistentVolumeClaimRetainPolicy"`},
 	} {
 		if said := apply(strings.ReplaceAll(good, from, bad.to)); !strings.Contains(said, bad.said) {
 			t.Errorf("of %q in place of %q the server says %q", bad.to, from, said)
@@ -70,7 +74,8 @@ func TestTaken(t *testing.T) {
 	}
 }
 
-// TestRepairPod checks the Pod in the chart's README: it has the claim, the image and the security contexts of a replica.
+// TestRepairPod checks the Pod in the chart's README: it has the claim, the image and the security contexts of a
+// replica.
 func TestRepairPod(t *testing.T) {
 	rendered := objects(t, rendering{args: []string{"--values", chart + "/examples/nats.yaml"}}.render(t))
 	replica := of[appsv1.StatefulSet](t, rendered, "StatefulSet")[0]

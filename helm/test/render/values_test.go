@@ -153,8 +153,10 @@ func (s schema) walk(path string, visit func(string, schema)) {
 func obvious(path string) bool {
 	last := path[strings.LastIndex(path, ".")+1:]
 	return slices.Contains([]string{
-		"enabled", "annotations", "labels", "hostnames", "className", "host", "port", "type", "maxUnavailable", "accessMode",
-		"priorityClassName", "nodeSelector", "tolerations", "affinity", "podAnnotations", "podLabels", "resources", "interval",
+		"enabled", "annotations", "labels", "hostnames", "className", "host", "port", "type", "maxUnavailable",
+		"accessMode",
+		"priorityClassName", "nodeSelector", "tolerations", "affinity", "podAnnotations", "podLabels", "resources",
+		"interval",
 		"securityContext", "extraVolumes", "extraVolumeMounts", "ordinals",
 	}, last)
 }
