@@ -67,7 +67,7 @@ func (a *authority) issue(serial int64, lasts time.Duration) (certificate, key [
 		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), err
 }
 
-// issuing is an authority that a test needs, and what it issues.
+// issuing is a certificate authority with the certificates that it issued.
 func issuing(t testing.TB) (a *authority, issue func(serial int64) (certificate, key string)) {
 	t.Helper()
 	a, err := newAuthority()
@@ -106,11 +106,13 @@ func TestCertificateReload(t *testing.T) {
 			logged, unlike string
 		}{
 			{"as it was", func() {}, 1, 1, "", "TLS"},
-			{"the certificate alone", func() { rewrite(t, certPath, cert2) }, 1, 0, "do not load", ""},
-			{"its key, too", func() { rewrite(t, keyPath, key2) }, 2, 1, "new secrets are in force", ""},
-			{"no certificate", func() { rewrite(t, certPath, "s3cret") }, 2, 0, "do not load", "s3cret"},
+			{"the certificate alone", func() { rewrite(t, certPath, cert2) }, 1, 0,
+				"cannot load the certificate and its key", ""},
+			{"its key, too", func() { rewrite(t, keyPath, key2) }, 2, 1, "secrets reloaded", ""},
+			{"no certificate", func() { rewrite(t, certPath, "s3cret") }, 2, 0,
+				"cannot load the certificate and its key", "s3cret"},
 			{"the key is gone", func() { _ = os.Remove(keyPath) }, 2, 0, "no such file", ""},
-			{"as before", func() { rewrite(t, certPath, cert2); rewrite(t, keyPath, key2) }, 2, 1, "good again", ""},
+			{"as before", func() { rewrite(t, certPath, cert2); rewrite(t, keyPath, key2) }, 2, 1, "valid again", ""},
 		} {
 			step.do()
 			time.Sleep(pollInterval)
@@ -130,14 +132,15 @@ func TestCertificateReload(t *testing.T) {
 			text := log.String()
 			log.Reset()
 			credentials.files.mu.Unlock()
-			if !strings.Contains(text, step.logged) || step.unlike != "" && strings.Contains(text, step.unlike) || strings.Contains(text, "PRIVATE") {
+			if !strings.Contains(text, step.logged) || step.unlike != "" && strings.Contains(text, step.unlike) ||
+				strings.Contains(text, "PRIVATE") {
 				t.Errorf("%s: logged %q", step.name, text)
 			}
 		}
 	})
 }
 
-// TestServerTLS refuses what is older than TLS 1.2 and what is not HTTP/1.1.
+// TestServerTLS checks that TLS below 1.2 and protocols other than HTTP/1.1 are rejected.
 func TestServerTLS(t *testing.T) {
 	a, issue := issuing(t)
 	cert, key := issue(1)
@@ -189,7 +192,8 @@ func TestServerTLS(t *testing.T) {
 		}
 		_ = conn.Close()
 	}
-	if got, err := testValue(credentials.certificateExpiry()); err != nil || time.Until(time.Unix(int64(got), 0)).Round(time.Hour) != 24*time.Hour {
+	if got, err := testValue(credentials.certificateExpiry()); err != nil ||
+		time.Until(time.Unix(int64(got), 0)).Round(time.Hour) != 24*time.Hour {
 		t.Errorf("expires at %v, %v", got, err)
 	}
 }

@@ -33,114 +33,202 @@ func TestConfigErrors(t *testing.T) {
 	const kite = "KITE_SECRETS=1234=s3cret "
 	const kafka = kite + "PUBLISH=kafka KAFKA_BROKERS=b:9092 "
 	for _, test := range []struct{ environ, want string }{
-		{"", "no broker to take postbacks from; set POSTBRIDGE_KITE_SECRETS to app_id=api_secret, or POSTBRIDGE_DHAN_TOKENS"},
-		{"KITE_SECRETS= DHAN_TOKENS=", "no broker to take postbacks from; set POSTBRIDGE_KITE_SECRETS to app_id=api_secret, or POSTBRIDGE_DHAN_TOKENS"},
-		{"KITE_SECRET=1234=s3cret", "POSTBRIDGE_KITE_SECRET: there is no such setting; did you mean POSTBRIDGE_KITE_SECRETS?"},
+		{"",
+			"no broker to take postbacks from; set POSTBRIDGE_KITE_SECRETS to app_id=api_secret, or " +
+				"POSTBRIDGE_DHAN_TOKENS"},
+		{"KITE_SECRETS= DHAN_TOKENS=",
+			"no broker to take postbacks from; set POSTBRIDGE_KITE_SECRETS to app_id=api_secret, or " +
+				"POSTBRIDGE_DHAN_TOKENS"},
+		{"KITE_SECRET=1234=s3cret",
+			"POSTBRIDGE_KITE_SECRET: there is no such setting; did you mean POSTBRIDGE_KITE_SECRETS?"},
 		{kite + "PORTS=1", "POSTBRIDGE_PORTS: there is no such setting; unset it"},
 		{kite + "PORT=8080", "POSTBRIDGE_PORT: there is no such setting; unset it"},
 		{kite + "NATS_PORT=4222", "POSTBRIDGE_NATS_PORT: there is no such setting; unset it"},
 		{kite + "ADMIN_PORT=9090", "POSTBRIDGE_ADMIN_PORT: there is no such setting; unset it"},
 		{kite + "NATS_SERVICE=tcp://10.0.0.2:4222", "POSTBRIDGE_NATS_SERVICE: there is no such setting; unset it"},
 		{kite + "NATS_PORT_TCP=tcp://10.0.0.2:4222", "POSTBRIDGE_NATS_PORT_TCP: there is no such setting; unset it"},
-		{kite + "NATS_URLS=tcp://bus", "POSTBRIDGE_NATS_URLS: there is no such setting; did you mean POSTBRIDGE_NATS_URL?"},
+		{kite + "NATS_URLS=tcp://bus",
+			"POSTBRIDGE_NATS_URLS: there is no such setting; did you mean POSTBRIDGE_NATS_URL?"},
 		{kite + "PORT_8080_XTP=1", "POSTBRIDGE_PORT_8080_XTP: there is no such setting; unset it"},
 		{kite + "PUBLISH=kafka,kafka", "POSTBRIDGE_PUBLISH: names kafka twice; set it to nats, kafka or nats,kafka"},
-		{kite + "PUBLISH=redis NATS_URL=bus", "POSTBRIDGE_PUBLISH: \"redis\" is not a bus; set it to nats, kafka or nats,kafka"},
+		{kite + "PUBLISH=redis NATS_URL=bus",
+			"POSTBRIDGE_PUBLISH: \"redis\" is not a bus; set it to nats, kafka or nats,kafka"},
 		{kite + "PUBLISH=nats,", "POSTBRIDGE_PUBLISH: \"nats,\" has an empty entry; write it like one,two"},
 
 		{"KITE_SECRETS=1234=", "POSTBRIDGE_KITE_SECRETS: entry 1 has an empty secret; write it like app_id=api_secret"},
-		{"KITE_SECRETS=1234=a,s3cret", "POSTBRIDGE_KITE_SECRETS: entry 2 has no app id; write it like app_id=api_secret"},
+		{"KITE_SECRETS=1234=a,s3cret",
+			"POSTBRIDGE_KITE_SECRETS: entry 2 has no app id; write it like app_id=api_secret"},
 		{"KITE_SECRETS=1234=a,", "POSTBRIDGE_KITE_SECRETS: entry 2 has no app id; write it like app_id=api_secret"},
 		{"KITE_SECRETS==s3cret", "POSTBRIDGE_KITE_SECRETS: entry 1 has no app id; write it like app_id=api_secret"},
 		{"DHAN_TOKENS=s3cret,,x", "POSTBRIDGE_DHAN_TOKENS: entry 2 is empty; write it like token1,token2"},
-		{"DHAN_TOKENS=s3cret/x", "POSTBRIDGE_DHAN_TOKENS: entry 1 cannot be part of a path; use letters, digits, - and _"},
-		{kite + "KITE_SECRETS_FILE=/s", "POSTBRIDGE_KITE_SECRETS: is set together with POSTBRIDGE_KITE_SECRETS_FILE; unset one of them"},
-		{kite + "DHAN_TOKENS_FILE=/no/such", "POSTBRIDGE_DHAN_TOKENS_FILE: stat /no/such: no such file or directory; name a file that can be read again and again"},
-		{kite + "DHAN_TOKENS_FILE=/dev/null", "POSTBRIDGE_DHAN_TOKENS_FILE: it is not a regular file; name a file that can be read again and again"},
-		{kite + "KITE_CHECKSUM=order_id", "POSTBRIDGE_KITE_CHECKSUM: \"order_id\" is not known; set it to one of order_timestamp, user_id"},
-		{"DHAN_TOKENS=t KITE_TOKENS=s3cret", "POSTBRIDGE_KITE_TOKENS: is set but Kite is off; set POSTBRIDGE_KITE_SECRETS to app_id=api_secret, too"},
-		{kite + "DHAN_CLIENT_IDS=1", "POSTBRIDGE_DHAN_CLIENT_IDS: is set but Dhan is off; set POSTBRIDGE_DHAN_TOKENS, too"},
+		{"DHAN_TOKENS=s3cret/x",
+			"POSTBRIDGE_DHAN_TOKENS: entry 1 cannot be part of a path; use letters, digits, - and _"},
+		{kite + "KITE_SECRETS_FILE=/s",
+			"POSTBRIDGE_KITE_SECRETS: is set together with POSTBRIDGE_KITE_SECRETS_FILE; unset one of them"},
+		{kite + "DHAN_TOKENS_FILE=/no/such",
+			"POSTBRIDGE_DHAN_TOKENS_FILE: stat /no/such: no such file or directory; name a file that stays readable"},
+		{kite + "DHAN_TOKENS_FILE=/dev/null",
+			"POSTBRIDGE_DHAN_TOKENS_FILE: it is not a regular file; name a file that stays readable"},
+		{kite + "KITE_CHECKSUM=order_id",
+			"POSTBRIDGE_KITE_CHECKSUM: \"order_id\" is not known; set it to one of order_timestamp, user_id"},
+		{"DHAN_TOKENS=t KITE_TOKENS=s3cret",
+			"POSTBRIDGE_KITE_TOKENS: is set but Kite is off; set POSTBRIDGE_KITE_SECRETS to app_id=api_secret, too"},
+		{kite + "DHAN_CLIENT_IDS=1",
+			"POSTBRIDGE_DHAN_CLIENT_IDS: is set but Dhan is off; set POSTBRIDGE_DHAN_TOKENS, too"},
 
 		{kite + "LISTEN=8080", "POSTBRIDGE_LISTEN: \"8080\" is not an address; write it like 127.0.0.1:8080 or :8080"},
-		{kite + "ADMIN_LISTEN=:http", "POSTBRIDGE_ADMIN_LISTEN: \":http\" is not an address; write it like 127.0.0.1:8080 or :8080"},
-		{kite + "ADMIN_LISTEN=:8080", "POSTBRIDGE_ADMIN_LISTEN: is the same address as POSTBRIDGE_LISTEN; give it another port"},
-		{kite + "NATS_LISTEN=:65536", "POSTBRIDGE_NATS_LISTEN: \":65536\" is not an address; write it like 127.0.0.1:8080 or :8080"},
-		{kite + "MAX_BODY=64KB", "POSTBRIDGE_MAX_BODY: \"64KB\" is not a size; write it like 64KiB, 512MiB, 8GiB or a plain number of bytes"},
+		{kite + "ADMIN_LISTEN=:http",
+			"POSTBRIDGE_ADMIN_LISTEN: \":http\" is not an address; write it like 127.0.0.1:8080 or :8080"},
+		{kite + "ADMIN_LISTEN=:8080",
+			"POSTBRIDGE_ADMIN_LISTEN: is the same address as POSTBRIDGE_LISTEN; give it another port"},
+		{kite + "NATS_LISTEN=:65536",
+			"POSTBRIDGE_NATS_LISTEN: \":65536\" is not an address; write it like 127.0.0.1:8080 or :8080"},
+		{kite + "MAX_BODY=64KB",
+			"POSTBRIDGE_MAX_BODY: \"64KB\" is not a size; write it like 64KiB, 512MiB, 8GiB or a plain number of " +
+				"bytes"},
 		{kite + "MAX_BODY=5MiB", "POSTBRIDGE_MAX_BODY: 5MiB is out of range; set it between 1KiB and 4MiB"},
 		{kite + "MAX_BODY=1023", "POSTBRIDGE_MAX_BODY: 1023 is out of range; set it between 1KiB and 4MiB"},
 		{kite + "MAX_CONNECTIONS=15", "POSTBRIDGE_MAX_CONNECTIONS: 15 is out of range; set it between 16 and 32768"},
-		{kite + "MAX_CONNECTIONS=32769", "POSTBRIDGE_MAX_CONNECTIONS: 32769 is out of range; set it between 16 and 32768"},
+		{kite + "MAX_CONNECTIONS=32769",
+			"POSTBRIDGE_MAX_CONNECTIONS: 32769 is out of range; set it between 16 and 32768"},
 		{kite + "MAX_CONNECTIONS=many", "POSTBRIDGE_MAX_CONNECTIONS: \"many\" is not a whole number"},
-		{kite + "IDLE_TIMEOUT=620", "POSTBRIDGE_IDLE_TIMEOUT: \"620\" is not a duration; write it like 90s, 15m or 168h"},
+		{kite + "IDLE_TIMEOUT=620",
+			"POSTBRIDGE_IDLE_TIMEOUT: \"620\" is not a duration; write it like 90s, 15m or 168h"},
 		{kite + "IDLE_TIMEOUT=0s", "POSTBRIDGE_IDLE_TIMEOUT: 0s is out of range; set it between 1s and 24h"},
 		{kite + "IDLE_TIMEOUT=-1m", "POSTBRIDGE_IDLE_TIMEOUT: -1m0s is out of range; set it between 1s and 24h"},
 		{kite + "IDLE_TIMEOUT=999ms", "POSTBRIDGE_IDLE_TIMEOUT: 999ms is out of range; set it between 1s and 24h"},
 		{kite + "IDLE_TIMEOUT=25h", "POSTBRIDGE_IDLE_TIMEOUT: 25h0m0s is out of range; set it between 1s and 24h"},
-		{kite + "TLS_CERT_FILE=/c", "POSTBRIDGE_TLS_CERT_FILE: is set without its key; set POSTBRIDGE_TLS_KEY_FILE, too"},
-		{kite + "TLS_KEY_FILE=/k", "POSTBRIDGE_TLS_KEY_FILE: is set without its certificate; set POSTBRIDGE_TLS_CERT_FILE, too"},
-		{kite + "TLS_CERT_FILE=/no/such TLS_KEY_FILE=/k", "POSTBRIDGE_TLS_CERT_FILE: stat /no/such: no such file or directory; name a file that can be read again and again"},
-		{kite + "TLS_CERT_FILE=main.go TLS_KEY_FILE=/no/such", "POSTBRIDGE_TLS_CERT_FILE: stat /no/such: no such file or directory; name a file that can be read again and again"},
-		{kite + "TLS_CERT_FILE=main.go TLS_KEY_FILE=main.go", "POSTBRIDGE_TLS_CERT_FILE: the certificate and its key do not load: tls: failed to find any PEM data in certificate input"},
-		{kite + "ADMIN_TOKEN=s3cret ADMIN_TOKEN_FILE=/t", "POSTBRIDGE_ADMIN_TOKEN: is set together with POSTBRIDGE_ADMIN_TOKEN_FILE; unset one of them"},
+		{kite + "TLS_CERT_FILE=/c",
+			"POSTBRIDGE_TLS_CERT_FILE: is set without its key; set POSTBRIDGE_TLS_KEY_FILE, too"},
+		{kite + "TLS_KEY_FILE=/k",
+			"POSTBRIDGE_TLS_KEY_FILE: is set without its certificate; set POSTBRIDGE_TLS_CERT_FILE, too"},
+		{kite + "TLS_CERT_FILE=/no/such TLS_KEY_FILE=/k",
+			"POSTBRIDGE_TLS_CERT_FILE: stat /no/such: no such file or directory; name a file that stays readable"},
+		{kite + "TLS_CERT_FILE=main.go TLS_KEY_FILE=/no/such",
+			"POSTBRIDGE_TLS_CERT_FILE: stat /no/such: no such file or directory; name a file that stays readable"},
+		{kite + "TLS_CERT_FILE=main.go TLS_KEY_FILE=main.go",
+			"POSTBRIDGE_TLS_CERT_FILE: cannot load the certificate and its key: tls: failed to find any PEM data in " +
+				"certificate input"},
+		{kite + "ADMIN_TOKEN=s3cret ADMIN_TOKEN_FILE=/t",
+			"POSTBRIDGE_ADMIN_TOKEN: is set together with POSTBRIDGE_ADMIN_TOKEN_FILE; unset one of them"},
 		{kite + "ADMIN_TOKEN=s3crét", "POSTBRIDGE_ADMIN_TOKEN: it cannot be a bearer token; use letters and digits"},
-		{kite + "ADMIN_TOKEN_FILE=/no/such", "POSTBRIDGE_ADMIN_TOKEN_FILE: stat /no/such: no such file or directory; name a file that can be read again and again"},
+		{kite + "ADMIN_TOKEN_FILE=/no/such",
+			"POSTBRIDGE_ADMIN_TOKEN_FILE: stat /no/such: no such file or directory; name a file that stays readable"},
 		{kite + "SPOOL_MAX_BYTES=1023KiB", "POSTBRIDGE_SPOOL_MAX_BYTES: 1023KiB is too small; set it to 1MiB or more"},
-		{kite + "SPOOL_MAX_BYTES=10MiB MAX_BODY=1MiB", "POSTBRIDGE_SPOOL_MAX_BYTES: 10MiB is too small; set it to 16MiB or more"},
-		{kite + "SPOOL_MAX_BYTES=-1", "POSTBRIDGE_SPOOL_MAX_BYTES: \"-1\" is not a size; write it like 64KiB, 512MiB, 8GiB or a plain number of bytes"},
-		{kite + "SPOOL_MAX_BYTES=9999999TiB", "POSTBRIDGE_SPOOL_MAX_BYTES: \"9999999TiB\" is not a size; write it like 64KiB, 512MiB, 8GiB or a plain number of bytes"},
+		{kite + "SPOOL_MAX_BYTES=10MiB MAX_BODY=1MiB",
+			"POSTBRIDGE_SPOOL_MAX_BYTES: 10MiB is too small; set it to 16MiB or more"},
+		{kite + "SPOOL_MAX_BYTES=-1",
+			"POSTBRIDGE_SPOOL_MAX_BYTES: \"-1\" is not a size; write it like 64KiB, 512MiB, 8GiB or a plain number " +
+				"of bytes"},
+		{kite + "SPOOL_MAX_BYTES=9999999TiB",
+			"POSTBRIDGE_SPOOL_MAX_BYTES: \"9999999TiB\" is not a size; write it like 64KiB, 512MiB, 8GiB or a plain " +
+				"number of bytes"},
 		{kite + "SPOOL_KEEP=1d", "POSTBRIDGE_SPOOL_KEEP: \"1d\" is not a duration; write it like 90s, 15m or 168h"},
-		{kite + "SPOOL_KEEP=-1h", "POSTBRIDGE_SPOOL_KEEP: -1h0m0s is less than nothing; set it like 1h, or to 0s"},
+		{kite + "SPOOL_KEEP=-1h", "POSTBRIDGE_SPOOL_KEEP: must not be negative; set it like 1h, or to 0s"},
 
-		{kite + "NATS_URL=http://bus", "POSTBRIDGE_NATS_URL: is not a list of NATS servers; write it like nats://host:4222, several with commas"},
-		{kite + "NATS_URL=nats://a,", "POSTBRIDGE_NATS_URL: is not a list of NATS servers; write it like nats://host:4222, several with commas"},
+		{kite + "NATS_URL=http://bus",
+			"POSTBRIDGE_NATS_URL: is not a list of NATS servers; write it like nats://host:4222, several with commas"},
+		{kite + "NATS_URL=nats://a,",
+			"POSTBRIDGE_NATS_URL: is not a list of NATS servers; write it like nats://host:4222, several with commas"},
 		{kite + "NATS_CREATE_STREAMS=maybe", "POSTBRIDGE_NATS_CREATE_STREAMS: \"maybe\" is neither true nor false"},
-		{kite + "NATS_REPLICAS=3", "POSTBRIDGE_NATS_REPLICAS: must be 1 with the embedded server; set POSTBRIDGE_NATS_URL to use a cluster"},
-		{kite + "NATS_URL=nats://a NATS_REPLICAS=6", "POSTBRIDGE_NATS_REPLICAS: 6 is out of range; set it between 1 and 5"},
+		{kite + "NATS_REPLICAS=3",
+			"POSTBRIDGE_NATS_REPLICAS: must be 1 with the embedded server; set POSTBRIDGE_NATS_URL to use a cluster"},
+		{kite + "NATS_URL=nats://a NATS_REPLICAS=6",
+			"POSTBRIDGE_NATS_REPLICAS: 6 is out of range; set it between 1 and 5"},
 		{kite + "NATS_REPLICAS=three", "POSTBRIDGE_NATS_REPLICAS: \"three\" is not a whole number"},
-		{kite + "NATS_MAX_AGE=0s", "POSTBRIDGE_NATS_MAX_AGE: 0s is not a time to keep events; set it like 168h"},
-		{kite + "PREFIX=desk.1", "POSTBRIDGE_PREFIX: \"desk.1\" cannot be part of a subject; use letters, digits, _ and -, at most 64 of them"},
-		{kite + "NATS_TOKEN=s3cret", "POSTBRIDGE_NATS_TOKEN is set, but the embedded server has neither login nor TLS; unset it, or set POSTBRIDGE_NATS_URL"},
-		{kite + "NATS_PASSWORD_FILE=/s", "POSTBRIDGE_NATS_PASSWORD is set, but the embedded server has neither login nor TLS; unset it, or set POSTBRIDGE_NATS_URL"},
-		{kite + "NATS_TLS_CA_FILE=ca", "POSTBRIDGE_NATS_TLS_CA_FILE is set, but the embedded server has neither login nor TLS; unset it, or set POSTBRIDGE_NATS_URL"},
-		{kite + "NATS_URL=bus NATS_USER=u", "POSTBRIDGE_NATS_USER: is set without a password; set POSTBRIDGE_NATS_PASSWORD, too"},
-		{kite + "NATS_URL=bus NATS_PASSWORD=s3cret", "POSTBRIDGE_NATS_PASSWORD: is set without a user; set POSTBRIDGE_NATS_USER, too"},
-		{kite + "NATS_URL=bus NATS_USER=u NATS_PASSWORD=s3cret NATS_TOKEN=s3cret", "POSTBRIDGE_NATS_USER and POSTBRIDGE_NATS_TOKEN are both set; NATS takes one way to log in, unset the other"},
-		{kite + "NATS_URL=nats://u:s3cret@bus NATS_TOKEN=s3cret", "POSTBRIDGE_NATS_TOKEN and a user in POSTBRIDGE_NATS_URL are both set; NATS takes one way to log in, unset the other"},
-		{kite + "NATS_URL=bus:4222 NATS_CREDS_FILE=/no/such", "POSTBRIDGE_NATS_CREDS_FILE: stat /no/such: no such file or directory; name a file that can be read"},
-		{kite + "NATS_URL=bus NATS_TLS_CERT_FILE=c", "POSTBRIDGE_NATS_TLS_CERT_FILE: is set without its key; set POSTBRIDGE_NATS_TLS_KEY_FILE, too"},
-		{kite + "NATS_URL=bus NATS_TLS_KEY_FILE=k", "POSTBRIDGE_NATS_TLS_KEY_FILE: is set without its certificate; set POSTBRIDGE_NATS_TLS_CERT_FILE, too"},
+		{kite + "NATS_MAX_AGE=0s", "POSTBRIDGE_NATS_MAX_AGE: must be positive; set it like 168h"},
+		{kite + "PREFIX=desk.1",
+			"POSTBRIDGE_PREFIX: \"desk.1\" cannot be part of a subject; use letters, digits, _ and -, at most 64 of " +
+				"them"},
+		{kite + "NATS_TOKEN=s3cret",
+			"POSTBRIDGE_NATS_TOKEN is set, but the embedded server has neither login nor TLS; unset it, or set " +
+				"POSTBRIDGE_NATS_URL"},
+		{kite + "NATS_PASSWORD_FILE=/s",
+			"POSTBRIDGE_NATS_PASSWORD is set, but the embedded server has neither login nor TLS; unset it, or set " +
+				"POSTBRIDGE_NATS_URL"},
+		{kite + "NATS_TLS_CA_FILE=ca",
+			"POSTBRIDGE_NATS_TLS_CA_FILE is set, but the embedded server has neither login nor TLS; unset it, or " +
+				"set POSTBRIDGE_NATS_URL"},
+		{kite + "NATS_URL=bus NATS_USER=u",
+			"POSTBRIDGE_NATS_USER: is set without a password; set POSTBRIDGE_NATS_PASSWORD, too"},
+		{kite + "NATS_URL=bus NATS_PASSWORD=s3cret",
+			"POSTBRIDGE_NATS_PASSWORD: is set without a user; set POSTBRIDGE_NATS_USER, too"},
+		{kite + "NATS_URL=bus NATS_USER=u NATS_PASSWORD=s3cret NATS_TOKEN=s3cret",
+			"POSTBRIDGE_NATS_USER and POSTBRIDGE_NATS_TOKEN are both set; NATS takes one way to log in, unset the " +
+				"other"},
+		{kite + "NATS_URL=nats://u:s3cret@bus NATS_TOKEN=s3cret",
+			"POSTBRIDGE_NATS_TOKEN and a user in POSTBRIDGE_NATS_URL are both set; NATS takes one way to log in, " +
+				"unset the other"},
+		{kite + "NATS_URL=bus:4222 NATS_CREDS_FILE=/no/such",
+			"POSTBRIDGE_NATS_CREDS_FILE: stat /no/such: no such file or directory; name a file that can be read"},
+		{kite + "NATS_URL=bus NATS_TLS_CERT_FILE=c",
+			"POSTBRIDGE_NATS_TLS_CERT_FILE: is set without its key; set POSTBRIDGE_NATS_TLS_KEY_FILE, too"},
+		{kite + "NATS_URL=bus NATS_TLS_KEY_FILE=k",
+			"POSTBRIDGE_NATS_TLS_KEY_FILE: is set without its certificate; set POSTBRIDGE_NATS_TLS_CERT_FILE, too"},
 
-		{kite + "KAFKA_REPLICATION=3 KAFKA_BROKERS=b:9092", "POSTBRIDGE_KAFKA_BROKERS: is set but nothing is published to kafka; set POSTBRIDGE_PUBLISH to kafka or nats,kafka, or unset it"},
-		{kite + "PUBLISH=nats KAFKA_TLS=false", "POSTBRIDGE_KAFKA_TLS: is set but nothing is published to kafka; set POSTBRIDGE_PUBLISH to kafka or nats,kafka, or unset it"},
-		{kite + "KAFKA_PASSWORD_FILE=/s", "POSTBRIDGE_KAFKA_PASSWORD_FILE: is set but nothing is published to kafka; set POSTBRIDGE_PUBLISH to kafka or nats,kafka, or unset it"},
-		{kafka + "NATS_TOKEN=s3cret NATS_URL=bus", "POSTBRIDGE_NATS_URL: is set but nothing is published to nats; set POSTBRIDGE_PUBLISH to nats or nats,kafka, or unset it"},
-		{kafka + "NATS_LISTEN=127.0.0.1:4222", "POSTBRIDGE_NATS_LISTEN: is set but nothing is published to nats; set POSTBRIDGE_PUBLISH to nats or nats,kafka, or unset it"},
-		{kafka + "KAFKA_BROKER=b:9092", "POSTBRIDGE_KAFKA_BROKER: there is no such setting; did you mean POSTBRIDGE_KAFKA_BROKERS?"},
+		{kite + "KAFKA_REPLICATION=3 KAFKA_BROKERS=b:9092",
+			"POSTBRIDGE_KAFKA_BROKERS: is set but nothing is published to kafka; set POSTBRIDGE_PUBLISH to kafka or " +
+				"nats,kafka, or unset it"},
+		{kite + "PUBLISH=nats KAFKA_TLS=false",
+			"POSTBRIDGE_KAFKA_TLS: is set but nothing is published to kafka; set POSTBRIDGE_PUBLISH to kafka or " +
+				"nats,kafka, or unset it"},
+		{kite + "KAFKA_PASSWORD_FILE=/s",
+			"POSTBRIDGE_KAFKA_PASSWORD_FILE: is set but nothing is published to kafka; set POSTBRIDGE_PUBLISH to " +
+				"kafka or nats,kafka, or unset it"},
+		{kafka + "NATS_TOKEN=s3cret NATS_URL=bus",
+			"POSTBRIDGE_NATS_URL: is set but nothing is published to nats; set POSTBRIDGE_PUBLISH to nats or " +
+				"nats,kafka, or unset it"},
+		{kafka + "NATS_LISTEN=127.0.0.1:4222",
+			"POSTBRIDGE_NATS_LISTEN: is set but nothing is published to nats; set POSTBRIDGE_PUBLISH to nats or " +
+				"nats,kafka, or unset it"},
+		{kafka + "KAFKA_BROKER=b:9092",
+			"POSTBRIDGE_KAFKA_BROKER: there is no such setting; did you mean POSTBRIDGE_KAFKA_BROKERS?"},
 		{kite + "PUBLISH=kafka", "POSTBRIDGE_KAFKA_BROKERS: is not set; write host:port, several with commas"},
 		{kite + "PUBLISH=nats,kafka", "POSTBRIDGE_KAFKA_BROKERS: is not set; write host:port, several with commas"},
-		{kite + "PUBLISH=nats,kafka KAFKA_BROKERS=b:9092 NATS_REPLICAS=3", "POSTBRIDGE_NATS_REPLICAS: must be 1 with the embedded server; set POSTBRIDGE_NATS_URL to use a cluster"},
-		{kite + "PUBLISH=kafka KAFKA_BROKERS=b", "POSTBRIDGE_KAFKA_BROKERS: \"b\" is not a broker; write host:port, several with commas"},
-		{kite + "PUBLISH=kafka KAFKA_BROKERS=a:9092,u:s3cret@b:9092", "POSTBRIDGE_KAFKA_BROKERS: an entry with @ is not a broker; write host:port, several with commas"},
-		{kite + "PUBLISH=kafka KAFKA_BROKERS=a:9092,", "POSTBRIDGE_KAFKA_BROKERS: \"a:9092,\" has an empty entry; write it like one,two"},
-		{kafka + "PREFIX=desk.1", "POSTBRIDGE_PREFIX: \"desk.1\" cannot be part of a topic; use letters, digits, _ and -, at most 64 of them"},
-		{kafka + "KAFKA_SASL_MECHANISM=md5", "POSTBRIDGE_KAFKA_SASL_MECHANISM: \"MD5\" is not known; use one of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512"},
-		{kafka + "KAFKA_SASL_MECHANISM=plain", "POSTBRIDGE_KAFKA_SASL_MECHANISM: is set without a user; set POSTBRIDGE_KAFKA_USER and POSTBRIDGE_KAFKA_PASSWORD, too"},
-		{kafka + "KAFKA_PASSWORD=s3cret", "POSTBRIDGE_KAFKA_PASSWORD or its _FILE is set without POSTBRIDGE_KAFKA_USER; set both, or neither"},
-		{kafka + "KAFKA_USER=u", "POSTBRIDGE_KAFKA_USER: is set without a password; set POSTBRIDGE_KAFKA_PASSWORD, too"},
-		{kafka + "KAFKA_USER=u KAFKA_PASSWORD=s3cret", "POSTBRIDGE_KAFKA_USER: is set without a way to log in; set POSTBRIDGE_KAFKA_SASL_MECHANISM to one of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512"},
-		{kafka + "KAFKA_SASL_MECHANISM=PLAIN KAFKA_USER=u KAFKA_PASSWORD=s3cret KAFKA_PASSWORD_FILE=/s", "POSTBRIDGE_KAFKA_PASSWORD: is set together with POSTBRIDGE_KAFKA_PASSWORD_FILE; unset one of them"},
-		{kafka + "KAFKA_SASL_MECHANISM=PLAIN KAFKA_USER=u KAFKA_PASSWORD_FILE=/no/such", "POSTBRIDGE_KAFKA_PASSWORD_FILE: stat /no/such: no such file or directory; name a file that can be read again and again"},
+		{kite + "PUBLISH=nats,kafka KAFKA_BROKERS=b:9092 NATS_REPLICAS=3",
+			"POSTBRIDGE_NATS_REPLICAS: must be 1 with the embedded server; set POSTBRIDGE_NATS_URL to use a cluster"},
+		{kite + "PUBLISH=kafka KAFKA_BROKERS=b",
+			"POSTBRIDGE_KAFKA_BROKERS: \"b\" is not a broker; write host:port, several with commas"},
+		{kite + "PUBLISH=kafka KAFKA_BROKERS=a:9092,u:s3cret@b:9092",
+			"POSTBRIDGE_KAFKA_BROKERS: an entry with @ is not a broker; write host:port, several with commas"},
+		{kite + "PUBLISH=kafka KAFKA_BROKERS=a:9092,",
+			"POSTBRIDGE_KAFKA_BROKERS: \"a:9092,\" has an empty entry; write it like one,two"},
+		{kafka + "PREFIX=desk.1",
+			"POSTBRIDGE_PREFIX: \"desk.1\" cannot be part of a topic; use letters, digits, _ and -, at most 64 of " +
+				"them"},
+		{kafka + "KAFKA_SASL_MECHANISM=md5",
+			"POSTBRIDGE_KAFKA_SASL_MECHANISM: \"MD5\" is not known; use one of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512"},
+		{kafka + "KAFKA_SASL_MECHANISM=plain",
+			"POSTBRIDGE_KAFKA_SASL_MECHANISM: is set without a user; set POSTBRIDGE_KAFKA_USER and " +
+				"POSTBRIDGE_KAFKA_PASSWORD, too"},
+		{kafka + "KAFKA_PASSWORD=s3cret",
+			"POSTBRIDGE_KAFKA_PASSWORD or its _FILE is set without POSTBRIDGE_KAFKA_USER; set both, or neither"},
+		{kafka + "KAFKA_USER=u",
+			"POSTBRIDGE_KAFKA_USER: is set without a password; set POSTBRIDGE_KAFKA_PASSWORD, too"},
+		{kafka + "KAFKA_USER=u KAFKA_PASSWORD=s3cret",
+			"POSTBRIDGE_KAFKA_USER: is set without a way to log in; set POSTBRIDGE_KAFKA_SASL_MECHANISM to one of " +
+				"PLAIN, SCRAM-SHA-256, SCRAM-SHA-512"},
+		{kafka + "KAFKA_SASL_MECHANISM=PLAIN KAFKA_USER=u KAFKA_PASSWORD=s3cret KAFKA_PASSWORD_FILE=/s",
+			"POSTBRIDGE_KAFKA_PASSWORD: is set together with POSTBRIDGE_KAFKA_PASSWORD_FILE; unset one of them"},
+		{kafka + "KAFKA_SASL_MECHANISM=PLAIN KAFKA_USER=u KAFKA_PASSWORD_FILE=/no/such",
+			"POSTBRIDGE_KAFKA_PASSWORD_FILE: stat /no/such: no such file or directory; name a file that stays " +
+				"readable"},
 		{kafka + "KAFKA_TLS=yes", "POSTBRIDGE_KAFKA_TLS: \"yes\" is neither true nor false"},
-		{kafka + "KAFKA_TLS_CA_FILE=/no/such", "POSTBRIDGE_KAFKA_TLS_CA_FILE: stat /no/such: no such file or directory; name a file that can be read"},
-		{kafka + "KAFKA_TLS_CERT_FILE=c", "POSTBRIDGE_KAFKA_TLS_CERT_FILE: is set without its key; set POSTBRIDGE_KAFKA_TLS_KEY_FILE, too"},
-		{kafka + "KAFKA_TLS_KEY_FILE=k", "POSTBRIDGE_KAFKA_TLS_KEY_FILE: is set without its certificate; set POSTBRIDGE_KAFKA_TLS_CERT_FILE, too"},
-		{kafka + "KAFKA_TLS_CERT_FILE=/no/such KAFKA_TLS_KEY_FILE=/no/such", "POSTBRIDGE_KAFKA_TLS_CERT_FILE: stat /no/such: no such file or directory; name a file that can be read"},
+		{kafka + "KAFKA_TLS_CA_FILE=/no/such",
+			"POSTBRIDGE_KAFKA_TLS_CA_FILE: stat /no/such: no such file or directory; name a file that can be read"},
+		{kafka + "KAFKA_TLS_CERT_FILE=c",
+			"POSTBRIDGE_KAFKA_TLS_CERT_FILE: is set without its key; set POSTBRIDGE_KAFKA_TLS_KEY_FILE, too"},
+		{kafka + "KAFKA_TLS_KEY_FILE=k",
+			"POSTBRIDGE_KAFKA_TLS_KEY_FILE: is set without its certificate; set POSTBRIDGE_KAFKA_TLS_CERT_FILE, too"},
+		{kafka + "KAFKA_TLS_CERT_FILE=/no/such KAFKA_TLS_KEY_FILE=/no/such",
+			"POSTBRIDGE_KAFKA_TLS_CERT_FILE: stat /no/such: no such file or directory; name a file that can be read"},
 		{kafka + "KAFKA_CREATE_TOPICS=no", "POSTBRIDGE_KAFKA_CREATE_TOPICS: \"no\" is neither true nor false"},
 		{kafka + "KAFKA_PARTITIONS=0", "POSTBRIDGE_KAFKA_PARTITIONS: 0 is too few; a topic has 1 at least"},
 		{kafka + "KAFKA_REPLICATION=0", "POSTBRIDGE_KAFKA_REPLICATION: 0 is too few; a topic has 1 at least"},
 		{kafka + "KAFKA_PARTITIONS=six", "POSTBRIDGE_KAFKA_PARTITIONS: \"six\" is not a whole number"},
 
-		{kite + "LOG_LEVEL=loud", "POSTBRIDGE_LOG_LEVEL: \"loud\" is not known; set it to one of debug, info, warn, error"},
+		{kite + "LOG_LEVEL=loud",
+			"POSTBRIDGE_LOG_LEVEL: \"loud\" is not known; set it to one of debug, info, warn, error"},
 		{kite + "LOG_FORMAT=xml", "POSTBRIDGE_LOG_FORMAT: \"xml\" is not known; set it to one of json, text"},
 	} {
 		t.Run(test.environ, func(t *testing.T) {
@@ -157,11 +245,12 @@ func TestConfigErrors(t *testing.T) {
 	}
 }
 
-// TestConfig prints a configuration that uses much, and hides what it has to.
+// TestConfig prints a configuration with many settings and redacts its secrets.
 func TestConfig(t *testing.T) {
 	tokens := write(t, "tokens", "s3cret1\ns3cret2\n")
 	got := runWith(t, environ("KITE_SECRETS=1234=s3cret,1234=s3cret2 DHAN_TOKENS_FILE="+tokens+
-		" NATS_URL=tls://bus1,bus3,nats://u:s3cret@bus2:4222 NATS_MAX_BYTES=1048576 PREFIX=desk1 SPOOL_MAX_BYTES=1025KiB MAX_BODY=16384"+
+		" NATS_URL=tls://bus1,bus3,nats://u:s3cret@bus2:4222 NATS_MAX_BYTES=1048576 PREFIX=desk1 "+
+		"SPOOL_MAX_BYTES=1025KiB MAX_BODY=16384"+
 		" DHAN_CLIENT_IDS=1,2 SPOOL_KEEP=90m KITE_TOKENS=s3cret ADMIN_TOKEN=s3cret MAX_CONNECTIONS=100"), "config")
 	if got.code != 0 || got.stderr != "" {
 		t.Fatalf("%+v", got)
@@ -172,10 +261,11 @@ func TestConfig(t *testing.T) {
 	golden(t, "testdata/config.golden", strings.ReplaceAll(got.stdout, tokens, "/run/secrets/tokens"))
 }
 
-// TestConfigBuses prints both buses, or one without what is about the other.
+// TestConfigBuses prints the settings of both buses, or of one.
 func TestConfigBuses(t *testing.T) {
 	ca := write(t, "ca.pem", "a file that is there")
-	kafka := " KAFKA_BROKERS=b1:9092,b2:9092 KAFKA_SASL_MECHANISM=Scram-Sha-256 KAFKA_USER=u KAFKA_PASSWORD=s3cret KAFKA_TLS_CA_FILE=" + ca
+	kafka := " KAFKA_BROKERS=b1:9092,b2:9092 KAFKA_SASL_MECHANISM=Scram-Sha-256 KAFKA_USER=u KAFKA_PASSWORD=s3cret " +
+		"KAFKA_TLS_CA_FILE=" + ca
 	both := runWith(t, environ("DHAN_TOKENS=t PUBLISH=nats,kafka"+kafka), "config")
 	one := runWith(t, environ("DHAN_TOKENS=t PUBLISH=kafka"+kafka), "config")
 	for _, got := range []result{both, one} {
@@ -198,7 +288,7 @@ func TestConfigBuses(t *testing.T) {
 	}
 }
 
-// TestWarnings holds what is said at start of what is allowed but should be known.
+// TestWarnings checks the warnings about settings at the start.
 func TestWarnings(t *testing.T) {
 	const login = "PUBLISH=kafka KAFKA_BROKERS=b:9092 KAFKA_USER=u KAFKA_PASSWORD=p KAFKA_SASL_MECHANISM="
 	ca := write(t, "ca.pem", "a file that is there")
@@ -218,16 +308,18 @@ func TestWarnings(t *testing.T) {
 		}
 		var log bytes.Buffer
 		c.warn(slog.New(slog.NewTextHandler(&log, nil)))
-		if got := log.String(); !strings.Contains(got, test.want) || strings.Count(got, "\n") != min(len(test.want), 1) {
+		if got := log.String(); !strings.Contains(got, test.want) ||
+			strings.Count(got, "\n") != min(len(test.want), 1) {
 			t.Errorf("%s: %q\nwant %q", test.environ, got, test.want)
 		}
 	}
 }
 
-// TestConnections leaves files to the spool and the buses, however many the process may have open.
+// TestConnections checks that files are reserved for the spool and the buses at any limit of open files.
 func TestConnections(t *testing.T) {
 	for _, test := range []struct{ set, files, want int }{
-		{1024, 1 << 20, 1024}, {1024, 1280, 1024}, {1024, 1279, 1023}, {1024, 1024, 768}, {32768, 4096, 3840}, {1024, 256, 16}, {20, 64, 16},
+		{1024, 1 << 20, 1024}, {1024, 1280, 1024}, {1024, 1279, 1023}, {1024, 1024, 768}, {32768, 4096, 3840},
+		{1024, 256, 16}, {20, 64, 16},
 	} {
 		if got := (&config{MaxConnections: test.set}).connections(test.files); got != test.want {
 			t.Errorf("%d of %d files: %d, want %d", test.set, test.files, got, test.want)
@@ -235,7 +327,7 @@ func TestConnections(t *testing.T) {
 	}
 }
 
-// TestConfigDefaults is what holds if next to nothing is set; a name set to nothing is not set.
+// TestConfigDefaults prints the defaults; an empty variable is not set.
 func TestConfigDefaults(t *testing.T) {
 	got := runWith(t, environ("DHAN_TOKENS=dev-dhan-token LISTEN= NATS_REPLICAS= KITE_SECRETS="), "config")
 	if got.code != 0 || got.stderr != "" {
@@ -259,7 +351,8 @@ func golden(t *testing.T, path, got string) {
 }
 
 func TestKubernetesNames(t *testing.T) {
-	got := runWith(t, environ(`DHAN_TOKENS=t SERVICE_HOST=10.0.0.1 SERVICE_PORT=80 SERVICE_PORT_HTTP=80 SERVICE_PORT_ADMIN_2=81
+	got := runWith(t, environ(`DHAN_TOKENS=t
+		SERVICE_HOST=10.0.0.1 SERVICE_PORT=80 SERVICE_PORT_HTTP=80 SERVICE_PORT_ADMIN_2=81
 		PORT=tcp://10.0.0.1:80 PORT_8080_TCP=tcp://10.0.0.1:8080 PORT_8080_TCP_PROTO=tcp PORT_8080_TCP_PORT=8080
 		PORT_8080_TCP_ADDR=10.0.0.1 PORT_53_UDP_ADDR=1 PORT_53_SCTP=1
 		NATS_SERVICE_HOST=10.0.0.2 NATS_SERVICE_PORT=4222 NATS_SERVICE_PORT_CLIENT=4222 NATS_PORT=tcp://10.0.0.2:4222
@@ -277,7 +370,8 @@ func TestKubernetesNames(t *testing.T) {
 }
 
 func TestByteSize(t *testing.T) {
-	for text, want := range map[string]byteSize{"0": 0, "1": 1, "64KiB": 1 << 16, "8GiB": 8 << 30, "1TiB": 1 << 40, "1536KiB": 3 << 19} {
+	for text, want := range map[string]byteSize{"0": 0, "1": 1, "64KiB": 1 << 16, "8GiB": 8 << 30, "1TiB": 1 << 40,
+		"1536KiB": 3 << 19} {
 		var got byteSize
 		if err := got.UnmarshalText([]byte(text)); err != nil || got != want || got.String() != text {
 			t.Errorf("%s: %d %v, %v", text, got, got, err)
@@ -310,7 +404,7 @@ func TestReadme(t *testing.T) {
 	}
 }
 
-// configTable is the table of settings: names and defaults from the tags, meanings from the comments.
+// configTable returns the table of settings: names and defaults from the tags, meanings from the comments.
 func configTable(t *testing.T) string {
 	t.Helper()
 	meanings := fieldComments(t)
@@ -331,7 +425,7 @@ func configTable(t *testing.T) string {
 
 func fieldComments(t *testing.T) map[string]string {
 	t.Helper()
-	file, err := parser.ParseFile(token.NewFileSet(), "config.go", nil, parser.ParseComments)
+	file, err := parser.ParseFile(token.NewFileSet(), "settings.go", nil, parser.ParseComments)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -352,12 +446,13 @@ func fieldComments(t *testing.T) map[string]string {
 	return comments
 }
 
-// TestBusSettingsOfNoUse: what is wrong with the settings of a bus does not stop a command that connects to none.
+// TestBusSettingsOfNoUse checks that a wrong setting of a bus does not stop a command that connects to none.
 func TestBusSettingsOfNoUse(t *testing.T) {
 	for _, settings := range []string{"PUBLISH=kafka NATS_URL=bus", "PUBLISH=redis", "KAFKA_BROKERS=b:9092"} {
 		for args, want := range map[string]result{
 			"send --secret 1=2 /no/such": {1, "", "postbridge: send: open /no/such: no such file or directory\n"},
-			"spool ls":                   {1, "", "postbridge: there is no spool in data; set POSTBRIDGE_DATA_DIR to the data of serve\n"},
+			"spool ls": {1, "", "postbridge: there is no spool in data; set POSTBRIDGE_DATA_DIR " +
+				"to the data of serve\n"},
 		} {
 			if got := runWith(t, environ(settings), strings.Fields(args)...); got != want {
 				t.Errorf("%s with %s: %+v\nwant %+v", args, settings, got, want)

@@ -18,7 +18,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// ---- links -----------------------------------------------------------------------------------------------------------
+// ---- links --------------------------------------------------------------------------------------------------------
 
 // TestLinks checks that each relative link in a document leads to a file that exists, and to a heading in it.
 func TestLinks(t *testing.T) {
@@ -81,10 +81,10 @@ func anchors(text string) (all []string) {
 	return all
 }
 
-// ---- commands and programs -------------------------------------------------------------------------------------------
+// ---- commands and programs ----------------------------------------------------------------------------------------
 
-// cmdDocument runs a block of commands of a document as it is written there, with the addresses of the story in place of
-// the default ones: document FILE FIRST_WORDS. A program in Go is built as ./example.
+// cmdDocument runs a block of commands of a document as written, with the addresses of the story in place of the
+// default ones: document FILE FIRST_WORDS. A program in Go is built as ./example.
 func cmdDocument(ts *testscript.TestScript, neg bool, args []string) {
 	text, err := os.ReadFile(ts.MkAbs(args[0]))
 	ts.Check(err)
@@ -126,7 +126,8 @@ func buildExample(program, source, binary string) error {
 	if err := os.WriteFile(source+".json", overlay, 0o600); err != nil {
 		return err
 	}
-	build := exec.Command("go", "build", fmt.Sprint("-race=", withRace()), "-overlay", source+".json", "-o", binary, "./example")
+	build := exec.Command("go", "build", fmt.Sprint("-race=", withRace()), "-overlay", source+".json",
+		"-o", binary, "./example")
 	out, err := build.CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("%w: %s", err, out)
@@ -140,9 +141,9 @@ func withRace() bool {
 	return info != nil && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
 }
 
-// ---- metrics ---------------------------------------------------------------------------------------------------------
+// ---- metrics ------------------------------------------------------------------------------------------------------
 
-// cmdMetrics compares the table of metrics in a document with what is exported at a URL; it waits for those of the doctor
+// cmdMetrics compares the table of metrics in a document with the metrics at a URL; it waits for those of the doctor
 // and of the tracer: metrics FILE URL.
 func cmdMetrics(ts *testscript.TestScript, _ bool, args []string) {
 	const begin, end = "<!-- metrics -->\n", "<!-- /metrics -->"

@@ -12,25 +12,29 @@ import (
 	"github.com/postbridge/postbridge/brokers/kite"
 )
 
-// FuzzSecrets reads what may be in a file of secrets or tokens: whole entries or an error, which shows none of it.
+// FuzzSecrets parses files of secrets or tokens: the result is complete entries, or an error that shows none of them.
 func FuzzSecrets(f *testing.F) {
-	for _, text := range []string{"1234=a=b,1234=c\r\n\n5=d\n", "1234=", "=s", ",", "token1,token2", "a/b", "\xff\x00", "\ufeff1=s", " "} {
+	for _, text := range []string{"1234=a=b,1234=c\r\n\n5=d\n", "1234=", "=s", ",", "token1,token2", "a/b",
+		"\xff\x00", "\ufeff1=s", " "} {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
 		secrets, err := parseKiteSecrets(text)
 		tellsNothing(t, text, err)
-		if err == nil && (len(secrets) == 0 || slices.ContainsFunc(secrets, func(s kite.Secret) bool { return s.AppID == "" || s.Secret == "" })) {
+		if err == nil && (len(secrets) == 0 || slices.ContainsFunc(secrets,
+			func(s kite.Secret) bool { return s.AppID == "" || s.Secret == "" })) {
 			t.Errorf("%q is %q", text, secrets)
 		}
 		tokens, err := parseTokens(text)
 		tellsNothing(t, text, err)
-		if err == nil && (len(tokens) == 0 || slices.ContainsFunc(tokens, func(s string) bool { return s == "" || strings.ContainsAny(s, "/?# \n") })) {
+		if err == nil && (len(tokens) == 0 || slices.ContainsFunc(tokens,
+			func(s string) bool { return s == "" || strings.ContainsAny(s, "/?# \n") })) {
 			t.Errorf("%q is %q", text, tokens)
 		}
 		token, err := parseAdminToken(text)
 		tellsNothing(t, text, err)
-		if err == nil && (token == "" || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' })) {
+		if err == nil && (token == "" || strings.ContainsFunc(token,
+			func(r rune) bool { return r <= ' ' || r > '~' })) {
 			t.Errorf("%q is %q", text, token)
 		}
 		word, err := parseWord(text)
@@ -43,13 +47,15 @@ func FuzzSecrets(f *testing.F) {
 	})
 }
 
-// tellsNothing wants an error not to show what was read. What is short may be in any sentence.
+// tellsNothing checks that an error does not show the text. A short text may be part of any sentence.
 func tellsNothing(t *testing.T, text string, err error) {
 	t.Helper()
 	if err == nil {
 		return
 	}
-	for entry := range strings.FieldsFuncSeq(text, func(r rune) bool { return r == ',' || r == '=' || unicode.IsSpace(r) }) {
+	for entry := range strings.FieldsFuncSeq(text, func(r rune) bool {
+		return r == ',' || r == '=' || unicode.IsSpace(r)
+	}) {
 		if len(entry) > 20 && strings.Contains(err.Error(), entry) {
 			t.Errorf("%q: the error shows it: %v", entry, err)
 		}
@@ -69,7 +75,8 @@ func FuzzSettings(f *testing.F) {
 			return // files of this machine
 		}
 		c, _, err := readConfig(map[string]string{
-			envPrefix + name1: value1, envPrefix + name2: value2, envPrefix + "DHAN_TOKENS": "a-token-that-nobody-is-to-see",
+			envPrefix + name1: value1, envPrefix + name2: value2,
+			envPrefix + "DHAN_TOKENS": "a-token-that-nobody-is-to-see",
 		})
 		switch {
 		case err == nil:
@@ -98,24 +105,27 @@ func FuzzByteSize(f *testing.F) {
 	})
 }
 
-// FuzzTail prints what may be on the bus, which others may write to, too: nothing of it moves the cursor of a terminal.
+// FuzzTail formats messages of any program: none has a control character.
 func FuzzTail(f *testing.F) {
-	f.Add([]byte(`{"id":"1","broker":"kite","order_id":"1","status":"filled","quantity":1,"filled_quantity":1,"price":"1.5"}`))
+	f.Add([]byte(`{"id":"1","broker":"kite","order_id":"1","status":"filled","quantity":1,"filled_quantity":1,` +
+		`"price":"1.5"}`))
 	f.Add([]byte(`{"raw_text":"\u001b[2J","quantity":"x"}`))
 	f.Add([]byte("\x1b]0;\x07\xff"))
 	f.Add([]byte("null"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		line := humanLine(data, time.UTC)
-		if strings.ContainsFunc(strings.TrimSuffix(string(line), "\n"), func(r rune) bool { return !unicode.IsPrint(r) }) {
+		if strings.ContainsFunc(strings.TrimSuffix(string(line), "\n"),
+			func(r rune) bool { return !unicode.IsPrint(r) }) {
 			t.Errorf("%q is printed as %q", data, line)
 		}
-		if whole := wholeLine(&message{place: natsPlace{}, headers: map[string]string{"x": string(data)}, data: []byte("{}")}); !json.Valid(whole) {
+		if whole := headersLine(&message{position: natsPosition{}, headers: map[string]string{"x": string(data)},
+			data: []byte("{}")}); !json.Valid(whole) {
 			t.Errorf("not JSON: %q", whole)
 		}
 	})
 }
 
-// FuzzFrom reads --from.
+// FuzzFrom parses --from.
 func FuzzFrom(f *testing.F) {
 	for _, text := range []string{"start", "now", "10m", "2026-01-05T09:15:00+05:30", "-1s", "99999999h"} {
 		f.Add(text)
@@ -129,7 +139,7 @@ func FuzzFrom(f *testing.F) {
 	})
 }
 
-// FuzzSign signs what may be in a file, and reads what may be an answer.
+// FuzzSign signs files and parses answers.
 func FuzzSign(f *testing.F) {
 	f.Add([]byte(`{"order_id":"1","order_timestamp":"2026-01-02 10:00:00","checksum" : "x","a":1}`))
 	f.Add([]byte(`{"status":"ok","id":"fdec7447842aef1b227b19f7948a0d08"}`))
@@ -137,12 +147,13 @@ func FuzzSign(f *testing.F) {
 	f.Fuzz(func(t *testing.T, body []byte) {
 		before := bytes.Clone(body)
 		signed, err := sign(body, []kite.Secret{{Secret: "s3cret"}})
-		if !bytes.Equal(body, before) || err == nil && len(signed) < 64 || bytes.Contains(signed, []byte("s3cret")) && !bytes.Contains(body, []byte("s3cret")) {
+		if !bytes.Equal(body, before) || err == nil && len(signed) < 64 ||
+			bytes.Contains(signed, []byte("s3cret")) && !bytes.Contains(body, []byte("s3cret")) {
 			t.Errorf("%q became %q", before, signed)
 		}
 		if id, ok := eventID(body); ok && len(id) != 32 {
 			t.Errorf("%q is an id", id)
 		}
-		_ = orderIn(body)
+		_ = bodyOrderID(body)
 	})
 }

@@ -12,17 +12,17 @@ import (
 )
 
 const (
-	// maxQueuedLog bounds the log lines that wait for stderr, in bytes.
+	// maxQueuedLog limits the queued log lines, in bytes.
 	maxQueuedLog = 1 << 20
-	// logFlushLimit is how long the end of the process waits for stderr to take them.
+	// logFlushLimit is how long close waits for the queued lines to be written.
 	logFlushLimit = time.Second
-	// logRetryInterval is the pause before a write is repeated that a non-blocking stderr refused.
+	// logRetryInterval is the pause before a write is retried after EAGAIN.
 	logRetryInterval = 10 * time.Millisecond
 )
 
-// logQueue is stderr behind a bounded queue. Write never blocks and never fails, so logging stops nothing when stderr
-// blocks or its reader is gone. Callers render their lines themselves; each call of Write is one line. Lines stay in
-// order. A line that does not fit or cannot be written is dropped and counted, and a later line reports how many were.
+// logQueue is a bounded queue in front of stderr. Write never blocks and never fails, so that a blocked or closed
+// stderr stops nothing. Each call of Write is one complete line. Lines keep their order. A line that does not fit or
+// cannot be written is dropped and counted, and a later line reports the number.
 type logQueue struct {
 	to      io.Writer
 	dropped atomic.Uint64 // lines, since start
@@ -32,7 +32,7 @@ type logQueue struct {
 	wake   chan struct{} // capacity 1; closed by close
 	closed bool
 	lines  []byte
-	lost   uint64                          // lines dropped and not reported yet
+	lost   uint64                          // dropped lines not yet reported
 	report func(to io.Writer, lost uint64) // writes the line that reports them
 }
 
@@ -60,24 +60,22 @@ func (q *logQueue) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// reportWith sets what writes the line that reports dropped ones.
+// reportWith sets the function that writes the line which reports dropped lines.
 func (q *logQueue) reportWith(report func(to io.Writer, lost uint64)) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.report = report
 }
 
-// close writes what is queued, for logFlushLimit at most. Lines that come later are dropped.
+// close waits until the queue is written, at most logFlushLimit. Later lines are dropped.
 func (q *logQueue) close() {
 	q.mu.Lock()
 	q.closed = true
 	close(q.wake)
 	q.mu.Unlock()
-	limit := time.NewTimer(logFlushLimit)
-	defer limit.Stop()
 	select {
 	case <-q.done:
-	case <-limit.C:
+	case <-time.After(logFlushLimit):
 	}
 }
 
@@ -98,7 +96,7 @@ func (q *logQueue) run() {
 			continue
 		}
 		if err == nil {
-			report(q.to, lost) // they were dropped while these lines were queued, so they would be here
+			report(q.to, lost) // dropped while these lines were queued, so they belong after them
 			continue
 		}
 		q.mu.Lock()
@@ -107,7 +105,7 @@ func (q *logQueue) run() {
 	}
 }
 
-// write writes lines, and counts as dropped those that it cannot write.
+// write writes lines and counts those that it cannot write as dropped.
 func (q *logQueue) write(lines []byte) (unwritten uint64, err error) {
 	for {
 		n, err := q.to.Write(lines)
@@ -115,7 +113,7 @@ func (q *logQueue) write(lines []byte) (unwritten uint64, err error) {
 			return 0, nil
 		}
 		lines = lines[n:]
-		if errors.Is(err, syscall.EAGAIN) { // another process has made it non-blocking, or a socket's send timeout is over
+		if errors.Is(err, syscall.EAGAIN) { // made non-blocking by another process, or the send timeout of a socket
 			<-time.After(logRetryInterval)
 			continue
 		}

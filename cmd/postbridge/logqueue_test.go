@@ -55,7 +55,7 @@ func (g *gate) lines() []string {
 	return strings.Split(strings.TrimSuffix(g.written.String(), "\n"), "\n")
 }
 
-// TestLogQueueKeepsAll has several writers; all that they wrote is there after the end, in the order of each.
+// TestLogQueueKeepsAll checks that the lines of several writers are all written, in the order of each writer.
 func TestLogQueueKeepsAll(t *testing.T) {
 	g := new(gate)
 	q := newLogQueue(g)
@@ -83,8 +83,8 @@ func TestLogQueueKeepsAll(t *testing.T) {
 	}
 }
 
-// TestLogQueueBlocked holds that nobody waits for a blocked stderr, that what does not fit is counted, and that a line
-// behind all others says how many are missing.
+// TestLogQueueBlocked checks that a blocked stderr blocks no caller, that lines which do not fit are counted, and that
+// a line after all others has their number.
 func TestLogQueueBlocked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := new(gate)
@@ -131,7 +131,7 @@ func TestLogQueueBlocked(t *testing.T) {
 	})
 }
 
-// TestLogQueueEnd holds that the end waits for stderr, and not for ever.
+// TestLogQueueEnd checks that close waits for stderr, for a limited time.
 func TestLogQueueEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := new(gate)
@@ -161,7 +161,7 @@ func TestLogQueueEnd(t *testing.T) {
 	})
 }
 
-// TestLogQueueFails counts what cannot be written, reports it once it can be, and repeats what is only refused for now.
+// TestLogQueueFails checks that unwritable lines are counted and reported later, and that EAGAIN is retried.
 func TestLogQueueFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := new(gate)
@@ -185,7 +185,7 @@ func TestLogQueueFails(t *testing.T) {
 	})
 }
 
-// TestRunBlocked holds that no command waits for ever for somebody to read why it failed.
+// TestRunBlocked checks that a command ends although nobody reads its error.
 func TestRunBlocked(t *testing.T) {
 	g := new(gate)
 	defer g.close()()
@@ -194,7 +194,7 @@ func TestRunBlocked(t *testing.T) {
 	}
 }
 
-// TestLibraryLog holds that what a library logs by itself goes where postbridge logs.
+// TestLibraryLog checks that libraries log to the log of postbridge.
 func TestLibraryLog(t *testing.T) {
 	g := new(gate)
 	q := newLogQueue(g)

@@ -1,6 +1,6 @@
-// Command postbridge takes order postbacks from stock brokers and publishes each one as an event on a bus.
+// Command postbridge accepts order postbacks from stock brokers and publishes each one as an event on a bus.
 //
-// This package is the only one that reads the environment and signals, and that ends the process.
+// Only this package reads the environment, handles signals and ends the process.
 package main
 
 import (
@@ -11,7 +11,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 
 	"github.com/caarlos0/env/v10"
@@ -25,31 +24,31 @@ func main() {
 	os.Exit(run(context.Background(), os.Args[1:], os.Environ(), os.Stdin, os.Stdout, stderr))
 }
 
-// Exit codes. A supervisor restarts after a failure; misuse does not mend itself.
+// Exit codes. A supervisor should restart after a failure, but not after misuse.
 const (
 	exitOK      = 0
 	exitFailure = 1
 	exitMisuse  = 2
-	exitWarning = 3 // of doctor: something should be better
+	exitWarning = 3 // of doctor
 )
 
-// run is the program as a function of everything it may touch.
+// run runs the program with its inputs and outputs as arguments and returns the exit code.
 func run(ctx context.Context, args, environ []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if !signal.Ignored(syscall.SIGHUP) { // nohup ignores it
-		var forget func()
-		ctx, forget = signal.NotifyContext(ctx, syscall.SIGHUP) // a terminal that closes may send several
-		defer forget()
+		var stopHangup func()
+		ctx, stopHangup = signal.NotifyContext(ctx, syscall.SIGHUP) // a terminal that closes may send several
+		defer stopHangup()
 	}
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	context.AfterFunc(ctx, stop) // the first signal asks for an ordered stop, a second SIGINT or SIGTERM ends at once
+	context.AfterFunc(ctx, stop) // the first signal stops in order, a second SIGINT or SIGTERM ends at once
 
 	p := &process{env.ToMap(environ), stdin, stdout, newLogQueue(stderr)}
 	defer p.stderr.close()
 	return exitCode(p.dispatch(ctx, args), p.stderr)
 }
 
-// exitCode is what the end of a command comes to, which is told unless it was already.
+// exitCode maps a command's error to the process exit code and prints the error unless it was already reported.
 func exitCode(err error, stderr io.Writer) int {
 	var misuse *misuseError
 	var logged *loggedError
@@ -70,7 +69,7 @@ func exitCode(err error, stderr io.Writer) int {
 	}
 }
 
-// process is what a command may touch of the world around it.
+// process holds the environment and the standard streams of a command.
 type process struct {
 	env    map[string]string
 	stdin  io.Reader
@@ -78,7 +77,7 @@ type process struct {
 	stderr *logQueue
 }
 
-// command is one subcommand. Its help fits a screen and has an example that works.
+// command is a subcommand. Its help fits a screen and has a working example.
 type command struct {
 	name, help string
 	run        func(p *process, ctx context.Context, args []string) error
@@ -97,22 +96,22 @@ func commands() []command {
 	}
 }
 
-const mainHelp = `postbridge takes order postbacks from stock brokers and publishes each one on a bus.
+const mainHelp = `postbridge accepts order postbacks from stock brokers and publishes each one on a bus.
 
 Usage: postbridge COMMAND [flags]
 
-  serve     take postbacks and publish them; runs until SIGTERM
+  serve     accept postbacks and publish them; runs until SIGTERM
   send      send postbacks to a running postbridge: generated orders, files, a recorded day
   tail      follow the events on the bus
-  drain     publish everything that waits in a spool, then exit
-  spool     list, check or export what lies in the spool, beside serve; repair it
+  drain     publish every event in a spool, then exit
+  spool     list the files of the spool, dump its events as JSON, or repair it
   doctor    check what the buses, the disk and the clock promise, and say what to do
   config    check the configuration and print it, secrets redacted
   version   print the version
   help      print this, or with the name of a command its help
 
 The configuration is the environment, names that start with POSTBRIDGE_. Exit code 0 is
-success, 1 a failure, 2 misuse or a bad configuration.
+success, 1 a failure, 2 misuse or a bad configuration, 3 a warning of doctor.
 
 Example, a Kite app 1234 and an embedded bus, in one shell and then in another:
   POSTBRIDGE_KITE_SECRETS=1234=0hdv7iw5examplesecret postbridge serve
@@ -130,29 +129,34 @@ func (p *process) dispatch(ctx context.Context, args []string) error {
 	case "-version", "--version":
 		name = "version"
 	}
-	for _, c := range commands() {
-		if c.name != name {
-			continue
-		}
-		err := c.run(p, ctx, rest)
-		if errors.Is(err, flag.ErrHelp) {
-			return p.print(c.help)
-		}
+	c, err := findCommand(name)
+	if err != nil {
 		return err
 	}
-	return misuse("%q is not a command; run 'postbridge help'", name)
+	if err := c.run(p, ctx, rest); !errors.Is(err, flag.ErrHelp) {
+		return err
+	}
+	return p.print(c.help)
 }
 
 func (p *process) help(args []string) error {
 	if len(args) == 0 {
 		return p.print(mainHelp)
 	}
+	c, err := findCommand(args[0])
+	if err != nil {
+		return err
+	}
+	return p.print(c.help)
+}
+
+func findCommand(name string) (command, error) {
 	for _, c := range commands() {
-		if c.name == args[0] {
-			return p.print(c.help)
+		if c.name == name {
+			return c, nil
 		}
 	}
-	return misuse("%q is not a command; run 'postbridge help'", args[0])
+	return command{}, misuse("%q is not a command; run 'postbridge help'", name)
 }
 
 func (p *process) print(text string) error {
@@ -160,53 +164,5 @@ func (p *process) print(text string) error {
 	return err
 }
 
-// misuseError is a mistake in the arguments or the configuration. Its text is one line and says what to do.
-type misuseError struct{ text string }
-
-func (e *misuseError) Error() string { return e.text }
-
-func misuse(format string, args ...any) error {
-	return &misuseError{fmt.Sprintf(format, args...)}
-}
-
-// loggedError is a failure that the log tells already.
+// loggedError is an error that is logged already.
 type loggedError struct{ error }
-
-// newFlags makes a flag set that prints nothing itself: what goes wrong is one line, and help is a screen that was
-// written for people.
-func newFlags(name string) *flag.FlagSet {
-	fs := flag.NewFlagSet(name, flag.ContinueOnError)
-	fs.SetOutput(io.Discard)
-	fs.Usage = func() {}
-	return fs
-}
-
-// parseFlags reads args into fs; its error is flag.ErrHelp or a misuse.
-func parseFlags(fs *flag.FlagSet, args []string) error {
-	err := fs.Parse(args)
-	if err == nil || errors.Is(err, flag.ErrHelp) {
-		return err
-	}
-	return misuse("%s: %s; run 'postbridge %s --help'", fs.Name(), strings.TrimSpace(err.Error()), fs.Name())
-}
-
-// noArguments refuses what is left after the flags.
-func noArguments(fs *flag.FlagSet) error {
-	if fs.NArg() == 0 {
-		return nil
-	}
-	return misuse("%s: takes no argument %q; run 'postbridge %s --help'", fs.Name(), fs.Arg(0), fs.Name())
-}
-
-// isTerminal reports whether people read w. (The null device passes for one, which nobody can notice.)
-func isTerminal(w io.Writer) bool {
-	if q, ok := w.(*logQueue); ok {
-		w = q.to
-	}
-	f, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
-}

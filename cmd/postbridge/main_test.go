@@ -26,7 +26,7 @@ type withKafka struct{ *testing.M }
 // Run is called by testscript.
 func (w withKafka) Run() int { return kafkatest.Main(w.M) }
 
-// result is what a run of the program left behind.
+// result is the exit code and the output of a run of the program.
 type result struct {
 	code           int
 	stdout, stderr string
@@ -53,7 +53,8 @@ func TestUsage(t *testing.T) {
 		{"", 2, "postbridge: no command; run 'postbridge help'\n"},
 		{"sevre", 2, "postbridge: \"sevre\" is not a command; run 'postbridge help'\n"},
 		{"help sevre", 2, "postbridge: \"sevre\" is not a command; run 'postbridge help'\n"},
-		{"serve --port 1", 2, "postbridge: serve: flag provided but not defined: -port; run 'postbridge serve --help'\n"},
+		{"serve --port 1", 2,
+			"postbridge: serve: flag provided but not defined: -port; run 'postbridge serve --help'\n"},
 		{"serve now", 2, "postbridge: serve: takes no argument \"now\"; run 'postbridge serve --help'\n"},
 		{"config x", 2, "postbridge: config: takes no argument \"x\"; run 'postbridge config --help'\n"},
 		{"version x", 2, "postbridge: version: takes no argument \"x\"; run 'postbridge version --help'\n"},
@@ -76,20 +77,22 @@ func TestUsage(t *testing.T) {
 	}
 }
 
-// TestServeFailure holds that the failure that ends serve is the last line of its log, and told once.
+// TestServeFailure checks that the error that ends serve is logged once, in the last line.
 func TestServeFailure(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	got := runWith(t, environ("DHAN_TOKENS=t LISTEN=127.0.0.1:0 ADMIN_LISTEN=127.0.0.1:0 DATA_DIR="+t.TempDir()+" NATS_LISTEN="+l.Addr().String()), "serve")
+	settings := "DHAN_TOKENS=t LISTEN=127.0.0.1:0 ADMIN_LISTEN=127.0.0.1:0 DATA_DIR=" + t.TempDir()
+	got := runWith(t, environ(settings+" NATS_LISTEN="+l.Addr().String()), "serve")
 	lines := strings.Split(strings.TrimSpace(got.stderr), "\n")
 	var last struct{ Level, Msg, Error string }
 	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &last); err != nil || got.code != 1 {
 		t.Fatalf("%v: %+v", err, got)
 	}
-	want := "cannot open nats: the embedded NATS server cannot listen on " + l.Addr().String() + ": address already in use; set POSTBRIDGE_NATS_LISTEN"
+	want := "cannot open nats: the embedded NATS server cannot listen on " + l.Addr().String() +
+		": address already in use; set POSTBRIDGE_NATS_LISTEN"
 	if last.Level != "ERROR" || last.Msg != "postbridge ends" || last.Error != want {
 		t.Errorf("%+v\nwant %s", last, want)
 	}
@@ -98,7 +101,7 @@ func TestServeFailure(t *testing.T) {
 	}
 }
 
-// TestHelp holds that each help fits a screen and has an example, and that every way to ask gives the same.
+// TestHelp checks that each help fits a screen and has an example, and that all ways to print it agree.
 func TestHelp(t *testing.T) {
 	if got := runWith(t, nil, "help"); got.stdout != mainHelp {
 		t.Errorf("help prints %q", got.stdout)
@@ -135,7 +138,7 @@ func checkScreen(t *testing.T, help string) {
 	}
 }
 
-// TestHelpFlags holds that the help names each flag, and no other.
+// TestHelpFlags checks that the help has each flag, and no other.
 func TestHelpFlags(t *testing.T) {
 	for name, of := range map[string]struct {
 		flags *flag.FlagSet

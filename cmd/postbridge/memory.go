@@ -9,13 +9,13 @@ import (
 	"strings"
 )
 
-// memoryShare is the part of the memory limit that the Go runtime may use. The rest is for what it does not count:
-// pages of the program, some 25 MiB, and the kernel's own for sockets and files. With the embedded bus at 720
-// postbacks/s the process grew to 606 MiB without a limit and to 404 with one of 384 MiB, and used as much CPU time.
+// memoryShare is the part of the memory limit that the Go runtime may use. It does not count the pages of the program
+// (about 25 MiB) and the kernel's memory for sockets and files. With the embedded bus at 720 postbacks/s the process
+// grew to 606 MiB without a limit and to 404 MiB with one of 384 MiB, at the same CPU time.
 const memoryShare = 0.8
 
-// limitMemory has the runtime collect garbage in time where a control group limits the memory, unless GOMEMLIMIT is
-// set. The collector alone lets the heap grow to five times what is live.
+// limitMemory sets the runtime's memory limit to memoryShare of the control group's, unless GOMEMLIMIT is set. Without
+// it the heap grows to five times the live heap.
 func (p *process) limitMemory(root fs.FS) {
 	if limit := cgroupMemory(root); p.env["GOMEMLIMIT"] == "" && limit > 0 {
 		debug.SetMemoryLimit(int64(memoryShare * float64(limit)))
@@ -31,7 +31,7 @@ func cgroupMemory(root fs.FS) int64 {
 	}
 	limit := int64(math.MaxInt64)
 	for line := range strings.Lines(string(groups)) {
-		// Such as 0::/kubepods/pod1 of version 2, and 4:memory:/docker/1 of version 1.
+		// For example 0::/kubepods/pod1 of version 2, or 4:memory:/docker/1 of version 1.
 		_, rest, _ := strings.Cut(strings.TrimSpace(line), ":")
 		controllers, group, _ := strings.Cut(rest, ":")
 		dir, file := "sys/fs/cgroup", "memory.max"
@@ -41,7 +41,7 @@ func cgroupMemory(root fs.FS) int64 {
 				continue
 			}
 		}
-		// A container may see its own group as the root, whatever its path is outside. What is not there has no limit.
+		// A container may see its own group as the root, whatever its path outside. A missing file is no limit.
 		for group = path.Clean("/" + group); ; group = path.Dir(group) {
 			text, _ := fs.ReadFile(root, path.Join(dir, group, file))
 			if n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err == nil {

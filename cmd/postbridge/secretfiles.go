@@ -17,40 +17,39 @@ import (
 )
 
 const (
-	// pollInterval is how often secret files are read.
+	// pollInterval is the time between two reads of the secret files.
 	pollInterval = 2 * time.Second
-	// rereadAfter bounds how often those who send wrong proofs can make us read.
+	// rereadAfter limits how often postbacks with a wrong proof cause a read.
 	rereadAfter = 100 * time.Millisecond
-	// recentChange is how long a change is news: longer than it can take from looking at a secret to asking for news.
+	// recentChange is how long reload reports a change: longer than a caller takes from loading a secret to reload.
 	recentChange = 2 * time.Second
-	// maxSecretFile is the largest file taken for one of secrets.
+	// maxSecretFile limits the size of a secret file, in bytes.
 	maxSecretFile = 1 << 20
 )
 
-// secretFiles are the files that hold secrets. They are told apart by what is in them, not by their name or time: a
-// mounted Kubernetes Secret changes by swapping a link on the way to it. A file that cannot be used leaves the last
-// good secrets in force.
+// secretFiles reloads the files that hold secrets. A change is detected by content, not by name or time: a mounted
+// Kubernetes Secret changes by swapping a symbolic link on its path. While a file is invalid, its last valid content
+// stays in effect.
 type secretFiles struct {
 	log *slog.Logger
 	ok  *prometheus.GaugeVec
 
-	mu     sync.Mutex
-	all    []*secretFile
-	readAt time.Time // of all files
-
-	// changedAt is when something new came into force.
-	changedAt time.Time
+	mu sync.Mutex
+	// Guarded by mu, and so are the files.
+	all       []*secretFile
+	readAt    time.Time // last read of all files
+	changedAt time.Time // last change of a secret
 }
 
-// secretFile is one of them, or two that are taken as one text: a certificate and its key. Guarded by the mutex of all.
+// secretFile is one file, or two that are concatenated: a certificate and its key.
 type secretFile struct {
-	name   string
-	paths  []string
-	accept func(text string) error
+	name  string
+	paths []string
+	store func(text string) error
 
-	infos   []os.FileInfo     // at the last reading, nil for one that was not there
-	sum     [sha256.Size]byte // of the content that is in force
-	problem string            // why the content now is not in force
+	infos   []os.FileInfo     // at the last read; nil for a missing file
+	sum     [sha256.Size]byte // of the content in effect
+	problem string            // why the last content is not in effect
 }
 
 func newSecretFiles() *secretFiles {
@@ -58,14 +57,14 @@ func newSecretFiles() *secretFiles {
 		log: slog.New(slog.DiscardHandler),
 		ok: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "postbridge_secret_file_ok",
-			Help: "Whether the secrets in force are those in the file: 0 if it is empty, unreadable or wrong.",
+			Help: "1 if the secrets in the file are in effect, 0 if the file is empty, unreadable or invalid.",
 		}, []string{"name"}),
 	}
 }
 
-// add reads a file for the first time, when it has to be good. Paths that are empty do not count.
-func (s *secretFiles) add(name string, accept func(text string) error, paths ...string) error {
-	f := &secretFile{name: name, accept: accept}
+// add reads a file for the first time; it must be valid. Empty paths are ignored.
+func (s *secretFiles) add(name string, store func(text string) error, paths ...string) error {
+	f := &secretFile{name: name, store: store}
 	f.paths = slices.DeleteFunc(paths, func(path string) bool { return path == "" })
 	f.infos = make([]os.FileInfo, len(f.paths))
 	if _, err := f.read(); err != nil {
@@ -76,62 +75,48 @@ func (s *secretFiles) add(name string, accept func(text string) error, paths ...
 	return nil
 }
 
-// start tells log and registry how the files are, and watches them until ctx ends.
+// start exports the state of the files and reloads them until ctx ends.
 func (s *secretFiles) start(ctx context.Context, log *slog.Logger, registry *prometheus.Registry) {
 	if len(s.all) == 0 {
 		return
 	}
 	s.log = log
 	registry.MustRegister(s.ok)
-	go s.watch(ctx)
+	go s.poll(ctx)
 }
 
-// watch reads the files again and again until ctx ends.
-func (s *secretFiles) watch(ctx context.Context) {
-	tick := time.NewTicker(pollInterval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			s.mu.Lock()
-			s.readAll()
-			s.mu.Unlock()
-		}
+// poll reads the files at intervals until ctx ends.
+func (s *secretFiles) poll(ctx context.Context) {
+	for pause(ctx, pollInterval) {
+		s.mu.Lock()
+		s.refreshAll(true)
+		s.mu.Unlock()
 	}
 }
 
-// reload reads the files now, unless that was done a moment ago and none was touched since, and reports whether new
-// secrets came into force lately: also those that somebody else's call, or the clock, found between the caller's look
-// at the old ones and this.
+// reload reads all files, or within rereadAfter of the last read only the touched ones. It reports whether a secret has
+// changed within recentChange, so that a caller also learns of a change that another call or the poll found after the
+// caller had loaded the old secret.
 func (s *secretFiles) reload() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if time.Since(s.readAt) >= rereadAfter {
-		s.readAll()
-	} else {
-		s.readTouched()
-	}
+	s.refreshAll(time.Since(s.readAt) >= rereadAfter)
 	return time.Since(s.changedAt) < recentChange
 }
 
-func (s *secretFiles) readAll() {
+// refreshAll reads all files, or only the touched ones.
+func (s *secretFiles) refreshAll(untouched bool) {
 	for _, f := range s.all {
-		s.refresh(f)
-	}
-	s.readAt = time.Now()
-}
-
-func (s *secretFiles) readTouched() {
-	for _, f := range s.all {
-		if f.touched() {
+		if untouched || f.touched() {
 			s.refresh(f)
 		}
 	}
+	if untouched {
+		s.readAt = time.Now()
+	}
 }
 
-// refresh reads one file and says so if its state changed, once.
+// refresh reads one file and logs if its state changed.
 func (s *secretFiles) refresh(f *secretFile) {
 	changed, err := f.read()
 	problem, ok := "", 1.0
@@ -141,11 +126,12 @@ func (s *secretFiles) refresh(f *secretFile) {
 	switch {
 	case changed:
 		s.changedAt = time.Now()
-		s.log.Info("new secrets are in force", "name", f.name, "path", f.path())
+		s.log.Info("secrets reloaded", "name", f.name, "path", f.path())
 	case problem != "" && problem != f.problem:
-		s.log.Warn("a file of secrets cannot be used; the last good ones stay in force", "name", f.name, "path", f.path(), "error", problem)
+		s.log.Warn("cannot load the secret file; its last valid content stays in effect",
+			"name", f.name, "path", f.path(), "error", problem)
 	case problem == "" && f.problem != "":
-		s.log.Info("a file of secrets is good again", "name", f.name, "path", f.path())
+		s.log.Info("the secret file is valid again", "name", f.name, "path", f.path())
 	}
 	f.problem = problem
 	s.ok.WithLabelValues(f.name).Set(ok)
@@ -153,14 +139,14 @@ func (s *secretFiles) refresh(f *secretFile) {
 
 func (f *secretFile) path() string { return strings.Join(f.paths, ", ") }
 
-// read puts the content in force if it is good and not what is in force already. No error shows what is in the file.
+// read stores the content if it is valid and has changed. No error shows the content.
 func (f *secretFile) read() (changed bool, err error) {
 	var text []byte
 	for i, path := range f.paths {
 		part, info, err := readSecretFile(path)
 		f.infos[i] = info
 		if err != nil {
-			return false, fmt.Errorf("%w; name a file that can be read again and again", err)
+			return false, fmt.Errorf("%w; name a file that stays readable", err)
 		}
 		if i > 0 {
 			text = append(text, '\n')
@@ -171,32 +157,31 @@ func (f *secretFile) read() (changed bool, err error) {
 	if sum == f.sum {
 		return false, nil
 	}
-	if err := f.accept(string(text)); err != nil {
+	if err := f.store(string(text)); err != nil {
 		return false, err
 	}
 	f.sum = sum
 	return true, nil
 }
 
-// touched reports whether another file is there now, or its time or size is another.
+// touched reports whether a path has another file, time or size than at the last read.
 func (f *secretFile) touched() bool {
 	for i, path := range f.paths {
-		if touched(path, f.infos[i]) {
+		info, err := os.Stat(path)
+		before := f.infos[i]
+		if missing := before == nil; missing != (err != nil) {
+			return true
+		} else if missing {
+			continue
+		}
+		if !os.SameFile(info, before) || !info.ModTime().Equal(before.ModTime()) || info.Size() != before.Size() {
 			return true
 		}
 	}
 	return false
 }
 
-func touched(path string, before os.FileInfo) bool {
-	info, err := os.Stat(path)
-	if err != nil || before == nil {
-		return (err == nil) != (before != nil)
-	}
-	return !os.SameFile(info, before) || !info.ModTime().Equal(before.ModTime()) || info.Size() != before.Size()
-}
-
-// readSecretFile reads a regular file of a sensible size; reading a pipe could wait for ever.
+// readSecretFile reads a regular file of at most maxSecretFile bytes; reading a pipe could block forever.
 func readSecretFile(path string) ([]byte, os.FileInfo, error) {
 	if info, err := os.Stat(path); err != nil {
 		return nil, nil, err

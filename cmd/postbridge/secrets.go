@@ -13,8 +13,7 @@ import (
 	"github.com/postbridge/postbridge/brokers/kite"
 )
 
-// credentials are the secrets in force. Those that were given as files change while postbridge runs; a reader always
-// sees a whole set, the old one or the new one.
+// credentials holds the current secrets. Those in files change while postbridge runs; each is replaced atomically.
 type credentials struct {
 	certificate            atomic.Pointer[tls.Certificate]
 	adminToken             atomic.Pointer[string]
@@ -27,76 +26,64 @@ type credentials struct {
 	files *secretFiles
 }
 
-// secretSource is where one kind of secret comes from, and what takes it in.
+// secretSource describes one setting that is a secret or a file of secrets.
 type secretSource struct {
 	name, value, path string
-	accept            func(c *credentials, text string) error
-	// keyPath is another file, which is taken with the first as one text; "" if there is none.
-	keyPath string
+	keyPath           string // a second file, appended to the first; "" if there is none
+	store             func(c *credentials, text string) error
 }
 
 func (c *config) httpSecrets() []secretSource {
 	return []secretSource{
-		{name: "TLS_CERT", path: c.TLSCertFile, keyPath: c.TLSKeyFile, accept: (*credentials).setCertificate},
-		{name: "ADMIN_TOKEN", value: string(c.AdminToken), path: c.AdminTokenFile, accept: (*credentials).setAdminToken},
+		{"TLS_CERT", "", c.TLSCertFile, c.TLSKeyFile,
+			func(c *credentials, text string) error { return set(&c.certificate, text, parsePair) }},
+		{"ADMIN_TOKEN", string(c.AdminToken), c.AdminTokenFile, "",
+			func(c *credentials, text string) error { return set(&c.adminToken, text, parseAdminToken) }},
 	}
 }
 
 func (c *config) brokerSecrets() []secretSource {
 	return []secretSource{
-		{name: "KITE_SECRETS", value: string(c.KiteSecrets), path: c.KiteSecretsFile, accept: (*credentials).setKiteSecrets},
-		{name: "KITE_TOKENS", value: string(c.KiteTokens), path: c.KiteTokensFile, accept: (*credentials).setKiteTokens},
-		{name: "DHAN_TOKENS", value: string(c.DhanTokens), path: c.DhanTokensFile, accept: (*credentials).setDhanTokens},
+		{"KITE_SECRETS", string(c.KiteSecrets), c.KiteSecretsFile, "",
+			func(c *credentials, text string) error { return set(&c.kiteSecrets, text, parseKiteSecrets) }},
+		{"KITE_TOKENS", string(c.KiteTokens), c.KiteTokensFile, "",
+			func(c *credentials, text string) error { return set(&c.kiteTokens, text, parseTokens) }},
+		{"DHAN_TOKENS", string(c.DhanTokens), c.DhanTokensFile, "",
+			func(c *credentials, text string) error { return set(&c.dhanTokens, text, parseTokens) }},
 	}
 }
 
 func (c *config) busSecrets() []secretSource {
 	return []secretSource{
-		{name: "NATS_PASSWORD", value: string(c.NATSPassword), path: c.NATSPasswordFile, accept: (*credentials).setNATSPassword},
-		{name: "NATS_TOKEN", value: string(c.NATSToken), path: c.NATSTokenFile, accept: (*credentials).setNATSToken},
-		{name: "KAFKA_PASSWORD", value: string(c.KafkaPassword), path: c.KafkaPasswordFile, accept: (*credentials).setKafkaPassword},
+		{"NATS_PASSWORD", string(c.NATSPassword), c.NATSPasswordFile, "",
+			func(c *credentials, text string) error { return set(&c.natsPassword, text, parseWord) }},
+		{"NATS_TOKEN", string(c.NATSToken), c.NATSTokenFile, "",
+			func(c *credentials, text string) error { return set(&c.natsToken, text, parseWord) }},
+		{"KAFKA_PASSWORD", string(c.KafkaPassword), c.KafkaPasswordFile, "",
+			func(c *credentials, text string) error { return set(&c.kafkaPassword, text, parseWord) }},
 	}
 }
 
-// readCredentials takes the secrets from the configuration and from the files that it names. Its error is a misuse.
+// readCredentials reads the secrets from the settings and from the files that they name. Its error is a misuse.
 func readCredentials(sources []secretSource) (*credentials, error) {
 	all := &credentials{files: newSecretFiles()}
-	for _, of := range sources {
+	for _, s := range sources {
 		var err error
 		switch {
-		case of.value != "":
-			err = of.accept(all, of.value)
-		case of.path != "":
-			of.name += "_FILE"
-			err = all.files.add(of.name, func(text string) error { return of.accept(all, text) }, of.path, of.keyPath)
+		case s.value != "":
+			err = s.store(all, s.value)
+		case s.path != "":
+			s.name += "_FILE"
+			err = all.files.add(s.name, func(text string) error { return s.store(all, text) }, s.path, s.keyPath)
 		}
 		if err != nil {
-			return nil, bad(of.name, "%v", err)
+			return nil, bad(s.name, "%v", err)
 		}
 	}
 	return all, nil
 }
 
-func (c *credentials) setCertificate(text string) error {
-	return set(&c.certificate, text, parsePair)
-}
-func (c *credentials) setAdminToken(text string) error {
-	return set(&c.adminToken, text, parseAdminToken)
-}
-func (c *credentials) setKiteSecrets(text string) error {
-	return set(&c.kiteSecrets, text, parseKiteSecrets)
-}
-func (c *credentials) setKiteTokens(text string) error { return set(&c.kiteTokens, text, parseTokens) }
-func (c *credentials) setDhanTokens(text string) error { return set(&c.dhanTokens, text, parseTokens) }
-func (c *credentials) setNATSPassword(text string) error {
-	return set(&c.natsPassword, text, parseWord)
-}
-func (c *credentials) setNATSToken(text string) error { return set(&c.natsToken, text, parseWord) }
-func (c *credentials) setKafkaPassword(text string) error {
-	return set(&c.kafkaPassword, text, parseWord)
-}
-
-// set puts what a text says in force.
+// set parses text and makes it the current value.
 func set[T any](value *atomic.Pointer[T], text string, parse func(string) (T, error)) error {
 	v, err := parse(text)
 	if err == nil {
@@ -105,7 +92,7 @@ func set[T any](value *atomic.Pointer[T], text string, parse func(string) (T, er
 	return err
 }
 
-// load is what is in force, or nothing.
+// load returns the current value, or the zero value.
 func load[T any](value *atomic.Pointer[T]) (v T) {
 	if p := value.Load(); p != nil {
 		v = *p
@@ -113,18 +100,18 @@ func load[T any](value *atomic.Pointer[T]) (v T) {
 	return v
 }
 
-// fresh is what is in force after a look at the files.
+// fresh returns the current value after a reload of the files.
 func (c *credentials) fresh(value *atomic.Pointer[string]) string {
 	c.files.reload()
 	return load(value)
 }
 
-// kite are the credentials in force of Kite.
+// kite returns the current credentials of Kite.
 func (c *credentials) kite() kite.Credentials {
 	return kite.Credentials{Secrets: load(&c.kiteSecrets), Tokens: load(&c.kiteTokens)}
 }
 
-// splitEntries takes a list of secrets apart: entries are separated by commas or lines; empty lines do not count.
+// splitEntries splits a list of secrets at commas and lines. Empty lines are ignored.
 func splitEntries(text string) (entries []string) {
 	for line := range strings.Lines(text) {
 		if strings.TrimSpace(line) == "" {
@@ -137,8 +124,8 @@ func splitEntries(text string) (entries []string) {
 	return entries
 }
 
-// checkSecret refuses a secret, or an entry of a list, that cannot be right: accepted, it would have each postback
-// rejected. Its error continues "it" or "entry 1", and shows no character of the text but an invisible one.
+// checkSecret rejects a secret, or an entry of a list, that cannot be right: with it every postback would be refused.
+// Its error continues "it" or "entry 1" and shows no character of the secret but an invisible one.
 func checkSecret(text string) error {
 	invisible := strings.IndexFunc(text, func(r rune) bool { return !unicode.IsPrint(r) })
 	first, _ := utf8.DecodeRuneInString(text)
@@ -155,13 +142,14 @@ func checkSecret(text string) error {
 	case len(text) > size && strings.ContainsRune(quotes, first) && strings.ContainsRune(quotes, last):
 		return errors.New("is in quotes; remove them")
 	case strings.HasPrefix(text, "export ") || strings.HasPrefix(text, envPrefix):
-		return errors.New("starts like a line of a shell script; leave only what is after the name and its =")
+		return errors.New("starts like a line of a shell script; keep only the value after the =")
 	}
 	return nil
 }
 
-// readEntries takes a list of secrets apart and checks its entries, and the whole, which may be in quotes, too.
-func readEntries(text string) ([]string, error) {
+// parseEntries splits a list of secrets, checks each entry and the whole list, which may be in quotes, too, and parses
+// the entries. Its errors give the number of an entry instead of its text, which may be a secret.
+func parseEntries[T any](text string, parse func(entry string) (T, error)) (all []T, err error) {
 	entries := splitEntries(text)
 	for i, entry := range entries {
 		if err := checkSecret(entry); err != nil {
@@ -172,42 +160,40 @@ func readEntries(text string) ([]string, error) {
 		return nil, fmt.Errorf("it %w", err)
 	}
 	if entries == nil {
-		return nil, errNoEntry
-	}
-	return entries, nil
-}
-
-var errNoEntry = errors.New("there is nothing in it; put at least one entry there")
-
-// parseKiteSecrets reads app_id=api_secret entries. Errors count entries rather than show them: what looks like an app
-// id may be a secret in the wrong place.
-func parseKiteSecrets(text string) (secrets []kite.Secret, err error) {
-	entries, err := readEntries(text)
-	if err != nil {
-		return nil, err
+		return nil, errors.New("it is empty; add at least one entry")
 	}
 	for i, entry := range entries {
-		app, secret, ok := strings.Cut(entry, "=")
-		app, secret = strings.TrimSpace(app), strings.TrimSpace(secret)
-		switch {
-		case !ok || app == "":
-			return nil, fmt.Errorf("entry %d has no app id; write it like app_id=api_secret", i+1)
-		case secret == "":
-			return nil, fmt.Errorf("entry %d has an empty secret; write it like app_id=api_secret", i+1)
-		case !isAppID(app):
-			return nil, fmt.Errorf("entry %d has an app id that is not a number; it is the app_id of postbacks, not the api_key", i+1)
-		case strings.ContainsFunc(secret, notInHeader):
-			return nil, fmt.Errorf("entry %d has a blank in its secret, or a character that is not ASCII; remove it", i+1)
+		one, err := parse(entry)
+		if err != nil {
+			return nil, fmt.Errorf("entry %d %w", i+1, err)
 		}
-		if err := checkSecret(secret); err != nil {
-			return nil, fmt.Errorf("entry %d has a secret that %w", i+1, err)
-		}
-		if strings.ContainsAny(secret, "\"'`") { // of a list that is in quotes but for the first app id, or a slip
-			return nil, fmt.Errorf("entry %d has a quotation mark in its secret; remove it", i+1)
-		}
-		secrets = append(secrets, kite.Secret{AppID: app, Secret: secret})
+		all = append(all, one)
 	}
-	return secrets, nil
+	return all, nil
+}
+
+// parseKiteSecrets parses app_id=api_secret entries.
+func parseKiteSecrets(text string) ([]kite.Secret, error) { return parseEntries(text, parseKiteSecret) }
+
+func parseKiteSecret(entry string) (kite.Secret, error) {
+	app, secret, ok := strings.Cut(entry, "=")
+	app, secret = strings.TrimSpace(app), strings.TrimSpace(secret)
+	err := checkSecret(secret)
+	switch {
+	case !ok || app == "":
+		err = errors.New("has no app id; write it like app_id=api_secret")
+	case secret == "":
+		err = errors.New("has an empty secret; write it like app_id=api_secret")
+	case !isAppID(app):
+		err = errors.New("has an app id that is not a number; it is the app_id of postbacks, not the api_key")
+	case strings.ContainsFunc(secret, notInHeader):
+		err = errors.New("has a space or a non-ASCII character in its secret; remove it")
+	case err != nil:
+		err = fmt.Errorf("has a secret that %w", err)
+	case strings.ContainsAny(secret, "\"'`"): // of a list in quotes after the first app id
+		err = errors.New("has a quotation mark in its secret; remove it")
+	}
+	return kite.Secret{AppID: app, Secret: secret}, err
 }
 
 // isAppID reports whether a postback can have this app id: JSON numbers have no leading zeros.
@@ -216,38 +202,34 @@ func isAppID(app string) bool {
 	return err == nil && strconv.FormatUint(n, 10) == app
 }
 
-// parseTokens reads path tokens.
+// parseTokens parses path tokens.
 func parseTokens(text string) ([]string, error) {
-	tokens, err := readEntries(text)
-	if err != nil {
-		return nil, err
-	}
-	for i, t := range tokens {
+	return parseEntries(text, func(token string) (string, error) {
 		switch {
-		case t == "":
-			return nil, fmt.Errorf("entry %d is empty; write it like token1,token2", i+1)
-		case strings.ContainsFunc(t, notInSegment):
-			return nil, fmt.Errorf("entry %d cannot be part of a path; use letters, digits, - and _", i+1)
+		case token == "":
+			return "", errors.New("is empty; write it like token1,token2")
+		case strings.ContainsFunc(token, notInSegment):
+			return "", errors.New("cannot be part of a path; use letters, digits, - and _")
 		}
-	}
-	return tokens, nil
+		return token, nil
+	})
 }
 
-// notInSegment reports a character that a URL cannot have in one segment of its path, or not as itself.
+// notInSegment reports whether a URL cannot have the character, unescaped, in a segment of its path.
 func notInSegment(r rune) bool {
 	return notInHeader(r) || strings.ContainsRune(`/?#%"<>\^{|}`+"`", r)
 }
 
-// parsePair reads a certificate, with its chain, and its key, in whatever order.
+// parsePair parses a certificate with its chain and its key, in any order.
 func parsePair(text string) (tls.Certificate, error) {
 	pair, err := tls.X509KeyPair([]byte(text), []byte(text))
 	if err != nil {
-		err = fmt.Errorf("the certificate and its key do not load: %w", err)
+		err = fmt.Errorf("cannot load the certificate and its key: %w", err)
 	}
 	return pair, err
 }
 
-// parseAdminToken reads what a header can carry.
+// parseAdminToken parses a token that fits in an HTTP header.
 func parseAdminToken(text string) (string, error) {
 	token, err := parseWord(text)
 	if err == nil && strings.ContainsFunc(token, notInHeader) {
@@ -256,11 +238,11 @@ func parseAdminToken(text string) (string, error) {
 	return token, err
 }
 
-// parseWord reads one secret; the end of the line is not part of it.
+// parseWord parses one secret, which may end with a line break.
 func parseWord(text string) (string, error) {
 	word := strings.TrimRight(text, "\r\n")
 	if word == "" {
-		return "", errors.New("there is nothing in it; put the secret there")
+		return "", errors.New("it is empty; it should hold the secret")
 	}
 	if err := checkSecret(word); err != nil {
 		return "", fmt.Errorf("it %w", err)
@@ -268,5 +250,5 @@ func parseWord(text string) (string, error) {
 	return word, nil
 }
 
-// notInHeader reports what is not a printable character of ASCII, or a blank.
+// notInHeader reports whether the character is a space or not printable ASCII.
 func notInHeader(r rune) bool { return r <= ' ' || r > '~' }

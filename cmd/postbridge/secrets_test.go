@@ -35,12 +35,12 @@ func TestParseWord(t *testing.T) {
 	}
 }
 
-// TestWrongSecrets has secrets that cannot be right. As a setting and as a file they are misuse of every command that
-// reads them, and nothing shows them.
+// TestWrongSecrets checks that secrets which cannot be right, as a setting and as a file, are misuse for every command
+// that reads them, and are never printed.
 func TestWrongSecrets(t *testing.T) {
 	const app = "has an app id that is not a number; it is the app_id of postbacks, not the api_key"
-	const line = "starts like a line of a shell script; leave only what is after the name and its ="
-	const secret = "has a blank in its secret, or a character that is not ASCII; remove it"
+	const line = "starts like a line of a shell script; keep only the value after the ="
+	const secret = "has a space or a non-ASCII character in its secret; remove it"
 	for name, tests := range map[string][]struct{ text, want string }{
 		"KITE_SECRETS": {
 			{`"1234=s3cret"`, "entry 1 is in quotes; remove them"},
@@ -82,9 +82,11 @@ func TestWrongSecrets(t *testing.T) {
 			{"s3cret\tx", "it has an invisible character (U+0009); remove it"},
 			{"export NATS_TOKEN=s3cret", "it " + line},
 		},
-		"NATS_PASSWORD": {{`"s3cret"`, "it is in quotes; remove them"}, {"s3cr\xe9t", "it is not UTF-8; save it as UTF-8"}},
+		"NATS_PASSWORD": {{`"s3cret"`, "it is in quotes; remove them"},
+			{"s3cr\xe9t", "it is not UTF-8; save it as UTF-8"}},
 		"KAFKA_PASSWORD": {
-			{"‘s3cret’", "it is in quotes; remove them"}, {"s3cret\u200d", "it has an invisible character (U+200D); remove it"},
+			{"‘s3cret’", "it is in quotes; remove them"},
+			{"s3cret\u200d", "it has an invisible character (U+200D); remove it"},
 		},
 	} {
 		base := []string{envPrefix + "DHAN_TOKENS=t"}
@@ -96,7 +98,8 @@ func TestWrongSecrets(t *testing.T) {
 			base = append(base, envPrefix+"NATS_URL=bus")
 			commands = append(commands, "tail", "drain")
 		case "KAFKA":
-			base = append(base, environ("PUBLISH=kafka KAFKA_BROKERS=bus:9092 KAFKA_USER=u KAFKA_SASL_MECHANISM=PLAIN")...)
+			base = append(base, environ("PUBLISH=kafka KAFKA_BROKERS=bus:9092 KAFKA_USER=u "+
+				"KAFKA_SASL_MECHANISM=PLAIN")...)
 			commands = append(commands, "tail", "drain")
 		}
 		if name == "NATS_PASSWORD" {
@@ -143,7 +146,7 @@ func newWatched(t *testing.T, kitePath, dhanPath string) *watched {
 	return w
 }
 
-// logged counts the lines of the log since the last call, and fails if they show what is in a file.
+// logged counts the log lines since the last call, and fails if they show the content of a file.
 func (w *watched) logged(t *testing.T) int {
 	t.Helper()
 	w.files.mu.Lock() // held by who logs
@@ -177,13 +180,13 @@ func (w *watched) wantOK(t *testing.T, ok float64) {
 	}
 }
 
-// TestWatch walks a file through good and bad states. The clock is false, the files are real.
+// TestWatch changes a file to valid and invalid states. The clock is fake, the files are real.
 func TestWatch(t *testing.T) {
 	path, tokens := write(t, "kite", "1=s3cret1\n"), write(t, "dhan", "s3cret")
 	synctest.Test(t, func(t *testing.T) {
 		w := newWatched(t, path, tokens)
 		ctx, stop := context.WithCancel(t.Context())
-		go w.files.watch(ctx)
+		go w.files.poll(ctx)
 		defer stop()
 		for _, step := range []struct {
 			name   string
@@ -250,7 +253,7 @@ func TestWatchMount(t *testing.T) {
 	w.wantSecret(t, "s3cret2")
 }
 
-// TestReload asks as a refusal does: what is in force has to be what is in the file, whoever asked a moment ago.
+// TestReload reloads as a refusal does: the secrets in effect are those in the file, whichever call read it before.
 func TestReload(t *testing.T) {
 	path := write(t, "kite", "1=s3cret1")
 	synctest.Test(t, func(t *testing.T) {

@@ -40,33 +40,35 @@ Usage: postbridge send [flags] [file ...]
 Example: postbridge send --secret 1234=0hdv7iw5examplesecret --count 100 --rate 50
 `
 
-// sendOptions holds the flags of send, and what follows from them.
+// sendOptions holds the flags of send and what is derived from them.
 type sendOptions struct {
-	url, broker, secret, token string
-	ca, certificate            string              // files: the CA to trust, the certificate of serve on this machine
-	apps                       []kite.Secret       // to sign with; without one, a recording is sent as it is
-	tokens                     map[string][]string // by broker
-	sign                       bool
-	count                      int64
-	duration                   time.Duration
-	rate                       float64
-	connections, users         int
-	repeats, late              float64
-	burst, split               bool // for --worst
-	seed                       uint64
-	acked                      string
-	tolerate, json             bool
-	files                      []string
+	url, ca, broker, secret, token string
+	sign                           bool
+	count                          int64
+	duration                       time.Duration
+	rate                           float64
+	connections, users             int
+	repeats, late                  float64
+	seed                           uint64
+	acked                          string
+	tolerate, json                 bool
+	replay                         string
+	speed                          float64 // 0 for as fast as postbacks are answered
+	worst                          behaviours
+	canary                         bool
+	user                           string // of the canary
+	timeout                        time.Duration
+	files                          []string
 
-	replay  string  // a file
-	speed   float64 // how many times as fast as it was recorded; 0 for as fast as it is answered
-	worst   behaviours
-	canary  bool
-	user    string // of the canary
-	timeout time.Duration
+	// Derived.
+	certificate  string              // the certificate file of serve on this machine, which is trusted; may be empty
+	apps         []kite.Secret       // to sign with; without one a recording is sent as it is
+	tokens       map[string][]string // by broker
+	burst, split bool                // for --worst
 }
 
 func sendFlags(o *sendOptions) *flag.FlagSet {
+	o.speed = 1
 	fs := newFlags("send")
 	fs.StringVar(&o.url, "url", "", "")
 	fs.StringVar(&o.ca, "ca", "", "")
@@ -86,7 +88,6 @@ func sendFlags(o *sendOptions) *flag.FlagSet {
 	fs.BoolVar(&o.tolerate, "tolerate", false, "")
 	fs.BoolVar(&o.json, "json", false, "")
 	fs.StringVar(&o.replay, "replay", "", "")
-	o.speed = 1
 	fs.Func("speed", "", o.setSpeed)
 	fs.Func("worst", "", o.worst.set)
 	fs.BoolVar(&o.canary, "canary", false, "")
@@ -101,23 +102,18 @@ func (p *process) send(ctx context.Context, args []string) error {
 	if err := parseFlags(fs, args); err != nil {
 		return err
 	}
-	if err := checkBroker("send", o.broker); err != nil {
-		return err
-	}
 	o.files = fs.Args()
-	err := firstError(
-		o.check,
-		func() error { return o.checkMode(fs) },
-		func() error { return p.sendSettings(o) },
-		func() error { return p.runSend(ctx, o) },
-	)
+	err := cmp.Or(o.check(), o.checkMode(fs), p.sendSettings(o))
+	if err == nil {
+		err = p.runSend(ctx, o)
+	}
 	if err != nil {
 		return fmt.Errorf("send: %w", err)
 	}
 	return nil
 }
 
-// runSend sends, in the way that the flags chose, and prints the summary.
+// runSend sends in the mode that the flags chose and prints the summary.
 func (p *process) runSend(ctx context.Context, o *sendOptions) error {
 	o.setDefaults()
 	to, routes, err := o.target()
@@ -127,16 +123,16 @@ func (p *process) runSend(ctx context.Context, o *sendOptions) error {
 	if o.canary {
 		return p.sendCanary(ctx, o, &client{endpoint: to}, routes[o.broker])
 	}
-	s := &sender{sendOptions: o, to: to, route: routes[o.broker], pace: newPace(o), total: newSummary()}
+	s := &sender{sendOptions: o, to: to, route: routes[o.broker], total: newSummary()}
 	if len(o.worst) > 0 {
 		s.watch, err = p.watchBuses(ctx, &tailOptions{broker: o.broker, destination: string(bridge.Orders)})
 		if err != nil {
 			return err
 		}
 		defer s.watch.close()
-		s.watch.awaitBegin(ctx, o.timeout)
-		s.pace = newPace(o) // which begins now
+		s.watch.awaitReaders(ctx, o.timeout)
 	}
+	s.pace = newPace(o)
 	if s.source, err = p.openSource(s, routes); err != nil {
 		return err
 	}
@@ -156,7 +152,7 @@ func (p *process) runSend(ctx context.Context, o *sendOptions) error {
 	return errors.Join(failure, acked.Close(), p.print(s.total.text(o.json)))
 }
 
-// openSource opens the recording or reads the files, or else makes orders.
+// openSource returns the source of the mode: a recording, files or generated orders.
 func (p *process) openSource(s *sender, routes map[string]*route) (source, error) {
 	switch {
 	case s.replay != "":
@@ -173,15 +169,16 @@ func (p *process) openSource(s *sender, routes map[string]*route) (source, error
 	return newGenerator(s.sendOptions).next, nil
 }
 
-// sendSettings fills in what the flags left out from the settings of serve, so that both run from one environment.
+// sendSettings derives URL, secrets and tokens from the flags, and for those not set from the settings of serve.
 func (p *process) sendSettings(o *sendOptions) error {
 	c, err := parseConfig(p.env)
 	if err != nil {
 		return err
 	}
 	replay, signs := o.replay != "", o.broker == "kite" && (o.sign || len(o.files) == 0)
-	secrets, err := readCredentials(slices.DeleteFunc(c.brokerSecrets(), func(of secretSource) bool {
-		switch of.name { // what is not needed may be wrong
+	// A setting that is not needed may be wrong.
+	secrets, err := readCredentials(slices.DeleteFunc(c.brokerSecrets(), func(s secretSource) bool {
+		switch s.name {
 		case "KITE_SECRETS":
 			return o.secret != "" || !replay && !signs
 		case strings.ToUpper(o.broker) + "_TOKENS":
@@ -201,7 +198,8 @@ func (p *process) sendSettings(o *sendOptions) error {
 	}
 	switch {
 	case replay && err != nil:
-		return misuse("an app to sign with has no secret; set --secret or POSTBRIDGE_KITE_SECRETS to app_id=api_secret")
+		return misuse("--secret is not an app with a secret; set --secret or " +
+			"POSTBRIDGE_KITE_SECRETS to app_id=api_secret")
 	case !replay && signs && len(o.apps) == 0:
 		return misuse("no Kite app to sign with; set --secret or POSTBRIDGE_KITE_SECRETS to app_id=api_secret")
 	case o.broker == "dhan" && len(o.tokens["dhan"]) == 0:
@@ -209,19 +207,21 @@ func (p *process) sendSettings(o *sendOptions) error {
 	case o.url != "":
 		return nil
 	}
-	o.url = "http://" + onThisMachine(c.Listen)
+	o.url = "http://" + localAddress(c.Listen)
 	if o.certificate = c.TLSCertFile; o.certificate != "" {
-		o.url = "https://" + onThisMachine(c.Listen)
+		o.url = "https://" + localAddress(c.Listen)
 	}
 	return checkAddress("LISTEN", c.Listen)
 }
 
 func (o *sendOptions) check() error {
 	switch {
+	case !slices.Contains(brokerNames(), o.broker):
+		return unknownBroker(o.broker)
 	case o.count < 0 || o.duration < 0 || o.rate < 0:
-		return misuse("--count, --for and --rate cannot be negative; leave out what is not to limit it")
+		return misuse("--count, --for and --rate must not be negative; 0 is no limit")
 	case o.timeout <= 0:
-		return misuse("--timeout %v is no time to wait; set it like 10s", o.timeout)
+		return misuse("--timeout must be positive; set it like 10s")
 	case o.user == "" || bridge.EscapeToken(o.user) != o.user:
 		return misuse("--user %q has to be letters, digits, - and _", o.user)
 	case o.connections < 1 || o.users < 1:
@@ -234,7 +234,7 @@ func (o *sendOptions) check() error {
 	return nil
 }
 
-// mode returns the way to send, and the flags that have an effect on it beside those that always have.
+// mode returns the mode of sending, empty for orders and files, and the flags that it allows beside the common ones.
 func (o *sendOptions) mode() (name, flags string) {
 	switch {
 	case o.canary:
@@ -247,7 +247,7 @@ func (o *sendOptions) mode() (name, flags string) {
 	return "", "sign connections count for rate users seed repeats late acked tolerate"
 }
 
-// checkMode refuses a flag that has no effect beside another one.
+// checkMode rejects flags and files that have no effect in the mode.
 func (o *sendOptions) checkMode(fs *flag.FlagSet) (err error) {
 	mode, flags := o.mode()
 	valid := strings.Fields(mode + " url ca broker secret token json " + flags)
@@ -258,7 +258,7 @@ func (o *sendOptions) checkMode(fs *flag.FlagSet) (err error) {
 		switch {
 		case slices.Contains(valid, f.Name):
 		case mode == "":
-			err = misuse("--%s is for another way to send; run 'postbridge send --help'", f.Name)
+			err = misuse("--%s needs --replay, --worst or --canary; run 'postbridge send --help'", f.Name)
 		default:
 			err = misuse("--%s takes no --%s; leave one of them out", mode, f.Name)
 		}
@@ -266,7 +266,7 @@ func (o *sendOptions) checkMode(fs *flag.FlagSet) (err error) {
 	return err
 }
 
-// setDefaults sets when to stop, and what the behaviours need.
+// setDefaults sets when to stop, and the options that the behaviours of --worst need.
 func (o *sendOptions) setDefaults() {
 	switch {
 	case o.count != 0 || o.duration != 0 || o.replay != "":
@@ -284,5 +284,5 @@ func (o *sendOptions) setDefaults() {
 	}
 }
 
-// app returns the Kite app to sign with, if there is one.
+// app returns the Kite app to sign with, or the zero value.
 func (o *sendOptions) app() kite.Secret { return append(o.apps, kite.Secret{})[0] }

@@ -44,7 +44,8 @@ type edge struct {
 func newEdge(t *testing.T) *edge {
 	e := &edge{orders: make(map[string][]*event.Event), busy: make(map[string]bool), brokers: map[string]bridge.Broker{
 		"kite": kite.New(kite.Config{Credentials: func() kite.Credentials {
-			return kite.Credentials{Secrets: []kite.Secret{{AppID: "1234", Secret: "s3cret"}, {AppID: "98", Secret: "0ther"}}}
+			return kite.Credentials{Secrets: []kite.Secret{{AppID: "1234", Secret: "s3cret"},
+				{AppID: "98", Secret: "0ther"}}}
 		}}),
 		"dhan": dhan.New(func() dhan.Credentials { return dhan.Credentials{Tokens: []string{"t0ken"}} }),
 	}}
@@ -135,7 +136,8 @@ func TestSendLives(t *testing.T) {
 			if r.Sent != 2000 || r.OK != 2000 || r.Statuses[200] != 2000 || len(r.Lost) != 0 || r.Refused != 0 {
 				t.Errorf("%+v", r)
 			}
-			if r.Milliseconds.P50 <= 0 || r.Milliseconds.P99 < r.Milliseconds.P50 || r.Milliseconds.Max < r.Milliseconds.P99 {
+			if r.Milliseconds.P50 <= 0 || r.Milliseconds.P99 < r.Milliseconds.P50 ||
+				r.Milliseconds.Max < r.Milliseconds.P99 {
 				t.Errorf("%+v", r.Milliseconds)
 			}
 			checkLives(t, e.orders)
@@ -180,7 +182,7 @@ func checkLives(t *testing.T, orders map[string][]*event.Event) {
 	}
 }
 
-// TestSendRepeats holds that a state in other words is the same event.
+// TestSendRepeats checks that a state with another status is the same event.
 func TestSendRepeats(t *testing.T) {
 	for _, broker := range []string{"kite", "dhan"} {
 		e := newEdge(t)
@@ -195,7 +197,7 @@ func TestSendRepeats(t *testing.T) {
 	}
 }
 
-// TestSendAppID signs as apps with short and long ids. Serve takes no id that is not a number.
+// TestSendAppID signs as apps with short and long ids. Serve accepts numbers only.
 func TestSendAppID(t *testing.T) {
 	e := newEdge(t)
 	for _, secret := range []string{"1234=s3cret", "98=0ther"} {
@@ -205,7 +207,7 @@ func TestSendAppID(t *testing.T) {
 	}
 }
 
-// TestSendSeed holds that the same seed sends the same bytes, and another seed other orders.
+// TestSendSeed checks that the same seed sends the same bytes, and another seed other orders.
 func TestSendSeed(t *testing.T) {
 	bodies := func(args ...string) []string {
 		e := newEdge(t)
@@ -258,7 +260,8 @@ func TestSendFiles(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			before := len(e.bodies)
-			r := e.sent(t, test.want, append(test.args, write(t, "body.json", test.text), write(t, "body.json", test.text))...)
+			r := e.sent(t, test.want, append(test.args, write(t, "body.json", test.text),
+				write(t, "body.json", test.text))...)
 			if test.want == 0 && (r.OK != 2 || !slices.Equal(e.bodies[before:], []string{right, right})) {
 				t.Errorf("%+v %q", r, e.bodies[before:])
 			}
@@ -274,7 +277,7 @@ func TestSendFiles(t *testing.T) {
 	}
 }
 
-// TestSendAnswers holds what each answer means: the end, or with --tolerate only a number.
+// TestSendAnswers checks that an error status ends the run, or with --tolerate is counted.
 func TestSendAnswers(t *testing.T) {
 	failing := func(status int) func(int64) int {
 		return func(n int64) int {
@@ -306,7 +309,7 @@ func TestSendAnswers(t *testing.T) {
 	}
 }
 
-// TestSendShowsLittle has an answer that is somebody else's: a page of many lines that repeats the path, token and all.
+// TestSendShowsLittle gets an answer of another server: a long page that echoes the path with its token.
 func TestSendShowsLittle(t *testing.T) {
 	for _, status := range []int{200, 404, 503} {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -317,7 +320,8 @@ func TestSendShowsLittle(t *testing.T) {
 			args := []string{"send", "--secret", "1234=s3cret", "--token", "t0ken", "--url", server.URL}
 			got := runWith(t, environ("NATS_LISTEN=127.0.0.1:1"), append(args, strings.Fields(mode)...)...)
 			short := strings.Count(got.stderr, "\n") == 1 && len(got.stderr) <= 500
-			if got.code != 1 || strings.Contains(got.stderr, "t0ken") || strings.Contains(got.stderr, "\x1b") || !short {
+			if got.code != 1 || strings.Contains(got.stderr, "t0ken") || strings.Contains(got.stderr, "\x1b") ||
+				!short {
 				t.Errorf("%d %s: %+v", status, mode, got)
 			}
 		}
@@ -327,7 +331,8 @@ func TestSendShowsLittle(t *testing.T) {
 
 func TestSendWrongAnswer(t *testing.T) {
 	for _, answer := range []string{
-		"", "ok", `{"status":"ok"}`, `{"status":"ok","id":"0123"}`, `{"status":"no","id":"0123456789abcdef0123456789abcdef"}`,
+		"", "ok", `{"status":"ok"}`, `{"status":"ok","id":"0123"}`,
+		`{"status":"no","id":"0123456789abcdef0123456789abcdef"}`,
 		`{"status":"ok","id":"0123456789abcdef0123456789abcdeF"}`,
 	} {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -386,7 +391,7 @@ func TestSendOutage(t *testing.T) {
 	}
 }
 
-// TestPace holds the rate, and each end of it.
+// TestPace checks the rate, and both ways to end.
 func TestPace(t *testing.T) {
 	for _, test := range []struct {
 		options sendOptions
@@ -395,7 +400,8 @@ func TestPace(t *testing.T) {
 	}{
 		{sendOptions{count: 50, rate: 200}, 50, 245 * time.Millisecond},
 		{sendOptions{count: 50}, 50, 0},
-		{sendOptions{duration: 100 * time.Millisecond, rate: 100}, 11, 100 * time.Millisecond}, // the first is due at once
+		// the first is due at once
+		{sendOptions{duration: 100 * time.Millisecond, rate: 100}, 11, 100 * time.Millisecond},
 		{sendOptions{count: 5, duration: time.Second, rate: 100}, 5, 40 * time.Millisecond},
 	} {
 		synctest.Test(t, func(t *testing.T) {
@@ -413,7 +419,7 @@ func TestPace(t *testing.T) {
 	}
 }
 
-// testSender is one whose source has no end.
+// testSender returns a sender with an endless source.
 func testSender(o *sendOptions) *sender {
 	return &sender{
 		sendOptions: o, pace: newPace(o), inFlight: make(map[string]chan struct{}),
@@ -421,7 +427,7 @@ func testSender(o *sendOptions) *sender {
 	}
 }
 
-// TestSendStall holds that latency counts from when a postback was due.
+// TestSendStall checks that latency counts from the due time.
 func TestSendStall(t *testing.T) {
 	e := newEdge(t)
 	var stalled atomic.Bool
@@ -449,16 +455,18 @@ func TestSendInterrupted(t *testing.T) {
 func TestSendMisuse(t *testing.T) {
 	for _, test := range []struct{ args, want string }{
 		{"", "no Kite app to sign with; set --secret or POSTBRIDGE_KITE_SECRETS to app_id=api_secret"},
-		{"--secret desk=s3cret", "no Kite app to sign with; set --secret or POSTBRIDGE_KITE_SECRETS to app_id=api_secret"},
+		{"--secret desk=s3cret",
+			"no Kite app to sign with; set --secret or POSTBRIDGE_KITE_SECRETS to app_id=api_secret"},
 		{"--secret s3cret", "no Kite app to sign with; set --secret or POSTBRIDGE_KITE_SECRETS to app_id=api_secret"},
 		{"--broker dhan", "Dhan's route needs a path token; set --token or POSTBRIDGE_DHAN_TOKENS"},
 		{"--broker x", "--broker \"x\" is not known; set it to kite or dhan"},
-		{"--count -1", "--count, --for and --rate cannot be negative; leave out what is not to limit it"},
+		{"--count -1", "--count, --for and --rate must not be negative; 0 is no limit"},
 		{"--connections 0", "--connections and --users must be at least 1"},
 		{"--late 2", "--repeats and --late are fractions; set them between 0 and 1"},
 		{"--sign", "--sign is for files of --broker kite; leave it out"},
 		{"--secret 1=2 --url x /no/such", "--url \"x\" is not a URL; write it like http://127.0.0.1:8080"},
-		{"--secret 1=2 --url 127.0.0.1:8080", "--url \"127.0.0.1:8080\" is not a URL; write it like http://127.0.0.1:8080"},
+		{"--secret 1=2 --url 127.0.0.1:8080",
+			"--url \"127.0.0.1:8080\" is not a URL; write it like http://127.0.0.1:8080"},
 		{"--count x", "invalid value \"x\" for flag -count: parse error; run 'postbridge send --help'"},
 	} {
 		got := runWith(t, nil, append([]string{"send"}, strings.Fields(test.args)...)...)
@@ -468,7 +476,7 @@ func TestSendMisuse(t *testing.T) {
 	}
 }
 
-// TestSendURL holds that send finds a serve that runs from the same environment.
+// TestSendURL checks that send finds a serve with the same environment.
 func TestSendURL(t *testing.T) {
 	c, err := parseConfig(nil)
 	if err != nil || c.Listen != ":8080" {
@@ -491,7 +499,7 @@ func TestSendURL(t *testing.T) {
 	}
 }
 
-// TestSendFileErrors holds that the error of a file names the command.
+// TestSendFileErrors checks that the error of a file names the command.
 func TestSendFileErrors(t *testing.T) {
 	for _, args := range []string{"/no/such", "--acked /no/such"} {
 		got := runWith(t, nil, append([]string{"send", "--secret", "1=2"}, strings.Fields(args)...)...)

@@ -6,15 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/postbridge/postbridge/bridge"
 )
 
-// canary is what came of one generated order, for people and as JSON.
+// canary reports on one generated order, for people and as JSON.
 type canary struct {
-	began time.Time // when it was sent
+	began time.Time // when the order was sent
 
 	OK      bool               `json:"ok"`
 	OrderID string             `json:"order_id"`
@@ -25,8 +26,8 @@ type canary struct {
 	Error   string             `json:"error,omitempty"`
 }
 
-// sendCanary sends one postback and waits until its event is on each bus. It waits for at most three times the timeout:
-// for the buses, for the answer and for the event.
+// sendCanary sends one postback and waits until its event is on each bus: at most --timeout for the buses to be
+// followed, again for the answer and again for the event.
 func (p *process) sendCanary(ctx context.Context, o *sendOptions, client *client, to *route) error {
 	defer client.close()
 	now := time.Now().UTC()
@@ -40,15 +41,15 @@ func (p *process) sendCanary(ctx context.Context, o *sendOptions, client *client
 		return err
 	}
 	defer w.close()
-	w.awaitBegin(ctx, o.timeout)
-	// The order cannot be acted on: it is cancelled, and its user and its symbol do not exist.
-	of := &order{
+	w.awaitReaders(ctx, o.timeout)
+	// No consumer can act on the order: it is cancelled, and its user and its symbol do not exist.
+	order := &order{
 		id: c.OrderID, user: o.user, symbol: "CANARY", side: "BUY", tag: "canary", quantity: 1, paise: 100, placed: now,
 		states: []state{{step: cancelled, cancelled: 1}},
 	}
-	if err = c.post(ctx, client, to, of.body(o, o.template(), 0), o.timeout); err == nil {
+	if err = c.post(ctx, client, to, order.body(o, 0), o.timeout); err == nil {
 		w.sent(postback{order: c.OrderID}, c.EventID)
-		err = c.onBuses(w.await(ctx, o.timeout))
+		err = c.checkBuses(w.await(ctx, o.timeout))
 	}
 	if ctx.Err() != nil {
 		err = errors.New("interrupted")
@@ -59,13 +60,13 @@ func (p *process) sendCanary(ctx context.Context, o *sendOptions, client *client
 		err = fmt.Errorf("canary: %w", err)
 	}
 	if o.json {
-		object, _ := json.Marshal(c) // of numbers and words
+		object, _ := json.Marshal(c) // numbers and strings
 		text = string(object) + "\n"
 	}
 	return errors.Join(err, p.print(text))
 }
 
-// post sends the postback. The timeout is for connecting and for the answer.
+// post sends the postback. The timeout includes connecting.
 func (c *canary) post(ctx context.Context, client *client, to *route, body []byte, timeout time.Duration) (err error) {
 	ctx, stop := context.WithTimeout(ctx, timeout)
 	defer stop()
@@ -85,23 +86,22 @@ func (c *canary) post(ctx context.Context, client *client, to *route, body []byt
 	return err
 }
 
-// onBuses records the time until the event was on each bus. The error names the buses without it.
-func (c *canary) onBuses(r *worstReport) error {
+// checkBuses records the time until the event was on each bus. The error names the buses without it.
+func (c *canary) checkBuses(r *worstReport) error {
 	var missing []string
-	for _, name := range busNames() {
-		b := r.Buses[name]
+	for name, b := range r.Buses {
 		switch {
-		case b == nil:
 		case b.Unread != "":
 			missing = append(missing, fmt.Sprintf("%s cannot be read: %s", name, b.Unread))
 		case b.Missing > 0:
 			waited := milliseconds(time.Since(c.began))
-			missing = append(missing, fmt.Sprintf("not on %s after %.0fms (%s)", name, waited, b.note))
+			missing = append(missing, fmt.Sprintf("not on %s after %.0fms (%s)", name, waited, b.status))
 		default:
 			c.Buses[name] = milliseconds(b.last.Sub(c.began))
 		}
 	}
 	if missing != nil {
+		slices.Sort(missing)
 		return fmt.Errorf("answered 200 in %.1fms, but %s", c.Answer, strings.Join(missing, "; "))
 	}
 	return nil

@@ -20,37 +20,36 @@ import (
 )
 
 const (
-	// answerTimeout is for connecting, and then again for the answer.
+	// answerTimeout limits connecting, and separately each answer.
 	answerTimeout = 30 * time.Second
-	// idleLimit is shorter than what servers allow: a postback on a closed connection would count as lost.
+	// idleLimit is shorter than the idle timeout of servers: a postback on a closed connection would count as lost.
 	idleLimit = 5 * time.Second
-	// maxAnswer is how many bytes of an answer are read, maxShown how many of them are shown.
+	// maxAnswer and maxShown limit the bytes of an answer that are read and printed.
 	maxAnswer, maxShown = 64 << 10, 200
 )
 
-// endpoint is where postbacks are sent.
+// endpoint is the server that postbacks are sent to.
 type endpoint struct {
 	address, host string
-	connect       func(ctx context.Context, network, address string) (net.Conn, error)
+	dial          func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
-// route is that of one broker.
+// route is the URL path of a broker.
 type route struct {
 	path  string
-	token string // part of the path; empty if there is none
+	token string // part of path; may be empty
 }
 
-// client speaks HTTP/1.1 over one connection. With http.Transport, send needs twice the CPU, often on the machine that
-// it loads.
+// client speaks HTTP/1.1 over one connection. http.Transport needs twice the CPU, often on the machine under load.
 type client struct {
 	*endpoint
-	conn    net.Conn // nil if there is none
+	conn    net.Conn // nil if closed
 	answers *bufio.Reader
 	used    time.Time
 	request []byte // reused
 }
 
-// target returns the endpoint of --url and the route of each broker on it; Dhan has none without a path token.
+// target returns the endpoint of --url and the route of each broker; Dhan has no route without a path token.
 func (o *sendOptions) target() (*endpoint, map[string]*route, error) {
 	u, err := url.Parse(o.url)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
@@ -58,16 +57,16 @@ func (o *sendOptions) target() (*endpoint, map[string]*route, error) {
 	}
 	to := &endpoint{
 		address: net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), u.Scheme)), // a scheme is the name of its port
-		host:    u.Host, connect: new(net.Dialer).DialContext,
+		host:    u.Host, dial: new(net.Dialer).DialContext,
 	}
 	if u.Scheme == "https" {
 		config, err := o.tlsConfig(u.Hostname())
 		if err != nil {
 			return nil, nil, err
 		}
-		to.connect = (&tls.Dialer{Config: config}).DialContext
+		to.dial = (&tls.Dialer{Config: config}).DialContext
 	} else if o.ca != "" {
-		return nil, nil, misuse("--ca is for a URL that begins with https")
+		return nil, nil, misuse("--ca needs a --url that begins with https")
 	}
 	routes := make(map[string]*route)
 	for broker, tokens := range o.tokens {
@@ -79,8 +78,8 @@ func (o *sendOptions) target() (*endpoint, map[string]*route, error) {
 	return to, routes, nil
 }
 
-// tlsConfig trusts --ca, or the certificate of serve on this machine, or else the system's CAs. The certificate of
-// serve is for the name that brokers use, not for this machine's.
+// tlsConfig trusts --ca, else the certificate of serve on this machine, else the system's CAs. The certificate of serve
+// is valid for the name that brokers use, so that name is verified instead of this machine's.
 func (o *sendOptions) tlsConfig(host string) (*tls.Config, error) {
 	c := &tls.Config{ServerName: host}
 	for _, file := range []string{o.certificate, o.ca} { // the last one is trusted
@@ -104,7 +103,7 @@ func (o *sendOptions) tlsConfig(host string) (*tls.Config, error) {
 	return c, nil
 }
 
-// certificateName returns a host name or an address for which the first certificate is valid, or nothing.
+// certificateName returns a host name or an IP address for which the first certificate is valid, or "".
 func certificateName(text []byte) string {
 	block, _ := pem.Decode(text)
 	leaf, err := x509.ParseCertificate(block.Bytes)
@@ -118,7 +117,7 @@ func certificateName(text []byte) string {
 	return strings.Replace(append(names, "")[0], "*", "any", 1)
 }
 
-// open makes sure that there is a connection. An error means that nothing was sent.
+// open connects unless a usable connection is open. After an error nothing was sent.
 func (c *client) open(ctx context.Context) (err error) {
 	if c.conn != nil && time.Since(c.used) < idleLimit {
 		return nil
@@ -126,7 +125,7 @@ func (c *client) open(ctx context.Context) (err error) {
 	c.close()
 	ctx, stop := context.WithTimeout(ctx, answerTimeout)
 	defer stop()
-	conn, err := c.connect(ctx, "tcp", c.address)
+	conn, err := c.dial(ctx, "tcp", c.address)
 	if err != nil {
 		return fmt.Errorf("no connection: %w; is postbridge running?", err)
 	}
@@ -136,13 +135,13 @@ func (c *client) open(ctx context.Context) (err error) {
 
 func (c *client) close() {
 	if c.conn != nil {
-		_ = c.conn.Close() // nothing is lost with it
+		_ = c.conn.Close() // no data is lost
 		c.conn = nil
 	}
 }
 
-// post sends a postback once over the open connection and returns the id of its event. An error with status 0 means that
-// there was no answer; the postback may have arrived. An answer is waited for until ctx's deadline, also if ctx is
+// post sends a postback once over the open connection and returns the status and the event id of the answer. Status 0
+// means no answer; the postback may have arrived. It waits for the answer until ctx's deadline, even if ctx is
 // canceled.
 func (c *client) post(ctx context.Context, to *route, body []byte) (status int, id string, err error) {
 	status, answer, err := c.exchange(ctx, to, body)
@@ -150,14 +149,14 @@ func (c *client) post(ctx context.Context, to *route, body []byte) (status int, 
 		c.close()
 		return 0, "", fmt.Errorf("not answered: %w", err)
 	}
-	id, ok := eventID(answer)
-	switch {
-	case status != http.StatusOK:
-		return status, "", fmt.Errorf("answered %d: %s", status, to.shown(answer))
-	case !ok:
-		return status, "", errors.New("answered 200 without an event id: is this postbridge?")
+	if status != http.StatusOK {
+		return status, "", fmt.Errorf("answered %d: %s", status, to.excerpt(answer))
 	}
-	return status, id, nil
+	id, ok := eventID(answer)
+	if !ok {
+		id, err = "", errors.New("answered 200 without an event id: is this postbridge?")
+	}
+	return status, id, err
 }
 
 func (c *client) exchange(ctx context.Context, to *route, body []byte) (status int, answer []byte, err error) {
@@ -186,8 +185,8 @@ func (c *client) exchange(ctx context.Context, to *route, body []byte) (status i
 	return response.StatusCode, answer, err
 }
 
-// shown returns the beginning of an answer as one line without the token: another server may repeat the path.
-func (r *route) shown(answer []byte) string {
+// excerpt returns the beginning of an answer on one line, without the token: another server may echo the path.
+func (r *route) excerpt(answer []byte) string {
 	text := strings.TrimSpace(string(answer))
 	if r.token != "" {
 		text = strings.ReplaceAll(text, r.token, "(token)")
@@ -195,7 +194,7 @@ func (r *route) shown(answer []byte) string {
 	return printable(text[:min(len(text), maxShown)])
 }
 
-// eventID returns the id in the answer to an accepted postback.
+// eventID returns the event id in the answer to an accepted postback.
 func eventID(answer []byte) (id string, ok bool) {
 	var a struct{ Status, ID string }
 	if json.Unmarshal(answer, &a) != nil || a.Status != "ok" || len(a.ID) != 32 {

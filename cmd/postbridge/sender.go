@@ -10,23 +10,23 @@ import (
 	"time"
 )
 
-// postback is one to be sent.
+// postback is a request to send.
 type postback struct {
-	route     *route // nil for that of the sender
+	route     *route // nil for the sender's route
 	body      []byte
-	order     string    // its order id
-	n         int       // its number within the order, or among the files, from 0; of a recording the line, from 1
-	due       time.Time // zero: as soon as possible
-	unordered bool      // it may be in flight beside another postback of its order
-	recorded  string    // the id of its event in the recording, if that is known
+	order     string    // order id
+	n         int       // from 0 within the order or the files; of a recording the line, from 1
+	due       time.Time // zero for as soon as possible
+	unordered bool      // may be in flight together with another postback of its order
+	recorded  string    // event id in the recording; empty if unknown
 
-	before, done chan struct{} // closed when the one before it in its order is done, and when this one is
+	before, done chan struct{} // closed after the previous postback of the order and after this one; nil if unordered
 }
 
-// source returns the next postback of a worker, and io.EOF at the end. It is called for one worker at a time.
+// source returns the next postback of a worker, and io.EOF at the end. Calls do not overlap.
 type source func(worker int) (postback, error)
 
-// sender sends the postbacks of a source. Each worker has a connection and waits for an answer before it sends on.
+// sender sends the postbacks of a source. Each worker has a connection and one postback in flight.
 type sender struct {
 	*sendOptions
 	source source
@@ -34,53 +34,55 @@ type sender struct {
 	route  *route
 	pace   *pace
 	acked  io.Writer
-	watch  *watch // nil if the buses are not checked
+	watch  *busWatch // nil without --worst
 	total  *summary
 
 	mu sync.Mutex
 	// Guarded by mu.
 	taken    int64
-	ended    error                    // why the source gives no more; io.EOF at its end
-	inFlight map[string]chan struct{} // by order id: done of the last postback that was taken
+	ended    error                    // the source's last error; io.EOF at its end
+	inFlight map[string]chan struct{} // by order id: done of the last postback
 }
 
-// run sends until the source ends. The error is that of the first postback that ended it, or else that of the source;
-// what was taken before that is sent.
+// run sends until the source ends or a postback fails, finishes the postbacks in flight and returns the first error.
 func (s *sender) run(parent context.Context) error {
 	ctx, fail := context.WithCancelCause(parent)
 	defer fail(nil)
 	s.inFlight = make(map[string]chan struct{})
 	var workers sync.WaitGroup
 	for worker := range s.connections {
-		workers.Go(func() {
-			c := &client{endpoint: s.to}
-			defer c.close()
-			for pb, ok := s.take(worker); ok; pb, ok = s.take(worker) {
-				if pb.before != nil {
-					<-pb.before
-				}
-				ok = s.pace.wait(ctx, pb.due)
-				if ok {
-					if err := s.send(ctx, c, pb); err != nil {
-						fail(err)
-					}
-				}
-				s.release(pb)
-				if !ok {
-					return
-				}
-			}
-		})
+		workers.Go(func() { s.work(ctx, worker, fail) })
 	}
 	workers.Wait()
 	s.total.finish(time.Since(s.pace.start))
 	switch {
-	case parent.Err() != nil || ctx.Err() == nil && errors.Is(s.ended, io.EOF): // interrupted, or at the end
+	case parent.Err() != nil || ctx.Err() == nil && errors.Is(s.ended, io.EOF): // interrupted, or complete
 		return nil
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	}
 	return s.ended
+}
+
+// work sends the postbacks of one worker.
+func (s *sender) work(ctx context.Context, worker int, fail context.CancelCauseFunc) {
+	c := &client{endpoint: s.to}
+	defer c.close()
+	for pb, ok := s.take(worker); ok; pb, ok = s.take(worker) {
+		if pb.before != nil {
+			<-pb.before
+		}
+		due := s.pace.wait(ctx, pb.due)
+		if due {
+			if err := s.send(ctx, c, pb); err != nil {
+				fail(err)
+			}
+		}
+		s.release(pb)
+		if !due {
+			return
+		}
+	}
 }
 
 // take returns the next postback of a worker; false at the end.
@@ -101,15 +103,18 @@ func (s *sender) take(worker int) (pb postback, ok bool) {
 	}
 	pb.route = cmp.Or(pb.route, s.route)
 	s.taken++
-	pb.done = make(chan struct{})
 	if !pb.unordered {
+		pb.done = make(chan struct{})
 		pb.before, s.inFlight[pb.order] = s.inFlight[pb.order], pb.done
 	}
 	return pb, true
 }
 
-// release lets the next postback of the order go.
+// release lets the next postback of the order be sent.
 func (s *sender) release(pb postback) {
+	if pb.unordered {
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	close(pb.done)
@@ -119,12 +124,12 @@ func (s *sender) release(pb postback) {
 }
 
 const (
-	// redialAfter is the time between two attempts to connect, giveUpAfter how long they go on with --tolerate.
+	// redialAfter is the pause between two attempts to connect, giveUpAfter the limit of all attempts with --tolerate.
 	redialAfter = 20 * time.Millisecond
 	giveUpAfter = time.Minute
 )
 
-// send sends one postback, at most once: only connecting is tried again.
+// send sends one postback at most once, only connecting is retried, and records the answer. An error ends the run.
 func (s *sender) send(ctx context.Context, c *client, pb postback) error {
 	for start := time.Now(); ; {
 		err := c.open(ctx)
@@ -147,11 +152,6 @@ func (s *sender) send(ctx context.Context, c *client, pb postback) error {
 		pb.due = sent
 	}
 	status, id, err := c.post(ctx, pb.route, pb.body)
-	return s.record(pb, sent, status, id, err)
-}
-
-// record counts a postback. The error ends the run.
-func (s *sender) record(pb postback, sent time.Time, status int, id string, err error) error {
 	s.total.count(pb, sent, status, id, err)
 	if err != nil && (!s.tolerate || status != 0 && status < 500) {
 		line := ""
@@ -166,17 +166,17 @@ func (s *sender) record(pb postback, sent time.Time, status int, id string, err 
 	if id == "" {
 		return nil
 	}
-	// Each line is one write, so that none is lost with this process.
+	// Each line is one write, so that a kill of this process loses none.
 	_, err = fmt.Fprintf(s.acked, "%s\t%s\t%d\n", id, pb.order, pb.n)
 	return err
 }
 
-// pace determines when each postback is due: at a fixed rate, however late the answers are, or as soon as possible.
-// Latency counts from then, so that a stall is not hidden by the postbacks that could not be sent during it.
+// pace schedules postbacks: at a fixed rate, independent of the answers, or as soon as possible. Latency counts from
+// the due time, so that it includes the postbacks which a stall kept from being sent (no coordinated omission).
 type pace struct {
-	start, deadline time.Time // no deadline if that is zero
-	interval        float64   // in nanoseconds; 0 for as soon as possible
-	burst           int64     // how many are due at the same time
+	start, deadline time.Time // zero deadline: none
+	interval        float64   // nanoseconds; 0 for as soon as possible
+	burst           int64     // postbacks due at the same time
 }
 
 func newPace(o *sendOptions) *pace {
@@ -201,25 +201,10 @@ func (p *pace) due(n int64) time.Time {
 	return p.start.Add(time.Duration(float64(n/p.burst*p.burst) * p.interval))
 }
 
-// wait waits until due; false if ctx or --for ends before that.
+// wait waits until due; false if ctx or --for ends first.
 func (p *pace) wait(ctx context.Context, due time.Time) bool {
 	return ctx.Err() == nil && !p.over(due) && !p.over(time.Now()) && pause(ctx, time.Until(due))
 }
 
-// over reports whether a time is after the end of --for.
+// over reports whether t is after the end of --for.
 func (p *pace) over(t time.Time) bool { return !p.deadline.IsZero() && t.After(p.deadline) }
-
-// pause waits; false if ctx ends first.
-func pause(ctx context.Context, d time.Duration) bool {
-	if d <= 0 {
-		return true
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
-}

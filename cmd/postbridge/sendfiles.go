@@ -15,7 +15,7 @@ import (
 	"github.com/postbridge/postbridge/brokers/kite"
 )
 
-// fileSource returns a source of the files in turn, which are signed anew with --sign.
+// fileSource returns a source that repeats the files, signed again with --sign.
 func (p *process) fileSource(o *sendOptions) (source, error) {
 	files := make([]postback, len(o.files))
 	for i, name := range o.files {
@@ -28,7 +28,7 @@ func (p *process) fileSource(o *sendOptions) (source, error) {
 		if err != nil {
 			return nil, err
 		}
-		files[i] = postback{body: body, order: orderIn(body), unordered: true}
+		files[i] = postback{body: body, order: bodyOrderID(body), unordered: true}
 	}
 	n := -1
 	return func(int) (postback, error) {
@@ -46,63 +46,56 @@ func (p *process) readFile(name string) ([]byte, error) {
 	return os.ReadFile(name)
 }
 
-// orderIn returns the order id in a body, or - without one: a body that is not JSON is sent, too.
-func orderIn(body []byte) string {
-	var of struct {
+// bodyOrderID returns the order id in a body, or "-".
+func bodyOrderID(body []byte) string {
+	var ids struct {
 		Kite string `json:"order_id"`
 		Dhan string `json:"orderId"`
 	}
-	_ = json.Unmarshal(body, &of) // see above
-	return cmp.Or(of.Kite, of.Dhan, "-")
+	_ = json.Unmarshal(body, &ids) // a body that is not JSON is sent, too
+	return cmp.Or(ids.Kite, ids.Dhan, "-")
 }
 
-// sign replaces the checksum in a body of Kite's, and no other byte, by that of the app which the body names. If that
-// is none of the apps, the first one signs, and its id replaces the other. An app without an id signs for every id.
+// sign replaces the checksum in a body of Kite by that of the app which the body names, and changes no other byte. If
+// that app is not in apps, the first one signs and its id replaces the other. An app without an id signs for every id.
 func sign(body []byte, apps []kite.Secret) ([]byte, error) {
 	values, err := members(body)
 	if err != nil {
 		return nil, fmt.Errorf("cannot be signed: %w", err)
 	}
-	at, ok := values["checksum"]
-	if !ok {
+	if _, ok := values["checksum"]; !ok {
 		return nil, errors.New(`cannot be signed: it has no "checksum" to replace`)
 	}
-	text := func(name string) string { return literal(body[values[name].from:values[name].to]) }
-	app := apps[0]
-	known := slices.IndexFunc(apps, func(a kite.Secret) bool { return a.AppID == "" || a.AppID == text("app_id") })
+	app, id := apps[0], values.text(body, "app_id")
+	known := slices.IndexFunc(apps, func(a kite.Secret) bool { return a.AppID == "" || a.AppID == id })
 	if known >= 0 {
 		app = apps[known]
 	}
-	other := known < 0 && text("app_id") != ""
-	body = splice(body, at, strconv.Quote(checksum(text("order_id"), text("order_timestamp"), app.Secret)))
-	if other {
-		values, _ = members(body) // it is the same object
-		body = splice(body, values["app_id"], app.AppID)
+	sum := checksum(values.text(body, "order_id"), values.text(body, "order_timestamp"), app.Secret)
+	body = values.replace(body, "checksum", strconv.Quote(sum))
+	if known < 0 && id != "" {
+		values, _ = members(body) // the same object with other offsets
+		body = values.replace(body, "app_id", app.AppID)
 	}
 	return body, nil
 }
 
-// appIn returns the app id that a body names.
-func appIn(body []byte) string {
+// bodyAppID returns the app id in a body, or "".
+func bodyAppID(body []byte) string {
 	values, _ := members(body)
-	return literal(body[values["app_id"].from:values["app_id"].to])
+	return values.text(body, "app_id")
 }
 
-// span is where a value is in a body.
-type span struct{ from, to int }
+// offsets holds the start and the end of each value of a JSON object, by name; for a repeated name those of the last.
+type offsets map[string][2]int
 
-// splice returns a copy of body in which text replaces a value.
-func splice(body []byte, at span, text string) []byte {
-	return slices.Concat(body[:at.from], []byte(text), body[at.to:])
-}
-
-// members finds the values of a JSON object by their names. Of a repeated name it is the last.
-func members(body []byte) (map[string]span, error) {
+// members returns the offsets of the values in a body.
+func members(body []byte) (offsets, error) {
 	d := json.NewDecoder(bytes.NewReader(body))
 	if token, err := d.Token(); err != nil || token != json.Delim('{') {
 		return nil, errors.New("it is not a JSON object")
 	}
-	found := make(map[string]span)
+	found := make(offsets)
 	for d.More() {
 		name, err := d.Token()
 		if err != nil {
@@ -113,16 +106,22 @@ func members(body []byte) (map[string]span, error) {
 			return nil, err
 		}
 		end := int(d.InputOffset())
-		found[name.(string)] = span{end - len(value), end} // the decoder accepts no other name
+		found[name.(string)] = [2]int{end - len(value), end} // the decoder accepts no other name
 	}
 	_, err := d.Token() // the closing brace
 	return found, err
 }
 
-// literal returns a string without its quotes and escapes, and a number as it is written.
-func literal(value []byte) string {
-	if len(value) == 0 || value[0] != '"' {
-		return string(value)
+// replace returns a copy of body with another value of a member.
+func (o offsets) replace(body []byte, name, value string) []byte {
+	return slices.Concat(body[:o[name][0]], []byte(value), body[o[name][1]:])
+}
+
+// text returns a string member unquoted and any other as written; "" if there is none.
+func (o offsets) text(body []byte, name string) string {
+	value := string(body[o[name][0]:o[name][1]])
+	if value == "" || value[0] != '"' {
+		return value
 	}
-	return scan.Unquote(string(value))
+	return scan.Unquote(value)
 }

@@ -28,7 +28,7 @@ func recordEdge(t *testing.T, broker string) (lines []string, bodies []string) {
 	at := time.Date(2026, 1, 5, 3, 45, 0, 0, time.UTC)
 	ids := make(map[string]int) // how many of an order there were
 	for i, body := range e.bodies {
-		order := orderIn([]byte(body))
+		order := bodyOrderID([]byte(body))
 		event := e.orders[order][ids[order]]
 		ids[order]++
 		event.ReceivedAt = at.Add(time.Duration(i) * time.Second).Format(time.RFC3339Nano)
@@ -37,7 +37,7 @@ func recordEdge(t *testing.T, broker string) (lines []string, bodies []string) {
 	return lines, e.bodies
 }
 
-// TestReplay sends a recording of each form again, and compares what arrives with what was recorded.
+// TestReplay replays a recording of each form and compares the received postbacks with the recorded ones.
 func TestReplay(t *testing.T) {
 	for _, test := range []struct {
 		name, broker string
@@ -100,7 +100,7 @@ func TestReplaySigns(t *testing.T) {
 	e.errors = nil // of the wrong secret
 }
 
-// TestReplayOtherIDs counts events that have become others since they were recorded.
+// TestReplayOtherIDs counts events whose id differs from the recorded one.
 func TestReplayOtherIDs(t *testing.T) {
 	lines, _ := recordEdge(t, "kite")
 	lines[3] = strings.Replace(lines[3], `"id":"`, `"id":"x`, 1)
@@ -111,7 +111,7 @@ func TestReplayOtherIDs(t *testing.T) {
 	}
 }
 
-// TestReplayBadLine sends what is before a bad line, and names it.
+// TestReplayBadLine checks that the lines before a bad line are sent, and that the error has its number.
 func TestReplayBadLine(t *testing.T) {
 	lines, _ := recordEdge(t, "kite")
 	for _, test := range []struct{ line, want string }{
@@ -120,7 +120,7 @@ func TestReplayBadLine(t *testing.T) {
 		{`{"id":"1","raw":{}}`, "has no received_at"},
 		{`{"received_at":"2026-01-05T03:45:00Z"}`, "has no raw, the body that the broker sent"},
 		{`{"id":"1","order_id":"7","received_at":"2026-01-05T03:45:00Z"}`, "has no raw, the body that the broker sent"},
-		{`{"received_at":"2026-01-05T03:45:00Z","broker":"x","raw":{}}`, "is of broker \"x\", which is not known"},
+		{`{"received_at":"2026-01-05T03:45:00Z","broker":"x","raw":{}}`, "unknown broker \"x\""},
 		{`{"received_at":"2026-01-05T03:45:00Z","raw":{"order_id":"1"}}`,
 			`cannot be signed: it has no "checksum" to replace`},
 	} {
@@ -136,7 +136,7 @@ func TestReplayBadLine(t *testing.T) {
 	e := newEdge(t)
 	input := `{"received_at":"2026-01-05T03:45:00Z","broker":"dhan","raw":{}}`
 	got := runInput(t.Context(), input, nil, "send", "--url", e.URL, "--replay", "-")
-	want := "line 1: is of Dhan, whose route needs a path token; set POSTBRIDGE_DHAN_TOKENS\n"
+	want := "line 1: the route of Dhan needs a path token; set POSTBRIDGE_DHAN_TOKENS\n"
 	if !strings.HasSuffix(got.stderr, want) {
 		t.Errorf("%+v", got)
 	}
@@ -144,7 +144,8 @@ func TestReplayBadLine(t *testing.T) {
 
 // TestReplayEmptyBody has a dead letter of a body that was empty, as a prober of the route sends it.
 func TestReplayEmptyBody(t *testing.T) {
-	r, err := parseRecorded([]byte(`{"id":"1","broker":"dhan","status":"unknown","received_at":"2026-01-05T03:45:00Z",` +
+	r, err := parseRecorded([]byte(`{"id":"1","broker":"dhan","status":"unknown",` +
+		`"received_at":"2026-01-05T03:45:00Z",` +
 		`"verified_by":"token","source":"postback"}`))
 	if err != nil || len(r.body()) != 0 {
 		t.Errorf("%q, %v", r.body(), err)
@@ -163,7 +164,7 @@ func TestReplayDueLate(t *testing.T) {
 	}
 }
 
-// TestReplayPace holds the gaps of a recording, at its own speed and faster.
+// TestReplayPace checks the gaps of a recording, at its own speed and faster.
 func TestReplayPace(t *testing.T) {
 	for _, test := range []struct {
 		speed float64
@@ -172,7 +173,8 @@ func TestReplayPace(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			day := new(bytes.Buffer)
 			for _, second := range []int{0, 1, 1, 5, 2, 5} { // the last but one was recorded late
-				fmt.Fprintf(day, "{\"received_at\":\"2026-01-05T03:45:%02dZ\",\"raw\":{\"order_id\":\"%d\"}}\n", second, second)
+				fmt.Fprintf(day, "{\"received_at\":\"2026-01-05T03:45:%02dZ\",\"raw\":{\"order_id\":\"%d\"}}\n",
+					second, second)
 			}
 			s := testSender(&sendOptions{speed: test.speed, broker: "kite"})
 			r := newRecording(s.sendOptions, day, map[string]*route{"kite": {}}, s.pace.start)
@@ -189,7 +191,7 @@ func TestReplayPace(t *testing.T) {
 	}
 }
 
-// TestOrderOfAnOrder holds that a postback of an order waits for the one before it, and no other does.
+// TestOrderOfAnOrder checks that a postback waits for the previous one of its order only.
 func TestOrderOfAnOrder(t *testing.T) {
 	s := testSender(new(sendOptions))
 	orders := []string{"1", "2", "1", "1", "3"}
@@ -208,8 +210,9 @@ func TestOrderOfAnOrder(t *testing.T) {
 		t.Errorf("%+v", all)
 	}
 	for _, pb := range all {
-		s.release(pb)
-		<-pb.done
+		if s.release(pb); !pb.unordered {
+			<-pb.done
+		}
 	}
 	if len(s.inFlight) != 0 {
 		t.Errorf("%d in flight", len(s.inFlight))
@@ -223,11 +226,14 @@ func TestSign(t *testing.T) {
 	}
 	const order = `"order_id":"7","order_timestamp":"2026-01-05 09:15:00"`
 	for _, test := range []struct{ body, want string }{
-		{`{"app_id":2,"checksum":"x",` + order + `}`, `{"app_id":2,"checksum":"` + signature("two") + `",` + order + `}`},
-		{`{"app_id":3,"checksum":"x",` + order + `}`, `{"app_id":1,"checksum":"` + signature("one") + `",` + order + `}`},
+		{`{"app_id":2,"checksum":"x",` + order + `}`,
+			`{"app_id":2,"checksum":"` + signature("two") + `",` + order + `}`},
+		{`{"app_id":3,"checksum":"x",` + order + `}`,
+			`{"app_id":1,"checksum":"` + signature("one") + `",` + order + `}`},
 		{` { "checksum" : null , "app_id" : 3333 , ` + order + `} `,
 			` { "checksum" : "` + signature("one") + `" , "app_id" : 1 , ` + order + `} `},
-		{`{"app_id":"2","checksum":"x",` + order + `}`, `{"app_id":"2","checksum":"` + signature("two") + `",` + order + `}`},
+		{`{"app_id":"2","checksum":"x",` + order + `}`,
+			`{"app_id":"2","checksum":"` + signature("two") + `",` + order + `}`},
 		{`{"checksum":"",` + order + `}`, `{"checksum":"` + signature("one") + `",` + order + `}`},
 		{`{"meta":{"checksum":"m","order_id":"8"},"checksum":"x",` + order + `,"x":[{}]}`,
 			`{"meta":{"checksum":"m","order_id":"8"},"checksum":"` + signature("one") + `",` + order + `,"x":[{}]}`},
@@ -245,14 +251,15 @@ func TestSign(t *testing.T) {
 
 // ---- --worst ----------------------------------------------------------------------------------------------------
 
-// TestWorst holds what each behaviour sends, as the edge reads it.
+// TestWorst checks what each behaviour sends.
 func TestWorst(t *testing.T) {
 	for _, broker := range []string{"kite", "dhan"} {
 		for name, want := range map[string]func(e *edge) bool{
 			"doubled": func(e *edge) bool { return everyPair(e.bodies, func(a, b string) bool { return a == b }) },
 			"words": func(e *edge) bool {
 				return e.some(func(a, b *event.Event) bool {
-					return a.ID == b.ID && (broker != "kite" || a.BrokerStatus != b.BrokerStatus) // only Kite has two words
+					// only Kite has two words
+					return a.ID == b.ID && (broker != "kite" || a.BrokerStatus != b.BrokerStatus)
 				})
 			},
 			"cancels": func(e *edge) bool {
@@ -270,7 +277,7 @@ func TestWorst(t *testing.T) {
 				environment := environ("KITE_SECRETS=1234=s3cret DHAN_TOKENS=t0ken NATS_LISTEN=127.0.0.1:1")
 				got := runWith(t, environment, "send", "--url", e.URL, "--broker", broker,
 					"--worst", name, "--count", "300", "--seed", "3", "--timeout", "100ms")
-				unread := "  nats: not checked, since it cannot be read: waiting for the bus: "
+				unread := "  nats: not checked, cannot be read: waiting for the bus: "
 				if got.code != 0 || !strings.Contains(got.stdout, unread) {
 					t.Errorf("%+v", got)
 				}
@@ -314,7 +321,7 @@ func TestWorstSplit(t *testing.T) {
 	}
 }
 
-// TestWorstStorm holds that those of a second are due at once.
+// TestWorstStorm checks that the postbacks of a second are due at once.
 func TestWorstStorm(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := &sendOptions{count: 12, rate: 5, worst: behaviours{{rate: 500}}}
@@ -331,7 +338,7 @@ func TestWorstStorm(t *testing.T) {
 	})
 }
 
-// TestSendWatch holds what is found wrong on a bus.
+// TestSendWatch checks the comparison of acknowledged postbacks with the events on a bus.
 func TestSendWatch(t *testing.T) {
 	for _, test := range []struct {
 		sent, stored string
@@ -350,7 +357,7 @@ func TestSendWatch(t *testing.T) {
 		{"a b c", "c a", true, busReport{Stored: 2, Missing: 1}},
 		{"a - b", "a x b", false, busReport{Stored: 3}}, // one that was not answered
 	} {
-		w := &watch{orders: make(map[string]*ackedOrder)}
+		w := &busWatch{orders: make(map[string]*ackedOrder)}
 		for _, id := range strings.Fields(test.sent) {
 			w.sent(postback{order: "7", unordered: test.unordered}, strings.Trim(id, "-"))
 		}
@@ -362,7 +369,7 @@ func TestSendWatch(t *testing.T) {
 	}
 }
 
-// TestWorstFailure holds that what is missing is a failure, and a bus that could not be read is not.
+// TestWorstFailure checks that a missing event is a failure, and an unreadable bus is not.
 func TestWorstFailure(t *testing.T) {
 	buses := map[string]*busReport{"nats": {Stored: 3, Missing: 1, Disorder: 1}, "kafka": {Unread: "why"}}
 	r := &worstReport{Orders: 2, Events: 5, Buses: buses}
@@ -377,7 +384,7 @@ func TestWorstFailure(t *testing.T) {
 
 // ---- --canary ---------------------------------------------------------------------------------------------------
 
-// TestCanaryFailures holds that each way to fail has an error of its own, without a secret in it.
+// TestCanaryFailures checks that each failure has its own error, without a secret.
 func TestCanaryFailures(t *testing.T) {
 	e := newEdge(t)
 	b := startBus(t, "127.0.0.1:0", t.TempDir())
@@ -421,16 +428,16 @@ func TestModesMisuse(t *testing.T) {
 			`set it like 10, or to max; run 'postbridge send --help'`},
 		{"--speed NaN --replay x", `invalid value "NaN" for flag -speed: it is not a number; ` +
 			`set it like 10, or to max; run 'postbridge send --help'`},
-		{"--speed 2", "--speed is for another way to send; run 'postbridge send --help'"},
+		{"--speed 2", "--speed needs --replay, --worst or --canary; run 'postbridge send --help'"},
 		{"--replay x --rate 3", "--replay takes no --rate; leave one of them out"},
 		{"--replay x --worst all", "--replay takes no --worst; leave one of them out"},
 		{"--worst all x", "--worst takes no file \"x\"; leave one of them out"},
 		{"--canary --count 3", "--canary takes no --count; leave one of them out"},
 		{"--canary --user a.b", "--user \"a.b\" has to be letters, digits, - and _"},
-		{"--canary --timeout 0s", "--timeout 0s is no time to wait; set it like 10s"},
+		{"--canary --timeout 0s", "--timeout must be positive; set it like 10s"},
 		{"--canary", "no Kite app to sign with; set --secret or POSTBRIDGE_KITE_SECRETS to app_id=api_secret"},
 		{"--replay x --secret s3cret",
-			"an app to sign with has no secret; set --secret or POSTBRIDGE_KITE_SECRETS to app_id=api_secret"},
+			"--secret is not an app with a secret; set --secret or POSTBRIDGE_KITE_SECRETS to app_id=api_secret"},
 	} {
 		got := runWith(t, nil, append([]string{"send"}, strings.Fields(test.args)...)...)
 		if want := (result{2, "", "postbridge: send: " + test.want + "\n"}); got != want {

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// step is what happened to an order, in no broker's words.
+// step is an event in the life of an order, independent of the broker.
 type step int
 
 const (
@@ -30,37 +30,37 @@ const (
 type state struct {
 	step                       step
 	filled, pending, cancelled int
-	// second counts from when the order was placed. The repeat of a state has the same.
-	second int
-	// reworded is set for the repeat of a state in other words: Kite reports one change as UPDATE and as OPEN.
+	second                     int // since the order was placed; a repeat has the second of its state
+	// reworded marks a repeat that reports the state with another status: Kite reports one change as UPDATE and as
+	// OPEN.
 	reworded bool
 }
 
-// order is a generated order with all its states, in the order in which they are sent.
+// order is a generated order with all its states in the order of sending.
 type order struct {
 	id, user, symbol, side string
-	tag                    string // the client's own id of it; mostly empty
+	tag                    string // the client's own order id; may be empty
 	quantity, paise        int
 	placed                 time.Time
 	states                 []state
-	sent                   int // how many states
+	sent                   int // number of states sent
 }
 
-// behaviour is something that brokers are known to do: how it changes the states of an order, and how they are sent.
+// behaviour describes a misbehaviour of brokers: how it changes the states of an order and how they are sent.
 type behaviour struct {
 	name        string
 	share       float64 // of the orders or states that it changes
-	late        bool    // the last partial fill comes after the end of its order
-	twice       []step  // these states come twice ...
-	reworded    bool    // ... the second time in other words
-	rate        float64 // the postbacks of a second come all at its beginning; this many unless --rate is set
-	connections int     // at least this many; the states of half of the orders come over several at once
+	late        bool    // move the last partial fill after the end of its order
+	twice       []step  // send these states twice ...
+	reworded    bool    // ... the second time with another status
+	rate        float64 // send the postbacks of a second at its beginning; postbacks per second unless --rate is set
+	connections int     // minimum; send the states of half of the orders over several connections at once
 }
 
-// behaviours are those of --worst, --repeats and --late.
+// behaviours is the value of --worst.
 type behaviours []behaviour
 
-// worstBehaviours returns those of --worst, in the order in which they change an order.
+// worstBehaviours returns all behaviours of --worst in the order in which they change an order.
 func worstBehaviours() behaviours {
 	return behaviours{
 		{name: "late", share: 1, late: true},
@@ -74,14 +74,14 @@ func worstBehaviours() behaviours {
 
 func allSteps() []step { return []step{placed, open, partlyFilled, filled, cancelled, rejected} }
 
-// set reads names, or all.
+// set parses comma-separated names, or all.
 func (b *behaviours) set(text string) error {
 	*b = worstBehaviours()
 	all, names := b.String(), strings.Split(text, ",")
 	if text == "all" {
 		return nil
 	}
-	*b = slices.DeleteFunc(*b, func(of behaviour) bool { return !slices.Contains(names, of.name) })
+	*b = slices.DeleteFunc(*b, func(one behaviour) bool { return !slices.Contains(names, one.name) })
 	if len(*b) != len(names) {
 		return fmt.Errorf("%q is not known; set it to all or some of %s", text, all)
 	}
@@ -90,31 +90,28 @@ func (b *behaviours) set(text string) error {
 
 func (b behaviours) String() string {
 	var names list
-	for _, of := range b {
-		names = append(names, of.name)
+	for _, one := range b {
+		names = append(names, one.name)
 	}
 	return names.String()
 }
 
-// generator makes orders, each from the seed and its number alone.
+// generator generates orders. An order depends on the seed and its number alone.
 type generator struct {
 	*sendOptions
-	seed       uint64 // in force, hence never 0
+	seed       uint64 // from the clock if --seed is 0
 	start      time.Time
 	behaviours behaviours
-	template   string // of a body
 	made       uint64
 	current    []*order // by worker
 }
 
 func newGenerator(o *sendOptions) *generator {
-	g := &generator{
-		sendOptions: o, seed: o.seed, start: time.Now(), template: o.template(), current: make([]*order, o.connections),
-	}
+	g := &generator{sendOptions: o, seed: o.seed, start: time.Now(), current: make([]*order, o.connections)}
 	if g.seed == 0 {
 		g.seed = uint64(g.start.UnixNano())
 	} else {
-		g.start = time.Date(2026, 1, 5, 9, 15, 0, 0, time.UTC) // a Monday, when the market opens
+		g.start = time.Date(2026, 1, 5, 9, 15, 0, 0, time.UTC) // market open on a Monday
 	}
 	g.behaviours = append(behaviours{
 		{share: o.repeats, twice: allSteps(), reworded: true},
@@ -123,8 +120,8 @@ func newGenerator(o *sendOptions) *generator {
 	return g
 }
 
-// next is a source. A worker has an order of its own until its end. If orders are split, every other worker shares
-// one, so that its states are in flight at the same time.
+// next is a source. A worker sends one order to its end. With split, every other worker shares one order, so that
+// several of its states are in flight.
 func (g *generator) next(worker int) (postback, error) {
 	shared := worker%2 == 0 && g.split
 	if shared {
@@ -138,10 +135,10 @@ func (g *generator) next(worker int) (postback, error) {
 	}
 	n := o.sent
 	o.sent++
-	return postback{body: o.body(g.sendOptions, g.template, n), order: o.id, n: n, unordered: shared}, nil
+	return postback{body: o.body(g.sendOptions, n), order: o.id, n: n, unordered: shared}, nil
 }
 
-// order makes order number i.
+// order generates order number i.
 func (g *generator) order(i uint64) *order {
 	r := rand.New(rand.NewPCG(g.seed, i))
 	userID := map[string]string{"kite": "AB%04d", "dhan": "1%09d"}[g.broker]
@@ -154,7 +151,7 @@ func (g *generator) order(i uint64) *order {
 		paise:    5 * (1000 + r.IntN(40000)),
 		placed:   g.start.Add(time.Duration(i) * time.Millisecond).UTC(),
 	}
-	o.live(r)
+	o.addStates(r)
 	for _, b := range g.behaviours {
 		some := func() bool { return b.share > 0 && r.Float64() < b.share }
 		if b.late && some() {
@@ -165,14 +162,14 @@ func (g *generator) order(i uint64) *order {
 	return o
 }
 
-// orderID returns 19 digits, like the longest that brokers use. Runs with different seeds have different ids.
+// orderID returns 19 digits, the longest that brokers use. Different seeds have different ids.
 func orderID(seed, i uint64) string {
 	sum := sha256.Sum256(binary.LittleEndian.AppendUint64(nil, seed))
 	return strconv.FormatUint(1e18+binary.BigEndian.Uint64(sum[:])%1e10*1e8+i%1e8, 10)
 }
 
-// live makes the states of the order: one out of ten orders is rejected, two are cancelled, and the rest is filled.
-func (o *order) live(r *rand.Rand) {
+// addStates generates the states of the order: 10 % of the orders are rejected, 20 % cancelled and the rest filled.
+func (o *order) addStates(r *rand.Rand) {
 	s := state{step: placed, pending: o.quantity}
 	next := func(to step) {
 		s.step = to
@@ -204,12 +201,12 @@ func (o *order) live(r *rand.Rand) {
 	next(filled)
 }
 
-// repeat inserts a second copy of some states, in other words or byte for byte.
-func (o *order) repeat(reworded bool, some func(state) bool) {
+// repeat duplicates the selected states, with another status or byte for byte.
+func (o *order) repeat(reworded bool, selected func(state) bool) {
 	var states []state
 	for _, s := range o.states {
 		states = append(states, s)
-		if some(s) {
+		if selected(s) {
 			s.reworded = s.reworded || reworded
 			states = append(states, s)
 		}
@@ -217,7 +214,7 @@ func (o *order) repeat(reworded bool, some func(state) bool) {
 	o.states = states
 }
 
-// delay moves the last partial fill behind the end of the order.
+// delay moves the last partial fill after the end of the order.
 func (o *order) delay() {
 	for i := len(o.states) - 2; i >= 0; i-- {
 		if s := o.states[i]; s.step == partlyFilled {
@@ -227,33 +224,30 @@ func (o *order) delay() {
 	}
 }
 
-// samples are the official sample of each broker, with a $name for each value that differs.
+// samples holds the official sample body of each broker, with a $name for each value to replace.
 //
 //go:embed samples
 var samples embed.FS
 
-// template returns the sample of the broker.
-func (o *sendOptions) template() string {
-	sample, _ := samples.ReadFile("samples/" + o.broker + ".json") // is part of the program
-	return strings.TrimSpace(string(sample))
-}
-
 // body returns the postback of state n, signed with the first app.
-func (o *order) body(to *sendOptions, template string, n int) []byte {
+func (o *order) body(to *sendOptions, n int) []byte {
 	s, app := o.states[n], to.app()
-	// Both brokers write Indian time without its zone.
+	sample, _ := samples.ReadFile("samples/" + to.broker + ".json") // embedded
+	// Both brokers write Indian time without a zone.
 	at := o.placed.Add(5*time.Hour + 30*time.Minute + time.Duration(s.second)*time.Second).Format(time.DateTime)
 	values := map[string]string{
 		"user": o.user, "order": o.id, "exchange_order": o.id[3:], "symbol": o.symbol, "side": o.side, "time": at,
 		"quantity": strconv.Itoa(o.quantity), "filled": strconv.Itoa(s.filled), "pending": strconv.Itoa(s.pending),
-		"cancelled": strconv.Itoa(s.cancelled), "price": rupees(o.paise), "average_price": rupees(o.paise * min(s.filled, 1)),
-		"status": s.word(to.broker), "guid": "s", "reason_code": "null", "reason": "null", "reason_raw": "null",
-		"tag": "null", "correlation": o.tag, "app": cmp.Or(app.AppID, `""`), "checksum": checksum(o.id, at, app.Secret),
+		"cancelled": strconv.Itoa(s.cancelled), "price": rupees(o.paise),
+		"average_price": rupees(o.paise * min(s.filled, 1)), "status": s.status(to.broker), "guid": "s",
+		"reason_code": "null", "reason": "null",
+		"reason_raw": "null", "tag": "null", "correlation": o.tag, "app": cmp.Or(app.AppID, `""`),
+		"checksum": checksum(o.id, at, app.Secret),
 	}
 	if s.reworded {
 		values["guid"] = "d"
 	} else if s.step == cancelled {
-		values["pending"] = values["cancelled"] // the second of two reports no longer counts them
+		values["pending"] = values["cancelled"] // only the first of two reports counts them as pending
 	}
 	if s.step == rejected {
 		values["reason_code"], values["reason"] = `"16052"`, `"Insufficient funds"`
@@ -262,20 +256,20 @@ func (o *order) body(to *sendOptions, template string, n int) []byte {
 	if o.tag != "" {
 		values["tag"] = strconv.Quote(o.tag)
 	}
-	return []byte(os.Expand(template, func(name string) string { return values[name] }))
+	body := os.Expand(string(sample), func(name string) string { return values[name] })
+	return []byte(strings.TrimSpace(body))
 }
 
-// word returns what the broker calls a state. Only Kite is known to report one state in two words.
-func (s *state) word(broker string) string {
-	words := map[string][6]string{
+// status returns the broker's status of a state. Only Kite is known to report one state with two statuses.
+func (s *state) status(broker string) string {
+	status := map[string][6]string{
 		"kite": {"PUT ORDER REQ RECEIVED", "OPEN", "UPDATE", "COMPLETE", "CANCELLED", "REJECTED"},
 		"dhan": {"TRANSIT", "PENDING", "PART_TRADED", "TRADED", "CANCELLED", "REJECTED"},
-	}[broker]
-	word := words[s.step]
-	if other, ok := map[string]string{"OPEN": "UPDATE", "UPDATE": "OPEN"}[word]; ok && s.reworded {
-		return other
+	}[broker][s.step]
+	if other := map[string]string{"OPEN": "UPDATE", "UPDATE": "OPEN"}[status]; s.reworded {
+		return cmp.Or(other, status)
 	}
-	return word
+	return status
 }
 
 func rupees(paise int) string {

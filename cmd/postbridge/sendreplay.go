@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// setSpeed reads --speed: a number, or max, which is 0.
+// setSpeed parses --speed: a number, or max, which is 0.
 func (o *sendOptions) setSpeed(text string) (err error) {
 	if text == "max" {
 		text = "0"
@@ -23,8 +23,8 @@ func (o *sendOptions) setSpeed(text string) (err error) {
 	return nil
 }
 
-// recorded is one line of a recording: an event as tail prints it, with --headers or without, or only the time at which
-// it was received and the body.
+// recorded is one line of a recording: an event as tail prints it, with or without --headers, or only its received_at
+// and raw.
 type recorded struct {
 	ID         string          `json:"id"`
 	Broker     string          `json:"broker"`
@@ -33,12 +33,10 @@ type recorded struct {
 	Raw        json.RawMessage `json:"raw"`
 	RawText    string          `json:"raw_text"`
 	RawBase64  []byte          `json:"raw_base64"`
-
-	// Event is the event in a line of tail --headers.
-	Event json.RawMessage `json:"event"`
+	Event      json.RawMessage `json:"event"` // of tail --headers
 }
 
-// parseRecorded reads a line.
+// parseRecorded parses a line.
 func parseRecorded(line []byte) (r recorded, err error) {
 	err = json.Unmarshal(line, &r)
 	if event := r.Event; err == nil && event != nil {
@@ -50,7 +48,7 @@ func parseRecorded(line []byte) (r recorded, err error) {
 		return r, fmt.Errorf("is not an event: %w", err)
 	case r.ReceivedAt.IsZero():
 		return r, errors.New("has no received_at")
-	case r.body() == nil && (r.ID == "" || r.OrderID != ""): // the event of an empty body has none, and no order
+	case r.body() == nil && (r.ID == "" || r.OrderID != ""): // the event of an empty body has no raw and no order
 		return r, errors.New("has no raw, the body that the broker sent")
 	}
 	return r, nil
@@ -70,25 +68,23 @@ func (r *recorded) body() []byte {
 // longestLine is more than the event of the largest body that postbridge accepts.
 const longestLine = 64 << 20
 
-// recording is the source of --replay: it reads the file as it is sent.
+// recording is the source of --replay. It reads the file while it is sent.
 type recording struct {
 	*sendOptions
 	lines         *bufio.Scanner
-	number        int // of the line
-	routes        map[string]*route
-	start         time.Time // of the replay
-	first, latest time.Time // when the lines up to here were received
+	number        int               // of the current line
+	routes        map[string]*route // by broker
+	start         time.Time         // of the replay
+	first, latest time.Time         // received_at of the first line, and the latest so far
 	report        *replayReport
 }
 
-// replayReport compares what was sent with the recording.
+// replayReport compares the replay with the recording.
 type replayReport struct {
 	Lines    int     `json:"lines"`
-	Recorded float64 `json:"recorded_seconds"` // from the first to the last
-	// Behind is the longest time by which a postback was sent later than it was due.
-	Behind float64 `json:"behind_seconds"`
-	// OtherIDs counts postbacks whose event has another id than the recorded one.
-	OtherIDs int64 `json:"other_ids"`
+	Recorded float64 `json:"recorded_seconds"` // from the first to the last received_at
+	Behind   float64 `json:"behind_seconds"`   // longest delay of a postback after its due time
+	OtherIDs int64   `json:"other_ids"`        // postbacks whose event id is not the recorded one
 }
 
 func (r *replayReport) text() string {
@@ -96,12 +92,12 @@ func (r *replayReport) text() string {
 		return ""
 	}
 	seconds := func(s float64) time.Duration { return time.Duration(s * 1e9).Round(10 * time.Millisecond) }
-	text := fmt.Sprintf("%d lines that were recorded in %v\n", r.Lines, seconds(r.Recorded))
+	text := fmt.Sprintf("%d lines recorded in %v\n", r.Lines, seconds(r.Recorded))
 	if r.Behind > 1 {
-		text += fmt.Sprintf("  late by up to %v: set more --connections, or less --speed\n", seconds(r.Behind))
+		text += fmt.Sprintf("  late by up to %v: raise --connections or lower --speed\n", seconds(r.Behind))
 	}
 	if r.OtherIDs > 0 {
-		text += fmt.Sprintf("  events with another id than the recorded one: %d\n", r.OtherIDs)
+		text += fmt.Sprintf("  events with another id than in the recording: %d\n", r.OtherIDs)
 	}
 	return text
 }
@@ -131,7 +127,7 @@ func (r *recording) next(int) (postback, error) {
 	return postback{}, io.EOF
 }
 
-// postback makes a postback of a line.
+// postback converts a line to a postback.
 func (r *recording) postback(line []byte) (pb postback, err error) {
 	event, err := parseRecorded(line)
 	if err != nil {
@@ -141,30 +137,31 @@ func (r *recording) postback(line []byte) (pb postback, err error) {
 	to := r.routes[broker]
 	switch {
 	case to == nil && broker == "dhan":
-		return pb, errors.New("is of Dhan, whose route needs a path token; set POSTBRIDGE_DHAN_TOKENS")
+		return pb, errors.New("the route of Dhan needs a path token; set POSTBRIDGE_DHAN_TOKENS")
 	case to == nil:
-		return pb, fmt.Errorf("is of broker %q, which is not known", broker)
+		return pb, fmt.Errorf("unknown broker %q", broker)
 	case broker == "kite" && event.Raw != nil && len(r.apps) > 0:
 		signed, err := sign(body, r.apps)
 		if err != nil {
 			return pb, err
 		}
-		if appIn(signed) != appIn(body) {
+		if bodyAppID(signed) != bodyAppID(body) {
 			event.ID = "" // the app id is part of the event id
 		}
 		body = signed
 	}
 	r.report.Lines++
 	return postback{
-		route: to, body: body, order: cmp.Or(event.OrderID, orderIn(body)), n: r.number,
+		route: to, body: body, order: cmp.Or(event.OrderID, bodyOrderID(body)), n: r.number,
 		due: r.due(event.ReceivedAt), recorded: event.ID,
 	}, nil
 }
 
-// longestWait stands for all that is longer, and can be added to a time.
+// longestWait caps the delay of a postback, so that the sum with a time does not overflow.
 const longestWait = 100 * 365 * 24 * time.Hour
 
-// due returns when to send a postback that was received then, not before those above it; zero for as soon as possible.
+// due returns when to send a postback received at that time, never before the lines above it; zero for as soon as
+// possible.
 func (r *recording) due(received time.Time) time.Time {
 	if r.first.IsZero() {
 		r.first, r.latest = received, received

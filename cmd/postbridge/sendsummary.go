@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// summary is what came of the postbacks, for people and as JSON. Workers share it.
+// summary counts the postbacks and their answers, for people and as JSON. Workers share it.
 type summary struct {
 	mu        sync.Mutex
 	latencies []time.Duration
@@ -20,7 +20,7 @@ type summary struct {
 	Sent         int64            `json:"sent"`
 	OK           int64            `json:"ok"`
 	Statuses     map[int]int64    `json:"statuses"`
-	Lost         map[string]int64 `json:"lost"` // sent, but not answered; by reason
+	Lost         map[string]int64 `json:"lost"` // sent but not answered, by reason
 	Refused      int64            `json:"refused_connections"`
 	Seconds      float64          `json:"seconds"`
 	Rate         float64          `json:"rate"`
@@ -37,7 +37,7 @@ func newSummary() *summary {
 	return &summary{Statuses: make(map[int]int64), Lost: make(map[string]int64)}
 }
 
-// count adds a postback with the status of its answer, or 0, and the id of its event, or nothing.
+// count adds a postback with the status of its answer, 0 if there was none, and its event id, if any.
 func (s *summary) count(pb postback, sent time.Time, status int, id string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -61,14 +61,14 @@ func (s *summary) count(pb postback, sent time.Time, status int, id string, err 
 	}
 }
 
-// refuse counts a connection that could not be opened.
+// refuse counts a failed attempt to connect.
 func (s *summary) refuse() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.Refused++
 }
 
-// finish computes what follows from the counts, when all workers have ended.
+// finish computes rate and latencies after all workers have ended.
 func (s *summary) finish(elapsed time.Duration) {
 	s.OK, s.Seconds = s.Statuses[200], elapsed.Seconds()
 	s.Rate = float64(s.OK) / max(s.Seconds, 1e-9)
@@ -83,16 +83,16 @@ func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 
 
 func (s *summary) text(asJSON bool) string {
 	if asJSON {
-		text, _ := json.Marshal(s) // of numbers and words
+		text, _ := json.Marshal(s) // numbers and strings
 		return string(text) + "\n"
 	}
 	var b strings.Builder
-	several := len(s.latencies) >= 2 // one answer makes no rate and no quantiles
-	plural := "s"
+	several := len(s.latencies) >= 2 // one answer has no rate and no quantiles
+	unit := "postbacks"
 	if s.Sent == 1 {
-		plural = ""
+		unit = "postback"
 	}
-	fmt.Fprintf(&b, "sent %d postback%s in %.2fs, %d acknowledged", s.Sent, plural, s.Seconds, s.OK)
+	fmt.Fprintf(&b, "sent %d %s in %.2fs, %d acknowledged", s.Sent, unit, s.Seconds, s.OK)
 	if several {
 		fmt.Fprintf(&b, ", %.0f/s", s.Rate)
 	}

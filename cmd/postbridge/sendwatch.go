@@ -13,119 +13,115 @@ import (
 )
 
 const (
-	// quietTime is how long repeats are waited for when everything is there.
-	quietTime = 300 * time.Millisecond
+	// repeatWait is how long await waits for published repeats after every event is stored.
+	repeatWait = 300 * time.Millisecond
 	// watchInterval is the time between two comparisons.
 	watchInterval = 50 * time.Millisecond
 )
 
-// watch reads the buses of the environment and compares what arrives with what was acknowledged.
-type watch struct {
+// busWatch follows the buses of POSTBRIDGE_PUBLISH and compares their events with the acknowledged postbacks.
+type busWatch struct {
 	buses   []*watchedBus
 	stop    context.CancelFunc
 	readers sync.WaitGroup
 
-	mu sync.Mutex
-	// Guarded by mu, and so are the buses.
-	orders map[string]*ackedOrder // by order id
+	mu     sync.Mutex
+	orders map[string]*ackedOrder // by order id; guarded by mu, and so are the fields of the buses
 }
 
-// watchedBus is what arrives from one bus.
+// watchedBus records the events of one bus.
 type watchedBus struct {
-	follower
 	name   string
-	ready  bool                // all that is stored from now on arrives
-	orders map[string][]string // event ids as they arrived, by the order id in the key
-	last   time.Time           // when the last one arrived
+	status *statusLog
+	ready  bool                // every event stored from now on arrives
+	orders map[string][]string // event ids in the order of arrival, by order id
+	last   time.Time           // of the last arrival
 }
 
-// ackedOrder is what was acknowledged of one order.
+// ackedOrder holds the acknowledged postbacks of one order.
 type ackedOrder struct {
 	ids       []string // of the events that a consumer should see: each differs from the one before it
-	unordered bool     // they may arrive in another order, and some twice
+	unordered bool     // the events may be stored in another order, and some twice
 }
 
-// watchBuses begins to read all buses, until close. An error is a misuse: a bus that is down is waited for.
-func (p *process) watchBuses(ctx context.Context, o *tailOptions) (*watch, error) {
+// watchBuses follows all buses until close. It waits for a bus that is down; an error is a misuse.
+func (p *process) watchBuses(ctx context.Context, o *tailOptions) (*busWatch, error) {
 	c, credentials, err := readBusConfig(p.env)
 	if err != nil {
 		return nil, err
 	}
-	w := &watch{orders: make(map[string]*ackedOrder)}
+	w := &busWatch{orders: make(map[string]*ackedOrder)}
 	ctx, w.stop = context.WithCancel(ctx)
 	for _, name := range c.Publish {
-		f := newFollower(beginning{now: true}, io.Discard)
-		b := &watchedBus{follower: f, name: name, orders: make(map[string][]string)}
-		b.begun = func() {
-			w.mu.Lock()
-			defer w.mu.Unlock()
-			b.ready = true
-		}
+		b := &watchedBus{name: name, status: &statusLog{w: io.Discard}, orders: make(map[string][]string)}
 		w.buses = append(w.buses, b)
 		w.readers.Go(func() {
-			end, err := o.follow(ctx, b.follower, name, c, credentials)
+			deliver := func(_ context.Context, m *message) {
+				if o.matches(m) {
+					w.received(b, m)
+				}
+			}
+			f := follower{startPosition{now: true}, b.status, func() { w.start(b) }, deliver}
+			end, err := o.follow(ctx, f, name, c, credentials)
 			if err != nil {
-				b.notes.say("%v", err)
+				b.status.set("%v", err)
 				return
 			}
-			defer end()
-			w.read(ctx, b, o)
+			<-ctx.Done()
+			end()
 		})
 	}
 	return w, nil
 }
 
-func (w *watch) close() {
+func (w *busWatch) close() {
 	w.stop()
 	w.readers.Wait()
 }
 
-// awaitBegin waits until all buses are read, or for the timeout.
-func (w *watch) awaitBegin(ctx context.Context, timeout time.Duration) {
+// awaitReaders waits until all buses are followed, or for the timeout.
+func (w *busWatch) awaitReaders(ctx context.Context, timeout time.Duration) {
 	w.until(ctx, timeout, func(r *busReport) bool { return r.Unread == "" })
 }
 
-// await waits until everything is stored, or for the timeout, and then for repeats.
-func (w *watch) await(ctx context.Context, timeout time.Duration) *worstReport {
+// await waits until no event is missing, or for the timeout, and then for published repeats.
+func (w *busWatch) await(ctx context.Context, timeout time.Duration) *worstReport {
 	w.until(ctx, timeout, func(r *busReport) bool { return r.Missing == 0 })
-	pause(ctx, quietTime)
+	pause(ctx, repeatWait)
 	return w.report()
 }
 
-// until waits until all buses are so, or for the timeout.
-func (w *watch) until(ctx context.Context, timeout time.Duration, so func(*busReport) bool) {
+// until waits until the condition holds for all buses, or for the timeout.
+func (w *busWatch) until(ctx context.Context, timeout time.Duration, condition func(*busReport) bool) {
 	for start := time.Now(); time.Since(start) < timeout; pause(ctx, watchInterval) {
-		waits := false
-		for _, of := range w.report().Buses {
-			waits = waits || !so(of)
+		met := true
+		for _, b := range w.report().Buses {
+			met = met && condition(b)
 		}
-		if !waits || ctx.Err() != nil {
+		if met || ctx.Err() != nil {
 			return
 		}
 	}
 }
 
-// read records the events of a bus, also those of orders of which no postback has been acknowledged yet.
-func (w *watch) read(ctx context.Context, b *watchedBus, o *tailOptions) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case m := <-b.messages:
-			if !o.wants(m) {
-				continue
-			}
-			order := m.key[strings.LastIndexByte(m.key, '.')+1:]
-			w.mu.Lock()
-			b.orders[order] = append(b.orders[order], cmp.Or(m.headers["ce-id"], m.headers["ce_id"]))
-			b.last = time.Now()
-			w.mu.Unlock()
-		}
-	}
+// start records that a bus is followed.
+func (w *busWatch) start(b *watchedBus) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	b.ready = true
 }
 
-// sent records a postback with the id of its event, or nothing if it was not answered.
-func (w *watch) sent(pb postback, id string) {
+// received records an event, which may be of an order without an acknowledged postback so far.
+func (w *busWatch) received(b *watchedBus, m *message) {
+	order := m.key[strings.LastIndexByte(m.key, '.')+1:]
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	b.orders[order] = append(b.orders[order], cmp.Or(m.headers["ce-id"], m.headers["ce_id"]))
+	b.last = time.Now()
+}
+
+// sent records a postback with its event id, which is empty if the postback was not acknowledged.
+func (w *busWatch) sent(pb postback, id string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	o := w.orders[pb.order]
@@ -133,7 +129,7 @@ func (w *watch) sent(pb postback, id string) {
 		o = new(ackedOrder)
 		w.orders[pb.order] = o
 	}
-	// Whether a postback without an answer is stored is not known, nor whether the next one is then a repeat.
+	// An unanswered postback may be stored or not, and the next one may then be a repeat or not.
 	o.unordered = o.unordered || pb.unordered || id == ""
 	repeat := len(o.ids) > 0 && o.ids[len(o.ids)-1] == id || o.unordered && slices.Contains(o.ids, id)
 	if id != "" && !repeat {
@@ -141,29 +137,29 @@ func (w *watch) sent(pb postback, id string) {
 	}
 }
 
-// worstReport is what a consumer should see, and what is on each bus.
+// worstReport compares the events that a consumer should see with those on each bus.
 type worstReport struct {
 	Behaviours string                `json:"behaviours"`
 	Orders     int                   `json:"orders"`
 	Events     int                   `json:"events"`
 	Buses      map[string]*busReport `json:"buses"`
 
-	atLeast bool // the order of some states is not known, and one that is left and reached again counts once
+	atLeast bool // Events is a minimum: a state of an unordered order that is reached twice counts once
 }
 
-// busReport is how one bus compares.
+// busReport compares one bus.
 type busReport struct {
-	Unread    string `json:"unread,omitempty"` // why it could not be read; then nothing else holds
+	Unread    string `json:"unread,omitempty"` // why the bus could not be read; then the counts are 0
 	Stored    int    `json:"stored"`
 	Missing   int    `json:"missing"`
 	Disorder  int    `json:"out_of_order"` // orders
 	Republish int    `json:"repeats_published"`
 
-	last time.Time // when the last event arrived
-	note string    // the state of the connection
+	last   time.Time // of the last arrival
+	status string    // of the follower
 }
 
-func (w *watch) report() *worstReport {
+func (w *busWatch) report() *worstReport {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	r := &worstReport{Orders: len(w.orders), Buses: make(map[string]*busReport)}
@@ -172,40 +168,40 @@ func (w *watch) report() *worstReport {
 		r.atLeast = r.atLeast || o.unordered
 	}
 	for _, b := range w.buses {
-		of := &busReport{last: b.last, note: b.notes.lastSaid()}
-		r.Buses[b.name] = of
+		br := &busReport{last: b.last, status: b.status.get()}
+		r.Buses[b.name] = br
 		if !b.ready {
-			of.Unread = of.note
+			br.Unread = br.status
 			continue
 		}
 		for id, o := range w.orders {
-			of.compare(o, b.orders[id])
+			br.compare(o, b.orders[id])
 		}
 	}
 	return r
 }
 
-// compare adds one order: what was acknowledged, and what is stored.
-func (b *busReport) compare(want *ackedOrder, got []string) {
-	b.Stored += len(got)
+// compare adds one order: its acknowledged events and the stored event ids.
+func (b *busReport) compare(acked *ackedOrder, stored []string) {
+	b.Stored += len(stored)
 	missing := 0
-	for _, id := range want.ids {
-		if !slices.Contains(got, id) {
+	for _, id := range acked.ids {
+		if !slices.Contains(stored, id) {
 			missing++
 		}
 	}
 	b.Missing += missing
-	if want.unordered {
+	if acked.unordered {
 		return
 	}
-	news := slices.Compact(slices.Clone(got))
-	b.Republish += len(got) - len(news)
-	if missing == 0 && !slices.Equal(news, want.ids) {
+	distinct := slices.Compact(slices.Clone(stored))
+	b.Republish += len(stored) - len(distinct)
+	if missing == 0 && !slices.Equal(distinct, acked.ids) {
 		b.Disorder++
 	}
 }
 
-// failure reports buses on which events are missing or out of order. A repeat that is published is allowed.
+// failure reports the buses on which events are missing or out of order. Published repeats are allowed.
 func (r *worstReport) failure() error {
 	var wrong []error
 	for _, name := range busNames() {
@@ -227,11 +223,11 @@ func (r *worstReport) text() string {
 	}
 	text := fmt.Sprintf("%s: a consumer should see %s%d events of %d orders\n", r.Behaviours, least, r.Events, r.Orders)
 	for _, name := range busNames() {
-		if of := r.Buses[name]; of != nil && of.Unread != "" {
-			text += fmt.Sprintf("  %s: not checked, since it cannot be read: %s\n", name, of.Unread)
-		} else if of != nil {
+		if b := r.Buses[name]; b != nil && b.Unread != "" {
+			text += fmt.Sprintf("  %s: not checked, cannot be read: %s\n", name, b.Unread)
+		} else if b != nil {
 			text += fmt.Sprintf("  %s: %d stored, %d missing, %d orders out of order, %d repeats published\n",
-				name, of.Stored, of.Missing, of.Disorder, of.Republish)
+				name, b.Stored, b.Missing, b.Disorder, b.Republish)
 		}
 	}
 	return text

@@ -42,8 +42,8 @@ func TestStories(t *testing.T) {
 			e.Setenv("POSTBRIDGE_KITE_SECRETS", "1234=0hdv7iw5examplesecret")
 			e.Setenv("POSTBRIDGE_DHAN_TOKENS", "dev-dhan-token")
 			e.Setenv("POSTBRIDGE_DATA_DIR", e.WorkDir+"/data")
-			// With -race, a process in which one is found ends, for its story to fail; so none has to wait at its end, as
-			// they do for a second, until others are printed.
+			// With -race, a process in which one is found ends, for its story to fail; so none has to wait at its end,
+			// as they do for a second, until others are printed.
 			e.Setenv("GORACE", "halt_on_error=1 atexit_sleep_ms=0")
 			e.Values[aCollector{}] = new(storyCollector)
 			e.Values[storyKafka{}] = &storyKafka{t: e.T().(testing.TB)}
@@ -78,8 +78,8 @@ func TestStories(t *testing.T) {
 }
 
 // addresses gives out free addresses of this machine, none of them twice: stories run at the same time. Their ports are
-// below those that the system gives out by itself: nobody takes one while its program is down, and who dials one then does
-// not reach itself.
+// below those that the system gives out by itself: nobody takes one while its program is down, and who dials one then
+// does not reach itself.
 type addresses struct {
 	mu    sync.Mutex
 	given map[string]bool // guarded by mu
@@ -149,7 +149,8 @@ func cmdSays(ts *testscript.TestScript, _ bool, args []string) {
 	})
 }
 
-// cmdExported waits until each metric that a file names, postbridge's own or of the process, is at a URL: exported FILE URL.
+// cmdExported waits until each metric that a file names, postbridge's own or of the process, is at a URL: exported FILE
+// URL.
 func cmdExported(ts *testscript.TestScript, _ bool, args []string) {
 	file, err := os.ReadFile(ts.MkAbs(args[0]))
 	ts.Check(err)
@@ -165,7 +166,8 @@ func cmdExported(ts *testscript.TestScript, _ bool, args []string) {
 		defer resp.Body.Close()
 		metrics, err := io.ReadAll(resp.Body)
 		for _, name := range names {
-			if err == nil && !strings.Contains(string(metrics), "\n"+name+"{") && !strings.Contains(string(metrics), "\n"+name+" ") {
+			if err == nil && !strings.Contains(string(metrics), "\n"+name+"{") &&
+				!strings.Contains(string(metrics), "\n"+name+" ") {
 				err = fmt.Errorf("%s is not exported", name)
 			}
 		}
@@ -232,8 +234,8 @@ func cmdGet(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// cmdGuess posts what proves nothing, so often, and wants the status at first, then 429 most of the time: guess URL STATUS
-// TIMES.
+// cmdGuess posts what proves nothing, so often, and wants the status at first, then 429 most of the time: guess URL
+// STATUS TIMES.
 func cmdGuess(ts *testscript.TestScript, _ bool, args []string) {
 	times, err := strconv.Atoi(args[2])
 	ts.Check(err)
@@ -267,7 +269,8 @@ func storyClient(ts *testscript.TestScript) *http.Client {
 	}
 	pool := x509.NewCertPool()
 	pool.AddCert(a.certificate)
-	return &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, DisableKeepAlives: true}}
+	return &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool},
+		DisableKeepAlives: true}}
 }
 
 // cmdCertificate makes a certificate and its key, DIR/tls.crt and DIR/tls.key, and ca.crt, which issues all of a story:
@@ -293,7 +296,7 @@ func cmdCertificate(ts *testscript.TestScript, _ bool, args []string) {
 // cmdShown waits until an address shows the certificate with that serial number: shown ADDRESS SERIAL.
 func cmdShown(ts *testscript.TestScript, _ bool, args []string) {
 	eventually(ts, "certificate "+args[1], func() error {
-		conn, err := tls.Dial("tcp", args[0], &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // it is looked at, and not trusted
+		conn, err := tls.Dial("tcp", args[0], &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // not trusted
 		if err != nil {
 			return err
 		}
@@ -306,8 +309,8 @@ func cmdShown(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 // cmdSupervise plays the supervisor of a program that is killed again and again: supervise TIMES FROM TO READY_URL
-// COMMAND... starts the command, waits until it is ready, and kills it with -9 at a moment between the two after that, so
-// many times. With - for the URL the moment counts from the start.
+// COMMAND... starts the command, waits until it is ready, and kills it with -9 at a moment between the two after that,
+// so many times. With - for the URL the moment counts from the start.
 func cmdSupervise(ts *testscript.TestScript, _ bool, args []string) {
 	times, err1 := strconv.Atoi(args[0])
 	from, err2 := time.ParseDuration(args[1])
@@ -383,7 +386,8 @@ func compare(all map[string]any, want string) error {
 	got := lookUp(all, path)
 	number, _ := got.(float64)
 	bound, _ := strconv.ParseFloat(value, 64)
-	if want[i] == '=' && fmt.Sprint(got) == value || want[i] == '<' && number < bound || want[i] == '>' && number > bound {
+	if want[i] == '=' && fmt.Sprint(got) == value ||
+		want[i] == '<' && number < bound || want[i] == '>' && number > bound {
 		return nil
 	}
 	return fmt.Errorf("%s is %v", path, got)

@@ -31,7 +31,7 @@ import (
 	"github.com/postbridge/postbridge/publishers/kafka/kafkatest"
 )
 
-// ---- the buses of a story --------------------------------------------------------------------------------------------
+// ---- the buses of a story -----------------------------------------------------------------------------------------
 
 // natsServer is a NATS server in a process of its own: nats-server ADDRESS DIRECTORY.
 func natsServer() {
@@ -58,7 +58,8 @@ func startNATS(listen, dir string) (stop func(), address string, err error) {
 	if n == 0 {
 		n = server.RANDOM_PORT
 	}
-	s, err := server.NewServer(&server.Options{Host: host, Port: n, JetStream: true, StoreDir: dir, NoSigs: true, NoLog: true})
+	s, err := server.NewServer(&server.Options{Host: host, Port: n, JetStream: true, StoreDir: dir, NoSigs: true,
+		NoLog: true})
 	if err != nil {
 		return nil, "", err
 	}
@@ -82,7 +83,8 @@ func cmdStreams(ts *testscript.TestScript, _ bool, args []string) {
 		return withJetStream(args[0], func(ctx context.Context, js jetstream.JetStream) error {
 			for _, dest := range []bridge.Destination{bridge.Orders, bridge.Rejects, bridge.Deadletters} {
 				_, err := js.CreateStream(ctx, jetstream.StreamConfig{
-					Name: strings.ToUpper(string(dest)), Subjects: []string{string(dest) + ".>"}, AllowDirect: true, Duplicates: window,
+					Name: strings.ToUpper(string(dest)), Subjects: []string{string(dest) + ".>"}, AllowDirect: true,
+					Duplicates: window,
 				})
 				if err != nil {
 					return err
@@ -101,9 +103,9 @@ type storyKafka struct {
 
 func kafkaOf(ts *testscript.TestScript) *storyKafka { return ts.Value(storyKafka{}).(*storyKafka) }
 
-// cmdKafka makes a real Kafka the bus of the story, or skips the story if there is none on this machine: kafka takes the
-// node that stories share, with a prefix of the story's own; kafka own starts a node for this story, which kafka kill
-// kills with -9, kafka stop stops and kafka start starts again.
+// cmdKafka makes a real Kafka the bus of the story, or skips the story if there is none on this machine: kafka takes
+// the node that stories share, with a prefix of the story's own; kafka own starts a node for this story, which kafka
+// kill kills with -9, kafka stop stops and kafka start starts again.
 func cmdKafka(ts *testscript.TestScript, _ bool, args []string) {
 	k := kafkaOf(ts)
 	switch strings.Join(args, " ") {
@@ -134,7 +136,8 @@ func cmdTopics(ts *testscript.TestScript, _ bool, args []string) {
 	defer end()
 	var topics []kafkago.TopicConfig
 	for _, dest := range []bridge.Destination{bridge.Orders, bridge.Rejects, bridge.Deadletters} {
-		topics = append(topics, kafkago.TopicConfig{Topic: topicOf(ts, dest), NumPartitions: partitions, ReplicationFactor: 1})
+		topics = append(topics, kafkago.TopicConfig{Topic: topicOf(ts, dest), NumPartitions: partitions,
+			ReplicationFactor: 1})
 	}
 	resp, err := client.CreateTopics(context.Background(), &kafkago.CreateTopicsRequest{Topics: topics})
 	ts.Check(err)
@@ -154,8 +157,8 @@ func topicOf(ts *testscript.TestScript, dest bridge.Destination) string {
 	return string(dest)
 }
 
-// cmdConsumed wants Java's console consumer, in a group, to get the same messages that tail --headers printed into a file,
-// each from the same partition, at the same offset and with the same key and headers: consumed DESTINATION FILE.
+// cmdConsumed wants Java's console consumer, in a group, to get the same messages that tail --headers printed into a
+// file, each from the same partition, at the same offset and with the same key and headers: consumed DESTINATION FILE.
 func cmdConsumed(ts *testscript.TestScript, _ bool, args []string) {
 	var want []string
 	for line := range strings.Lines(ts.ReadFile(args[1])) {
@@ -164,7 +167,8 @@ func cmdConsumed(ts *testscript.TestScript, _ bool, args []string) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	out, err := kafkatest.Java(ctx, kafkaOf(ts).t, "org.apache.kafka.tools.consumer.ConsoleConsumer",
-		"--bootstrap-server", ts.Getenv("POSTBRIDGE_KAFKA_BROKERS"), "--topic", topicOf(ts, bridge.Destination(args[0])),
+		"--bootstrap-server", ts.Getenv("POSTBRIDGE_KAFKA_BROKERS"), "--topic",
+		topicOf(ts, bridge.Destination(args[0])),
 		"--group", "risk", "--from-beginning", "--max-messages", strconv.Itoa(len(want)), "--timeout-ms", "30000",
 		"--formatter-property", "print.partition=true", "--formatter-property", "print.offset=true",
 		"--formatter-property", "print.headers=true", "--formatter-property", "print.key=true")
@@ -194,7 +198,8 @@ func tailedLine(ts *testscript.TestScript, line string) string {
 	for _, name := range slices.Sorted(maps.Keys(m.Headers)) {
 		headers = append(headers, name+":"+m.Headers[name])
 	}
-	return fmt.Sprintf("Partition:%d\tOffset:%d\t%s\t%s\t%s\n", m.Partition, m.Offset, strings.Join(headers, ","), m.Key, m.Event)
+	return fmt.Sprintf("Partition:%d\tOffset:%d\t%s\t%s\t%s\n", m.Partition, m.Offset, strings.Join(headers, ","),
+		m.Key, m.Event)
 }
 
 func sortHeaders(line string) string {
@@ -207,11 +212,11 @@ func sortHeaders(line string) string {
 	return strings.Join(fields, "\t")
 }
 
-// ---- what a bus holds ------------------------------------------------------------------------------------------------
+// ---- what a bus holds ---------------------------------------------------------------------------------------------
 
-// cmdStored wants everything on the bus once: all that was acknowledged, each number of the spool, the events of an order
-// in the order of their numbers, and a copy of each rejected one in rejects. stored BUS ACKED_FILE, where the bus is the
-// address of a NATS server, or kafka. The spool's events must all be orders.
+// cmdStored wants everything on the bus once: all that was acknowledged, each number of the spool, the events of an
+// order in the order of their numbers, and a copy of each rejected one in rejects. stored BUS ACKED_FILE, where the bus
+// is the address of a NATS server, or kafka. The spool's events must all be orders.
 func cmdStored(ts *testscript.TestScript, _ bool, args []string) {
 	acked := ackedIDs(ts, args[1])
 	if len(acked) == 0 {
@@ -234,7 +239,8 @@ func cmdStored(ts *testscript.TestScript, _ bool, args []string) {
 		if err := orders.missing(acked, rejects); err != nil {
 			return err
 		}
-		ts.Logf("%d acknowledged, %d stored, each once, %d of them in rejects, too", len(acked), len(orders), len(rejects))
+		ts.Logf("%d acknowledged, %d stored, each once, %d of them in rejects, too", len(acked), len(orders),
+			len(rejects))
 		return nil
 	})
 }
@@ -308,7 +314,8 @@ func (all storedEvents) missing(acked map[string]bool, rejects storedEvents) err
 	if lost+gaps+uncopied == 0 {
 		return nil
 	}
-	return fmt.Errorf("%d of %d acknowledged are not among %d stored, %d numbers are missing, %d rejected are not in rejects",
+	return fmt.Errorf("%d of %d acknowledged are not among %d stored, %d numbers are missing, %d rejected are not "+
+		"in rejects",
 		lost, len(acked), len(all), gaps, uncopied)
 }
 
@@ -382,7 +389,9 @@ func readTopic(ctx context.Context, client *kafkago.Client, name string) (all st
 	return all, m.Topics[0].Error
 }
 
-func readPartition(ctx context.Context, client *kafkago.Client, topic string, p kafkago.Partition) (all storedEvents, err error) {
+func readPartition(
+	ctx context.Context, client *kafkago.Client, topic string, p kafkago.Partition,
+) (all storedEvents, err error) {
 	for next, end := int64(0), int64(1); next < end; {
 		resp, err := client.Fetch(ctx, &kafkago.FetchRequest{
 			Addr: kafkago.TCP(kafka.HostPort(p.Leader)), Topic: topic, Partition: p.ID, Offset: next, MaxBytes: 8 << 20,

@@ -32,8 +32,8 @@ func collectorOf(ts *testscript.TestScript) *storyCollector {
 	return ts.Value(aCollector{}).(*storyCollector)
 }
 
-// cmdCollector starts the collector and points the programs of the story to it. With "hangs" it takes requests and never
-// answers.
+// cmdCollector starts the collector and points the programs of the story to it. With "hangs" it takes requests and
+// never answers.
 func cmdCollector(ts *testscript.TestScript, _ bool, args []string) {
 	var handler http.Handler = collectorOf(ts)
 	if len(args) > 0 && args[0] == "hangs" {
@@ -70,8 +70,8 @@ func (c *storyCollector) ServeHTTP(_ http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// cmdTraced waits for so many spans since the story began, and prints them, each a line in which other spans have a name,
-// in the order in which they began: traced COUNT.
+// cmdTraced waits for so many spans since the story began, and prints them, each a line in which other spans have a
+// name, in the order in which they began: traced COUNT.
 func cmdTraced(ts *testscript.TestScript, _ bool, args []string) {
 	want, err := strconv.Atoi(args[0])
 	ts.Check(err)
@@ -86,7 +86,9 @@ func cmdTraced(ts *testscript.TestScript, _ bool, args []string) {
 	})
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	slices.SortFunc(c.spans, func(a, b *tracepb.Span) int { return int(a.StartTimeUnixNano) - int(b.StartTimeUnixNano) })
+	slices.SortFunc(c.spans, func(a, b *tracepb.Span) int {
+		return int(a.StartTimeUnixNano) - int(b.StartTimeUnixNano)
+	})
 	names := make(map[string]string)
 	for i, s := range c.spans {
 		names[string(s.SpanId)] = fmt.Sprintf("%d", i+1)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -37,7 +38,7 @@ Usage: postbridge tail [flags]
 Example: postbridge tail --from start --status filled,rejected --count 10
 `
 
-// tailOptions are the flags of tail, checked.
+// tailOptions holds the flags of tail.
 type tailOptions struct {
 	bus, broker, user, order, destination, from string
 	statuses                                    list
@@ -63,59 +64,50 @@ func tailFlags(o *tailOptions) *flag.FlagSet {
 }
 
 func (o *tailOptions) check() error {
-	if o.bus != "" && !slices.Contains(busNames(), o.bus) {
-		return misuse("tail: --bus %q is not known; set it to %s", o.bus, strings.Join(busNames(), " or "))
+	destinations := list{string(bridge.Orders), string(bridge.Rejects), string(bridge.Deadletters)}
+	var statuses list
+	for _, s := range event.Statuses() {
+		statuses = append(statuses, string(s))
 	}
-	if err := checkBroker("tail", o.broker); o.broker != "" && err != nil {
-		return err
-	}
-	destinations := []string{string(bridge.Orders), string(bridge.Rejects), string(bridge.Deadletters)}
-	if !slices.Contains(destinations, o.destination) {
-		return misuse("tail: --destination %q is not known; set it to one of %s", o.destination, strings.Join(destinations, ", "))
+	switch {
+	case o.bus != "" && !slices.Contains(busNames(), o.bus):
+		return misuse("--bus %q is not known; set it to %s", o.bus, strings.Join(busNames(), " or "))
+	case o.broker != "" && !slices.Contains(brokerNames(), o.broker):
+		return unknownBroker(o.broker)
+	case !slices.Contains(destinations, o.destination):
+		return misuse("--destination %q is not known; set it to one of %s",
+			o.destination, strings.Join(destinations, ", "))
+	case o.destination == string(bridge.Deadletters) && o.user+o.order != "":
+		return misuse("dead letters have no user and no order; leave out --user and --order")
+	case o.count < 0 || o.timeout < 0:
+		return misuse("--count and --timeout must not be negative; 0 is no limit")
 	}
 	for _, s := range o.statuses {
-		if !slices.Contains(event.Statuses(), event.Status(s)) {
-			return misuse("tail: --status %q is not known; set it to one of %s", s, statusWords())
+		if !slices.Contains(statuses, s) {
+			return misuse("--status %q is not known; set it to one of %s", s, strings.Join(statuses, ", "))
 		}
-	}
-	if o.destination == string(bridge.Deadletters) && o.user+o.order != "" {
-		return misuse("tail: dead letters have no user and no order; leave out --user and --order")
-	}
-	if o.count < 0 || o.timeout < 0 {
-		return misuse("tail: --count and --timeout cannot be negative; leave out what is not to end it")
 	}
 	return nil
 }
 
-func statusWords() string {
-	var words list
-	for _, s := range event.Statuses() {
-		words = append(words, string(s))
-	}
-	return strings.Join(words, ", ")
-}
-
-// errTimeout ends a tail whose --timeout is over.
+// errTimeout is the cause of a context that --timeout ends.
 var errTimeout = errors.New("timed out")
 
 func (p *process) tail(ctx context.Context, args []string) error {
 	o := new(tailOptions)
 	fs := tailFlags(o)
-	if err := parseFlags(fs, args); err != nil {
-		return err
-	}
-	if err := errors.Join(noArguments(fs), o.check()); err != nil {
+	if err := parseOnlyFlags(fs, args); err != nil {
 		return err
 	}
 	from, err := parseFrom(o.from, time.Now())
-	if err != nil {
-		return err
+	if err := cmp.Or(o.check(), err); err != nil {
+		return fmt.Errorf("tail: %w", err)
 	}
 	c, credentials, err := readBusConfig(p.env)
 	if err != nil {
 		return err
 	}
-	bus := orElse(o.bus, c.Publish[0])
+	bus := cmp.Or(o.bus, c.Publish[0])
 	if !c.publishes(bus) {
 		return misuse("tail: --bus %s is not in POSTBRIDGE_PUBLISH; set that to %s or nats,kafka, too", bus, bus)
 	}
@@ -124,96 +116,49 @@ func (p *process) tail(ctx context.Context, args []string) error {
 		ctx, stop = context.WithTimeoutCause(ctx, o.timeout, errTimeout)
 		defer stop()
 	}
-	f := newFollower(from, p.stderr)
+	messages := make(chan *message, 256)
+	deliver := func(ctx context.Context, m *message) {
+		select {
+		case messages <- m:
+		case <-ctx.Done():
+		}
+	}
+	f := follower{from, &statusLog{w: p.stderr}, func() {}, deliver}
 	end, err := o.follow(ctx, f, bus, c, credentials)
 	if err != nil {
 		return err
 	}
 	defer end()
-	return o.write(ctx, p.stdout, f.messages)
+	return o.write(ctx, p.stdout, messages)
 }
 
-// follow lets the messages of a bus come until end is called.
-func (o *tailOptions) follow(ctx context.Context, f follower, bus string, c *config, credentials *credentials) (end func(), err error) {
-	if bus == "kafka" {
-		return newKafkaFollower(f, o, c.Prefix).follow(ctx, c.kafkaConfig(credentials)), nil
-	}
-	return newNATSFollower(f, o, c.Prefix).follow(ctx, c.natsAddress(), c.natsConfig(credentials))
-}
-
-// beginning is where following begins. The zero value is the start: the first event that is still there.
-type beginning struct {
-	now bool
-	at  time.Time
-}
-
-// parseFrom reads --from.
-func parseFrom(from string, now time.Time) (beginning, error) {
+// parseFrom parses --from.
+func parseFrom(from string, now time.Time) (startPosition, error) {
 	switch from {
 	case "start":
-		return beginning{}, nil
+		return startPosition{}, nil
 	case "now":
-		return beginning{now: true}, nil
+		return startPosition{now: true}, nil
 	}
 	if at, ok := parseTime(from, now); ok {
-		return beginning{at: at}, nil
+		return startPosition{at: at}, nil
 	}
-	return beginning{}, misuse("tail: --from %q is not known; set it to start, now, a time like 2026-01-05T09:15:00+05:30 or how long ago like 10m", from)
+	return startPosition{}, misuse("--from %q is not known; set it to start, now, "+
+		"a time like 2026-01-05T09:15:00+05:30 or how long ago like 10m", from)
 }
 
-// parseTime reads a time, or how long ago it was.
-func parseTime(text string, now time.Time) (at time.Time, ok bool) {
-	if ago, err := time.ParseDuration(text); err == nil && ago >= 0 {
-		return now.Add(-ago), true
-	}
-	at, err := time.Parse(time.RFC3339, text)
-	return at, err == nil
-}
-
-// message is an event as a bus holds it.
-type message struct {
-	place   any    // where it is: an object for --headers
-	key     string // <broker>.<user_id>.<order_id>; of a dead letter, which has neither, the broker comes first
-	status  string // what a header says of it
-	headers map[string]string
-	data    []byte
-}
-
-// follower is what following has in common on all buses: from where on, what to say of it, and where messages go to.
-type follower struct {
-	from     beginning
-	notes    *notes
-	messages chan *message
-	begun    func() // closes what says that all that is stored from now on comes
-}
-
-func newFollower(from beginning, notesTo io.Writer) follower {
-	return follower{from: from, notes: &notes{w: notesTo}, messages: make(chan *message, 256), begun: func() {}}
-}
-
-// send hands a message over, unless ctx ends first.
-func (f *follower) send(ctx context.Context, m *message) {
-	select {
-	case f.messages <- m:
-	case <-ctx.Done():
-	}
-}
-
-// retryInterval is how often something is looked for that is not there.
-const retryInterval = 250 * time.Millisecond
-
-// write prints messages until there were enough, or ctx ends.
+// write prints matching messages until --count or the end of ctx.
 func (o *tailOptions) write(ctx context.Context, stdout io.Writer, messages <-chan *message) error {
-	line := o.line(isTerminal(stdout))
+	format := o.format(isTerminal(stdout))
 	w := bufio.NewWriter(stdout)
 	for n := 0; o.count == 0 || n < o.count; {
 		select {
 		case <-ctx.Done():
 			return errors.Join(w.Flush(), o.ended(ctx, n))
 		case m := <-messages:
-			if o.wants(m) {
+			if o.matches(m) {
 				n++
-				if _, err := w.Write(line(m)); err != nil {
+				if _, err := w.Write(format(m)); err != nil {
 					return err
 				}
 			}
@@ -228,8 +173,8 @@ func (o *tailOptions) write(ctx context.Context, stdout io.Writer, messages <-ch
 	return nil
 }
 
-// wants reports whether a message is one of those that were asked for. NATS leaves out most of the others itself.
-func (o *tailOptions) wants(m *message) bool {
+// matches reports whether a message passes the filters. On NATS the server filters by subject already.
+func (o *tailOptions) matches(m *message) bool {
 	if o.statuses != nil && !slices.Contains(o.statuses, m.status) {
 		return false
 	}
@@ -242,7 +187,7 @@ func (o *tailOptions) wants(m *message) bool {
 	return true
 }
 
-// ended decides whether an end before --count is a failure. Being interrupted is not.
+// ended returns an error if --timeout ended tail before --count. An interrupt is not an error.
 func (o *tailOptions) ended(ctx context.Context, n int) error {
 	if o.count == 0 || !errors.Is(context.Cause(ctx), errTimeout) {
 		return nil

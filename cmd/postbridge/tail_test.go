@@ -52,7 +52,8 @@ func (b *bus) addStream(t *testing.T, prefix, destination string) {
 	if prefix != "" {
 		subject = prefix + "." + subject
 	}
-	_, err := b.js.CreateStream(t.Context(), jetstream.StreamConfig{Name: streamName(prefix, destination), Subjects: []string{subject}})
+	_, err := b.js.CreateStream(t.Context(), jetstream.StreamConfig{Name: streamName(prefix, destination),
+		Subjects: []string{subject}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +63,8 @@ func (b *bus) addStream(t *testing.T, prefix, destination string) {
 func (b *bus) add(t *testing.T, prefix string, dest bridge.Destination, d bridge.Delivery) {
 	t.Helper()
 	if d.Data == nil {
-		d.Data = []byte(fmt.Sprintf(`{"id":"%s<","broker":"%s","user_id":%q,"order_id":%q,"status":%q}`, d.ID, d.Broker, d.UserID, d.OrderID, d.Status))
+		d.Data = []byte(fmt.Sprintf(`{"id":"%s<","broker":"%s","user_id":%q,"order_id":%q,"status":%q}`, d.ID,
+			d.Broker, d.UserID, d.OrderID, d.Status))
 	}
 	m := nats.NewMsg(prefix + d.Subject(dest))
 	m.Data = d.Data
@@ -135,7 +137,8 @@ func TestTailFilters(t *testing.T) {
 		})
 	}
 	got := b.tail(t, "--from start --count 5 --timeout 300ms")
-	if got.code != 1 || len(got.ids(t)) != 4 || !strings.HasSuffix(got.stderr, "postbridge: tail: timed out after 300ms with 4 of 5 events\n") {
+	if got.code != 1 || len(got.ids(t)) != 4 || !strings.HasSuffix(got.stderr,
+		"postbridge: tail: timed out after 300ms with 4 of 5 events\n") {
 		t.Errorf("%+v", got)
 	}
 	if got := b.tail(t, "--from now --timeout 300ms"); got.code != 0 || got.stdout != "" {
@@ -146,9 +149,11 @@ func TestTailFilters(t *testing.T) {
 func TestTailHeaders(t *testing.T) {
 	b := startBus(t, "127.0.0.1:0", t.TempDir())
 	b.addStream(t, "desk1", "orders")
-	d := bridge.Delivery{ID: "1", Broker: "kite", UserID: "AB1", OrderID: "7", Status: event.StatusOpen, Data: []byte(`{"id": "1","raw":{"x":"<&>"}}`)}
+	d := bridge.Delivery{ID: "1", Broker: "kite", UserID: "AB1", OrderID: "7", Status: event.StatusOpen,
+		Data: []byte(`{"id": "1","raw":{"x":"<&>"}}`)}
 	b.add(t, "desk1.", bridge.Orders, d)
-	got := runWith(t, environ("PREFIX=desk1 NATS_URL="+b.address), "tail", "--headers", "--from", "start", "--count", "1", "--timeout", "10s")
+	got := runWith(t, environ("PREFIX=desk1 NATS_URL="+b.address), "tail", "--headers", "--from", "start", "--count",
+		"1", "--timeout", "10s")
 	var line struct {
 		Subject string
 		Headers map[string]string
@@ -157,10 +162,12 @@ func TestTailHeaders(t *testing.T) {
 	if err := json.Unmarshal([]byte(got.stdout), &line); err != nil {
 		t.Fatalf("%v: %+v", err, got)
 	}
-	if line.Subject != "desk1.orders.kite.AB1.7" || line.Headers["ce-orderstatus"] != "open" || string(line.Event) != string(d.Data) {
+	if line.Subject != "desk1.orders.kite.AB1.7" || line.Headers["ce-orderstatus"] != "open" ||
+		string(line.Event) != string(d.Data) {
 		t.Errorf("%+v", line)
 	}
-	if got := runWith(t, environ("PREFIX=desk1 NATS_URL="+b.address), "tail", "--from", "start", "--count", "1"); got.stdout != string(d.Data)+"\n" {
+	got = runWith(t, environ("PREFIX=desk1 NATS_URL="+b.address), "tail", "--from", "start", "--count", "1")
+	if got.stdout != string(d.Data)+"\n" {
 		t.Errorf("the event is not as it was: %q", got.stdout)
 	}
 }
@@ -188,7 +195,8 @@ func (l locked) Write(p []byte) (int, error) {
 func follow(ctx context.Context, environ []string, args ...string) *following {
 	f := &following{done: make(chan int, 1)}
 	go func() {
-		f.done <- run(ctx, append([]string{"tail"}, args...), environ, strings.NewReader(""), locked{f, &f.stdout}, locked{f, &f.stderr})
+		f.done <- run(ctx, append([]string{"tail"}, args...), environ, strings.NewReader(""), locked{f, &f.stdout},
+			locked{f, &f.stderr})
 	}()
 	return f
 }
@@ -218,13 +226,15 @@ func TestTailWaits(t *testing.T) {
 	f := follow(ctx, environ("NATS_LISTEN="+b.address))
 	f.waitFor(t, "waiting for the bus: ")
 	b = startBus(t, b.address, b.dir)
-	f.waitFor(t, "waiting for stream ORDERS, which is not there yet\n")
+	f.waitFor(t, "waiting for stream ORDERS, which does not exist yet\n")
 	b.addStream(t, "", "orders")
-	b.add(t, "", bridge.Orders, bridge.Delivery{ID: "1", Broker: "kite", UserID: "AB1", OrderID: "7", Status: event.StatusOpen})
+	b.add(t, "", bridge.Orders, bridge.Delivery{ID: "1", Broker: "kite", UserID: "AB1", OrderID: "7",
+		Status: event.StatusOpen})
 	f.waitFor(t, `"id":"1<"`)
 	b.stop()
 	b = startBus(t, b.address, b.dir)
-	b.add(t, "", bridge.Orders, bridge.Delivery{ID: "2", Broker: "kite", UserID: "AB1", OrderID: "7", Status: event.StatusFilled})
+	b.add(t, "", bridge.Orders, bridge.Delivery{ID: "2", Broker: "kite", UserID: "AB1", OrderID: "7",
+		Status: event.StatusFilled})
 	f.waitFor(t, `"id":"2<"`)
 	interrupt()
 	if code := <-f.done; code != 0 {
@@ -235,15 +245,18 @@ func TestTailWaits(t *testing.T) {
 	}
 }
 
-// TestTailNow shows only what comes after it looked.
+// TestTailNow prints only the events stored after it started.
 func TestTailNow(t *testing.T) {
 	b := startBus(t, "127.0.0.1:0", t.TempDir())
 	b.addStream(t, "", "orders")
-	b.add(t, "", bridge.Orders, bridge.Delivery{ID: "1", Broker: "kite", UserID: "AB1", OrderID: "7", Status: event.StatusOpen})
+	b.add(t, "", bridge.Orders, bridge.Delivery{ID: "1", Broker: "kite", UserID: "AB1", OrderID: "7",
+		Status: event.StatusOpen})
 	f := follow(t.Context(), environ("NATS_LISTEN="+b.address), "--count", "1", "--timeout", "10s")
 	f.waitFor(t, "following orders.*.*.* at nats://")
-	b.add(t, "", bridge.Orders, bridge.Delivery{ID: "2", Broker: "kite", UserID: "AB1", OrderID: "7", Status: event.StatusOpen})
-	if code := <-f.done; code != 0 || strings.Contains(f.stdout.String(), `"1<"`) || !strings.Contains(f.stdout.String(), `"2<"`) {
+	b.add(t, "", bridge.Orders, bridge.Delivery{ID: "2", Broker: "kite", UserID: "AB1", OrderID: "7",
+		Status: event.StatusOpen})
+	if code := <-f.done; code != 0 || strings.Contains(f.stdout.String(), `"1<"`) ||
+		!strings.Contains(f.stdout.String(), `"2<"`) {
 		t.Errorf("exit %d\n%s%s", code, &f.stdout, &f.stderr)
 	}
 	// What it leaves on the bus is soon forgotten.
@@ -258,7 +271,7 @@ func TestTailNow(t *testing.T) {
 	}
 }
 
-// TestTailShowsWithoutWaiting ends with a message that is not wanted, behind one that is.
+// TestTailShowsWithoutWaiting checks that a filtered message does not delay the one before it.
 func TestTailShowsWithoutWaiting(t *testing.T) {
 	messages := make(chan *message, 3)
 	for i, status := range []string{"open", "open", "filled"} {
@@ -283,11 +296,17 @@ func TestTailMisuse(t *testing.T) {
 		{"--bus redis", "--bus \"redis\" is not known; set it to nats or kafka"},
 		{"--bus kafka", "--bus kafka is not in POSTBRIDGE_PUBLISH; set that to kafka or nats,kafka, too"},
 		{"--broker zerodha", "--broker \"zerodha\" is not known; set it to kite or dhan"},
-		{"--destination trades", "--destination \"trades\" is not known; set it to one of orders, rejects, deadletters"},
-		{"--status complete", "--status \"complete\" is not known; set it to one of pending, open, trigger_pending, partially_filled, filled, pending_replace, pending_cancel, cancelled, rejected, expired, unknown"},
-		{"--destination deadletters --user AB1", "dead letters have no user and no order; leave out --user and --order"},
-		{"--from yesterday", "--from \"yesterday\" is not known; set it to start, now, a time like 2026-01-05T09:15:00+05:30 or how long ago like 10m"},
-		{"--count -1", "--count and --timeout cannot be negative; leave out what is not to end it"},
+		{"--destination trades",
+			"--destination \"trades\" is not known; set it to one of orders, rejects, deadletters"},
+		{"--status complete",
+			"--status \"complete\" is not known; set it to one of pending, open, trigger_pending, partially_filled, " +
+				"filled, pending_replace, pending_cancel, cancelled, rejected, expired, unknown"},
+		{"--destination deadletters --user AB1",
+			"dead letters have no user and no order; leave out --user and --order"},
+		{"--from yesterday",
+			"--from \"yesterday\" is not known; set it to start, now, a time like 2026-01-05T09:15:00+05:30 or how " +
+				"long ago like 10m"},
+		{"--count -1", "--count and --timeout must not be negative; 0 is no limit"},
 		{"orders", "takes no argument \"orders\"; run 'postbridge tail --help'"},
 	} {
 		got := runWith(t, nil, append([]string{"tail"}, strings.Fields(test.args)...)...)
@@ -304,12 +323,17 @@ func TestHumanLine(t *testing.T) {
 	ist := time.FixedZone("IST", 19800)
 	for _, test := range []struct{ event, want string }{
 		{
-			`{"broker":"kite","user_id":"AB1234","order_id":"220303000308932","status":"filled","symbol":"SBIN","side":"buy","quantity":10,"filled_quantity":10,"price":"0","average_price":"470.5","received_at":"2026-01-05T03:45:00.5Z"}`,
+			`{"broker":"kite","user_id":"AB1234","order_id":"220303000308932","status":"filled","symbol":"SBIN",` +
+				`"side":"buy","quantity":10,"filled_quantity":10,"price":"0","average_price":"470.5",` +
+				`"received_at":"2026-01-05T03:45:00.5Z"}`,
 			"09:15:00.500 kite AB1234     220303000308932     filled           buy      10/10 SBIN @ 470.5",
 		},
 		{
-			`{"broker":"dhan","user_id":"1000000003","order_id":"1121","status":"rejected","instrument_id":"11536","side":"sell","quantity":5,"price":"12.5","reason":"no \u001b[2Jfunds","received_at":"2026-01-05T03:45:00Z"}`,
-			"09:15:00.000 dhan 1000000003 1121                rejected         sell       0/5 11536 @ 12.5 no .[2Jfunds",
+			`{"broker":"dhan","user_id":"1000000003","order_id":"1121","status":"rejected","instrument_id":"11536",` +
+				`"side":"sell","quantity":5,"price":"12.5",` +
+				`"reason":"no \u001b[2Jfunds","received_at":"2026-01-05T03:45:00Z"}`,
+			"09:15:00.000 dhan 1000000003 1121                rejected         sell       0/5 11536 @ 12.5 no " +
+				".[2Jfunds",
 		},
 		{
 			`{"broker":"dhan","status":"unknown","raw_text":"{\n","received_at":"2026-01-05T03:45:00Z"}`,

@@ -53,7 +53,8 @@ func startKafka(t *testing.T, port int, dir string, options ...kfake.Opt) *kafka
 func newProducer(t *testing.T, cluster *kfake.Cluster, options ...kgo.Opt) *kgo.Client {
 	t.Helper()
 	producer, err := kgo.NewClient(append(options,
-		kgo.SeedBrokers(cluster.ListenAddrs()...), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.MetadataMinAge(10*time.Millisecond),
+		kgo.SeedBrokers(cluster.ListenAddrs()...), kgo.RecordPartitioner(kgo.ManualPartitioner()),
+		kgo.MetadataMinAge(10*time.Millisecond),
 	)...)
 	if err != nil {
 		t.Fatal(err)
@@ -62,7 +63,7 @@ func newProducer(t *testing.T, cluster *kfake.Cluster, options ...kgo.Opt) *kgo.
 	return producer
 }
 
-// stop ends it; what it holds stays.
+// stop stops the cluster; its data stays.
 func (b *kafkaBus) stop() {
 	b.producer.Close()
 	b.Close()
@@ -84,9 +85,11 @@ func (b *kafkaBus) addTopic(t *testing.T, topic string, partitions int) {
 // record is one event as postbridge publishes it.
 func record(topic string, partition int, d bridge.Delivery) *kgo.Record {
 	if d.Data == nil {
-		d.Data = fmt.Appendf(nil, `{"id":"%s<","broker":"%s","user_id":%q,"order_id":%q,"status":%q}`, d.ID, d.Broker, d.UserID, d.OrderID, d.Status)
+		d.Data = fmt.Appendf(nil, `{"id":"%s<","broker":"%s","user_id":%q,"order_id":%q,"status":%q}`, d.ID, d.Broker,
+			d.UserID, d.OrderID, d.Status)
 	}
-	r := &kgo.Record{Topic: topic, Partition: int32(partition), Key: []byte(d.Key()), Value: d.Data, Timestamp: d.ReceivedAt}
+	r := &kgo.Record{Topic: topic, Partition: int32(partition), Key: []byte(d.Key()), Value: d.Data,
+		Timestamp: d.ReceivedAt}
 	for _, a := range d.Attributes() {
 		r.Headers = append(r.Headers, kgo.RecordHeader{Key: "ce_" + a[0], Value: []byte(a[1])})
 	}
@@ -105,7 +108,8 @@ func (b *kafkaBus) add(t *testing.T, topic string, partition int, d bridge.Deliv
 // addOpen publishes an event of which only the id matters.
 func (b *kafkaBus) addOpen(t *testing.T, partition int, id string) {
 	t.Helper()
-	b.add(t, "orders", partition, bridge.Delivery{ID: id, Broker: "kite", UserID: "AB1", OrderID: "7", Status: event.StatusOpen})
+	b.add(t, "orders", partition, bridge.Delivery{ID: id, Broker: "kite", UserID: "AB1", OrderID: "7",
+		Status: event.StatusOpen})
 }
 
 func (b *kafkaBus) environ(more string) []string {
@@ -172,7 +176,8 @@ func TestTailKafkaFilters(t *testing.T) {
 		})
 	}
 	got := b.tail(t, "--from start --count 5 --timeout 2s")
-	if got.code != 1 || len(got.ids(t)) != 4 || !strings.HasSuffix(got.stderr, "postbridge: tail: timed out after 2s with 4 of 5 events\n") {
+	if got.code != 1 || len(got.ids(t)) != 4 || !strings.HasSuffix(got.stderr,
+		"postbridge: tail: timed out after 2s with 4 of 5 events\n") {
 		t.Errorf("%+v", got)
 	}
 	if got := b.tail(t, "--from now --timeout 1s"); got.code != 0 || got.stdout != "" {
@@ -183,11 +188,14 @@ func TestTailKafkaFilters(t *testing.T) {
 func TestTailKafkaHeaders(t *testing.T) {
 	b := startKafka(t, 0, t.TempDir())
 	b.addTopic(t, "desk1.orders", 2)
-	d := bridge.Delivery{ID: "1", Broker: "kite", UserID: "AB1", OrderID: "7", Status: event.StatusOpen, Data: []byte(`{"id": "1","raw":{"x":"<&>"}}`)}
+	d := bridge.Delivery{ID: "1", Broker: "kite", UserID: "AB1", OrderID: "7", Status: event.StatusOpen,
+		Data: []byte(`{"id": "1","raw":{"x":"<&>"}}`)}
 	b.add(t, "desk1.orders", 1, bridge.Delivery{ID: "0", Broker: "kite"})
 	b.add(t, "desk1.orders", 1, d)
-	got := runWith(t, b.environ("PREFIX=desk1"), "tail", "--headers", "--from", "start", "--order", "7", "--count", "1", "--timeout", "10s")
-	if !strings.HasPrefix(got.stdout, `{"topic":"desk1.orders","partition":1,"offset":1,"key":"kite.AB1.7","headers":{"ce_id":"1",`) {
+	got := runWith(t, b.environ("PREFIX=desk1"), "tail", "--headers", "--from", "start", "--order", "7", "--count",
+		"1", "--timeout", "10s")
+	if !strings.HasPrefix(got.stdout, `{"topic":"desk1.orders","partition":1,"offset":1,"key":"kite.AB1.7",`+
+		`"headers":{"ce_id":"1",`) {
 		t.Errorf("%+v", got)
 	}
 	var line struct {
@@ -200,12 +208,13 @@ func TestTailKafkaHeaders(t *testing.T) {
 	if line.Headers["ce_orderstatus"] != "open" || string(line.Event) != string(d.Data) {
 		t.Errorf("%+v", line)
 	}
-	if got := runWith(t, b.environ("PREFIX=desk1"), "tail", "--from", "start", "--order", "7", "--count", "1"); got.stdout != string(d.Data)+"\n" {
+	got = runWith(t, b.environ("PREFIX=desk1"), "tail", "--from", "start", "--order", "7", "--count", "1")
+	if got.stdout != string(d.Data)+"\n" {
 		t.Errorf("the event is not as it was: %q", got.stdout)
 	}
 }
 
-// TestTailKafkaForeign shows what is not an event of postbridge's, too: no key, no value.
+// TestTailKafkaForeign prints a record of another program, without key and value.
 func TestTailKafkaForeign(t *testing.T) {
 	b := startKafka(t, 0, t.TempDir())
 	b.addTopic(t, "orders", 1)
@@ -213,7 +222,8 @@ func TestTailKafkaForeign(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := b.tail(t, "--headers --from start --count 1 --timeout 10s")
-	if want := `{"topic":"orders","partition":0,"offset":0,"key":"","headers":{},"event":null}` + "\n"; got.stdout != want {
+	want := `{"topic":"orders","partition":0,"offset":0,"key":"","headers":{},"event":null}` + "\n"
+	if got.stdout != want {
 		t.Errorf("%+v\nwant %s", got, want)
 	}
 }
@@ -225,7 +235,8 @@ func TestTailKafkaOrder(t *testing.T) {
 	const n = 5000
 	var all []*kgo.Record
 	for i := range n {
-		all = append(all, record("orders", 0, bridge.Delivery{ID: strconv.Itoa(i), Broker: "kite", UserID: strings.Repeat("u", 1000), OrderID: "7"}))
+		all = append(all, record("orders", 0, bridge.Delivery{ID: strconv.Itoa(i), Broker: "kite",
+			UserID: strings.Repeat("u", 1000), OrderID: "7"}))
 	}
 	if err := b.producer.ProduceSync(t.Context(), all...).FirstErr(); err != nil {
 		t.Fatal(err)
@@ -251,7 +262,7 @@ func TestTailKafkaWaits(t *testing.T) {
 	f := follow(ctx, b.environ(""))
 	f.waitFor(t, "waiting for the bus: ")
 	b = b.again(t)
-	f.waitFor(t, "waiting for topic orders, which is not there yet\n")
+	f.waitFor(t, "waiting for topic orders, which does not exist yet\n")
 	b.addTopic(t, "orders", 2)
 	b.addOpen(t, 1, "1")
 	f.waitFor(t, `"id":"1<"`)
@@ -284,7 +295,7 @@ func TestTailKafkaWaits(t *testing.T) {
 	f.wantLines(t, 4)
 }
 
-// TestTailKafkaNow shows only what comes after it looked, also if the bus fails before the first event.
+// TestTailKafkaNow prints only the events stored after it started, also if the bus fails before the first event.
 func TestTailKafkaNow(t *testing.T) {
 	b := startKafka(t, 0, t.TempDir())
 	b.addTopic(t, "orders", 2)
@@ -297,11 +308,13 @@ func TestTailKafkaNow(t *testing.T) {
 	f.waitFor(t, "waiting for the bus: ")
 	b = b.again(t)
 	b.addOpen(t, 0, "3")
-	if code := <-f.done; code != 0 || strings.Contains(f.stdout.String(), `"1<"`) || !strings.Contains(f.stdout.String(), `"3<"`) {
+	if code := <-f.done; code != 0 || strings.Contains(f.stdout.String(), `"1<"`) ||
+		!strings.Contains(f.stdout.String(), `"3<"`) {
 		t.Errorf("exit %d\n%s%s", code, &f.stdout, &f.stderr)
 	}
 	f.wantLines(t, 2)
-	if n := strings.Count(f.stderr.String(), "waiting for the bus: "); n > 2 { // a second time if it saw the first broken connection before the end
+	// a second time if it saw the first broken connection before the end
+	if n := strings.Count(f.stderr.String(), "waiting for the bus: "); n > 2 {
 		t.Errorf("says %d times that it waits\n%s", n, &f.stderr)
 	}
 }
@@ -324,7 +337,7 @@ func TestTailKafkaLeaderMoves(t *testing.T) {
 	f.wantLines(t, 4)
 }
 
-// TestTailKafkaGone begins again with what is there if what was to come next is not.
+// TestTailKafkaGone continues at the first stored offset if the next one is out of range.
 func TestTailKafkaGone(t *testing.T) {
 	b := startKafka(t, 0, t.TempDir())
 	b.addTopic(t, "orders", 1)
@@ -332,7 +345,7 @@ func TestTailKafkaGone(t *testing.T) {
 	b.addOpen(t, 0, "1")
 	f.waitFor(t, `"id":"1<"`)
 	b.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Fetch}, Topic: "orders", Err: kerr.OffsetOutOfRange})
-	f.waitFor(t, "what was to come next in partition 0 is gone; following from the first that is there\n")
+	f.waitFor(t, "the next offset of partition 0 is no longer stored; continuing at the first one that is\n")
 	b.addOpen(t, 0, "2")
 	if code := <-f.done; code != 0 || strings.Count(f.stdout.String(), `"id":"1<"`) != 2 {
 		t.Errorf("exit %d\n%s%s", code, &f.stdout, &f.stderr)
@@ -360,7 +373,7 @@ func TestTailKafkaErrors(t *testing.T) {
 	}
 }
 
-// TestTailKafkaTransactions goes on behind what is in a partition but is no event: the mark at a transaction's end.
+// TestTailKafkaTransactions continues after a transaction marker.
 func TestTailKafkaTransactions(t *testing.T) {
 	b := startKafka(t, 0, t.TempDir())
 	b.addTopic(t, "orders", 1)
@@ -375,9 +388,10 @@ func TestTailKafkaTransactions(t *testing.T) {
 	if err := producer.EndTransaction(t.Context(), kgo.TryCommit); err != nil {
 		t.Fatal(err)
 	}
-	behind := b.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Fetch}, Topic: "orders", Observe: true, When: func(r kmsg.Request) bool {
-		return r.(*kmsg.FetchRequest).Topics[0].Partitions[0].FetchOffset == 2
-	}})
+	behind := b.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Fetch}, Topic: "orders", Observe: true,
+		When: func(r kmsg.Request) bool {
+			return r.(*kmsg.FetchRequest).Topics[0].Partitions[0].FetchOffset == 2
+		}})
 	f := follow(t.Context(), b.environ(""), "--from", "start", "--count", "2", "--timeout", "20s")
 	if err := behind.Wait(t.Context(), 1); err != nil {
 		t.Fatal(err)
@@ -395,15 +409,18 @@ func TestTailBus(t *testing.T) {
 	b.addTopic(t, "orders", 1)
 	b.addOpen(t, 0, "of-kafka")
 	n.addStream(t, "", "orders")
-	n.add(t, "", bridge.Orders, bridge.Delivery{ID: "of-nats", Broker: "kite", UserID: "AB1", OrderID: "7", Status: event.StatusOpen})
+	n.add(t, "", bridge.Orders, bridge.Delivery{ID: "of-nats", Broker: "kite", UserID: "AB1", OrderID: "7",
+		Status: event.StatusOpen})
 	for _, test := range []struct{ publish, args, want string }{
 		{"nats,kafka", "", "of-nats"},
 		{"kafka,nats", "", "of-kafka"},
 		{"nats,kafka", "--bus kafka", "of-kafka"},
 		{"kafka,nats", "--bus nats", "of-nats"},
 	} {
-		env := environ(fmt.Sprintf("PUBLISH=%s NATS_LISTEN=%s KAFKA_BROKERS=127.0.0.1:%d", test.publish, n.address, b.port))
-		got := runWith(t, env, append(strings.Fields("tail --from start --count 1 --timeout 10s"), strings.Fields(test.args)...)...)
+		env := environ(fmt.Sprintf("PUBLISH=%s NATS_LISTEN=%s KAFKA_BROKERS=127.0.0.1:%d", test.publish, n.address,
+			b.port))
+		got := runWith(t, env, append(strings.Fields("tail --from start --count 1 --timeout 10s"),
+			strings.Fields(test.args)...)...)
 		if ids := got.ids(t); !slices.Equal(ids, []string{test.want}) {
 			t.Errorf("%s %s: %+v", test.publish, test.args, got)
 		}

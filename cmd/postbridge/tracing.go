@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -25,35 +26,39 @@ import (
 	"github.com/postbridge/postbridge/bridge"
 )
 
-// flushLimit is how long the end may take to deliver the last spans.
+// flushLimit is the time limit for exporting the last spans at the end.
 const flushLimit = 2 * time.Second
 
-// tracingOn reports whether the environment names somebody to send traces to, in the standard names of OpenTelemetry,
-// which its SDK reads itself. The error is a misuse: what is asked for and cannot be had.
+// tracingOn reports whether the environment has an OTLP endpoint, in the standard names of OpenTelemetry, which its SDK
+// reads itself. The error is a misuse: a setting that is not supported.
 func tracingOn(environ map[string]string) (bool, error) {
-	of := func(name string) string { return strings.ToLower(strings.TrimSpace(environ[name])) }
-	ofExporter := func(setting string) (name, value string) {
-		if value = of("OTEL_EXPORTER_OTLP_TRACES_" + setting); value != "" {
-			return "OTEL_EXPORTER_OTLP_TRACES_" + setting, value
+	value := func(name string) string { return strings.ToLower(strings.TrimSpace(environ[name])) }
+	exporterSetting := func(suffix string) (name, v string) {
+		name = "OTEL_EXPORTER_OTLP_TRACES_" + suffix
+		if value(name) == "" {
+			name = "OTEL_EXPORTER_OTLP_" + suffix
 		}
-		return "OTEL_EXPORTER_OTLP_" + setting, of("OTEL_EXPORTER_OTLP_" + setting)
+		return name, value(name)
 	}
-	name, endpoint := ofExporter("ENDPOINT")
-	if endpoint == "" || of("OTEL_SDK_DISABLED") == "true" || of("OTEL_TRACES_EXPORTER") == "none" {
+	name, endpoint := exporterSetting("ENDPOINT")
+	if endpoint == "" || value("OTEL_SDK_DISABLED") == "true" || value("OTEL_TRACES_EXPORTER") == "none" {
 		return false, nil
 	}
-	if exporter := orElse(of("OTEL_TRACES_EXPORTER"), "otlp"); exporter != "otlp" {
-		return false, misuse("OTEL_TRACES_EXPORTER: %q is not one that postbridge has; set it to otlp or none", exporter)
+	if exporter := cmp.Or(value("OTEL_TRACES_EXPORTER"), "otlp"); exporter != "otlp" {
+		return false, misuse("OTEL_TRACES_EXPORTER: %q is not supported; set it to otlp or none", exporter)
 	}
-	if name, protocol := ofExporter("PROTOCOL"); !slices.Contains([]string{"", "http/protobuf", "http/json"}, protocol) {
-		return false, misuse("%s: postbridge sends traces over HTTP; set it to http/protobuf, and the endpoint to the collector's port for that (4318)", name)
+	protocolName, protocol := exporterSetting("PROTOCOL")
+	if !slices.Contains([]string{"", "http/protobuf", "http/json"}, protocol) {
+		return false, misuse("%s: postbridge exports traces over HTTP; set it to http/protobuf, "+
+			"and the endpoint to the collector's port for that (4318)", protocolName)
 	}
 	if u, err := url.Parse(endpoint); err != nil || u.Hostname() == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return false, misuse("%s: is not a URL; write it like http://collector:4318", name) // it may have a password in it
+		return false, misuse("%s: is not a URL; write it like http://collector:4318", name) // it may contain a password
 	}
-	for _, name := range []string{"OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "OTEL_BSP_SCHEDULE_DELAY", "OTEL_BSP_EXPORT_TIMEOUT"} {
-		// The SDK takes any number for these, and then panics, runs out of memory or never rests.
-		text := of(name)
+	for _, suffix := range []string{"MAX_QUEUE_SIZE", "MAX_EXPORT_BATCH_SIZE", "SCHEDULE_DELAY", "EXPORT_TIMEOUT"} {
+		// The SDK accepts any number, and then panics, runs out of memory or spins.
+		name := "OTEL_BSP_" + suffix
+		text := value(name)
 		if n, err := strconv.Atoi(text); text != "" && (err != nil || n < 1 || n > 1e6) {
 			return false, misuse("%s: %q is not a whole number from 1 to 1000000", name, text)
 		}
@@ -61,63 +66,65 @@ func tracingOn(environ map[string]string) (bool, error) {
 	return true, nil
 }
 
-// complaints are what the SDK has to say of the environment while it is set up, where it would go on without the setting.
-// It says it with the value, which may be a secret; only what is wrong is kept of it.
-type complaints struct{ first atomic.Pointer[string] }
+// setupError keeps the first error that the SDK logs during its setup, where it would ignore the setting. Of the error
+// it keeps the message only: the rest has the value, which may be a secret.
+type setupError struct{ first atomic.Pointer[string] }
 
 // Init, Enabled, Info, Error, WithValues and WithName make it the SDK's logger.
-func (*complaints) Init(logr.RuntimeInfo)                  {}
-func (*complaints) Enabled(int) bool                       { return false } // nothing but errors
-func (*complaints) Info(int, string, ...any)               {}
-func (c *complaints) Error(_ error, text string, _ ...any) { c.first.CompareAndSwap(nil, &text) }
-func (c *complaints) WithValues(...any) logr.LogSink       { return c }
-func (c *complaints) WithName(string) logr.LogSink         { return c }
+func (*setupError) Init(logr.RuntimeInfo)                  {}
+func (*setupError) Enabled(int) bool                       { return false } // errors only
+func (*setupError) Info(int, string, ...any)               {}
+func (c *setupError) Error(_ error, text string, _ ...any) { c.first.CompareAndSwap(nil, &text) }
+func (c *setupError) WithValues(...any) logr.LogSink       { return c }
+func (c *setupError) WithName(string) logr.LogSink         { return c }
 
 // Handle makes it the SDK's handler of errors.
-func (c *complaints) Handle(err error) { c.Error(err, err.Error()) }
+func (c *setupError) Handle(err error) { c.Error(err, err.Error()) }
 
-// openTracer makes the tracer, or nil if the environment asks for none. What is sent to it waits in a queue that is
-// bounded; what finds no room there, or the collector does not take, is dropped. end delivers what waits, for a moment.
-func (p *process) openTracer(registry prometheus.Registerer, log *slog.Logger) (t bridge.Tracer, end func(), err error) {
+// openTracer returns the tracer, nil if tracing is off. Spans wait in a bounded queue; those that do not fit, or that
+// the collector does not accept, are dropped. end exports the queue within flushLimit.
+func (p *process) openTracer(
+	registry prometheus.Registerer, log *slog.Logger,
+) (t bridge.Tracer, end func(), err error) {
 	on, err := tracingOn(p.env)
 	if !on || err != nil {
 		return nil, func() {}, err
 	}
 	ctx := context.Background()
-	said := new(complaints)
-	otel.SetLogger(logr.New(said))
-	otel.SetErrorHandler(said)
+	setup := new(setupError)
+	otel.SetLogger(logr.New(setup))
+	otel.SetErrorHandler(setup)
 	exporter, err := otlptracehttp.New(ctx)
 	if err != nil {
-		return nil, nil, misuse("traces cannot be sent as OTEL_EXPORTER_OTLP_ENDPOINT says: %v", err)
+		return nil, nil, misuse("OTEL_EXPORTER_OTLP_ENDPOINT: cannot export traces to it: %v", err)
 	}
 	version, _, _ := strings.Cut(buildVersion(), " ")
-	// What the environment says of the program wins.
-	who, err := resource.New(ctx, resource.WithTelemetrySDK(),
-		resource.WithAttributes(attribute.String("service.name", "postbridge"), attribute.String("service.version", version)),
-		resource.WithFromEnv())
+	service, err := resource.New(ctx, resource.WithTelemetrySDK(),
+		resource.WithAttributes(attribute.String("service.name", "postbridge"),
+			attribute.String("service.version", version)),
+		resource.WithFromEnv()) // overrides the attributes above
 	if err != nil {
 		return nil, nil, misuse("OTEL_RESOURCE_ATTRIBUTES: %v", err)
 	}
 	s := &spans{SpanExporter: exporter, log: log}
 	s.register(registry)
-	provider := sdktrace.NewTracerProvider(sdktrace.WithBatcher(s), sdktrace.WithResource(who))
-	if text := said.first.Load(); text != nil {
-		return nil, nil, misuse("an OTEL_ setting is not one that OpenTelemetry can use: %s", *text)
+	provider := sdktrace.NewTracerProvider(sdktrace.WithBatcher(s), sdktrace.WithResource(service))
+	if text := setup.first.Load(); text != nil {
+		return nil, nil, misuse("OpenTelemetry rejects an OTEL_ setting: %s", *text)
 	}
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("OpenTelemetry", "error", err) }))
-	log.Info("traces go to the collector of OTEL_EXPORTER_OTLP_ENDPOINT")
+	log.Info("exporting traces to OTEL_EXPORTER_OTLP_ENDPOINT")
 	return &tracer{provider.Tracer("github.com/postbridge/postbridge"), s}, func() {
 		ctx, stop := context.WithTimeout(ctx, flushLimit)
 		defer stop()
-		_ = provider.Shutdown(ctx) // what it could not deliver is counted
+		_ = provider.Shutdown(ctx) // dropped spans are counted
 		if dropped := s.ended.Load() - s.delivered.Load(); dropped > 0 {
 			log.Warn("spans were dropped", "spans", dropped)
 		}
 	}, nil
 }
 
-// checkTracing makes the tracer that serve would make, and ends it.
+// checkTracing opens and closes the tracer of serve, to check its settings.
 func (p *process) checkTracing() error {
 	_, end, err := p.openTracer(prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
 	if err == nil {
@@ -126,7 +133,7 @@ func (p *process) checkTracing() error {
 	return err
 }
 
-// spans are on their way to the collector. It counts them, and says when they begin and cease to be taken.
+// spans exports spans to the collector. It counts them, and logs when exports begin to fail and recover.
 type spans struct {
 	sdktrace.SpanExporter
 	log              *slog.Logger
@@ -136,51 +143,49 @@ type spans struct {
 	failing bool // guarded by mu
 }
 
-// ExportSpans sends some. It has no error: whoever calls it could only log that each time.
-func (s *spans) ExportSpans(ctx context.Context, some []sdktrace.ReadOnlySpan) error {
-	err := s.SpanExporter.ExportSpans(ctx, some)
+// ExportSpans exports a batch. It returns no error, which the SDK would log each time.
+func (s *spans) ExportSpans(ctx context.Context, batch []sdktrace.ReadOnlySpan) error {
+	err := s.SpanExporter.ExportSpans(ctx, batch)
 	if err == nil {
-		s.delivered.Add(int64(len(some)))
+		s.delivered.Add(int64(len(batch)))
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case err != nil && !s.failing:
-		text := err.Error() // may have in it what the collector answered
-		s.log.Warn("traces cannot be delivered, and are dropped; postbacks and events are not concerned", "error", text[:min(len(text), 300)])
+		text := err.Error() // may include the answer of the collector
+		s.log.Warn("cannot export traces; spans are dropped, postbacks and events are not affected",
+			"error", text[:min(len(text), 300)])
 	case err == nil && s.failing:
-		s.log.Info("traces are delivered again")
+		s.log.Info("exporting traces again")
 	}
 	s.failing = err != nil
 	return nil
 }
 
 func (s *spans) register(registry prometheus.Registerer) {
-	for _, of := range []struct {
-		name, help string
-		n          *atomic.Int64
-	}{
-		{"ended", "Spans that were to be recorded. What is not delivered within seconds is dropped.", &s.ended},
-		{"delivered", "Spans that the collector took.", &s.delivered},
-	} {
-		registry.MustRegister(prometheus.NewCounterFunc(
-			prometheus.CounterOpts{Name: "postbridge_spans_" + of.name + "_total", Help: of.help},
-			func() float64 { return float64(of.n.Load()) },
-		))
+	counter := func(name, help string, n *atomic.Int64) {
+		o := prometheus.CounterOpts{Name: name, Help: help}
+		registry.MustRegister(prometheus.NewCounterFunc(o, func() float64 { return float64(n.Load()) }))
 	}
+	counter("postbridge_spans_ended_total",
+		"Sampled spans that ended. Those not delivered within seconds are dropped.", &s.ended)
+	counter("postbridge_spans_delivered_total", "Spans that the collector accepted.", &s.delivered)
 }
 
-// tracer makes spans of what the bridge tells it.
+// tracer implements bridge.Tracer with spans.
 type tracer struct {
 	trace.Tracer
 	spans *spans
 }
 
-// Request begins a trace: what a postback brings along of one is nobody's to be trusted with.
+// Request starts a trace. The trace context of a postback is not trusted. The route has no token.
 func (t *tracer) Request(broker string, arrival time.Time) bridge.RequestSpan {
-	_, span := t.Start(context.Background(), "POST /"+broker, trace.WithNewRoot(), trace.WithTimestamp(arrival),
+	route := "/" + broker
+	_, span := t.Start(context.Background(), "POST "+route, trace.WithNewRoot(), trace.WithTimestamp(arrival),
 		trace.WithSpanKind(trace.SpanKindServer),
-		trace.WithAttributes(known("http.request.method", "POST", "http.route", "/"+broker, "postbridge.broker", broker)...)) // without the token
+		trace.WithAttributes(nonEmpty(
+			"http.request.method", "POST", "http.route", route, "postbridge.broker", broker)...))
 	return &requestSpan{span, t.spans}
 }
 
@@ -189,7 +194,7 @@ type requestSpan struct {
 	spans *spans
 }
 
-// TraceParent writes the span's context as W3C has it.
+// TraceParent returns the span's context as a W3C traceparent.
 func (s *requestSpan) TraceParent() string {
 	c := s.SpanContext()
 	return fmt.Sprintf("00-%s-%s-%02x", c.TraceID(), c.SpanID(), byte(c.TraceFlags()&trace.FlagsSampled))
@@ -201,8 +206,8 @@ func (s *requestSpan) End(o bridge.RequestOutcome) {
 		return
 	}
 	s.SetAttributes(attribute.Int("http.response.status_code", o.Status))
-	s.SetAttributes(known("postbridge.fate", o.Fate, "postbridge.refused.reason", o.Reason,
-		"postbridge.event.id", o.EventID, "postbridge.order.id", shortened(o.OrderID))...)
+	s.SetAttributes(nonEmpty("postbridge.fate", o.Fate, "postbridge.refused.reason", o.Reason,
+		"postbridge.event.id", o.EventID, "postbridge.order.id", shortID(o.OrderID))...)
 	if o.Status >= 500 {
 		s.SetStatus(codes.Error, "")
 	}
@@ -210,25 +215,26 @@ func (s *requestSpan) End(o bridge.RequestOutcome) {
 	s.Span.End()
 }
 
-// Publish makes the span of an event's way to a bus. It belongs to the trace of the request and is sampled as that was, and
-// it is linked to its span, too: they may be hours apart.
+// Publish records the span from the first offer of an event to a bus until it was stored. It is a child of the
+// request's span, sampled with it, and linked to it, since they may be hours apart.
 func (t *tracer) Publish(p bridge.Publication) {
 	request, ok := parseTraceParent(p.TraceParent)
 	if !ok {
 		return
 	}
 	destination := string(p.Destinations()[0])
-	if p.Fate == "deadlettered" { // one that the bus refused was meant for orders
+	if p.Fate == "deadlettered" { // an event that the bus rejected has another destination
 		destination = string(bridge.Deadletters)
 	}
 	_, span := t.Start(trace.ContextWithRemoteSpanContext(context.Background(), request), "publish "+destination,
-		trace.WithSpanKind(trace.SpanKindProducer), trace.WithTimestamp(p.Offered), trace.WithLinks(trace.Link{SpanContext: request}),
-		trace.WithAttributes(known("messaging.system", p.Bus, "messaging.operation.type", "send",
+		trace.WithSpanKind(trace.SpanKindProducer), trace.WithTimestamp(p.Offered),
+		trace.WithLinks(trace.Link{SpanContext: request}),
+		trace.WithAttributes(nonEmpty("messaging.system", p.Bus, "messaging.operation.type", "send",
 			"messaging.destination.name", destination, "postbridge.broker", p.Broker, "postbridge.event.id", p.ID,
-			"postbridge.order.id", shortened(p.OrderID), "postbridge.fate", p.Fate)...),
+			"postbridge.order.id", shortID(p.OrderID), "postbridge.fate", p.Fate)...),
 		trace.WithAttributes(attribute.Int64("postbridge.sequence", int64(p.Sequence))))
 	if p.Fate == "quarantined" {
-		span.SetStatus(codes.Error, "the bus can take it nowhere")
+		span.SetStatus(codes.Error, "the bus accepts it nowhere")
 	}
 	if span.IsRecording() {
 		t.spans.ended.Add(1)
@@ -236,23 +242,22 @@ func (t *tracer) Publish(p bridge.Publication) {
 	}
 }
 
-// known are attributes, names and values in turn, of which those without a value are left out.
-func known(namesAndValues ...string) (all []attribute.KeyValue) {
-	for i := 0; i < len(namesAndValues); i += 2 {
-		if namesAndValues[i+1] != "" {
-			all = append(all, attribute.String(namesAndValues[i], namesAndValues[i+1]))
+// nonEmpty returns attributes of alternating names and values, without those of empty value.
+func nonEmpty(namesAndValues ...string) (all []attribute.KeyValue) {
+	for pair := range slices.Chunk(namesAndValues, 2) {
+		if pair[1] != "" {
+			all = append(all, attribute.String(pair[0], pair[1]))
 		}
 	}
 	return all
 }
 
-// shortened is an id for a span, which may wait for a collector that is down: no longer than those of brokers are, and no
-// part of the postback, which it would keep in memory.
-func shortened(id string) string {
+// shortID returns a bounded copy of an id: a queued span must not keep its postback in memory.
+func shortID(id string) string {
 	return strings.Clone(strings.ToValidUTF8(id[:min(len(id), 256)], ""))
 }
 
-// parseTraceParent reads the trace context that postbridge wrote into its spool.
+// parseTraceParent parses the traceparent in the spool, which exists only for sampled requests.
 func parseTraceParent(text string) (trace.SpanContext, bool) {
 	parts := strings.Split(text, "-")
 	if len(parts) != 4 {
@@ -261,7 +266,7 @@ func parseTraceParent(text string) (trace.SpanContext, bool) {
 	traceID, err1 := trace.TraceIDFromHex(parts[1])
 	spanID, err2 := trace.SpanIDFromHex(parts[2])
 	c := trace.NewSpanContext(trace.SpanContextConfig{
-		TraceID: traceID, SpanID: spanID, TraceFlags: trace.FlagsSampled, Remote: true, // others are not told of
+		TraceID: traceID, SpanID: spanID, TraceFlags: trace.FlagsSampled, Remote: true,
 	})
 	return c, err1 == nil && err2 == nil
 }

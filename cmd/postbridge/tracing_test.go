@@ -12,7 +12,7 @@ import (
 	"github.com/postbridge/postbridge/bridge"
 )
 
-// TestTracingOn holds that traces are asked for by the standard names, and that what cannot be had is one line.
+// TestTracingOn checks the standard names, and that an unsupported setting is one line.
 func TestTracingOn(t *testing.T) {
 	const endpoint = "OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318 "
 	for _, test := range []struct {
@@ -27,18 +27,30 @@ func TestTracingOn(t *testing.T) {
 		{endpoint + "OTEL_SDK_DISABLED=TRUE", false, ""},
 		{endpoint + "OTEL_TRACES_EXPORTER=none", false, ""},
 		{endpoint + "OTEL_TRACES_EXPORTER=otlp OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf", true, ""},
-		{endpoint + "OTEL_TRACES_EXPORTER=console", false, `OTEL_TRACES_EXPORTER: "console" is not one that postbridge has; set it to otlp or none`},
+		{endpoint + "OTEL_TRACES_EXPORTER=console", false,
+			`OTEL_TRACES_EXPORTER: "console" is not supported; set it to otlp or none`},
 		{endpoint + "OTEL_EXPORTER_OTLP_PROTOCOL=http/json", true, ""},
-		{endpoint + "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=grpc", false, "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL: postbridge sends traces over HTTP; set it to http/protobuf, and the endpoint to the collector's port for that (4318)"},
-		{endpoint + "OTEL_EXPORTER_OTLP_PROTOCOL=http", false, "OTEL_EXPORTER_OTLP_PROTOCOL: postbridge sends traces over HTTP; set it to http/protobuf, and the endpoint to the collector's port for that (4318)"},
-		{"OTEL_EXPORTER_OTLP_ENDPOINT=user:pass@collector:4318", false, "OTEL_EXPORTER_OTLP_ENDPOINT: is not a URL; write it like http://collector:4318"},
-		{"OTEL_EXPORTER_OTLP_ENDPOINT=http://user:p%zz@collector:4318", false, "OTEL_EXPORTER_OTLP_ENDPOINT: is not a URL; write it like http://collector:4318"},
-		{endpoint + "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=http://:4318", false, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: is not a URL; write it like http://collector:4318"},
+		{endpoint + "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=grpc", false,
+			"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL: postbridge exports traces over HTTP; set it to http/protobuf, and " +
+				"the endpoint to the collector's port for that (4318)"},
+		{endpoint + "OTEL_EXPORTER_OTLP_PROTOCOL=http", false,
+			"OTEL_EXPORTER_OTLP_PROTOCOL: postbridge exports traces over HTTP; set it to http/protobuf, and the " +
+				"endpoint to the collector's port for that (4318)"},
+		{"OTEL_EXPORTER_OTLP_ENDPOINT=user:pass@collector:4318", false,
+			"OTEL_EXPORTER_OTLP_ENDPOINT: is not a URL; write it like http://collector:4318"},
+		{"OTEL_EXPORTER_OTLP_ENDPOINT=http://user:p%zz@collector:4318", false,
+			"OTEL_EXPORTER_OTLP_ENDPOINT: is not a URL; write it like http://collector:4318"},
+		{endpoint + "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=http://:4318", false,
+			"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: is not a URL; write it like http://collector:4318"},
 		{endpoint + "OTEL_BSP_MAX_QUEUE_SIZE=4096 OTEL_BSP_SCHEDULE_DELAY=1", true, ""},
-		{endpoint + "OTEL_BSP_MAX_QUEUE_SIZE=-1", false, `OTEL_BSP_MAX_QUEUE_SIZE: "-1" is not a whole number from 1 to 1000000`},
-		{endpoint + "OTEL_BSP_MAX_EXPORT_BATCH_SIZE=99999999999", false, `OTEL_BSP_MAX_EXPORT_BATCH_SIZE: "99999999999" is not a whole number from 1 to 1000000`},
-		{endpoint + "OTEL_BSP_SCHEDULE_DELAY=0", false, `OTEL_BSP_SCHEDULE_DELAY: "0" is not a whole number from 1 to 1000000`},
-		{endpoint + "OTEL_BSP_EXPORT_TIMEOUT=10s", false, `OTEL_BSP_EXPORT_TIMEOUT: "10s" is not a whole number from 1 to 1000000`},
+		{endpoint + "OTEL_BSP_MAX_QUEUE_SIZE=-1", false,
+			`OTEL_BSP_MAX_QUEUE_SIZE: "-1" is not a whole number from 1 to 1000000`},
+		{endpoint + "OTEL_BSP_MAX_EXPORT_BATCH_SIZE=99999999999", false,
+			`OTEL_BSP_MAX_EXPORT_BATCH_SIZE: "99999999999" is not a whole number from 1 to 1000000`},
+		{endpoint + "OTEL_BSP_SCHEDULE_DELAY=0", false,
+			`OTEL_BSP_SCHEDULE_DELAY: "0" is not a whole number from 1 to 1000000`},
+		{endpoint + "OTEL_BSP_EXPORT_TIMEOUT=10s", false,
+			`OTEL_BSP_EXPORT_TIMEOUT: "10s" is not a whole number from 1 to 1000000`},
 	} {
 		environ := make(map[string]string)
 		for _, of := range strings.Fields(test.environ) {
@@ -56,7 +68,7 @@ func TestTracingOn(t *testing.T) {
 	}
 }
 
-// TestTracingMisuse has settings that the SDK would pass over, and write to stderr with the secret in them.
+// TestTracingMisuse has settings that the SDK would ignore, and print with the secret in them.
 func TestTracingMisuse(t *testing.T) {
 	for _, test := range []struct{ setting, misuse string }{
 		{"OTEL_EXPORTER_OTLP_HEADERS=authorization=Bearer%20s3cret", ""},
@@ -74,7 +86,7 @@ func TestTracingMisuse(t *testing.T) {
 			p := &process{env: map[string]string{endpoint: "https://127.0.0.1:1", name: value}}
 			want := ""
 			if test.misuse != "" {
-				want = "an OTEL_ setting is not one that OpenTelemetry can use: " + test.misuse
+				want = "OpenTelemetry rejects an OTEL_ setting: " + test.misuse
 			}
 			got := ""
 			if err := p.checkTracing(); err != nil {
@@ -87,9 +99,10 @@ func TestTracingMisuse(t *testing.T) {
 	}
 }
 
-// TestSpansAreSmall has spans wait that nobody takes: they keep nothing alive of the postbacks that they are about.
+// TestSpansAreSmall checks that queued spans keep no memory of their postbacks.
 func TestSpansAreSmall(t *testing.T) {
-	provider := sdktrace.NewTracerProvider(sdktrace.WithBatcher(tracetest.NewNoopExporter(), sdktrace.WithBatchTimeout(time.Hour), sdktrace.WithMaxExportBatchSize(2048)))
+	provider := sdktrace.NewTracerProvider(sdktrace.WithBatcher(tracetest.NewNoopExporter(),
+		sdktrace.WithBatchTimeout(time.Hour), sdktrace.WithMaxExportBatchSize(2048)))
 	defer func() { _ = provider.Shutdown(t.Context()) }()
 	tracer := &tracer{provider.Tracer(""), new(spans)}
 	before := heap()
@@ -110,10 +123,11 @@ func heap() int64 {
 	return int64(m.HeapAlloc)
 }
 
-// TestParseTraceParent reads what postbridge writes into its spool.
+// TestParseTraceParent parses the traceparent in the spool.
 func TestParseTraceParent(t *testing.T) {
 	c, ok := parseTraceParent("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
-	if !ok || c.TraceID().String() != "0af7651916cd43dd8448eb211c80319c" || c.SpanID().String() != "b7ad6b7169203331" || !c.IsSampled() || !c.IsRemote() {
+	if !ok || c.TraceID().String() != "0af7651916cd43dd8448eb211c80319c" ||
+		c.SpanID().String() != "b7ad6b7169203331" || !c.IsSampled() || !c.IsRemote() {
 		t.Errorf("%v %+v", ok, c)
 	}
 	for _, text := range []string{"", "00-1-2-01", "00-00000000000000000000000000000000-b7ad6b7169203331-01"} {

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"net"
 	"strconv"
 	"strings"
 )
@@ -11,58 +10,38 @@ import (
 // byteSize is a number of bytes, written like 64KiB, 8GiB or 4096.
 type byteSize int64
 
-type byteUnit struct {
-	name  string
-	bytes byteSize
-}
+// byteUnits returns the units in ascending order, each 1024 times the one before it.
+func byteUnits() []string { return []string{"", "KiB", "MiB", "GiB", "TiB"} }
 
-// byteUnits are the units from the largest down.
-func byteUnits() []byteUnit {
-	return []byteUnit{{"TiB", 1 << 40}, {"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}}
-}
-
-var errByteSize = errors.New("is not a size; write it like 64KiB, 512MiB, 8GiB or a plain number of bytes")
-
-// UnmarshalText reads a size.
+// UnmarshalText parses a size.
 func (s *byteSize) UnmarshalText(text []byte) error {
 	number, unit := string(text), byteSize(1)
-	for _, u := range byteUnits() {
-		if rest, ok := strings.CutSuffix(number, u.name); ok {
-			number, unit = rest, u.bytes
-			break
+	for i, name := range byteUnits() {
+		if rest, ok := strings.CutSuffix(string(text), name); ok {
+			number, unit = rest, 1<<(10*i)
 		}
 	}
 	n, err := strconv.ParseUint(number, 10, 63)
 	if err != nil || byteSize(n) > (1<<63-1)/unit {
-		return errByteSize
+		return errors.New("is not a size; write it like 64KiB, 512MiB, 8GiB or a plain number of bytes")
 	}
 	*s = byteSize(n) * unit
 	return nil
 }
 
-// String writes the size in the largest unit that leaves no fraction.
+// String formats the size in the largest unit without a fraction.
 func (s byteSize) String() string {
-	for _, u := range byteUnits() {
-		if s != 0 && s%u.bytes == 0 {
-			return strconv.FormatInt(int64(s/u.bytes), 10) + u.name
-		}
+	units := byteUnits()
+	for s != 0 && s%1024 == 0 && len(units) > 1 {
+		s, units = s/1024, units[1:]
 	}
-	return strconv.FormatInt(int64(s), 10)
+	return strconv.FormatInt(int64(s), 10) + units[0]
 }
 
-// onThisMachine is where a program on this machine reaches what listens at an address.
-func onThisMachine(listen string) string {
-	host, port, err := net.SplitHostPort(listen)
-	if ip := net.ParseIP(host); err != nil || host != "" && !ip.IsUnspecified() {
-		return listen
-	}
-	return net.JoinHostPort("127.0.0.1", port)
-}
-
-// secret is a value that nothing prints.
+// secret is a value that is never printed.
 type secret string
 
-// String says only whether there is one.
+// String returns "(set)" for a secret that is set.
 func (s secret) String() string {
 	if s == "" {
 		return ""
@@ -70,10 +49,10 @@ func (s secret) String() string {
 	return "(set)"
 }
 
-// secretList is a list of secrets, not yet taken apart.
+// secretList is an unparsed list of secrets.
 type secretList string
 
-// String says only how many there are.
+// String returns the number of secrets.
 func (s secretList) String() string {
 	switch n := len(splitEntries(string(s))); {
 	case s == "":
@@ -85,22 +64,20 @@ func (s secretList) String() string {
 	}
 }
 
-// list is words separated by commas.
+// list is a comma-separated list.
 type list []string
 
-var errEmptyEntry = errors.New("has an empty entry; write it like one,two")
-
-// UnmarshalText takes the list apart.
+// UnmarshalText appends the entries of a comma-separated list.
 func (l *list) UnmarshalText(text []byte) error {
 	for word := range strings.SplitSeq(string(text), ",") {
 		word = strings.TrimSpace(word)
 		if word == "" {
-			return errEmptyEntry
+			return errors.New("has an empty entry; write it like one,two")
 		}
 		*l = append(*l, word)
 	}
 	return nil
 }
 
-// String puts the list together again.
+// String joins the list with commas.
 func (l list) String() string { return strings.Join(l, ",") }

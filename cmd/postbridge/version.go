@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"runtime/debug"
 )
@@ -17,23 +18,19 @@ Example:
 `
 
 func (p *process) version(_ context.Context, args []string) error {
-	fs := newFlags("version")
-	if err := parseFlags(fs, args); err != nil {
-		return err
-	}
-	if err := noArguments(fs); err != nil {
+	if err := parseOnlyFlags(newFlags("version"), args); err != nil {
 		return err
 	}
 	return p.print("postbridge " + buildVersion() + "\n")
 }
 
-// buildVersion is what the release build set, else what the Go tool wrote into the binary.
+// buildVersion returns the version of the release build, else the one that the Go tool recorded.
 func buildVersion() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
-		return orElse(version, "(unknown)")
+		return cmp.Or(version, "(unknown)")
 	}
-	v := orElse(version, info.Main.Version)
+	v := cmp.Or(version, info.Main.Version)
 	for _, s := range info.Settings {
 		switch {
 		case s.Key == "vcs.revision":
@@ -43,11 +40,4 @@ func buildVersion() string {
 		}
 	}
 	return v + " " + info.GoVersion
-}
-
-func orElse(s, fallback string) string {
-	if s != "" {
-		return s
-	}
-	return fallback
 }

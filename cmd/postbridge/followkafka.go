@@ -17,30 +17,30 @@ import (
 )
 
 const (
-	// metadataInterval is how often the topic is checked for added partitions.
+	// metadataInterval is the time between two checks for added partitions.
 	metadataInterval = 3 * time.Second
-	// kafkaTimeout limits one step of requests, connect and login included.
+	// kafkaTimeout limits a request, including connect and login.
 	kafkaTimeout = 10 * time.Second
-	// fetchWait is how long a broker holds a fetch that has no event, fetchBytes how much it returns at once.
+	// fetchWait is how long a broker holds an empty fetch, fetchBytes the maximum that it returns.
 	fetchWait  = 500 * time.Millisecond
 	fetchBytes = 1 << 20
 )
 
-// errNoTopic is that the topic does not exist, or not yet.
+// errNoTopic means that the topic does not exist, or not yet.
 var errNoTopic = errors.New("the topic does not exist")
 
 // kafkaFollower follows all partitions of a topic through outages of the bus, in sessions. A session looks up the
-// partitions and their leaders, and fetches from each until one fails or the topic changes. Only the offsets outlive
-// it. A kafka-go Reader does not report when it is positioned, and waits silently on a topic that was created anew.
+// partitions and their leaders and fetches from each until a fetch fails or the topic changes. Only the offsets outlive
+// it. A kafka-go Reader does not report its start position, and waits silently on a recreated topic.
 type kafkaFollower struct {
 	follower
 	topic      string
-	start      int64 // of partitions not seen yet: a time in milliseconds, kafkago.FirstOffset or kafkago.LastOffset
+	start      int64 // of new partitions: a time in milliseconds, kafkago.FirstOffset or kafkago.LastOffset
 	brokers    []string
-	turn       int // of the broker to ask for metadata
+	turn       int // index of the broker to ask for metadata
 	client     *kafkago.Client
 	partitions map[int]*kafkaPartition
-	waiting    bool // for the bus, and logged
+	waiting    bool // the current outage is logged
 }
 
 // kafkaPartition is the position in one partition.
@@ -57,23 +57,23 @@ func newKafkaFollower(f follower, o *tailOptions, prefix string) *kafkaFollower 
 		topic = prefix + "." + topic
 	}
 	return &kafkaFollower{
-		follower: f, topic: topic, start: f.from.inPartition(), partitions: make(map[int]*kafkaPartition),
+		follower: f, topic: topic, start: f.from.listOffsetsTime(), partitions: make(map[int]*kafkaPartition),
 	}
 }
 
-// inPartition is the beginning as Kafka's ListOffsets takes it.
-func (b beginning) inPartition() int64 {
+// listOffsetsTime returns the timestamp of the position for Kafka's ListOffsets.
+func (s startPosition) listOffsetsTime() int64 {
 	switch {
-	case b.now:
+	case s.now:
 		return kafkago.LastOffset
-	case b.at.IsZero():
+	case s.at.IsZero():
 		return kafkago.FirstOffset
 	default:
-		return max(0, b.at.UnixMilli())
+		return max(0, s.at.UnixMilli())
 	}
 }
 
-// follow sends the messages until end is called.
+// follow delivers the messages until end is called.
 func (f *kafkaFollower) follow(ctx context.Context, bus kafka.Config) (end func()) {
 	client, endClient := kafka.NewClient(bus)
 	f.client, f.brokers = client, bus.Brokers
@@ -97,43 +97,43 @@ func (f *kafkaFollower) report(err error) {
 	switch {
 	case errors.Is(err, context.Canceled): // interrupted, or the number of partitions changed
 	case errors.Is(err, errNoTopic):
-		f.notes.say("waiting for topic %s, which is not there yet", f.topic)
+		f.status.set("waiting for topic %s, which does not exist yet", f.topic)
 		f.waiting = false
 	case !f.waiting:
-		f.notes.say("waiting for the bus: %v", kafka.Plain(err))
+		f.status.set("waiting for the bus: %v", kafka.Plain(err))
 		f.waiting = true
 	}
 }
 
-// session follows the topic until something fails or changes, and returns what.
+// session follows the topic until a request fails or the topic changes, and returns the cause.
 func (f *kafkaFollower) session(ctx context.Context) error {
 	found, err := f.metadata(ctx)
 	if errors.Is(err, errNoTopic) || err == nil && len(found) < len(f.partitions) {
-		clear(f.partitions) // it is, or will be, another topic of that name, and all of it is new
+		clear(f.partitions) // it is, or will be, another topic with that name and without any event seen
 		f.start = kafkago.FirstOffset
 	}
 	if err != nil {
 		return err
 	}
 	var positioned atomic.Int32
-	begun := func() {
+	onStart := func() {
 		if int(positioned.Add(1)) == len(found) {
-			f.notes.say("following topic %s (partitions: %d) at %s", f.topic, len(found), strings.Join(f.brokers, ","))
+			f.status.set("following topic %s (partitions: %d) at %s", f.topic, len(found), strings.Join(f.brokers, ","))
 			f.waiting = false
-			f.begun()
+			f.onStart()
 		}
 	}
-	// ended is checked between two fetches and cuts none off: beside a failing partition, the others get on.
+	// ended is checked between two fetches and cancels none: a failing partition must not starve the others.
 	ended, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	var running sync.WaitGroup
-	for _, of := range found {
-		p := f.partitions[of.ID]
+	for _, partition := range found {
+		p := f.partitions[partition.ID]
 		if p == nil {
-			p = &kafkaPartition{f, of.ID, f.start, kafka.NoOffset}
-			f.partitions[of.ID] = p
+			p = &kafkaPartition{f, partition.ID, f.start, kafka.NoOffset}
+			f.partitions[partition.ID] = p
 		}
-		running.Go(func() { end(p.follow(ctx, ended, of.Leader, begun)) })
+		running.Go(func() { end(p.follow(ctx, ended, partition.Leader, onStart)) })
 	}
 	f.start = kafkago.FirstOffset // of partitions that are added later
 	for pause(ended, metadataInterval) {
@@ -150,7 +150,8 @@ func (f *kafkaFollower) metadata(ctx context.Context) ([]kafkago.Partition, erro
 	ctx, stop := context.WithTimeout(ctx, kafkaTimeout)
 	defer stop()
 	broker := f.brokers[f.turn%len(f.brokers)]
-	answer, err := f.client.Metadata(ctx, &kafkago.MetadataRequest{Addr: kafkago.TCP(broker), Topics: []string{f.topic}})
+	request := &kafkago.MetadataRequest{Addr: kafkago.TCP(broker), Topics: []string{f.topic}}
+	answer, err := f.client.Metadata(ctx, request)
 	switch {
 	case err == nil && len(answer.Topics) != 1:
 		err = fmt.Errorf("no answer from Kafka broker %s about topic %s", broker, f.topic)
@@ -166,18 +167,18 @@ func (f *kafkaFollower) metadata(ctx context.Context) ([]kafkago.Partition, erro
 	return answer.Topics[0].Partitions, nil
 }
 
-// follow sends the messages of the partition until a request fails or ended is done.
-func (p *kafkaPartition) follow(ctx, ended context.Context, leader kafkago.Broker, begun func()) error {
+// follow delivers the messages of the partition until a request fails or ended is done.
+func (p *kafkaPartition) follow(ctx, ended context.Context, leader kafkago.Broker, onStart func()) error {
 	address := kafka.HostPort(leader)
 	if address == "" {
 		return kafkago.LeaderNotAvailable
 	}
 	if p.next == kafka.NoOffset {
-		if err := p.begin(ctx, address); err != nil {
+		if err := p.seek(ctx, address); err != nil {
 			return err
 		}
 	}
-	begun()
+	onStart()
 	for {
 		if err := p.fetch(ctx, address); err != nil || ended.Err() != nil {
 			return err
@@ -185,9 +186,9 @@ func (p *kafkaPartition) follow(ctx, ended context.Context, leader kafkago.Broke
 	}
 }
 
-// begin resolves start to an offset. The end of the partition is asked for first, so that no message is left out that
-// is stored meanwhile.
-func (p *kafkaPartition) begin(ctx context.Context, leader string) error {
+// seek resolves start to an offset. It requests the end of the partition first, so that no message stored meanwhile is
+// skipped.
+func (p *kafkaPartition) seek(ctx context.Context, leader string) error {
 	ctx, stop := context.WithTimeout(ctx, kafkaTimeout)
 	defer stop()
 	next, err := kafka.OffsetAt(ctx, p.client, leader, p.topic, p.id, kafkago.LastOffset)
@@ -203,7 +204,7 @@ func (p *kafkaPartition) begin(ctx context.Context, leader string) error {
 	return err
 }
 
-// fetch sends the messages from next on, or waits a moment for some.
+// fetch delivers the messages from next on, or waits up to fetchWait for one.
 func (p *kafkaPartition) fetch(ctx context.Context, leader string) error {
 	limited, stop := context.WithTimeout(ctx, kafkaTimeout)
 	defer stop()
@@ -215,9 +216,9 @@ func (p *kafkaPartition) fetch(ctx context.Context, leader string) error {
 	case err != nil:
 		return err
 	case errors.Is(answer.Error, kafkago.OffsetOutOfRange):
-		p.notes.say("what was to come next in partition %d is gone; following from the first that is there", p.id)
+		p.status.set("the next offset of partition %d is no longer stored; continuing at the first one that is", p.id)
 		p.start = kafkago.FirstOffset
-		return p.begin(ctx, leader)
+		return p.seek(ctx, leader)
 	case answer.Error != nil:
 		return answer.Error
 	}
@@ -234,37 +235,38 @@ func (p *kafkaPartition) fetch(ctx context.Context, leader string) error {
 		if err != nil {
 			return err
 		}
-		if r.Offset >= p.next { // a batch may begin before the offset asked for
-			p.send(ctx, m)
+		if r.Offset >= p.next { // a batch may begin before the requested offset
+			p.deliver(ctx, m)
 			p.next = r.Offset + 1
 		}
 	}
 	if _, some := answer.Records.(*protocol.RecordStream); some && p.next == from {
-		p.next++ // the batch holds only a transaction's mark, or was compacted to nothing
+		p.next++ // the batch has only a transaction marker, or was compacted away
 	}
 	return nil
 }
 
-// kafkaPlace is the position of a message.
-type kafkaPlace struct {
+// kafkaPosition is the position of a message on Kafka.
+type kafkaPosition struct {
 	Topic     string `json:"topic"`
 	Partition int    `json:"partition"`
 	Offset    int64  `json:"offset"`
 	Key       string `json:"key"`
 }
 
-// message copies a record: its bytes are reused for the next.
+// message copies a record, whose bytes are reused for the next one.
 func (p *kafkaPartition) message(r *kafkago.Record) (*message, error) {
 	key, err1 := kafkago.ReadAll(r.Key)
 	data, err2 := kafkago.ReadAll(r.Value)
 	if r.Value == nil {
-		data = []byte("null") // not an event of ours
+		data = []byte("null") // not an event of postbridge
 	}
 	headers := make(map[string]string, len(r.Headers))
 	for _, h := range r.Headers {
 		headers[h.Key] = string(h.Value)
 	}
-	place := kafkaPlace{p.topic, p.id, r.Offset, string(key)}
-	m := &message{place: place, key: string(key), status: headers["ce_orderstatus"], headers: headers, data: data}
-	return m, errors.Join(err1, err2)
+	return &message{
+		position: kafkaPosition{p.topic, p.id, r.Offset, string(key)},
+		key:      string(key), status: headers["ce_orderstatus"], headers: headers, data: data,
+	}, errors.Join(err1, err2)
 }

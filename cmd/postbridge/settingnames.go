@@ -7,20 +7,18 @@ import (
 	"slices"
 )
 
-// serviceLink matches NAME=value as Kubernetes injects it into every pod beside a Service whose name starts with
-// postbridge, such as postbridge or postbridge-nats. No setting has such a name. POSTBRIDGE_NATS_PORT alone could be
-// meant for a setting, so its value has to be a Service's, too: tcp://10.0.0.1:4222.
+// serviceLink matches NAME=value of the service links that Kubernetes injects into a pod for a Service whose name
+// starts with postbridge, such as postbridge-nats. No setting has such a name. POSTBRIDGE_NATS_PORT could be a misspelt
+// setting, so its value has to be that of a Service, too: tcp://10.0.0.1:4222.
 const serviceLink = `^POSTBRIDGE_([A-Z0-9_]+_)?` +
 	`(SERVICE_HOST=|SERVICE_PORT(_[A-Z0-9_]+)?=|PORT=(tcp|udp|sctp)://|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?=)`
 
-// checkNames refuses names that mean nothing: a misspelt setting would otherwise be a silent default.
+// checkNames rejects unknown names: a misspelt setting would silently keep its default.
 func checkNames(settings map[string]string) error {
 	link := regexp.MustCompile(serviceLink)
 	known := settingNames()
 	for _, name := range slices.Sorted(maps.Keys(settings)) {
-		switch {
-		case slices.Contains(known, name) || link.MatchString(name+"="+settings[name]):
-		default:
+		if !slices.Contains(known, name) && !link.MatchString(name+"="+settings[name]) {
 			return misuse("%s: there is no such setting; %s", name, suggestion(name, known))
 		}
 	}
@@ -38,7 +36,7 @@ func settingNames() []string {
 
 func settingName(f reflect.StructField) string { return envPrefix + f.Tag.Get("env") }
 
-// suggestion is what to do: mostly it is one or two letters that are wrong.
+// suggestion returns the remedy for an unknown name: the known name within two typing errors, if there is one.
 func suggestion(name string, known []string) string {
 	best, least := "", 3
 	for _, k := range known {
@@ -52,7 +50,7 @@ func suggestion(name string, known []string) string {
 	return "did you mean " + best + "?"
 }
 
-// editDistance counts the letters to insert, remove or change between a and b.
+// editDistance returns the Levenshtein distance of a and b.
 func editDistance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {
