@@ -26,21 +26,21 @@ const (
 	headerSequence    = headerPrefix + "sequence"
 )
 
-// batch encodes events as a record batch, format 2 of Kafka, compressed with lz4. The library would do it with two dozen
+// encoder encodes events as a record batch, format 2 of Kafka, compressed with lz4. The library would do it with two dozen
 // allocations for each event, which is most of what publishing costs.
-type batch struct {
+type encoder struct {
 	record  []byte // one of records
 	records []byte // not compressed
 	encoded bytes.Buffer
 	lz4     *lz4.Writer
 }
 
-// newBatch makes one. Blocks of 64 KiB are what Java clients write; the sum of the whole is left out, since a record
+// newEncoder makes one. Blocks of 64 KiB are what Java clients write; the sum of the whole is left out, since a record
 // batch has its own.
-func newBatch() batch {
+func newEncoder() encoder {
 	w := lz4.NewWriter(nil)
 	_ = w.Apply(lz4.BlockSizeOption(lz4.Block64Kb), lz4.ChecksumOption(false)) // these are options it has
-	return batch{lz4: w}
+	return encoder{lz4: w}
 }
 
 // Where things are in what the library sends as a record set: the size of the batch, then the batch.
@@ -57,7 +57,7 @@ const (
 
 // encode writes the events as one batch of the producer at that position, to be stamped. The result is valid until the
 // next call.
-func (b *batch) encode(events []*entry, at position) ([]byte, error) {
+func (b *encoder) encode(events []*entry, at position) ([]byte, error) {
 	b.records = b.records[:0]
 	for i, e := range events {
 		b.record = appendRecord(b.record[:0], i, e)
@@ -128,8 +128,8 @@ func appendBytes[T string | []byte](b []byte, text T) []byte {
 // recordBytes is about how large an event is on the bus.
 func recordBytes(d *bridge.Delivery) int { return len(d.Data) + 512 }
 
-// ours reports whether a record is of our spool, and its number there.
-func ours(headers []protocol.Header, spool string) (number uint64, ok bool) {
+// ownSequence reports whether a record is of our spool, and its number there.
+func ownSequence(headers []protocol.Header, spool string) (number uint64, ok bool) {
 	var from, sequence string
 	for _, h := range headers {
 		switch h.Key {

@@ -24,7 +24,7 @@ import (
 // TestFrame is what Java demands of lz4: independent blocks of 64 KiB at most, an end mark, and nothing behind it.
 func TestFrame(t *testing.T) {
 	t.Parallel()
-	b, random := newBatch(), rand.NewChaCha8([32]byte{})
+	b, random := newEncoder(), rand.NewChaCha8([32]byte{})
 	for _, size := range []int{0, 1, 65_535, 65_536, 200_000, 3 << 20} {
 		for _, compressible := range []bool{true, false} {
 			e := numbered(1)
@@ -71,7 +71,7 @@ func numbered(sequence uint64) *entry {
 // TestEncode reads a batch with another library.
 func TestEncode(t *testing.T) {
 	t.Parallel()
-	b := newBatch()
+	b := newEncoder()
 	for _, n := range []int{1, 2, 300, 1} { // the same buffers, for fewer again
 		var events []*entry
 		for i := range n {
@@ -138,7 +138,7 @@ func TestEncodeIsTaken(t *testing.T) {
 	t.Cleanup(cluster.Close)
 	client, end := NewClient(Config{Brokers: cluster.ListenAddrs()})
 	t.Cleanup(end)
-	b := newBatch()
+	b := newEncoder()
 	produce := func(at position) error {
 		encoded, err := b.encode([]*entry{numbered(1), numbered(2)}, at)
 		if err != nil {
@@ -198,7 +198,7 @@ func TestOurs(t *testing.T) {
 		"SequenceTwice": {[]protocol.Header{header("ce_spool", "0badcafe"), header("ce_sequence", "many")}, 0, false},
 		"None":          {nil, 0, false},
 	} {
-		if got, ok := ours(c.headers, "0badcafe"); got != c.want || ok != c.ok {
+		if got, ok := ownSequence(c.headers, "0badcafe"); got != c.want || ok != c.ok {
 			t.Errorf("%s: %d, %t", name, got, ok)
 		}
 	}
@@ -226,7 +226,7 @@ func BenchmarkEncode(b *testing.B) {
 		e.delivery.Data = data
 		events = append(events, e)
 	}
-	c := newBatch()
+	c := newEncoder()
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := c.encode(events, position{}); err != nil {

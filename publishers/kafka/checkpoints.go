@@ -24,7 +24,7 @@ const (
 )
 
 // name is the partition in checkpoints, whose positions are offsets counted from 1.
-func (l *lane) name() string { return partitionName(l.topic.name, l.partition) }
+func (w *partitionWriter) name() string { return partitionName(w.topic.name, w.partition) }
 
 func partitionName(topic string, partition int) string { return fmt.Sprintf("%s/%d", topic, partition) }
 
@@ -37,46 +37,46 @@ type visit struct {
 
 // checkIfDue checks whether the partition still has what it stored: in each visit before anything is published, after
 // each failure, and now and then. If it has not, nothing more goes into the partition, and another publisher goes on.
-func (l *lane) checkIfDue(ctx context.Context, leader string) error {
-	l.p.mu.Lock()
-	now := visit{l.p.session, l.topic.made, leader}
-	l.p.mu.Unlock()
-	if l.visit != now {
-		l.visit, l.checked = now, false
-		l.stream = l.p.checkpoints.NewStream(l.name(), func(k publishers.Checkpoint) (publishers.Presence, error) {
-			return l.lookUp(ctx, leader, k)
+func (w *partitionWriter) checkIfDue(ctx context.Context, leader string) error {
+	w.p.mu.Lock()
+	now := visit{w.p.session, w.topic.made, leader}
+	w.p.mu.Unlock()
+	if w.visit != now {
+		w.visit, w.checked = now, false
+		w.stream = w.p.checkpoints.NewStream(w.name(), func(k publishers.Checkpoint) (publishers.Presence, error) {
+			return w.lookUp(ctx, leader, k)
 		})
 	}
 	select {
-	case <-l.due.C:
-		l.checked = false
+	case <-w.due.C:
+		w.checked = false
 	default:
 	}
-	if l.checked {
+	if w.checked {
 		return nil
 	}
-	loss, err := l.p.checkpoints.Check(l.stream)
+	loss, err := w.p.checkpoints.Check(w.stream)
 	switch {
 	case errors.Is(err, kafkago.TopicAuthorizationFailed):
-		l.p.sayUnread(l.topic, err)
+		w.p.sayUnread(w.topic, err)
 	case err != nil:
 		return err
 	case loss != nil:
-		l.p.rewound(l.p.checkpoints.RewindTo(loss), loss.Cause)
-		<-l.p.ctx.Done()
+		w.p.rewound(w.p.checkpoints.RewindTo(loss), loss.Cause)
+		<-w.p.ctx.Done()
 	}
-	l.checked = true
+	w.checked = true
 	return ctx.Err()
 }
 
 // lookUp looks up a checkpoint at the leader of the partition.
-func (l *lane) lookUp(ctx context.Context, leader string, k publishers.Checkpoint) (publishers.Presence, error) {
+func (w *partitionWriter) lookUp(ctx context.Context, leader string, k publishers.Checkpoint) (publishers.Presence, error) {
 	at := int64(k.Position) - 1
 	found := publishers.Unknown // retention or compaction removed the record
-	end, err := l.fetch(ctx, leader, at, oneRecord, func(r *protocol.Record) {
+	end, err := w.fetch(ctx, leader, at, oneRecord, func(r *protocol.Record) {
 		if r.Offset == at {
 			found = publishers.Missing
-			if n, ok := ours(r.Headers, l.p.spool); ok && n == k.Sequence {
+			if n, ok := ownSequence(r.Headers, w.p.spool); ok && n == k.Sequence {
 				found = publishers.Present
 			}
 		}
@@ -87,7 +87,7 @@ func (l *lane) lookUp(ctx context.Context, leader string, k publishers.Checkpoin
 	case err != nil && !errors.Is(err, kafkago.OffsetOutOfRange):
 		return publishers.Unknown, Plain(err)
 	}
-	end, err = l.offset(ctx, leader, kafkago.LastOffset)
+	end, err = w.offset(ctx, leader, kafkago.LastOffset)
 	switch {
 	case errors.Is(err, offsetNotAvailable):
 		return publishers.Unknown, nil // a new leader does not know how far the others are

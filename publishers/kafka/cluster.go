@@ -72,7 +72,7 @@ func (p *Publisher) learn() bool {
 	if p.ctx.Err() != nil {
 		return false
 	}
-	if err == nil && m.ClusterID != "" && !p.notes.adopt(m.ClusterID) {
+	if err == nil && m.ClusterID != "" && !p.saved.setCluster(m.ClusterID) {
 		p.log.Warn("this is another Kafka cluster than before, and what was stored is not in it; what waits is published here. To publish again what the spool keeps, stop postbridge, remove spool/cursor-kafka and start it",
 			"cluster", m.ClusterID)
 		p.checkpoints.Forget()

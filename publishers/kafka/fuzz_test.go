@@ -19,17 +19,17 @@ func FuzzNote(f *testing.F) {
 	f.Add([]byte("orders 0 1 99999 3 4\n"))
 	f.Add([]byte("\x00"))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		n := new(notes)
+		n := new(savedState)
 		if err := n.parse(text); err != nil {
-			if len(n.places) > 0 {
-				t.Errorf("%q is refused, and %d of its partitions are not", text, len(n.places))
+			if len(n.partitions) > 0 {
+				t.Errorf("%q is refused, and %d of its partitions are not", text, len(n.partitions))
 			}
 			return
 		}
-		again := new(notes)
-		once := bytes.Clone(n.asOf(0))
-		if err := again.parse(once); err != nil || !bytes.Equal(again.asOf(0), once) {
-			t.Errorf("%q became %q, then %q, %v", text, once, again.asOf(0), err)
+		again := new(savedState)
+		once := bytes.Clone(n.encode(0))
+		if err := again.parse(once); err != nil || !bytes.Equal(again.encode(0), once) {
+			t.Errorf("%q became %q, then %q, %v", text, once, again.encode(0), err)
 		}
 	})
 }
@@ -41,14 +41,14 @@ func FuzzRecord(f *testing.F) {
 	f.Add(int64(-1), headerSequence, []byte("18446744073709551616"), headerSequence, []byte("1"))
 	f.Fuzz(func(t *testing.T, offset int64, key1 string, value1 []byte, key2 string, value2 []byte) {
 		checkpoints, _ := publishers.LoadCheckpoints(nil, publishers.BlindFor, nil)
-		l := &lane{p: &Publisher{checkpoints: checkpoints}, topic: new(topic), pending: []*entry{numbered(1)}, index: newIndex()}
-		l.read(&protocol.Record{Offset: offset, Headers: []protocol.Header{{Key: key1, Value: value1}, {Key: key2, Value: value2}}})
-		named := key1 == headerSpool && string(value1) == l.spool() || key2 == headerSpool && string(value2) == l.spool()
-		if _, highest := l.index.window[l.highest]; l.index.seen > 0 && (!named || !highest || !l.index.covers(l.highest)) {
-			t.Errorf("found %v at %d", l.index.window, offset)
+		w := &partitionWriter{p: &Publisher{checkpoints: checkpoints, spool: "0badcafe"}, topic: new(topic), index: newIndex()}
+		w.addRecord(&protocol.Record{Offset: offset, Headers: []protocol.Header{{Key: key1, Value: value1}, {Key: key2, Value: value2}}})
+		named := key1 == headerSpool && string(value1) == w.p.spool || key2 == headerSpool && string(value2) == w.p.spool
+		if _, highest := w.index.window[w.index.high]; w.index.seen > 0 && (!named || !highest || !w.index.covers(w.index.high)) {
+			t.Errorf("found %v at %d", w.index.window, offset)
 		}
-		if l.at.offset != offset+1 {
-			t.Errorf("goes on at %d behind %d", l.at.offset, offset)
+		if w.at.offset != offset+1 {
+			t.Errorf("goes on at %d behind %d", w.at.offset, offset)
 		}
 	})
 }

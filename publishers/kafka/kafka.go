@@ -1,21 +1,66 @@
-// Package kafka carries events to Kafka.
+// Package kafka publishes events to Kafka.
 //
-// Order is kept per partition by one rule: each partition is a lane with one batch in flight, and the next is sent when
-// the broker has answered for the one before it. The key <broker>.<user_id>.<order_id> chooses the partition as Java
-// clients do, so an order's events stay in one lane. Lanes do not wait for each other.
+// The key <broker>.<user_id>.<order_id> chooses the partition as Java clients do. Each partition has a writer with one
+// batch in flight, so the events of an order are stored in order, and partitions do not wait for each other.
 //
-//	Publish ──► topic ──► lane ──► batch ──► leader of the partition
-//	           by key      ▲                        │
-//	                       └── retry, look, next ◄──┘
+//	Publish ──► topic ──► partition writer ──► leader of the partition
+//	            by key    one batch in flight
 //
-// Each event is stored once. Each lane is an idempotent producer of its own: a batch carries the producer's id and the
-// number of its first record, and a broker stores a number only behind the one before it. That outlives a process: id,
-// number and offset of each lane are kept with the cursor (note.go), and what the partition holds beyond them is looked
-// at before anything is offered again (look.go).
+// Each event is stored once. A partition writer is an idempotent producer: a batch carries the producer's id and the
+// sequence number of its first record, and the broker stores a batch only behind the one before it. This outlives a
+// process: the id, the next sequence number and an offset are saved with the cursor (state.go), and a recovery scan
+// (recoveryscan.go) finds what the partition holds beyond that offset before anything is sent again.
 //
-// The user on the bus needs, on the topics orders, rejects and deadletters: Write; Describe; Read, to look at what is
-// there; Create, or the same on the cluster, if they are not there yet; and DescribeConfigs, for Check to see what the
-// topics promise.
+// # States of a partition writer
+//
+// Each state does one piece of work; its outcome is an event, which chooses the next state (see next). The names are
+// those of the constants in partition.go. A test compares this table with the code.
+//
+//	starting     waits for events, or until the checkpoints are due; the position is not known
+//	             done → locating
+//	locating     checks the checkpoints, finds the position to go on at
+//	             done → starting (nothing is pending), saved → scanning, unsaved → registering (an earlier run may have
+//	             sent events all the same), fresh → renewing (none did)
+//	registering  gets a new producer id and saves it
+//	             done → scanning
+//	scanning     recovery scan: reads the partition from the position on, indexes our events
+//	             done → idle, truncated → registering (the partition ends before the position),
+//	             denied → renewing (no permission to read)
+//	idle         waits for events, or until the checkpoints are due
+//	             done → batching
+//	batching     checks the checkpoints, completes events that are stored, encodes the next batch
+//	             done → idle (there is none), moved → starting (this is another cluster),
+//	             uncovered → reindexing (the index cannot tell whether the first event is stored),
+//	             batched → sending, unfenced → probing (an earlier batch may still land)
+//	reindexing   moves the window of the index, fetching a part of the partition again
+//	             done → idle
+//	sending      sends the batch for the first time
+//	             acked → settling, refused → rejecting, mismatched → verifying, unanswered → resending
+//	resending    sends it again; it may be stored already, so no other partition may get its events
+//	             acked → settling, refused → verifying, mismatched → verifying, unanswered → resending
+//	probing      sends it although an earlier batch may still land, which makes every answer doubtful
+//	             acked → verifying, refused → verifying, mismatched → verifying, unanswered → probing
+//	verifying    recovery scan: is the batch stored, whatever the broker answered?
+//	             done → idle (the scan tells), refused → rejecting (it is not), mismatched → backing-off (not yet),
+//	             forgotten → renewing (the broker does not know the producer any more),
+//	             truncated → registering, denied → renewing
+//	settling     records the new position, completes the events of the batch
+//	             done → idle
+//	rejecting    halves the batch, or completes its one event as rejected
+//	             done → idle, refused → backing-off (every event is refused as invalid: an outage)
+//	renewing     gets a new producer id and saves it
+//	             done → idle
+//	backing-off  waits
+//	             done → idle
+//	ended        gives pending events to the writers that come next
+//
+// Any other state has two more: failed → the same state, after a wait with exponential backoff; stopped → ended.
+//
+// # Permissions
+//
+// The Kafka user needs, on the topics orders, rejects and deadletters: Write; Describe; Read, for recovery scans and
+// checkpoints; Create, or the same on the cluster, if they do not exist yet; and DescribeConfigs, for Check to read the
+// topics' settings.
 package kafka
 
 import (
@@ -61,7 +106,7 @@ type Publisher struct {
 	stop         context.CancelFunc
 	running      sync.WaitGroup // every goroutine of the publisher
 	refresh      chan struct{}  // asks for fresh metadata; holds one
-	notes        notes
+	saved        savedState
 	spool        string // that all events come from
 	checkpoints  *publishers.Checkpoints
 	rewound      func(committed uint64, why error)
@@ -130,7 +175,7 @@ func open(cfg Config, o bridge.Opening, log *slog.Logger, limits limits) (*Publi
 	}
 	var positions []byte
 	p.checkpoints, positions = publishers.LoadCheckpoints(o.State, limits.blindFor, log)
-	if err := p.notes.parse(positions); err != nil {
+	if err := p.saved.parse(positions); err != nil {
 		// What is known from before only saves repeats.
 		log.Error("cannot read what is noted of the partitions; events may be stored twice", "error", err)
 	}
@@ -165,8 +210,8 @@ func (p *Publisher) Publish(ctx context.Context, d *bridge.Delivery, done func(e
 	}
 }
 
-// settle ends a copy of each of the events: stored, or refused for good.
-func (p *Publisher) settle(copies []*entry, refused error) {
+// complete ends a copy of each of the events: stored, or refused for good.
+func (p *Publisher) complete(copies []*entry, refused error) {
 	done := make([]*entry, 0, len(copies))
 	p.mu.Lock()
 	for _, e := range copies {
@@ -184,13 +229,13 @@ func (p *Publisher) settle(copies []*entry, refused error) {
 	}
 }
 
-// State implements bridge.Publisher: how far each partition was written, and where some of the events are.
+// State implements bridge.Publisher: the positions of the partitions and the checkpoints as of committed.
 func (p *Publisher) State(committed uint64) []byte {
-	return append(p.notes.asOf(committed), p.checkpoints.State(committed)...)
+	return append(p.saved.encode(committed), p.checkpoints.State(committed)...)
 }
 
 // Rewind implements bridge.Publisher.
-func (p *Publisher) Rewind(committed uint64) { p.notes.rewind(p.checkpoints.Rewind(committed)) }
+func (p *Publisher) Rewind(committed uint64) { p.saved.rewind(p.checkpoints.Rewind(committed)) }
 
 // Close ends the connections and everything the publisher does. What is undone stays undone. It must not be called from
 // within a done.

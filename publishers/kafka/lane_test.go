@@ -16,8 +16,8 @@ import (
 	"github.com/postbridge/postbridge/publishers"
 )
 
-func testLane(pending ...*entry) *lane {
-	l := newLane(&topic{p: new(Publisher)}, 0)
+func testLane(pending ...*entry) *partitionWriter {
+	l := newPartitionWriter(&topic{p: new(Publisher)}, 0)
 	l.pending = pending
 	return l
 }
@@ -60,7 +60,7 @@ func TestFit(t *testing.T) {
 }
 
 // What was found is done and nothing else is.
-func TestSkipFound(t *testing.T) {
+func TestSkipStored(t *testing.T) {
 	t.Parallel()
 	var done []uint64
 	var all []*entry
@@ -79,10 +79,10 @@ func TestSkipFound(t *testing.T) {
 		l.index.add(number, all[number].delivery.ID, int64(number))
 	}
 	l.index.add(2, "of another event", 4)
-	if !l.skipFound() || fmt.Sprint(done) != "[0 1]" || len(l.pending) != 4 || !l.index.has(all[3].delivery) {
+	if !l.skipStored() || fmt.Sprint(done) != "[0 1]" || len(l.pending) != 4 || !l.index.has(all[3].delivery) {
 		t.Errorf("done are %v, %d are pending", done, len(l.pending))
 	}
-	if l.skipFound() || len(l.pending) != 4 {
+	if l.skipStored() || len(l.pending) != 4 {
 		t.Errorf("done are %v, %d are pending", done, len(l.pending))
 	}
 }
@@ -179,11 +179,11 @@ func TestSettle(t *testing.T) {
 		p, e, calls := new(Publisher), numbered(1), 0
 		var result error
 		e.copies, e.done = 2, func(err error) { result, calls = err, calls+1 }
-		p.settle([]*entry{e}, refused[0])
+		p.complete([]*entry{e}, refused[0])
 		if calls != 0 {
 			t.Error("done with a copy that is not")
 		}
-		p.settle([]*entry{e}, refused[1])
+		p.complete([]*entry{e}, refused[1])
 		if want := errors.Join(refused[0], refused[1]) != nil; calls != 1 || errors.Is(result, bridge.ErrRejected) != want {
 			t.Errorf("%v: done %d times, with %v", refused, calls, result)
 		}
@@ -214,12 +214,16 @@ func TestPaceOfRetries(t *testing.T) {
 				tp := newTopic(p, bridge.Orders)
 				tp.leaders = []string{"broker:1"}
 				pauses := newPauses(time.Hour)
-				if !newLane(tp, 0).try(func(context.Context, string) error {
-					if pauses.over() {
-						return nil
-					}
-					return c.err
-				}) {
+				w, event := newPartitionWriter(tp, 0), eventFailed
+				for event == eventFailed {
+					event = w.attempt(func(context.Context, string) (writerEvent, error) {
+						if pauses.over() {
+							return eventDone, nil
+						}
+						return eventFailed, c.err
+					})
+				}
+				if event != eventDone {
 					t.Error("gave up")
 				}
 				if pauses.longest < c.least || pauses.longest > c.most {

@@ -19,8 +19,8 @@ type topic struct {
 	dest bridge.Destination
 	name string
 
-	lanes      []*lane // by partition; nil until the topic is known
-	partitions []int   // the numbers of lanes
+	lanes      []*partitionWriter // by partition; nil until the topic is known
+	partitions []int              // the numbers of lanes
 	leaders    []string
 	waiting    []*entry // without a lane: the topic is not known yet, or the lanes change
 
@@ -30,9 +30,9 @@ type topic struct {
 	ended  int       // lanes that have
 	fewer  time.Time // since when the topic seems to have fewer partitions; zero if it does not
 
-	failing publishers.Condition[*lane] // blocks lanes
-	made    int                         // how often we have begun to create it; changed with sending held, too
-	unread  bool                        // it was said that we may not read it
+	failing publishers.Condition[*partitionWriter] // blocks lanes
+	made    int                                    // how often we have begun to create it; changed with sending held, too
+	unread  bool                                   // it was said that we may not read it
 
 	// sending is held for reading from the look at what the topic has stored to the answer to a batch.
 	sending sync.RWMutex
@@ -48,7 +48,7 @@ const shrinkAfter = 5 * time.Second
 
 func newTopic(p *Publisher, dest bridge.Destination) *topic {
 	t := &topic{p: p, dest: dest, name: topicName(p.cfg.Prefix, dest), create: bridge.NewPacer(firstRetry)}
-	t.failing = publishers.Condition[*lane]{Name: "publishing to " + t.name, Report: p.report}
+	t.failing = publishers.Condition[*partitionWriter]{Name: "publishing to " + t.name, Report: p.report}
 	return t
 }
 
@@ -69,7 +69,7 @@ func (t *topic) push(e *entry) {
 }
 
 // laneOf chooses the partition of a key as Java clients do.
-func (t *topic) laneOf(key string) *lane {
+func (t *topic) laneOf(key string) *partitionWriter {
 	return t.lanes[kafkago.Murmur2Balancer{}.Balance(kafkago.Message{Key: []byte(key)}, t.partitions...)]
 }
 
@@ -130,9 +130,9 @@ func (t *topic) adopt(n int) (before int) {
 
 // begin makes the lanes and gives them what waits.
 func (t *topic) begin(n int) {
-	t.lanes, t.partitions, t.wanted = make([]*lane, n), make([]int, n), 0
+	t.lanes, t.partitions, t.wanted = make([]*partitionWriter, n), make([]int, n), 0
 	for i := range t.lanes {
-		t.lanes[i], t.partitions[i] = newLane(t, i), i
+		t.lanes[i], t.partitions[i] = newPartitionWriter(t, i), i
 	}
 	waiting := t.waiting
 	t.waiting = nil

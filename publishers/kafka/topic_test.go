@@ -27,7 +27,7 @@ func TestPartitionOfKey(t *testing.T) {
 	for _, n := range []int{1, 2, 3, 6, 7, 12, 100, 1023} {
 		tp := &topic{p: new(Publisher)}
 		for i := range n {
-			tp.lanes, tp.partitions = append(tp.lanes, newLane(tp, i)), append(tp.partitions, i)
+			tp.lanes, tp.partitions = append(tp.lanes, newPartitionWriter(tp, i)), append(tp.partitions, i)
 		}
 		for key, hash := range vectors() {
 			if got, want := tp.laneOf(key).partition, int(hash&0x7fffffff)%n; got != want {
@@ -41,7 +41,7 @@ func TestPartitionOfKey(t *testing.T) {
 func TestLeaders(t *testing.T) {
 	t.Parallel()
 	tp := &topic{p: new(Publisher)}
-	tp.lanes, tp.partitions = []*lane{newLane(tp, 0), newLane(tp, 1)}, []int{0, 1}
+	tp.lanes, tp.partitions = []*partitionWriter{newPartitionWriter(tp, 0), newPartitionWriter(tp, 1)}, []int{0, 1}
 	tell := func(ports ...int) {
 		var m kafkago.Topic
 		for i, port := range ports {

@@ -1,0 +1,338 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+
+	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/publishers"
+)
+
+// linger is how long a small batch of events that are late, received longer ago than that, waits for more of them.
+const (
+	late   = time.Second
+	linger = 3 * time.Millisecond
+)
+
+var errNoLeader = errors.New("has no leader")
+
+// writerState is a state of a partition writer; see the table in the package comment.
+type writerState string
+
+const (
+	stateStarting    writerState = "starting"
+	stateLocating    writerState = "locating"
+	stateRegistering writerState = "registering"
+	stateScanning    writerState = "scanning"
+	stateIdle        writerState = "idle"
+	stateBatching    writerState = "batching"
+	stateReindexing  writerState = "reindexing"
+	stateSending     writerState = "sending"
+	stateResending   writerState = "resending"
+	stateProbing     writerState = "probing"
+	stateVerifying   writerState = "verifying"
+	stateSettling    writerState = "settling"
+	stateRejecting   writerState = "rejecting"
+	stateRenewing    writerState = "renewing"
+	stateBackingOff  writerState = "backing-off"
+	stateEnded       writerState = "ended"
+)
+
+// writerEvent is the outcome of the work of a state.
+type writerEvent string
+
+const (
+	eventDone       writerEvent = "done"
+	eventFailed     writerEvent = "failed"
+	eventStopped    writerEvent = "stopped"
+	eventSaved      writerEvent = "saved"
+	eventUnsaved    writerEvent = "unsaved"
+	eventFresh      writerEvent = "fresh"
+	eventTruncated  writerEvent = "truncated"
+	eventDenied     writerEvent = "denied"
+	eventMoved      writerEvent = "moved"
+	eventUncovered  writerEvent = "uncovered"
+	eventBatched    writerEvent = "batched"
+	eventUnfenced   writerEvent = "unfenced"
+	eventAcked      writerEvent = "acked"
+	eventRefused    writerEvent = "refused"
+	eventMismatched writerEvent = "mismatched"
+	eventUnanswered writerEvent = "unanswered"
+	eventForgotten  writerEvent = "forgotten"
+)
+
+// next is the transition function of a partition writer. It panics at an event that the state cannot have.
+func next(s writerState, e writerEvent) writerState {
+	type in struct {
+		writerState
+		writerEvent
+	}
+	switch (in{s, e}) {
+	case in{stateStarting, eventDone}:
+		return stateLocating
+	case in{stateLocating, eventDone}, in{stateBatching, eventMoved}:
+		return stateStarting
+	case in{stateLocating, eventUnsaved}, in{stateScanning, eventTruncated}, in{stateVerifying, eventTruncated}:
+		return stateRegistering
+	case in{stateLocating, eventSaved}, in{stateRegistering, eventDone}:
+		return stateScanning
+	case in{stateScanning, eventDone}, in{stateBatching, eventDone}, in{stateReindexing, eventDone},
+		in{stateVerifying, eventDone}, in{stateSettling, eventDone}, in{stateRejecting, eventDone},
+		in{stateRenewing, eventDone}, in{stateBackingOff, eventDone}:
+		return stateIdle
+	case in{stateIdle, eventDone}:
+		return stateBatching
+	case in{stateBatching, eventUncovered}:
+		return stateReindexing
+	case in{stateBatching, eventBatched}:
+		return stateSending
+	case in{stateBatching, eventUnfenced}, in{stateProbing, eventUnanswered}:
+		return stateProbing
+	case in{stateSending, eventUnanswered}, in{stateResending, eventUnanswered}:
+		return stateResending
+	case in{stateSending, eventAcked}, in{stateResending, eventAcked}:
+		return stateSettling
+	case in{stateProbing, eventAcked}, in{stateProbing, eventRefused}, in{stateProbing, eventMismatched},
+		in{stateResending, eventRefused}, in{stateResending, eventMismatched}, in{stateSending, eventMismatched}:
+		return stateVerifying
+	case in{stateSending, eventRefused}, in{stateVerifying, eventRefused}:
+		return stateRejecting
+	case in{stateRejecting, eventRefused}, in{stateVerifying, eventMismatched}:
+		return stateBackingOff
+	case in{stateLocating, eventFresh}, in{stateScanning, eventDenied}, in{stateVerifying, eventDenied},
+		in{stateVerifying, eventForgotten}:
+		return stateRenewing
+	}
+	switch {
+	case s != stateEnded && e == eventFailed:
+		return s
+	case s != stateEnded && e == eventStopped:
+		return stateEnded
+	}
+	panic(fmt.Sprintf("partition writer: event %s in state %s", e, s))
+}
+
+// partitionWriter writes one partition: first in, first out, one batch in flight. The table in the package comment is its
+// state machine. Its fields belong to the goroutine of run, except the queue.
+type partitionWriter struct {
+	p         *Publisher
+	topic     *topic
+	partition int
+	poked     chan struct{} // wakes the goroutine, as something changed; capacity 1
+
+	queue []*entry // guarded by Publisher.mu
+
+	state   writerState
+	pending []*entry                    // taken off the queue and not completed
+	retry   *backoff.ExponentialBackOff // of the attempts at the leader; nil if the last one worked
+	cluster string                      // that position and index are of
+	at      position
+	index   *index // the events that the partition is known to hold
+
+	// unfenced: a batch that this writer or an earlier run has sent may still land, and the broker would acknowledge the
+	// next one with its sequence numbers as a repeat. So every answer is verified by a recovery scan.
+	unfenced bool
+
+	encoder encoder
+	sent    sentBatch
+	limit   int                         // records in a batch
+	invalid int                         // events rejected as invalid since the last acknowledgement
+	pace    *backoff.ExponentialBackOff // of retries of an event that is refused as invalid
+	wait    time.Duration               // how long to back off
+	// throttled is until when the broker does not read what we send; mismatched is since when it refuses our sequence
+	// numbers, zero if it does not.
+	throttled, mismatched time.Time
+
+	// Of the checkpoints; see checkIfDue.
+	visit   visit
+	stream  *publishers.Stream // to check in this visit
+	checked bool               // nothing asks for another check in this visit
+	due     *time.Ticker       // asks for another check
+}
+
+func newPartitionWriter(t *topic, partition int) *partitionWriter {
+	return &partitionWriter{
+		p: t.p, topic: t, partition: partition, poked: make(chan struct{}, 1), state: stateStarting,
+		limit: batchRecords, pace: bridge.RetryForever(firstRetry), index: newIndex(), encoder: newEncoder(),
+	}
+}
+
+// push queues an event. Guarded by mu.
+func (w *partitionWriter) push(e *entry) {
+	w.queue = append(w.queue, e)
+	if len(w.queue) == 1 {
+		w.poke()
+	}
+}
+
+func (w *partitionWriter) poke() {
+	select {
+	case w.poked <- struct{}{}:
+	default:
+	}
+}
+
+// run stores events until the publisher closes or the topic has another number of partitions.
+func (w *partitionWriter) run() {
+	w.due = time.NewTicker(checkInterval)
+	defer w.due.Stop()
+	for w.state != stateEnded {
+		w.state = next(w.state, w.work())
+	}
+	w.unblock()
+	w.p.mu.Lock()
+	defer w.p.mu.Unlock()
+	if w.p.ctx.Err() == nil {
+		w.topic.end(append(w.pending, w.queue...))
+	}
+}
+
+// work does the work of the state.
+func (w *partitionWriter) work() writerEvent {
+	switch w.state {
+	case stateStarting, stateIdle:
+		return w.collect()
+	case stateLocating:
+		return w.attempt(w.locate)
+	case stateRegistering, stateRenewing:
+		return w.attempt(w.register)
+	case stateScanning:
+		return w.attempt(w.scan)
+	case stateBatching:
+		return w.attempt(w.nextBatch)
+	case stateReindexing:
+		return w.attempt(w.moveWindow)
+	case stateSending, stateResending, stateProbing:
+		w.p.pause(time.Until(w.throttled))
+		return w.attempt(w.send)
+	case stateVerifying:
+		return w.attempt(w.verify)
+	case stateSettling:
+		return w.settle()
+	case stateRejecting:
+		return w.reject()
+	case stateBackingOff:
+		w.p.pause(w.wait)
+		return eventDone
+	default:
+		return eventStopped
+	}
+}
+
+// collect waits until events are pending or the checkpoints are due. It stops once the topic has another number of
+// partitions and nothing is pending; what is queued then goes to the next writers.
+func (w *partitionWriter) collect() writerEvent {
+	for lingered := false; ; {
+		ending := w.dequeue()
+		switch {
+		case w.p.ctx.Err() != nil, ending && len(w.pending) == 0:
+			return eventStopped
+		case len(w.pending) > 0 && !ending && !lingered && w.canLinger():
+			lingered = true
+			w.p.pause(linger)
+		case len(w.pending) > 0, !w.checked:
+			return eventDone
+		default:
+			w.unblock()
+			select {
+			case <-w.poked:
+			case <-w.due.C:
+				w.checked = false
+			case <-w.p.ctx.Done():
+			}
+		}
+	}
+}
+
+// dequeue makes the queue pending, unless the topic has another number of partitions.
+func (w *partitionWriter) dequeue() (ending bool) {
+	w.p.mu.Lock()
+	defer w.p.mu.Unlock()
+	if w.topic.wanted > 0 {
+		return true
+	}
+	w.pending, w.queue = append(w.pending, w.queue...), nil
+	return false
+}
+
+// attempt does something at the leader of the partition. If that fails it waits, with exponential backoff, before it
+// returns the event.
+func (w *partitionWriter) attempt(
+	do func(ctx context.Context, leader string) (writerEvent, error),
+) writerEvent {
+	leader, ending := w.leader()
+	if ending {
+		return eventStopped
+	}
+	event, err := eventFailed, errNoLeader
+	if leader != "" {
+		event, err = do(w.p.ctx, leader)
+	}
+	switch {
+	case w.p.ctx.Err() != nil:
+		return eventStopped
+	case err == nil:
+		w.retry = nil
+		return event
+	case w.retry == nil:
+		w.retry = bridge.RetryForever(firstRetry) // leaders move: one failure is not reported
+	default:
+		w.block(explain(err))
+	}
+	w.p.wantMetadata()
+	wait := w.retry.NextBackOff()
+	if !fromBroker(err) {
+		wait = min(wait, dialRetry)
+	}
+	if w.pause(wait) {
+		w.retry.Reset() // perhaps there is another leader
+	}
+	return event
+}
+
+// leader returns the address of the partition's leader; empty if there is none. The writer is ending if the topic no
+// longer has the partition, or if the topic has others, there is no leader, and no pending event may be stored here.
+func (w *partitionWriter) leader() (addr string, ending bool) {
+	w.p.mu.Lock()
+	defer w.p.mu.Unlock()
+	if w.partition < len(w.topic.leaders) {
+		addr = w.topic.leaders[w.partition]
+	}
+	wanted := w.topic.wanted
+	uncertain := w.state == stateResending || w.state == stateProbing || w.state == stateVerifying
+	return addr, w.p.ctx.Err() != nil || wanted > 0 && (w.partition >= wanted || addr == "" && !uncertain)
+}
+
+// pause waits, and reports whether it was cut short because something changed.
+func (w *partitionWriter) pause(d time.Duration) (poked bool) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return false
+	case <-w.poked:
+		return true
+	case <-w.p.ctx.Done():
+		return false
+	}
+}
+
+// block reports what blocks the partition. That no broker can be reached is one condition, reported by Publisher.watch.
+func (w *partitionWriter) block(err error) {
+	w.p.mu.Lock()
+	defer w.p.mu.Unlock()
+	if w.p.up || fromBroker(err) {
+		w.topic.failing.Block(w, fmt.Errorf("partition %d: %w", w.partition, err))
+	}
+}
+
+// unblock reports that the partition is not blocked any more, if it was.
+func (w *partitionWriter) unblock() {
+	w.p.mu.Lock()
+	defer w.p.mu.Unlock()
+	w.topic.failing.Clear(w)
+}

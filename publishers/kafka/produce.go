@@ -1,0 +1,232 @@
+package kafka
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"time"
+
+	kafkago "github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol"
+)
+
+const (
+	// unsureFor is how long a broker may refuse our sequence numbers while a recovery scan does not show why. A record
+	// shows once all replicas have it.
+	unsureFor = 30 * time.Second
+	// maxInvalid is how many events in a row may be rejected as invalid. Kafka itself takes every event of ours, but a
+	// schema validation on the topic may refuse all of them: that is an outage, and no reason to make a backlog dead
+	// letters.
+	maxInvalid = 3
+)
+
+// sentBatch is the batch of the first pending events that is being sent.
+type sentBatch struct {
+	set    []byte // encoded
+	events int
+	seen   int   // index.seen when it was cut
+	next   int32 // its first sequence number
+	answer error // of the broker; nil is an acknowledgement
+	offset int64 // where it is stored
+}
+
+// nextBatch completes the first pending events if they are stored, or else encodes the next batch.
+func (w *partitionWriter) nextBatch(ctx context.Context, leader string) (writerEvent, error) {
+	if w.cluster != w.p.saved.clusterID() {
+		return eventMoved, nil
+	}
+	if err := w.checkIfDue(ctx, leader); err != nil {
+		return eventFailed, err
+	}
+	switch {
+	case len(w.pending) == 0:
+		return eventDone, nil
+	case !w.index.covers(w.pending[0].delivery.Sequence):
+		return eventUncovered, nil
+	case w.skipStored():
+		return eventDone, nil
+	}
+	n := w.fit()
+	set, err := w.encoder.encode(w.pending[:n], w.at)
+	if err != nil { // no record of ours
+		w.complete(n, err)
+		return eventDone, nil
+	}
+	w.sent = sentBatch{set: set, events: n, seen: w.index.seen, next: w.at.next}
+	if w.unfenced {
+		return eventUnfenced, nil
+	}
+	return eventBatched, nil
+}
+
+// skipStored completes the first pending events if they are stored, and reports whether there were any.
+func (w *partitionWriter) skipStored() bool {
+	n := 0
+	for n < len(w.pending) && w.index.has(w.pending[n].delivery) {
+		n++
+	}
+	w.complete(n, nil)
+	return n > 0
+}
+
+// complete ends the first n pending events: stored, or refused for good.
+func (w *partitionWriter) complete(n int, refused error) {
+	w.p.complete(w.pending[:n], refused)
+	clear(w.pending[:n])
+	if w.pending = w.pending[n:]; len(w.pending) == 0 {
+		w.pending = nil
+	}
+}
+
+// fit returns how many of the pending events go into the next batch: at least one, within the limits, and up to the
+// first that is stored or that the index does not cover.
+func (w *partitionWriter) fit() int {
+	bytes := 0
+	for n, e := range w.pending {
+		bytes += recordBytes(e.delivery)
+		if n > 0 && (n == w.limit || bytes > batchBytes || !w.index.covers(e.delivery.Sequence) || w.index.has(e.delivery)) {
+			return n
+		}
+	}
+	return len(w.pending)
+}
+
+// canLinger reports whether a batch would be small and its events are late already. Brokers have most to do after an
+// outage, and the cost of a batch hardly depends on its size.
+func (w *partitionWriter) canLinger() bool {
+	return w.fit() == len(w.pending) && time.Since(w.pending[0].delivery.ReceivedAt) > late
+}
+
+// send sends the batch. Until the broker has answered, the partition is neither created anew nor left unchecked.
+func (w *partitionWriter) send(ctx context.Context, leader string) (writerEvent, error) {
+	w.topic.sending.RLock()
+	defer w.topic.sending.RUnlock()
+	if err := w.checkIfDue(ctx, leader); err != nil {
+		return eventFailed, err
+	}
+	stamp(w.sent.set, time.Now())
+	resp, err := w.p.produce(ctx, leader, w.topic.name, w.partition, w.sent.set)
+	w.sent.answer = err
+	switch judge(err) {
+	case stored:
+		w.throttled = time.Now().Add(resp.Throttle)
+		return w.acked(resp.BaseOffset), nil
+	case refused:
+		return eventRefused, nil
+	case unsure:
+		return w.mismatch(), nil
+	default:
+		w.checked = false // the leader may come back with an older copy
+		return eventUnanswered, err
+	}
+}
+
+// produce sends a batch and returns the answer of the broker.
+func (p *Publisher) produce(
+	ctx context.Context, leader, topic string, partition int, set []byte,
+) (*kafkago.ProduceResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, produceTimeout)
+	defer cancel()
+	resp, err := p.client.RawProduce(ctx, &kafkago.RawProduceRequest{
+		Addr:         kafkago.TCP(leader),
+		Topic:        topic,
+		Partition:    partition,
+		RequiredAcks: kafkago.RequireAll,
+		RawRecords:   protocol.RawRecordSet{Reader: bytes.NewReader(set)},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return resp, resp.Error
+}
+
+// acked handles the acknowledgement that the batch is stored at an offset.
+func (w *partitionWriter) acked(offset int64) writerEvent {
+	if offset < w.at.offset {
+		// All before was scanned: the broker takes the batch for a repeat of another one with the same sequence numbers,
+		// or the partition is a new one.
+		w.sent.answer, w.checked = kafkago.DuplicateSequenceNumber, false
+		w.at.offset = max(0, offset)
+		return w.mismatch()
+	}
+	w.sent.offset = offset
+	w.mismatched, w.invalid = time.Time{}, 0
+	w.pace.Reset()
+	w.unblock()
+	w.limit = min(w.limit+1, batchRecords)
+	return eventAcked
+}
+
+func (w *partitionWriter) mismatch() writerEvent {
+	if w.mismatched.IsZero() {
+		w.mismatched = time.Now()
+	}
+	return eventMismatched
+}
+
+// settle completes the batch as stored. The publisher state has its position before its events are done.
+func (w *partitionWriter) settle() writerEvent {
+	n, highest := w.sent.events, uint64(0)
+	for _, e := range w.pending[:n] {
+		highest = max(highest, e.delivery.Sequence)
+	}
+	w.at.next = after(w.at.next, n)
+	w.at.offset = w.sent.offset + int64(n)
+	w.p.saved.advance(w.topic.name, w.partition, highest, w.at)
+	if !w.p.checkpoints.Stored(w.name(), identity, uint64(w.at.offset), w.pending[n-1].delivery.Sequence) {
+		w.checked = false
+	}
+	w.complete(n, nil)
+	return eventDone
+}
+
+// verify scans the partition for what its answer does not tell for sure: whether the batch is stored.
+func (w *partitionWriter) verify(ctx context.Context, leader string) (writerEvent, error) {
+	if err := w.checkIfDue(ctx, leader); err != nil {
+		return eventFailed, err
+	}
+	event, err := w.scan(ctx, leader)
+	if err != nil || event != eventDone {
+		return event, err
+	}
+	answer := w.sent.answer
+	switch {
+	case answer == nil:
+		// The broker has moved on to our next sequence number, so that nothing sent earlier can land any more.
+		w.unfenced = false
+		return eventDone, nil
+	case w.at.next != w.sent.next || w.index.seen != w.sent.seen: // something landed: the batch, or what was in its way
+		w.mismatched = time.Time{}
+		return eventDone, nil
+	case judge(answer) == refused:
+		w.unfenced = true // an earlier attempt may still land
+		return eventRefused, nil
+	case errors.Is(answer, kafkago.OutOfOrderSequenceNumber) && time.Since(w.mismatched) < w.p.limits.unsureFor:
+		w.block(explain(answer))
+		w.wait = 10 * firstRetry
+		return eventMismatched, nil
+	default:
+		w.p.log.Warn("the broker no longer knows what this producer wrote; going on as a new one",
+			"topic", w.topic.name, "partition", w.partition, "producer", w.at.producer.id, "why", Plain(answer).Error())
+		return eventForgotten, nil
+	}
+}
+
+// reject handles the answer that the broker can never take the batch. Of several events one is to blame, so they are
+// sent again in smaller batches. A single one is completed as rejected, or kept if too many were invalid.
+func (w *partitionWriter) reject() writerEvent {
+	if w.sent.events > 1 {
+		w.limit = w.sent.events / 2
+		return eventDone
+	}
+	if errors.Is(w.sent.answer, kafkago.InvalidRecord) {
+		if w.invalid == maxInvalid {
+			w.block(explain(w.sent.answer))
+			w.wait = w.pace.NextBackOff()
+			return eventRefused
+		}
+		w.invalid++
+	}
+	w.complete(1, rejection(w.topic.name, w.sent.answer))
+	return eventDone
+}
