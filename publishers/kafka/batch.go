@@ -26,37 +26,37 @@ const (
 	headerSequence    = headerPrefix + "sequence"
 )
 
-// encoder encodes events as a record batch, format 2 of Kafka, compressed with lz4. The library would do it with two dozen
-// allocations for each event, which is most of what publishing costs.
+// encoder encodes events as a record batch: format 2 of Kafka, compressed with lz4. kafka-go does that with two dozen
+// allocations for each event, which would be most of the cost of publishing.
 type encoder struct {
-	record  []byte // one of records
+	record  []byte // the last of records
 	records []byte // not compressed
 	encoded bytes.Buffer
 	lz4     *lz4.Writer
 }
 
-// newEncoder makes one. Blocks of 64 KiB are what Java clients write; the sum of the whole is left out, since a record
-// batch has its own.
+// newEncoder returns an encoder that writes lz4 blocks of 64 KiB, as Java clients do, and no lz4 checksum, since a
+// record batch has its own.
 func newEncoder() encoder {
 	w := lz4.NewWriter(nil)
-	_ = w.Apply(lz4.BlockSizeOption(lz4.Block64Kb), lz4.ChecksumOption(false)) // these are options it has
+	_ = w.Apply(lz4.BlockSizeOption(lz4.Block64Kb), lz4.ChecksumOption(false)) // fails only for unknown options
 	return encoder{lz4: w}
 }
 
-// Where things are in what the library sends as a record set: the size of the batch, then the batch.
+// Offsets in a record set, which is the size of the batch and then the batch.
 const (
 	setSize      = 4
-	atLength     = setSize + 8 // counts what is behind it
+	atLength     = setSize + 8 // of the bytes behind it
 	atChecksum   = setSize + 17
-	atAttributes = setSize + 21 // what the checksum covers begins here
+	atAttributes = setSize + 21 // the first byte that the checksum covers
 	atFirstTime  = setSize + 27
 	atLatestTime = setSize + 35
 	atProducer   = setSize + 43
 	atRecords    = setSize + 61
 )
 
-// encode writes the events as one batch of the producer at that position, to be stamped. The result is valid until the
-// next call.
+// encode returns the record set of a batch of these events, by the producer at that position and without what stamp
+// sets. It is valid until the next call.
 func (b *encoder) encode(events []*entry, at position) ([]byte, error) {
 	b.records = b.records[:0]
 	for i, e := range events {
@@ -75,8 +75,8 @@ func (b *encoder) encode(events []*entry, at position) ([]byte, error) {
 	return set, nil
 }
 
-// stamp sets the records' time, each time that the batch is sent: how long the bus keeps an event counts from when it got
-// it, and it may refuse one that seems old. Brokers know a repeat by its numbers alone.
+// stamp sets the time of the records and the checksum, each time that the batch is sent: Kafka counts the retention
+// of an event from this time, and may refuse an old one. Brokers recognize a repeat by its sequence numbers alone.
 func stamp(set []byte, now time.Time) {
 	for _, field := range []int{atFirstTime, atLatestTime} {
 		binary.BigEndian.PutUint64(set[field:], uint64(now.UnixMilli()))
@@ -85,16 +85,16 @@ func stamp(set []byte, now time.Time) {
 	binary.BigEndian.PutUint32(set[atChecksum:], sum)
 }
 
-// appendHead appends what comes before the records, without what stamp sets.
+// appendHead appends the header of a record set, without what stamp sets.
 func appendHead(b []byte, size, records int, at position) []byte {
 	b = binary.BigEndian.AppendUint32(b, uint32(size-setSize))
-	b = binary.BigEndian.AppendUint64(b, 0) // offset of the first record: the broker's business
+	b = binary.BigEndian.AppendUint64(b, 0) // base offset: set by the broker
 	b = binary.BigEndian.AppendUint32(b, uint32(size-atLength-4))
-	b = binary.BigEndian.AppendUint32(b, math.MaxUint32) // epoch of the leader: likewise
+	b = binary.BigEndian.AppendUint32(b, math.MaxUint32) // leader epoch: likewise
 	b = append(b, 2)                                     // format
 	b = binary.BigEndian.AppendUint32(b, 0)
 	b = binary.BigEndian.AppendUint16(b, uint16(protocol.Lz4))
-	b = binary.BigEndian.AppendUint32(b, uint32(records-1)) // the last one
+	b = binary.BigEndian.AppendUint32(b, uint32(records-1)) // offset delta of the last record
 	b = append(b, make([]byte, atProducer-atFirstTime)...)  // stamp
 	b = binary.BigEndian.AppendUint64(b, uint64(at.producer.id))
 	b = binary.BigEndian.AppendUint16(b, uint16(at.producer.epoch))
@@ -102,11 +102,11 @@ func appendHead(b []byte, size, records int, at position) []byte {
 	return binary.BigEndian.AppendUint32(b, uint32(records))
 }
 
-// appendRecord appends the event as Kafka stores it, as the i-th of a batch.
+// appendRecord appends an event as the i-th record of a batch.
 func appendRecord(b []byte, i int, e *entry) []byte {
 	d := e.delivery
 	attributes := d.Attributes()
-	b = append(b, 0, 0) // attributes, of which there are none, and the time, counted from the first record's
+	b = append(b, 0, 0) // no attributes, and the time of the first record
 	b = binary.AppendVarint(b, int64(i))
 	b = appendBytes(b, e.key)
 	b = appendBytes(b, d.Data)
@@ -120,15 +120,15 @@ func appendRecord(b []byte, i int, e *entry) []byte {
 	return appendBytes(appendBytes(b, headerTraceParent), d.TraceParent)
 }
 
-// appendBytes appends text behind its length.
+// appendBytes appends the length of a text, and the text.
 func appendBytes[T string | []byte](b []byte, text T) []byte {
 	return append(binary.AppendVarint(b, int64(len(text))), text...)
 }
 
-// recordBytes is about how large an event is on the bus.
+// recordBytes estimates the size of a record, without compression.
 func recordBytes(d *bridge.Delivery) int { return len(d.Data) + 512 }
 
-// ownSequence reports whether a record is of our spool, and its number there.
+// ownSequence returns the sequence of a record whose event is of the spool; ok is false for any other record.
 func ownSequence(headers []protocol.Header, spool string) (number uint64, ok bool) {
 	var from, sequence string
 	for _, h := range headers {
@@ -146,7 +146,7 @@ func ownSequence(headers []protocol.Header, spool string) (number uint64, ok boo
 	return number, err == nil
 }
 
-// eventID is the id of the event in a record; empty if there is none.
+// eventID returns the id of the event in a record; empty if there is none.
 func eventID(headers []protocol.Header) string {
 	for _, h := range headers {
 		if h.Key == headerID {
@@ -156,10 +156,10 @@ func eventID(headers []protocol.Header) string {
 	return ""
 }
 
-// after is the number behind n records that begin with a number. They wrap around to 0.
+// after returns the sequence number that follows n records from first on. It wraps around to 0.
 func after(first int32, n int) int32 { return int32((int64(first) + int64(n)) & math.MaxInt32) }
 
-// rejection is why the bus can never take an event.
+// rejection returns the error of an event that Kafka can never take.
 func rejection(topic string, err error) error {
 	return fmt.Errorf("%w: topic %s: %w", bridge.ErrRejected, topic, explain(err))
 }

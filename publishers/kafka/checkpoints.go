@@ -15,28 +15,29 @@ import (
 const (
 	// checkInterval is how often the checkpoints of a partition are checked while its leader stays the same.
 	checkInterval = 30 * time.Second
-	// identity stands for that of every partition: kafka-go does not read that of a topic.
+	// identity is the same for every partition, as kafka-go does not read the id of a topic.
 	identity = "-"
-	// oneRecord is fetched to look up a checkpoint; a broker returns the whole batch all the same.
+	// oneRecord is the size of the fetch of a checkpoint, in bytes; a broker returns a whole batch all the same.
 	oneRecord = 1
-	// offsetNotAvailable is an error that kafka-go has no name for.
+	// offsetNotAvailable is OFFSET_NOT_AVAILABLE, which kafka-go has no name for.
 	offsetNotAvailable kafkago.Error = 78
 )
 
-// name is the partition in checkpoints, whose positions are offsets counted from 1.
+// name returns the name of the partition in checkpoints, whose positions are offsets counted from 1.
 func (w *partitionWriter) name() string { return partitionName(w.topic.name, w.partition) }
 
 func partitionName(topic string, partition int) string { return fmt.Sprintf("%s/%d", topic, partition) }
 
-// visit is a stay at a leader of the partition, in one session with the cluster, between two times that the topic was
-// made.
+// visit is the time at one leader of the partition, within one session with the cluster, and until the topic is
+// created again.
 type visit struct {
 	session, made int
 	leader        string
 }
 
-// checkIfDue checks whether the partition still has what it stored: in each visit before anything is published, after
-// each failure, and now and then. If it has not, nothing more goes into the partition, and another publisher goes on.
+// checkIfDue checks the checkpoints of the partition: in each visit before anything is published, after each
+// failure, and every checkInterval. After a loss it asks for a rewind and waits until the publisher is closed:
+// nothing more may be stored in the partition before.
 func (w *partitionWriter) checkIfDue(ctx context.Context, leader string) error {
 	w.p.mu.Lock()
 	now := visit{w.p.session, w.topic.made, leader}
@@ -70,7 +71,9 @@ func (w *partitionWriter) checkIfDue(ctx context.Context, leader string) error {
 }
 
 // lookUp looks up a checkpoint at the leader of the partition.
-func (w *partitionWriter) lookUp(ctx context.Context, leader string, k publishers.Checkpoint) (publishers.Presence, error) {
+func (w *partitionWriter) lookUp(
+	ctx context.Context, leader string, k publishers.Checkpoint,
+) (publishers.Presence, error) {
 	at := int64(k.Position) - 1
 	found := publishers.Unknown // retention or compaction removed the record
 	end, err := w.fetch(ctx, leader, at, oneRecord, func(r *protocol.Record) {
@@ -90,7 +93,7 @@ func (w *partitionWriter) lookUp(ctx context.Context, leader string, k publisher
 	end, err = w.offset(ctx, leader, kafkago.LastOffset)
 	switch {
 	case errors.Is(err, offsetNotAvailable):
-		return publishers.Unknown, nil // a new leader does not know how far the others are
+		return publishers.Unknown, nil // a new leader does not know the high watermark yet
 	case err != nil:
 		return publishers.Unknown, Plain(err)
 	case end <= at:

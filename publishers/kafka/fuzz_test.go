@@ -41,10 +41,13 @@ func FuzzRecord(f *testing.F) {
 	f.Add(int64(-1), headerSequence, []byte("18446744073709551616"), headerSequence, []byte("1"))
 	f.Fuzz(func(t *testing.T, offset int64, key1 string, value1 []byte, key2 string, value2 []byte) {
 		checkpoints, _ := publishers.LoadCheckpoints(nil, publishers.BlindFor, nil)
-		w := &partitionWriter{p: &Publisher{checkpoints: checkpoints, spool: "0badcafe"}, topic: new(topic), index: newIndex()}
-		w.addRecord(&protocol.Record{Offset: offset, Headers: []protocol.Header{{Key: key1, Value: value1}, {Key: key2, Value: value2}}})
+		p := &Publisher{checkpoints: checkpoints, spool: "0badcafe"}
+		w := &partitionWriter{p: p, topic: new(topic), index: newIndex()}
+		headers := []protocol.Header{{Key: key1, Value: value1}, {Key: key2, Value: value2}}
+		w.addRecord(&protocol.Record{Offset: offset, Headers: headers})
 		named := key1 == headerSpool && string(value1) == w.p.spool || key2 == headerSpool && string(value2) == w.p.spool
-		if _, highest := w.index.window[w.index.high]; w.index.seen > 0 && (!named || !highest || !w.index.covers(w.index.high)) {
+		_, highest := w.index.window[w.index.high]
+		if w.index.seen > 0 && (!named || !highest || !w.index.covers(w.index.high)) {
 			t.Errorf("found %v at %d", w.index.window, offset)
 		}
 		if w.at.offset != offset+1 {

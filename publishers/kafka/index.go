@@ -10,30 +10,30 @@ import (
 )
 
 const (
-	// maxIndexed is how many events of a partition are held in memory at a time: as many as the bridge has in flight.
+	// maxIndexed is how many events of a partition are in memory at a time: as many as the bridge has in flight.
 	maxIndexed = 8192
-	// maxChunks is how many chunks of a partition are told apart. At one fetch a chunk they cover 2 GiB; beyond that,
-	// chunks are merged in pairs.
+	// maxChunks is how many chunks a partition has. At one fetch a chunk they cover 2 GiB; beyond that, chunks are
+	// merged in pairs.
 	maxChunks = 4096
 )
 
-// index tells which events of our spool a partition holds. It is bounded, however many that are: chunks say where in
-// the partition which sequences may be, and only the events of one window of sequences are held.
+// index knows which events of our spool a partition holds. Its memory is bounded: chunks have the range of sequences
+// in a range of offsets, and only the events of one window of sequences are in memory.
 //
-// The recovery scan reads the partition once and fills the chunks. It opens the window at the events that are pending,
-// and the window ends where memory does. When a pending event lies outside, the window moves there, and the chunks that
-// overlap it are fetched again. Along a partition the sequences grow, as a rule: then each chunk is fetched twice, once
-// by the scan and once by a window, or one time more if a window ends within it. Where sequences do not grow, a chunk
-// is fetched by each window that overlaps it: this costs time, but the answer is the same.
+// The recovery scan reads the partition once and fills the chunks. It opens the window at the events that are
+// pending, and the window ends where memory does. When a pending event lies outside, the window moves there, and the
+// chunks that overlap it are fetched again. Along a partition the sequences grow, as a rule: then each chunk is
+// fetched twice, once by the scan and once by a window, or one time more if a window ends within it. Where sequences
+// do not grow, a chunk is fetched by each window that overlaps it, which costs time.
 type index struct {
 	chunks    []chunk
 	sealed    bool   // the next event begins a new chunk
 	low, high uint64 // the least and the greatest sequence of all chunks; low > high without any
-	seen      int    // events that were added, but for what was read again
+	seen      int    // number of events that were added, each once
 	end       int64  // the offset behind the last of them
 
-	// window holds the events with sequences from..to. One that is in this range and not in window is not stored, or
-	// lies behind what was scanned.
+	// window holds the events with sequences from..to. An event in this range that is not in window is not stored, or
+	// lies behind the scanned offsets.
 	window   map[uint64]indexed
 	from, to uint64
 	target   uint64 // the sequence that the window was opened for, and which never drops out of it
@@ -55,9 +55,9 @@ func newIndex() *index {
 	return &index{low: math.MaxUint64, to: math.MaxUint64, window: make(map[uint64]indexed), sealed: true}
 }
 
-// add takes an event that the partition holds. Offsets grow within a chunk.
+// add records an event that the partition holds. Offsets grow within a chunk.
 func (x *index) add(sequence uint64, id string, offset int64) {
-	if offset >= x.end { // or else a lane that reads the same again and again would seem to find something new
+	if offset >= x.end { // what is scanned again is nothing new
 		x.seen, x.end = x.seen+1, offset+1
 	}
 	x.low, x.high = min(x.low, sequence), max(x.high, sequence)
@@ -73,10 +73,10 @@ func (x *index) add(sequence uint64, id string, offset int64) {
 	x.hold(sequence, id, offset)
 }
 
-// seal ends a chunk: what one fetch returned.
+// seal ends a chunk, as one fetch ends.
 func (x *index) seal() { x.sealed = true }
 
-// merge makes one chunk of each two.
+// merge merges chunks in pairs.
 func (x *index) merge() {
 	n := len(x.chunks) / 2
 	for i := range n {
@@ -86,8 +86,8 @@ func (x *index) merge() {
 	x.chunks = x.chunks[:n]
 }
 
-// hold puts an event into the window if its sequence is in there. If the window gets too large, it loses the half that
-// the target is not in.
+// hold adds an event to the window if its sequence is in the range. A window that gets too large loses the half
+// without the target.
 func (x *index) hold(sequence uint64, id string, offset int64) {
 	if sequence < x.from || sequence > x.to || x.window[sequence].offset > offset {
 		return
@@ -105,7 +105,7 @@ func (x *index) hold(sequence uint64, id string, offset int64) {
 	maps.DeleteFunc(x.window, func(s uint64, _ indexed) bool { return s < x.from || s > x.to })
 }
 
-// covers reports whether the index can tell if the event of that sequence is stored.
+// covers reports whether the index knows if the event of that sequence is stored.
 func (x *index) covers(sequence uint64) bool {
 	return sequence < x.low || sequence > x.high || x.from <= sequence && sequence <= x.to
 }
@@ -117,8 +117,8 @@ func (x *index) has(d *bridge.Delivery) bool {
 	return ok && e.id == d.ID
 }
 
-// open empties the window and opens it for the target, from a sequence on that is not greater. It returns the chunks
-// that may overlap it, by their least sequence.
+// open empties the window and moves it to the target, from a sequence on that is not greater. It returns the chunks
+// that may overlap it, ordered by their least sequence.
 func (x *index) open(from, target uint64) []chunk {
 	clear(x.window)
 	x.from, x.to, x.target = from, math.MaxUint64, target
@@ -127,8 +127,8 @@ func (x *index) open(from, target uint64) []chunk {
 	return overlap
 }
 
-// ends reports whether the window ends before a chunk, the next that open returned: it does if the chunk lies beyond
-// it, and is made to as soon as it is half full and holds the target.
+// ends reports whether the window ends before a chunk, the next of those that open returned. A window that is half
+// full and holds the target is made to end there.
 func (x *index) ends(next chunk) bool {
 	if next.low > x.target && len(x.window) >= maxIndexed/2 {
 		x.to = min(x.to, next.low-1)

@@ -28,12 +28,9 @@
 //	             denied → renewing (no permission to read)
 //	idle         waits for events, or until the checkpoints are due
 //	             done → batching
-//	batching     checks the checkpoints, completes events that are stored, encodes the next batch
-//	             done → idle (there is none), moved → starting (this is another cluster),
-//	             uncovered → reindexing (the index cannot tell whether the first event is stored),
-//	             batched → sending, unfenced → probing (an earlier batch may still land)
-//	reindexing   moves the window of the index, fetching a part of the partition again
-//	             done → idle
+//	batching     checks the checkpoints, completes events that the index has as stored, or encodes the next batch
+//	             batched → sending, unfenced → probing (an earlier batch may still land), done → idle (no batch),
+//	             moved → starting (this is another cluster)
 //	sending      sends the batch for the first time
 //	             acked → settling, refused → rejecting, mismatched → verifying, unanswered → resending
 //	resending    sends it again; it may be stored already, so no other partition may get its events
@@ -54,7 +51,9 @@
 //	             done → idle
 //	ended        gives pending events to the writers that come next
 //
-// Any other state has two more: failed → the same state, after a wait with exponential backoff; stopped → ended.
+// Any other state has two more: failed → the same state, after a wait with exponential backoff; stopped → ended, as the
+// publisher closes or the topic has another number of partitions. mismatched: the broker refuses the sequence numbers,
+// or takes the batch for an older one. unanswered: no answer tells whether the batch is stored.
 //
 // # Permissions
 //
@@ -76,18 +75,17 @@ import (
 	"github.com/postbridge/postbridge/publishers/tlsfiles"
 )
 
-// Limits of what goes to the bus, and of how long it may take.
+// Limits of batches and requests.
 const (
-	// batchRecords and batchBytes are how much a batch holds at most, before compression. A broker takes 1 MiB, unless
-	// it is told otherwise.
+	// batchRecords and batchBytes limit a batch, in bytes before compression. The default limit of a broker is 1 MiB.
 	batchRecords = 500
 	batchBytes   = 512 << 10
-	// produceTimeout is how long a broker may take to store a batch on all replicas; requestTimeout, to answer anything
-	// else.
+	// produceTimeout is how long a broker may take to store a batch on all replicas; requestTimeout, to answer any
+	// other request.
 	produceTimeout = 10 * time.Second
 	requestTimeout = 5 * time.Second
-	// firstRetry is the first pause after a failure. While a broker cannot be reached pauses get no longer than
-	// dialRetry, so that a lane goes on soon after it is back.
+	// firstRetry is the first pause after a failure. While a broker cannot be reached, pauses do not exceed
+	// dialRetry, so that publishing goes on soon after it is back.
 	firstRetry = 50 * time.Millisecond
 	dialRetry  = 2 * time.Second
 )
@@ -105,31 +103,32 @@ type Publisher struct {
 	ctx          context.Context
 	stop         context.CancelFunc
 	running      sync.WaitGroup // every goroutine of the publisher
-	refresh      chan struct{}  // asks for fresh metadata; holds one
+	refresh      chan struct{}  // asks for fresh metadata; capacity 1
 	saved        savedState
-	spool        string // that all events come from
+	spool        string // id of the spool of all events
 	checkpoints  *publishers.Checkpoints
 	rewound      func(committed uint64, why error)
 	report       bridge.Report
 
-	// mu is not held while anything is logged or a function of the Opening is called, which may block. Report does not.
+	// mu is not locked while a line is logged or a function of the Opening is called, since both may block. Report
+	// does not.
 	mu sync.Mutex
 	// Guarded by mu.
 	up      bool     // the cluster answered last time
-	brokers []string // where to ask for metadata: those known, then those configured
-	session int      // counts how often the cluster answered again
+	brokers []string // to ask for metadata: those of the last answer, then those configured
+	session int      // number of reconnects to the cluster
 }
 
 var _ bridge.Publisher = (*Publisher)(nil)
 
-// entry is one event until it is done.
+// entry is one event in flight.
 type entry struct {
 	delivery *bridge.Delivery
 	key      string // of the delivery
 	done     func(error)
 
 	// Guarded by Publisher.mu.
-	copies  int   // not settled yet
+	copies  int   // not completed yet
 	refused error // why the bus can never take one of them
 }
 
@@ -137,7 +136,7 @@ func newEntry(d *bridge.Delivery, done func(error)) *entry {
 	return &entry{delivery: d, key: d.Key(), done: done, copies: len(d.Destinations())}
 }
 
-// NewBus returns the bus. It is not opened yet.
+// NewBus returns the Kafka bus, not opened yet.
 func NewBus(cfg Config, log *slog.Logger) bridge.Bus {
 	return bridge.Bus{Name: "kafka", Open: func(o bridge.Opening) (bridge.Publisher, error) {
 		p, err := Open(cfg, o, log)
@@ -148,12 +147,12 @@ func NewBus(cfg Config, log *slog.Logger) bridge.Bus {
 	}}
 }
 
-// Open makes a publisher. It does not wait for the bus, which may be down. Its error is one in cfg.
+// Open opens a publisher without waiting for Kafka, which may be down. It fails only if cfg is invalid.
 func Open(cfg Config, o bridge.Opening, log *slog.Logger) (*Publisher, error) {
 	return open(cfg, o, log, defaultLimits())
 }
 
-// limits are those that a test has no time for.
+// limits are the durations that tests shorten.
 type limits struct{ unsureFor, shrinkAfter, blindFor time.Duration }
 
 func defaultLimits() limits { return limits{unsureFor, shrinkAfter, publishers.BlindFor} }
@@ -176,14 +175,13 @@ func open(cfg Config, o bridge.Opening, log *slog.Logger, limits limits) (*Publi
 	var positions []byte
 	p.checkpoints, positions = publishers.LoadCheckpoints(o.State, limits.blindFor, log)
 	if err := p.saved.parse(positions); err != nil {
-		// What is known from before only saves repeats.
-		log.Error("cannot read what is noted of the partitions; events may be stored twice", "error", err)
+		log.Error("cannot read the publisher state; events may be stored twice", "error", err)
 	}
 	p.certificates = tlsfiles.New(cfg.TLSCAFile, cfg.TLSCertFile, cfg.TLSKeyFile, func(err error) {
 		p.report("certificate", err)
 	})
 	if p.certificates != nil {
-		p.certificates.Changed() // as they are now is no change
+		p.certificates.Changed() // the first reading is no change
 	}
 	p.transport = newTransport(cfg, p.certificates)
 	p.client = &kafkago.Client{Transport: p.transport, Timeout: produceTimeout} // half of it is for the broker
@@ -196,8 +194,8 @@ func open(cfg Config, o bridge.Opening, log *slog.Logger, limits limits) (*Publi
 	return p, nil
 }
 
-// Publish queues the delivery in the lane of its key. It never waits. With ctx ended it does nothing; what ended ctx is
-// expected to Close the publisher too.
+// Publish queues the delivery for the partition of its key in each of its topics, and does not wait. After ctx has
+// ended it does nothing; the caller closes the publisher then.
 func (p *Publisher) Publish(ctx context.Context, d *bridge.Delivery, done func(error)) {
 	if ctx.Err() != nil {
 		return
@@ -210,7 +208,8 @@ func (p *Publisher) Publish(ctx context.Context, d *bridge.Delivery, done func(e
 	}
 }
 
-// complete ends a copy of each of the events: stored, or refused for good.
+// complete records that a copy of each event is stored, or refused for good, and calls done for events without
+// another.
 func (p *Publisher) complete(copies []*entry, refused error) {
 	done := make([]*entry, 0, len(copies))
 	p.mu.Lock()
@@ -237,8 +236,7 @@ func (p *Publisher) State(committed uint64) []byte {
 // Rewind implements bridge.Publisher.
 func (p *Publisher) Rewind(committed uint64) { p.saved.rewind(p.checkpoints.Rewind(committed)) }
 
-// Close ends the connections and everything the publisher does. What is undone stays undone. It must not be called from
-// within a done.
+// Close stops the publisher and abandons deliveries that are in flight. It must not be called from a done function.
 func (p *Publisher) Close() error {
 	p.stop()
 	p.transport.close()

@@ -8,18 +8,22 @@ import (
 	"github.com/segmentio/kafka-go/protocol/listoffsets"
 )
 
-// NoOffset is the offset of a time that no record is as new as.
+// NoOffset is the answer for a time after that of every record.
 const NoOffset = -1
 
-// OffsetAt asks the leader of a partition for the offset of the first record of that time, in milliseconds, or newer; or
-// for that of kafkago.FirstOffset or kafkago.LastOffset. kafkago.Client.ListOffsets takes the first offset for the
-// last: it tells them apart by a time that the broker does not repeat.
-func OffsetAt(ctx context.Context, client *kafkago.Client, leader, topic string, partition int, at int64) (int64, error) {
+// OffsetAt asks the leader of a partition for the offset of the first record at or after a time, in milliseconds
+// since 1970; or for kafkago.FirstOffset or kafkago.LastOffset. kafkago.Client.ListOffsets confuses these two, as it
+// expects the broker to repeat the time.
+func OffsetAt(
+	ctx context.Context, client *kafkago.Client, leader, topic string, partition int, at int64,
+) (int64, error) {
 	answer, err := client.Transport.RoundTrip(ctx, kafkago.TCP(leader), &listoffsets.Request{
 		ReplicaID: -1,
 		Topics: []listoffsets.RequestTopic{{
-			Topic:      topic,
-			Partitions: []listoffsets.RequestPartition{{Partition: int32(partition), CurrentLeaderEpoch: -1, Timestamp: at}},
+			Topic: topic,
+			Partitions: []listoffsets.RequestPartition{
+				{Partition: int32(partition), CurrentLeaderEpoch: -1, Timestamp: at},
+			},
 		}},
 	})
 	if err != nil {
@@ -27,7 +31,7 @@ func OffsetAt(ctx context.Context, client *kafkago.Client, leader, topic string,
 	}
 	offsets, ok := answer.(*listoffsets.Response)
 	if !ok || len(offsets.Topics) != 1 || len(offsets.Topics[0].Partitions) != 1 {
-		return NoOffset, errors.New("the broker says nothing of the offset it was asked for")
+		return NoOffset, errors.New("the answer of the Kafka broker lacks the offset that was asked for")
 	}
 	of := offsets.Topics[0].Partitions[0]
 	if of.ErrorCode != 0 {

@@ -30,7 +30,6 @@ const (
 	stateScanning    writerState = "scanning"
 	stateIdle        writerState = "idle"
 	stateBatching    writerState = "batching"
-	stateReindexing  writerState = "reindexing"
 	stateSending     writerState = "sending"
 	stateResending   writerState = "resending"
 	stateProbing     writerState = "probing"
@@ -55,7 +54,6 @@ const (
 	eventTruncated  writerEvent = "truncated"
 	eventDenied     writerEvent = "denied"
 	eventMoved      writerEvent = "moved"
-	eventUncovered  writerEvent = "uncovered"
 	eventBatched    writerEvent = "batched"
 	eventUnfenced   writerEvent = "unfenced"
 	eventAcked      writerEvent = "acked"
@@ -80,14 +78,12 @@ func next(s writerState, e writerEvent) writerState {
 		return stateRegistering
 	case in{stateLocating, eventSaved}, in{stateRegistering, eventDone}:
 		return stateScanning
-	case in{stateScanning, eventDone}, in{stateBatching, eventDone}, in{stateReindexing, eventDone},
-		in{stateVerifying, eventDone}, in{stateSettling, eventDone}, in{stateRejecting, eventDone},
-		in{stateRenewing, eventDone}, in{stateBackingOff, eventDone}:
+	case in{stateScanning, eventDone}, in{stateBatching, eventDone}, in{stateVerifying, eventDone},
+		in{stateSettling, eventDone}, in{stateRejecting, eventDone}, in{stateRenewing, eventDone},
+		in{stateBackingOff, eventDone}:
 		return stateIdle
 	case in{stateIdle, eventDone}:
 		return stateBatching
-	case in{stateBatching, eventUncovered}:
-		return stateReindexing
 	case in{stateBatching, eventBatched}:
 		return stateSending
 	case in{stateBatching, eventUnfenced}, in{stateProbing, eventUnanswered}:
@@ -116,8 +112,8 @@ func next(s writerState, e writerEvent) writerState {
 	panic(fmt.Sprintf("partition writer: event %s in state %s", e, s))
 }
 
-// partitionWriter writes one partition: first in, first out, one batch in flight. The table in the package comment is its
-// state machine. Its fields belong to the goroutine of run, except the queue.
+// partitionWriter writes one partition: first in, first out, one batch in flight. The table in the package comment
+// is its state machine. Its fields belong to the goroutine of run, except the queue.
 type partitionWriter struct {
 	p         *Publisher
 	topic     *topic
@@ -133,8 +129,8 @@ type partitionWriter struct {
 	at      position
 	index   *index // the events that the partition is known to hold
 
-	// unfenced: a batch that this writer or an earlier run has sent may still land, and the broker would acknowledge the
-	// next one with its sequence numbers as a repeat. So every answer is verified by a recovery scan.
+	// unfenced: a batch that this writer or an earlier run has sent may still land, and the broker would acknowledge
+	// the next one with its sequence numbers as a repeat. So every answer is verified by a recovery scan.
 	unfenced bool
 
 	encoder encoder
@@ -204,8 +200,6 @@ func (w *partitionWriter) work() writerEvent {
 		return w.attempt(w.scan)
 	case stateBatching:
 		return w.attempt(w.nextBatch)
-	case stateReindexing:
-		return w.attempt(w.moveWindow)
 	case stateSending, stateResending, stateProbing:
 		w.p.pause(time.Until(w.throttled))
 		return w.attempt(w.send)
@@ -321,7 +315,8 @@ func (w *partitionWriter) pause(d time.Duration) (poked bool) {
 	}
 }
 
-// block reports what blocks the partition. That no broker can be reached is one condition, reported by Publisher.watch.
+// block reports what blocks the partition. That no broker can be reached is one condition, reported by
+// Publisher.watch.
 func (w *partitionWriter) block(err error) {
 	w.p.mu.Lock()
 	defer w.p.mu.Unlock()

@@ -42,7 +42,10 @@ func (w *partitionWriter) nextBatch(ctx context.Context, leader string) (writerE
 	case len(w.pending) == 0:
 		return eventDone, nil
 	case !w.index.covers(w.pending[0].delivery.Sequence):
-		return eventUncovered, nil
+		if err := w.moveWindow(ctx, leader); err != nil {
+			return eventFailed, err
+		}
+		return eventDone, nil
 	case w.skipStored():
 		return eventDone, nil
 	}
@@ -84,7 +87,8 @@ func (w *partitionWriter) fit() int {
 	bytes := 0
 	for n, e := range w.pending {
 		bytes += recordBytes(e.delivery)
-		if n > 0 && (n == w.limit || bytes > batchBytes || !w.index.covers(e.delivery.Sequence) || w.index.has(e.delivery)) {
+		full := n == w.limit || bytes > batchBytes
+		if n > 0 && (full || !w.index.covers(e.delivery.Sequence) || w.index.has(e.delivery)) {
 			return n
 		}
 	}
@@ -114,7 +118,7 @@ func (w *partitionWriter) send(ctx context.Context, leader string) (writerEvent,
 	case refused:
 		return eventRefused, nil
 	case unsure:
-		return w.mismatch(), nil
+		return eventMismatched, nil
 	default:
 		w.checked = false // the leader may come back with an older copy
 		return eventUnanswered, err
@@ -143,11 +147,11 @@ func (p *Publisher) produce(
 // acked handles the acknowledgement that the batch is stored at an offset.
 func (w *partitionWriter) acked(offset int64) writerEvent {
 	if offset < w.at.offset {
-		// All before was scanned: the broker takes the batch for a repeat of another one with the same sequence numbers,
-		// or the partition is a new one.
+		// All before was scanned: the broker takes the batch for a repeat of another one with the same sequence
+		// numbers, or the partition is a new one.
 		w.sent.answer, w.checked = kafkago.DuplicateSequenceNumber, false
 		w.at.offset = max(0, offset)
-		return w.mismatch()
+		return eventMismatched
 	}
 	w.sent.offset = offset
 	w.mismatched, w.invalid = time.Time{}, 0
@@ -155,13 +159,6 @@ func (w *partitionWriter) acked(offset int64) writerEvent {
 	w.unblock()
 	w.limit = min(w.limit+1, batchRecords)
 	return eventAcked
-}
-
-func (w *partitionWriter) mismatch() writerEvent {
-	if w.mismatched.IsZero() {
-		w.mismatched = time.Now()
-	}
-	return eventMismatched
 }
 
 // settle completes the batch as stored. The publisher state has its position before its events are done.
@@ -190,6 +187,9 @@ func (w *partitionWriter) verify(ctx context.Context, leader string) (writerEven
 		return event, err
 	}
 	answer := w.sent.answer
+	if judge(answer) == unsure && w.mismatched.IsZero() {
+		w.mismatched = time.Now()
+	}
 	switch {
 	case answer == nil:
 		// The broker has moved on to our next sequence number, so that nothing sent earlier can land any more.

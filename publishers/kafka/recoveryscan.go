@@ -12,13 +12,13 @@ import (
 )
 
 const (
-	// fetchBytes is how much of a partition one fetch reads. fetchTimeout is how long that may take: after a restart many
-	// partition writers fetch at once, perhaps over a slow line.
+	// fetchBytes is how much of a partition one fetch reads. fetchTimeout is how long that may take: after a restart
+	// many partition writers fetch at once, perhaps over a slow line.
 	fetchBytes   = 512 << 10
 	fetchTimeout = 10 * time.Second
-	// clockMargin is how far a record's time may lie before the time when its event was received: the clocks of brokers
-	// differ from ours, and ours may have been set back in between. Beyond that, an event is stored twice after its
-	// offset was lost.
+	// clockMargin is how far a record's time may lie before the time when its event was received: the clocks of
+	// brokers differ from ours, and ours may have been set back in between. Beyond that, an event is stored twice
+	// after its offset was lost.
 	clockMargin = 24 * time.Hour
 )
 
@@ -87,10 +87,10 @@ func (w *partitionWriter) offset(ctx context.Context, leader string, at int64) (
 	return OffsetAt(ctx, w.p.client, leader, w.topic.name, w.partition, at)
 }
 
-// skipAhead moves the position over what is older, by the clock, than the first pending event. It is for when no saved
-// offset tells where earlier runs stored pending events, or when they sent none: others may have written much since. It
-// may skip too much, as a dead letter may come late and an event may be of another partition than before: that one may
-// be stored twice, and the sequence numbers behind it make the first answer a mismatch.
+// skipAhead moves the position over what is older, by the clock, than the first pending event. It is for when no
+// saved offset tells where earlier runs stored pending events, or when they sent none: others may have written much
+// since. It may skip too much, as a dead letter may come late and an event may be of another partition than before:
+// that one may be stored twice, and the sequence numbers behind it make the first answer a mismatch.
 func (w *partitionWriter) skipAhead(ctx context.Context, leader string) error {
 	since := w.pending[0].delivery.ReceivedAt.Add(-clockMargin)
 	offset, err := w.offset(ctx, leader, since.UnixMilli())
@@ -104,8 +104,8 @@ func (w *partitionWriter) skipAhead(ctx context.Context, leader string) error {
 	return nil
 }
 
-// scan is the recovery scan: it reads the partition from the position to the end, indexes our events, and finds our next
-// sequence number. If a fetch fails, the next attempt goes on behind the last record that was read.
+// scan is the recovery scan: it reads the partition from the position to the end, indexes our events, and finds our
+// next sequence number. If a fetch fails, the next attempt goes on behind the last record that was read.
 func (w *partitionWriter) scan(ctx context.Context, leader string) (writerEvent, error) {
 	if first := w.firstPending(); first > w.index.high {
 		w.index.open(first, w.pending[0].delivery.Sequence)
@@ -121,8 +121,8 @@ func (w *partitionWriter) scan(ctx context.Context, leader string) (writerEvent,
 			}
 		case errors.Is(err, kafkago.TopicAuthorizationFailed):
 			w.p.sayUnread(w.topic, err)
-			// The old producer may not go on: the broker would acknowledge new events as a repeat of stored ones that have
-			// the same sequence numbers, and they would be lost.
+			// The old producer may not go on: the broker would acknowledge new events as a repeat of stored ones
+			// that have the same sequence numbers, and they would be lost.
 			w.unfenced = false
 			return eventDenied, nil
 		case err != nil:
@@ -184,29 +184,30 @@ func (w *partitionWriter) backInRange(ctx context.Context, leader string) (trunc
 		return false, err
 	}
 	w.index = newIndex()
-	w.p.log.Error("the partition ends before what it had stored: the topic was made anew, or a Kafka broker lost it; see 'The bus lost data' in deploy/README.md",
+	w.p.log.Error("the partition ends before what it had stored: the topic was made anew, or a Kafka broker lost it; "+
+		"see 'The bus lost data' in deploy/README.md",
 		"topic", w.topic.name, "partition", w.partition, "stored_to", before)
 	return true, nil
 }
 
 // moveWindow moves the window of the index to the first pending event, and fetches the chunks again that overlap it.
-func (w *partitionWriter) moveWindow(ctx context.Context, leader string) (writerEvent, error) {
+func (w *partitionWriter) moveWindow(ctx context.Context, leader string) error {
 	for _, c := range w.index.open(w.firstPending(), w.pending[0].delivery.Sequence) {
 		if w.index.ends(c) {
-			break
+			return nil
 		}
 		for at := c.begin; at < c.end; {
 			var err error
 			if at, err = w.rescan(ctx, leader, at, c.end); errors.Is(err, kafkago.TopicAuthorizationFailed) {
 				w.p.sayUnread(w.topic, err)
 				w.index = newIndex() // the window is incomplete
-				return eventDone, nil
+				return nil
 			} else if err != nil {
-				return eventFailed, err
+				return err
 			}
 		}
 	}
-	return eventDone, nil
+	return nil
 }
 
 // rescan fetches some of the offsets at..end for the window, and returns the offset to go on at.

@@ -28,8 +28,8 @@ func (p position) replacedBy(at position) position {
 	return at
 }
 
-// savedState is the publisher state of all partitions: what the next run needs in order to store no event twice. Its text
-// names the cluster and has a line for each partition that was written:
+// savedState is the publisher state of all partitions: what the next run needs in order to store no event twice. Its
+// text names the cluster and has a line for each partition that was written:
 //
 //	cluster <id>
 //	<topic> <partition> <producer id> <producer epoch> <next sequence number> <offset>
@@ -40,8 +40,8 @@ type savedState struct {
 	partitions []*savedPartition
 }
 
-// savedPartition holds the positions of one partition, with the spool sequence up to which everything has to be committed
-// before each counts. Sequences grow. The first position counts already: it is the one to be saved.
+// savedPartition holds the positions of one partition, with the spool sequence up to which everything has to be
+// committed before each counts. Sequences grow. The first position counts already: it is the one to be saved.
 type savedPartition struct {
 	topic     string
 	partition int
@@ -87,9 +87,9 @@ func (s *savedState) setCluster(cluster string) (same bool) {
 	return same
 }
 
-// rewind prepares the state for the publisher that follows a loss: the recovery scans of it begin at the first offset, as
-// events behind the saved ones are published again. Producers are kept, since their batches may still land, except those
-// of the partitions that lost events, which do not know their sequence numbers either.
+// rewind prepares the state for the publisher that follows a loss: the recovery scans of it begin at the first
+// offset, as events behind the saved ones are published again. Producers are kept, since their batches may still
+// land, except those of the partitions that lost events, which do not know their sequence numbers either.
 func (s *savedState) rewind(lost map[string]bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -144,8 +144,8 @@ func (s *savedState) setProducer(topic string, partition int, at position) {
 	}
 }
 
-// advance records the position that a partition writer reached. It counts once every event up to the sequence, which is
-// the highest one that was stored or found on the way, is committed.
+// advance records the position that a partition writer reached. It counts once every event up to the sequence, which
+// is the highest one that was stored or found on the way, is committed.
 func (s *savedState) advance(topic string, partition int, sequence uint64, at position) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
