@@ -2,8 +2,8 @@
 //
 // # Vocabulary
 //
-//   - broker: a stock broker (Kite, Dhan, …). Never NATS or Kafka; Kafka's own are called Kafka brokers, and just brokers
-//     in publishers/kafka only, where there are no others.
+//   - broker: a stock broker (Kite, Dhan, …), never a NATS or Kafka server. Those of Kafka are called Kafka brokers, and
+//     just brokers in publishers/kafka only.
 //   - postback: one HTTP POST from a broker, as it arrived.
 //   - event: the normalized form of a postback: one state of one order. Package bridge/event defines it.
 //   - delivery: an event on its way to a bus, as the spool holds it.

@@ -178,7 +178,10 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		float64(st.Spool.FreeBytes),
 	)
 	gauge(
-		desc("spool_disk_reserve_bytes", "Free space to keep on the spool's disk; below it, postbacks are answered 503."),
+		desc(
+			"spool_disk_reserve_bytes",
+			"Free space to keep on the spool's disk; below it, postbacks are answered 503.",
+		),
 		float64(st.Spool.ReserveBytes),
 	)
 	counter(desc("spool_last_sequence", "Sequence of the last event in the spool."), st.Spool.Last)

@@ -16,7 +16,8 @@ var pageFiles embed.FS
 // pageSecurity is what the browser is told of the page: it runs and loads nothing but these files, makes no HTML of
 // text, and is shown in no other page. What events say comes from outside.
 const pageSecurity = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
-	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; " +
+	"trusted-types 'none'"
 
 // pageFile is the file at a path of the page; none is at any other.
 func pageFile(path string) (name string, ok bool) {

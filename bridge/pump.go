@@ -89,7 +89,8 @@ func newPump(bus Bus, s *spool.Spool, c *conditions, q *quarantine, log *slog.Lo
 // openPublisher opens a publisher with the publisher state of the one before it.
 func (p *pump) openPublisher(state []byte) error {
 	publisher, err := p.open(Opening{
-		Report: p.conditions.forPublisher(), Spool: p.spoolID, State: state, SaveState: p.cursor.Save, Rewound: p.rewound,
+		Report: p.conditions.forPublisher(), Spool: p.spoolID, State: state,
+		SaveState: p.cursor.Save, Rewound: p.rewound,
 	})
 	if err != nil {
 		return fmt.Errorf("cannot open %s: %w", p.bus, err)

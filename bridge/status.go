@@ -99,8 +99,8 @@ func (b *Bridge) status() status {
 		// WaitingSince is read after the last sequence, so that it is not that of an earlier event.
 		st.Buses[p.bus] = busStatusOf(states[i], p.conditions, stats.Last, p.cursor.WaitingSince())
 	}
-	st.Spool.ID, st.Spool.Last, st.Spool.Bytes, st.Spool.WaitingBytes = o.spool.ID(), stats.Last, stats.Bytes, stats.WaitingBytes
-	st.Spool.FreeBytes = stats.Free
+	st.Spool.ID, st.Spool.Last, st.Spool.FreeBytes = o.spool.ID(), stats.Last, stats.Free
+	st.Spool.Bytes, st.Spool.WaitingBytes = stats.Bytes, stats.WaitingBytes
 	return st
 }
 

@@ -108,7 +108,11 @@ func TestCheckpoints(t *testing.T) {
 						t.Errorf("lost: %v", lost)
 					}
 				}
-				next, rest := publishers.LoadCheckpoints(append([]byte("else\n"), c.State(committed)...), publishers.BlindFor, nil)
+				next, rest := publishers.LoadCheckpoints(
+					append([]byte("else\n"), c.State(committed)...),
+					publishers.BlindFor,
+					nil,
+				)
 				if string(rest) != "else\n" {
 					t.Errorf("the rest of the state is %q", rest)
 				}
@@ -206,7 +210,8 @@ func TestCheck(t *testing.T) {
 					}
 					return answer, nil
 				})
-				if after := time.Since(begin); (loss != nil) != test.lost || after != time.Duration(test.after)*time.Second {
+				if after := time.Since(begin); (loss != nil) != test.lost ||
+					after != time.Duration(test.after)*time.Second {
 					t.Errorf("after %v: %+v", after, loss)
 				}
 				if logged := strings.Contains(log.String(), "going on without"); logged != (test.after >= 30) {

@@ -28,7 +28,13 @@ func TestCondition(t *testing.T) {
 	c.Clear(1)
 	c.Clear(2)
 	c.Block(2, errors.New("d"))
-	want := []string{"publish orders a", "publish orders a", "publish orders c", "publish orders ended", "publish orders d"}
+	want := []string{
+		"publish orders a",
+		"publish orders a",
+		"publish orders c",
+		"publish orders ended",
+		"publish orders d",
+	}
 	if !slices.Equal(reports, want) {
 		t.Errorf("%q, want %q", reports, want)
 	}

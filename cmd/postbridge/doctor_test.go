@@ -107,7 +107,8 @@ func TestDoctorSettings(t *testing.T) {
 	wantSaid(t, d.check(t.Context(), false), "warn routes POSTBRIDGE_KITE_CHECKSUM is user_id", "unset it")
 }
 
-// TestDoctorOwnListeners is that the secrets of what we serve ourselves are looked at as those of the brokers and buses are.
+// TestDoctorOwnListeners is that the secrets of what we serve ourselves are looked at as those of the brokers and
+// buses are.
 func TestDoctorOwnListeners(t *testing.T) {
 	_, issue := issuing(t)
 	pem, keyPEM := issue(1)
@@ -169,7 +170,13 @@ func TestDoctorDisk(t *testing.T) {
 	if entries, err := os.ReadDir(data); err != nil || len(entries) != 1 {
 		t.Errorf("it left %v, %v", entries, err)
 	}
-	wantSaid(t, disk("SPOOL_MAX_BYTES=1024TiB NATS_URL=bus"), "warn disk "+data, "may take 1024TiB more", "POSTBRIDGE_SPOOL_MAX_BYTES")
+	wantSaid(
+		t,
+		disk("SPOOL_MAX_BYTES=1024TiB NATS_URL=bus"),
+		"warn disk "+data,
+		"may take 1024TiB more",
+		"POSTBRIDGE_SPOOL_MAX_BYTES",
+	)
 	wantSaid(t, disk("SPOOL_MIN_FREE_BYTES=1024TiB"), "fail disk "+data, "less than its reserve", "503")
 
 	wrong := &doctor{newDoctor(t, "DHAN_TOKENS=t").config, nil}
@@ -184,7 +191,12 @@ func TestDoctorMemory(t *testing.T) {
 		t.Skip("no tmpfs")
 	}
 	defer os.RemoveAll(dir)
-	wantSaid(t, newDoctor(t, "DHAN_TOKENS=t DATA_DIR="+dir).disk(false), "fail disk "+dir+" is in memory (tmpfs)", "POSTBRIDGE_DATA_DIR")
+	wantSaid(
+		t,
+		newDoctor(t, "DHAN_TOKENS=t DATA_DIR="+dir).disk(false),
+		"fail disk "+dir+" is in memory (tmpfs)",
+		"POSTBRIDGE_DATA_DIR",
+	)
 }
 
 // TestDoctorProbe is that a probe is stored as a dead letter on each bus, each time, and that without one nothing is.
@@ -326,7 +338,8 @@ the worst is warn: 3 ok, 1 info, 1 warn, 0 fail
 	}
 	text := jsonReport(results)
 	if err := json.Unmarshal([]byte(text), &object); err != nil || object.Grade != "warn" || len(object.Findings) != 5 ||
-		object.Findings[2].Grade != "warn" || object.Findings[2].Do != "raise it" || !strings.Contains(text, "<1 day>") {
+		object.Findings[2].Grade != "warn" || object.Findings[2].Do != "raise it" ||
+		!strings.Contains(text, "<1 day>") {
 		t.Errorf("%v: %s", err, text)
 	}
 }
@@ -373,7 +386,8 @@ postbridge_doctor_grade{area="nats"} 2
 `
 	scrape := func() string {
 		answer := httptest.NewRecorder()
-		promhttp.HandlerFor(registry, promhttp.HandlerOpts{}).ServeHTTP(answer, httptest.NewRequest("GET", "/metrics", nil))
+		promhttp.HandlerFor(registry, promhttp.HandlerOpts{}).
+			ServeHTTP(answer, httptest.NewRequest("GET", "/metrics", nil))
 		return answer.Body.String()
 	}
 	if got := scrape(); got != want {

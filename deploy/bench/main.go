@@ -89,7 +89,9 @@ func parse(args []string, out io.Writer) (*bench, error) {
 	}
 	if fs.NArg() > 0 || min(b.rounds, b.threads, b.openRate, b.events) < 1 ||
 		b.duration <= 0 || b.warmup < 0 || b.connections < b.threads {
-		return nil, errors.New("rounds, duration, rate, events and threads must be positive, and connections >= threads")
+		return nil, errors.New(
+			"rounds, duration, rate, events and threads must be positive, and connections >= threads",
+		)
 	}
 	b.rows = strings.Split(*rows, ",")
 	for _, id := range b.rows {
@@ -134,8 +136,11 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 			return err
 		}
 	}
-	fmt.Fprintln(b.out, "\nEvery 200 is accounted for: what was accepted is on its bus, or in the spool if there is none."+
-		"\nMedian (min–max):")
+	fmt.Fprintln(
+		b.out,
+		"\nEvery 200 is accounted for: what was accepted is on its bus, or in the spool if there is none."+
+			"\nMedian (min–max):",
+	)
 	for _, g := range groups {
 		g.report(b.out)
 	}

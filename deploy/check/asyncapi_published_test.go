@@ -30,8 +30,9 @@ import (
 	"github.com/postbridge/postbridge/publishers/nats"
 )
 
-// TestAsyncAPIOnBuses publishes the example events of asyncapi.yaml to both buses and compares what they store with the
-// document: streams and topics, subjects and keys, the schemas of headers and data, and the examples as they are written.
+// TestAsyncAPIOnBuses publishes the example events of asyncapi.yaml to both buses and compares what they store with
+// the document: streams and topics, subjects and keys, the schemas of headers and data, and the examples as they are
+// written.
 func TestAsyncAPIOnBuses(t *testing.T) {
 	api := readAsyncAPI(t)
 	var all []*bridge.Delivery
@@ -223,7 +224,14 @@ func address(template string, event map[string]any) string {
 		s, _ := event[name].(string)
 		return bridge.EscapeToken(s)
 	}
-	fill := strings.NewReplacer("{broker}", text("broker"), "{user_id}", text("user_id"), "{order_id}", text("order_id"))
+	fill := strings.NewReplacer(
+		"{broker}",
+		text("broker"),
+		"{user_id}",
+		text("user_id"),
+		"{order_id}",
+		text("order_id"),
+	)
 	return fill.Replace(template)
 }
 

@@ -9,8 +9,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// TestAsyncAPI validates asyncapi.yaml against AsyncAPI's schema and resolves its references. TestAsyncAPIOnBuses compares
-// the document with what is published.
+// TestAsyncAPI validates asyncapi.yaml against AsyncAPI's schema and resolves its references. TestAsyncAPIOnBuses
+// compares the document with what is published.
 //
 // The schema in testdata is the one of @asyncapi/specs 6.11.1, unchanged. Copyright 2016-2025 AsyncAPI Initiative; this
 // product includes software developed at AsyncAPI Initiative (http://www.asyncapi.com/). Apache License 2.0.

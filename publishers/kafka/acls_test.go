@@ -74,7 +74,12 @@ func TestRealRights(t *testing.T) {
 	}
 	for _, user := range []string{"strategy", "risk"} {
 		for _, topic := range []string{"orders", "rejects"} {
-			err := as(t, c, user).ProduceSync(t.Context(), &kgo.Record{Topic: topic, Value: []byte("forged")}).FirstErr()
+			err := as(
+				t,
+				c,
+				user,
+			).ProduceSync(t.Context(), &kgo.Record{Topic: topic, Value: []byte("forged")}).
+				FirstErr()
 			if !errors.Is(err, kerr.TopicAuthorizationFailed) {
 				t.Errorf("%s writes to %s: %v", user, topic, err)
 			}

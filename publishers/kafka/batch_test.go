@@ -92,12 +92,19 @@ func TestEncode(t *testing.T) {
 			t.Errorf("producer %x, epoch %x, first number %d", got.ProducerID, got.ProducerEpoch, got.FirstSequence)
 		}
 		if int(got.NumRecords) != n || int(got.LastOffsetDelta) != n-1 || got.Magic != 2 || got.FirstOffset != 0 {
-			t.Errorf("%d records, last %d, magic %d, offset %d", got.NumRecords, got.LastOffsetDelta, got.Magic, got.FirstOffset)
+			t.Errorf(
+				"%d records, last %d, magic %d, offset %d",
+				got.NumRecords,
+				got.LastOffsetDelta,
+				got.Magic,
+				got.FirstOffset,
+			)
 		}
 		if got.Attributes != 3 {
 			t.Errorf("attributes %#x, want lz4 and nothing else", got.Attributes)
 		}
-		if now := time.Now().UnixMilli(); got.FirstTimestamp < before || got.MaxTimestamp > now || got.FirstTimestamp != got.MaxTimestamp {
+		if now := time.Now().UnixMilli(); got.FirstTimestamp < before || got.MaxTimestamp > now ||
+			got.FirstTimestamp != got.MaxTimestamp {
 			t.Errorf("times %d to %d, now is %d", got.FirstTimestamp, got.MaxTimestamp, now)
 		}
 		records, err := kfake.BatchRecords(got)

@@ -17,8 +17,8 @@ import (
 	"github.com/postbridge/postbridge/publishers/publishertest"
 )
 
-// TestZombieOfAnotherPlace has a topic made anew while a batch is on its way to another one, where it arrives when the next
-// publisher has looked already.
+// TestZombieOfAnotherPlace has a topic made anew while a batch is on its way to another one, where it arrives when
+// the next publisher has looked already.
 func TestZombieOfAnotherPlace(t *testing.T) {
 	t.Parallel()
 	bus := startBus(t, 1)
@@ -66,8 +66,8 @@ func TestZombieOfAnotherPlace(t *testing.T) {
 	waitNoCauses(next)
 }
 
-// TestBlind: events do not wait for ever where their partition cannot be looked at: it is damaged there, or the broker says
-// nothing but errors.
+// TestBlind: events do not wait for ever where their partition cannot be looked at: it is damaged there, or the
+// broker says nothing but errors.
 func TestBlind(t *testing.T) {
 	t.Parallel()
 	for name, damage := range map[string]func(frame []byte){

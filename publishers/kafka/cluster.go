@@ -73,8 +73,11 @@ func (p *Publisher) learn() bool {
 		return false
 	}
 	if err == nil && m.ClusterID != "" && !p.saved.setCluster(m.ClusterID) {
-		p.log.Warn("this is another Kafka cluster than before, and what was stored is not in it; what waits is published here. To publish again what the spool keeps, stop postbridge, remove spool/cursor-kafka and start it",
-			"cluster", m.ClusterID)
+		p.log.Warn(
+			"the Kafka cluster has changed, and does not hold the events stored before; only unpublished events go to it. "+
+				"To publish all events in the spool again, stop postbridge, remove spool/cursor-kafka and start it",
+			"cluster", m.ClusterID,
+		)
 		p.checkpoints.Forget()
 	}
 	controller := p.connected(m, err)
@@ -198,7 +201,9 @@ func (p *Publisher) createTopic(t *topic, controller string, brokers int) error 
 	}
 	c := kafkago.TopicConfig{Topic: t.name, NumPartitions: p.cfg.Partitions, ReplicationFactor: p.cfg.Replication}
 	if p.cfg.Replication > minInSync {
-		c.ConfigEntries = []kafkago.ConfigEntry{{ConfigName: "min.insync.replicas", ConfigValue: strconv.Itoa(minInSync)}}
+		c.ConfigEntries = []kafkago.ConfigEntry{
+			{ConfigName: "min.insync.replicas", ConfigValue: strconv.Itoa(minInSync)},
+		}
 	}
 	t.sending.Lock() // what was sent before that look is answered, so that the new topic does not take it
 	p.mu.Lock()
@@ -207,7 +212,10 @@ func (p *Publisher) createTopic(t *topic, controller string, brokers int) error 
 	t.sending.Unlock()
 	ctx, cancel := context.WithTimeout(p.ctx, requestTimeout)
 	defer cancel()
-	resp, err := p.client.CreateTopics(ctx, &kafkago.CreateTopicsRequest{Addr: kafkago.TCP(controller), Topics: []kafkago.TopicConfig{c}})
+	resp, err := p.client.CreateTopics(
+		ctx,
+		&kafkago.CreateTopicsRequest{Addr: kafkago.TCP(controller), Topics: []kafkago.TopicConfig{c}},
+	)
 	if err == nil {
 		err = resp.Errors[t.name]
 	}
@@ -220,10 +228,16 @@ func (p *Publisher) createTopic(t *topic, controller string, brokers int) error 
 		p.wantMetadata()
 		return errNothingNew
 	case errors.Is(err, kafkago.InvalidReplicationFactor):
-		return fmt.Errorf("cannot create it with %d replicas: the cluster has %d Kafka brokers; lower POSTBRIDGE_KAFKA_REPLICATION or add some",
-			c.ReplicationFactor, brokers)
+		return fmt.Errorf(
+			"cannot create it with %d replicas: the cluster has %d Kafka brokers; "+
+				"lower POSTBRIDGE_KAFKA_REPLICATION or add some",
+			c.ReplicationFactor, brokers,
+		)
 	case errors.Is(err, kafkago.TopicAuthorizationFailed), errors.Is(err, kafkago.ClusterAuthorizationFailed):
-		return fmt.Errorf("it is missing, and there is no permission to create it: create it, or allow Create on it: %w", Plain(err))
+		return fmt.Errorf(
+			"it is missing, and there is no permission to create it: create it, or allow Create on it: %w",
+			Plain(err),
+		)
 	default:
 		return fmt.Errorf("cannot create it: %w", explain(err))
 	}
@@ -237,8 +251,12 @@ func (t *topic) checkReplicas(m kafkago.Topic) {
 	}
 	few := least < t.p.cfg.Replication
 	if few && !t.warned {
-		t.p.log.Warn("the topic has fewer replicas than POSTBRIDGE_KAFKA_REPLICATION; add some, or events may be lost with a broker",
-			"topic", t.name, "replicas", least, "wanted", t.p.cfg.Replication)
+		t.p.log.Warn(
+			"the topic has fewer replicas than POSTBRIDGE_KAFKA_REPLICATION; add some, or events may be lost with a broker",
+			"topic", t.name,
+			"replicas", least,
+			"wanted", t.p.cfg.Replication,
+		)
 	}
 	t.warned = few
 }

@@ -43,7 +43,8 @@ const (
 	mechanismScram256 = "SCRAM-SHA-256"
 	mechanismScram512 = "SCRAM-SHA-512"
 
-	// maxPartitions is more than a topic of events can need: each partition is a lane of ours, and files on each replica.
+	// maxPartitions is more than a topic of events can need: each partition is a lane of ours, and files on each
+	// replica.
 	maxPartitions = 100_000
 	// maxReplication is the largest number that Kafka's protocol has room for.
 	maxReplication = math.MaxInt16
@@ -53,14 +54,20 @@ const (
 // no secret.
 func (c *Config) Validate() error {
 	if c.Prefix != "" && bridge.EscapeToken(c.Prefix) != c.Prefix {
-		return fmt.Errorf("POSTBRIDGE_PREFIX: %q cannot be part of a topic; use letters, digits, _ and -, at most 64 of them", c.Prefix)
+		return fmt.Errorf(
+			"POSTBRIDGE_PREFIX: %q cannot be part of a topic; use letters, digits, _ and -, at most 64 of them",
+			c.Prefix,
+		)
 	}
 	if len(c.Brokers) == 0 {
 		return errors.New("POSTBRIDGE_KAFKA_BROKERS: is not set; write host:port, several with commas")
 	}
 	for _, broker := range c.Brokers {
 		if !isHostPort(broker) {
-			return fmt.Errorf("POSTBRIDGE_KAFKA_BROKERS: %s is not a broker; write host:port, several with commas", quoteBroker(broker))
+			return fmt.Errorf(
+				"POSTBRIDGE_KAFKA_BROKERS: %s is not a broker; write host:port, several with commas",
+				quoteBroker(broker),
+			)
 		}
 	}
 	if err := c.validateLogin(); err != nil {
@@ -68,9 +75,13 @@ func (c *Config) Validate() error {
 	}
 	switch {
 	case c.TLSCertFile != "" && c.TLSKeyFile == "":
-		return errors.New("POSTBRIDGE_KAFKA_TLS_CERT_FILE: is set without its key; set POSTBRIDGE_KAFKA_TLS_KEY_FILE, too")
+		return errors.New(
+			"POSTBRIDGE_KAFKA_TLS_CERT_FILE: is set without its key; set POSTBRIDGE_KAFKA_TLS_KEY_FILE, too",
+		)
 	case c.TLSCertFile == "" && c.TLSKeyFile != "":
-		return errors.New("POSTBRIDGE_KAFKA_TLS_KEY_FILE: is set without its certificate; set POSTBRIDGE_KAFKA_TLS_CERT_FILE, too")
+		return errors.New(
+			"POSTBRIDGE_KAFKA_TLS_KEY_FILE: is set without its certificate; set POSTBRIDGE_KAFKA_TLS_CERT_FILE, too",
+		)
 	}
 	return c.validateTopics()
 }
@@ -82,11 +93,18 @@ func (c *Config) validateTopics() error {
 	case c.Partitions < 1:
 		return fmt.Errorf("POSTBRIDGE_KAFKA_PARTITIONS: %d is too few; a topic has 1 at least", c.Partitions)
 	case c.Partitions > maxPartitions:
-		return fmt.Errorf("POSTBRIDGE_KAFKA_PARTITIONS: %d is too many; set it to %d at most", c.Partitions, maxPartitions)
+		return fmt.Errorf(
+			"POSTBRIDGE_KAFKA_PARTITIONS: %d is too many; set it to %d at most",
+			c.Partitions,
+			maxPartitions,
+		)
 	case c.Replication < 1:
 		return fmt.Errorf("POSTBRIDGE_KAFKA_REPLICATION: %d is too few; a topic has 1 at least", c.Replication)
 	case c.Replication > maxReplication:
-		return fmt.Errorf("POSTBRIDGE_KAFKA_REPLICATION: %d is too many; set it to the number of Kafka brokers at most", c.Replication)
+		return fmt.Errorf(
+			"POSTBRIDGE_KAFKA_REPLICATION: %d is too many; set it to the number of Kafka brokers at most",
+			c.Replication,
+		)
 	}
 	return nil
 }
@@ -95,15 +113,27 @@ func (c *Config) validateLogin() error {
 	mechanisms := []string{mechanismPlain, mechanismScram256, mechanismScram512}
 	switch {
 	case c.SASLMechanism != "" && !slices.Contains(mechanisms, c.SASLMechanism):
-		return fmt.Errorf("POSTBRIDGE_KAFKA_SASL_MECHANISM: %q is not known; use one of %s", c.SASLMechanism, strings.Join(mechanisms, ", "))
+		return fmt.Errorf(
+			"POSTBRIDGE_KAFKA_SASL_MECHANISM: %q is not known; use one of %s",
+			c.SASLMechanism,
+			strings.Join(mechanisms, ", "),
+		)
 	case c.User == "" && c.Password != nil:
-		return errors.New("POSTBRIDGE_KAFKA_PASSWORD or its _FILE is set without POSTBRIDGE_KAFKA_USER; set both, or neither")
+		return errors.New(
+			"POSTBRIDGE_KAFKA_PASSWORD or its _FILE is set without POSTBRIDGE_KAFKA_USER; set both, or neither",
+		)
 	case c.User != "" && c.Password == nil:
 		return errors.New("POSTBRIDGE_KAFKA_USER: is set without a password; set POSTBRIDGE_KAFKA_PASSWORD, too")
 	case c.User == "" && c.SASLMechanism != "":
-		return errors.New("POSTBRIDGE_KAFKA_SASL_MECHANISM: is set without a user; set POSTBRIDGE_KAFKA_USER and POSTBRIDGE_KAFKA_PASSWORD, too")
+		return errors.New(
+			"POSTBRIDGE_KAFKA_SASL_MECHANISM: is set without a user; " +
+				"set POSTBRIDGE_KAFKA_USER and POSTBRIDGE_KAFKA_PASSWORD, too",
+		)
 	case c.User != "" && c.SASLMechanism == "":
-		return fmt.Errorf("POSTBRIDGE_KAFKA_USER: is set without a way to log in; set POSTBRIDGE_KAFKA_SASL_MECHANISM to one of %s", strings.Join(mechanisms, ", "))
+		return fmt.Errorf(
+			"POSTBRIDGE_KAFKA_USER: is set without a way to log in; set POSTBRIDGE_KAFKA_SASL_MECHANISM to one of %s",
+			strings.Join(mechanisms, ", "),
+		)
 	}
 	return nil
 }

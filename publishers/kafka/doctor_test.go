@@ -52,7 +52,10 @@ func createTopics(t *testing.T, b *testBus, replicas int16, configs map[string]s
 		}
 		for key, value := range configs {
 			if name == "orders" {
-				topic.Configs = append(topic.Configs, kmsg.CreateTopicsRequestTopicConfig{Name: key, Value: kmsg.StringPtr(value)})
+				topic.Configs = append(
+					topic.Configs,
+					kmsg.CreateTopicsRequestTopicConfig{Name: key, Value: kmsg.StringPtr(value)},
+				)
 			}
 		}
 		req.Topics = append(req.Topics, topic)

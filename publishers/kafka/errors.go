@@ -15,8 +15,13 @@ func (p *Publisher) sayUnread(t *topic, err error) {
 	t.unread = true
 	p.mu.Unlock()
 	if !said {
-		p.log.Warn("no permission to read what the topic holds: events may be stored twice after a crash; allow Read on it",
-			"topic", t.name, "error", Plain(err))
+		p.log.Warn(
+			"no permission to read what the topic holds: events may be stored twice after a crash; allow Read on it",
+			"topic",
+			t.name,
+			"error",
+			Plain(err),
+		)
 	}
 }
 
@@ -43,7 +48,10 @@ func judge(err error) verdict {
 	switch code {
 	case kafkago.MessageSizeTooLarge, kafkago.RecordListTooLarge, kafkago.InvalidRecord:
 		return refused
-	case kafkago.OutOfOrderSequenceNumber, kafkago.DuplicateSequenceNumber, kafkago.InvalidProducerEpoch, kafkago.UnknownProducerId:
+	case kafkago.OutOfOrderSequenceNumber,
+		kafkago.DuplicateSequenceNumber,
+		kafkago.InvalidProducerEpoch,
+		kafkago.UnknownProducerId:
 		return unsure
 	default:
 		return again
@@ -78,9 +86,9 @@ func remedy(code kafkago.Error) string {
 	case kafkago.NotEnoughReplicas, kafkago.NotEnoughReplicasAfterAppend:
 		return "fewer replicas are in sync than min.insync.replicas; bring back the topic's Kafka brokers"
 	case kafkago.InvalidTimestamp:
-		return "the topic does not take the time at which records are sent; synchronize the clocks of this machine and " +
-			"of the Kafka brokers, or raise message.timestamp.before.max.ms and message.timestamp.after.max.ms on the topic " +
-			"(before Kafka 3.6, message.timestamp.difference.max.ms)"
+		return "the topic does not take the time at which records are sent; synchronize the clocks of this machine " +
+			"and of the Kafka brokers, or raise message.timestamp.before.max.ms and " +
+			"message.timestamp.after.max.ms on the topic (before Kafka 3.6, message.timestamp.difference.max.ms)"
 	case kafkago.MessageSizeTooLarge:
 		return "the event is larger than the topic takes; raise its max.message.bytes"
 	case kafkago.RecordListTooLarge:

@@ -33,12 +33,19 @@ func retriable() (all []*kerr.Error) {
 			all = append(all, e)
 		}
 	}
-	return append(all, kerr.UnknownServerError, kerr.TopicAuthorizationFailed, kerr.ClusterAuthorizationFailed, kerr.PolicyViolation,
-		kerr.InvalidRequiredAcks, kerr.UnsupportedForMessageFormat)
+	return append(
+		all,
+		kerr.UnknownServerError,
+		kerr.TopicAuthorizationFailed,
+		kerr.ClusterAuthorizationFailed,
+		kerr.PolicyViolation,
+		kerr.InvalidRequiredAcks,
+		kerr.UnsupportedForMessageFormat,
+	)
 }
 
-// TestEveryError answers each error a few times: REQUEST_TIMED_OUT and NOT_ENOUGH_REPLICAS_AFTER_APPEND when the batch is
-// stored, all others when it is not.
+// TestEveryError answers each error a few times: REQUEST_TIMED_OUT and NOT_ENOUGH_REPLICAS_AFTER_APPEND when the
+// batch is stored, all others when it is not.
 func TestEveryError(t *testing.T) {
 	t.Parallel()
 	for _, e := range retriable() {
@@ -319,7 +326,14 @@ func secured(t *testing.T, allowed ...kmsg.ACLOperation) *testBus {
 			})
 		}
 	}
-	bus := startBus(t, 1, kfake.EnableSASL(), kfake.EnableACLs(), kfake.Superuser("PLAIN", "admin", "admin"), kfake.User("PLAIN", "edge", "secret", acls...))
+	bus := startBus(
+		t,
+		1,
+		kfake.EnableSASL(),
+		kfake.EnableACLs(),
+		kfake.Superuser("PLAIN", "admin", "admin"),
+		kfake.User("PLAIN", "edge", "secret", acls...),
+	)
 	bus.config.SASLMechanism, bus.config.User, bus.config.Password = "PLAIN", "edge", func() string { return "secret" }
 	bus.admin = []kgo.Opt{kgo.SASL(saslplain.Auth{User: "admin", Pass: "admin"}.AsMechanism())}
 	return bus
@@ -359,7 +373,12 @@ func TestPermissionsGrantedLater(t *testing.T) {
 	}
 	waitCause(r, "publishing to orders: ", "allow Write")
 	bus.allow(t, string(bridge.Rejects), kmsg.ACLOperationWrite) // with which an id is given out
-	waitCause(r, "publishing to orders: ", "no permission; allow Write, Describe and Read on the topic", "Topic Authorization Failed")
+	waitCause(
+		r,
+		"publishing to orders: ",
+		"no permission; allow Write, Describe and Read on the topic",
+		"Topic Authorization Failed",
+	)
 	wantDone(t, r, 0, all[:10]) // none of them rejected
 	bus.allow(t, orders, kmsg.ACLOperationWrite)
 	r.WaitDone(all...)
@@ -485,8 +504,8 @@ func TestForgottenAfterLostAnswer(t *testing.T) {
 	wantStored(t, r, append(first, all...)...)
 }
 
-// TestNumbersTakenForOld has the broker take what comes for a repeat of something that it stored long ago. What the lane
-// finds there again and again keeps it from nothing: it goes on as a new producer.
+// TestNumbersTakenForOld has the broker take what comes for a repeat of something that it stored long ago. What the
+// lane finds there again and again keeps it from nothing: it goes on as a new producer.
 func TestNumbersTakenForOld(t *testing.T) {
 	t.Parallel()
 	first := ordersOnly(publishertest.Events(1, 20, 5))
@@ -555,7 +574,10 @@ func writeOn(t *testing.T, bus *testBus, partition int32) (stop func()) {
 			case <-done:
 				return
 			default:
-				c.ProduceSync(t.Context(), &kgo.Record{Topic: orders, Partition: partition, Value: []byte("of somebody else")})
+				c.ProduceSync(
+					t.Context(),
+					&kgo.Record{Topic: orders, Partition: partition, Value: []byte("of somebody else")},
+				)
 			}
 		}
 	})
@@ -744,7 +766,13 @@ func (c *chronicle) Stored(t *testing.T, dest bridge.Destination) []publishertes
 // waitWarning waits until it is said how many partitions orders has now.
 func waitWarning(r *publishertest.Trial, bus *testBus, before, now int) {
 	r.Eventually("a warning", func() bool {
-		return bus.logged("level=WARN", "the number of partitions changed", "topic=orders", fmt.Sprint("before=", before), fmt.Sprint("now=", now))
+		return bus.logged(
+			"level=WARN",
+			"the number of partitions changed",
+			"topic=orders",
+			fmt.Sprint("before=", before),
+			fmt.Sprint("now=", now),
+		)
 	})
 }
 
@@ -938,7 +966,10 @@ func TestTooFewBrokersToCreate(t *testing.T) {
 	r := publishertest.Open(t, bus)
 	all := publishertest.Events(1, 200, 40)
 	r.Publish(all...)
-	waitCause(r, "topic orders: cannot create it with 2 replicas: the cluster has 1 Kafka brokers; lower POSTBRIDGE_KAFKA_REPLICATION")
+	waitCause(
+		r,
+		"topic orders: cannot create it with 2 replicas: the cluster has 1 Kafka brokers; lower POSTBRIDGE_KAFKA_REPLICATION",
+	)
 	if _, _, err := bus.cluster.AddNode(1, 0); err != nil {
 		t.Fatal(err)
 	}
@@ -950,7 +981,9 @@ func TestTooFewBrokersToCreate(t *testing.T) {
 func TestNoProducerIDYet(t *testing.T) {
 	t.Parallel()
 	bus := startBus(t, 1)
-	fault := bus.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.InitProducerID}, Err: kerr.CoordinatorLoadInProgress, Count: 20})
+	fault := bus.cluster.Fault(
+		kfake.Fault{Keys: []kmsg.Key{kmsg.InitProducerID}, Err: kerr.CoordinatorLoadInProgress, Count: 20},
+	)
 	bus.setTap(tap{request: func(r request) []byte {
 		if r.key == int16(kmsg.Produce) {
 			if _, _, batch := r.produced(t); batch.ProducerID < 0 {
@@ -1008,10 +1041,11 @@ func TestOtherCluster(t *testing.T) {
 			all := publishertest.Events(201, 200, 40)
 			r.Store(all...)
 			r.CheckStored(all...)
-			if !bus.logged("level=WARN", "this is another Kafka cluster than before", "cluster=other") {
+			if !bus.logged("level=WARN", "the Kafka cluster has changed", "cluster=other") {
 				t.Error("it is not said that it is another cluster")
 			}
-			if state := r.State(); !strings.HasPrefix(state, "cluster other\norders ") && !strings.HasPrefix(state, "cluster other\nrejects ") {
+			if state := r.State(); !strings.HasPrefix(state, "cluster other\norders ") &&
+				!strings.HasPrefix(state, "cluster other\nrejects ") {
 				t.Errorf("the publisher state is %q", state)
 			}
 			waitNoCauses(r)
@@ -1043,9 +1077,16 @@ func TestLookFailsHalfWay(t *testing.T) {
 	}
 	all[0].Status = event.StatusRejected
 	bus.SetFull(t, bridge.Rejects, true)
-	bus.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Fetch}, Topic: orders, Err: kerr.NotLeaderForPartition, When: func(req kmsg.Request) bool {
-		return req.(*kmsg.FetchRequest).Topics[0].Partitions[0].FetchOffset >= 10
-	}})
+	bus.cluster.Fault(
+		kfake.Fault{
+			Keys:  []kmsg.Key{kmsg.Fetch},
+			Topic: orders,
+			Err:   kerr.NotLeaderForPartition,
+			When: func(req kmsg.Request) bool {
+				return req.(*kmsg.FetchRequest).Topics[0].Partitions[0].FetchOffset >= 10
+			},
+		},
+	)
 	r.Publish(all...)
 	r.WaitDone(all[1:]...)
 	r.Close()

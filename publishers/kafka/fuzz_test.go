@@ -45,7 +45,8 @@ func FuzzRecord(f *testing.F) {
 		w := &partitionWriter{p: p, topic: new(topic), index: newIndex()}
 		headers := []protocol.Header{{Key: key1, Value: value1}, {Key: key2, Value: value2}}
 		w.addRecord(&protocol.Record{Offset: offset, Headers: headers})
-		named := key1 == headerSpool && string(value1) == w.p.spool || key2 == headerSpool && string(value2) == w.p.spool
+		named := key1 == headerSpool && string(value1) == w.p.spool ||
+			key2 == headerSpool && string(value2) == w.p.spool
 		_, highest := w.index.window[w.index.high]
 		if w.index.seen > 0 && (!named || !highest || !w.index.covers(w.index.high)) {
 			t.Errorf("found %v at %d", w.index.window, offset)

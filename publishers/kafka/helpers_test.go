@@ -32,8 +32,8 @@ const patience = 60 * time.Second
 // orders is the topic of what most tests publish.
 const orders = string(bridge.Orders)
 
-// testBus is a cluster with a proxy before each broker, which is what the cluster says its brokers' addresses are. It is
-// a publishertest.Bus.
+// testBus is a cluster with a proxy before each broker, which is what the cluster says its brokers' addresses are. It
+// is a publishertest.Bus.
 type testBus struct {
 	config  kafka.Config        // but for the brokers
 	change  func(*kafka.Limits) // of each publisher; may be nil
@@ -145,9 +145,12 @@ func storeFirst(t *testing.T, bus *testBus, first []*bridge.Delivery) (*testBus,
 // Start starts the cluster on the ports that it had before.
 func (b *testBus) Start(t *testing.T) {
 	t.Helper()
-	options := append(b.options[:len(b.options):len(b.options)], kfake.ListenFn(func(network, address string) (net.Listener, error) {
-		return b.listen(t, network, address)
-	}))
+	options := append(
+		b.options[:len(b.options):len(b.options)],
+		kfake.ListenFn(func(network, address string) (net.Listener, error) {
+			return b.listen(t, network, address)
+		}),
+	)
 	if len(b.ports) > 0 {
 		options = append(options, kfake.Ports(b.ports...))
 	}
@@ -283,7 +286,9 @@ func (b *testBus) SetMaxMessage(t *testing.T, bytes int) {
 	for _, dest := range []bridge.Destination{bridge.Orders, bridge.Rejects, bridge.Deadletters} {
 		req.Resources = append(req.Resources, kmsg.IncrementalAlterConfigsRequestResource{
 			ResourceType: kmsg.ConfigResourceTypeTopic, ResourceName: string(dest),
-			Configs: []kmsg.IncrementalAlterConfigsRequestResourceConfig{{Name: "max.message.bytes", Value: kmsg.StringPtr(fmt.Sprint(bytes))}},
+			Configs: []kmsg.IncrementalAlterConfigsRequestResourceConfig{
+				{Name: "max.message.bytes", Value: kmsg.StringPtr(fmt.Sprint(bytes))},
+			},
 		})
 	}
 	resp, err := req.RequestWith(t.Context(), b.client(t))
@@ -325,7 +330,8 @@ func (b *testBus) client(t *testing.T, options ...kgo.Opt) *kgo.Client {
 		b.mu.Unlock()
 		return new(net.Dialer).DialContext(ctx, network, address)
 	}
-	c, err := kgo.NewClient(append(slices.Concat(b.admin, options), kgo.SeedBrokers(b.config.Brokers...), kgo.Dialer(dial))...)
+	c, err := kgo.NewClient(
+		append(slices.Concat(b.admin, options), kgo.SeedBrokers(b.config.Brokers...), kgo.Dialer(dial))...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -354,7 +360,9 @@ func (b *testBus) makeAnew(t *testing.T, topic string) {
 		t.Fatal(err)
 	}
 	anew := kmsg.NewCreateTopicsRequest()
-	anew.Topics = []kmsg.CreateTopicsRequestTopic{{Topic: topic, NumPartitions: int32(b.config.Partitions), ReplicationFactor: 1}}
+	anew.Topics = []kmsg.CreateTopicsRequestTopic{
+		{Topic: topic, NumPartitions: int32(b.config.Partitions), ReplicationFactor: 1},
+	}
 	anew.TimeoutMillis = gone.TimeoutMillis
 	created, err := anew.RequestWith(t.Context(), c)
 	if err == nil {

@@ -184,7 +184,8 @@ func TestSettle(t *testing.T) {
 			t.Error("done with a copy that is not")
 		}
 		p.complete([]*entry{e}, refused[1])
-		if want := errors.Join(refused[0], refused[1]) != nil; calls != 1 || errors.Is(result, bridge.ErrRejected) != want {
+		if want := errors.Join(refused[0], refused[1]) != nil; calls != 1 ||
+			errors.Is(result, bridge.ErrRejected) != want {
 			t.Errorf("%v: done %d times, with %v", refused, calls, result)
 		}
 	}

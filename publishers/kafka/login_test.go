@@ -44,7 +44,14 @@ func TestLogin(t *testing.T) {
 			addr := kafkago.TCP(cluster.ListenAddrs()...)
 			var password atomic.Value
 			password.Store(wrong)
-			tr := openTransport(t, Config{SASLMechanism: mechanism, User: "edge", Password: func() string { return password.Load().(string) }})
+			tr := openTransport(
+				t,
+				Config{
+					SASLMechanism: mechanism,
+					User:          "edge",
+					Password:      func() string { return password.Load().(string) },
+				},
+			)
 			err := fails(t, tr, addr, "Kafka broker "+addr.String()+`: login of user "edge" (`+mechanism+
 				"): the broker closed the connection; check POSTBRIDGE_KAFKA_USER and POSTBRIDGE_KAFKA_PASSWORD")
 			if !loginError(err) || strings.Contains(err.Error(), wrong) {
@@ -89,7 +96,8 @@ func TestLoginRefused(t *testing.T) {
 				if req.ApiKey() != test.answer.ApiKey() {
 					return nil, true
 				}
-				closed := test.answer == (*saslauthenticate.Response)(nil) || test.answer == (*saslhandshake.Response)(nil)
+				closed := test.answer == (*saslauthenticate.Response)(nil) ||
+					test.answer == (*saslhandshake.Response)(nil)
 				return test.answer, !closed
 			})
 			tr := openTransport(t, Config{SASLMechanism: mechanismPlain, User: "edge", Password: constant(password)})
@@ -125,7 +133,10 @@ func TestLoginCharacter(t *testing.T) {
 	t.Parallel()
 	s := startScripted(t, asUsual)
 	tr := openTransport(t, Config{SASLMechanism: mechanismScram256, User: "edge", Password: constant("hunter\u0007")})
-	if err := fails(t, tr, s.addr, "a character is not allowed in the user or the password; check POSTBRIDGE_KAFKA_USER and POSTBRIDGE_KAFKA_PASSWORD"); !loginError(err) || strings.Contains(err.Error(), "0007") {
+	if err := fails(t, tr, s.addr, "a character is not allowed in the user or the password; check POSTBRIDGE_KAFKA_USER and POSTBRIDGE_KAFKA_PASSWORD"); !loginError(
+		err,
+	) ||
+		strings.Contains(err.Error(), "0007") {
 		t.Errorf("%v", err)
 	}
 }
@@ -162,7 +173,13 @@ func TestLoginKafka(t *testing.T) {
 	ca := Config{TLSCAFile: c.CAFile()}
 	own := Config{TLSCAFile: c.CAFile(), TLSCertFile: c.ClientCertFile(), TLSKeyFile: c.ClientKeyFile()}
 	stranger := ca
-	stranger.TLSCertFile, stranger.TLSKeyFile = filepath.Join(t.TempDir(), "cert.pem"), filepath.Join(t.TempDir(), "key.pem")
+	stranger.TLSCertFile, stranger.TLSKeyFile = filepath.Join(
+		t.TempDir(),
+		"cert.pem",
+	), filepath.Join(
+		t.TempDir(),
+		"key.pem",
+	)
 	cert, key := newAuthority(t).issue("stranger", time.Hour)
 	replace(t, stranger.TLSCertFile, cert)
 	replace(t, stranger.TLSKeyFile, key)

@@ -92,7 +92,8 @@ func TestNoteReadAgain(t *testing.T) {
 	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
 	again := newNotes(t, lines...)
 	again.want(t, 0, lines...)
-	if got, ok := again.position("prefix.orders", 0); !ok || got != (position{producer{1 << 40, 32767}, 1<<31 - 1, 1 << 50}) {
+	if got, ok := again.position("prefix.orders", 0); !ok ||
+		got != (position{producer{1 << 40, 32767}, 1<<31 - 1, 1 << 50}) {
 		t.Errorf("found %v, %t", got, ok)
 	}
 	if got, ok := again.position("prefix.orders", 11); ok {

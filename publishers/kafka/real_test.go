@@ -59,7 +59,8 @@ type proxied struct {
 	proxies map[string]*publishertest.Proxy
 }
 
-// startProxied starts a node for so many buses. It knows everybody as the same user, and denies what the tests tell it to.
+// startProxied starts a node for so many buses. It knows everybody as the same user, and denies what the tests tell
+// it to.
 func startProxied(t *testing.T, buses int) *proxied {
 	t.Helper()
 	kafkatest.Require(t)
@@ -235,7 +236,10 @@ func (b *kafkaBus) alter(t *testing.T, topic, name, value string) {
 func (b *kafkaBus) waitVerdict(t *testing.T, topic string, size int, want kafkago.Error) {
 	t.Helper()
 	var set bytes.Buffer
-	records := protocol.RecordSet{Version: 2, Records: protocol.NewRecordReader(protocol.Record{Value: protocol.NewBytes(make([]byte, size))})}
+	records := protocol.RecordSet{
+		Version: 2,
+		Records: protocol.NewRecordReader(protocol.Record{Value: protocol.NewBytes(make([]byte, size))}),
+	}
 	if _, err := records.WriteTo(&set); err != nil {
 		t.Fatal(err)
 	}
@@ -348,8 +352,8 @@ func (b *kafkaBus) MakeAnew(t *testing.T, dest bridge.Destination) {
 	b.makeAnew(t, b.topic(dest))
 }
 
-// TestRealContract is the contract on two nodes: one for the tests that stop theirs, one after the other, and one for all
-// others. A partition that is full stands for one that may not be written.
+// TestRealContract is the contract on two nodes: one for the tests that stop theirs, one after the other, and one for
+// all others. A partition that is full stands for one that may not be written.
 func TestRealContract(t *testing.T) {
 	t.Parallel()
 	stopping := []string{"DownAtStart", "RestartedUnderLoad", "CloseWhileDown"}
@@ -479,8 +483,8 @@ func TestRealKill9(t *testing.T) {
 	l.finish(fmt.Sprint(kills, " kills of the broker"))
 }
 
-// Answers get lost, the publisher ends at any moment and begins again at a cursor that is behind, and with other batches
-// than before.
+// Answers get lost, the publisher ends at any moment and begins again at a cursor that is behind, and with other
+// batches than before.
 func TestRealRounds(t *testing.T) {
 	t.Parallel()
 	const rounds = 12
@@ -490,7 +494,9 @@ func TestRealRounds(t *testing.T) {
 		l.more(100 + l.random.IntN(1500))
 		if round%3 != 0 {
 			bus.LoseAnswers(true)
-			time.Sleep(time.Duration(l.random.IntN(50)) * time.Millisecond) // not waiting for anything: the time of the end
+			time.Sleep(
+				time.Duration(l.random.IntN(50)) * time.Millisecond,
+			) // not waiting for anything: the time of the end
 		}
 		l.reopen(round%4 != 3, func() {
 			bus.LoseAnswers(false)
@@ -499,7 +505,9 @@ func TestRealRounds(t *testing.T) {
 		if round%4 == 1 {
 			l.more(1)
 			bus.LoseAnswers(true)
-			time.Sleep(time.Duration(l.random.IntN(50)) * time.Millisecond) // not waiting for anything: the time of the cut
+			time.Sleep(
+				time.Duration(l.random.IntN(50)) * time.Millisecond,
+			) // not waiting for anything: the time of the cut
 			bus.LoseAnswers(false)
 			bus.Cut()
 		}
@@ -524,7 +532,9 @@ func (b *kafkaBus) allInSync(t *testing.T) bool {
 func (b *kafkaBus) configured(t *testing.T, topic, name string) string {
 	t.Helper()
 	req := kmsg.NewDescribeConfigsRequest()
-	req.Resources = []kmsg.DescribeConfigsRequestResource{{ResourceType: kmsg.ConfigResourceTypeTopic, ResourceName: topic, ConfigNames: []string{name}}}
+	req.Resources = []kmsg.DescribeConfigsRequestResource{
+		{ResourceType: kmsg.ConfigResourceTypeTopic, ResourceName: topic, ConfigNames: []string{name}},
+	}
 	resp, err := req.RequestWith(t.Context(), b.client(t))
 	if err != nil {
 		t.Fatal(err)
@@ -595,7 +605,9 @@ func (b *kafkaBus) grant(t *testing.T, op kmsg.ACLOperation, topics ...string) {
 func (b *kafkaBus) create(t *testing.T, topic string) {
 	t.Helper()
 	req := kmsg.NewCreateTopicsRequest()
-	req.Topics = []kmsg.CreateTopicsRequestTopic{{Topic: topic, NumPartitions: int32(b.config.Partitions), ReplicationFactor: 1}}
+	req.Topics = []kmsg.CreateTopicsRequestTopic{
+		{Topic: topic, NumPartitions: int32(b.config.Partitions), ReplicationFactor: 1},
+	}
 	resp, err := req.RequestWith(t.Context(), b.client(t))
 	if err == nil {
 		err = kerr.ErrorForCode(resp.Topics[0].ErrorCode)
@@ -630,7 +642,10 @@ func TestRealSecure(t *testing.T) {
 		r.Publish(all...)
 		waitCause(r, "topic later.orders: no permission; allow Write, Describe and Read")
 		bus.grant(t, kmsg.ACLOperationDescribe, topics...)
-		waitCause(r, "topic later.orders: it is missing, and there is no permission to create it: create it, or allow Create on it")
+		waitCause(
+			r,
+			"topic later.orders: it is missing, and there is no permission to create it: create it, or allow Create on it",
+		)
 		bus.create(t, topics[0])
 		bus.grant(t, kmsg.ACLOperationCreate, topics[1:]...)
 		waitCause(r, "publishing to later.orders", "allow Write on the topic")
@@ -683,7 +698,15 @@ func TestRealSecure(t *testing.T) {
 				"--operation", "Write", "--operation", "Describe", "--operation", "Read",
 				"--topic", name + ".orders", "--topic", name + ".rejects", "--topic", name + ".deadletters",
 			}} {
-				args := append([]string{"--bootstrap-server", c.Brokers()[0], "--add", "--allow-principal", "User:" + kafkatest.User}, rights...)
+				args := append(
+					[]string{
+						"--bootstrap-server",
+						c.Brokers()[0],
+						"--add",
+						"--allow-principal",
+						"User:" + kafkatest.User,
+					},
+					rights...)
 				if _, err := c.Java(t.Context(), "org.apache.kafka.tools.AclCommand", args...); err != nil {
 					t.Fatal(err)
 				}
@@ -714,11 +737,31 @@ type consumerBus struct {
 func (b *consumerBus) Stored(t *testing.T, dest bridge.Destination) []publishertest.Message {
 	t.Helper()
 	const end = "#end#\n"
-	out, err := b.cluster.Java(t.Context(), "org.apache.kafka.tools.consumer.ConsoleConsumer", "--bootstrap-server", b.cluster.Brokers()[0],
-		"--topic", b.topic(dest), "--group", "readers-of-"+string(dest), "--from-beginning",
-		"--max-messages", fmt.Sprint(b.expect[dest]-len(b.read[dest])), "--timeout-ms", "30000",
-		"--formatter-property", "print.partition=true", "--formatter-property", "print.headers=true", "--formatter-property", "print.key=true",
-		"--formatter-property", "headers.separator=|", "--formatter-property", "line.separator="+end)
+	out, err := b.cluster.Java(
+		t.Context(),
+		"org.apache.kafka.tools.consumer.ConsoleConsumer",
+		"--bootstrap-server",
+		b.cluster.Brokers()[0],
+		"--topic",
+		b.topic(dest),
+		"--group",
+		"readers-of-"+string(dest),
+		"--from-beginning",
+		"--max-messages",
+		fmt.Sprint(b.expect[dest]-len(b.read[dest])),
+		"--timeout-ms",
+		"30000",
+		"--formatter-property",
+		"print.partition=true",
+		"--formatter-property",
+		"print.headers=true",
+		"--formatter-property",
+		"print.key=true",
+		"--formatter-property",
+		"headers.separator=|",
+		"--formatter-property",
+		"line.separator="+end,
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -753,7 +796,9 @@ func TestRealIndependentClient(t *testing.T) {
 	r := publishertest.Open(t, bus)
 	var all []*bridge.Delivery
 	for range 2 {
-		some := append(publishertest.Events(uint64(len(all)+1), 400, 100), publishertest.Deadletters(uint64(len(all)+401), 20)...)
+		some := append(
+			publishertest.Events(uint64(len(all)+1), 400, 100),
+			publishertest.Deadletters(uint64(len(all)+401), 20)...)
 		all = append(all, some...)
 		r.Publish(some...)
 		r.WaitDone(some...)
@@ -772,8 +817,19 @@ func TestRealIndependentClient(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	producer := exec.CommandContext(t.Context(), "java", "-cp", filepath.Join(jars, "*"), "org.apache.kafka.tools.ConsoleProducer",
-		"--bootstrap-server", bus.cluster.Brokers()[0], "--topic", topic, "--reader-property", "parse.key=true")
+	producer := exec.CommandContext(
+		t.Context(),
+		"java",
+		"-cp",
+		filepath.Join(jars, "*"),
+		"org.apache.kafka.tools.ConsoleProducer",
+		"--bootstrap-server",
+		bus.cluster.Brokers()[0],
+		"--topic",
+		topic,
+		"--reader-property",
+		"parse.key=true",
+	)
 	var keys strings.Builder
 	for key := range bus.partitions {
 		fmt.Fprintf(&keys, "%s\tvalue\n", key)
@@ -865,8 +921,8 @@ func (b *kafkaBus) deleteRecords(t *testing.T, topic string, before map[int32]in
 	}
 }
 
-// What is gone from the front of the partitions while the publisher is away takes nothing with it that is still there, or
-// still to come.
+// What is gone from the front of the partitions while the publisher is away takes nothing with it that is still
+// there, or still to come.
 func TestRealRetention(t *testing.T) {
 	t.Parallel()
 	c := kafkatest.StartFor(t, kafkatest.Options{})
@@ -921,7 +977,12 @@ func TestRealRetention(t *testing.T) {
 						t.Errorf("event %s is stored %d times", sequence, n)
 					}
 				}
-				t.Logf("%d left, %d offered again, all done after %v", len(left), len(again), time.Since(began).Round(time.Millisecond))
+				t.Logf(
+					"%d left, %d offered again, all done after %v",
+					len(left),
+					len(again),
+					time.Since(began).Round(time.Millisecond),
+				)
 			})
 		}
 	}

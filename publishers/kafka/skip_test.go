@@ -41,8 +41,8 @@ func crashAfter(
 	return z.run
 }
 
-// What a lane skips as older than its first event may be its own, with the numbers that it would use next: then a broker
-// takes that event for a repeat, of as many.
+// What a lane skips as older than its first event may be its own, with the numbers that it would use next: then a
+// broker takes that event for a repeat, of as many.
 func TestSkippedOfOtherPartition(t *testing.T) {
 	t.Parallel()
 	first := ordersOnly(publishertest.Events(1, 1, 1))
@@ -78,7 +78,10 @@ func TestSkippedWhileCursorWaits(t *testing.T) {
 	waiting := ordersOnly(publishertest.Events(2, 2, 1))
 	waiting[0].Status = event.StatusRejected
 	r.Publish(waiting[0])
-	r.Eventually("it is stored in orders", func() bool { return bus.cluster.PartitionInfo(orders, 0).HighWatermark == 2 })
+	r.Eventually(
+		"it is stored in orders",
+		func() bool { return bus.cluster.PartitionInfo(orders, 0).HighWatermark == 2 },
+	)
 	r.Publish(waiting[1])
 	r.WaitDone(waiting[1])
 	addPartitions(t, bus, 2)

@@ -33,7 +33,9 @@ type authority struct {
 func newAuthority(t *testing.T) *authority {
 	t.Helper()
 	a := &authority{t: t, cert: &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "CA"}, IsCA: true, BasicConstraintsValid: true,
+		SerialNumber: big.NewInt(
+			time.Now().UnixNano(),
+		), Subject: pkix.Name{CommonName: "CA"}, IsCA: true, BasicConstraintsValid: true,
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageCertSign,
 	}}
 	a.key = newTLSKey(t)
@@ -130,9 +132,12 @@ func TestTLSCARotated(t *testing.T) {
 	before, after := newAuthority(t), newAuthority(t)
 	var current atomic.Pointer[tls.Config]
 	current.Store(before.server(time.Hour))
-	addr := startTLSKfake(t, &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
-		return current.Load(), nil
-	}})
+	addr := startTLSKfake(
+		t,
+		&tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+			return current.Load(), nil
+		}},
+	)
 	cfg := Config{TLSCAFile: filepath.Join(t.TempDir(), "ca.pem")}
 	tr := openTransport(t, cfg)
 	if err := fails(t, tr, addr, "TLS files: ", "ca.pem", "; check POSTBRIDGE_KAFKA_TLS_CA_FILE"); loginError(err) {
@@ -168,12 +173,24 @@ func TestTLSClientCertificate(t *testing.T) {
 			addr := startTLSKfake(t, config)
 			cfg := Config{TLSCAFile: ca.caFile()}
 
-			err := fails(t, openTransport(t, cfg), addr, "; check POSTBRIDGE_KAFKA_TLS_CERT_FILE and ", ": remote error: tls: ")
+			err := fails(
+				t,
+				openTransport(t, cfg),
+				addr,
+				"; check POSTBRIDGE_KAFKA_TLS_CERT_FILE and ",
+				": remote error: tls: ",
+			)
 			if loginError(err) != (version == tls.VersionTLS13) { // the alert of TLS 1.2 may mean something else
 				t.Errorf("%v", err)
 			}
 
-			cfg.TLSCertFile, cfg.TLSKeyFile = filepath.Join(t.TempDir(), "cert.pem"), filepath.Join(t.TempDir(), "key.pem")
+			cfg.TLSCertFile, cfg.TLSKeyFile = filepath.Join(
+				t.TempDir(),
+				"cert.pem",
+			), filepath.Join(
+				t.TempDir(),
+				"key.pem",
+			)
 			cert, key := newAuthority(t).issue("stranger", time.Hour)
 			replace(t, cfg.TLSCertFile, cert)
 			replace(t, cfg.TLSKeyFile, key)
@@ -200,7 +217,13 @@ func TestTLSClientCertificate(t *testing.T) {
 func TestTLSLogin(t *testing.T) {
 	t.Parallel()
 	ca := newAuthority(t)
-	cluster := startKfake(t, kfake.NumBrokers(1), kfake.TLS(ca.server(time.Hour)), kfake.EnableSASL(), kfake.Superuser(mechanismScram512, "edge", "secret"))
+	cluster := startKfake(
+		t,
+		kfake.NumBrokers(1),
+		kfake.TLS(ca.server(time.Hour)),
+		kfake.EnableSASL(),
+		kfake.Superuser(mechanismScram512, "edge", "secret"),
+	)
 	cfg := Config{
 		Brokers: cluster.ListenAddrs(), TLS: true, TLSCAFile: ca.caFile(),
 		SASLMechanism: mechanismScram512, User: "edge", Password: constant("secret"),
@@ -235,9 +258,16 @@ func TestTLSErrors(t *testing.T) {
 			"x509: certificate is not valid for any names, but wanted to match localhost; check POSTBRIDGE_KAFKA_BROKERS"},
 		"expired": {startTLSKfake(t, ca.server(-time.Minute)), Config{TLSCAFile: file},
 			`x509: certificate has expired or is not yet valid: that of "broker" is valid from `},
-		"plain to TLS": {addr, Config{}, " ApiVersions: the broker closed the connection; check POSTBRIDGE_KAFKA_TLS and the port"},
-		"closes on TLS": {startRaw(t, func(conn net.Conn) { io.ReadFull(conn, make([]byte, 4)) }).addr, Config{TLS: true},
-			" TLS handshake: the broker closed the connection; check POSTBRIDGE_KAFKA_TLS and the port"},
+		"plain to TLS": {
+			addr,
+			Config{},
+			" ApiVersions: the broker closed the connection; check POSTBRIDGE_KAFKA_TLS and the port",
+		},
+		"closes on TLS": {
+			startRaw(t, func(conn net.Conn) { io.ReadFull(conn, make([]byte, 4)) }).addr,
+			Config{TLS: true},
+			" TLS handshake: the broker closed the connection; check POSTBRIDGE_KAFKA_TLS and the port",
+		},
 		"answers in plain": {startRaw(t, func(conn net.Conn) {
 			io.ReadFull(conn, make([]byte, 4))
 			io.WriteString(conn, "HTTP/1.1 400 Bad Request\r\n\r\n")

@@ -31,8 +31,8 @@ type topic struct {
 	fewer  time.Time // since when the topic seems to have fewer partitions; zero if it does not
 
 	failing publishers.Condition[*partitionWriter] // blocks lanes
-	made    int                                    // how often we have begun to create it; changed with sending held, too
-	unread  bool                                   // it was said that we may not read it
+	made    int                                    // creations begun; changed while holding sending, too
+	unread  bool                                   // logged that we may not read it
 
 	// sending is held for reading from the look at what the topic has stored to the answer to a batch.
 	sending sync.RWMutex
@@ -136,7 +136,10 @@ func (t *topic) begin(n int) {
 	}
 	waiting := t.waiting
 	t.waiting = nil
-	slices.SortStableFunc(waiting, func(a, b *entry) int { return cmp.Compare(a.delivery.Sequence, b.delivery.Sequence) })
+	slices.SortStableFunc(
+		waiting,
+		func(a, b *entry) int { return cmp.Compare(a.delivery.Sequence, b.delivery.Sequence) },
+	)
 	for _, e := range waiting {
 		t.push(e)
 	}

@@ -26,7 +26,8 @@ const (
 	maxRequestTime = 30 * time.Second
 	// maxIdle is how long a connection is kept for the next request: brokers and load balancers close idle ones.
 	maxIdle = time.Minute
-	// maxAnswer is above the size in bytes of any answer of a broker. Text in ASCII and a TLS alert read as larger sizes.
+	// maxAnswer is above the size in bytes of any answer of a broker. Text in ASCII and a TLS alert read as larger
+	// sizes.
 	maxAnswer = 100 << 20
 )
 
@@ -39,8 +40,8 @@ func NewClient(cfg Config) (client *kafkago.Client, end func()) {
 }
 
 // transport is the kafka.RoundTripper under kafka.Client: it sends each request to the broker that the request names,
-// and keeps connections for the next request. kafka-go's own transport chooses the broker itself from metadata it caches,
-// logs in without a deadline, and after a broker's restart fails once for each dead connection.
+// and keeps connections for the next request. kafka-go's own transport chooses the broker itself from metadata it
+// caches, logs in without a deadline, and after a broker's restart fails once for each dead connection.
 type transport struct {
 	cfg          Config
 	certificates *tlsfiles.Files // nil without TLS files
@@ -230,7 +231,10 @@ func (t *transport) tlsConfig(ctx context.Context, c *connection) (*tls.Config, 
 	}
 	pool, pair, err := t.certificates.Current()
 	if err != nil {
-		return nil, fmt.Errorf("TLS files: %w; check POSTBRIDGE_KAFKA_TLS_CA_FILE, _TLS_CERT_FILE and _TLS_KEY_FILE", err)
+		return nil, fmt.Errorf(
+			"TLS files: %w; check POSTBRIDGE_KAFKA_TLS_CA_FILE, _TLS_CERT_FILE and _TLS_KEY_FILE",
+			err,
+		)
 	}
 	config.RootCAs = pool
 	if t.certificates.HasPair() {

@@ -34,8 +34,8 @@ type scripted struct {
 	accepted chan net.Conn // in the order they came
 }
 
-// startScripted starts a broker that asks answer first; it answers itself what that returns nil and true for, and closes
-// the connection for nil and false.
+// startScripted starts a broker that asks answer first; it answers itself what that returns nil and true for, and
+// closes the connection for nil and false.
 func startScripted(t *testing.T, answer func(req protocol.Message) (protocol.Message, bool)) *scripted {
 	t.Helper()
 	return startRaw(t, func(conn net.Conn) {
@@ -123,7 +123,11 @@ func ask(ctx context.Context, tr *transport, addr net.Addr) error {
 	defer cancel()
 	_, err := tr.RoundTrip(limited, addr, new(metadata.Request))
 	if limited.Err() != nil && ctx.Err() == nil {
-		return fmt.Errorf("not before %v: %v", patience, err) //nolint:errorlint // whatever error it is, it comes too late
+		return fmt.Errorf(
+			"not before %v: %v",
+			patience,
+			err, //nolint:errorlint // whatever error it is, it comes too late
+		)
 	}
 	return err
 }
@@ -247,7 +251,8 @@ func TestDeadConnectionsDropped(t *testing.T) {
 		(<-h.accepted).Close()
 	}
 	err := ask(t.Context(), tr, h.addr)
-	if err == nil || !ended(err) || loginError(err) || err.Error() != "Kafka broker "+h.addr.String()+": Metadata: the broker closed the connection" {
+	if err == nil || !ended(err) || loginError(err) ||
+		err.Error() != "Kafka broker "+h.addr.String()+": Metadata: the broker closed the connection" {
 		t.Errorf("%v", err)
 	}
 	if n := len(tr.idleTo(h.addr)); n != 0 {
@@ -371,7 +376,8 @@ func TestRequestDeadline(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	_, err := tr.RoundTrip(ctx, h.addr, new(metadata.Request))
-	if !errors.Is(err, context.DeadlineExceeded) || err.Error() != "Kafka broker "+h.addr.String()+": Metadata: no answer in time" {
+	if !errors.Is(err, context.DeadlineExceeded) ||
+		err.Error() != "Kafka broker "+h.addr.String()+": Metadata: no answer in time" {
 		t.Errorf("%v", err)
 	}
 }
@@ -419,7 +425,9 @@ func TestHandshakeDeadline(t *testing.T) {
 			if own := ctx.Err() != nil; own != (test.timeout > 0) {
 				t.Errorf("the time of the request was over: %v", own)
 			}
-			if !errors.Is(err, context.DeadlineExceeded) || loginError(err) || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), password) {
+			if !errors.Is(err, context.DeadlineExceeded) || loginError(err) ||
+				!strings.Contains(err.Error(), test.want) ||
+				strings.Contains(err.Error(), password) {
 				t.Errorf("%v, want %q", err, test.want)
 			}
 		})
@@ -443,8 +451,14 @@ func TestNoRecord(t *testing.T) {
 	t.Parallel()
 	s := startScripted(t, asUsual)
 	tr := openTransport(t, Config{})
-	_, err := tr.RoundTrip(t.Context(), s.addr, &produce.Request{Acks: 1, Topics: []produce.RequestTopic{{Topic: "orders",
-		Partitions: []produce.RequestPartition{{RecordSet: protocol.RecordSet{Records: protocol.NewRecordReader()}}}}}})
+	_, err := tr.RoundTrip(
+		t.Context(),
+		s.addr,
+		&produce.Request{Acks: 1, Topics: []produce.RequestTopic{{Topic: "orders",
+			Partitions: []produce.RequestPartition{
+				{RecordSet: protocol.RecordSet{Records: protocol.NewRecordReader()}},
+			}}}},
+	)
 	if !errors.Is(err, protocol.ErrNoRecord) {
 		t.Errorf("%v", err)
 	}
@@ -519,7 +533,11 @@ func TestVersions(t *testing.T) {
 	if !errors.Is(err, kafkago.UnsupportedVersion) {
 		t.Errorf("%v", err)
 	}
-	if _, err := tr.RoundTrip(t.Context(), s.addr, new(createtopics.Request)); !errors.Is(err, kafkago.UnsupportedVersion) || !strings.Contains(err.Error(), ": CreateTopics: ") {
+	if _, err := tr.RoundTrip(t.Context(), s.addr, new(createtopics.Request)); !errors.Is(
+		err,
+		kafkago.UnsupportedVersion,
+	) ||
+		!strings.Contains(err.Error(), ": CreateTopics: ") {
 		t.Errorf("%v", err)
 	}
 	if len(s.accepted) != 1 {
@@ -550,7 +568,17 @@ func TestNewClient(t *testing.T) {
 		if err != nil || stored.Error != nil {
 			t.Fatalf("%+v, %v", stored, err)
 		}
-		got, err := client.Fetch(ctx, &kafkago.FetchRequest{Addr: leader, Topic: "orders", Partition: p.ID, MinBytes: 1, MaxBytes: 1 << 20, MaxWait: time.Second})
+		got, err := client.Fetch(
+			ctx,
+			&kafkago.FetchRequest{
+				Addr:      leader,
+				Topic:     "orders",
+				Partition: p.ID,
+				MinBytes:  1,
+				MaxBytes:  1 << 20,
+				MaxWait:   time.Second,
+			},
+		)
 		if err != nil || got.Error != nil {
 			t.Fatalf("%+v, %v", got, err)
 		}

@@ -44,7 +44,10 @@ func (b *realBus) Stored(t *testing.T, dest bridge.Destination) (all []publisher
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	for offset := int64(0); ; {
-		resp, err := client.Fetch(ctx, &kafkago.FetchRequest{Topic: b.config.Prefix + "." + string(dest), Offset: offset, MaxBytes: 1 << 20})
+		resp, err := client.Fetch(
+			ctx,
+			&kafkago.FetchRequest{Topic: b.config.Prefix + "." + string(dest), Offset: offset, MaxBytes: 1 << 20},
+		)
 		if err == nil {
 			err = resp.Error
 		}
@@ -75,7 +78,9 @@ func (b *realBus) Stored(t *testing.T, dest bridge.Destination) (all []publisher
 func TestNumbersWrapAround(t *testing.T) {
 	t.Parallel()
 	bus := &realBus{config: kafka.Config{
-		Brokers: kafkatest.Plain(t), Prefix: fmt.Sprint("wrap-", time.Now().UnixNano()), CreateTopics: true, Partitions: 1, Replication: 1,
+		Brokers: kafkatest.Plain(
+			t,
+		), Prefix: fmt.Sprint("wrap-", time.Now().UnixNano()), CreateTopics: true, Partitions: 1, Replication: 1,
 	}}
 	// A producer that the broker does not know may begin with any number.
 	bus.note = fmt.Appendf(nil, "%s.orders 0 %d 0 %d 0\n", bus.config.Prefix, 1<<40, 1<<31-8)

@@ -14,9 +14,9 @@ import (
 	"github.com/postbridge/postbridge/publishers/publishertest"
 )
 
-// TestZombie has a batch of the run before arrive at the broker when the next run is at work already: before that looks,
-// between that and its first batch, or behind that. The two batches are cut the same or differently, and of dead
-// letters, which have no order, the next run offers others first.
+// TestZombie has a batch of the run before arrive at the broker when the next run is at work already: before that
+// looks, between that and its first batch, or behind that. The two batches are cut the same or differently, and of
+// dead letters, which have no order, the next run offers others first.
 func TestZombie(t *testing.T) {
 	t.Parallel()
 	const batch = 30 // of the zombie

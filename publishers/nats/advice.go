@@ -58,7 +58,8 @@ func advice(code jetstream.ErrorCode) string {
 	case errCodeReplicas, errCodeClusterNotActive:
 		return "the server is not one of a cluster: set POSTBRIDGE_NATS_REPLICAS=1, or run a cluster"
 	case errCodeNoPeers:
-		return "too few servers can hold the stream: bring them back, make room on them, or lower POSTBRIDGE_NATS_REPLICAS"
+		return "too few servers can hold the stream: bring them back, free space on them, " +
+			"or lower POSTBRIDGE_NATS_REPLICAS"
 	case errCodeNotAssigned, errCodeNotAvailable, errCodeNotLeader, errCodeOffline, errCodeOfflineWithReason:
 		return "bring back the servers of the cluster: a stream needs a majority of them"
 	case errCodeSubjectsOverlap:

@@ -38,7 +38,11 @@ func BenchmarkPublish(b *testing.B) {
 
 func benchmarkPublish(b *testing.B, keys int) {
 	server := &nats.EmbeddedConfig{Listen: "127.0.0.1:0", StoreDir: b.TempDir()}
-	p, err := nats.Open(nats.Config{Embedded: server, CreateStreams: true}, bridge.Opening{Report: func(string, error) {}, SaveState: func() error { return nil }}, slog.New(slog.DiscardHandler))
+	p, err := nats.Open(
+		nats.Config{Embedded: server, CreateStreams: true},
+		bridge.Opening{Report: func(string, error) {}, SaveState: func() error { return nil }},
+		slog.New(slog.DiscardHandler),
+	)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -80,7 +84,11 @@ func BenchmarkBare(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer nc.Close()
-	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(4096), jetstream.WithPublishAsyncTimeout(5*time.Second))
+	js, err := jetstream.New(
+		nc,
+		jetstream.WithPublishAsyncMaxPending(4096),
+		jetstream.WithPublishAsyncTimeout(5*time.Second),
+	)
 	if err != nil {
 		b.Fatal(err)
 	}

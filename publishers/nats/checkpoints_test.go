@@ -16,9 +16,9 @@ import (
 	"github.com/postbridge/postbridge/publishers/publishertest"
 )
 
-// TestBehindIsNoLoss: the publisher comes to a node of a cluster that the others cannot reach. It answers for the stream all
-// the same: a follower since it knows of no leader, a leader since it does not know that there is another. That it does not
-// have what was stored since says nothing.
+// TestBehindIsNoLoss: the publisher comes to a node of a cluster that the others cannot reach. It answers for the
+// stream all the same: a follower since it knows of no leader, a leader since it does not know that there is another.
+// That it does not have what was stored since says nothing.
 func TestBehindIsNoLoss(t *testing.T) {
 	t.Parallel()
 	for name, leads := range map[string]bool{"a follower": false, "the leader": true} {
@@ -45,7 +45,10 @@ func TestBehindIsNoLoss(t *testing.T) {
 				p.Refuse(i != behind)
 			}
 			r.Eventually("look at what the stream holds", func() bool {
-				return strings.Contains(strings.Join(r.Causes(), "\n"), "cannot check whether it still has what it stored")
+				return strings.Contains(
+					strings.Join(r.Causes(), "\n"),
+					"cannot check whether it still has what it stored",
+				)
 			})
 
 			b.isolate(b.nodes[behind], false)

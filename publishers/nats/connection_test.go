@@ -58,7 +58,10 @@ func fakeServerCounting(t *testing.T, text string) (address string, connects <-c
 // An error that the library does not know closes its connection for good. We come back all the same.
 func TestClosedForGood(t *testing.T) {
 	t.Parallel()
-	address, connects := fakeServer(t, `INFO {"server_id":"X","version":"2.10.0","proto":1,"headers":true,"max_payload":1048576,"jetstream":true}`+"\r\n")
+	address, connects := fakeServer(
+		t,
+		`INFO {"server_id":"X","version":"2.10.0","proto":1,"headers":true,"max_payload":1048576,"jetstream":true}`+"\r\n",
+	)
 	e := openEdge(t, nats.Config{URL: "nats://" + address})
 	for range 3 {
 		select {
@@ -86,7 +89,10 @@ func TestCloseDoesNotWait(t *testing.T) {
 // A connection over which we are not let in is closed, however long that goes on.
 func TestRefusedConnectionsAreClosed(t *testing.T) {
 	t.Parallel()
-	address, connects, open := fakeServerCounting(t, `INFO {"server_id":"X","version":"2.10.0","proto":1,"headers":true,"max_payload":1048576}`+"\r\n-ERR 'Authorization Violation'\r\n")
+	address, connects, open := fakeServerCounting(
+		t,
+		`INFO {"server_id":"X","version":"2.10.0","proto":1,"headers":true,"max_payload":1048576}`+"\r\n-ERR 'Authorization Violation'\r\n",
+	)
 	e := openEdge(t, nats.Config{URL: "nats://" + address, User: "edge", Password: noPassword})
 	for range 6 {
 		select {
@@ -95,7 +101,12 @@ func TestRefusedConnectionsAreClosed(t *testing.T) {
 			t.Fatalf("gave up; causes: %q", e.all())
 		}
 	}
-	eventually(t, "closed connections", func() bool { return open.Load() <= 2 }, func() any { return fmt.Sprint(open.Load(), " are open") })
+	eventually(
+		t,
+		"closed connections",
+		func() bool { return open.Load() <= 2 },
+		func() any { return fmt.Sprint(open.Load(), " are open") },
+	)
 }
 
 // What JetStream's own requests may not do is told by name, and at once.

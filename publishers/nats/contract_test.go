@@ -111,8 +111,8 @@ func (b *testBus) nodeOptions(t *testing.T, i, nodes int) *server.Options {
 		Users: b.users(),
 	}
 	if nodes > 1 {
-		// Without NoAdvertise, the publisher would hear of the nodes' own ports, past the proxies; and without an address
-		// at which there is nothing, so would the nodes.
+		// Without NoAdvertise, the publisher would hear of the nodes' own ports, past the proxies; and without an
+		// address at which there is nothing, so would the nodes.
 		o.Cluster = server.ClusterOpts{
 			Name: "test", Host: "127.0.0.1", Port: freePort(t), NoAdvertise: true, Advertise: "127.0.0.1:1",
 		}
@@ -127,7 +127,11 @@ func (b *testBus) users() []*server.User {
 	}
 	return []*server.User{
 		{Username: "admin", Password: "admin"},
-		{Username: "edge", Password: "secret", Permissions: &server.Permissions{Publish: &server.SubjectPermission{Deny: deny}}},
+		{
+			Username:    "edge",
+			Password:    "secret",
+			Permissions: &server.Permissions{Publish: &server.SubjectPermission{Deny: deny}},
+		},
 	}
 }
 
@@ -156,7 +160,10 @@ func (b *testBus) isolate(n *node, isolated bool) {
 func (b *testBus) waitForMeta(t *testing.T) {
 	t.Helper()
 	b.retry(t, "a leader of the cluster", func(ctx context.Context, js jetstream.JetStream) error {
-		s, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: "WARM", Subjects: []string{"warm"}, Replicas: len(b.nodes)})
+		s, err := js.CreateStream(
+			ctx,
+			jetstream.StreamConfig{Name: "WARM", Subjects: []string{"warm"}, Replicas: len(b.nodes)},
+		)
 		if err == nil {
 			err = js.DeleteStream(ctx, s.CachedInfo().Config.Name)
 		}

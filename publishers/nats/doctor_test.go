@@ -115,7 +115,13 @@ func TestCheckStreams(t *testing.T) {
 			wantWorst(t, results, publishers.Info, "has 1 of the 3 replicas")
 			wantResult(t, results, publishers.Info, "before its fsync", "sync_interval: always")
 			wantResult(t, results, publishers.OK, "the bus at", "can be reached")
-			wantResult(t, results, publishers.Warn, "stream GOOD_ORDERS has 1 of the 3 replicas", "set its replicas to 3")
+			wantResult(
+				t,
+				results,
+				publishers.Warn,
+				"stream GOOD_ORDERS has 1 of the 3 replicas",
+				"set its replicas to 3",
+			)
 			continue
 		}
 		wantResult(t, results, c.severity, "stream "+strings.ToUpper(prefix)+"_ORDERS", c.words)
@@ -255,10 +261,20 @@ func TestCheckCluster(t *testing.T) {
 	t.Parallel()
 	b := startBus(t, 3)
 	js := b.nodes[0].admin(t, natsgo.UserInfo("admin", "admin"))
-	cfg := nats.Config{URL: b.nodes[0].url(), User: "edge", Password: func() string { return "secret" }, CreateStreams: true, Replicas: 1}
+	cfg := nats.Config{
+		URL:           b.nodes[0].url(),
+		User:          "edge",
+		Password:      func() string { return "secret" },
+		CreateStreams: true,
+		Replicas:      1,
+	}
 	wantResult(t, checkBus(t, cfg), publishers.Info, "stream ORDERS is missing", "postbridge serve")
 	for name, replicas := range map[string]int{"orders": 1, "rejects": 3, "deadletters": 3} {
-		createStream(t, js, jetstream.StreamConfig{Name: strings.ToUpper(name), Subjects: []string{name + ".>"}, Replicas: replicas})
+		createStream(
+			t,
+			js,
+			jetstream.StreamConfig{Name: strings.ToUpper(name), Subjects: []string{name + ".>"}, Replicas: replicas},
+		)
 	}
 	results := checkBus(t, cfg)
 	wantResult(t, results, publishers.Warn, "stream ORDERS has 1 of the 3 replicas", "set its replicas to 3")

@@ -50,7 +50,11 @@ func TestEmbedded(t *testing.T) {
 func openEmbedded(t *testing.T, listen, dir string) error {
 	t.Helper()
 	cfg := nats.Config{Embedded: &nats.EmbeddedConfig{Listen: listen, StoreDir: dir}}
-	p, err := nats.Open(cfg, bridge.Opening{Report: func(string, error) {}, SaveState: func() error { return nil }}, slog.New(slog.DiscardHandler))
+	p, err := nats.Open(
+		cfg,
+		bridge.Opening{Report: func(string, error) {}, SaveState: func() error { return nil }},
+		slog.New(slog.DiscardHandler),
+	)
 	if err == nil {
 		p.Close()
 		t.Fatalf("listens on %q, stores in %s", listen, dir)
@@ -66,7 +70,10 @@ func TestEmbeddedAddressTaken(t *testing.T) {
 	}
 	defer l.Close()
 	dir := filepath.Join(t.TempDir(), "store")
-	want := fmt.Sprintf("the embedded NATS server cannot listen on %s: address already in use; set POSTBRIDGE_NATS_LISTEN", l.Addr())
+	want := fmt.Sprintf(
+		"the embedded NATS server cannot listen on %s: address already in use; set POSTBRIDGE_NATS_LISTEN",
+		l.Addr(),
+	)
 	if err := openEmbedded(t, l.Addr().String(), dir); err.Error() != want {
 		t.Errorf("%v\nwant %s", err, want)
 	}
@@ -109,7 +116,11 @@ func TestLargestEvents(t *testing.T) {
 			t.Parallel()
 			most := bridge.MaxEventSize(int64(maxBody))
 			e := openEdge(t, nats.Config{
-				Embedded:      &nats.EmbeddedConfig{Listen: "127.0.0.1:0", StoreDir: t.TempDir(), MaxPayload: int32(most)},
+				Embedded: &nats.EmbeddedConfig{
+					Listen:     "127.0.0.1:0",
+					StoreDir:   t.TempDir(),
+					MaxPayload: int32(most),
+				},
 				CreateStreams: true,
 			})
 			bodies := []string{
@@ -131,7 +142,13 @@ func TestLargestEvents(t *testing.T) {
 				d.Data, d.Status, d.Deadletter = got.Append(nil), got.Status, !got.Understood()
 				d.UserID = strings.Repeat("é", maxBody/2) // takes the most of headers
 				if size := int64(len(d.Data)); size > most-64<<10 {
-					t.Errorf("body %d of %d bytes becomes an event of %d, more than %d", i, len(body), size, most-64<<10)
+					t.Errorf(
+						"body %d of %d bytes becomes an event of %d, more than %d",
+						i,
+						len(body),
+						size,
+						most-64<<10,
+					)
 				}
 				e.publish(d)
 			}

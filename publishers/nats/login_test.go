@@ -82,7 +82,16 @@ func TestURLUserInfo(t *testing.T) {
 // A credentials file is read at each connect; one that is missing is an outage.
 func TestCredentials(t *testing.T) {
 	t.Parallel()
-	operator, account, user := newKey(t, nkeys.CreateOperator), newKey(t, nkeys.CreateAccount), newKey(t, nkeys.CreateUser)
+	operator, account, user := newKey(
+		t,
+		nkeys.CreateOperator,
+	), newKey(
+		t,
+		nkeys.CreateAccount,
+	), newKey(
+		t,
+		nkeys.CreateUser,
+	)
 	claims := jwt.NewAccountClaims(public(t, account))
 	claims.Limits.JetStreamLimits = jwt.JetStreamLimits{MemoryStorage: -1, DiskStorage: -1, Streams: -1, Consumer: -1}
 	accountJWT := encode(t, claims, operator)

@@ -54,7 +54,13 @@ func TestLookUpsOfOneOrder(t *testing.T) {
 	s := &holding{last: n, missing: map[uint64]bool{500: true}}
 	look := func(number, from uint64) (at uint64) {
 		t.Helper()
-		at, err := findEvent(t.Context(), s, "orders.kite.AB1234.1", &bridge.Delivery{Spool: "0badcafe", Sequence: number}, from)
+		at, err := findEvent(
+			t.Context(),
+			s,
+			"orders.kite.AB1234.1",
+			&bridge.Delivery{Spool: "0badcafe", Sequence: number},
+			from,
+		)
 		if err != nil {
 			t.Fatal(err)
 		}

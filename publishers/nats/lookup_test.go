@@ -152,7 +152,12 @@ func TestOutageLongerThanWindow(t *testing.T) {
 	e.publish(order(1))
 	proxy.LoseAnswers(true)
 	results := []<-chan error{e.offer(order(2)), e.offer(order(3))}
-	eventually(t, "event 2 in the stream", func() bool { return len(stored(t, js, "ORDERS")) == 2 }, func() any { return "" })
+	eventually(
+		t,
+		"event 2 in the stream",
+		func() bool { return len(stored(t, js, "ORDERS")) == 2 },
+		func() any { return "" },
+	)
 	forget(t, js)
 	proxy.LoseAnswers(false)
 	proxy.Cut()
@@ -170,7 +175,12 @@ func TestLookUpDenied(t *testing.T) {
 	n := startServer(t, func(o *server.Options) {
 		o.Users = []*server.User{
 			{Username: "admin", Password: "admin"},
-			{Username: "edge", Permissions: &server.Permissions{Publish: &server.SubjectPermission{Deny: []string{"$JS.API.DIRECT.GET.>"}}}},
+			{
+				Username: "edge",
+				Permissions: &server.Permissions{
+					Publish: &server.SubjectPermission{Deny: []string{"$JS.API.DIRECT.GET.>"}},
+				},
+			},
 		}
 	})
 	js := n.admin(t, natsgo.UserInfo("admin", "admin"))
@@ -180,8 +190,8 @@ func TestLookUpDenied(t *testing.T) {
 	wantStored(t, js, "ORDERS", 1, 2)
 }
 
-// TestNumberUsedAgain: what a run after an older copy of the spool was put back numbers like an event of before is not lost
-// without a word. What may have been sent by a run before is taken for stored.
+// TestNumberUsedAgain: what a run after an older copy of the spool was put back numbers like an event of before is
+// not lost without a word. What may have been sent by a run before is taken for stored.
 func TestNumberUsedAgain(t *testing.T) {
 	t.Parallel()
 	n := startServer(t, nil)

@@ -19,7 +19,16 @@ func delivery() *bridge.Delivery {
 	return &bridge.Delivery{
 		Spool: "0badcafe", Sequence: 42, ID: "00112233445566778899aabbccddeeff", Broker: "kite", UserID: "AB1234",
 		OrderID: "220303000308932", Status: event.StatusOpen, TraceParent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00",
-		ReceivedAt: time.Date(2022, 3, 3, 9, 24, 25, 123456789, time.UTC), Data: []byte(`{"id":"00112233445566778899aabbccddeeff"}`),
+		ReceivedAt: time.Date(
+			2022,
+			3,
+			3,
+			9,
+			24,
+			25,
+			123456789,
+			time.UTC,
+		), Data: []byte(`{"id":"00112233445566778899aabbccddeeff"}`),
 	}
 }
 

@@ -206,7 +206,10 @@ func TestSubjectMappingLater(t *testing.T) {
 	b.Cut()
 	r = r.GoBack()
 	r.Publish(all[r.Prefix():]...)
-	r.Eventually("condition", func() bool { return strings.Contains(strings.Join(r.Causes(), "\n"), "subject mapping") })
+	r.Eventually(
+		"condition",
+		func() bool { return strings.Contains(strings.Join(r.Causes(), "\n"), "subject mapping") },
+	)
 	b.nodes[0].server.GlobalAccount().RemoveMapping("orders.*.*.*")
 	r.WaitDone(all[r.Prefix():]...)
 	if got := subjects(t, js, "ORDERS", 2); got["orders.kite"] != len(all) {

@@ -18,8 +18,8 @@ func (p *Publisher) noAnswer(err error) error {
 	return err
 }
 
-// inboxDenied reports whether we were refused to subscribe to answers. Only a new connection asks for it again. It takes
-// mu.
+// inboxDenied reports whether we were refused to subscribe to answers. Only a new connection asks for it again. It
+// takes mu.
 func (p *Publisher) inboxDenied() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -40,7 +40,8 @@ func (p *Publisher) denied(err error) {
 	if d := p.denyWhat(err); d != nil { // err may quote the subject of an order
 		p.log.Warn("no permission to look up what the stream holds: events may be stored twice after an outage",
 			"stream", d.stream, "remedy", fmt.Sprintf("allow publishing to $JS.API.DIRECT.GET.%s and "+
-				"$JS.API.DIRECT.GET.%[1]s.>, or to $JS.API.STREAM.MSG.GET.%[1]s if the stream does not allow direct access", d.stream))
+				"$JS.API.DIRECT.GET.%[1]s.>, or to $JS.API.STREAM.MSG.GET.%[1]s if the stream does not allow "+
+				"direct access", d.stream))
 	}
 }
 
@@ -61,7 +62,8 @@ func (p *Publisher) denyWhat(err error) (unseen *destination) {
 	for _, d := range p.destinations {
 		if rest, ok := strings.CutPrefix(subject, d.prefix+string(d.name)+"."); ok {
 			p.deniedCopies(d, rest)
-		} else if strings.HasPrefix(subject, "$JS.API.DIRECT.GET."+d.stream) || subject == "$JS.API.STREAM.MSG.GET."+d.stream {
+		} else if strings.HasPrefix(subject, "$JS.API.DIRECT.GET."+d.stream) ||
+			subject == "$JS.API.STREAM.MSG.GET."+d.stream {
 			d.lookupDenied = true
 			d.endLookups()
 			unseen = d

@@ -23,7 +23,11 @@ func TestPermissions(t *testing.T) {
 		"orders.>", "rejects.>", "deadletters.>",
 		"$JS.API.STREAM.INFO.ORDERS", "$JS.API.STREAM.INFO.REJECTS", "$JS.API.STREAM.INFO.DEADLETTERS",
 	}
-	create := []string{"$JS.API.STREAM.CREATE.ORDERS", "$JS.API.STREAM.CREATE.REJECTS", "$JS.API.STREAM.CREATE.DEADLETTERS"}
+	create := []string{
+		"$JS.API.STREAM.CREATE.ORDERS",
+		"$JS.API.STREAM.CREATE.REJECTS",
+		"$JS.API.STREAM.CREATE.DEADLETTERS",
+	}
 	direct := []string{
 		"$JS.API.DIRECT.GET.ORDERS", "$JS.API.DIRECT.GET.ORDERS.>", "$JS.API.DIRECT.GET.REJECTS", "$JS.API.DIRECT.GET.REJECTS.>",
 	}
@@ -66,7 +70,15 @@ func createAll(t *testing.T, n *node, allowDirect bool) {
 	t.Helper()
 	js := n.admin(t, natsgo.UserInfo("admin", "admin"))
 	for _, name := range []string{"orders", "rejects", "deadletters"} {
-		createStream(t, js, jetstream.StreamConfig{Name: strings.ToUpper(name), Subjects: []string{name + ".>"}, AllowDirect: allowDirect})
+		createStream(
+			t,
+			js,
+			jetstream.StreamConfig{
+				Name:        strings.ToUpper(name),
+				Subjects:    []string{name + ".>"},
+				AllowDirect: allowDirect,
+			},
+		)
 	}
 }
 
@@ -156,8 +168,8 @@ func TestDeniedNamesNobody(t *testing.T) {
 	}
 }
 
-// TestDeniedLookupNamesNobody: the server quotes the subject of a lookup that it denies, with a user and an order in it.
-// The log line does not.
+// TestDeniedLookupNamesNobody: the server quotes the subject of a lookup that it denies, with a user and an order in
+// it. The log line does not.
 func TestDeniedLookupNamesNobody(t *testing.T) {
 	t.Parallel()
 	user := &server.User{Username: "edge", Permissions: &server.Permissions{

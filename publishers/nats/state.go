@@ -24,7 +24,8 @@ func (p *Publisher) loadState(state []byte) {
 	configured := func(server string) bool { return slices.Contains(now, server) }
 	if known && !slices.ContainsFunc(strings.Split(before, ","), configured) {
 		p.log.Warn("the NATS servers have changed, and may not hold the events stored before; "+
-			"only unpublished events go to them. To publish all events in the spool again, stop postbridge, remove spool/cursor-nats and start it",
+			"only unpublished events go to them. To publish all events in the spool again, "+
+			"stop postbridge, remove spool/cursor-nats and start it",
 			"servers", p.hosts)
 		p.checkpoints.Forget()
 	}

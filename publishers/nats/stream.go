@@ -221,7 +221,11 @@ func lookupError(err error) error {
 	return advised(err)
 }
 
-func (p *Publisher) createStream(ctx context.Context, js jetstream.JetStream, d *destination) (jetstream.Stream, error) {
+func (p *Publisher) createStream(
+	ctx context.Context,
+	js jetstream.JetStream,
+	d *destination,
+) (jetstream.Stream, error) {
 	s, err := js.CreateStream(ctx, p.streamConfig(d))
 	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 		return js.Stream(ctx, d.stream) // another replica was faster

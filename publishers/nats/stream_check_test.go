@@ -16,7 +16,8 @@ func TestDestinationNames(t *testing.T) {
 		t.Errorf("without prefix: %+v", d)
 	}
 	d = newDestination(bridge.Deadletters, "desk1", "*")
-	if d.stream != "DESK1_DEADLETTERS" || d.subjects != "desk1.deadletters.>" || d.needed != "desk1.deadletters.*" || d.prefix != "desk1." {
+	if d.stream != "DESK1_DEADLETTERS" || d.subjects != "desk1.deadletters.>" || d.needed != "desk1.deadletters.*" ||
+		d.prefix != "desk1." {
 		t.Errorf("with prefix: %+v", d)
 	}
 }
@@ -41,7 +42,11 @@ func TestMisfit(t *testing.T) {
 		{"sealed", func(c *jetstream.StreamConfig) { c.Sealed = true }, "sealed"},
 		{"mirror", func(c *jetstream.StreamConfig) { c.Mirror = &jetstream.StreamSource{Name: "X"} }, "mirror"},
 	} {
-		config := jetstream.StreamConfig{Subjects: []string{"orders.>"}, Storage: jetstream.FileStorage, Duplicates: duplicateWindow}
+		config := jetstream.StreamConfig{
+			Subjects:   []string{"orders.>"},
+			Storage:    jetstream.FileStorage,
+			Duplicates: duplicateWindow,
+		}
 		c.change(&config)
 		err := d.misfit(&config)
 		switch {
@@ -55,7 +60,12 @@ func TestMisfit(t *testing.T) {
 
 func TestWarnings(t *testing.T) {
 	d := newDestination(bridge.Orders, "", "*.*.*")
-	good := jetstream.StreamConfig{Subjects: []string{"orders.>"}, Duplicates: duplicateWindow, MaxBytes: 1 << 30, Discard: jetstream.DiscardNew}
+	good := jetstream.StreamConfig{
+		Subjects:   []string{"orders.>"},
+		Duplicates: duplicateWindow,
+		MaxBytes:   1 << 30,
+		Discard:    jetstream.DiscardNew,
+	}
 	if w := d.warnings(&good, false); w != "" {
 		t.Errorf("warning %q", w)
 	}

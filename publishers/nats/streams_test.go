@@ -72,7 +72,11 @@ func TestStreamDoesNotFit(t *testing.T) {
 	t.Parallel()
 	n := startServer(t, nil)
 	js := n.admin(t)
-	before := createStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}, Storage: jetstream.MemoryStorage})
+	before := createStream(
+		t,
+		js,
+		jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}, Storage: jetstream.MemoryStorage},
+	)
 	e := openEdge(t, nats.Config{URL: n.url(), CreateStreams: true})
 	held := e.offer(order(1))
 	e.waitCause("stream ORDERS", "memory")
@@ -231,7 +235,11 @@ func TestOneCopyRefused(t *testing.T) {
 func TestManyHeld(t *testing.T) {
 	t.Parallel()
 	n := startServer(t, nil)
-	createStream(t, n.admin(t), jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}, Storage: jetstream.MemoryStorage})
+	createStream(
+		t,
+		n.admin(t),
+		jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}, Storage: jetstream.MemoryStorage},
+	)
 	proxy := publishertest.NewProxy(t, n.url()[len("nats://"):])
 	e := openEdge(t, nats.Config{URL: "nats://" + proxy.Addr(), CreateStreams: true})
 	e.waitCause("stream ORDERS", "memory")

@@ -33,7 +33,9 @@ type authority struct {
 func newAuthority(t *testing.T) *authority {
 	t.Helper()
 	a := &authority{t: t, cert: &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "CA"}, IsCA: true, BasicConstraintsValid: true,
+		SerialNumber: big.NewInt(
+			time.Now().UnixNano(),
+		), Subject: pkix.Name{CommonName: "CA"}, IsCA: true, BasicConstraintsValid: true,
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageCertSign,
 	}}
 	a.key = newTLSKey(t)
@@ -90,7 +92,9 @@ func (a *authority) serverTLS(o *server.Options) {
 	pool.AddCert(a.cert)
 	o.TLS, o.TLSVerify, o.TLSTimeout = true, true, 5
 	o.TLSConfig = &tls.Config{
-		Certificates: []tls.Certificate{pair}, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS12,
+		Certificates: []tls.Certificate{
+			pair,
+		}, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS12,
 	}
 }
 
@@ -125,13 +129,27 @@ func TestTLSRotated(t *testing.T) {
 	ca := newAuthority(t)
 	n := startServer(t, ca.serverTLS)
 	dir := t.TempDir()
-	caFile, certFile, keyFile := filepath.Join(dir, "ca.pem"), filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	caFile, certFile, keyFile := filepath.Join(
+		dir,
+		"ca.pem",
+	), filepath.Join(
+		dir,
+		"cert.pem",
+	), filepath.Join(
+		dir,
+		"key.pem",
+	)
 	e := openEdge(t, nats.Config{
 		URL: n.url(), CreateStreams: true, TLSCAFile: caFile, TLSCertFile: certFile, TLSKeyFile: keyFile,
 	})
 	isClient := func(name string) {
 		t.Helper()
-		eventually(t, "connection of "+name, func() bool { return n.client(t) == "CN="+name }, func() any { return e.all() })
+		eventually(
+			t,
+			"connection of "+name,
+			func() bool { return n.client(t) == "CN="+name },
+			func() any { return e.all() },
+		)
 	}
 
 	// Not there yet: an outage.
@@ -188,7 +206,10 @@ func TestConnectOptions(t *testing.T) {
 	dir := t.TempDir()
 	cfg := nats.Config{
 		URL: n.url(), User: "edge", Password: func() string { return "secret" }, CreateStreams: true,
-		TLSCAFile: filepath.Join(dir, "ca.pem"), TLSCertFile: filepath.Join(dir, "cert.pem"), TLSKeyFile: filepath.Join(dir, "key.pem"),
+		TLSCAFile: filepath.Join(
+			dir,
+			"ca.pem",
+		), TLSCertFile: filepath.Join(dir, "cert.pem"), TLSKeyFile: filepath.Join(dir, "key.pem"),
 	}
 	cert, key := ca.issue("edge")
 	replace(t, cfg.TLSCAFile, ca.pem)

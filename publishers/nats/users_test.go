@@ -56,7 +56,9 @@ func TestUsers(t *testing.T) {
 		"$JS.API.STREAM.DELETE.ORDERS", "$JS.API.STREAM.PURGE.ORDERS", "$JS.API.STREAM.UPDATE.ORDERS",
 		"$JS.API.STREAM.MSG.DELETE.ORDERS", "$JS.API.CONSUMER.DELETE.ORDERS.strategy",
 	}
-	consumers := append([]string{"orders.kite.AB1234.1", "rejects.kite.AB1234.1", "$JS.API.STREAM.CREATE.ORDERS"}, others...)
+	consumers := append(
+		[]string{"orders.kite.AB1234.1", "rejects.kite.AB1234.1", "$JS.API.STREAM.CREATE.ORDERS"},
+		others...)
 	for user, c := range map[string]struct{ publish, subscribe []string }{
 		"edge": {append([]string{"$JS.API.CONSUMER.CREATE.ORDERS.edge.>"}, others...), []string{"orders.>", ">", "_INBOX_strategy.>"}},
 		"strategy": {append([]string{"$JS.API.CONSUMER.CREATE.REJECTS.strategy.rejects.>", "$JS.API.CONSUMER.MSG.NEXT.REJECTS.risk", "$JS.ACK.REJECTS.risk.1"},
@@ -71,7 +73,11 @@ func TestUsers(t *testing.T) {
 // consume reads and acknowledges all of a stream, with a durable consumer of the user's name.
 func consume(t *testing.T, n *node, user, stream, subject string, events int) {
 	t.Helper()
-	conn, err := natsgo.Connect(n.url(), natsgo.UserInfo(user, user+"-secret"), natsgo.CustomInboxPrefix("_INBOX_"+user))
+	conn, err := natsgo.Connect(
+		n.url(),
+		natsgo.UserInfo(user, user+"-secret"),
+		natsgo.CustomInboxPrefix("_INBOX_"+user),
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +126,8 @@ func wantDenied(t *testing.T, n *node, user string, publish, subscribe []string)
 		}
 		select {
 		case err := <-refused:
-			if !errors.Is(err, natsgo.ErrPermissionViolation) || !strings.Contains(err.Error(), fmt.Sprintf("%q", subject)) {
+			if !errors.Is(err, natsgo.ErrPermissionViolation) ||
+				!strings.Contains(err.Error(), fmt.Sprintf("%q", subject)) {
 				t.Errorf("%s: %s %s: %v", user, what, subject, err)
 			}
 		case <-time.After(10 * time.Second):

@@ -313,7 +313,12 @@ func testOlderCopy(t *testing.T, bus Bus) {
 	bus.Start(t)
 	r = r.GoBack()
 	if r.start == 0 || r.start > uint64(saved) {
-		t.Errorf("of %d events of which %d are lost, those behind %d are published again", len(all), len(all)-saved, r.start)
+		t.Errorf(
+			"of %d events of which %d are lost, those behind %d are published again",
+			len(all),
+			len(all)-saved,
+			r.start,
+		)
 	}
 	r.Publish(all[r.start:]...)
 	r.WaitDone(all[r.start:]...)

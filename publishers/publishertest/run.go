@@ -81,8 +81,8 @@ func (r *Trial) Recover() *Trial {
 	return open(r.t, r.bus, r.kept, r.offered)
 }
 
-// GoBack waits until the bus is known to have lost events, and is the next run: from there on. All events beyond Prefix are
-// to be published again.
+// GoBack waits until the bus is known to have lost events, and is the next run: from there on. All events beyond
+// Prefix are to be published again.
 func (r *Trial) GoBack() *Trial {
 	r.t.Helper()
 	r.Eventually("word of the loss", func() bool { return len(r.Lost()) > 0 })
@@ -102,9 +102,23 @@ func open(t *testing.T, bus Bus, c cursor, before uint64) *Trial {
 
 func openSpool(t *testing.T, bus Bus, spool string, c cursor, before uint64) *Trial {
 	t.Helper()
-	r := &Trial{t: t, bus: bus, start: c.prefix, before: before, offered: before, prefix: c.prefix, state: c.state, kept: c,
-		results: make(map[uint64]error), changed: make(chan struct{}), open: make(map[string]error)}
-	r.publisher = bus.Open(t, bridge.Opening{Report: r.report, Spool: spool, State: c.state, SaveState: r.saveState, Rewound: r.rewound})
+	r := &Trial{
+		t:       t,
+		bus:     bus,
+		start:   c.prefix,
+		before:  before,
+		offered: before,
+		prefix:  c.prefix,
+		state:   c.state,
+		kept:    c,
+		results: make(map[uint64]error),
+		changed: make(chan struct{}),
+		open:    make(map[string]error),
+	}
+	r.publisher = bus.Open(
+		t,
+		bridge.Opening{Report: r.report, Spool: spool, State: c.state, SaveState: r.saveState, Rewound: r.rewound},
+	)
 	t.Cleanup(r.Close)
 	return r
 }

@@ -62,7 +62,11 @@ func TestRotated(t *testing.T) {
 		if err != nil || pool == nil {
 			t.Fatalf("%v, %v", pool, err)
 		}
-		if got := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: pair.Certificate[0]}); string(got) != string(want) {
+		if got := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: pair.Certificate[0]}); string(
+			got,
+		) != string(
+			want,
+		) {
 			t.Error("another certificate")
 		}
 	}
@@ -121,7 +125,8 @@ func TestPartly(t *testing.T) {
 	report := func(error) {}
 
 	f := tlsfiles.New(ca, "", "", report)
-	if pool, pair, err := f.Current(); pool == nil || pair.Certificate != nil || err != nil || !f.HasCA() || f.HasPair() {
+	if pool, pair, err := f.Current(); pool == nil || pair.Certificate != nil || err != nil || !f.HasCA() ||
+		f.HasPair() {
 		t.Errorf("%v, %v, %v", pool, pair, err)
 	}
 	f = tlsfiles.New("", cert, key, report)

@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// makeCertificates makes ca.pem, server.pem (key and certificate, as Kafka reads it), client.pem and client-key.pem. The
-// server's is good on loopback and for the names given.
+// makeCertificates makes ca.pem, server.pem (key and certificate, as Kafka reads it), client.pem and client-key.pem.
+// The server's is good on loopback and for the names given.
 func makeCertificates(dir string, names []string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -65,7 +65,10 @@ func makeCertificates(dir string, names []string) error {
 }
 
 // certificate makes what the template says, signed by ca; by itself without one.
-func certificate(template, ca *x509.Certificate, caKey *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey, error) {
+func certificate(
+	template, ca *x509.Certificate,
+	caKey *ecdsa.PrivateKey,
+) (*x509.Certificate, *ecdsa.PrivateKey, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, nil, err

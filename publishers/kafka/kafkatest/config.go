@@ -23,8 +23,8 @@ type Options struct {
 	// Secure adds listeners with TLS and SASL: SCRAM-SHA-256, SCRAM-SHA-512 and PLAIN, for User with Password.
 	Secure bool
 
-	// SecureListen is the host:port of the secure listener of each node, for clients that do not reach 127.0.0.1; empty for
-	// free ports there. The certificate is good for these hosts, too.
+	// SecureListen is the host:port of the secure listener of each node, for clients that do not reach 127.0.0.1;
+	// empty for free ports there. The certificate is good for these hosts, too.
 	SecureListen []string
 
 	// ClientAuth adds listeners with TLS that require a client certificate. It makes its owner User, too.
@@ -92,7 +92,8 @@ func chooseEndpoints(o Options) ([]endpoints, error) {
 }
 
 // listenBelowEphemeral listens on a port the system does not give out by itself, neither to listeners nor to outgoing
-// connections: nobody takes it while its node is down, and a client that dials a node that is down does not reach itself.
+// connections: nobody takes it while its node is down, and a client that dials a node that is down does not reach
+// itself.
 func listenBelowEphemeral() (net.Listener, error) {
 	var err error
 	for range 100 {
@@ -115,7 +116,10 @@ func (o Options) check() error {
 	}
 	for _, address := range append([]string{o.Listen}, o.SecureListen...) {
 		if host, _, err := net.SplitHostPort(address); address != "" && (err != nil || host == "") {
-			return fmt.Errorf("kafkatest: %q is not where clients can connect to: give host:port, as in 127.0.0.1:9092", address)
+			return fmt.Errorf(
+				"kafkatest: %q is not where clients can connect to: give host:port, as in 127.0.0.1:9092",
+				address,
+			)
 		}
 	}
 	return nil

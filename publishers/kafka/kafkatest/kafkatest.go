@@ -198,7 +198,14 @@ func (c *Cluster) await(ctx context.Context, i int, known []int) error {
 		return last == nil, nil
 	})
 	if err != nil {
-		return fmt.Errorf("kafkatest: node %d does not come up: %w\nlast look: %w\nend of %s:\n%s", i, err, last, n.log(), n.said())
+		return fmt.Errorf(
+			"kafkatest: node %d does not come up: %w\nlast look: %w\nend of %s:\n%s",
+			i,
+			err,
+			last,
+			n.log(),
+			n.said(),
+		)
 	}
 	return nil
 }
@@ -299,7 +306,15 @@ func (c *Cluster) Stop(node int) error {
 	case <-p.done:
 		return nil // a JVM ends with 143 then
 	case <-late.C:
-		return errors.Join(fmt.Errorf("kafkatest: node %d took more than %v to stop and was killed; end of its log:\n%s", node, stopTimeout, n.said()), p.kill())
+		return errors.Join(
+			fmt.Errorf(
+				"kafkatest: node %d took more than %v to stop and was killed; end of its log:\n%s",
+				node,
+				stopTimeout,
+				n.said(),
+			),
+			p.kill(),
+		)
 	}
 }
 
@@ -318,8 +333,8 @@ func (n *node) take() (*process, error) {
 	return p, nil
 }
 
-// StartNode starts a node again, with its data, and returns when it answers. With three nodes two have to run for any to
-// answer: if two are down, start both at once.
+// StartNode starts a node again, with its data, and returns when it answers. With three nodes two have to run for any
+// to answer: if two are down, start both at once.
 func (c *Cluster) StartNode(ctx context.Context, node int) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -329,8 +344,8 @@ func (c *Cluster) StartNode(ctx context.Context, node int) error {
 	return c.await(ctx, node, []int{node})
 }
 
-// Leader returns the node that leads a partition, waiting for there to be one. For a while after a kill that is the node
-// that was killed.
+// Leader returns the node that leads a partition, waiting for there to be one. For a while after a kill that is the
+// node that was killed.
 func (c *Cluster) Leader(ctx context.Context, topic string, partition int) (node int, err error) {
 	last := errors.New("no node runs")
 	err = poll(ctx, askInterval, func() (bool, error) {
@@ -394,8 +409,8 @@ func (p *process) kill() error {
 	return nil
 }
 
-// Java runs a class of the jars, as org.apache.kafka.tools.consumer.ConsoleConsumer, and returns its stdout, also with an
-// error, which has its stderr.
+// Java runs a class of the jars, as org.apache.kafka.tools.consumer.ConsoleConsumer, and returns its stdout, also
+// with an error, which has its stderr.
 func (c *Cluster) Java(ctx context.Context, class string, args ...string) (stdout []byte, err error) {
 	tmp, err := os.MkdirTemp(filepath.Join(c.dir, "tmp"), "")
 	if err != nil {

@@ -67,11 +67,25 @@ func TestKillAndStartAgain(t *testing.T) {
 	if node, err := c.Leader(t.Context(), "some.orders", 0); node != 0 || err != nil {
 		t.Errorf("Leader: %d, %v, want 0", node, err)
 	}
-	got, err := c.Java(t.Context(), "org.apache.kafka.tools.consumer.ConsoleConsumer", "--bootstrap-server", c.Brokers()[0],
-		"--topic", "some.orders", "--from-beginning", "--max-messages", "2", "--timeout-ms", "30000",
-		"--formatter-property", "print.partition=true",
-		"--formatter-property", "print.headers=true",
-		"--formatter-property", "print.key=true")
+	got, err := c.Java(
+		t.Context(),
+		"org.apache.kafka.tools.consumer.ConsoleConsumer",
+		"--bootstrap-server",
+		c.Brokers()[0],
+		"--topic",
+		"some.orders",
+		"--from-beginning",
+		"--max-messages",
+		"2",
+		"--timeout-ms",
+		"30000",
+		"--formatter-property",
+		"print.partition=true",
+		"--formatter-property",
+		"print.headers=true",
+		"--formatter-property",
+		"print.key=true",
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -285,10 +299,14 @@ func grant(t *testing.T, client *kafka.Client, topic string, operation kafka.ACL
 }
 
 func record(topic, value string) *kafka.ProduceRequest {
-	return &kafka.ProduceRequest{Topic: topic, RequiredAcks: kafka.RequireAll, Records: kafka.NewRecordReader(kafka.Record{
-		Key: kafka.NewBytes([]byte("key")), Value: kafka.NewBytes([]byte(value)),
-		Headers: []kafka.Header{{Key: "name", Value: []byte("value")}, {Key: "other", Value: []byte{}}},
-	})}
+	return &kafka.ProduceRequest{
+		Topic:        topic,
+		RequiredAcks: kafka.RequireAll,
+		Records: kafka.NewRecordReader(kafka.Record{
+			Key: kafka.NewBytes([]byte("key")), Value: kafka.NewBytes([]byte(value)),
+			Headers: []kafka.Header{{Key: "name", Value: []byte("value")}, {Key: "other", Value: []byte{}}},
+		}),
+	}
 }
 
 // produce publishes a record, again and again while nodes come and go.

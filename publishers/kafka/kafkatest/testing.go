@@ -91,8 +91,8 @@ type sharedNode struct {
 
 var shared sharedNode //nolint:gochecknoglobals // it is there to be shared, and Main ends it
 
-// Plain returns the brokers of KAFKA_TEST_BROKERS, separated by commas, if that is set, else of one node without a login
-// that all tests of the process share: use topics of your own. The process's TestMain has to call Main.
+// Plain returns the brokers of KAFKA_TEST_BROKERS, separated by commas, if that is set, else of one node without a
+// login that all tests of the process share: use topics of your own. The process's TestMain has to call Main.
 func Plain(t testing.TB) []string {
 	t.Helper()
 	if brokers := os.Getenv("KAFKA_TEST_BROKERS"); brokers != "" {
