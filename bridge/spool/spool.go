@@ -352,22 +352,6 @@ func (s *Spool) writeBatch(b *batch) error {
 	return nil
 }
 
-// fitting returns the length of the records at the start of buf that fit into space and are before until, if that is
-// not zero.
-func (id spoolID) fitting(buf []byte, space int64, until uint64) (fit int64) {
-	if int64(len(buf)) <= space && until == 0 {
-		return int64(len(buf))
-	}
-	for fit < int64(len(buf)) {
-		n, _ := id.recordLen(buf[fit:])
-		if fit+n > space || recordSequence(buf[fit:]) == until {
-			break
-		}
-		fit += n
-	}
-	return fit
-}
-
 func (s *Spool) segmentSize() int64 { return min(s.o.MaxBytes/8, maxSegment) }
 
 // grown lets the cursors read what the last segment has got.
