@@ -8,113 +8,113 @@ import (
 
 // ahead is a segment that is made before it is needed, so that no Append waits for the directory. Its file stays empty
 // until the writer takes it: an empty file holds nothing, and Open removes it.
-type ahead struct {
+type preallocatedSegment struct {
 	first uint64
-	made  chan struct{} // closed once file is set
+	ready  chan struct{} // closed once file is set
 	file  File          // nil if it could not be made
 }
 
 // upkeep is the goroutine for what the directory takes long to do and nobody waits for: it makes the next segment and
 // raises the high-water marks ahead of need, and removes what has been published for long enough, or for less time if
 // space gets low.
-func (s *Spool) upkeep() {
+func (s *Spool) runBackground() {
 	defer s.finished.Done()
-	tick := time.NewTicker(housekeeping)
+	tick := time.NewTicker(backgroundInterval)
 	defer tick.Stop()
 	for {
 		select {
-		case <-s.chores:
+		case <-s.background:
 		case <-tick.C:
-			_ = s.measure() // said once
-			s.stuck = false
+			_ = s.measureFree() // said once
+			s.paused = false
 		case <-s.failed:
 			return
 		case <-s.closing:
 			return
 		}
 		for more := true; more; {
-			s.makeAhead()
-			s.raiseMarks()
+			s.preallocate()
+			s.raiseHighWaterMarks()
 			more = s.removeOldest()
 		}
 	}
 }
 
 // raiseMarks raises the high-water marks that will be reached next.
-func (s *Spool) raiseMarks() {
+func (s *Spool) raiseHighWaterMarks() {
 	for _, c := range s.cursors {
 		s.mu.Lock()
-		_, due := c.higherMark()
+		_, due := c.nextHighWater()
 		s.mu.Unlock()
 		if due {
-			s.raiseOffered(c)
+			s.raiseHighWater(c)
 		}
 	}
 }
 
 // complain leaves the directory alone until the next housekeeping. Only the first error since a removal is logged: it is
 // tried again every second.
-func (s *Spool) complain(what, segment string, err error) {
-	if !s.complained {
+func (s *Spool) retryLater(what, segment string, err error) {
+	if !s.logged {
 		s.o.Log.Error(what+"; it is tried again every second", "segment", segment, "error", err)
 	}
-	s.stuck, s.complained = true, true
+	s.paused, s.logged = true, true
 }
 
 // measure looks how much space the disk has. If that cannot be told, what was known before holds.
-func (s *Spool) measure() error {
+func (s *Spool) measureFree() error {
 	s.mu.Lock()
 	written := s.written
 	s.mu.Unlock()
 	free, err := s.fs.Free()
-	if err != nil && !s.blind {
+	if err != nil && !s.freeUnknown {
 		s.o.Log.Error("cannot measure the free space of the spool's disk", "error", err)
 	}
-	if s.blind = err != nil; !s.blind {
+	if s.freeUnknown = err != nil; !s.freeUnknown {
 		s.mu.Lock()
-		s.free = free - (s.promised - written) // of which some may be written by now
+		s.free = free - (s.accepted - written) // of which some may be written by now
 		s.mu.Unlock()
 	}
 	return err
 }
 
 // makeAhead makes the segment that will be needed next.
-func (s *Spool) makeAhead() {
+func (s *Spool) preallocate() {
 	s.mu.Lock()
-	first, due := s.plan()
-	if !due || s.stuck {
+	first, due := s.planPreallocation()
+	if !due || s.paused {
 		s.mu.Unlock()
 		return
 	}
-	a, before := &ahead{first: first, made: make(chan struct{})}, s.ahead
-	s.ahead = a
+	a, before := &preallocatedSegment{first: first, ready: make(chan struct{})}, s.preallocated
+	s.preallocated = a
 	s.mu.Unlock()
 	if before != nil {
-		s.drop(before)
+		s.discard(before)
 	}
 	f, err := createSegment(s.fs, first)
 	if err != nil {
-		s.complain("cannot make a segment of the spool ahead of need", segmentName(first), err)
+		s.retryLater("cannot make a segment of the spool ahead of need", segmentName(first), err)
 	}
 	a.file = f
-	close(a.made)
+	close(a.ready)
 	signal(s.work)
 }
 
 // plan returns the first sequence of the segment that is to be made now. Needs mu.
-func (s *Spool) plan() (first uint64, due bool) {
+func (s *Spool) planPreallocation() (first uint64, due bool) {
 	g := s.segments[len(s.segments)-1]
 	switch {
 	case s.err != nil || g.last < g.first: // an empty one need not be followed by another, of the same name even
 		return 0, false
-	case s.ahead == nil && s.nearlyFull(g):
+	case s.preallocated == nil && s.nearlyFull(g):
 		// About as many records as will fit. If fewer do, the writer makes one in between.
-		left := max(0, s.segmentSize()-g.size-(s.promised-s.written))
+		left := max(0, s.segmentSize()-g.size-(s.accepted-s.written))
 		fit := uint64(left) * (g.last + 1 - g.first) / uint64(g.size)
 		return s.next + fit - fit/8, true
-	case len(s.segments) == 1 && s.space() < max(s.slack(), s.wanted) && (s.ahead == nil || s.ahead.first > s.next):
+	case len(s.segments) == 1 && s.space() < max(s.slack(), s.refusedBytes) && (s.preallocated == nil || s.preallocated.first > s.next):
 		// The last segment has to go, too, once another has taken over; and there is space for that one.
-		return s.next, s.doneSegment(g) && s.free >= ordinaryRecord
+		return s.next, s.published(g) && s.free >= minRecordSpace
 	}
 	return 0, false
 }
@@ -123,23 +123,23 @@ func (s *Spool) plan() (first uint64, due bool) {
 func (s *Spool) nearlyFull(g *segment) bool { return g.size >= s.segmentSize()/4*3 }
 
 // aheadFirst returns the first sequence of the segment made ahead; zero if all up to last is before it.
-func (s *Spool) aheadFirst(last uint64) uint64 {
+func (s *Spool) preallocatedFirst(last uint64) uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ahead == nil || s.ahead.first > last {
+	if s.preallocated == nil || s.preallocated.first > last {
 		return 0
 	}
-	return s.ahead.first
+	return s.preallocated.first
 }
 
 // takeFile returns the file of the segment that the writer starts: the one made ahead, unless that begins later or
 // could not be made.
-func (s *Spool) takeFile(first uint64) (f File, err error) {
+func (s *Spool) nextFile(first uint64) (f File, err error) {
 	s.mu.Lock()
-	a := s.ahead
+	a := s.preallocated
 	s.mu.Unlock()
 	if a != nil && a.first == first {
-		<-a.made
+		<-a.ready
 		f, a.file = a.file, nil
 	}
 	if f == nil {
@@ -150,18 +150,18 @@ func (s *Spool) takeFile(first uint64) (f File, err error) {
 
 // takeOver has the writer go on with the segment made ahead if nothing is missing before it: the one before it is
 // complete then, and may go.
-func (s *Spool) takeOver() {
+func (s *Spool) switchToPreallocated() {
 	s.mu.Lock()
-	a := s.ahead
-	due := s.err == nil && a != nil && a.first == s.durable+1 && s.free >= ordinaryRecord
+	a := s.preallocated
+	due := s.err == nil && a != nil && a.first == s.durable+1 && s.free >= minRecordSpace
 	s.mu.Unlock()
 	if !due {
 		return
 	}
-	if <-a.made; a.file == nil {
+	if <-a.ready; a.file == nil {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.ahead = nil // another is made later, or when it is needed
+		s.preallocated = nil // another is made later, or when it is needed
 		return
 	}
 	err := s.rotate(a.first)
@@ -176,7 +176,7 @@ func (s *Spool) takeOver() {
 }
 
 // drop removes a segment that was made ahead and is not used. If it stays, it does no harm: it is empty.
-func (s *Spool) drop(a *ahead) {
+func (s *Spool) discard(a *preallocatedSegment) {
 	if a.file != nil {
 		_ = a.file.Close()
 		_ = s.fs.Remove(segmentName(a.first))
@@ -187,7 +187,7 @@ func (s *Spool) drop(a *ahead) {
 // doneSegment reports whether the file of every cursor is past the segment. The file is as far behind as the bus may
 // lose with the power; and a crash must not take a cursor back to before what is left: that would look like a loss.
 // Needs mu.
-func (s *Spool) doneSegment(g *segment) bool {
+func (s *Spool) published(g *segment) bool {
 	for _, c := range s.cursors {
 		if c.saved < g.last {
 			return false
@@ -199,40 +199,40 @@ func (s *Spool) doneSegment(g *segment) bool {
 // removeOldest removes the oldest segment if it is time, and reports whether it did.
 func (s *Spool) removeOldest() bool {
 	s.mu.Lock()
-	g, due := s.expendable(time.Now())
-	if !due || s.stuck {
+	g, due := s.removable(time.Now())
+	if !due || s.paused {
 		s.mu.Unlock()
 		return false
 	}
-	g.going = true // for good: after an error the file may be gone all the same
+	g.removing = true // for good: after an error the file may be gone all the same
 	s.mu.Unlock()
 	if err := s.fs.Remove(g.name()); err != nil && !errors.Is(err, os.ErrNotExist) {
-		s.complain("cannot remove a published segment of the spool", g.name(), err)
+		s.retryLater("cannot remove a published segment of the spool", g.name(), err)
 		return false
 	}
-	s.complained = false
+	s.logged = false
 	s.mu.Lock()
 	s.segments = s.segments[1:]
 	s.bytes -= g.size
 	s.mu.Unlock()
-	_ = s.measure() // said once
+	_ = s.measureFree() // said once
 	return true
 }
 
 // expendable returns the oldest segment, and whether it may go now. The last one is never removed. Needs mu.
-func (s *Spool) expendable(now time.Time) (*segment, bool) {
+func (s *Spool) removable(now time.Time) (*segment, bool) {
 	for _, g := range s.segments {
-		if g.next == nil || !s.doneSegment(g) {
+		if g.next == nil || !s.published(g) {
 			break
 		}
-		if g.done.IsZero() {
-			g.done = now
+		if g.publishedAt.IsZero() {
+			g.publishedAt = now
 		}
 	}
 	g := s.segments[0]
-	due := s.err == nil && !s.closed && !g.done.IsZero() && (now.Sub(g.done) >= s.o.Keep || s.low())
-	if !due && (s.ahead == nil || s.ahead.first > s.next) {
-		s.wanted = 0 // there is nothing more to remove for it
+	due := s.err == nil && !s.closed && !g.publishedAt.IsZero() && (now.Sub(g.publishedAt) >= s.o.Keep || s.spaceLow())
+	if !due && (s.preallocated == nil || s.preallocated.first > s.next) {
+		s.refusedBytes = 0 // there is nothing more to remove for it
 	}
 	return g, due
 }

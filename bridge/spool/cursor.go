@@ -41,9 +41,9 @@ type Cursor struct {
 	reader      segmentReader
 	buffer      []byte // that reader reads from; nil if payloads are copied from it
 	scratch     []byte // the buffer that payloads are copied from; nil before it is needed
-	lent        []lent // the buffers before it, oldest first
-	lentBytes   int64  // their bytes
-	check       uint64 // the sequence behind which the high-water mark is to be looked at
+	retained        []retainedBuffer // the buffers before it, oldest first
+	retainedBytes   int64  // their bytes
+	highWaterCheck       uint64 // the sequence behind which the high-water mark is to be looked at
 
 	// Guarded by s.mu.
 	committed    uint64    // all up to here are done on this bus
@@ -52,17 +52,17 @@ type Cursor struct {
 	state        []byte    // as it was in the file; the package does not look into it
 	snapshot     func() (committed uint64, state []byte)
 	dirty        bool   // what snapshot returns now is neither saved nor in unsaved
-	unsaved      []mark // what is to be saved, oldest first
+	unsaved      []pendingSave // what is to be saved, oldest first
 	saved        uint64 // what the file says; zero from Rewind on until it is written again
 	rewinds      uint64
 	reached      uint64 // how far Next had come when it last asked for a higher mark
-	offered      uint64 // the high-water mark: the highest sequence that Next may have returned, as the file says
+	highWater      uint64 // the high-water mark: the highest sequence that Next may have returned, as the file says
 }
 
 // lent is a buffer with payloads that may be in use until all up to its end is committed. Those of readAhead bytes
 // are used again, since fresh memory for each is a large part of what a drain costs; of others there is only the
 // size.
-type lent struct {
+type retainedBuffer struct {
 	buffer []byte
 	size   int64
 	end    int64 // in the log
@@ -70,10 +70,10 @@ type lent struct {
 
 // maxLent is how many bytes of buffers may be lent. One record that is not committed holds all buffers behind its own,
 // however much of them is done. Beyond this limit each payload is a copy, which is gone with its record.
-const maxLent = 32 << 20
+const maxRetained = 32 << 20
 
 // mark is how far a cursor was at a time.
-type mark struct {
+type pendingSave struct {
 	at        time.Time
 	committed uint64
 	content   []byte // of the file
@@ -81,7 +81,7 @@ type mark struct {
 
 // mark asks how far the bus is, if it is further than it was, for that to be saved. Needs s.files, and not s.mu: whoever
 // is asked may be about to commit.
-func (c *Cursor) mark() {
+func (c *Cursor) capture() {
 	c.s.mu.Lock()
 	dirty, snapshot, committed, state, rewinds := c.dirty, c.snapshot, c.committed, c.state, c.rewinds
 	c.dirty = false
@@ -96,12 +96,12 @@ func (c *Cursor) mark() {
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
 	if c.rewinds == rewinds { // or else another snapshot is due
-		c.unsaved = append(c.unsaved, mark{at, committed, c.s.id.formatCursor(committed, state)})
+		c.unsaved = append(c.unsaved, pendingSave{at, committed, c.s.id.formatCursor(committed, state)})
 	}
 }
 
 // due returns the last of what is to be saved that is no younger than the time. Needs s.mu.
-func (c *Cursor) due(upTo time.Time) (m mark, ok bool) {
+func (c *Cursor) popDue(upTo time.Time) (m pendingSave, ok bool) {
 	for len(c.unsaved) > 0 && !c.unsaved[0].at.After(upTo) {
 		m, ok = c.unsaved[0], true
 		c.unsaved = c.unsaved[1:]
@@ -162,13 +162,13 @@ func (c *Cursor) markDirty() {
 // the snapshot function has to wait until that is known. It belongs to the goroutine of Next. Nobody may use a
 // payload any more that Next returned before, nor commit what it returned.
 func (c *Cursor) Rewind(sequence uint64) uint64 {
-	c.leave()
-	c.lent, c.lentBytes = nil, 0 // the buffers may still be read from
+	c.closeSegment()
+	c.retained, c.retainedBytes = nil, 0 // the buffers may still be read from
 	c.redelivered = max(c.redelivered, c.next-1)
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
 	sequence = min(sequence, c.committed)
-	begin := c.s.kept(sequence + 1)
+	begin := c.s.retainedSegment(sequence + 1)
 	if c.committed == c.s.durable {
 		c.waitingSince = time.Now()
 	}
@@ -179,7 +179,7 @@ func (c *Cursor) Rewind(sequence uint64) uint64 {
 	c.rewinds++
 	for _, g := range c.s.segments {
 		if g.last > c.committed {
-			g.done = time.Time{} // Keep begins anew when it is published again
+			g.publishedAt = time.Time{} // Keep begins anew when it is published again
 		}
 	}
 	c.markDirty()
@@ -198,7 +198,7 @@ func (c *Cursor) Save() error {
 // that is not ctx's is one of reading the disk; Next may be called again.
 func (c *Cursor) Next(ctx context.Context) (Record, error) {
 	for {
-		r, ok, err := c.read()
+		r, ok, err := c.tryNext()
 		if ok || err != nil {
 			return r, err
 		}
@@ -211,9 +211,9 @@ func (c *Cursor) Next(ctx context.Context) (Record, error) {
 }
 
 // read returns the next record if there is one.
-func (c *Cursor) read() (Record, bool, error) {
+func (c *Cursor) tryNext() (Record, bool, error) {
 	if c.segment == nil {
-		if err := c.enter(c.s.segmentOf(c.next)); err != nil {
+		if err := c.openSegment(c.s.segmentOf(c.next)); err != nil {
 			return Record{}, false, err
 		}
 	}
@@ -223,18 +223,18 @@ func (c *Cursor) read() (Record, bool, error) {
 			c.limit, c.last, following = c.s.extent(c.segment)
 		}
 		if c.next < c.segment.first {
-			return c.lose(c.segment.first-1, c.segment.base), true, nil
+			return c.lostRecord(c.segment.first-1, c.segment.base), true, nil
 		}
 		if c.reader.offset >= c.limit {
 			if following == nil {
 				return Record{}, false, nil
 			}
-			if err := c.enter(following); err != nil {
+			if err := c.openSegment(following); err != nil {
 				return Record{}, false, err
 			}
 			continue
 		}
-		r, ok, err := c.readIn(c.limit, c.last)
+		r, ok, err := c.readRecord(c.limit, c.last)
 		if ok || err != nil {
 			return r, ok, err
 		}
@@ -242,7 +242,7 @@ func (c *Cursor) read() (Record, bool, error) {
 }
 
 // readIn returns the next record of the segment that is not behind the cursor, or what was lost at the segment's end.
-func (c *Cursor) readIn(limit int64, last uint64) (Record, bool, error) {
+func (c *Cursor) readRecord(limit int64, last uint64) (Record, bool, error) {
 	sequence, payload, err := c.reader.record(limit, last)
 	switch {
 	case errors.Is(err, errDamaged):
@@ -250,17 +250,17 @@ func (c *Cursor) readIn(limit int64, last uint64) (Record, bool, error) {
 		if err != nil || found || c.next > last {
 			return Record{}, false, err
 		}
-		return c.lose(last, c.segment.base+limit), true, nil
+		return c.lostRecord(last, c.segment.base+limit), true, nil
 	case err != nil:
 		return Record{}, false, fmt.Errorf("cannot read the spool: %w", err)
 	}
 	end := c.segment.base + c.reader.offset
 	if sequence < c.next {
-		c.s.place(c, end)
+		c.s.advanceCommittedEnd(c, end)
 		return Record{}, false, nil
 	}
-	if sequence > c.check {
-		c.raise(sequence)
+	if sequence > c.highWaterCheck {
+		c.ensureHighWater(sequence)
 	}
 	if c.buffer == nil {
 		payload = bytes.Clone(payload)
@@ -274,31 +274,31 @@ func (c *Cursor) readIn(limit int64, last uint64) (Record, bool, error) {
 
 // raise sees to it that the high-water mark is not below the sequence. Half a step before it is, upkeep raises it;
 // here it is raised only if that comes late.
-func (c *Cursor) raise(sequence uint64) {
+func (c *Cursor) ensureHighWater(sequence uint64) {
 	c.s.mu.Lock()
-	late := sequence > c.offered
-	if sequence+offeredStep/2 > c.offered {
+	late := sequence > c.highWater
+	if sequence+highWaterStep/2 > c.highWater {
 		c.reached = max(sequence, c.redelivered)
-		signal(c.s.chores)
+		signal(c.s.background)
 	}
 	c.s.mu.Unlock()
 	if late {
-		c.s.raiseOffered(c)
+		c.s.raiseHighWater(c)
 	}
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
-	if c.check = c.offered; sequence+offeredStep/2 <= c.offered {
-		c.check -= offeredStep / 2
+	if c.highWaterCheck = c.highWater; sequence+highWaterStep/2 <= c.highWater {
+		c.highWaterCheck -= highWaterStep / 2
 	}
 }
 
 // higherMark returns what the high-water mark is to be raised to, and whether it is time. Needs s.mu.
-func (c *Cursor) higherMark() (offered uint64, due bool) {
-	return c.reached + offeredStep, c.reached > 0 && c.reached+offeredStep/2 > c.offered
+func (c *Cursor) nextHighWater() (offered uint64, due bool) {
+	return c.reached + highWaterStep, c.reached > 0 && c.reached+highWaterStep/2 > c.highWater
 }
 
 // lose makes the record that stands for the numbers from next up to last.
-func (c *Cursor) lose(last uint64, end int64) Record {
+func (c *Cursor) lostRecord(last uint64, end int64) Record {
 	r := Record{Sequence: last, Lost: last - c.next, end: end}
 	c.next = last + 1
 	return r
@@ -312,7 +312,7 @@ func (c *Cursor) skipDamage(limit int64, last uint64) (found bool, err error) {
 		return false, fmt.Errorf("cannot read the spool: %w", err)
 	}
 	name := fmt.Sprintf("%020d-%d%s", c.segment.first, start, badSuffix)
-	told, err := c.s.keep(name, damage)
+	told, err := c.s.quarantine(name, damage)
 	if !told {
 		c.s.o.Log.Error("part of the spool is damaged and is skipped; compare the broker's order book with the bus",
 			"segment", c.segment.name(), "offset", start, "bytes", len(damage), "kept_in", name)
@@ -323,31 +323,31 @@ func (c *Cursor) skipDamage(limit int64, last uint64) (found bool, err error) {
 	return found, nil
 }
 
-func (c *Cursor) enter(g *segment) error {
+func (c *Cursor) openSegment(g *segment) error {
 	f, err := c.s.fs.Open(g.name())
 	if err != nil {
 		return fmt.Errorf("cannot read the spool: %w", err)
 	}
-	c.leave()
+	c.closeSegment()
 	c.segment, c.limit = g, 0
-	c.reader = segmentReader{id: c.s.id, file: f, next: g.first, offset: segmentHeaderLen, take: c.takeBuffer}
+	c.reader = segmentReader{id: c.s.id, file: f, next: g.first, offset: segmentHeaderLen, buffer: c.nextBuffer}
 	return nil
 }
 
 // takeBuffer gives the reader another buffer: one to lend, or if too much is lent, one that payloads are copied from.
-func (c *Cursor) takeBuffer(n int64) []byte {
-	c.retire()
+func (c *Cursor) nextBuffer(n int64) []byte {
+	c.retainBuffer()
 	end := c.s.committedEnd(c)
-	for c.buffer == nil && len(c.lent) > 0 && c.lent[0].end <= end {
+	for c.buffer == nil && len(c.retained) > 0 && c.retained[0].end <= end {
 		if n == readAhead {
-			c.buffer = c.lent[0].buffer
+			c.buffer = c.retained[0].buffer
 		}
-		c.lentBytes -= c.lent[0].size
-		c.lent = c.lent[1:]
+		c.retainedBytes -= c.retained[0].size
+		c.retained = c.retained[1:]
 	}
 	switch {
 	case c.buffer != nil:
-	case c.lentBytes+n <= maxLent:
+	case c.retainedBytes+n <= maxRetained:
 		c.buffer = make([]byte, n)
 	case n > readAhead:
 		return make([]byte, n)
@@ -361,20 +361,20 @@ func (c *Cursor) takeBuffer(n int64) []byte {
 }
 
 // retire lends what was read to whoever has the payloads.
-func (c *Cursor) retire() {
+func (c *Cursor) retainBuffer() {
 	if c.buffer == nil {
 		return
 	}
-	l := lent{size: int64(len(c.buffer)), end: c.segment.base + c.reader.offset}
+	l := retainedBuffer{size: int64(len(c.buffer)), end: c.segment.base + c.reader.offset}
 	if l.size == readAhead {
 		l.buffer = c.buffer
 	}
-	c.lent, c.lentBytes, c.buffer = append(c.lent, l), c.lentBytes+l.size, nil
+	c.retained, c.retainedBytes, c.buffer = append(c.retained, l), c.retainedBytes+l.size, nil
 }
 
-func (c *Cursor) leave() {
+func (c *Cursor) closeSegment() {
 	if c.segment != nil {
-		c.retire()
+		c.retainBuffer()
 		_ = c.reader.file.Close() // only read from
 		c.segment = nil
 	}

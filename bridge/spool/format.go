@@ -16,7 +16,7 @@ const (
 	badSuffix     = ".bad"
 	tmpSuffix     = ".tmp"
 	cursorPrefix  = "cursor-"
-	offeredPrefix = "offered-"
+	highWaterPrefix = "offered-"
 	idName        = "spool"
 	lockName      = "lock"
 )
@@ -30,16 +30,16 @@ var errDamaged = errors.New("damaged")
 // A cursor file is one line of text and then the state:
 //
 //	postbridge-cursor 1 <spool id> <sequence> <CRC32C in hex over spool id, sequence in decimal and state>
-const cursorWord = "postbridge-cursor"
+const cursorKeyword = "postbridge-cursor"
 
 func (id spoolID) formatCursor(sequence uint64, state []byte) []byte {
 	sum := id.checksum(strconv.AppendUint(nil, sequence, 10), state)
-	return append(fmt.Appendf(nil, "%s %d %v %d %08x\n", cursorWord, formatVersion, id, sequence, sum), state...)
+	return append(fmt.Appendf(nil, "%s %d %v %d %08x\n", cursorKeyword, formatVersion, id, sequence, sum), state...)
 }
 
 func (id spoolID) parseCursor(b []byte) (sequence uint64, state []byte, err error) {
 	line, state, _ := bytes.Cut(b, []byte("\n"))
-	words, err := versionedLine(line, cursorWord)
+	words, err := versionedLine(line, cursorKeyword)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -55,22 +55,22 @@ func (id spoolID) parseCursor(b []byte) (sequence uint64, state []byte, err erro
 // What a bus was offered is one line of text, in a file of its own, because a cursor's may have to stay behind:
 //
 //	postbridge-offered 1 <spool id> <sequence> <CRC32C in hex over spool id and sequence in decimal>
-const offeredWord = "postbridge-offered"
+const highWaterKeyword = "postbridge-offered"
 
-func (id spoolID) formatOffered(sequence uint64) []byte {
+func (id spoolID) formatHighWater(sequence uint64) []byte {
 	sum := id.checksum(strconv.AppendUint(nil, sequence, 10))
-	return fmt.Appendf(nil, "%s %d %v %d %08x\n", offeredWord, formatVersion, id, sequence, sum)
+	return fmt.Appendf(nil, "%s %d %v %d %08x\n", highWaterKeyword, formatVersion, id, sequence, sum)
 }
 
-func (id spoolID) parseOffered(b []byte) (sequence uint64, err error) {
-	words, err := versionedLine(bytes.TrimSuffix(b, []byte("\n")), offeredWord)
+func (id spoolID) parseHighWater(b []byte) (sequence uint64, err error) {
+	words, err := versionedLine(bytes.TrimSuffix(b, []byte("\n")), highWaterKeyword)
 	if err != nil {
 		return 0, err
 	}
 	if len(words) == 3 {
 		sequence, _ = strconv.ParseUint(words[1], 10, 64) // what is wrong is found below
 	}
-	if !bytes.Equal(b, id.formatOffered(sequence)) {
+	if !bytes.Equal(b, id.formatHighWater(sequence)) {
 		return 0, errDamaged
 	}
 	return sequence, nil
@@ -91,14 +91,14 @@ func versionedLine(line []byte, first string) ([]string, error) {
 }
 
 // The id file is one line of text: postbridge-spool <format version> <spool id> <CRC32C in hex over spool id>
-const idWord = "postbridge-spool"
+const idKeyword = "postbridge-spool"
 
 func (id spoolID) formatID() []byte {
-	return fmt.Appendf(nil, "%s %d %v %08x\n", idWord, formatVersion, id, id.checksum())
+	return fmt.Appendf(nil, "%s %d %v %08x\n", idKeyword, formatVersion, id, id.checksum())
 }
 
 func parseID(b []byte) (id spoolID, err error) {
-	words, err := versionedLine(b, idWord)
+	words, err := versionedLine(b, idKeyword)
 	if err != nil {
 		return 0, err
 	}

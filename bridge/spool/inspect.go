@@ -63,7 +63,7 @@ func repair(fs FS, quarantine func(Fault) error) (*View, error) {
 		if err != nil {
 			return nil, err
 		}
-		f, refused := v.refused()
+		f, refused := v.firstRefused()
 		if !refused {
 			return v, nil
 		}
@@ -81,7 +81,7 @@ func repair(fs FS, quarantine func(Fault) error) (*View, error) {
 // there. A bus may have seen these sequences, and would take other records with them for repeats; or it sees them later,
 // if somebody publishes what is quarantined. A crash behind the fence leaves a spool that needs none.
 func (v *View) fence() error {
-	if !v.known {
+	if !v.hasID {
 		return nil // the next spool has another id
 	}
 	first := uint64(0)
@@ -112,7 +112,7 @@ func (v *View) fence() error {
 // takes as much as there is of its segment behind it.
 func (v *View) Records() iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
-		w := walk{v: v, yield: yield, take: reuse()}
+		w := walk{v: v, yield: yield, buffer: reuseBuffer()}
 		for i := range v.Segments {
 			if !w.segment(&v.Segments[i]) {
 				return
@@ -125,9 +125,9 @@ func (v *View) Records() iter.Seq2[Record, error] {
 type walk struct {
 	v     *View
 	yield func(Record, error) bool
-	take  func(int64) []byte
+	buffer  func(int64) []byte
 	next  uint64  // the sequence that comes next; 0 before the first
-	hole  *Damage // what did not check, until the sequence behind it is known
+	gap  *Damage // what did not check, until the sequence behind it is known
 }
 
 func (w *walk) segment(g *SegmentInfo) bool {
@@ -145,7 +145,7 @@ func (w *walk) segment(g *SegmentInfo) bool {
 	if errors.Is(err, os.ErrNotExist) {
 		w.next = g.Last + 1
 	} else if err != nil {
-		w.hole = &Damage{Segment: g.Name, Bytes: g.Bytes, Err: err}
+		w.gap = &Damage{Segment: g.Name, Bytes: g.Bytes, Err: err}
 	}
 	return w.advance(g, g.Last+1)
 }
@@ -161,7 +161,7 @@ func (w *walk) records(g *SegmentInfo) (more bool, err error) {
 	if g == w.v.tail {
 		end = w.v.recovered.end
 	}
-	r := &segmentReader{id: w.v.id, file: f, next: g.First, offset: segmentHeaderLen, take: w.take}
+	r := &segmentReader{id: w.v.id, file: f, next: g.First, offset: segmentHeaderLen, buffer: w.buffer}
 	for r.offset < end {
 		start := r.offset
 		sequence, payload, err := r.record(end, g.Last)
@@ -176,13 +176,13 @@ func (w *walk) records(g *SegmentInfo) (more bool, err error) {
 			if err != nil {
 				return true, err
 			}
-			w.hole = &Damage{Segment: g.Name, Offset: start, Bytes: int64(len(damage)), Err: ErrDamaged}
+			w.gap = &Damage{Segment: g.Name, Offset: start, Bytes: int64(len(damage)), Err: ErrDamaged}
 		default:
 			return true, err
 		}
 	}
 	if torn := w.v.recovered; g == w.v.tail && torn.highest > torn.last && !w.v.InUse {
-		w.hole = &Damage{Segment: g.Name, Offset: torn.end, Bytes: torn.torn, Err: ErrDamaged}
+		w.gap = &Damage{Segment: g.Name, Offset: torn.end, Bytes: torn.tornBytes, Err: ErrDamaged}
 		return w.advance(g, torn.highest+1), nil
 	}
 	return true, nil
@@ -190,8 +190,8 @@ func (w *walk) records(g *SegmentInfo) (more bool, err error) {
 
 // advance reports the sequences that are missing before one.
 func (w *walk) advance(g *SegmentInfo, sequence uint64) bool {
-	d := w.hole
-	w.hole = nil
+	d := w.gap
+	w.gap = nil
 	if d == nil {
 		if w.next >= sequence {
 			return true

@@ -27,13 +27,13 @@ type View struct {
 
 	fs        FS
 	id        spoolID
-	known     bool         // the id is
+	hasID     bool         // the id is
 	idStored  bool         // the id file has it
 	tail      *SegmentInfo // the last segment that can be used; nil if there is none
 	recovered recovered    // what tail holds
-	offered   map[string]uint64
+	highWater   map[string]uint64
 	leftovers []string // files that a crash kept from being used: Open removes them
-	badBytes  int64    // of .bad files
+	quarantinedBytes  int64    // of .bad files
 }
 
 // SegmentInfo is one file of the log.
@@ -43,7 +43,7 @@ type SegmentInfo struct {
 	Bytes       int64
 
 	id       spoolID // in its header
-	noHeader bool    // the header does not check
+	headerDamaged bool    // the header does not check
 	err      error   // why the segment cannot be used
 }
 
@@ -82,7 +82,7 @@ func load(fs FS, inUse bool) (*View, error) {
 		return nil, err
 	}
 	slices.SortFunc(files, func(a, b FileInfo) int { return cmp.Compare(a.Name, b.Name) })
-	v := &View{InUse: inUse, Next: 1, fs: fs, offered: map[string]uint64{}}
+	v := &View{InUse: inUse, Next: 1, fs: fs, highWater: map[string]uint64{}}
 	var (
 		idFile    []byte
 		idErr     error
@@ -91,15 +91,15 @@ func load(fs FS, inUse bool) (*View, error) {
 	for _, f := range files {
 		first, isSegment := parseSegmentName(f.Name)
 		switch {
-		case strings.HasSuffix(f.Name, tmpSuffix), madeAhead(f, files):
+		case strings.HasSuffix(f.Name, tmpSuffix), isPreallocated(f, files):
 			v.leftovers = append(v.leftovers, f.Name)
 		case strings.HasSuffix(f.Name, badSuffix):
-			v.badBytes += f.Size
+			v.quarantinedBytes += f.Size
 		case isSegment:
 			v.loadHeader(f, first)
 		case f.Name == idName:
 			idFile, idErr = readFile(fs, f)
-		case strings.HasPrefix(f.Name, cursorPrefix), strings.HasPrefix(f.Name, offeredPrefix):
+		case strings.HasPrefix(f.Name, cursorPrefix), strings.HasPrefix(f.Name, highWaterPrefix):
 			positions = append(positions, f)
 		}
 	}
@@ -117,7 +117,7 @@ func load(fs FS, inUse bool) (*View, error) {
 // madeAhead reports whether the file is a segment that was made ahead of need, and perhaps left behind by the log when
 // it could not be removed: an empty one, beside one that is not. If all are empty the last was not: its name says where
 // the numbers go on.
-func madeAhead(f FileInfo, files []FileInfo) bool {
+func isPreallocated(f FileInfo, files []FileInfo) bool {
 	_, ok := parseSegmentName(f.Name)
 	return ok && f.Size == 0 && slices.ContainsFunc(files, func(other FileInfo) bool {
 		_, ok := parseSegmentName(other.Name)
@@ -133,7 +133,7 @@ func (v *View) fault(file string, err error) {
 }
 
 // refused returns the first fault because of which Open fails.
-func (v *View) refused() (Fault, bool) {
+func (v *View) firstRefused() (Fault, bool) {
 	i := slices.IndexFunc(v.Faults, Fault.Refused)
 	if i < 0 {
 		return Fault{}, false
@@ -165,11 +165,11 @@ func (v *View) findID(file []byte, err error) {
 		err = ErrForeign
 	}
 	v.idStored = err == nil
-	v.known = v.idStored || len(sound) > 0
-	if !v.idStored && v.known {
+	v.hasID = v.idStored || len(sound) > 0
+	if !v.idStored && v.hasID {
 		v.id = sound[0].id
 	}
-	if v.known {
+	if v.hasID {
 		v.ID = v.id.String()
 	}
 	if err != nil && (len(v.Segments) > 0 || !errors.Is(err, ErrDamaged)) { // a new directory has no id
@@ -182,13 +182,13 @@ func (v *View) findID(file []byte, err error) {
 func (v *View) checkHeaders() {
 	for i := range v.Segments {
 		g := &v.Segments[i]
-		g.noHeader = errors.Is(g.err, ErrDamaged)
+		g.headerDamaged = errors.Is(g.err, ErrDamaged)
 		switch {
 		case g.err == nil && g.id != v.id:
 			g.err = fmt.Errorf("%w (%v)", ErrForeign, g.id)
-		case g.noHeader && !v.known:
+		case g.headerDamaged && !v.hasID:
 			g.err = ErrLostID
-		case g.noHeader:
+		case g.headerDamaged:
 			g.err = nil
 			if i < len(v.Segments)-1 {
 				v.fault(g.Name, fmt.Errorf("header: %w", ErrDamaged))
@@ -242,9 +242,9 @@ func (v *View) loadPosition(f FileInfo) error {
 		}
 		return err
 	}
-	offered, err := v.id.parseOffered(b)
+	offered, err := v.id.parseHighWater(b)
 	if err == nil {
-		v.offered[strings.TrimPrefix(f.Name, offeredPrefix)] = offered
+		v.highWater[strings.TrimPrefix(f.Name, highWaterPrefix)] = offered
 	}
 	return err
 }

@@ -19,9 +19,9 @@ func Open(fs FS, o Options) (*Spool, error) {
 	}
 	s := &Spool{
 		fs: fs, o: o, lock: lock,
-		work: make(chan struct{}, 1), save: make(chan struct{}, 1), chores: make(chan struct{}, 1),
+		work: make(chan struct{}, 1), save: make(chan struct{}, 1), background: make(chan struct{}, 1),
 		closing: make(chan struct{}), failed: make(chan struct{}),
-		filling: newBatch(nil),
+		pending: newBatch(nil),
 	}
 	if err := s.open(); err != nil {
 		if s.file != nil {
@@ -30,10 +30,10 @@ func Open(fs FS, o Options) (*Spool, error) {
 		return nil, errors.Join(fmt.Errorf("cannot open the spool: %w", err), lock.Close())
 	}
 	s.finished.Add(3)
-	go s.write()
-	go s.saveMoved()
-	go s.upkeep()
-	signal(s.chores)
+	go s.runWriter()
+	go s.runSaver()
+	go s.runBackground()
+	signal(s.background)
 	return s, nil
 }
 
@@ -43,7 +43,7 @@ func (s *Spool) open() error {
 	if err != nil {
 		return err
 	}
-	if f, refused := v.refused(); refused {
+	if f, refused := v.firstRefused(); refused {
 		return fmt.Errorf("%s: %w ('postbridge spool repair' quarantines the file)", f.File, f.Err)
 	}
 	for _, name := range v.leftovers {
@@ -60,16 +60,16 @@ func (s *Spool) open() error {
 	if err := s.openCursors(v); err != nil {
 		return err
 	}
-	if err := s.measure(); err != nil {
+	if err := s.measureFree(); err != nil {
 		return err
 	}
-	return s.startBehind()
+	return s.skipUsedSequences()
 }
 
 // openID takes the id of the spool, or makes that of a new one, and sees to it that its file has it.
 func (s *Spool) openID(v *View) error {
 	s.id = v.id
-	if !v.known {
+	if !v.hasID {
 		var b [4]byte
 		_, _ = rand.Read(b[:]) // never fails
 		s.id = spoolID(binary.LittleEndian.Uint32(b[:]))
@@ -82,7 +82,7 @@ func (s *Spool) openID(v *View) error {
 
 // openSegments takes the segments, and makes the last one ready to be written to.
 func (s *Spool) openSegments(v *View) error {
-	s.bytes = v.badBytes
+	s.bytes = v.quarantinedBytes
 	for _, g := range v.Segments {
 		s.addSegment(g.First, g.Bytes)
 	}
@@ -111,13 +111,13 @@ func (s *Spool) recoverLast(v *View) error {
 		return err
 	}
 	s.file = f
-	if found.torn > 0 {
-		s.logTorn(g, found)
+	if found.tornBytes > 0 {
+		s.logTruncation(g, found)
 		if err := f.Truncate(found.end); err != nil {
 			return err
 		}
 	}
-	if v.tail.noHeader { // a crash came before it was whole
+	if v.tail.headerDamaged { // a crash came before it was whole
 		if _, err := f.WriteAt(s.id.appendSegmentHeader(nil, g.first), 0); err != nil {
 			return err
 		}
@@ -134,13 +134,13 @@ func (s *Spool) recoverLast(v *View) error {
 
 // logTorn logs what is cut off. What a process leaves that is killed while it writes is nothing to worry about; what a
 // loss of power leaves cannot be told from damage to what was acknowledged.
-func (s *Spool) logTorn(g *segment, found recovered) {
+func (s *Spool) logTruncation(g *segment, found recovered) {
 	if found.highest == found.last {
-		s.o.Log.Info("cut off the end of a write that was not finished", "segment", g.name(), "bytes", found.torn)
+		s.o.Log.Info("cut off the end of a write that was not finished", "segment", g.name(), "bytes", found.tornBytes)
 		return
 	}
 	s.o.Log.Warn("cut off the end of the spool, which does not check; its numbers are not used again",
-		"segment", g.name(), "bytes", found.torn, "from", found.last+1, "to", found.highest)
+		"segment", g.name(), "bytes", found.tornBytes, "from", found.last+1, "to", found.highest)
 }
 
 // openCursors sets each cursor to the position that its file has, or else to the oldest record.
@@ -152,9 +152,9 @@ func (s *Spool) openCursors(v *View) error {
 			committed: s.segments[0].first - 1, waitingSince: time.Now(),
 		}
 		// Without the file of the high-water mark, the bus may have been offered all there is.
-		c.redelivered, c.offered = s.next-1, s.next-1
-		if offered, ok := v.offered[name]; ok {
-			c.redelivered, c.offered = min(offered, c.redelivered), offered
+		c.redelivered, c.highWater = s.next-1, s.next-1
+		if offered, ok := v.highWater[name]; ok {
+			c.redelivered, c.highWater = min(offered, c.redelivered), offered
 		}
 		s.cursors = append(s.cursors, c)
 	}
@@ -164,7 +164,7 @@ func (s *Spool) openCursors(v *View) error {
 		}
 	}
 	for _, f := range v.Faults {
-		if err := s.mend(f.File); err != nil {
+		if err := s.recoverFault(f.File); err != nil {
 			return err
 		}
 	}
@@ -176,14 +176,14 @@ func (s *Spool) openCursors(v *View) error {
 }
 
 // mend logs that a file is damaged, and keeps that of a cursor as evidence. The file of a bus that is not configured stays.
-func (s *Spool) mend(file string) error {
+func (s *Spool) recoverFault(file string) error {
 	if _, ok := parseSegmentName(file); ok {
 		s.o.Log.Warn("the header of a segment is damaged; its records say what is needed", "segment", file)
 	}
-	if bus, ok := strings.CutPrefix(file, offeredPrefix); ok && s.Cursor(bus) != nil {
+	if bus, ok := strings.CutPrefix(file, highWaterPrefix); ok && s.Cursor(bus) != nil {
 		s.o.Log.Warn("cannot tell how far a bus was offered events; it is asked what it has of all that is there",
 			"bus", bus, "file", file)
-		s.Cursor(bus).offered = 0 // so that the file is written anew
+		s.Cursor(bus).highWater = 0 // so that the file is written anew
 	}
 	if bus, ok := strings.CutPrefix(file, cursorPrefix); ok && s.Cursor(bus) != nil {
 		s.o.Log.Error("a cursor is damaged; the bus is offered again all that the spool still holds",
@@ -195,11 +195,11 @@ func (s *Spool) mend(file string) error {
 
 // startBehind starts a new segment if numbers behind the last record are not to be used: its name tells the cursors and
 // the next start. A disk that is full has to do without: then only this process knows, until the next record.
-func (s *Spool) startBehind() error {
+func (s *Spool) skipUsedSequences() error {
 	if s.next == s.durable+1 {
 		return nil
 	}
-	if s.free < ordinaryRecord {
+	if s.free < minRecordSpace {
 		s.durable = s.next - 1
 		return nil
 	}

@@ -13,7 +13,7 @@ type segmentReader struct {
 	next   uint64               // the lowest sequence that may come: a lower one is in bytes that the disk held before
 	offset int64                // where the next record starts
 	buf    []byte               // bytes at offset; payloads share it, so it is not written while they are used
-	take   func(n int64) []byte // gives a buffer for the bytes from offset on, and takes the one before back
+	buffer   func(n int64) []byte // gives a buffer for the bytes from offset on, and takes the one before back
 }
 
 // readAhead is how much is read at once, unless less is there: enough to make a drain cheap, and little enough that a
@@ -21,7 +21,7 @@ type segmentReader struct {
 const readAhead = 256 << 10
 
 // reuse gives the same buffer again and again, to a reader whose payloads are not kept.
-func reuse() (take func(n int64) []byte) {
+func reuseBuffer() (take func(n int64) []byte) {
 	var buffer []byte
 	return func(n int64) []byte {
 		if n > readAhead {
@@ -66,7 +66,7 @@ func (r *segmentReader) fill(n, limit int64) error {
 		return nil
 	}
 	r.buf = nil // what it reads from may be given back
-	buf := r.take(min(max(n, readAhead), limit-r.offset))
+	buf := r.buffer(min(max(n, readAhead), limit-r.offset))
 	read, err := r.file.ReadAt(buf, r.offset)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
@@ -93,14 +93,14 @@ func (r *segmentReader) resync(limit int64, last uint64) (damage []byte, found b
 type recovered struct {
 	end     int64  // behind the last record that checks
 	last    uint64 // its sequence; first-1 if there is none
-	torn    int64  // bytes behind end
+	tornBytes    int64  // bytes behind end
 	highest uint64 // the highest number that was perhaps said to anybody, as far as the segment shows
 }
 
 // recoverSegment reads the last segment. Bytes that do not check but have a record behind them are damage, and stay for
 // the cursors to find; those with none behind them are torn: most often the end of a write that nobody was told of.
 func recoverSegment(id spoolID, f File, first uint64, size int64) (recovered, error) {
-	r := segmentReader{id: id, file: f, next: first, offset: segmentHeaderLen, take: reuse()}
+	r := segmentReader{id: id, file: f, next: first, offset: segmentHeaderLen, buffer: reuseBuffer()}
 	found := recovered{end: segmentHeaderLen, last: first - 1, highest: first - 1}
 	for r.offset < size {
 		sequence, _, err := r.record(size, math.MaxUint64)
@@ -110,8 +110,8 @@ func recoverSegment(id spoolID, f File, first uint64, size int64) (recovered, er
 				return found, err
 			}
 			if !more {
-				found.torn = size - found.end
-				found.highest = id.highestNumber(damage, found.last)
+				found.tornBytes = size - found.end
+				found.highest = id.highestSequence(damage, found.last)
 			}
 			continue
 		}

@@ -79,7 +79,7 @@ func parseRecord(b []byte) (payload []byte, ok bool) {
 }
 
 // headers yields where in b the headers start that check, and the length of the record of each.
-func (id spoolID) headers(b []byte) iter.Seq2[int, int64] {
+func (id spoolID) validHeaders(b []byte) iter.Seq2[int, int64] {
 	return func(yield func(int, int64) bool) {
 		for at := 0; ; at++ {
 			i := bytes.Index(b[at:], []byte(recordMagic))
@@ -96,7 +96,7 @@ func (id spoolID) headers(b []byte) iter.Seq2[int, int64] {
 
 // findRecord returns where in b the first whole record starts that checks and has a sequence from low to high.
 func (id spoolID) findRecord(b []byte, low, high uint64) (offset int, ok bool) {
-	for at, n := range id.headers(b) {
+	for at, n := range id.validHeaders(b) {
 		if n > int64(len(b)-at) || recordSequence(b[at:]) < low || recordSequence(b[at:]) > high {
 			continue
 		}
@@ -110,9 +110,9 @@ func (id spoolID) findRecord(b []byte, low, high uint64) (offset int, ok bool) {
 // highestNumber returns the highest sequence that was perhaps told to anybody, of a log that goes as far as the given
 // one and then ends with b, in which no record checks. A record that ends behind the end of the log was never finished,
 // so nobody was told of it and no cursor has read it: its number is free.
-func (id spoolID) highestNumber(b []byte, after uint64) uint64 {
+func (id spoolID) highestSequence(b []byte, after uint64) uint64 {
 	highest, end := after, int64(0) // where the record of the highest number ends
-	for at, n := range id.headers(b) {
+	for at, n := range id.validHeaders(b) {
 		sequence := recordSequence(b[at:])
 		if sequence <= highest || int64(at) < end {
 			continue // of another time, or in a payload
@@ -130,7 +130,7 @@ func (id spoolID) highestNumber(b []byte, after uint64) uint64 {
 
 // fitting returns the length of the records at the start of buf that fit into space and are before until, if that is
 // not zero.
-func (id spoolID) fitting(buf []byte, space int64, until uint64) (fit int64) {
+func (id spoolID) recordsFitting(buf []byte, space int64, until uint64) (fit int64) {
 	if int64(len(buf)) <= space && until == 0 {
 		return int64(len(buf))
 	}

@@ -28,7 +28,7 @@ func replaceFile(fs FS, name string, content []byte) error {
 }
 
 // saveMoved is the goroutine that writes cursors: off the way of the records, at most once in saveInterval.
-func (s *Spool) saveMoved() {
+func (s *Spool) runSaver() {
 	defer s.finished.Done()
 	failing := false
 	ago := s.o.CursorDelay
@@ -57,9 +57,9 @@ func (s *Spool) saveMoved() {
 func (s *Spool) saveCursor(c *Cursor, ago time.Duration) error {
 	s.files.Lock()
 	defer s.files.Unlock()
-	c.mark()
+	c.capture()
 	s.mu.Lock()
-	m, ok := c.due(time.Now().Add(-ago))
+	m, ok := c.popDue(time.Now().Add(-ago))
 	rewinds := c.rewinds
 	if len(c.unsaved) > 0 {
 		signal(s.save) // its time comes
@@ -78,7 +78,7 @@ func (s *Spool) saveCursor(c *Cursor, ago time.Duration) error {
 		signal(s.save)
 	default:
 		c.saved = m.committed
-		signal(s.chores)
+		signal(s.background)
 	}
 	if err != nil {
 		return fmt.Errorf("%s%s: %w", cursorPrefix, c.name, err)
@@ -87,8 +87,8 @@ func (s *Spool) saveCursor(c *Cursor, ago time.Duration) error {
 }
 
 // raiseOffered brings to disk how far the cursor may offer records, before it goes beyond that.
-func (s *Spool) raiseOffered(c *Cursor) {
-	if err := s.replaceOffered(c); err != nil {
+func (s *Spool) raiseHighWater(c *Cursor) {
+	if err := s.saveHighWater(c); err != nil {
 		s.o.Log.Error("cannot save how far a bus was offered events; after a crash it may store some twice",
 			"bus", c.name, "error", err)
 	}
@@ -96,17 +96,17 @@ func (s *Spool) raiseOffered(c *Cursor) {
 
 // replaceOffered writes the file of the high-water mark, if it is time to raise it. Where the disk refuses, no file is
 // better than one that says too little; the error says that there may be such a file.
-func (s *Spool) replaceOffered(c *Cursor) (err error) {
+func (s *Spool) saveHighWater(c *Cursor) (err error) {
 	s.files.Lock()
 	defer s.files.Unlock()
 	s.mu.Lock()
-	offered, due := c.higherMark()
+	offered, due := c.nextHighWater()
 	s.mu.Unlock()
 	if !due {
 		return nil // done meanwhile
 	}
-	name := offeredPrefix + c.name
-	if failure := replaceFile(s.fs, name, s.id.formatOffered(offered)); failure != nil {
+	name := highWaterPrefix + c.name
+	if failure := replaceFile(s.fs, name, s.id.formatHighWater(offered)); failure != nil {
 		left := s.fs.Remove(name)
 		if errors.Is(left, os.ErrNotExist) {
 			left = nil
@@ -117,6 +117,6 @@ func (s *Spool) replaceOffered(c *Cursor) (err error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c.offered = offered
+	c.highWater = offered
 	return err
 }

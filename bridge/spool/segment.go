@@ -19,9 +19,9 @@ type segment struct {
 	size int64     // durable bytes, header included
 	last uint64    // highest durable sequence; first-1 while there is none
 	next *segment  // the one written after it; nil while this one is written
-	done time.Time // when the files of the cursors said that every bus has it; zero before, and after a Rewind
+	publishedAt time.Time // when the files of the cursors said that every bus has it; zero before, and after a Rewind
 	// going is set once it is being removed: no cursor is taken back to it.
-	going bool
+	removing bool
 }
 
 func (g *segment) name() string { return segmentName(g.first) }

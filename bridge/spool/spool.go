@@ -41,17 +41,17 @@ const (
 	// overhead is set aside from the limit for the files that are not segments.
 	overhead = 16 << 10
 	// ordinaryRecord is room that there must be for any record, so that Stats can say whether one will be taken.
-	ordinaryRecord = 4 << 10
+	minRecordSpace = 4 << 10
 	// maxSlack is the room that there must be, at most, before a spool that was full takes records again.
 	maxSlack = 1 << 20
 	// spareBuffer is the largest buffer that is used again.
-	spareBuffer = 1 << 20
+	maxSpareBuffer = 1 << 20
 	// housekeeping is how often free space is measured and segments are looked at for removal.
-	housekeeping = time.Second
+	backgroundInterval = time.Second
 	// saveInterval is how often a cursor that moves is written, at most.
 	saveInterval = 200 * time.Millisecond
 	// offeredStep is how far ahead the high-water mark of what was offered is set, so that it is seldom written.
-	offeredStep = 1 << 14
+	highWaterStep = 1 << 14
 )
 
 // Spool is an open log. Its methods may be called from any goroutine.
@@ -64,7 +64,7 @@ type Spool struct {
 
 	work     chan struct{} // holds a token when the writer has something to do
 	save     chan struct{} // holds a token when a cursor moved
-	chores   chan struct{} // holds a token when there may be upkeep to do
+	background   chan struct{} // holds a token when there may be upkeep to do
 	closing  chan struct{} // closed by Close
 	failed   chan struct{} // closed by the first failure
 	finished sync.WaitGroup
@@ -74,29 +74,29 @@ type Spool struct {
 	end  int64 // where the next record goes in it
 
 	// Owned by the upkeep goroutine.
-	blind bool // the free space could not be measured
-	stuck bool // a segment could not be made or removed; the next housekeeping tries again
+	freeUnknown bool // the free space could not be measured
+	paused bool // a segment could not be made or removed; the next housekeeping tries again
 	// complained is set while that is logged already.
-	complained bool
+	logged bool
 
 	// files is held while a file that is not a segment is replaced. It is taken before mu.
 	files sync.Mutex
 
 	mu       sync.Mutex
 	full     bool  // the last Append was refused for want of space
-	wanted   int64 // bytes of the largest record that was refused since upkeep last found nothing to remove
+	refusedBytes   int64 // bytes of the largest record that was refused since upkeep last found nothing to remove
 	err      error // sticky; wraps ErrFailed
 	closed   bool
-	filling  *batch // what is appended now
-	writing  *batch // what the writer is making durable; nil if nothing
+	pending  *batch // what is appended now
+	flushing  *batch // what the writer is making durable; nil if nothing
 	spare    []byte // the buffer of a batch that is done
 	next     uint64 // the sequence of the next record
 	durable  uint64 // the highest sequence that is durable or will never be used
 	segments []*segment
-	ahead    *ahead // the segment that will follow the last one; nil if none was made yet
+	preallocated    *preallocatedSegment // the segment that will follow the last one; nil if none was made yet
 	bytes    int64  // in files, or promised to batches
 	free     int64  // on the disk, as last measured, less what was promised since
-	promised int64  // bytes of records appended since Open
+	accepted int64  // bytes of records appended since Open
 	written  int64  // bytes of records that are on disk since Open
 	cursors  []*Cursor
 }
@@ -115,13 +115,13 @@ func (s *Spool) Append(payload []byte) (Ticket, error) {
 	if err := s.admit(n); err != nil {
 		return Ticket{}, err
 	}
-	b := s.filling
+	b := s.pending
 	b.buf = s.id.appendRecord(b.buf, s.next, payload)
 	b.last = s.next
 	s.next++
 	s.bytes += n
 	s.free -= n
-	s.promised += n
+	s.accepted += n
 	signal(s.work)
 	return Ticket{b.last}, nil
 }
@@ -133,12 +133,12 @@ func (s *Spool) Wait(t Ticket) (sequence uint64, err error) {
 	var b *batch
 	switch {
 	case t.sequence <= s.durable:
-	case s.writing != nil && t.sequence <= s.writing.last:
-		b = s.writing
+	case s.flushing != nil && t.sequence <= s.flushing.last:
+		b = s.flushing
 	case s.err != nil:
 		err = s.err
 	default:
-		b = s.filling
+		b = s.pending
 	}
 	s.mu.Unlock()
 	if b != nil {
@@ -158,8 +158,8 @@ func (s *Spool) admit(n int64) error {
 	}
 	refusal := s.refusal(n)
 	if s.full = refusal != nil; s.full {
-		s.wanted = max(s.wanted, n)
-		signal(s.chores)
+		s.refusedBytes = max(s.refusedBytes, n)
+		signal(s.background)
 	}
 	return refusal
 }
@@ -167,7 +167,7 @@ func (s *Spool) admit(n int64) error {
 // refusal returns why a record of n bytes would not be taken; nil if it would. A spool that was full takes nothing,
 // however small, before there is some slack: or else it would be full and not full in turn. Needs mu.
 func (s *Spool) refusal(n int64) error {
-	need := max(n, ordinaryRecord)
+	need := max(n, minRecordSpace)
 	if s.full {
 		need = max(need, s.slack())
 	}
@@ -181,14 +181,14 @@ func (s *Spool) refusal(n int64) error {
 }
 
 // slack is the space that there must be before a spool that was full takes records again.
-func (s *Spool) slack() int64 { return max(ordinaryRecord, min(s.o.MaxBytes/64, maxSlack)) }
+func (s *Spool) slack() int64 { return max(minRecordSpace, min(s.o.MaxBytes/64, maxSlack)) }
 
 // space is how many bytes more there may be. Needs mu.
 func (s *Spool) space() int64 { return min(s.o.MaxBytes-overhead-s.bytes, s.free-s.o.MinFree) }
 
 // low reports whether published segments are to go before Keep is over: as much as a segment holds has to fit, so that
 // they go before an Append needs their space. Needs mu.
-func (s *Spool) low() bool { return s.space() < max(s.segmentSize(), s.slack(), s.wanted) }
+func (s *Spool) spaceLow() bool { return s.space() < max(s.segmentSize(), s.slack(), s.refusedBytes) }
 
 // Stats is the state of a spool.
 type Stats struct {
@@ -250,10 +250,10 @@ func (s *Spool) Close() error {
 	close(s.closing)
 	s.finished.Wait()
 	for _, c := range s.cursors {
-		c.leave()
+		c.closeSegment()
 	}
-	if s.ahead != nil {
-		s.drop(s.ahead)
+	if s.preallocated != nil {
+		s.discard(s.preallocated)
 	}
 	err := errors.Join(s.file.Close(), s.lock.Close())
 	if !told {
@@ -288,9 +288,9 @@ func (s *Spool) segmentOf(sequence uint64) *segment {
 }
 
 // kept returns the segment that holds the sequence, or else the oldest, without one that is being removed. Needs mu.
-func (s *Spool) kept(sequence uint64) *segment {
+func (s *Spool) retainedSegment(sequence uint64) *segment {
 	for i := len(s.segments) - 1; i > 0; i-- {
-		if s.segments[i].first <= sequence || s.segments[i-1].going {
+		if s.segments[i].first <= sequence || s.segments[i-1].removing {
 			return s.segments[i]
 		}
 	}
@@ -312,14 +312,14 @@ func (s *Spool) committedEnd(c *Cursor) int64 {
 }
 
 // place notes where the log goes on behind what a cursor has committed.
-func (s *Spool) place(c *Cursor, end int64) {
+func (s *Spool) advanceCommittedEnd(c *Cursor, end int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c.committedEnd = max(c.committedEnd, end)
 }
 
 // keep writes damaged bytes to a file of their own, if there is room, and reports whether that was done before.
-func (s *Spool) keep(name string, damage []byte) (before bool, err error) {
+func (s *Spool) quarantine(name string, damage []byte) (before bool, err error) {
 	s.files.Lock()
 	defer s.files.Unlock()
 	if f, err := s.fs.Open(name); err == nil {

@@ -18,7 +18,7 @@ type batch struct {
 func newBatch(buf []byte) *batch { return &batch{buf: buf, done: make(chan struct{})} }
 
 // write is the writer goroutine: it alone writes to segments, and it ends with the first failure.
-func (s *Spool) write() {
+func (s *Spool) runWriter() {
 	defer s.finished.Done()
 	for s.Err() == nil {
 		select {
@@ -30,31 +30,31 @@ func (s *Spool) write() {
 			return
 		}
 		s.flush()
-		s.takeOver()
+		s.switchToPreallocated()
 	}
 }
 
 // flush makes durable what was appended so far.
 func (s *Spool) flush() {
 	s.mu.Lock()
-	b := s.filling
+	b := s.pending
 	if len(b.buf) == 0 {
 		s.mu.Unlock()
 		return
 	}
-	s.filling, s.writing = newBatch(s.spare), b
+	s.pending, s.flushing = newBatch(s.spare), b
 	s.spare = nil
 	s.mu.Unlock()
 
 	err := s.writeBatch(b)
 
 	s.mu.Lock()
-	s.writing = nil
+	s.flushing = nil
 	if err != nil {
 		s.fail(err)
 		b.err = s.err
 	}
-	if cap(b.buf) <= spareBuffer {
+	if cap(b.buf) <= maxSpareBuffer {
 		s.spare = b.buf[:0]
 	}
 	s.mu.Unlock()
@@ -63,9 +63,9 @@ func (s *Spool) flush() {
 
 // writeBatch writes the records of a batch, into as many segments as it takes, and syncs them.
 func (s *Spool) writeBatch(b *batch) error {
-	until := s.aheadFirst(b.last)
+	until := s.preallocatedFirst(b.last)
 	for buf := b.buf; len(buf) > 0; {
-		n := s.id.fitting(buf, s.segmentSize()-s.end, until)
+		n := s.id.recordsFitting(buf, s.segmentSize()-s.end, until)
 		if n == 0 && (s.end > segmentHeaderLen || recordSequence(buf) == until) {
 			if err := s.rotate(recordSequence(buf)); err != nil {
 				return err
@@ -91,7 +91,7 @@ func (s *Spool) writeBatch(b *batch) error {
 		if len(buf) > 0 {
 			last = recordSequence(buf) - 1
 		}
-		s.grown(last)
+		s.advanceDurable(last)
 	}
 	return nil
 }
@@ -99,7 +99,7 @@ func (s *Spool) writeBatch(b *batch) error {
 func (s *Spool) segmentSize() int64 { return min(s.o.MaxBytes/8, maxSegment) }
 
 // grown lets the cursors read what the last segment has got.
-func (s *Spool) grown(last uint64) {
+func (s *Spool) advanceDurable(last uint64) {
 	s.mu.Lock()
 	g := s.segments[len(s.segments)-1]
 	for _, c := range s.cursors {
@@ -109,8 +109,8 @@ func (s *Spool) grown(last uint64) {
 	}
 	s.written += s.end - g.size
 	g.size, g.last, s.durable = s.end, last, last
-	if s.low() || s.ahead == nil && s.nearlyFull(g) {
-		signal(s.chores)
+	if s.spaceLow() || s.preallocated == nil && s.nearlyFull(g) {
+		signal(s.background)
 	}
 	s.mu.Unlock()
 	s.wakeCursors()
@@ -124,7 +124,7 @@ func (s *Spool) wakeCursors() {
 
 // rotate starts the segment of the given first sequence. What is in the one before it is durable.
 func (s *Spool) rotate(first uint64) error {
-	f, err := s.takeFile(first)
+	f, err := s.nextFile(first)
 	if err == nil {
 		err = writeHeader(s.fs, f, s.id, first)
 	}
@@ -135,11 +135,11 @@ func (s *Spool) rotate(first uint64) error {
 	s.file, s.end = f, segmentHeaderLen
 	s.mu.Lock()
 	s.addSegment(first, segmentHeaderLen)
-	if s.ahead != nil && s.ahead.first == first {
-		s.ahead = nil
+	if s.preallocated != nil && s.preallocated.first == first {
+		s.preallocated = nil
 	}
 	s.mu.Unlock()
-	signal(s.chores) // the one before may go
+	signal(s.background) // the one before may go
 	s.wakeCursors()  // so that none keeps the old one open, which would hold its bytes after it is removed
 	return closed
 }
@@ -199,7 +199,7 @@ func newSegment(fs FS, id spoolID, first uint64) (File, error) {
 // fail makes the failure sticky and tells all who wait for the batch that is being filled. Needs mu.
 func (s *Spool) fail(err error) {
 	s.err = fmt.Errorf("%w: %w", ErrFailed, err)
-	s.filling.err = s.err
-	close(s.filling.done)
+	s.pending.err = s.err
+	close(s.pending.done)
 	close(s.failed)
 }
