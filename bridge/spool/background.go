@@ -10,7 +10,7 @@ import (
 // until the writer takes it: an empty file holds nothing, and Open removes it.
 type preallocatedSegment struct {
 	first uint64
-	ready  chan struct{} // closed once file is set
+	ready chan struct{} // closed once file is set
 	file  File          // nil if it could not be made
 }
 

@@ -33,17 +33,17 @@ type Cursor struct {
 	wake chan struct{} // holds a token when there may be more to read
 
 	// Owned by the goroutine that calls Next.
-	redelivered uint64 // the highest sequence that may have been returned before
-	next        uint64 // the lowest sequence not returned yet
-	segment     *segment
-	limit       int64  // of what may be read of segment, as it was last asked for: there may be more by now
-	last        uint64 // the last sequence before limit
-	reader      segmentReader
-	buffer      []byte // that reader reads from; nil if payloads are copied from it
-	scratch     []byte // the buffer that payloads are copied from; nil before it is needed
-	retained        []retainedBuffer // the buffers before it, oldest first
-	retainedBytes   int64  // their bytes
-	highWaterCheck       uint64 // the sequence behind which the high-water mark is to be looked at
+	redelivered    uint64 // the highest sequence that may have been returned before
+	next           uint64 // the lowest sequence not returned yet
+	segment        *segment
+	limit          int64  // of what may be read of segment, as it was last asked for: there may be more by now
+	last           uint64 // the last sequence before limit
+	reader         segmentReader
+	buffer         []byte           // that reader reads from; nil if payloads are copied from it
+	scratch        []byte           // the buffer that payloads are copied from; nil before it is needed
+	retained       []retainedBuffer // the buffers before it, oldest first
+	retainedBytes  int64            // their bytes
+	highWaterCheck uint64           // the sequence behind which the high-water mark is to be looked at
 
 	// Guarded by s.mu.
 	committed    uint64    // all up to here are done on this bus
@@ -51,12 +51,12 @@ type Cursor struct {
 	committedEnd int64     // where the log goes on behind committed; the start of its segment until Next has been there
 	state        []byte    // as it was in the file; the package does not look into it
 	snapshot     func() (committed uint64, state []byte)
-	dirty        bool   // what snapshot returns now is neither saved nor in unsaved
+	dirty        bool          // what snapshot returns now is neither saved nor in unsaved
 	unsaved      []pendingSave // what is to be saved, oldest first
-	saved        uint64 // what the file says; zero from Rewind on until it is written again
+	saved        uint64        // what the file says; zero from Rewind on until it is written again
 	rewinds      uint64
 	reached      uint64 // how far Next had come when it last asked for a higher mark
-	highWater      uint64 // the high-water mark: the highest sequence that Next may have returned, as the file says
+	highWater    uint64 // the high-water mark: the highest sequence that Next may have returned, as the file says
 }
 
 // lent is a buffer with payloads that may be in use until all up to its end is committed. Those of readAhead bytes

@@ -123,11 +123,11 @@ func (v *View) Records() iter.Seq2[Record, error] {
 
 // walk is one pass over the records. Its methods return false once the caller wants no more.
 type walk struct {
-	v     *View
-	yield func(Record, error) bool
-	buffer  func(int64) []byte
-	next  uint64  // the sequence that comes next; 0 before the first
-	gap  *Damage // what did not check, until the sequence behind it is known
+	v      *View
+	yield  func(Record, error) bool
+	buffer func(int64) []byte
+	next   uint64  // the sequence that comes next; 0 before the first
+	gap    *Damage // what did not check, until the sequence behind it is known
 }
 
 func (w *walk) segment(g *SegmentInfo) bool {

@@ -25,15 +25,15 @@ type View struct {
 	// Next is the sequence of the next record: no bus has seen it.
 	Next uint64
 
-	fs        FS
-	id        spoolID
-	hasID     bool         // the id is
-	idStored  bool         // the id file has it
-	tail      *SegmentInfo // the last segment that can be used; nil if there is none
-	recovered recovered    // what tail holds
-	highWater   map[string]uint64
-	leftovers []string // files that a crash kept from being used: Open removes them
-	quarantinedBytes  int64    // of .bad files
+	fs               FS
+	id               spoolID
+	hasID            bool         // the id is
+	idStored         bool         // the id file has it
+	tail             *SegmentInfo // the last segment that can be used; nil if there is none
+	recovered        recovered    // what tail holds
+	highWater        map[string]uint64
+	leftovers        []string // files that a crash kept from being used: Open removes them
+	quarantinedBytes int64    // of .bad files
 }
 
 // SegmentInfo is one file of the log.
@@ -42,9 +42,9 @@ type SegmentInfo struct {
 	First, Last uint64 // Last is First-1 if it holds no record
 	Bytes       int64
 
-	id       spoolID // in its header
+	id            spoolID // in its header
 	headerDamaged bool    // the header does not check
-	err      error   // why the segment cannot be used
+	err           error   // why the segment cannot be used
 }
 
 // CursorInfo is the position of one bus, as its file has it: a running process may be ahead of that.

@@ -6,21 +6,22 @@ import (
 	"math"
 )
 
-// segmentReader reads the records of one segment.
+// segmentReader reads the records of one segment in order and verifies each. It belongs to one goroutine.
 type segmentReader struct {
 	id     spoolID
 	file   File
-	next   uint64               // the lowest sequence that may come: a lower one is in bytes that the disk held before
-	offset int64                // where the next record starts
-	buf    []byte               // bytes at offset; payloads share it, so it is not written while they are used
-	buffer   func(n int64) []byte // gives a buffer for the bytes from offset on, and takes the one before back
+	next   uint64               // lowest sequence accepted; a lower one is a stale record, from older content of the disk
+	offset int64                // position in the file of the next record
+	buf    []byte               // the bytes from offset on; payloads share it, so it is never written again
+	buffer func(n int64) []byte // returns n bytes; the buffer returned before belongs to its provider again
 }
 
-// readAhead is how much is read at once, unless less is there: enough to make a drain cheap, and little enough that a
-// record which waits for long keeps little else in memory.
+// readAhead is how many bytes one read fetches, if there are as many: enough for a fast drain, and few enough that a
+// long-lived payload retains little other memory.
 const readAhead = 256 << 10
 
-// reuse gives the same buffer again and again, to a reader whose payloads are not kept.
+// reuseBuffer returns a buffer function that returns the same memory each time, for readers that do not retain
+// payloads.
 func reuseBuffer() (take func(n int64) []byte) {
 	var buffer []byte
 	return func(n int64) []byte {
@@ -34,8 +35,8 @@ func reuseBuffer() (take func(n int64) []byte) {
 	}
 }
 
-// record returns the record at offset and steps behind it. Nothing at or behind limit is read, and no record has a number
-// above last. It returns errDamaged if the bytes there do not check.
+// record returns the record at offset and advances past it. It reads no byte at or after limit. It returns errDamaged,
+// and does not advance, if the record is invalid, incomplete, or has a sequence below next or above last.
 func (r *segmentReader) record(limit int64, last uint64) (sequence uint64, payload []byte, err error) {
 	if err := r.fill(recordHeaderLen, limit); err != nil {
 		return 0, nil, err
@@ -60,12 +61,12 @@ func (r *segmentReader) record(limit int64, last uint64) (sequence uint64, paylo
 	return sequence, payload, nil
 }
 
-// fill has buf hold n bytes, or as many as there are before limit or the end of the file.
+// fill reads until buf holds n bytes, or all bytes before limit or the end of the file if those are fewer.
 func (r *segmentReader) fill(n, limit int64) error {
 	if int64(len(r.buf)) >= n || r.offset+int64(len(r.buf)) >= limit {
 		return nil
 	}
-	r.buf = nil // what it reads from may be given back
+	r.buf = nil // the provider may reuse its memory from here on
 	buf := r.buffer(min(max(n, readAhead), limit-r.offset))
 	read, err := r.file.ReadAt(buf, r.offset)
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -75,7 +76,8 @@ func (r *segmentReader) fill(n, limit int64) error {
 	return nil
 }
 
-// resync steps over bytes that do not check, to the next record or else to limit, and returns them.
+// resync skips invalid bytes up to the next valid record, or to limit if there is none, and returns the skipped bytes.
+// It holds the rest of the segment in memory: damage is rare, and a record may be as long as that.
 func (r *segmentReader) resync(limit int64, last uint64) (damage []byte, found bool, err error) {
 	if err := r.fill(limit-r.offset, limit); err != nil {
 		return nil, false, err
@@ -89,22 +91,25 @@ func (r *segmentReader) resync(limit int64, last uint64) (damage []byte, found b
 	return damage, true, nil
 }
 
-// recovered is what a scan of the last segment found.
+// recovered is the result of scanning the last segment. Always first-1 <= last <= highest; the log continues after
+// highest, and cursors read up to last.
 type recovered struct {
-	end     int64  // behind the last record that checks
-	last    uint64 // its sequence; first-1 if there is none
-	tornBytes    int64  // bytes behind end
-	highest uint64 // the highest number that was perhaps said to anybody, as far as the segment shows
+	end       int64  // position after the last valid record
+	last      uint64 // sequence of that record; first-1 without records
+	tornBytes int64  // invalid bytes from end to the end of the file
+	highest   uint64 // highest sequence that may have been acknowledged, as far as this segment shows
 }
 
-// recoverSegment reads the last segment. Bytes that do not check but have a record behind them are damage, and stay for
-// the cursors to find; those with none behind them are torn: most often the end of a write that nobody was told of.
+// recoverSegment scans the last segment, of size bytes, and changes nothing. Invalid bytes before a valid record are
+// damage and stay for the cursors to report. Invalid bytes with no valid record after them are a torn tail: usually
+// the end of a write that was never acknowledged.
 func recoverSegment(id spoolID, f File, first uint64, size int64) (recovered, error) {
 	r := segmentReader{id: id, file: f, next: first, offset: segmentHeaderLen, buffer: reuseBuffer()}
 	found := recovered{end: segmentHeaderLen, last: first - 1, highest: first - 1}
 	for r.offset < size {
 		sequence, _, err := r.record(size, math.MaxUint64)
 		if errors.Is(err, errDamaged) {
+			// Sequences only increase in a segment, so there is no upper bound yet.
 			damage, more, err := r.resync(size, math.MaxUint64)
 			if err != nil {
 				return found, err

@@ -8,7 +8,7 @@ import (
 	"iter"
 )
 
-// A record is a header and the payload. All numbers are little-endian.
+// A record is a 24-byte header and the payload. All numbers are little-endian.
 //
 //	 0  4  magic 0xFE 'p' 'b' 0xFF
 //	 4  4  length of the payload
@@ -17,27 +17,31 @@ import (
 //	20  4  CRC32C over spool id, bytes 0 to 16 and payload
 //	24     payload
 //
-// A record's header has a checksum of its own, so that its length can be believed before the payload is there: only so
-// is a record that was never finished told from one that was damaged later.
+// The header has its own checksum, so that the length can be trusted when the payload is incomplete. This
+// distinguishes a torn tail, whose record extends past the end of the file, from damage to a complete record.
 //
-// 0xFE and 0xFF stand in no UTF-8 text, so no payload of text holds the magic of a record; and because the checksum
-// starts from the spool's random id, nobody outside can write a payload that would pass for a record when the one
-// around it is damaged.
+// UTF-8 text contains neither 0xFE nor 0xFF, so a text payload cannot contain the magic of a record. The checksum is
+// seeded by the spool's random id, so an attacker who does not know the id cannot write a payload that passes for a
+// record when the record around it is damaged.
 const (
 	recordMagic     = "\xfepb\xff"
 	recordHeaderLen = 24
 )
 
-// castagnoli is a table that never changes.
+// castagnoli is the table of CRC32C.
 var castagnoli = crc32.MakeTable(crc32.Castagnoli) //nolint:gochecknoglobals // a constant
 
-// spoolID names a spool. It is made with the spool, at random, and seeds every checksum in it.
+// spoolID identifies a spool. It is random, created with the spool, and seeds every checksum except that of a segment
+// header.
 type spoolID uint32
 
+// String formats the id as 8 hex digits, as in the id file and in spool ls.
 func (id spoolID) String() string { return fmt.Sprintf("%08x", uint32(id)) }
 
+// checksum returns the CRC32C of the id's four little-endian bytes followed by parts.
 func (id spoolID) checksum(parts ...[]byte) uint32 {
-	sum := ^uint32(0) // by hand, as a slice of the id would be one more thing on the heap for each record
+	// The seed is computed inline: passing the id as a slice would allocate once for each record.
+	sum := ^uint32(0)
 	for shift := 0; shift < 32; shift += 8 {
 		sum = castagnoli[byte(sum)^byte(id>>shift)] ^ sum>>8
 	}
@@ -48,19 +52,21 @@ func (id spoolID) checksum(parts ...[]byte) uint32 {
 	return sum
 }
 
+// appendRecord appends an encoded record to b. The payload must be shorter than 4 GiB.
 func (id spoolID) appendRecord(b []byte, sequence uint64, payload []byte) []byte {
 	start := len(b)
 	b = append(b, recordMagic...)
 	b = binary.LittleEndian.AppendUint32(b, uint32(len(payload)))
 	b = binary.LittleEndian.AppendUint64(b, sequence)
+	// The second checksum continues the first, so the bytes of the header are summed only once.
 	header := id.checksum(b[start:])
 	b = binary.LittleEndian.AppendUint32(b, header)
 	b = binary.LittleEndian.AppendUint32(b, crc32.Update(header, castagnoli, payload))
 	return append(b, payload...)
 }
 
-// recordLen returns the length of the record that b starts with, header included, of which b may lack the end; false if
-// b does not start with a header that checks.
+// recordLen returns the length in bytes, header included, of the record at the start of b. b may end before the record
+// does. It returns false if b does not start with a valid header.
 func (id spoolID) recordLen(b []byte) (int64, bool) {
 	if len(b) < recordHeaderLen || id.checksum(b[:16]) != binary.LittleEndian.Uint32(b[16:]) {
 		return 0, false
@@ -68,17 +74,18 @@ func (id spoolID) recordLen(b []byte) (int64, bool) {
 	return recordHeaderLen + int64(binary.LittleEndian.Uint32(b[4:])), true
 }
 
-// recordSequence returns the number in a header that checks.
+// recordSequence returns the sequence in a valid header.
 func recordSequence(b []byte) uint64 { return binary.LittleEndian.Uint64(b[8:]) }
 
-// parseRecord checks b, a whole record whose header checks, and returns its payload, which shares b.
+// parseRecord verifies a whole record whose header is valid. The payload that it returns shares b.
 func parseRecord(b []byte) (payload []byte, ok bool) {
 	payload = b[recordHeaderLen:]
-	header := binary.LittleEndian.Uint32(b[16:]) // the sum goes on from there
+	header := binary.LittleEndian.Uint32(b[16:]) // valid, so it equals the checksum of the id and bytes 0 to 16
 	return payload, crc32.Update(header, castagnoli, payload) == binary.LittleEndian.Uint32(b[20:])
 }
 
-// headers yields where in b the headers start that check, and the length of the record of each.
+// validHeaders yields the offset of each valid record header in b and the length of its record, which may extend past
+// b. Offsets increase; a header may lie inside the record before it.
 func (id spoolID) validHeaders(b []byte) iter.Seq2[int, int64] {
 	return func(yield func(int, int64) bool) {
 		for at := 0; ; at++ {
@@ -94,7 +101,8 @@ func (id spoolID) validHeaders(b []byte) iter.Seq2[int, int64] {
 	}
 }
 
-// findRecord returns where in b the first whole record starts that checks and has a sequence from low to high.
+// findRecord returns the offset in b of the first complete and valid record with a sequence from low to high, both
+// included. The range rejects stale records: older content of the disk that an unsynced write left visible.
 func (id spoolID) findRecord(b []byte, low, high uint64) (offset int, ok bool) {
 	for at, n := range id.validHeaders(b) {
 		if n > int64(len(b)-at) || recordSequence(b[at:]) < low || recordSequence(b[at:]) > high {
@@ -107,15 +115,18 @@ func (id spoolID) findRecord(b []byte, low, high uint64) (offset int, ok bool) {
 	return 0, false
 }
 
-// highestNumber returns the highest sequence that was perhaps told to anybody, of a log that goes as far as the given
-// one and then ends with b, in which no record checks. A record that ends behind the end of the log was never finished,
-// so nobody was told of it and no cursor has read it: its number is free.
+// highestSequence returns the highest sequence that may have been acknowledged. The log has valid records up to the
+// sequence after, then b, which contains no valid record.
+//
+// A record that extends past the end of the file was never synced: a sync would have made the file long enough. So it
+// was not acknowledged, no cursor has read it, and its sequence is free. Everything else may be damage to an
+// acknowledged record, so its sequence must not be used again.
 func (id spoolID) highestSequence(b []byte, after uint64) uint64 {
-	highest, end := after, int64(0) // where the record of the highest number ends
+	highest, end := after, int64(0) // end is where the record of highest ends in b
 	for at, n := range id.validHeaders(b) {
 		sequence := recordSequence(b[at:])
 		if sequence <= highest || int64(at) < end {
-			continue // of another time, or in a payload
+			continue // stale, or inside a payload
 		}
 		if end = int64(at) + n; end > int64(len(b)) {
 			return sequence - 1
@@ -123,13 +134,13 @@ func (id spoolID) highestSequence(b []byte, after uint64) uint64 {
 		highest = sequence
 	}
 	if int64(len(b))-end >= recordHeaderLen {
-		highest++ // there was a header that does not check
+		highest++ // space for at least one more record, whose header is invalid
 	}
 	return highest
 }
 
-// fitting returns the length of the records at the start of buf that fit into space and are before until, if that is
-// not zero.
+// recordsFitting returns the total length of the leading records of buf that fit into space bytes and, unless until is
+// zero, have a sequence below until.
 func (id spoolID) recordsFitting(buf []byte, space int64, until uint64) (fit int64) {
 	if int64(len(buf)) <= space && until == 0 {
 		return int64(len(buf))

@@ -10,39 +10,47 @@ import (
 	"time"
 )
 
-// segment is one file of the log.
+// segment is one file of the log. The segments of a spool form a list in order of first; their ranges of sequences do
+// not overlap, and sequences between them have no record.
 type segment struct {
-	first uint64 // immutable
-	base  int64  // immutable: bytes in the segments before it, since the spool was opened
+	first uint64 // immutable: lower bound of the sequences, and the file's name
+	base  int64  // immutable: position in the log at which the segment starts, in bytes since the spool was opened
 
-	// Guarded by Spool.mu.
-	size int64     // durable bytes, header included
-	last uint64    // highest durable sequence; first-1 while there is none
-	next *segment  // the one written after it; nil while this one is written
-	publishedAt time.Time // when the files of the cursors said that every bus has it; zero before, and after a Rewind
-	// going is set once it is being removed: no cursor is taken back to it.
+	// Guarded by Spool.mu. size and last change together, after the sync: every record below size is durable and none
+	// has a sequence above last. Only the writer changes them, and not any more once next is set.
+	size int64    // durable bytes, header included
+	last uint64   // highest durable sequence; first-1 without records, next.first-1 once next is set
+	next *segment // the following segment; nil for the last one, which the writer appends to
+	// publishedAt is when the saved cursors of all buses were first seen to cover last: Options.Keep starts there. It is
+	// zero before that, and again after a Rewind to a sequence before last.
+	publishedAt time.Time
+	// removing is set before the file is removed and never reset: no cursor is rewound to the segment.
 	removing bool
 }
 
+// name returns the file name.
 func (g *segment) name() string { return segmentName(g.first) }
 
-// A segment is a header and then records. All numbers are little-endian.
+// A segment is a 32-byte header and records, without gaps. All numbers are little-endian.
 //
 //	 0  8  magic "PBSPOOL" 0xFF
 //	 8  4  format version
 //	12  4  spool id
 //	16  8  first sequence, as in the name
 //	24  4  zero
-//	28  4  CRC32C over bytes 0 to 28
+//	28  4  CRC32C over bytes 0 to 28, not seeded by the id
+//
+// An empty file with the name of a segment is a preallocated segment, which the writer has not reached.
 const (
 	segmentMagic     = "PBSPOOL\xff"
 	segmentHeaderLen = 32
 	segmentSuffix    = ".seg"
 )
 
+// segmentName returns the file name of a segment: first as 20 decimal digits, so that names sort like sequences.
 func segmentName(first uint64) string { return fmt.Sprintf("%020d%s", first, segmentSuffix) }
 
-// parseSegmentName returns the first sequence in the name of a segment.
+// parseSegmentName returns the first sequence in a file name; ok is false if the name is not that of a segment.
 func parseSegmentName(name string) (first uint64, ok bool) {
 	digits, found := strings.CutSuffix(name, segmentSuffix)
 	if !found || len(digits) != 20 {
@@ -52,6 +60,7 @@ func parseSegmentName(name string) (first uint64, ok bool) {
 	return first, err == nil && first > 0
 }
 
+// appendSegmentHeader appends an encoded segment header to b.
 func (id spoolID) appendSegmentHeader(b []byte, first uint64) []byte {
 	start := len(b)
 	b = append(b, segmentMagic...)
@@ -62,8 +71,9 @@ func (id spoolID) appendSegmentHeader(b []byte, first uint64) []byte {
 	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b[start:], castagnoli))
 }
 
-// parseSegmentHeader returns the id of the spool that the segment belongs to. Every version keeps these 32 bytes as
-// they are, so that a flipped bit is told from a newer version.
+// parseSegmentHeader returns the spool id in a segment header. It returns ErrDamaged if the header is invalid, and
+// wraps ErrNewer if a newer version wrote it. The layout of these 32 bytes is the same in every version, so that a
+// flipped bit is not mistaken for a newer version.
 func parseSegmentHeader(b []byte) (spoolID, error) {
 	if len(b) < segmentHeaderLen || !bytes.HasPrefix(b, []byte(segmentMagic)) ||
 		crc32.Checksum(b[:28], castagnoli) != binary.LittleEndian.Uint32(b[28:]) {

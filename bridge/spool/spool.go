@@ -62,12 +62,12 @@ type Spool struct {
 	id   spoolID
 	lock io.Closer
 
-	work     chan struct{} // holds a token when the writer has something to do
-	save     chan struct{} // holds a token when a cursor moved
-	background   chan struct{} // holds a token when there may be upkeep to do
-	closing  chan struct{} // closed by Close
-	failed   chan struct{} // closed by the first failure
-	finished sync.WaitGroup
+	work       chan struct{} // holds a token when the writer has something to do
+	save       chan struct{} // holds a token when a cursor moved
+	background chan struct{} // holds a token when there may be upkeep to do
+	closing    chan struct{} // closed by Close
+	failed     chan struct{} // closed by the first failure
+	finished   sync.WaitGroup
 
 	// Owned by the writer goroutine.
 	file File  // of the last segment
@@ -75,30 +75,30 @@ type Spool struct {
 
 	// Owned by the upkeep goroutine.
 	freeUnknown bool // the free space could not be measured
-	paused bool // a segment could not be made or removed; the next housekeeping tries again
+	paused      bool // a segment could not be made or removed; the next housekeeping tries again
 	// complained is set while that is logged already.
 	logged bool
 
 	// files is held while a file that is not a segment is replaced. It is taken before mu.
 	files sync.Mutex
 
-	mu       sync.Mutex
-	full     bool  // the last Append was refused for want of space
-	refusedBytes   int64 // bytes of the largest record that was refused since upkeep last found nothing to remove
-	err      error // sticky; wraps ErrFailed
-	closed   bool
-	pending  *batch // what is appended now
-	flushing  *batch // what the writer is making durable; nil if nothing
-	spare    []byte // the buffer of a batch that is done
-	next     uint64 // the sequence of the next record
-	durable  uint64 // the highest sequence that is durable or will never be used
-	segments []*segment
-	preallocated    *preallocatedSegment // the segment that will follow the last one; nil if none was made yet
-	bytes    int64  // in files, or promised to batches
-	free     int64  // on the disk, as last measured, less what was promised since
-	accepted int64  // bytes of records appended since Open
-	written  int64  // bytes of records that are on disk since Open
-	cursors  []*Cursor
+	mu           sync.Mutex
+	full         bool  // the last Append was refused for want of space
+	refusedBytes int64 // bytes of the largest record that was refused since upkeep last found nothing to remove
+	err          error // sticky; wraps ErrFailed
+	closed       bool
+	pending      *batch // what is appended now
+	flushing     *batch // what the writer is making durable; nil if nothing
+	spare        []byte // the buffer of a batch that is done
+	next         uint64 // the sequence of the next record
+	durable      uint64 // the highest sequence that is durable or will never be used
+	segments     []*segment
+	preallocated *preallocatedSegment // the segment that will follow the last one; nil if none was made yet
+	bytes        int64                // in files, or promised to batches
+	free         int64                // on the disk, as last measured, less what was promised since
+	accepted     int64                // bytes of records appended since Open
+	written      int64                // bytes of records that are on disk since Open
+	cursors      []*Cursor
 }
 
 // Ticket is a place in the log that is not durable yet. Only Wait makes a sequence of it.

@@ -7,23 +7,25 @@ import (
 	"time"
 )
 
-// batch is what one write and one fsync make durable.
+// batch is the group commit: all records that one write and one fsync make durable.
 type batch struct {
-	buf  []byte
-	last uint64        // sequence of its last record
-	done chan struct{} // closed when it is durable or failed
-	err  error         // set before done is closed
+	buf  []byte        // encoded records with consecutive sequences, up to last
+	last uint64        // sequence of the last record
+	done chan struct{} // closed once the batch is durable or has failed
+	err  error         // set before done is closed, not changed after
 }
 
+// newBatch returns an empty batch that appends into buf's memory.
 func newBatch(buf []byte) *batch { return &batch{buf: buf, done: make(chan struct{})} }
 
-// write is the writer goroutine: it alone writes to segments, and it ends with the first failure.
+// runWriter is the writer goroutine, the only one that writes to segments. It ends at Close, or at the first failure:
+// the state of the file is unknown then, and must not be written to again.
 func (s *Spool) runWriter() {
 	defer s.finished.Done()
 	for s.Err() == nil {
 		select {
 		case <-s.work:
-			// Whoever is about to append comes along: an fsync costs more than letting them run first.
+			// Yield so that runnable callers of Append join this batch: one more fsync costs more than the wait.
 			runtime.Gosched()
 		case <-s.closing:
 			s.flush()
@@ -34,7 +36,7 @@ func (s *Spool) runWriter() {
 	}
 }
 
-// flush makes durable what was appended so far.
+// flush makes the pending batch durable, or fails the spool.
 func (s *Spool) flush() {
 	s.mu.Lock()
 	b := s.pending
@@ -42,6 +44,7 @@ func (s *Spool) flush() {
 		s.mu.Unlock()
 		return
 	}
+	// Callers append to a new batch while this one is written: the next group commit.
 	s.pending, s.flushing = newBatch(s.spare), b
 	s.spare = nil
 	s.mu.Unlock()
@@ -49,6 +52,7 @@ func (s *Spool) flush() {
 	err := s.writeBatch(b)
 
 	s.mu.Lock()
+	// Reset under the same lock as a failure is recorded: Wait finds each sequence durable, in a batch, or failed.
 	s.flushing = nil
 	if err != nil {
 		s.fail(err)
@@ -58,14 +62,19 @@ func (s *Spool) flush() {
 		s.spare = b.buf[:0]
 	}
 	s.mu.Unlock()
+	// Only now are the records acknowledged. A crash before this line leaves records that no caller knows of; they are
+	// published as well.
 	close(b.done)
 }
 
-// writeBatch writes the records of a batch, into as many segments as it takes, and syncs them.
+// writeBatch appends a batch to the log, in as many segments as it needs, and syncs each. On an error, some records
+// may be durable and others not; recovery decides.
 func (s *Spool) writeBatch(b *batch) error {
+	// The preallocated segment has a fixed first sequence: the log must switch to it exactly there.
 	until := s.preallocatedFirst(b.last)
 	for buf := b.buf; len(buf) > 0; {
 		n := s.id.recordsFitting(buf, s.segmentSize()-s.end, until)
+		// The next record does not fit, or belongs to the preallocated segment.
 		if n == 0 && (s.end > segmentHeaderLen || recordSequence(buf) == until) {
 			if err := s.rotate(recordSequence(buf)); err != nil {
 				return err
@@ -76,15 +85,18 @@ func (s *Spool) writeBatch(b *batch) error {
 			continue
 		}
 		if n == 0 {
-			n, _ = s.id.recordLen(buf) // larger than a segment, it gets one of its own
+			n, _ = s.id.recordLen(buf) // larger than a segment: it gets a segment to itself
 		}
+		// A crash from here to the end of Sync leaves any part of these bytes: a torn tail, or records nobody
+		// acknowledged.
 		if _, err := s.file.WriteAt(buf[:n], s.end); err != nil {
 			return fmt.Errorf("cannot write: %w", err)
 		}
 		if err := s.file.Sync(); err != nil {
 			return fmt.Errorf("cannot sync: %w", err)
 		}
-		// Commit point: these records survive a crash from here on.
+		// Commit point: a crash after Sync finds these records. Cursors read them from advanceDurable on, never
+		// before.
 		s.end += n
 		buf = buf[n:]
 		last := b.last
@@ -96,14 +108,15 @@ func (s *Spool) writeBatch(b *batch) error {
 	return nil
 }
 
+// segmentSize is the size in bytes at which a segment is full.
 func (s *Spool) segmentSize() int64 { return min(s.o.MaxBytes/8, maxSegment) }
 
-// grown lets the cursors read what the last segment has got.
+// advanceDurable publishes to the cursors what was synced in the last segment, up to the sequence last.
 func (s *Spool) advanceDurable(last uint64) {
 	s.mu.Lock()
 	g := s.segments[len(s.segments)-1]
 	for _, c := range s.cursors {
-		if c.committed == s.durable {
+		if c.committed == s.durable { // this bus had nothing to do until now
 			c.waitingSince = time.Now()
 		}
 	}
@@ -116,13 +129,14 @@ func (s *Spool) advanceDurable(last uint64) {
 	s.wakeCursors()
 }
 
+// wakeCursors has every cursor check the log again. It must be called after the change, without mu.
 func (s *Spool) wakeCursors() {
 	for _, c := range s.cursors {
 		signal(c.wake)
 	}
 }
 
-// rotate starts the segment of the given first sequence. What is in the one before it is durable.
+// rotate makes the segment with the given first sequence the last one. The segment before it is durable.
 func (s *Spool) rotate(first uint64) error {
 	f, err := s.nextFile(first)
 	if err == nil {
@@ -131,7 +145,8 @@ func (s *Spool) rotate(first uint64) error {
 	if err != nil {
 		return err
 	}
-	closed := s.file.Close() // synced already
+	// A crash here leaves a last segment that is empty or has an incomplete header: Open removes it or writes the header.
+	closed := s.file.Close() // already synced; its error is reported, because it can mean lost data
 	s.file, s.end = f, segmentHeaderLen
 	s.mu.Lock()
 	s.addSegment(first, segmentHeaderLen)
@@ -139,12 +154,13 @@ func (s *Spool) rotate(first uint64) error {
 		s.preallocated = nil
 	}
 	s.mu.Unlock()
-	signal(s.background) // the one before may go
-	s.wakeCursors()  // so that none keeps the old one open, which would hold its bytes after it is removed
+	signal(s.background) // the previous segment may be removable now
+	s.wakeCursors()      // an open file of a removed segment would keep its disk space in use
 	return closed
 }
 
-// addSegment puts a segment behind the last one. Needs mu, except in Open.
+// addSegment appends a segment of size bytes to the list and closes the range of the one before it. Needs mu, except
+// in Open.
 func (s *Spool) addSegment(first uint64, size int64) {
 	g := &segment{first: first, last: first - 1, size: size}
 	if n := len(s.segments); n > 0 {
@@ -156,32 +172,34 @@ func (s *Spool) addSegment(first uint64, size int64) {
 	s.bytes += size
 }
 
-// createSegment makes the file of a segment, empty, with a name that survives.
+// createSegment creates the empty file of a segment. Its name is durable on return, so that the sync of a record is
+// all that a commit needs.
 func createSegment(fs FS, first uint64) (File, error) {
 	f, err := fs.Create(segmentName(first))
 	if err == nil {
 		if err = fs.SyncDir(); err == nil {
 			return f, nil
 		}
-		// The error before these is the one to tell.
+		// The first error is the one to return.
 		_ = f.Close()
 		_ = fs.Remove(segmentName(first))
 	}
-	return nil, fmt.Errorf("cannot make a segment: %w", err)
+	return nil, fmt.Errorf("cannot create a segment: %w", err)
 }
 
-// writeHeader begins a segment. The header survives with the first record. A file that it cannot be written to is
-// removed, so that a disk which is full can be opened.
+// writeHeader writes the header of a new segment and does not sync it: the sync of the first record covers it. If the
+// write fails the file is removed, so that a full disk can be opened.
 func writeHeader(fs FS, f File, id spoolID, first uint64) error {
 	if _, err := f.WriteAt(id.appendSegmentHeader(nil, first), 0); err != nil {
 		_ = f.Close()
 		_ = fs.Remove(segmentName(first))
-		return fmt.Errorf("cannot make a segment: %w", err)
+		return fmt.Errorf("cannot create a segment: %w", err)
 	}
 	return nil
 }
 
-// newSegment makes a segment that survives without records.
+// newSegment creates a segment that is durable without records: its name alone keeps sequences below first from being
+// used again.
 func newSegment(fs FS, id spoolID, first uint64) (File, error) {
 	f, err := createSegment(fs, first)
 	if err == nil {
@@ -191,12 +209,13 @@ func newSegment(fs FS, id spoolID, first uint64) (File, error) {
 		return nil, err
 	}
 	if err := f.Sync(); err != nil {
-		return nil, errors.Join(fmt.Errorf("cannot make a segment: %w", err), f.Close())
+		return nil, errors.Join(fmt.Errorf("cannot create a segment: %w", err), f.Close())
 	}
 	return f, nil
 }
 
-// fail makes the failure sticky and tells all who wait for the batch that is being filled. Needs mu.
+// fail makes an error permanent and fails the pending batch; the caller fails the one being flushed. Needs mu. It is
+// called at most once, by the writer, which then ends.
 func (s *Spool) fail(err error) {
 	s.err = fmt.Errorf("%w: %w", ErrFailed, err)
 	s.pending.err = s.err
