@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// replaceFile puts a file in place of another of that name, at once and for good.
+// replaceFile replaces the content of a file atomically and durably: write a .tmp file, sync it, rename it, sync the
+// directory. A crash in between leaves the old file, and perhaps a .tmp file that Open removes.
 func replaceFile(fs FS, name string, content []byte) error {
 	f, err := fs.Create(name + tmpSuffix)
 	if err != nil {
@@ -24,26 +25,56 @@ func replaceFile(fs FS, name string, content []byte) error {
 	if err := fs.Rename(name+tmpSuffix, name); err != nil {
 		return err
 	}
+	// A crash before this line finds the old content or the new, after it only the new.
 	return fs.SyncDir()
 }
 
-// saveMoved is the goroutine that writes cursors: off the way of the records, at most once in saveInterval.
+// quarantine writes damaged bytes to a .bad file, if MaxBytes allows; else it returns an error that wraps ErrFull.
+// existed reports that the file was there before. The damaged bytes stay in their segment until it is removed, so a
+// crash loses nothing: the file is written when they are read again.
+func (s *Spool) quarantine(name string, damage []byte) (existed bool, err error) {
+	s.files.Lock()
+	defer s.files.Unlock()
+	// Another cursor, or an earlier run, has quarantined these bytes.
+	if f, err := s.fs.Open(name); err == nil {
+		return true, f.Close()
+	}
+	n := int64(len(damage))
+	s.mu.Lock()
+	fits := s.bytes+n <= s.o.MaxBytes-overhead
+	if fits {
+		s.bytes += n
+	}
+	s.mu.Unlock()
+	if !fits {
+		return false, fmt.Errorf("%w: no space for %d more bytes", ErrFull, n)
+	}
+	if err = replaceFile(s.fs, name, damage); err != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.bytes -= n
+	}
+	return false, err
+}
+
+// runSaver is the saver goroutine. It writes the cursors outside of the path of records, at most once per
+// saveInterval.
 func (s *Spool) runSaver() {
 	defer s.finished.Done()
 	failing := false
-	ago := s.o.CursorDelay
+	delay := s.o.CursorDelay
 	for open := true; open; {
 		select {
 		case <-s.save:
 		case <-s.closing:
-			open, ago = false, 0
+			open, delay = false, 0
 		}
 		var err error
 		for _, c := range s.cursors {
-			err = errors.Join(err, s.saveCursor(c, ago))
+			err = errors.Join(err, s.saveCursor(c, delay))
 		}
 		if err != nil && !failing {
-			s.o.Log.Error("cannot save the cursors; after a crash more would be offered to the buses again", "error", err)
+			s.o.Log.Error("cannot save the cursors; retrying; after a crash more events are published again", "error", err)
 		}
 		failing = err != nil
 		select {
@@ -53,30 +84,34 @@ func (s *Spool) runSaver() {
 	}
 }
 
-// saveCursor writes what the cursor had committed that long ago, unless its file says so already.
-func (s *Spool) saveCursor(c *Cursor, ago time.Duration) error {
+// saveCursor replaces the file of a cursor with the newest position that is at least delay old, if there is one to
+// save.
+func (s *Spool) saveCursor(c *Cursor, delay time.Duration) error {
 	s.files.Lock()
 	defer s.files.Unlock()
 	c.capture()
 	s.mu.Lock()
-	m, ok := c.popDue(time.Now().Add(-ago))
+	m, ok := c.popDue(time.Now().Add(-delay))
 	rewinds := c.rewinds
 	if len(c.unsaved) > 0 {
-		signal(s.save) // its time comes
+		signal(s.save) // retried until it is old enough
 	}
 	s.mu.Unlock()
 	if !ok {
 		return nil
 	}
+	// A crash before replaceFile returns may leave the older position: records after it are returned again.
 	err := replaceFile(s.fs, cursorPrefix+c.name, m.content)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case c.rewinds != rewinds: // the file is ahead of the cursor, until it is saved again
+	case c.rewinds != rewinds:
+		// Rewound meanwhile: the file is ahead of the cursor until it is saved again.
 	case err != nil:
-		c.unsaved = slices.Insert(c.unsaved, 0, m)
+		c.unsaved = slices.Insert(c.unsaved, 0, m) // retried; a newer one may supersede it
 		signal(s.save)
 	default:
+		// Commit point of a cursor: only now may segments up to this position be removed.
 		c.saved = m.committed
 		signal(s.background)
 	}
@@ -86,37 +121,40 @@ func (s *Spool) saveCursor(c *Cursor, ago time.Duration) error {
 	return nil
 }
 
-// raiseOffered brings to disk how far the cursor may offer records, before it goes beyond that.
+// raiseHighWater saves a higher high-water mark and logs an error.
 func (s *Spool) raiseHighWater(c *Cursor) {
 	if err := s.saveHighWater(c); err != nil {
-		s.o.Log.Error("cannot save how far a bus was offered events; after a crash it may store some twice",
+		s.o.Log.Error("cannot save the high-water mark of a bus; after a crash it may store events twice",
 			"bus", c.name, "error", err)
 	}
 }
 
-// replaceOffered writes the file of the high-water mark, if it is time to raise it. Where the disk refuses, no file is
-// better than one that says too little; the error says that there may be such a file.
+// saveHighWater writes the high-water mark, if it is due. If that fails it removes the file, because no mark is safe
+// and a mark that is too low is not. The error means that a mark that is too low may be left. The cursor continues
+// even then: only publishing frees the disk.
 func (s *Spool) saveHighWater(c *Cursor) (err error) {
 	s.files.Lock()
 	defer s.files.Unlock()
 	s.mu.Lock()
-	offered, due := c.nextHighWater()
+	highWater, due := c.nextHighWater()
 	s.mu.Unlock()
 	if !due {
-		return nil // done meanwhile
+		return nil // another goroutine has raised it
 	}
 	name := highWaterPrefix + c.name
-	if failure := replaceFile(s.fs, name, s.id.formatHighWater(offered)); failure != nil {
-		left := s.fs.Remove(name)
-		if errors.Is(left, os.ErrNotExist) {
-			left = nil
+	if failure := replaceFile(s.fs, name, s.id.formatHighWater(highWater)); failure != nil {
+		removeErr := s.fs.Remove(name)
+		if errors.Is(removeErr, os.ErrNotExist) {
+			removeErr = nil
 		}
-		if left = errors.Join(left, s.fs.SyncDir()); left != nil {
-			err = errors.Join(failure, left)
+		// A crash after this SyncDir finds no mark, and every record is looked up on the bus: slow, but correct.
+		if removeErr = errors.Join(removeErr, s.fs.SyncDir()); removeErr != nil {
+			err = errors.Join(failure, removeErr)
 		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c.highWater = offered
+	// Only now may Next return records above the previous mark: a crash finds the new mark, or none.
+	c.highWater = highWater
 	return err
 }

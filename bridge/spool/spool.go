@@ -11,9 +11,9 @@ import (
 
 // Errors of Append.
 var (
-	// ErrFull means that the record was refused before anything was written, because of the limit or of the reserve.
+	// ErrFull means that the record was refused before anything was written: MaxBytes or MinFree would be violated.
 	ErrFull = errors.New("the spool is full")
-	// ErrFailed means that a write or fsync failed, now or before. Nothing is taken any more; opening anew recovers.
+	// ErrFailed means that a write or an fsync failed, now or earlier. It is permanent; a new Open recovers.
 	ErrFailed = errors.New("the spool failed")
 	// ErrClosed means that Close was called.
 	ErrClosed = errors.New("the spool is closed")
@@ -21,93 +21,99 @@ var (
 
 // Options are the limits of a spool.
 type Options struct {
-	// MaxBytes is the limit of the files on disk. No segment is larger than an eighth of it.
+	// MaxBytes limits the total size of all files, in bytes. A segment is at most an eighth of it.
 	MaxBytes int64
-	// MinFree is how many bytes stay free on the disk.
+	// MinFree is how many bytes of the disk are reserved for others.
 	MinFree int64
-	// Keep is how long records that are done on every bus stay, if there is room.
+	// Keep is how long a published segment is retained, as long as there is space.
 	Keep time.Duration
-	// CursorDelay is how far the files of the cursors stay behind, until Close: what a bus acknowledged it may still
-	// lose with the power, if it is on this machine and syncs its own files later.
+	// CursorDelay is how far the saved cursors lag behind the committed ones, until Close. It is for a bus on this
+	// machine that acknowledges before it syncs: after a loss of power the cursor must not be ahead of what the bus
+	// still has.
 	CursorDelay time.Duration
-	// Cursors names the buses. Only these hold records back from removal.
+	// Cursors are the names of the buses. A segment is removed only when all of them have published it.
 	Cursors []string
-	Log     *slog.Logger
+	// Log gets what the spool repairs, skips, or retries by itself.
+	Log *slog.Logger
 }
 
 const (
-	// maxSegment is the size of a segment if the limit does not ask for less: what has to be read after a crash.
+	// maxSegment is the largest size of a segment. It bounds what Open reads after a crash.
 	maxSegment = 64 << 20
-	// overhead is set aside from the limit for the files that are not segments.
+	// overhead is the part of MaxBytes reserved for files that are not segments.
 	overhead = 16 << 10
-	// ordinaryRecord is room that there must be for any record, so that Stats can say whether one will be taken.
+	// minRecordSpace is the space required for any record, however small, so that Stats agrees with Append.
 	minRecordSpace = 4 << 10
-	// maxSlack is the room that there must be, at most, before a spool that was full takes records again.
+	// maxSlack bounds the space required to accept records again after the spool was full.
 	maxSlack = 1 << 20
-	// spareBuffer is the largest buffer that is used again.
+	// maxSpareBuffer is the largest batch buffer that is reused.
 	maxSpareBuffer = 1 << 20
-	// housekeeping is how often free space is measured and segments are looked at for removal.
+	// backgroundInterval is how often free space is measured and a failed background operation is retried.
 	backgroundInterval = time.Second
-	// saveInterval is how often a cursor that moves is written, at most.
+	// saveInterval is the minimum time between two saves of the cursors.
 	saveInterval = 200 * time.Millisecond
-	// offeredStep is how far ahead the high-water mark of what was offered is set, so that it is seldom written.
+	// highWaterStep is how many sequences the high-water mark is set ahead, so that it is rarely written.
 	highWaterStep = 1 << 14
 )
 
 // Spool is an open log. Its methods may be called from any goroutine.
 type Spool struct {
-	// Immutable after Open.
+	// Immutable after Open. The channels work, save and background hold at most one token: it means that there may be
+	// something to do, and its receiver checks the state under mu.
 	fs   FS
 	o    Options
 	id   spoolID
 	lock io.Closer
 
-	work       chan struct{} // holds a token when the writer has something to do
-	save       chan struct{} // holds a token when a cursor moved
-	background chan struct{} // holds a token when there may be upkeep to do
+	work       chan struct{} // to the writer: a batch is pending, or a segment was preallocated
+	save       chan struct{} // to the saver: a cursor is dirty or has unsaved positions
+	background chan struct{} // to the background goroutine: a segment or a high-water mark may be due
 	closing    chan struct{} // closed by Close
-	failed     chan struct{} // closed by the first failure
+	failed     chan struct{} // closed by the first failure, together with err
 	finished   sync.WaitGroup
 
-	// Owned by the writer goroutine.
-	file File  // of the last segment
-	end  int64 // where the next record goes in it
+	// Owned by the writer goroutine. All bytes of file before end are durable, except the header of a new segment.
+	file File  // the last segment
+	end  int64 // position of the next record in file
 
-	// Owned by the upkeep goroutine.
-	freeUnknown bool // the free space could not be measured
-	paused      bool // a segment could not be made or removed; the next housekeeping tries again
-	// complained is set while that is logged already.
-	logged bool
+	// Owned by the background goroutine.
+	freeUnknown bool // the last measurement of free space failed
+	paused      bool // creating or removing a segment failed; retried after backgroundInterval
+	logged      bool // that failure is logged
 
-	// files is held while a file that is not a segment is replaced. It is taken before mu.
+	// files serializes the replacement of files other than segments. It is acquired before mu, never while mu is held.
 	files sync.Mutex
 
+	// mu guards the fields below. It is never held during a disk operation. Always:
+	//   - durable < next, and each sequence above durable is in flushing or, behind that, in pending, unless err is set
+	//   - segments is not empty, and its last element is the segment that the writer appends to
+	//   - bytes and free already account for records that are not written yet, so that what was accepted fits
 	mu           sync.Mutex
-	full         bool  // the last Append was refused for want of space
-	refusedBytes int64 // bytes of the largest record that was refused since upkeep last found nothing to remove
+	full         bool  // the last Append was refused for lack of space
+	refusedBytes int64 // size of the largest record refused since there was last nothing to remove for it
 	err          error // sticky; wraps ErrFailed
 	closed       bool
-	pending      *batch // what is appended now
-	flushing     *batch // what the writer is making durable; nil if nothing
-	spare        []byte // the buffer of a batch that is done
-	next         uint64 // the sequence of the next record
-	durable      uint64 // the highest sequence that is durable or will never be used
-	segments     []*segment
-	preallocated *preallocatedSegment // the segment that will follow the last one; nil if none was made yet
-	bytes        int64                // in files, or promised to batches
-	free         int64                // on the disk, as last measured, less what was promised since
+	pending      *batch               // collects appended records
+	flushing     *batch               // the writer is making it durable; nil if none
+	spare        []byte               // the buffer of an earlier batch, for reuse
+	next         uint64               // sequence of the next record
+	durable      uint64               // highest sequence that is durable or will never be used
+	segments     []*segment           // oldest first
+	preallocated *preallocatedSegment // follows the last segment; nil if there is none
+	bytes        int64                // size of all segments and .bad files, plus records not yet written
+	free         int64                // free bytes of the disk as last measured, less what was accepted since
 	accepted     int64                // bytes of records appended since Open
-	written      int64                // bytes of records that are on disk since Open
+	written      int64                // bytes of records synced since Open; at most accepted
 	cursors      []*Cursor
 }
 
-// Ticket is a place in the log that is not durable yet. Only Wait makes a sequence of it.
+// Ticket identifies a record that is not durable yet. Wait turns it into a sequence.
 type Ticket struct{ sequence uint64 }
 
-// Append takes the record into the next batch; the order of calls is the order of the log. Nothing is durable, and
-// nothing may be said to anybody, before Wait has returned. It returns an error that wraps ErrFull, ErrFailed or
-// ErrClosed, and then the record is not taken. After ErrFull none is until there is some slack. The payload is copied.
-// Append never waits for the disk: space is made ahead of need, by upkeep.
+// Append adds a copy of the payload to the pending batch. The order of calls is the order of the log. The record is
+// not durable and must not be acknowledged before Wait has returned. On an error, which wraps ErrFull, ErrFailed or
+// ErrClosed, the record is not added. After ErrFull every record is refused until there is slack, up to 1 MiB of
+// space. Append never waits for the disk: the background goroutine makes space before it is needed.
 func (s *Spool) Append(payload []byte) (Ticket, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -126,8 +132,8 @@ func (s *Spool) Append(payload []byte) (Ticket, error) {
 	return Ticket{b.last}, nil
 }
 
-// Wait returns the sequence of the record once it is durable, or an error that wraps ErrFailed: then it may or may not
-// be in the log after a restart.
+// Wait blocks until the record is durable and returns its sequence. On an error, which wraps ErrFailed, the record may
+// or may not be in the log after a restart.
 func (s *Spool) Wait(t Ticket) (sequence uint64, err error) {
 	s.mu.Lock()
 	var b *batch
@@ -148,7 +154,8 @@ func (s *Spool) Wait(t Ticket) (sequence uint64, err error) {
 	return t.sequence, err
 }
 
-// admit returns nil if n bytes more may be written. Needs mu.
+// admit returns nil if n more bytes may be appended. On a refusal it has the background goroutine remove published
+// segments. Needs mu.
 func (s *Spool) admit(n int64) error {
 	if s.closed {
 		return ErrClosed
@@ -164,8 +171,9 @@ func (s *Spool) admit(n int64) error {
 	return refusal
 }
 
-// refusal returns why a record of n bytes would not be taken; nil if it would. A spool that was full takes nothing,
-// however small, before there is some slack: or else it would be full and not full in turn. Needs mu.
+// refusal returns why a record of n bytes, header included, is refused, or nil. After a refusal even a small record is
+// refused until there is slack: otherwise the spool would refuse large records and accept small ones in turn. Needs
+// mu.
 func (s *Spool) refusal(n int64) error {
 	need := max(n, minRecordSpace)
 	if s.full {
@@ -180,29 +188,30 @@ func (s *Spool) refusal(n int64) error {
 	return nil
 }
 
-// slack is the space that there must be before a spool that was full takes records again.
+// slack is the space in bytes required to accept records again after the spool was full.
 func (s *Spool) slack() int64 { return max(minRecordSpace, min(s.o.MaxBytes/64, maxSlack)) }
 
-// space is how many bytes more there may be. Needs mu.
+// space is how many more bytes fit; negative if a limit is exceeded. Needs mu.
 func (s *Spool) space() int64 { return min(s.o.MaxBytes-overhead-s.bytes, s.free-s.o.MinFree) }
 
-// low reports whether published segments are to go before Keep is over: as much as a segment holds has to fit, so that
-// they go before an Append needs their space. Needs mu.
+// spaceLow reports whether published segments are removed before Options.Keep: a whole segment must always fit, so
+// that Append finds the space already there. Needs mu.
 func (s *Spool) spaceLow() bool { return s.space() < max(s.segmentSize(), s.slack(), s.refusedBytes) }
 
-// Stats is the state of a spool.
+// Stats is the state of a spool at one moment.
 type Stats struct {
 	// Last is the highest durable sequence.
 	Last uint64
-	// Bytes are on disk, WaitingBytes of them not yet done on every bus.
+	// Bytes are used in files, or by records not yet written; WaitingBytes of the log are unpublished on some bus.
 	Bytes, WaitingBytes int64
-	// Free is what the disk has left in bytes, the reserve included, as it was measured last.
+	// Free is how many bytes of the disk are free, MinFree included, as last measured, less what was accepted since.
 	Free int64
-	// Full says that an ordinary record would be refused, and why; nil if not.
+	// Full is the error that Append would return for a small record; nil if it would accept one, or if the spool
+	// failed.
 	Full error
 }
 
-// Stats returns the state now.
+// Stats returns the current state. It does not change what the next Append returns.
 func (s *Spool) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -213,10 +222,10 @@ func (s *Spool) Stats() Stats {
 	return st
 }
 
-// ID is the spool's name: 8 hex digits, made with the spool.
+// ID returns the spool's id, 8 hex digits. It never changes.
 func (s *Spool) ID() string { return s.id.String() }
 
-// Cursor returns the cursor of a bus in Options.Cursors.
+// Cursor returns the cursor of a bus, or nil if Options.Cursors does not name it.
 func (s *Spool) Cursor(name string) *Cursor {
 	for _, c := range s.cursors {
 		if c.name == name {
@@ -226,28 +235,28 @@ func (s *Spool) Cursor(name string) *Cursor {
 	return nil
 }
 
-// Failed is closed when a write or fsync has failed; Err then says what.
+// Failed returns a channel that is closed when a write or an fsync fails; Err then returns the cause.
 func (s *Spool) Failed() <-chan struct{} { return s.failed }
 
-// Err is nil as long as the spool takes records.
+// Err returns an error that wraps ErrFailed once the spool has failed, and nil before.
 func (s *Spool) Err() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.err
 }
 
-// Close takes no more records, makes durable what was appended, saves the cursors and lets go of the lock. Nothing may
-// call Next any more. It returns an error that wraps ErrFailed if the spool fails only now, and ErrClosed the second
-// time.
+// Close makes durable what was appended, saves the cursors without CursorDelay and releases the lock. No Next may run
+// or follow. It returns an error that wraps ErrFailed if the spool fails during Close, and ErrClosed if it was called
+// before.
 func (s *Spool) Close() error {
 	s.mu.Lock()
-	again, told := s.closed, s.err != nil
+	again, reported := s.closed, s.err != nil
 	s.closed = true
 	s.mu.Unlock()
 	if again {
 		return ErrClosed
 	}
-	close(s.closing)
+	close(s.closing) // the writer flushes once more, the saver saves once more
 	s.finished.Wait()
 	for _, c := range s.cursors {
 		c.closeSegment()
@@ -256,13 +265,13 @@ func (s *Spool) Close() error {
 		s.discard(s.preallocated)
 	}
 	err := errors.Join(s.file.Close(), s.lock.Close())
-	if !told {
+	if !reported {
 		err = errors.Join(s.Err(), err)
 	}
 	return err
 }
 
-// waitingBytes is what some bus has not done yet. Needs mu.
+// waitingBytes is the size in bytes of the log from the position of the slowest bus on. Needs mu.
 func (s *Spool) waitingBytes() int64 {
 	last := s.segments[len(s.segments)-1]
 	end := last.base + last.size
@@ -275,7 +284,7 @@ func (s *Spool) waitingBytes() int64 {
 	return end - least
 }
 
-// segmentOf returns the segment that holds the sequence, or the oldest if it is gone.
+// segmentOf returns the segment whose range contains the sequence, or the oldest one if that was removed.
 func (s *Spool) segmentOf(sequence uint64) *segment {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -287,7 +296,8 @@ func (s *Spool) segmentOf(sequence uint64) *segment {
 	return s.segments[0]
 }
 
-// kept returns the segment that holds the sequence, or else the oldest, without one that is being removed. Needs mu.
+// retainedSegment is segmentOf without segments that are being removed: a cursor rewound to one would find its file
+// gone. Needs mu.
 func (s *Spool) retainedSegment(sequence uint64) *segment {
 	for i := len(s.segments) - 1; i > 0; i-- {
 		if s.segments[i].first <= sequence || s.segments[i-1].removing {
@@ -297,53 +307,29 @@ func (s *Spool) retainedSegment(sequence uint64) *segment {
 	return s.segments[0]
 }
 
-// extent returns how much of a segment may be read, its last sequence, and the segment after it.
+// extent returns how many bytes of a segment may be read, its last sequence, and the segment after it. The three are
+// consistent: if next is not nil, size and last do not change any more.
 func (s *Spool) extent(g *segment) (size int64, last uint64, next *segment) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return g.size, g.last, g.next
 }
 
-// committedEnd is where the log goes on behind what a cursor has committed.
+// committedEnd returns the position in the log after the last record that a cursor has committed.
 func (s *Spool) committedEnd(c *Cursor) int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return c.committedEnd
 }
 
-// place notes where the log goes on behind what a cursor has committed.
+// advanceCommittedEnd raises the committed position of a cursor to end, once Next has read up to there.
 func (s *Spool) advanceCommittedEnd(c *Cursor, end int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c.committedEnd = max(c.committedEnd, end)
 }
 
-// keep writes damaged bytes to a file of their own, if there is room, and reports whether that was done before.
-func (s *Spool) quarantine(name string, damage []byte) (before bool, err error) {
-	s.files.Lock()
-	defer s.files.Unlock()
-	if f, err := s.fs.Open(name); err == nil {
-		return true, f.Close()
-	}
-	n := int64(len(damage))
-	s.mu.Lock()
-	room := s.bytes+n <= s.o.MaxBytes-overhead
-	if room {
-		s.bytes += n
-	}
-	s.mu.Unlock()
-	if !room {
-		return false, fmt.Errorf("%w: %d bytes more", ErrFull, n)
-	}
-	if err = replaceFile(s.fs, name, damage); err != nil {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.bytes -= n
-	}
-	return false, err
-}
-
-// signal puts a token into a channel that holds one.
+// signal puts a token into c unless it holds one. It never blocks.
 func signal(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
