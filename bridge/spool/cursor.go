@@ -8,82 +8,85 @@ import (
 	"time"
 )
 
-// Record is one record of the log, or the loss of some.
+// Record is one record of the log, or stands for missing ones.
 type Record struct {
-	// Sequence is the record's number in this spool, from 1 on.
+	// Sequence identifies the record in this spool for ever. The first is 1.
 	Sequence uint64
-	// Lost is how many numbers just before this one have no record: damaged, removed before this bus came, or never
-	// used.
+	// Lost is how many sequences directly before this one have no record: it is damaged, was removed before this bus
+	// was configured, or never existed.
 	Lost uint64
-	// Payload is what was appended, and nobody may change it; nil if Sequence itself is the last of the lost numbers.
-	// It is gone once the record, or one behind it, is committed.
+	// Payload is what was appended; nil if Sequence itself is missing, too. It is read-only, and valid until the
+	// record, or one after it, is committed.
 	Payload []byte
-	// Redelivered says that Next may have returned the record before, in another run or before Rewind. What it does not
-	// say that of never was; a file of the bus keeps that, and without it, it is said of all that is there when the spool
-	// is opened.
+	// Redelivered reports that Next may have returned the record before, in an earlier run or before a Rewind; false
+	// guarantees that it did not. Without a valid high-water mark it is true for every record that exists at Open.
 	Redelivered bool
 
-	end int64 // where the log goes on behind it, in bytes since the spool was opened
+	end int64 // position in the log after the record, in bytes since the spool was opened
 }
 
-// Cursor is how far one bus has come. Next belongs to one goroutine; Commit may be called from another.
+// Cursor is the position of one bus in the log. Next and Rewind belong to one goroutine; the other methods may be
+// called from any.
 type Cursor struct {
 	s    *Spool
 	name string
 	wake chan struct{} // holds a token when there may be more to read
 
-	// Owned by the goroutine that calls Next.
-	redelivered    uint64 // the highest sequence that may have been returned before
-	next           uint64 // the lowest sequence not returned yet
-	segment        *segment
-	limit          int64  // of what may be read of segment, as it was last asked for: there may be more by now
-	last           uint64 // the last sequence before limit
+	// Owned by the goroutine that calls Next. Always committed < next, and no record at or above next was returned
+	// since Open or Rewind.
+	redelivered    uint64   // highest sequence that may have been returned before
+	next           uint64   // lowest sequence not returned yet
+	segment        *segment // the segment that reader reads; nil while none is open
+	limit          int64    // of what may be read of segment, as it was last asked for: there may be more by now
+	last           uint64   // highest sequence before limit
 	reader         segmentReader
 	buffer         []byte           // that reader reads from; nil if payloads are copied from it
 	scratch        []byte           // the buffer that payloads are copied from; nil before it is needed
-	retained       []retainedBuffer // the buffers before it, oldest first
+	retained       []retainedBuffer // earlier buffers whose payloads may be in use, oldest first
 	retainedBytes  int64            // their bytes
 	highWaterCheck uint64           // the sequence behind which the high-water mark is to be looked at
 
-	// Guarded by s.mu.
-	committed    uint64    // all up to here are done on this bus
+	// Guarded by s.mu. Always saved <= committed, and, unless the disk refuses the mark, every sequence that Next
+	// returned is at most highWater.
+	committed    uint64    // every sequence up to this one is published on this bus
 	waitingSince time.Time // see WaitingSince
-	committedEnd int64     // where the log goes on behind committed; the start of its segment until Next has been there
-	state        []byte    // as it was in the file; the package does not look into it
+	committedEnd int64     // position in the log after committed, or, until Next has read it, the start of its segment
+	state        []byte    // the state in the file at Open; opaque
 	snapshot     func() (committed uint64, state []byte)
-	dirty        bool          // what snapshot returns now is neither saved nor in unsaved
-	unsaved      []pendingSave // what is to be saved, oldest first
-	saved        uint64        // what the file says; zero from Rewind on until it is written again
-	rewinds      uint64
-	reached      uint64 // how far Next had come when it last asked for a higher mark
-	highWater    uint64 // the high-water mark: the highest sequence that Next may have returned, as the file says
+	dirty        bool          // the current position and state are neither saved nor in unsaved
+	unsaved      []pendingSave // positions to save, oldest first; each waits for CursorDelay
+	saved        uint64        // committed in the file; zero from Rewind until the file is written again
+	rewinds      uint64        // counts Rewind, so that a save that began before one is recognized
+	reached      uint64        // the sequence for which Next last requested a higher mark
+	highWater    uint64        // high-water mark in the file: highest sequence that Next may return
 }
 
-// lent is a buffer with payloads that may be in use until all up to its end is committed. Those of readAhead bytes
-// are used again, since fresh memory for each is a large part of what a drain costs; of others there is only the
-// size.
+// retainedBuffer is a read buffer whose payloads may be in use until every record in it is committed. Buffers of
+// readAhead bytes are reused, because allocating them is a large part of the cost of a drain; of others only the size
+// is kept, to count them.
 type retainedBuffer struct {
 	buffer []byte
 	size   int64
-	end    int64 // in the log
+	end    int64 // position in the log after its last record
 }
 
-// maxLent is how many bytes of buffers may be lent. One record that is not committed holds all buffers behind its own,
-// however much of them is done. Beyond this limit each payload is a copy, which is gone with its record.
+// maxRetained limits the bytes of retained buffers. One uncommitted record retains all buffers after its own, whatever
+// else is committed. Above the limit each payload is a copy, which is freed with its record.
 const maxRetained = 32 << 20
 
-// mark is how far a cursor was at a time.
+// pendingSave is a position to save, once it is CursorDelay old.
 type pendingSave struct {
-	at        time.Time
+	at        time.Time // not before the last commit that it contains
 	committed uint64
-	content   []byte // of the file
+	content   []byte // of the file, state included
 }
 
-// mark asks how far the bus is, if it is further than it was, for that to be saved. Needs s.files, and not s.mu: whoever
-// is asked may be about to commit.
+// capture adds the current position and state to unsaved, if they have changed. Needs s.files, and must not be called
+// with s.mu: the snapshot function may block on a caller of Commit.
 func (c *Cursor) capture() {
 	c.s.mu.Lock()
 	dirty, snapshot, committed, state, rewinds := c.dirty, c.snapshot, c.committed, c.state, c.rewinds
+	// Reset before the snapshot: a Commit during it makes the cursor dirty again.
 	c.dirty = false
 	c.s.mu.Unlock()
 	if !dirty {
@@ -92,52 +95,53 @@ func (c *Cursor) capture() {
 	if snapshot != nil {
 		committed, state = snapshot()
 	}
-	at := time.Now() // no commit is later
+	at := time.Now() // after every commit in the snapshot
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
-	if c.rewinds == rewinds { // or else another snapshot is due
+	if c.rewinds == rewinds { // else the snapshot is of before a Rewind, which made the cursor dirty again
 		c.unsaved = append(c.unsaved, pendingSave{at, committed, c.s.id.formatCursor(committed, state)})
 	}
 }
 
-// due returns the last of what is to be saved that is no younger than the time. Needs s.mu.
-func (c *Cursor) popDue(upTo time.Time) (m pendingSave, ok bool) {
-	for len(c.unsaved) > 0 && !c.unsaved[0].at.After(upTo) {
+// popDue removes the positions that are not after the given time from unsaved, and returns the last of them. Needs
+// s.mu.
+func (c *Cursor) popDue(notAfter time.Time) (m pendingSave, ok bool) {
+	for len(c.unsaved) > 0 && !c.unsaved[0].at.After(notAfter) {
 		m, ok = c.unsaved[0], true
 		c.unsaved = c.unsaved[1:]
 	}
 	return m, ok
 }
 
-// Committed returns how far the bus has come, and the state that its file had when the spool was opened, nil for a new
-// cursor.
+// Committed returns the highest sequence up to which every record is published, and the state in the cursor's file at
+// Open (nil for a new cursor).
 func (c *Cursor) Committed() (sequence uint64, state []byte) {
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
 	return c.committed, c.state
 }
 
-// WaitingSince returns a time since which the first record that is not committed waits for this bus: the latest of when
-// it became durable, of the last Commit, and of when the spool was opened. The record itself may be older. The time
-// means nothing while there is no such record. It does not follow the wall clock.
+// WaitingSince returns when the oldest uncommitted record began to wait for this bus: the latest of when it became
+// durable, the last Commit, and Open. It is meaningless while no record is uncommitted. It has a monotonic clock
+// reading.
 func (c *Cursor) WaitingSince() time.Time {
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
 	return c.waitingSince
 }
 
-// SetSnapshot sets the function that returns the committed sequence and the state to save with it, called before the
-// file is written. Both must be as of one moment: they cover every Commit that returned before the call, and no record
-// that is not committed. The function may block on a caller of Commit, and must call nothing of the spool. Until
-// SetSnapshot is called, the state in the file is kept.
+// SetSnapshot sets the function that is called before each save, for the committed sequence and the state to write.
+// Both must be of the same moment: they include every Commit that returned before the call, and no uncommitted record.
+// The function may block on a caller of Commit, but must not call the spool. Until it is set, the state in the file is
+// kept.
 func (c *Cursor) SetSnapshot(snapshot func() (committed uint64, state []byte)) {
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
 	c.snapshot = snapshot
 }
 
-// Commit says that everything up to and including the record is done on this bus. It returns at once: the file is
-// written a moment later, so that a crash may take the cursor back to an earlier Commit.
+// Commit records that every record up to and including r is published on this bus. It does not wait for the disk:
+// after a crash the cursor may be at an earlier Commit.
 func (c *Cursor) Commit(r Record) {
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
@@ -145,25 +149,25 @@ func (c *Cursor) Commit(r Record) {
 	c.markDirty()
 }
 
-// MarkDirty has the cursor saved because its state has changed, although nothing was committed.
+// MarkDirty requests a save because the state has changed without a Commit.
 func (c *Cursor) MarkDirty() {
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
 	c.markDirty()
 }
 
-// markDirty needs s.mu.
+// markDirty is MarkDirty with s.mu held.
 func (c *Cursor) markDirty() {
 	c.dirty = true
 	signal(c.s.save)
 }
 
-// Rewind takes the cursor back to behind the sequence, or to where the spool begins by now, and returns where it stands;
-// the snapshot function has to wait until that is known. It belongs to the goroutine of Next. Nobody may use a
-// payload any more that Next returned before, nor commit what it returned.
+// Rewind moves the cursor back to the sequence, or to before the oldest retained record, and returns the new committed
+// sequence. The snapshot function must block until the caller knows it. Payloads returned earlier become invalid, and
+// their records must not be committed.
 func (c *Cursor) Rewind(sequence uint64) uint64 {
 	c.closeSegment()
-	c.retained, c.retainedBytes = nil, 0 // the buffers may still be read from
+	c.retained, c.retainedBytes = nil, 0 // not reused: deliveries in flight may still read them
 	c.redelivered = max(c.redelivered, c.next-1)
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
@@ -175,11 +179,13 @@ func (c *Cursor) Rewind(sequence uint64) uint64 {
 	c.committed = min(c.committed, max(sequence, begin.first-1))
 	c.committedEnd = begin.base
 	c.next = c.committed + 1
+	// saved is zero: the file is ahead of the cursor, so no segment may be removed until it is written again. A crash
+	// before that finds the old file; the publisher state in it leads to the same rewind.
 	c.unsaved, c.saved = nil, 0
 	c.rewinds++
 	for _, g := range c.s.segments {
 		if g.last > c.committed {
-			g.publishedAt = time.Time{} // Keep begins anew when it is published again
+			g.publishedAt = time.Time{} // Options.Keep starts when it is published again
 		}
 	}
 	c.markDirty()
@@ -187,15 +193,15 @@ func (c *Cursor) Rewind(sequence uint64) uint64 {
 	return c.committed
 }
 
-// Save writes the file now, with the state as it is now, and without CursorDelay: what is committed must not be lost
-// with the power any more. Its error is the disk's; it is tried again by itself.
+// Save writes the file now and without CursorDelay, because what is committed must survive a loss of power from here
+// on. Its error is that of the disk; the save is retried in the background.
 func (c *Cursor) Save() error {
 	c.MarkDirty()
 	return c.s.saveCursor(c, 0)
 }
 
-// Next returns the next record, in order, and waits until there is one. Only durable records are returned. An error
-// that is not ctx's is one of reading the disk; Next may be called again.
+// Next returns the next durable record, and blocks until there is one. Its error is ctx's, or that of reading the
+// disk; then Next may be called again. Damage is not an error: see Record.Lost.
 func (c *Cursor) Next(ctx context.Context) (Record, error) {
 	for {
 		r, ok, err := c.tryNext()
@@ -210,7 +216,7 @@ func (c *Cursor) Next(ctx context.Context) (Record, error) {
 	}
 }
 
-// read returns the next record if there is one.
+// tryNext returns the next record; false if there is none yet.
 func (c *Cursor) tryNext() (Record, bool, error) {
 	if c.segment == nil {
 		if err := c.openSegment(c.s.segmentOf(c.next)); err != nil {
@@ -241,7 +247,8 @@ func (c *Cursor) tryNext() (Record, bool, error) {
 	}
 }
 
-// readIn returns the next record of the segment that is not behind the cursor, or what was lost at the segment's end.
+// readRecord returns the next record of the segment at or after next, or one for the sequences lost at the segment's
+// end. It returns false, and is called again, if it skipped a record or damage.
 func (c *Cursor) readRecord(limit int64, last uint64) (Record, bool, error) {
 	sequence, payload, err := c.reader.record(limit, last)
 	switch {
@@ -272,8 +279,8 @@ func (c *Cursor) readRecord(limit int64, last uint64) (Record, bool, error) {
 	return r, true, nil
 }
 
-// raise sees to it that the high-water mark is not below the sequence. Half a step before it is, upkeep raises it;
-// here it is raised only if that comes late.
+// ensureHighWater raises the high-water mark to at least the sequence before Next returns it. The background goroutine
+// raises it half a step early; this one waits for the disk only if that is late.
 func (c *Cursor) ensureHighWater(sequence uint64) {
 	c.s.mu.Lock()
 	late := sequence > c.highWater
@@ -292,19 +299,20 @@ func (c *Cursor) ensureHighWater(sequence uint64) {
 	}
 }
 
-// higherMark returns what the high-water mark is to be raised to, and whether it is time. Needs s.mu.
-func (c *Cursor) nextHighWater() (offered uint64, due bool) {
+// nextHighWater returns what to raise the high-water mark to, and whether it is due. Needs s.mu.
+func (c *Cursor) nextHighWater() (highWater uint64, due bool) {
 	return c.reached + highWaterStep, c.reached > 0 && c.reached+highWaterStep/2 > c.highWater
 }
 
-// lose makes the record that stands for the numbers from next up to last.
+// lostRecord returns a record without payload for the sequences from next to last, which have no record.
 func (c *Cursor) lostRecord(last uint64, end int64) Record {
 	r := Record{Sequence: last, Lost: last - c.next, end: end}
 	c.next = last + 1
 	return r
 }
 
-// skipDamage steps over bytes that do not check, keeps them in a file of their own and says so.
+// skipDamage skips invalid bytes, quarantines a copy of them and logs it once. found reports that a valid record
+// follows.
 func (c *Cursor) skipDamage(limit int64, last uint64) (found bool, err error) {
 	start := c.reader.offset
 	damage, found, err := c.reader.resync(limit, last)
@@ -312,17 +320,18 @@ func (c *Cursor) skipDamage(limit int64, last uint64) (found bool, err error) {
 		return false, fmt.Errorf("cannot read the spool: %w", err)
 	}
 	name := fmt.Sprintf("%020d-%d%s", c.segment.first, start, badSuffix)
-	told, err := c.s.quarantine(name, damage)
-	if !told {
+	logged, err := c.s.quarantine(name, damage)
+	if !logged {
 		c.s.o.Log.Error("part of the spool is damaged and is skipped; compare the broker's order book with the bus",
 			"segment", c.segment.name(), "offset", start, "bytes", len(damage), "kept_in", name)
 	}
 	if err != nil {
-		c.s.o.Log.Error("cannot keep the damaged part of the spool", "file", name, "error", err)
+		c.s.o.Log.Error("cannot quarantine the damaged part of the spool", "file", name, "error", err)
 	}
 	return found, nil
 }
 
+// openSegment makes g the segment that the cursor reads, from its start: records before next are skipped.
 func (c *Cursor) openSegment(g *segment) error {
 	f, err := c.s.fs.Open(g.name())
 	if err != nil {
@@ -334,10 +343,11 @@ func (c *Cursor) openSegment(g *segment) error {
 	return nil
 }
 
-// takeBuffer gives the reader another buffer: one to lend, or if too much is lent, one that payloads are copied from.
+// nextBuffer provides the reader with memory: a buffer that payloads may share, or above maxRetained one to copy from.
 func (c *Cursor) nextBuffer(n int64) []byte {
 	c.retainBuffer()
 	end := c.s.committedEnd(c)
+	// A buffer up to committedEnd has no payload in use, by the contract of Record.Payload.
 	for c.buffer == nil && len(c.retained) > 0 && c.retained[0].end <= end {
 		if n == readAhead {
 			c.buffer = c.retained[0].buffer
@@ -360,7 +370,7 @@ func (c *Cursor) nextBuffer(n int64) []byte {
 	return c.buffer
 }
 
-// retire lends what was read to whoever has the payloads.
+// retainBuffer counts the current buffer as retained, because its payloads may be in use.
 func (c *Cursor) retainBuffer() {
 	if c.buffer == nil {
 		return
@@ -372,10 +382,11 @@ func (c *Cursor) retainBuffer() {
 	c.retained, c.retainedBytes, c.buffer = append(c.retained, l), c.retainedBytes+l.size, nil
 }
 
+// closeSegment closes the file. The next tryNext opens the segment of c.next.
 func (c *Cursor) closeSegment() {
 	if c.segment != nil {
 		c.retainBuffer()
-		_ = c.reader.file.Close() // only read from
+		_ = c.reader.file.Close() // read-only use: nothing can be lost
 		c.segment = nil
 	}
 }
