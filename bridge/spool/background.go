@@ -6,17 +6,17 @@ import (
 	"time"
 )
 
-// ahead is a segment that is made before it is needed, so that no Append waits for the directory. Its file stays empty
-// until the writer takes it: an empty file holds nothing, and Open removes it.
+// preallocatedSegment is a segment created before it is needed, so that no commit waits for the directory. Its file
+// stays empty until the writer reaches first. A crash before that leaves an empty file, which Open removes.
 type preallocatedSegment struct {
 	first uint64
 	ready chan struct{} // closed once file is set
 	file  File          // nil if it could not be made
 }
 
-// upkeep is the goroutine for what the directory takes long to do and nobody waits for: it makes the next segment and
-// raises the high-water marks ahead of need, and removes what has been published for long enough, or for less time if
-// space gets low.
+// runBackground is the background goroutine, for directory operations that no caller should wait for. It preallocates
+// the next segment, raises the high-water marks early, and removes segments that were published for Options.Keep, or
+// earlier if space is low. It ends at Close or with the first failure of the writer.
 func (s *Spool) runBackground() {
 	defer s.finished.Done()
 	tick := time.NewTicker(backgroundInterval)
@@ -25,7 +25,7 @@ func (s *Spool) runBackground() {
 		select {
 		case <-s.background:
 		case <-tick.C:
-			_ = s.measureFree() // said once
+			_ = s.measureFree() // logged by measureFree
 			s.paused = false
 		case <-s.failed:
 			return
@@ -40,7 +40,7 @@ func (s *Spool) runBackground() {
 	}
 }
 
-// raiseMarks raises the high-water marks that will be reached next.
+// raiseHighWaterMarks raises each high-water mark of which half a step is used up.
 func (s *Spool) raiseHighWaterMarks() {
 	for _, c := range s.cursors {
 		s.mu.Lock()
@@ -52,18 +52,19 @@ func (s *Spool) raiseHighWaterMarks() {
 	}
 }
 
-// complain leaves the directory alone until the next housekeeping. Only the first error since a removal is logged: it is
-// tried again every second.
-func (s *Spool) retryLater(what, segment string, err error) {
+// retryLater pauses the creation and removal of segments for backgroundInterval. Only the first error since a removal
+// is logged.
+func (s *Spool) retryLater(message, segment string, err error) {
 	if !s.logged {
-		s.o.Log.Error(what+"; it is tried again every second", "segment", segment, "error", err)
+		s.o.Log.Error(message+"; retried every second", "segment", segment, "error", err)
 	}
 	s.paused, s.logged = true, true
 }
 
-// measure looks how much space the disk has. If that cannot be told, what was known before holds.
+// measureFree updates the free space of the disk. On an error the last value remains in use.
 func (s *Spool) measureFree() error {
 	s.mu.Lock()
+	// Read before the measurement: a record written during it is subtracted twice, which errs on the safe side.
 	written := s.written
 	s.mu.Unlock()
 	free, err := s.fs.Free()
@@ -72,13 +73,13 @@ func (s *Spool) measureFree() error {
 	}
 	if s.freeUnknown = err != nil; !s.freeUnknown {
 		s.mu.Lock()
-		s.free = free - (s.accepted - written) // of which some may be written by now
+		s.free = free - (s.accepted - written)
 		s.mu.Unlock()
 	}
 	return err
 }
 
-// makeAhead makes the segment that will be needed next.
+// preallocate creates the next segment, if it is due.
 func (s *Spool) preallocate() {
 	s.mu.Lock()
 	first, due := s.planPreallocation()
@@ -86,43 +87,48 @@ func (s *Spool) preallocate() {
 		s.mu.Unlock()
 		return
 	}
-	a, before := &preallocatedSegment{first: first, ready: make(chan struct{})}, s.preallocated
-	s.preallocated = a
+	p, unused := &preallocatedSegment{first: first, ready: make(chan struct{})}, s.preallocated
+	// The writer now switches at p.first and waits for ready, so the file is never created twice.
+	s.preallocated = p
 	s.mu.Unlock()
-	if before != nil {
-		s.discard(before)
+	if unused != nil {
+		s.discard(unused)
 	}
+	// A crash from here on leaves an empty file beside the last segment.
 	f, err := createSegment(s.fs, first)
 	if err != nil {
-		s.retryLater("cannot make a segment of the spool ahead of need", segmentName(first), err)
+		s.retryLater("cannot preallocate a segment of the spool", segmentName(first), err)
 	}
-	a.file = f
-	close(a.ready)
+	p.file = f
+	close(p.ready)
 	signal(s.work)
 }
 
-// plan returns the first sequence of the segment that is to be made now. Needs mu.
+// planPreallocation returns the first sequence of the segment to create now. Needs mu.
 func (s *Spool) planPreallocation() (first uint64, due bool) {
 	g := s.segments[len(s.segments)-1]
 	switch {
-	case s.err != nil || g.last < g.first: // an empty one need not be followed by another, of the same name even
+	case s.err != nil || g.last < g.first: // after an empty segment the next one could have the same name
 		return 0, false
 	case s.preallocated == nil && s.nearlyFull(g):
-		// About as many records as will fit. If fewer do, the writer makes one in between.
+		// The first sequence is about as far ahead as records still fit, by their average size so far, less an eighth.
+		// If fewer fit, the writer creates a segment in between.
 		left := max(0, s.segmentSize()-g.size-(s.accepted-s.written))
 		fit := uint64(left) * (g.last + 1 - g.first) / uint64(g.size)
 		return s.next + fit - fit/8, true
-	case len(s.segments) == 1 && s.space() < max(s.slack(), s.refusedBytes) && (s.preallocated == nil || s.preallocated.first > s.next):
-		// The last segment has to go, too, once another has taken over; and there is space for that one.
+	case len(s.segments) == 1 && s.space() < max(s.slack(), s.refusedBytes) &&
+		(s.preallocated == nil || s.preallocated.first > s.next):
+		// The only segment is published and its space is needed: the log moves to a new one, so that it can be
+		// removed.
 		return s.next, s.published(g) && s.free >= minRecordSpace
 	}
 	return 0, false
 }
 
-// nearlyFull reports whether it is time to make the segment behind this one. Needs mu.
+// nearlyFull reports whether the segment after g should be preallocated. Needs mu.
 func (s *Spool) nearlyFull(g *segment) bool { return g.size >= s.segmentSize()/4*3 }
 
-// aheadFirst returns the first sequence of the segment made ahead; zero if all up to last is before it.
+// preallocatedFirst returns the first sequence of the preallocated segment; zero if there is none or it is above last.
 func (s *Spool) preallocatedFirst(last uint64) uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -132,15 +138,15 @@ func (s *Spool) preallocatedFirst(last uint64) uint64 {
 	return s.preallocated.first
 }
 
-// takeFile returns the file of the segment that the writer starts: the one made ahead, unless that begins later or
-// could not be made.
+// nextFile returns the empty file of the segment that the writer starts: the preallocated one, unless that has another
+// first sequence or could not be created.
 func (s *Spool) nextFile(first uint64) (f File, err error) {
 	s.mu.Lock()
-	a := s.preallocated
+	p := s.preallocated
 	s.mu.Unlock()
-	if a != nil && a.first == first {
-		<-a.ready
-		f, a.file = a.file, nil
+	if p != nil && p.first == first {
+		<-p.ready
+		f, p.file = p.file, nil
 	}
 	if f == nil {
 		f, err = createSegment(s.fs, first)
@@ -148,25 +154,27 @@ func (s *Spool) nextFile(first uint64) (f File, err error) {
 	return f, err
 }
 
-// takeOver has the writer go on with the segment made ahead if nothing is missing before it: the one before it is
-// complete then, and may go.
+// switchToPreallocated makes the preallocated segment the last one if it starts at the next sequence, although no
+// record needs it yet: the segment before it is then complete and may be removed.
 func (s *Spool) switchToPreallocated() {
 	s.mu.Lock()
-	a := s.preallocated
-	due := s.err == nil && a != nil && a.first == s.durable+1 && s.free >= minRecordSpace
+	p := s.preallocated
+	due := s.err == nil && p != nil && p.first == s.durable+1 && s.free >= minRecordSpace
 	s.mu.Unlock()
 	if !due {
 		return
 	}
-	if <-a.ready; a.file == nil {
+	if <-p.ready; p.file == nil {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.preallocated = nil // another is made later, or when it is needed
+		s.preallocated = nil // created again later, or by the writer when needed
 		return
 	}
-	err := s.rotate(a.first)
+	err := s.rotate(p.first)
 	if err == nil {
-		err = s.file.Sync() // an empty segment has to say where the numbers go on
+		// The segment must survive without records: once the previous one is removed, only it tells a restart where
+		// the sequences continue. A crash before Sync leaves its durable name, which is enough.
+		err = s.file.Sync()
 	}
 	if err != nil {
 		s.mu.Lock()
@@ -175,18 +183,19 @@ func (s *Spool) switchToPreallocated() {
 	}
 }
 
-// drop removes a segment that was made ahead and is not used. If it stays, it does no harm: it is empty.
-func (s *Spool) discard(a *preallocatedSegment) {
-	if a.file != nil {
-		_ = a.file.Close()
-		_ = s.fs.Remove(segmentName(a.first))
+// discard removes a preallocated segment that is not used. A failure is harmless: the file is empty and Open removes
+// it.
+func (s *Spool) discard(p *preallocatedSegment) {
+	if p.file != nil {
+		_ = p.file.Close()
+		_ = s.fs.Remove(segmentName(p.first))
 		_ = s.fs.SyncDir()
 	}
 }
 
-// doneSegment reports whether the file of every cursor is past the segment. The file is as far behind as the bus may
-// lose with the power; and a crash must not take a cursor back to before what is left: that would look like a loss.
-// Needs mu.
+// published reports whether the saved cursor of every bus is past the segment. The committed position is not enough:
+// after a crash a cursor starts from its file, and must not find that its next record was removed, which would be
+// reported as lost. Needs mu.
 func (s *Spool) published(g *segment) bool {
 	for _, c := range s.cursors {
 		if c.saved < g.last {
@@ -196,7 +205,7 @@ func (s *Spool) published(g *segment) bool {
 	return true
 }
 
-// removeOldest removes the oldest segment if it is time, and reports whether it did.
+// removeOldest removes the oldest segment if it may be removed now, and reports whether it did.
 func (s *Spool) removeOldest() bool {
 	s.mu.Lock()
 	g, due := s.removable(time.Now())
@@ -204,7 +213,7 @@ func (s *Spool) removeOldest() bool {
 		s.mu.Unlock()
 		return false
 	}
-	g.removing = true // for good: after an error the file may be gone all the same
+	g.removing = true // never reset: after an error the file may be gone all the same
 	s.mu.Unlock()
 	if err := s.fs.Remove(g.name()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		s.retryLater("cannot remove a published segment of the spool", g.name(), err)
@@ -212,14 +221,17 @@ func (s *Spool) removeOldest() bool {
 	}
 	s.logged = false
 	s.mu.Lock()
+	// A crash before the directory is synced may bring the file back: every record in it is below all cursors, and it
+	// is removed again.
 	s.segments = s.segments[1:]
 	s.bytes -= g.size
 	s.mu.Unlock()
-	_ = s.measureFree() // said once
+	_ = s.measureFree() // logged by measureFree
 	return true
 }
 
-// expendable returns the oldest segment, and whether it may go now. The last one is never removed. Needs mu.
+// removable returns the oldest segment and whether it may be removed now. It also stamps the segments that are newly
+// published. The last segment is never removed: the writer appends to it. Needs mu.
 func (s *Spool) removable(now time.Time) (*segment, bool) {
 	for _, g := range s.segments {
 		if g.next == nil || !s.published(g) {
@@ -232,7 +244,7 @@ func (s *Spool) removable(now time.Time) (*segment, bool) {
 	g := s.segments[0]
 	due := s.err == nil && !s.closed && !g.publishedAt.IsZero() && (now.Sub(g.publishedAt) >= s.o.Keep || s.spaceLow())
 	if !due && (s.preallocated == nil || s.preallocated.first > s.next) {
-		s.refusedBytes = 0 // there is nothing more to remove for it
+		s.refusedBytes = 0 // nothing more can be removed for it
 	}
 	return g, due
 }

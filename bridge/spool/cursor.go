@@ -37,14 +37,14 @@ type Cursor struct {
 	redelivered    uint64   // highest sequence that may have been returned before
 	next           uint64   // lowest sequence not returned yet
 	segment        *segment // the segment that reader reads; nil while none is open
-	limit          int64    // of what may be read of segment, as it was last asked for: there may be more by now
+	limit          int64    // how many bytes of segment may be read, as last checked
 	last           uint64   // highest sequence before limit
 	reader         segmentReader
-	buffer         []byte           // that reader reads from; nil if payloads are copied from it
-	scratch        []byte           // the buffer that payloads are copied from; nil before it is needed
+	buffer         []byte           // the memory that payloads share; nil if each payload is a copy
+	scratch        []byte           // the memory that payloads are copied from; allocated when needed
 	retained       []retainedBuffer // earlier buffers whose payloads may be in use, oldest first
-	retainedBytes  int64            // their bytes
-	highWaterCheck uint64           // the sequence behind which the high-water mark is to be looked at
+	retainedBytes  int64            // their total size; at most maxRetained
+	highWaterCheck uint64           // up to this sequence Next need not check the mark; at most highWater
 
 	// Guarded by s.mu. Always saved <= committed, and, unless the disk refuses the mark, every sequence that Next
 	// returned is at most highWater.

@@ -1,9 +1,8 @@
-// Package spool is the log on local disk between the answer to a postback and the bus.
+// Package spool is the write-ahead log on local disk between the answer to a postback and the bus.
 //
-// Records are appended to segment files, one write and one fsync for all that wait, and read by one cursor for each
-// bus. A record is read only once it is durable; every read checks its checksum. The package knows bytes and sequence
-// numbers, nothing of what they mean, and uses the standard library only, on
-// Windows golang.org/x/sys too.
+// Records are appended to segment files, with one write and one fsync for all waiting callers (group commit), and read
+// by one cursor per bus. A cursor returns durable records only and verifies each checksum. The package does not
+// interpret payloads. It uses the standard library only, and golang.org/x/sys on Windows.
 //
-// What it promises and what not, its format and how it recovers: DESIGN.md beside this file.
+// DESIGN.md beside this file has the guarantees and their limits, the file formats and the recovery.
 package spool

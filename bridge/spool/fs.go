@@ -9,48 +9,50 @@ import (
 	"syscall"
 )
 
-// ErrLocked means that another process has the spool open.
+// ErrLocked means that another process has the spool open; the caller waits and retries.
 var ErrLocked = errors.New("another process has the spool open")
 
-// FS is the directory of a spool. Names have no slashes. What a method did survives a crash only where that is said.
+// FS is the directory of a spool. Names contain no slashes. An operation is durable, that is, survives a loss of
+// power, only as stated for each method; until then a crash may undo it, in any combination with others.
 type FS interface {
-	// List returns the files of the directory, in no order.
+	// List returns the files of the directory, in any order.
 	List() ([]FileInfo, error)
-	// Create makes a file, empty, in place of one of the same name. Its name survives after SyncDir.
+	// Create creates an empty file, or truncates an existing one. Its name is durable after SyncDir.
 	Create(name string) (File, error)
-	// Open opens a file that exists, to read and to write.
+	// Open opens an existing file for reading and writing.
 	Open(name string) (File, error)
-	// Rename replaces to at once: whoever opens it finds the old file or the new one. It survives after SyncDir.
+	// Rename replaces to atomically: Open finds the old file or the new one. It is durable after SyncDir.
 	Rename(from, to string) error
-	// Remove removes a file. A reader that has it open can read on, or else Remove fails (Windows). It survives after
-	// SyncDir.
+	// Remove removes a file. If a reader has it open, the reader can read on, or Remove fails (Windows). It is durable
+	// after SyncDir.
 	Remove(name string) error
-	// SyncDir makes names survive.
+	// SyncDir makes all names durable.
 	SyncDir() error
-	// Free returns how many bytes can still be written to the disk.
+	// Free returns how many more bytes can be written to the disk.
 	Free() (int64, error)
-	// Lock takes the lock of that name until it is closed or the process ends; ErrLocked if another has it.
+	// Lock acquires the lock with that name, until it is closed or the process ends. It returns ErrLocked if another
+	// process has it.
 	Lock(name string) (io.Closer, error)
 }
 
-// FileInfo is what List says of a file.
+// FileInfo is a file in List. Size is in bytes.
 type FileInfo struct {
 	Name string
 	Size int64
 }
 
-// File is one open file. Reads may run beside one writer.
+// File is an open file. Reads may run concurrently with one writer.
 type File interface {
 	io.ReaderAt
 	io.WriterAt
 	io.Closer
-	// Truncate cuts the file to size bytes. It survives after Sync.
+	// Truncate shortens the file to size bytes. It is durable after Sync.
 	Truncate(size int64) error
-	// Sync makes the content survive. After an error nothing is known of what was written; it must not be retried.
+	// Sync makes the content durable. After an error the state of what was written is unknown: it must not be retried.
 	Sync() error
 }
 
-// OSDir is the FS of a directory of the operating system. It makes the directory if there is none.
+// OSDir returns a directory of the operating system as an FS. It creates the directory, mode 0700, if there is none.
 func OSDir(dir string) (FS, error) {
 	if err := makeDir(filepath.Clean(dir)); err != nil {
 		return nil, fmt.Errorf("cannot make the spool directory: %w", err)
@@ -58,7 +60,7 @@ func OSDir(dir string) (FS, error) {
 	return osDir(dir), nil
 }
 
-// makeDir makes a directory and what is missing above it, and makes their names survive.
+// makeDir creates a directory and its missing parents, and makes their names durable.
 func makeDir(dir string) error {
 	if _, err := os.Stat(dir); err == nil {
 		return nil
@@ -72,8 +74,10 @@ func makeDir(dir string) error {
 	return SyncDir(filepath.Dir(dir))
 }
 
+// osDir is the path of a directory.
 type osDir string
 
+// path returns the path of a file in the directory.
 func (d osDir) path(name string) string { return filepath.Join(string(d), name) }
 
 func (d osDir) List() ([]FileInfo, error) {
@@ -83,9 +87,9 @@ func (d osDir) List() ([]FileInfo, error) {
 	}
 	var files []FileInfo
 	for _, e := range entries {
-		info, err := os.Stat(d.path(e.Name())) // a link is as large as what it leads to
+		info, err := os.Stat(d.path(e.Name())) // Stat follows a link, as Open does
 		if errors.Is(err, os.ErrNotExist) && e.Type()&os.ModeSymlink == 0 || err == nil && info.IsDir() {
-			continue // removed just now, or none of ours
+			continue // removed since ReadDir, or a directory
 		}
 		if err != nil {
 			return nil, err
@@ -125,15 +129,15 @@ func (d osDir) Lock(name string) (io.Closer, error) {
 	return lockFile(f, exclusive)
 }
 
-// lockMode says who may hold the lock at the same time.
+// lockMode is how a lock can be shared.
 type lockMode int
 
 const (
-	exclusive lockMode = iota // nobody else
-	shared                    // others that take it shared
+	exclusive lockMode = iota // no other holder: Open and Repair
+	shared                    // other shared holders: Inspect
 )
 
-// lockFile takes the lock of an open file without waiting, and returns what releases it. It closes f if it fails.
+// lockFile locks an open file without waiting and returns what releases the lock. It closes f if it fails.
 func lockFile(f *os.File, mode lockMode) (io.Closer, error) {
 	if err := tryLock(f, mode); err != nil {
 		_ = f.Close() // nothing was written to it
@@ -142,7 +146,7 @@ func lockFile(f *os.File, mode lockMode) (io.Closer, error) {
 	return f, nil // closing the file releases the lock
 }
 
-// ReadDir is the FS of a directory for Inspect alone: it makes nothing, and files are opened only to read them.
+// ReadDir returns a directory as an FS for Inspect: it creates nothing and opens files read-only.
 func ReadDir(dir string) (FS, error) {
 	info, err := os.Stat(dir)
 	if err == nil && !info.IsDir() {
@@ -154,11 +158,12 @@ func ReadDir(dir string) (FS, error) {
 	return readDir{osDir(dir)}, nil
 }
 
+// readDir is an osDir without write access.
 type readDir struct{ osDir }
 
 func (d readDir) Open(name string) (File, error) { return osFile(os.Open(d.path(name))) }
 
-// Lock takes a lock that others may share, of a file that is there.
+// Lock acquires a shared lock on an existing file.
 func (d readDir) Lock(name string) (io.Closer, error) {
 	f, err := os.Open(d.path(name))
 	if err != nil {

@@ -11,9 +11,9 @@ import (
 //
 // Windows refuses to remove or replace a file that is open without FILE_SHARE_DELETE, and package os opens files so.
 // This process closes a file before it renames or removes it, with one exception: a cursor may still have the oldest
-// segment open, and then the removal fails and upkeep retries it every second. Another process that reads the spool
-// (spool ls, spool dump, a virus scanner) has the same effect on the file that it reads; a cursor is then saved later,
-// and a failure to raise a high-water mark is logged.
+// segment open, and then the removal fails and the background goroutine retries it every second. Another process that
+// reads the spool (spool ls, spool dump, a virus scanner) has the same effect on the file that it reads; a cursor is
+// then saved later, and a failure to raise a high-water mark is logged.
 
 // SyncDir does nothing: Windows has no fsync for a directory. NTFS journals names, and rename writes them through.
 func SyncDir(string) error { return nil }

@@ -8,17 +8,18 @@ import (
 	"slices"
 )
 
-// ErrGap means that sequences have no record, and that no bytes are there in its place.
+// ErrGap means that sequences have no record and no damaged bytes in their place.
 var ErrGap = errors.New("no records")
 
-// Damage is a part of the spool that gives no record.
+// Damage is a part of the spool without valid records.
 type Damage struct {
 	Segment       string
 	Offset, Bytes int64
-	From, To      uint64 // the sequences that have no record; From is above To if there is none
-	Err           error  // ErrDamaged, ErrGap or that of a Fault
+	From, To      uint64 // the sequences without a record; From > To if there is none
+	Err           error  // wraps ErrDamaged, ErrGap or the error of a Fault
 }
 
+// Error names the segment, the cause, and the bytes and sequences concerned.
 func (d *Damage) Error() string {
 	text := fmt.Sprintf("%s: %v", d.Segment, d.Err)
 	if d.Bytes > 0 {
@@ -30,12 +31,14 @@ func (d *Damage) Error() string {
 	return text
 }
 
+// Unwrap returns Err.
 func (d *Damage) Unwrap() error { return d.Err }
 
-// Inspect reads a spool as it is now, without taking part in it: a process may have it open meanwhile, append to it and
-// remove its oldest segments. Use it with ReadDir. Its error is that the directory cannot be read.
+// Inspect loads a spool without changing it. A process may have it open, append to it and remove its oldest segments
+// meanwhile. Use it with ReadDir. It returns an error only if the directory cannot be read.
 func Inspect(fs FS) (*View, error) {
-	// Only an attempt tells whether the lock is free. A process that wants it at this very moment tries again.
+	// Only acquiring the lock shows whether it is free. A process that opens the spool at this moment gets ErrLocked
+	// and retries.
 	lock, err := fs.Lock(lockName)
 	if err == nil {
 		err = lock.Close()
@@ -46,8 +49,9 @@ func Inspect(fs FS) (*View, error) {
 	return load(fs, errors.Is(err, ErrLocked))
 }
 
-// Repair quarantines each file that Open refuses, and returns the spool without them. It returns ErrLocked if a process has
-// the spool open. The function moves one file out of the directory; the move must survive a crash when it returns.
+// Repair quarantines each file that Open refuses, and returns the spool without them. It returns ErrLocked if a
+// process has the spool open. The callback moves one file out of the directory; the move must be durable when it
+// returns.
 func Repair(fs FS, quarantine func(Fault) error) (*View, error) {
 	lock, err := fs.Lock(lockName)
 	if err != nil {
@@ -57,6 +61,7 @@ func Repair(fs FS, quarantine func(Fault) error) (*View, error) {
 	return v, errors.Join(err, lock.Close())
 }
 
+// repair loads the spool anew after each file: without it, others may be usable or refused.
 func repair(fs FS, quarantine func(Fault) error) (*View, error) {
 	for {
 		v, err := load(fs, false)
@@ -67,7 +72,7 @@ func repair(fs FS, quarantine func(Fault) error) (*View, error) {
 		if !refused {
 			return v, nil
 		}
-		// The fence is durable before a segment goes: only the segment has its sequences.
+		// The fence must be durable before a segment is moved: without either, its sequences would be used again.
 		if err := v.fence(); err != nil {
 			return nil, err
 		}
@@ -77,12 +82,13 @@ func repair(fs FS, quarantine func(Fault) error) (*View, error) {
 	}
 }
 
-// fence has the log go on behind every sequence that the unusable segments at its end may hold: an empty segment is made
-// there. A bus may have seen these sequences, and would take other records with them for repeats; or it sees them later,
-// if somebody publishes what is quarantined. A crash behind the fence leaves a spool that needs none.
+// fence creates an empty segment after every sequence that the unusable segments at the end of the log may contain. A
+// bus may have seen these sequences and would drop new records that have them as duplicates; or it sees them later, if
+// the quarantined events are published. A crash after the fence leaves a spool whose last segment is usable, so that
+// no second fence is made.
 func (v *View) fence() error {
 	if !v.hasID {
-		return nil // the next spool has another id
+		return nil // the next spool has another id, so its sequences are not compared with these
 	}
 	first := uint64(0)
 	for _, g := range slices.Backward(v.Segments) {
@@ -90,14 +96,15 @@ func (v *View) fence() error {
 			break
 		}
 		if !errors.Is(g.err, ErrForeign) {
-			first = max(first, g.First+1, g.First+uint64(g.Bytes)/recordHeaderLen) // no record is shorter
+			// A record has at least a header, which bounds how many sequences the file can contain.
+			first = max(first, g.First+1, g.First+uint64(g.Bytes)/recordHeaderLen)
 		}
 	}
 	if first == 0 {
 		return nil
 	}
 	for slices.ContainsFunc(v.Segments, func(g SegmentInfo) bool { return g.First == first }) {
-		first++ // the name of another spool's
+		first++ // the segment of another spool has this name
 	}
 	f, err := newSegment(v.fs, v.id, first)
 	if err != nil {
@@ -106,10 +113,10 @@ func (v *View) fence() error {
 	return f.Close()
 }
 
-// Records yields the records that were there when the view was loaded, oldest first, each with its checksum verified, and
-// what gives none as a *Damage, after which it goes on. What a process is writing, was killed in the middle of writing, or
-// has removed meanwhile is no damage. A payload is valid until the next step. Memory does not grow with the spool; damage
-// takes as much as there is of its segment behind it.
+// Records yields the records that existed when the view was loaded, oldest first and verified, and each missing part
+// as a *Damage. What a process is writing, was killed while writing, or has removed since is not damage. A payload is
+// valid until the next iteration. Memory use does not depend on the size of the spool, except that damage is read to
+// the end of its segment.
 func (v *View) Records() iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
 		w := walk{v: v, yield: yield, buffer: reuseBuffer()}
@@ -121,15 +128,16 @@ func (v *View) Records() iter.Seq2[Record, error] {
 	}
 }
 
-// walk is one pass over the records. Its methods return false once the caller wants no more.
+// walk is one iteration over the records. Its methods return false once yield has.
 type walk struct {
 	v      *View
 	yield  func(Record, error) bool
 	buffer func(int64) []byte
 	next   uint64  // the sequence that comes next; 0 before the first
-	gap    *Damage // what did not check, until the sequence behind it is known
+	gap    *Damage // damage whose range ends at a sequence not known yet; nil if none
 }
 
+// segment yields the records of one segment, and the gaps before and after them.
 func (w *walk) segment(g *SegmentInfo) bool {
 	if w.next != 0 && !w.advance(g, g.First) {
 		return false
@@ -150,7 +158,7 @@ func (w *walk) segment(g *SegmentInfo) bool {
 	return w.advance(g, g.Last+1)
 }
 
-// records yields the records of a segment, and its torn end. The error is that the rest cannot be read.
+// records yields the records of a segment and its torn tail. It returns an error if the rest cannot be read.
 func (w *walk) records(g *SegmentInfo) (more bool, err error) {
 	f, err := w.v.fs.Open(g.Name)
 	if err != nil {
@@ -188,7 +196,7 @@ func (w *walk) records(g *SegmentInfo) (more bool, err error) {
 	return true, nil
 }
 
-// advance reports the sequences that are missing before one.
+// advance yields the pending damage, or a gap, if sequences before the given one are missing.
 func (w *walk) advance(g *SegmentInfo, sequence uint64) bool {
 	d := w.gap
 	w.gap = nil

@@ -10,44 +10,46 @@ import (
 	"strings"
 )
 
-// View is a spool as its files show it. Open, Inspect and Repair all begin with loading one, which changes nothing.
+// View is the state of a spool as its files show it at one moment. Open, Inspect and Repair begin by loading one,
+// which changes nothing.
 type View struct {
-	// ID is the spool's id; empty if neither its file nor the header of a segment has it.
+	// ID is the spool's id, 8 hex digits; empty if neither the id file nor a segment header has it.
 	ID string
-	// InUse reports that a process had the spool open.
+	// InUse reports that a process had the spool open; files may have changed since.
 	InUse bool
 	// Segments are the segments, oldest first.
 	Segments []SegmentInfo
-	// Cursors are the cursors that can be read, by name.
+	// Cursors are the saved positions that are valid, sorted by bus.
 	Cursors []CursorInfo
 	// Faults are the files that cannot be used as they are.
 	Faults []Fault
-	// Next is the sequence of the next record: no bus has seen it.
+	// Next is the sequence of the next record; no bus has seen it or a later one.
 	Next uint64
 
 	fs               FS
 	id               spoolID
-	hasID            bool         // the id is
-	idStored         bool         // the id file has it
+	hasID            bool         // id is valid
+	idStored         bool         // id is that of the id file
 	tail             *SegmentInfo // the last segment that can be used; nil if there is none
-	recovered        recovered    // what tail holds
+	recovered        recovered    // the scan of tail
 	highWater        map[string]uint64
-	leftovers        []string // files that a crash kept from being used: Open removes them
-	quarantinedBytes int64    // of .bad files
+	leftovers        []string // .tmp files and unused preallocated segments, which Open removes
+	quarantinedBytes int64    // total size of the .bad files
 }
 
-// SegmentInfo is one file of the log.
+// SegmentInfo describes one segment. Bytes is the size of its file. Last is the sequence before the next segment, or
+// in the last segment that of the last record; First-1 without records.
 type SegmentInfo struct {
 	Name        string
-	First, Last uint64 // Last is First-1 if it holds no record
+	First, Last uint64
 	Bytes       int64
 
 	id            spoolID // in its header
-	headerDamaged bool    // the header does not check
+	headerDamaged bool    // its header is invalid
 	err           error   // why the segment cannot be used
 }
 
-// CursorInfo is the position of one bus, as its file has it: a running process may be ahead of that.
+// CursorInfo is the saved position of one bus. That of a running process may be ahead of it.
 type CursorInfo struct {
 	Bus       string
 	Committed uint64
@@ -58,24 +60,24 @@ type CursorInfo struct {
 // Fault is a file that cannot be used as it is.
 type Fault struct {
 	File string
-	Err  error // ErrDamaged, ErrForeign, ErrLostID, ErrNewer or what the disk returns
+	Err  error // wraps ErrDamaged, ErrForeign, ErrLostID, ErrNewer or the error of the disk
 }
 
-// Refused reports whether Open fails because of the file. Any other fault it repairs or steps over by itself.
+// Refused reports whether Open fails because of the file. Open repairs or skips every other fault.
 func (f Fault) Refused() bool { return !errors.Is(f.Err, ErrDamaged) }
 
 // Errors of a Fault.
 var (
-	// ErrDamaged means that a checksum does not match.
+	// ErrDamaged means that a checksum or a format is invalid.
 	ErrDamaged = errDamaged
-	// ErrForeign means that a file belongs to another spool.
+	// ErrForeign means that a file has the id of another spool.
 	ErrForeign = errors.New("belongs to another spool")
-	// ErrLostID means that no file has the id of the spool.
+	// ErrLostID means that neither the id file nor any segment header has a valid id.
 	ErrLostID = errors.New("the spool's id is lost, and without it no record can be verified")
 )
 
-// load reads the small files, the headers of the segments and the last segment. Its error is that the directory cannot be
-// listed; what is wrong with one file is a Fault.
+// load reads the small files, the headers of the segments, and the last segment. It returns an error only if the
+// directory cannot be listed; an unusable file is a Fault.
 func load(fs FS, inUse bool) (*View, error) {
 	files, err := fs.List()
 	if err != nil {
@@ -114,9 +116,9 @@ func load(fs FS, inUse bool) (*View, error) {
 	return v, nil
 }
 
-// madeAhead reports whether the file is a segment that was made ahead of need, and perhaps left behind by the log when
-// it could not be removed: an empty one, beside one that is not. If all are empty the last was not: its name says where
-// the numbers go on.
+// isPreallocated reports whether the file is a preallocated segment, perhaps one whose removal failed: empty, and
+// beside a segment that is not. If all segments are empty the last one counts, because its name tells where the
+// sequences continue.
 func isPreallocated(f FileInfo, files []FileInfo) bool {
 	_, ok := parseSegmentName(f.Name)
 	return ok && f.Size == 0 && slices.ContainsFunc(files, func(other FileInfo) bool {
@@ -125,14 +127,14 @@ func isPreallocated(f FileInfo, files []FileInfo) bool {
 	})
 }
 
-// fault records why a file cannot be used. A file that is gone was removed by the process that has the spool open.
+// fault adds a Fault. A file that no longer exists was removed by the process that has the spool open.
 func (v *View) fault(file string, err error) {
 	if !v.InUse || !errors.Is(err, os.ErrNotExist) {
 		v.Faults = append(v.Faults, Fault{file, err})
 	}
 }
 
-// refused returns the first fault because of which Open fails.
+// firstRefused returns the first fault for which Open fails.
 func (v *View) firstRefused() (Fault, bool) {
 	i := slices.IndexFunc(v.Faults, Fault.Refused)
 	if i < 0 {
@@ -141,6 +143,7 @@ func (v *View) firstRefused() (Fault, bool) {
 	return v.Faults[i], true
 }
 
+// loadHeader adds a segment and reads its header. Segments must be added in the order of first.
 func (v *View) loadHeader(f FileInfo, first uint64) {
 	g := SegmentInfo{Name: f.Name, First: first, Last: first - 1, Bytes: f.Size}
 	b, err := readFile(v.fs, FileInfo{f.Name, min(f.Size, segmentHeaderLen)})
@@ -154,8 +157,8 @@ func (v *View) loadHeader(f FileInfo, first uint64) {
 	v.Segments = append(v.Segments, g)
 }
 
-// findID takes the id from its file or, if that is lost, damaged or of another spool than all segments, from the header of
-// a segment.
+// findID sets the id from the id file or, if that is missing, damaged, or not the id of any segment, from the header
+// of the oldest segment with a valid one.
 func (v *View) findID(file []byte, err error) {
 	if err == nil {
 		v.id, err = parseID(file)
@@ -172,13 +175,14 @@ func (v *View) findID(file []byte, err error) {
 	if v.hasID {
 		v.ID = v.id.String()
 	}
-	if err != nil && (len(v.Segments) > 0 || !errors.Is(err, ErrDamaged)) { // a new directory has no id
+	// A new directory has no id file; that is not a fault.
+	if err != nil && (len(v.Segments) > 0 || !errors.Is(err, ErrDamaged)) {
 		v.fault(idName, err)
 	}
 }
 
-// checkHeaders finds the segments that cannot be used. One whose header is damaged can, if the id is known: its name and its
-// records have the rest. The last one may not have got its header before a crash.
+// checkHeaders records the segments that cannot be used. A segment with a damaged header can be, if the id is known:
+// its name and its records have the rest. In the last segment such a header is normal after a crash.
 func (v *View) checkHeaders() {
 	for i := range v.Segments {
 		g := &v.Segments[i]
@@ -200,7 +204,7 @@ func (v *View) checkHeaders() {
 	}
 }
 
-// scanTail reads the last segment that can be used, for where the log ends.
+// scanTail scans the last usable segment for the end of the log.
 func (v *View) scanTail() {
 	for i := len(v.Segments) - 1; i >= 0 && v.tail == nil; i-- {
 		g := &v.Segments[i]
@@ -218,6 +222,7 @@ func (v *View) scanTail() {
 	}
 }
 
+// recover opens a segment and scans it with recoverSegment.
 func (v *View) recover(g *SegmentInfo) (recovered, error) {
 	f, err := v.fs.Open(g.Name)
 	if err != nil {
@@ -227,8 +232,8 @@ func (v *View) recover(g *SegmentInfo) (recovered, error) {
 	return recoverSegment(v.id, f, g.First, g.Bytes)
 }
 
-// loadPosition reads the file of a cursor or of a high-water mark. No number up to a cursor is used again, even if its
-// record is gone: the bus has seen it.
+// loadPosition reads a cursor or a high-water mark. A cursor ahead of the log is trusted: the bus has seen these
+// sequences, so they are not used again although their records are gone.
 func (v *View) loadPosition(f FileInfo) error {
 	b, err := readFile(v.fs, f)
 	if err != nil {
@@ -249,7 +254,7 @@ func (v *View) loadPosition(f FileInfo) error {
 	return err
 }
 
-// readFile returns the content of a file, up to its size in f.
+// readFile returns the first f.Size bytes of a file, or all if it is shorter.
 func readFile(fs FS, f FileInfo) ([]byte, error) {
 	file, err := fs.Open(f.Name)
 	if err != nil {

@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// Open opens the spool in a directory, makes it if there is none, and recovers it if it was not closed. It reads the
-// last segment and the headers of the others. ErrLocked means that another process has it open, for the caller to
-// wait; ErrNewer is wrapped if a file is of a format that this version does not know.
+// Open opens the spool in a directory, creates it if there is none, and recovers it after a crash. It reads the last
+// segment and the headers of the others. It returns ErrLocked if another process has the spool open (retry), and an
+// error that wraps ErrNewer, ErrForeign or ErrLostID, before changing anything, if a file cannot be used.
 func Open(fs FS, o Options) (*Spool, error) {
 	lock, err := fs.Lock(lockName)
 	if err != nil {
@@ -37,7 +37,8 @@ func Open(fs FS, o Options) (*Spool, error) {
 	return s, nil
 }
 
-// open changes nothing unless every file can be used.
+// open recovers the spool in steps, each of which can be repeated after a crash. Nothing is changed before every file
+// was found usable.
 func (s *Spool) open() error {
 	v, err := load(s.fs, false)
 	if err != nil {
@@ -66,7 +67,8 @@ func (s *Spool) open() error {
 	return s.skipUsedSequences()
 }
 
-// openID takes the id of the spool, or makes that of a new one, and sees to it that its file has it.
+// openID sets the id, generates one for a new spool, and writes the id file if it has no valid id. The id is durable
+// before any record that its checksum seeds.
 func (s *Spool) openID(v *View) error {
 	s.id = v.id
 	if !v.hasID {
@@ -80,7 +82,7 @@ func (s *Spool) openID(v *View) error {
 	return replaceFile(s.fs, idName, s.id.formatID())
 }
 
-// openSegments takes the segments, and makes the last one ready to be written to.
+// openSegments builds the list of segments and prepares the last one for appending.
 func (s *Spool) openSegments(v *View) error {
 	s.bytes = v.quarantinedBytes
 	for _, g := range v.Segments {
@@ -92,7 +94,7 @@ func (s *Spool) openSegments(v *View) error {
 	return s.recoverLast(v)
 }
 
-// startSegment makes a segment from which on the numbers are used.
+// startSegment creates a durable segment whose first sequence is the next one to use.
 func (s *Spool) startSegment(first uint64) error {
 	f, err := newSegment(s.fs, s.id, first)
 	if err != nil {
@@ -103,7 +105,7 @@ func (s *Spool) startSegment(first uint64) error {
 	return nil
 }
 
-// recoverLast keeps what the last segment holds and cuts off a torn end.
+// recoverLast truncates a torn tail of the last segment and makes durable what remains.
 func (s *Spool) recoverLast(v *View) error {
 	g, found := s.segments[len(s.segments)-1], v.recovered
 	f, err := s.fs.Open(g.name())
@@ -117,12 +119,14 @@ func (s *Spool) recoverLast(v *View) error {
 			return err
 		}
 	}
-	if v.tail.headerDamaged { // a crash came before it was whole
+	// A header is written once, with the first record: an invalid one was never durable, or is damaged.
+	if v.tail.headerDamaged {
 		if _, err := f.WriteAt(s.id.appendSegmentHeader(nil, g.first), 0); err != nil {
 			return err
 		}
 	}
-	// The process before this one perhaps never came to sync what it wrote.
+	// The previous process may have died between write and sync. Until this sync its records must not be published: a
+	// loss of power could still take them.
 	if err := errors.Join(f.Sync(), s.fs.SyncDir()); err != nil {
 		return err
 	}
@@ -132,18 +136,19 @@ func (s *Spool) recoverLast(v *View) error {
 	return nil
 }
 
-// logTorn logs what is cut off. What a process leaves that is killed while it writes is nothing to worry about; what a
-// loss of power leaves cannot be told from damage to what was acknowledged.
+// logTruncation logs what is truncated. What kill -9 leaves of a write is expected. What a loss of power leaves cannot
+// be distinguished from damage to acknowledged records, so that is a warning.
 func (s *Spool) logTruncation(g *segment, found recovered) {
 	if found.highest == found.last {
-		s.o.Log.Info("cut off the end of a write that was not finished", "segment", g.name(), "bytes", found.tornBytes)
+		s.o.Log.Info("truncated an unfinished write at the end of the spool",
+			"segment", g.name(), "bytes", found.tornBytes)
 		return
 	}
-	s.o.Log.Warn("cut off the end of the spool, which does not check; its numbers are not used again",
+	s.o.Log.Warn("truncated a damaged tail of the spool; its sequences are not used again",
 		"segment", g.name(), "bytes", found.tornBytes, "from", found.last+1, "to", found.highest)
 }
 
-// openCursors sets each cursor to the position that its file has, or else to the oldest record.
+// openCursors sets each cursor to its saved position, or else to before the oldest record.
 func (s *Spool) openCursors(v *View) error {
 	s.next = v.Next
 	for _, name := range s.o.Cursors {
@@ -151,7 +156,7 @@ func (s *Spool) openCursors(v *View) error {
 			s: s, name: name, wake: make(chan struct{}, 1),
 			committed: s.segments[0].first - 1, waitingSince: time.Now(),
 		}
-		// Without the file of the high-water mark, the bus may have been offered all there is.
+		// Without a high-water mark every existing record may have been returned.
 		c.redelivered, c.highWater = s.next-1, s.next-1
 		if offered, ok := v.highWater[name]; ok {
 			c.redelivered, c.highWater = min(offered, c.redelivered), offered
@@ -175,26 +180,28 @@ func (s *Spool) openCursors(v *View) error {
 	return nil
 }
 
-// mend logs that a file is damaged, and keeps that of a cursor as evidence. The file of a bus that is not configured stays.
+// recoverFault logs that a file is damaged, and quarantines a cursor as a .bad file. Files of buses that are not
+// configured stay as they are. A crash after the rename leaves a bus without cursor, which starts at the oldest record
+// all the same.
 func (s *Spool) recoverFault(file string) error {
 	if _, ok := parseSegmentName(file); ok {
-		s.o.Log.Warn("the header of a segment is damaged; its records say what is needed", "segment", file)
+		s.o.Log.Warn("the header of a segment is damaged; its records are still read", "segment", file)
 	}
 	if bus, ok := strings.CutPrefix(file, highWaterPrefix); ok && s.Cursor(bus) != nil {
-		s.o.Log.Warn("cannot tell how far a bus was offered events; it is asked what it has of all that is there",
+		s.o.Log.Warn("the high-water mark of a bus is damaged; all its unpublished events are looked up on the bus",
 			"bus", bus, "file", file)
-		s.Cursor(bus).highWater = 0 // so that the file is written anew
+		s.Cursor(bus).highWater = 0 // due at the first record, so the file is replaced
 	}
 	if bus, ok := strings.CutPrefix(file, cursorPrefix); ok && s.Cursor(bus) != nil {
-		s.o.Log.Error("a cursor is damaged; the bus is offered again all that the spool still holds",
+		s.o.Log.Error("a cursor is damaged; all events in the spool are published to the bus again",
 			"bus", bus, "kept_in", file+badSuffix)
 		return s.fs.Rename(file, file+badSuffix)
 	}
 	return nil
 }
 
-// startBehind starts a new segment if numbers behind the last record are not to be used: its name tells the cursors and
-// the next start. A disk that is full has to do without: then only this process knows, until the next record.
+// skipUsedSequences starts a new segment if sequences after the last record may have been used: its name tells the
+// cursors and the next Open. On a full disk only this process knows, until the next record creates the segment.
 func (s *Spool) skipUsedSequences() error {
 	if s.next == s.durable+1 {
 		return nil

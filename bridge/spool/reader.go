@@ -10,7 +10,7 @@ import (
 type segmentReader struct {
 	id     spoolID
 	file   File
-	next   uint64               // lowest sequence accepted; a lower one is a stale record, from older content of the disk
+	next   uint64               // lowest sequence accepted; a lower one is a stale record
 	offset int64                // position in the file of the next record
 	buf    []byte               // the bytes from offset on; payloads share it, so it is never written again
 	buffer func(n int64) []byte // returns n bytes; the buffer returned before belongs to its provider again

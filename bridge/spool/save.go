@@ -74,7 +74,8 @@ func (s *Spool) runSaver() {
 			err = errors.Join(err, s.saveCursor(c, delay))
 		}
 		if err != nil && !failing {
-			s.o.Log.Error("cannot save the cursors; retrying; after a crash more events are published again", "error", err)
+			s.o.Log.Error("cannot save the cursors; retrying; after a crash more events are published again",
+				"error", err)
 		}
 		failing = err != nil
 		select {

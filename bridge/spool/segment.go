@@ -21,8 +21,8 @@ type segment struct {
 	size int64    // durable bytes, header included
 	last uint64   // highest durable sequence; first-1 without records, next.first-1 once next is set
 	next *segment // the following segment; nil for the last one, which the writer appends to
-	// publishedAt is when the saved cursors of all buses were first seen to cover last: Options.Keep starts there. It is
-	// zero before that, and again after a Rewind to a sequence before last.
+	// publishedAt is when the saved cursors of all buses were first seen to cover last: Options.Keep starts there. It
+	// is zero before that, and again after a Rewind to a sequence before last.
 	publishedAt time.Time
 	// removing is set before the file is removed and never reset: no cursor is rewound to the segment.
 	removing bool

@@ -145,7 +145,8 @@ func (s *Spool) rotate(first uint64) error {
 	if err != nil {
 		return err
 	}
-	// A crash here leaves a last segment that is empty or has an incomplete header: Open removes it or writes the header.
+	// A crash here leaves a last segment that is empty or has an incomplete header: Open removes it or writes the
+	// header.
 	closed := s.file.Close() // already synced; its error is reported, because it can mean lost data
 	s.file, s.end = f, segmentHeaderLen
 	s.mu.Lock()
