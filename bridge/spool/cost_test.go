@@ -105,7 +105,8 @@ func TestAStuckRecordHoldsLittle(t *testing.T) {
 		}
 	}
 	if held := heap() - before - int64(len(stuck))*size; held > limit {
-		t.Errorf("with %d of %d records in use, %d bytes more are held, want %d at most", len(stuck), records, held, limit)
+		t.Errorf("with %d of %d records in use, %d bytes more are held, want %d at most",
+			len(stuck), records, held, limit)
 	}
 	for _, r := range stuck {
 		if n := binary.LittleEndian.Uint64(r.Payload); n != r.Sequence || len(r.Payload) != size {

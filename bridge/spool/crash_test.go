@@ -113,8 +113,8 @@ type offer struct {
 
 func (k known) clone() known {
 	return known{
-		maps.Clone(k.acked), maps.Clone(k.attempted), maps.Clone(k.seen), maps.Clone(k.offered), maps.Clone(k.committed),
-		maps.Clone(k.held),
+		maps.Clone(k.acked), maps.Clone(k.attempted), maps.Clone(k.seen),
+		maps.Clone(k.offered), maps.Clone(k.committed), maps.Clone(k.held),
 	}
 }
 
@@ -128,7 +128,8 @@ func newStory(t *testing.T, seed uint64) *story {
 	st := &story{
 		t: t, rng: rng, fs: crashfs.New(t), o: o,
 		known: known{
-			map[uint64]string{}, map[string]bool{}, map[uint64]string{}, map[offer]bool{}, map[string]uint64{}, holdings{},
+			map[uint64]string{}, map[string]bool{}, map[uint64]string{},
+			map[offer]bool{}, map[string]uint64{}, holdings{},
 		},
 	}
 	st.o.Log = slog.New(slog.NewTextHandler(st, nil))
@@ -420,7 +421,8 @@ func (st *story) checkRecords(records []spool.Record, least uint64) {
 		payload := string(r.Payload)
 		found[r.Sequence] = payload
 		if times[payload]++; times[payload] > 1 || !st.attempted[payload] {
-			st.t.Errorf("%d: %.20s is there %d times; appended: %v", r.Sequence, payload, times[payload], st.attempted[payload])
+			st.t.Errorf("%d: %.20s is there %d times; appended: %v",
+				r.Sequence, payload, times[payload], st.attempted[payload])
 		}
 		words := strings.Split(payload, "/")
 		writer := words[0] + "/" + words[1]

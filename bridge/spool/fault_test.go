@@ -27,7 +27,7 @@ func TestFaults(t *testing.T) {
 		rotate step = "Append that needs a new segment"
 		ahead  step = "Append that fills a segment nearly"
 		save   step = "Commit"
-		remove step = "housekeeping"
+		remove step = "background"
 	)
 	expected := map[step]map[crashfs.Op]string{
 		create: {
@@ -40,7 +40,8 @@ func TestFaults(t *testing.T) {
 		},
 		write: {crashfs.Write: fails, crashfs.Sync: fails},
 		rotate: {
-			crashfs.Create: fails, crashfs.Write: fails, crashfs.Sync: fails, crashfs.SyncDir: fails, crashfs.Close: fails,
+			crashfs.Create: fails, crashfs.Write: fails, crashfs.Sync: fails,
+			crashfs.SyncDir: fails, crashfs.Close: fails,
 		},
 		ahead: {crashfs.Create: works, crashfs.SyncDir: works},
 		save: {
@@ -93,7 +94,7 @@ func (f *faultRun) run(step string, fault crashfs.Fault) string {
 		{"Append that needs a new segment", func() error { return f.append(8100) }},
 		{"Append that fills a segment nearly", func() error { return f.append(3100) }},
 		{"Append", func() error { return f.append(10) }},
-		{"housekeeping", func() error { time.Sleep(3 * time.Second); return nil }},
+		{"background", func() error { time.Sleep(3 * time.Second); return nil }},
 		{"close", func() error { return f.s.Close() }},
 		{"Open", f.open},
 		{"Append", func() error { return f.append(10) }},

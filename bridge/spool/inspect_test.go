@@ -84,14 +84,24 @@ func TestInspectDamage(t *testing.T) {
 		want   string
 		faults string
 	}{
-		"in the middle": {damage: func(fs *crashfs.FS) { header(fs, segmentName(4), flip(first+5)) }, want: "1:a, 2:b, 3:c, 4:d, 5-5 damaged, 6:f, 7:g, 8:h, 9:i"},
-		"at its end":    {damage: func(fs *crashfs.FS) { header(fs, segmentName(4), flip(first+recordHeaderLen+1)) }, want: "1:a, 2:b, 3:c, 4:d, 5:e, 6-6 damaged, 7:g, 8:h, 9:i"},
+		"in the middle": {damage: func(fs *crashfs.FS) {
+			header(fs, segmentName(4), flip(first+5))
+		}, want: "1:a, 2:b, 3:c, 4:d, 5-5 damaged, 6:f, 7:g, 8:h, 9:i"},
+		"at its end": {damage: func(fs *crashfs.FS) {
+			header(fs, segmentName(4), flip(first+recordHeaderLen+1))
+		}, want: "1:a, 2:b, 3:c, 4:d, 5:e, 6-6 damaged, 7:g, 8:h, 9:i"},
 		"a whole one": {damage: func(fs *crashfs.FS) {
 			header(fs, segmentName(4), func(b []byte) []byte { return make([]byte, len(b)) })
 		}, want: "1:a, 2:b, 3:c, 4-6 damaged, 7:g, 8:h, 9:i", faults: segmentName(4)},
-		"the last":       {damage: func(fs *crashfs.FS) { header(fs, segmentName(7), flip(len(segmentFile(7, "g", "h", "i"))-1)) }, want: "1:a, 2:b, 3:c, 4:d, 5:e, 6:f, 7:g, 8:h, 9-9 damaged"},
-		"unfinished":     {damage: func(fs *crashfs.FS) { header(fs, segmentName(7), func(b []byte) []byte { return b[:len(b)-1] }) }, want: "1:a, 2:b, 3:c, 4:d, 5:e, 6:f, 7:g, 8:h"},
-		"one is missing": {damage: func(fs *crashfs.FS) { fs.RemoveFile(segmentName(4)) }, want: "1:a, 2:b, 3:c, 4-6 damaged, 7:g, 8:h, 9:i"},
+		"the last": {damage: func(fs *crashfs.FS) {
+			header(fs, segmentName(7), flip(len(segmentFile(7, "g", "h", "i"))-1))
+		}, want: "1:a, 2:b, 3:c, 4:d, 5:e, 6:f, 7:g, 8:h, 9-9 damaged"},
+		"unfinished": {damage: func(fs *crashfs.FS) {
+			header(fs, segmentName(7), func(b []byte) []byte { return b[:len(b)-1] })
+		}, want: "1:a, 2:b, 3:c, 4:d, 5:e, 6:f, 7:g, 8:h"},
+		"one is missing": {damage: func(fs *crashfs.FS) {
+			fs.RemoveFile(segmentName(4))
+		}, want: "1:a, 2:b, 3:c, 4-6 damaged, 7:g, 8:h, 9:i"},
 		"one made ahead is left behind": {damage: func(fs *crashfs.FS) {
 			fs.RemoveFile(segmentName(1))
 			fs.WriteFile(segmentName(2), nil)
@@ -101,11 +111,19 @@ func TestInspectDamage(t *testing.T) {
 		}, want: "1:a, 2:b, 3:c, 4-6 belongs to another spool (00000007), 7:g, 8:h, 9:i", faults: segmentName(4)},
 		"newer": {damage: func(fs *crashfs.FS) {
 			header(fs, segmentName(4), func([]byte) []byte { return segmentHeader(2, testID, 4) })
-		}, want: "1:a, 2:b, 3:c, 4-6 format version 2: " + spool.ErrNewer.Error() + ", 7:g, 8:h, 9:i", faults: segmentName(4)},
-		"no id":          {damage: func(fs *crashfs.FS) { fs.RemoveFile("spool") }, want: allNine, faults: "spool"},
-		"another id":     {damage: func(fs *crashfs.FS) { fs.WriteFile("spool", idFile(1, 7)) }, want: allNine, faults: "spool"},
-		"a cursor":       {damage: func(fs *crashfs.FS) { fs.WriteFile("cursor-nats", []byte("?")) }, want: allNine, faults: "cursor-nats"},
-		"another cursor": {damage: func(fs *crashfs.FS) { fs.WriteFile("offered-nats", offeredFile(1, 7, 3)) }, want: allNine, faults: "offered-nats"},
+		},
+			want:   "1:a, 2:b, 3:c, 4-6 format version 2: " + spool.ErrNewer.Error() + ", 7:g, 8:h, 9:i",
+			faults: segmentName(4)},
+		"no id": {damage: func(fs *crashfs.FS) { fs.RemoveFile("spool") }, want: allNine, faults: "spool"},
+		"another id": {damage: func(fs *crashfs.FS) {
+			fs.WriteFile("spool", idFile(1, 7))
+		}, want: allNine, faults: "spool"},
+		"a cursor": {damage: func(fs *crashfs.FS) {
+			fs.WriteFile("cursor-nats", []byte("?"))
+		}, want: allNine, faults: "cursor-nats"},
+		"another cursor": {damage: func(fs *crashfs.FS) {
+			fs.WriteFile("offered-nats", offeredFile(1, 7, 3))
+		}, want: allNine, faults: "offered-nats"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			fs := threeSegments(t)
@@ -125,8 +143,8 @@ func TestInspectDamage(t *testing.T) {
 	}
 }
 
-// TestInspectBesideALiveProcess: what is appended after the look is not in it, what is being written is no damage, and what is
-// removed meanwhile is no loss.
+// TestInspectBesideALiveProcess: Inspect does not return records appended after it, an unfinished write is not damage,
+// and a segment removed meanwhile is not a loss.
 func TestInspectBesideALiveProcess(t *testing.T) {
 	fs := threeSegments(t)
 	s := open(t, fs, options())
@@ -229,8 +247,8 @@ func TestReadingTakesTheSameMemoryForAnySpool(t *testing.T) {
 	}
 }
 
-// TestNumbersOfWhatIsQuarantined: a bus may have seen the numbers of a segment that was quarantined, or may yet see them, so
-// they are not used again; also if the process that quarantines dies before it has moved anything.
+// TestNumbersOfWhatIsQuarantined: a bus may have seen the sequences of a quarantined segment, or may see them later, so
+// they are not used again, even if the repair dies before it has moved anything.
 func TestNumbersOfWhatIsQuarantined(t *testing.T) {
 	newer := append(segmentHeader(2, testID, 7), segmentFile(7, "g", "h", "i")[32:]...)
 	mayHold := 7 + uint64(len(newer))/24

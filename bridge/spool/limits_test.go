@@ -175,7 +175,7 @@ func TestTheSegmentBeingWrittenGoesToo(t *testing.T) {
 		o.MaxBytes = 16<<10 + 5000
 		s := open(t, fs, o)
 		for i := range 20 {
-			appendAll(t, s, strings.Repeat("x", 1500)) // a segment has 2600 bytes, and there is room for no second record
+			appendAll(t, s, strings.Repeat("x", 1500)) // a segment of 2600 bytes has space for one
 			publishAll(t, s.Cursor("bus"))
 			time.Sleep(saved)
 			if last := s.Stats().Last; last != uint64(i+1) {
@@ -752,7 +752,10 @@ func TestALimitOfOneRecord(t *testing.T) {
 func TestCursorDelay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fs := crashfs.New(t)
-		o := spool.Options{MaxBytes: 1 << 20, CursorDelay: 3 * time.Second, Cursors: []string{"bus"}, Log: slog.New(slog.DiscardHandler)}
+		o := spool.Options{
+			MaxBytes: 1 << 20, CursorDelay: 3 * time.Second,
+			Cursors: []string{"bus"}, Log: slog.New(slog.DiscardHandler),
+		}
 		s, err := spool.Open(fs, o)
 		if err != nil {
 			t.Fatal(err)
@@ -780,8 +783,8 @@ func TestCursorDelay(t *testing.T) {
 			commit()
 			time.Sleep(time.Second)
 		}
-		// The tenth was committed a second ago and the eighth just three, so the file is two or three behind, or one more
-		// if it is just being written.
+		// The tenth was committed one second ago and the eighth three, so the file is two or three behind, or one
+		// more if it is being written.
 		if got := saved(); got != "8" && got != "7" && got != "6" {
 			t.Errorf("saved %s of 10", got)
 		}

@@ -64,7 +64,8 @@ func TestRedelivered(t *testing.T) {
 		after := open(t, fs.CrashClone(nil, 0), o)
 		appendAll(t, after, "new")
 		if n := redelivered(t, drain(t, after.Cursor("bus"))); n < step.least || n > step.most {
-			t.Errorf("%d were returned; afterwards %d may have been, want %d to %d", step.read, n, step.least, step.most)
+			t.Errorf("%d were returned; afterwards %d may have been, want %d to %d",
+				step.read, n, step.least, step.most)
 		}
 		closeSpool(t, after)
 	}

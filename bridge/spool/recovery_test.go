@@ -138,10 +138,15 @@ func TestRecovery(t *testing.T) {
 			"1:a 2:b lost(3-3) 4:d 5:e 6:f 7:g 8:h 9:i 10:new", "00000000000000000001-82.bad"},
 		{"flip in the last segment", func(fs *crashfs.FS) { flip(fs, last, at(0)+recordHeaderLen) },
 			"1:a 2:b 3:c 4:d 5:e 6:f lost(7-7) 8:h 9:i 10:new", "00000000000000000007-32.bad"},
-		{"flip in two neighbours", func(fs *crashfs.FS) { flip(fs, last, at(0)+recordHeaderLen); flip(fs, last, at(1)+recordHeaderLen) },
-			"1:a 2:b 3:c 4:d 5:e 6:f lost(7-8) 9:i 10:new", "00000000000000000007-32.bad"},
-		{"flip in two that are not", func(fs *crashfs.FS) { flip(fs, second, at(0)+recordHeaderLen); flip(fs, second, at(2)+recordHeaderLen) },
-			"1:a 2:b 3:c lost(4-4) 5:e lost(6-6) 7:g 8:h 9:i 10:new", "00000000000000000004-32.bad 00000000000000000004-82.bad"},
+		{"flip in two neighbours", func(fs *crashfs.FS) {
+			flip(fs, last, at(0)+recordHeaderLen)
+			flip(fs, last, at(1)+recordHeaderLen)
+		}, "1:a 2:b 3:c 4:d 5:e 6:f lost(7-8) 9:i 10:new", "00000000000000000007-32.bad"},
+		{"flip in two that are not", func(fs *crashfs.FS) {
+			flip(fs, second, at(0)+recordHeaderLen)
+			flip(fs, second, at(2)+recordHeaderLen)
+		}, "1:a 2:b 3:c lost(4-4) 5:e lost(6-6) 7:g 8:h 9:i 10:new",
+			"00000000000000000004-32.bad 00000000000000000004-82.bad"},
 		{"flip in the very last record", func(fs *crashfs.FS) { flip(fs, last, at(2)+recordHeaderLen) },
 			"1:a 2:b 3:c 4:d 5:e 6:f 7:g 8:h lost(9-9) 10:new", ""},
 		{"flip in the magic of the very last record", func(fs *crashfs.FS) { flip(fs, last, at(2)) },
@@ -177,11 +182,15 @@ func TestRecovery(t *testing.T) {
 			change(fs, last, func(b []byte) []byte { return append(b, record(testID, 10, "j")[:recordSize-1]...) })
 			fs.WriteFile(segmentName(15), nil)
 		}, all + " 10:new", ""},
-		{"segment made ahead that came back", func(fs *crashfs.FS) { fs.WriteFile(segmentName(5), nil) }, all + " 10:new", ""},
-		{"segment without records", func(fs *crashfs.FS) { fs.WriteFile(segmentName(10), segmentHeader(1, testID, 10)) },
-			all + " 10:new", ""},
+		{"segment made ahead that came back", func(fs *crashfs.FS) {
+			fs.WriteFile(segmentName(5), nil)
+		}, all + " 10:new", ""},
+		{"segment without records", func(fs *crashfs.FS) {
+			fs.WriteFile(segmentName(10), segmentHeader(1, testID, 10))
+		}, all + " 10:new", ""},
 		{"torn first record of a segment", func(fs *crashfs.FS) {
-			fs.WriteFile(segmentName(10), append(segmentHeader(1, testID, 10), record(testID, 10, "j")[:recordSize-1]...))
+			fs.WriteFile(segmentName(10), append(
+				segmentHeader(1, testID, 10), record(testID, 10, "j")[:recordSize-1]...))
 		}, all + " 10:new", ""},
 		{"lost id file", func(fs *crashfs.FS) { fs.RemoveFile("spool") }, all + " 10:new", ""},
 		{"flip in the id file", func(fs *crashfs.FS) { flip(fs, "spool", 22) }, all + " 10:new", ""},
@@ -193,7 +202,9 @@ func TestRecovery(t *testing.T) {
 			}
 		}, all + " 10:new", ""},
 		{"files of somebody else", func(fs *crashfs.FS) {
-			for _, name := range []string{"lost+found", "1.seg", "0000000000000000000x.seg", "00000000000000000000.seg"} {
+			for _, name := range []string{
+				"lost+found", "1.seg", "0000000000000000000x.seg", "00000000000000000000.seg",
+			} {
 				fs.WriteFile(name, []byte("not ours"))
 			}
 		}, all + " 10:new", ""},
@@ -211,8 +222,9 @@ func TestRecovery(t *testing.T) {
 		}, "lost(2-3) 4:d 5:e 6:f 7:g 8:h 9:i 10:new", ""},
 		{"cursor ahead of the log", func(fs *crashfs.FS) { fs.WriteFile("cursor-bus", cursorFile(1, testID, 20, "")) },
 			"21:new", ""},
-		{"another bus ahead of the log", func(fs *crashfs.FS) { fs.WriteFile("cursor-old", cursorFile(1, testID, 20, "")) },
-			all + " lost(10-20) 21:new", ""},
+		{"another bus ahead of the log", func(fs *crashfs.FS) {
+			fs.WriteFile("cursor-old", cursorFile(1, testID, 20, ""))
+		}, all + " lost(10-20) 21:new", ""},
 		{"cursor ahead of an empty segment", func(fs *crashfs.FS) {
 			fs.WriteFile(segmentName(10), segmentHeader(1, testID, 10))
 			fs.WriteFile("cursor-old", cursorFile(1, testID, 20, ""))
@@ -240,7 +252,8 @@ func TestRecovery(t *testing.T) {
 	}
 }
 
-// wantRecovered opens a spool three times: what it holds must stay the same, over a crash too, and no number come twice.
+// wantRecovered opens a spool three times: its content must stay the same, also over a crash, and no sequence may
+// repeat.
 func wantRecovered(t *testing.T, fs *crashfs.FS, want, bad string) {
 	t.Helper()
 	s := open(t, fs, options())
@@ -390,10 +403,12 @@ func TestEndOfTheLog(t *testing.T) {
 			flipped(record(testID, 11, "k"), recordHeaderLen)), "lost(10-11) 12:new"},
 		{"a hole, and a write that was not finished", slices.Concat(make([]byte, 2*recordSize), unfinished(12)),
 			"lost(10-11) 12:new"},
-		{"a header in a damaged payload", flipped(record(testID, 10, string(record(testID, 90, "k"))), recordSize+recordHeaderLen-1),
+		{"a header in a damaged payload",
+			flipped(record(testID, 10, string(record(testID, 90, "k"))), recordSize+recordHeaderLen-1),
 			"lost(10-10) 11:new"},
 		{"the start of a record of another time", unfinished(9), "lost(10-10) 11:new"},
-		{"the start of a record of another spool", record(testID+1, 10, payload)[:recordHeaderLen+10], "lost(10-10) 11:new"},
+		{"the start of a record of another spool", record(testID+1, 10, payload)[:recordHeaderLen+10],
+			"lost(10-10) 11:new"},
 	}
 	for size := range 2 * recordHeaderLen {
 		want := "10:new"
@@ -486,7 +501,8 @@ func TestForeignSegmentIsRefused(t *testing.T) {
 		fs.WriteFile(segmentName(first), segmentHeader(1, testID+1, first))
 		before := contents(fs)
 		_, err := spool.Open(fs, options())
-		if !errors.Is(err, spool.ErrForeign) || !strings.Contains(err.Error(), segmentName(first)+": belongs to another spool (5b001deb)") {
+		if !errors.Is(err, spool.ErrForeign) ||
+			!strings.Contains(err.Error(), segmentName(first)+": belongs to another spool (5b001deb)") {
 			t.Errorf("a segment of another spool: %v", err)
 		}
 		if contents(fs) != before {
@@ -517,8 +533,9 @@ func TestForgedRecord(t *testing.T) {
 		"plain checksums": slices.Concat([]byte("\xfepb\xff"), le32(6), le64(3),
 			le32(crc([]byte("\xfepb\xff"), le32(6), le64(3))),
 			le32(crc([]byte("\xfepb\xff"), le32(6), le64(3), []byte("forged"))), []byte("forged")),
-		"a header and all behind it": slices.Concat([]byte("\xfepb\xff"), le32(200), le64(3), le64(0), make([]byte, 300)),
-		"a segment":                  segmentHeader(1, testID, 3),
+		"a header and all behind it": slices.Concat(
+			[]byte("\xfepb\xff"), le32(200), le64(3), le64(0), make([]byte, 300)),
+		"a segment": segmentHeader(1, testID, 3),
 	} {
 		fs := crashfs.New(t)
 		fs.WriteFile("spool", idFile(1, testID))

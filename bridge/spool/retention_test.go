@@ -82,7 +82,8 @@ func TestSegmentsOutlastCursorDelay(t *testing.T) {
 					}
 				}
 				left := open(t, fs.CrashClone(nil, 0), o)
-				if records := drain(t, left.Cursor("bus")); len(records) < 6 || records[0].Sequence != 1 || records[0].Lost > 0 {
+				records := drain(t, left.Cursor("bus"))
+				if len(records) < 6 || records[0].Sequence != 1 || records[0].Lost > 0 {
 					t.Errorf("2.8 s after they were acknowledged, %q are offered again", describe(records))
 				}
 				closeSpool(t, left)

@@ -11,8 +11,8 @@ import (
 	"github.com/postbridge/postbridge/bridge/spool/crashfs"
 )
 
-// TestRewind takes a cursor back to where it was before, in another segment or in the same, and to where nothing is kept
-// any more.
+// TestRewind rewinds a cursor to an earlier position, in another segment or in the same, and to before the oldest
+// record.
 func TestRewind(t *testing.T) {
 	for _, c := range []struct {
 		name       string

@@ -132,8 +132,8 @@ func TestPayloadIsCopied(t *testing.T) {
 	wantRecords(t, s.Cursor("bus"), "1:mine")
 }
 
-// TestPayloadLastsUntilCommit reads ahead of what is committed by less and by more than is read at once, over the ends of
-// segments, and looks at each payload just before it is committed.
+// TestPayloadLastsUntilCommit reads ahead of the committed record, by less and by more than one read buffer and across
+// segments, and checks each payload just before its commit.
 func TestPayloadLastsUntilCommit(t *testing.T) {
 	const records = 6000 // of 1 KiB
 	o := options()
@@ -204,7 +204,9 @@ func TestRecordsOfAllSizes(t *testing.T) {
 	s := open(t, fs, o)
 	var want []string
 	// The segments of this spool have 128 KiB: a record fits exactly, just not, and not at all.
-	for _, n := range []int{0, 1, 511, 128<<10 - 32 - recordHeaderLen, 128<<10 - 32 - recordHeaderLen + 1, 300 << 10, 0, 64 << 10} {
+	for _, n := range []int{
+		0, 1, 511, 128<<10 - 32 - recordHeaderLen, 128<<10 - 32 - recordHeaderLen + 1, 300 << 10, 0, 64 << 10,
+	} {
 		want = append(want, strings.Repeat("x", n))
 	}
 	appendAll(t, s, want...)
@@ -553,8 +555,8 @@ func TestSecondOpenIsLockedOut(t *testing.T) {
 	}
 }
 
-// TestSegmentOnAnotherDisk: a link in the place of a segment, made to win room, is as good as the segment. One that leads
-// nowhere is not taken for a segment that is gone: its disk may come back.
+// TestSegmentOnAnotherDisk: a symbolic link may stand for a segment that was moved to free space. A broken link is not
+// treated as a removed segment: its disk may return.
 func TestSegmentOnAnotherDisk(t *testing.T) {
 	dir, other := t.TempDir(), t.TempDir()
 	fs, err := spool.OSDir(dir)
@@ -608,7 +610,8 @@ func (l *lines) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// TestAllAtOnce is for the race detector, on a real disk: appends, two buses, commits, looks and Close at the same time.
+// TestAllAtOnce is for the race detector, on a real disk: appends, two buses, commits, Stats and Close run
+// concurrently.
 func TestAllAtOnce(t *testing.T) {
 	fs, err := spool.OSDir(t.TempDir())
 	if err != nil {

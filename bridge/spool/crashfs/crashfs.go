@@ -72,8 +72,8 @@ func New(tb testing.TB) *FS {
 var _ spool.FS = (*FS)(nil)
 
 // CrashClone returns the disk as it may be found after the power was lost: what was synced, and of the rest each write
-// and each change of a name with the probability keep, in any combination, writes also in part. With keep zero no rng is
-// needed.
+// and each change of a name with the probability keep, in any combination, writes also in part. With keep zero no rng
+// is needed.
 func (d *FS) CrashClone(rng *rand.Rand, keep float64) *FS {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -118,8 +118,8 @@ func (d *FS) Restart() *FS {
 	return c
 }
 
-// Kill is Restart for a process that was killed in the middle of a write: of the last one to each file a prefix is there,
-// if it made the file longer and was not synced.
+// Kill is Restart for a process that was killed in the middle of a write: of the last one to each file a prefix is
+// there, if it made the file longer and was not synced.
 func (d *FS) Kill(rng *rand.Rand) *FS {
 	c := d.Restart()
 	for _, name := range slices.Sorted(maps.Keys(c.names)) {
@@ -145,7 +145,9 @@ func (d *FS) put(name string, n *inode) { d.names[name], d.durable[name] = n, n 
 
 func (n *inode) copy(copies map[*inode]*inode) *inode {
 	if copies[n] == nil {
-		copies[n] = &inode{cache: slices.Clone(n.cache), synced: slices.Clone(n.synced), pending: slices.Clone(n.pending)}
+		copies[n] = &inode{
+			cache: slices.Clone(n.cache), synced: slices.Clone(n.synced), pending: slices.Clone(n.pending),
+		}
 	}
 	return copies[n]
 }
