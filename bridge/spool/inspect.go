@@ -73,9 +73,12 @@ func repair(fs FS, quarantine func(Fault) error) (*View, error) {
 			return v, nil
 		}
 		// The fence must be durable before a segment is moved: without either, its sequences would be used again.
+		// A crash after this line leaves every file in place: the next repair finds the fence and moves the same
+		// files.
 		if err := v.fence(); err != nil {
 			return nil, err
 		}
+		// A crash after this line leaves a spool with one refused file less.
 		if err := quarantine(f); err != nil {
 			return nil, err
 		}
@@ -142,9 +145,12 @@ func (w *walk) segment(g *SegmentInfo) bool {
 	if w.next != 0 && !w.advance(g, g.First) {
 		return false
 	}
+	// Sequences before First belong to the previous segment, and advance has reported those that are missing.
 	w.next = g.First
 	err := g.err
 	if !errors.Is(err, ErrForeign) && !errors.Is(err, ErrNewer) && !errors.Is(err, ErrLostID) {
+		// The records of other spools and versions cannot be verified. Any other unusable segment is read as far as
+		// possible.
 		var more bool
 		if more, err = w.records(g); !more {
 			return false
@@ -165,6 +171,7 @@ func (w *walk) records(g *SegmentInfo) (more bool, err error) {
 		return true, err
 	}
 	defer f.Close()
+	// The tail ends at its last valid record; after that only what may have been acknowledged counts as damage.
 	end := g.Bytes
 	if g == w.v.tail {
 		end = w.v.recovered.end
@@ -206,6 +213,7 @@ func (w *walk) advance(g *SegmentInfo, sequence uint64) bool {
 		}
 		d = &Damage{Segment: g.Name, Err: ErrGap}
 	}
+	// From > To is possible: damaged bytes without a missing sequence, such as a stale record.
 	d.From, d.To = w.next, sequence-1
 	w.next = max(w.next, sequence)
 	return w.yield(Record{}, d)

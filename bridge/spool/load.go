@@ -17,7 +17,7 @@ type View struct {
 	ID string
 	// InUse reports that a process had the spool open; files may have changed since.
 	InUse bool
-	// Segments are the segments, oldest first.
+	// Segments are all segments, oldest first, without unused preallocated ones.
 	Segments []SegmentInfo
 	// Cursors are the saved positions that are valid, sorted by bus.
 	Cursors []CursorInfo
@@ -26,15 +26,15 @@ type View struct {
 	// Next is the sequence of the next record; no bus has seen it or a later one.
 	Next uint64
 
-	fs               FS
+	fs               FS // for Records, which opens the segments again
 	id               spoolID
-	hasID            bool         // id is valid
-	idStored         bool         // id is that of the id file
-	tail             *SegmentInfo // the last segment that can be used; nil if there is none
-	recovered        recovered    // the scan of tail
-	highWater        map[string]uint64
-	leftovers        []string // .tmp files and unused preallocated segments, which Open removes
-	quarantinedBytes int64    // total size of the .bad files
+	hasID            bool              // id is valid
+	idStored         bool              // id is that of the id file
+	tail             *SegmentInfo      // the last segment that can be used; nil if there is none
+	recovered        recovered         // the scan of tail
+	highWater        map[string]uint64 // valid marks by bus
+	leftovers        []string          // .tmp files and unused preallocated segments, which Open removes
+	quarantinedBytes int64             // total size of the .bad files
 }
 
 // SegmentInfo describes one segment. Bytes is the size of its file. Last is the sequence before the next segment, or
@@ -54,7 +54,7 @@ type CursorInfo struct {
 	Bus       string
 	Committed uint64
 
-	state []byte
+	state []byte // publisher state; opaque
 }
 
 // Fault is a file that cannot be used as it is.
@@ -105,6 +105,8 @@ func load(fs FS, inUse bool) (*View, error) {
 			positions = append(positions, f)
 		}
 	}
+	// The order matters: the id verifies the headers, the headers tell which segment is the tail, and a cursor may
+	// raise the Next that the tail gives.
 	v.findID(idFile, idErr)
 	v.checkHeaders()
 	v.scanTail()
@@ -152,6 +154,7 @@ func (v *View) loadHeader(f FileInfo, first uint64) {
 	}
 	g.err = err
 	if n := len(v.Segments); n > 0 {
+		// The range of a segment ends where the next one begins, whatever its records are.
 		v.Segments[n-1].Last = first - 1
 	}
 	v.Segments = append(v.Segments, g)
@@ -163,6 +166,7 @@ func (v *View) findID(file []byte, err error) {
 	if err == nil {
 		v.id, err = parseID(file)
 	}
+	// Segments with a valid header; each has the id of its spool.
 	sound := slices.DeleteFunc(slices.Clone(v.Segments), func(g SegmentInfo) bool { return g.err != nil })
 	if err == nil && len(sound) > 0 && !slices.ContainsFunc(sound, func(g SegmentInfo) bool { return g.id == v.id }) {
 		err = ErrForeign
@@ -215,6 +219,8 @@ func (v *View) scanTail() {
 			v.fault(g.Name, g.err)
 			continue
 		}
+		// Next is above every sequence that may have been acknowledged in the tail. Later segments, if any, are
+		// refused.
 		v.tail, v.Next = g, v.recovered.highest+1
 		if i == len(v.Segments)-1 {
 			g.Last = v.recovered.last
@@ -243,7 +249,7 @@ func (v *View) loadPosition(f FileInfo) error {
 		sequence, state, err := v.id.parseCursor(b)
 		if err == nil {
 			v.Cursors = append(v.Cursors, CursorInfo{bus, sequence, state})
-			v.Next = max(v.Next, sequence+1)
+			v.Next = max(v.Next, sequence+1) // also for a bus that is not configured: it may come back
 		}
 		return err
 	}

@@ -29,6 +29,7 @@ func Open(fs FS, o Options) (*Spool, error) {
 		}
 		return nil, errors.Join(fmt.Errorf("cannot open the spool: %w", err), lock.Close())
 	}
+	// Everything is recovered; from here on each goroutine owns its fields.
 	s.finished.Add(3)
 	go s.runWriter()
 	go s.runSaver()
@@ -40,6 +41,7 @@ func Open(fs FS, o Options) (*Spool, error) {
 // open recovers the spool in steps, each of which can be repeated after a crash. Nothing is changed before every file
 // was found usable.
 func (s *Spool) open() error {
+	// load only reads. Up to the first Remove a failed Open leaves the directory as it was, also for an older version.
 	v, err := load(s.fs, false)
 	if err != nil {
 		return err
@@ -47,6 +49,7 @@ func (s *Spool) open() error {
 	if f, refused := v.firstRefused(); refused {
 		return fmt.Errorf("%s: %w ('postbridge spool repair' quarantines the file)", f.File, f.Err)
 	}
+	// Neither a .tmp file nor an unused preallocated segment has content that anything refers to.
 	for _, name := range v.leftovers {
 		if err := s.fs.Remove(name); err != nil {
 			return err
@@ -58,9 +61,11 @@ func (s *Spool) open() error {
 	if err := s.openSegments(v); err != nil {
 		return err
 	}
+	// After the segments, because a cursor without a file starts at the oldest one.
 	if err := s.openCursors(v); err != nil {
 		return err
 	}
+	// Before skipUsedSequences, which must not write to a full disk.
 	if err := s.measureFree(); err != nil {
 		return err
 	}
@@ -84,6 +89,7 @@ func (s *Spool) openID(v *View) error {
 
 // openSegments builds the list of segments and prepares the last one for appending.
 func (s *Spool) openSegments(v *View) error {
+	// A crash between two steps of a new spool leaves its id file and no segment: the next Open continues here.
 	s.bytes = v.quarantinedBytes
 	for _, g := range v.Segments {
 		s.addSegment(g.First, g.Bytes)
@@ -113,6 +119,8 @@ func (s *Spool) recoverLast(v *View) error {
 		return err
 	}
 	s.file = f
+	// No cursor has read these bytes as records: they were never durable, or are damaged. A crash before the
+	// truncation is durable finds them again and decides the same.
 	if found.tornBytes > 0 {
 		s.logTruncation(g, found)
 		if err := f.Truncate(found.end); err != nil {
@@ -130,6 +138,8 @@ func (s *Spool) recoverLast(v *View) error {
 	if err := errors.Join(f.Sync(), s.fs.SyncDir()); err != nil {
 		return err
 	}
+	// Commit point of the recovery: what the segment holds now is durable, and cursors may publish it. Sequences from
+	// last to highest may have been acknowledged; skipUsedSequences skips them.
 	s.bytes += found.end - g.size
 	g.size, g.last = found.end, found.last
 	s.end, s.next, s.durable = found.end, found.highest+1, found.last
@@ -150,6 +160,7 @@ func (s *Spool) logTruncation(g *segment, found recovered) {
 
 // openCursors sets each cursor to its saved position, or else to before the oldest record.
 func (s *Spool) openCursors(v *View) error {
+	// A saved cursor may be ahead of the log. Its bus has seen these sequences.
 	s.next = v.Next
 	for _, name := range s.o.Cursors {
 		c := &Cursor{
@@ -159,6 +170,7 @@ func (s *Spool) openCursors(v *View) error {
 		// Without a high-water mark every existing record may have been returned.
 		c.redelivered, c.highWater = s.next-1, s.next-1
 		if offered, ok := v.highWater[name]; ok {
+			// Records appended from now on were returned to no bus, even if the mark is above them.
 			c.redelivered, c.highWater = min(offered, c.redelivered), offered
 		}
 		s.cursors = append(s.cursors, c)
@@ -174,6 +186,7 @@ func (s *Spool) openCursors(v *View) error {
 		}
 	}
 	for _, c := range s.cursors {
+		// The exact position is known once Next has read up to it; the start of the segment is a safe lower bound.
 		c.next = c.committed + 1
 		c.committedEnd = s.segmentOf(c.next).base
 	}
@@ -210,6 +223,8 @@ func (s *Spool) skipUsedSequences() error {
 		s.durable = s.next - 1
 		return nil
 	}
+	// A crash before the segment is durable finds the same tail truncated, and may use its sequences again: see
+	// DESIGN.md.
 	before := s.file
 	if err := s.startSegment(s.next); err != nil {
 		return err

@@ -76,7 +76,7 @@ type Spool struct {
 	file File  // the last segment
 	end  int64 // position of the next record in file
 
-	// Owned by the background goroutine.
+	// Owned by the background goroutine once Open has returned.
 	freeUnknown bool // the last measurement of free space failed
 	paused      bool // creating or removing a segment failed; retried after backgroundInterval
 	logged      bool // that failure is logged
@@ -84,10 +84,12 @@ type Spool struct {
 	// files serializes the replacement of files other than segments. It is acquired before mu, never while mu is held.
 	files sync.Mutex
 
-	// mu guards the fields below. It is never held during a disk operation. Always:
-	//   - durable < next, and each sequence above durable is in flushing or, behind that, in pending, unless err is set
-	//   - segments is not empty, and its last element is the segment that the writer appends to
-	//   - bytes and free already account for records that are not written yet, so that what was accepted fits
+	// mu guards the fields below, except that cursors is immutable after Open. It is never held during a disk
+	// operation. Always, unless err is set:
+	//	 - durable < next; each sequence above durable is in flushing or, after those, in pending
+	//	 - segments is not empty, and its last element is the one whose file the writer appends to
+	//	 - preallocated.first is above durable, and no record at or above it is in an earlier segment
+	//	 - bytes and free include records that are not written yet, so that what was accepted fits
 	mu           sync.Mutex
 	full         bool  // the last Append was refused for lack of space
 	refusedBytes int64 // size of the largest record refused since there was last nothing to remove for it
@@ -121,6 +123,7 @@ func (s *Spool) Append(payload []byte) (Ticket, error) {
 	if err := s.admit(n); err != nil {
 		return Ticket{}, err
 	}
+	// From here on the space is accounted for: what is accepted is never refused later for lack of it.
 	b := s.pending
 	b.buf = s.id.appendRecord(b.buf, s.next, payload)
 	b.last = s.next
@@ -128,6 +131,8 @@ func (s *Spool) Append(payload []byte) (Ticket, error) {
 	s.bytes += n
 	s.free -= n
 	s.accepted += n
+	// A crash before the writer's Sync loses the record, or leaves it without a caller that knows of it. Both are
+	// allowed: Wait has not returned.
 	signal(s.work)
 	return Ticket{b.last}, nil
 }
@@ -138,6 +143,7 @@ func (s *Spool) Wait(t Ticket) (sequence uint64, err error) {
 	s.mu.Lock()
 	var b *batch
 	switch {
+	// The order matters: a record of a failed spool that is durable was committed before the failure.
 	case t.sequence <= s.durable:
 	case s.flushing != nil && t.sequence <= s.flushing.last:
 		b = s.flushing
@@ -148,6 +154,7 @@ func (s *Spool) Wait(t Ticket) (sequence uint64, err error) {
 	}
 	s.mu.Unlock()
 	if b != nil {
+		// err is set before done is closed, so it may be read without mu.
 		<-b.done
 		err = b.err
 	}
@@ -165,6 +172,8 @@ func (s *Spool) admit(n int64) error {
 	}
 	refusal := s.refusal(n)
 	if s.full = refusal != nil; s.full {
+		// The background goroutine removes published segments until a record of this size fits, and the caller's retry
+		// succeeds.
 		s.refusedBytes = max(s.refusedBytes, n)
 		signal(s.background)
 	}
@@ -257,10 +266,12 @@ func (s *Spool) Close() error {
 		return ErrClosed
 	}
 	close(s.closing) // the writer flushes once more, the saver saves once more
+	// The writer has committed or failed every accepted record, and the saver has saved every position.
 	s.finished.Wait()
 	for _, c := range s.cursors {
 		c.closeSegment()
 	}
+	// Empty, so a crash before its removal is harmless: Open removes it.
 	if s.preallocated != nil {
 		s.discard(s.preallocated)
 	}
@@ -275,6 +286,7 @@ func (s *Spool) Close() error {
 func (s *Spool) waitingBytes() int64 {
 	last := s.segments[len(s.segments)-1]
 	end := last.base + last.size
+	// A cursor at durable waits for nothing, even where committedEnd is only the start of its segment.
 	least := end
 	for _, c := range s.cursors {
 		if c.committed < s.durable {

@@ -25,26 +25,27 @@ Usage: postbridge spool ls
        postbridge spool dump [filters]
        postbridge spool repair [--dry-run]
 
-ls      the segments, the position of each bus (as of moments ago), the quarantined files, and
-        whether a process has the spool open
-dump    the events as lines of JSON, as tail prints them and send --replay reads them; verifies all
-        of the spool, and reports damage on stderr where it stands; exit 1 if there is any
-repair  while serve is stopped: move each file that keeps serve from opening the spool to
-        spool/quarantine-<time>; nothing is deleted, and no number of theirs is used again
+ls      the segments, the saved position of each bus, the quarantined files, and whether a process
+        has the spool open
+dump    the events as JSON lines, as tail prints them and send --replay reads them; verifies the
+        whole spool, and reports damage on stderr; exit 1 if there is any
+repair  while serve is stopped: move each file that prevents serve from opening the spool to
+        spool/quarantine-<time>; nothing is deleted, and their sequences are not used again
 
 To publish the events of a quarantined segment, move it to spool/ of a data directory of its own and
 run 'postbridge drain' there, in the version that wrote it.
 
 Filters of dump:
-  --from, --to WHEN     received then or later; before: a time (RFC 3339) or how long ago: 10m
+  --from, --to WHEN     received at or after, before: a time (RFC 3339) or an age (10m)
   --broker NAME         only events of this broker
-  --sequence NUMBER     only the event of that number in the spool, as the log and /status name it
+  --sequence NUMBER     only the event with this sequence, as in the log and /status
 
 Examples:
   postbridge spool dump >/dev/null          # only the damage
   postbridge spool dump --from 2026-11-20T09:00:00+05:30 --broker kite >day.jsonl
 `
 
+// spool runs the subcommand in args[0].
 func (p *process) spool(ctx context.Context, args []string) error {
 	if len(args) == 0 {
 		return misuse("spool: no ls, dump or repair; run 'postbridge spool --help'")
@@ -88,6 +89,7 @@ func (p *process) inspectSpool(flags *flag.FlagSet, args []string) (v *spool.Vie
 	return v, c.DataDir, nil
 }
 
+// spoolLs prints what the files of the spool show, without reading the records.
 func (p *process) spoolLs(args []string) error {
 	v, dataDir, err := p.inspectSpool(newFlags("spool ls"), args)
 	if err != nil {
@@ -129,7 +131,7 @@ func (p *process) spoolLs(args []string) error {
 
 // eventFilter selects events of the spool. The zero value selects all.
 type eventFilter struct {
-	from, to time.Time // of their arrival
+	from, to time.Time // bounds of ReceivedAt: from is included, to is not
 	broker   string
 	sequence uint64
 }
@@ -163,7 +165,7 @@ func (f *eventFilter) matches(d *bridge.Delivery) bool {
 		(f.sequence == 0 || f.sequence == d.Sequence)
 }
 
-// spoolDump writes the events of the spool as lines of JSON, and reports what cannot be read.
+// spoolDump writes the events of the spool as JSON lines, and reports damage.
 func (p *process) spoolDump(ctx context.Context, args []string) error {
 	var f eventFilter
 	flags := newFlags("spool dump")
@@ -202,7 +204,7 @@ func (p *process) spoolDump(ctx context.Context, args []string) error {
 		if d.Sequence = r.Sequence; !f.matches(d) {
 			continue
 		}
-		_, _ = out.Write(d.Data) // WriteByte returns its error, too
+		_, _ = out.Write(d.Data) // a bufio.Writer keeps the error for WriteByte
 		if err := out.WriteByte('\n'); err != nil {
 			return err
 		}
@@ -217,7 +219,7 @@ func (p *process) spoolDump(ctx context.Context, args []string) error {
 	return nil
 }
 
-// spoolRepair makes a spool one that serve opens.
+// spoolRepair quarantines the files that prevent serve from opening the spool.
 func (p *process) spoolRepair(args []string) error {
 	dryRun := false
 	flags := newFlags("spool repair")
@@ -257,8 +259,8 @@ func (p *process) spoolRepair(args []string) error {
 	return p.print(fmt.Sprintf("serve can open the spool now; its next event is number %d\n", v.Next))
 }
 
-// checkRepair refuses a spool that is in use, or whose files this user cannot read, or root where the spool is another
-// user's, who could not open what root makes there.
+// checkRepair returns an error if the spool is in use, if this user cannot read one of its files, or if root would
+// create files in the spool of another user, who could not open them.
 func checkRepair(v *spool.View, dir string) error {
 	if v.InUse {
 		return errors.New("a process has the spool open; stop serve first")
@@ -268,31 +270,33 @@ func checkRepair(v *spool.View, dir string) error {
 		return err
 	}
 	if uid, _, ok := owner(info); ok && uid != 0 && os.Geteuid() == 0 {
-		return fmt.Errorf("the spool is of user %d, and serve could not open what root makes there; run it as that user", uid)
+		return fmt.Errorf("the spool belongs to user %d, who cannot open files that root creates; "+
+			"run repair as that user", uid)
 	}
 	for _, f := range v.Faults {
 		if errors.Is(f.Err, os.ErrPermission) {
-			return fmt.Errorf("%s cannot be read by this user; run it as the user of serve, or mend the file's owner and rights", f.File)
+			return fmt.Errorf("%s is not readable by this user; "+
+				"run repair as the user of serve, or fix its owner and mode", f.File)
 		}
 	}
 	return nil
 }
 
-// consequence returns what it means for serve that a file of the spool is not there.
+// consequence describes the effect on serve of quarantining a file of the spool.
 func consequence(file string) string {
 	switch {
 	case filepath.Ext(file) == ".seg":
 		return "its events are not published: see 'postbridge spool --help'"
 	case strings.HasPrefix(file, "cursor-"):
-		return "the bus is offered again all that is kept"
+		return "all events in the spool are published to the bus again"
 	case strings.HasPrefix(file, "offered-"):
-		return "the bus is asked what it has of all that is kept"
+		return "all unpublished events in the spool are looked up on the bus"
 	default:
-		return "serve writes it anew"
+		return "serve creates it again"
 	}
 }
 
-// moveFile moves a file to another directory, which is made if there is none. The move survives a crash.
+// moveFile moves a file to another directory, which it creates if there is none. The move is durable on return.
 func moveFile(dir, name, to string) error {
 	if err := os.MkdirAll(to, 0o700); err != nil {
 		return err

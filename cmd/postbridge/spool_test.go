@@ -127,7 +127,8 @@ func TestRepairAsRoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := runWith(t, environ("DATA_DIR="+dataDir), "spool", "repair")
-	if want := "the spool is of user 65534, and serve could not open what root makes there; run it as that user"; got.code != 1 || !strings.Contains(got.stderr, want) {
+	want := "the spool belongs to user 65534, who cannot open files that root creates; run repair as that user"
+	if got.code != 1 || !strings.Contains(got.stderr, want) {
 		t.Errorf("exit code %d, %s", got.code, got.stderr)
 	}
 	if segments := segmentsOf(t, dataDir); len(segments) != 1 {
