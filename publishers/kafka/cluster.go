@@ -119,7 +119,7 @@ func (p *Publisher) connected(m *kafkago.MetadataResponse, err error) (controlle
 // pokeAll ends every wait for a retry. Guarded by mu.
 func (p *Publisher) pokeAll() {
 	for _, t := range p.topics {
-		for _, l := range t.lanes {
+		for _, l := range t.writers {
 			l.poke()
 		}
 	}

@@ -43,7 +43,7 @@ const (
 	mechanismScram256 = "SCRAM-SHA-256"
 	mechanismScram512 = "SCRAM-SHA-512"
 
-	// maxPartitions is more than a topic of events can need: each partition is a lane of ours, and files on each
+	// maxPartitions is more than a topic of events can need: each partition has a writer of ours, and files on each
 	// replica.
 	maxPartitions = 100_000
 	// maxReplication is the largest number that Kafka's protocol has room for.

@@ -36,7 +36,7 @@ func Indexed(p *Publisher) (events int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, t := range p.topics {
-		for _, l := range t.lanes {
+		for _, l := range t.writers {
 			events += len(l.index.window)
 		}
 	}

@@ -436,7 +436,7 @@ func TestNumbersRefusedForGood(t *testing.T) {
 			all := publishertest.Events(101, 300, 40)
 			r.Store(all...)
 			if !bus.logged("level=WARN", "the broker no longer knows what this producer wrote") {
-				t.Error("it is not said that the lanes go on with new producers")
+				t.Error("the log does not say that the writers go on as new producers")
 			}
 			wantStored(t, r, append(first, all...)...)
 
@@ -499,13 +499,13 @@ func TestForgottenAfterLostAnswer(t *testing.T) {
 		}
 		return frame
 	}})
-	all := publishertest.Events(12, 1, 1) // all that the lane has is found then
+	all := publishertest.Events(12, 1, 1) // the scan finds all that the partition has
 	r.Store(all...)
 	wantStored(t, r, append(first, all...)...)
 }
 
 // TestNumbersTakenForOld has the broker take what comes for a repeat of something that it stored long ago. What the
-// lane finds there again and again keeps it from nothing: it goes on as a new producer.
+// writer finds there again and again keeps it from nothing: it goes on as a new producer.
 func TestNumbersTakenForOld(t *testing.T) {
 	t.Parallel()
 	first := ordersOnly(publishertest.Events(1, 20, 5))
@@ -531,7 +531,7 @@ func TestNumbersTakenForOld(t *testing.T) {
 	waitNoCauses(r)
 }
 
-// What a lane found and nobody offers keeps it neither from waiting nor from giving up its numbers.
+// What a writer found and nobody publishes keeps it neither from waiting nor from giving up its numbers.
 func TestNumbersRefusedWithOthersFound(t *testing.T) {
 	t.Parallel()
 	bus := startBus(t, 1)
@@ -1009,7 +1009,7 @@ func TestDiskBroken(t *testing.T) {
 	all := publishertest.Events(1, 200, 40)
 	r.Publish(all...)
 	waitCause(r, "publishing to orders: ", "the disk is full")
-	r.Eventually("each lane asking time and again", func() bool { return r.DiskAsked() > 60 })
+	r.Eventually("each writer asking time and again", func() bool { return r.DiskAsked() > 60 })
 	if got := bus.Stored(t, bridge.Orders); len(got) > 0 {
 		t.Errorf("%d events are stored", len(got))
 	}

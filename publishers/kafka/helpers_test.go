@@ -248,7 +248,7 @@ func containsAll(text string, words ...string) bool {
 	return true
 }
 
-// ByDestination says that each partition of each topic is a lane of its own.
+// ByDestination says that each partition of each topic has a writer of its own.
 func (b *testBus) ByDestination() {}
 
 func (b *testBus) Cut() {

@@ -28,7 +28,7 @@ func (p partitionLog) scan(x *index, end, fetch int64) {
 // id names the event at an offset.
 func (p partitionLog) id(offset int64) string { return strconv.FormatInt(offset, 36) }
 
-// moveWindow does what lane.moveWindow does, and counts the offsets that are read for it.
+// moveWindow does what partitionWriter.moveWindow does, and counts the offsets that are read for it.
 func (p partitionLog) moveWindow(x *index, from, target uint64) (read int64) {
 	for _, c := range x.open(from, target) {
 		if x.ends(c) {

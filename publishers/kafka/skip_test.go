@@ -41,7 +41,7 @@ func crashAfter(
 	return z.run
 }
 
-// What a lane skips as older than its first event may be its own, with the numbers that it would use next: then a
+// What a writer skips as older than its first event may be its own, with the numbers that it would use next: then a
 // broker takes that event for a repeat, of as many.
 func TestSkippedOfOtherPartition(t *testing.T) {
 	t.Parallel()
@@ -179,7 +179,7 @@ func TestLookGoesOn(t *testing.T) {
 	}
 }
 
-// An event that was acknowledged, but has to be looked after, is not given to another lane before that was done.
+// An event that was acknowledged, but has to be looked after, is not given to another writer before that was done.
 func TestPartitionsAddedInDoubt(t *testing.T) {
 	t.Parallel()
 	first := ordersOnly(publishertest.Events(1, 20, 20))

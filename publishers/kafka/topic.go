@@ -19,18 +19,18 @@ type topic struct {
 	dest bridge.Destination
 	name string
 
-	lanes      []*partitionWriter // by partition; nil until the topic is known
-	partitions []int              // the numbers of lanes
+	writers    []*partitionWriter // by partition; nil until the topic is known
+	partitions []int              // the indexes of writers
 	leaders    []string
-	waiting    []*entry // without a lane: the topic is not known yet, or the lanes change
+	waiting    []*entry // without a writer: the topic is not known yet, or the writers change
 
-	// wanted is how many partitions the topic has by now, if that is not len(lanes): the lanes end, one after the
+	// wanted is how many partitions the topic has by now, if that is not len(writers): the writers end, one after the
 	// other, and new ones begin when the last has. Otherwise 0.
 	wanted int
-	ended  int       // lanes that have
+	ended  int       // writers that have
 	fewer  time.Time // since when the topic seems to have fewer partitions; zero if it does not
 
-	failing publishers.Condition[*partitionWriter] // blocks lanes
+	failing publishers.Condition[*partitionWriter] // blocks writers
 	made    int                                    // creations begun; changed while holding sending, too
 	unread  bool                                   // logged that we may not read it
 
@@ -59,9 +59,9 @@ func topicName(prefix string, dest bridge.Destination) string {
 	return prefix + "." + string(dest)
 }
 
-// push queues the event in the lane of its key. Guarded by mu, as everything below.
+// push queues the event at the writer of its partition. Guarded by mu, as everything below.
 func (t *topic) push(e *entry) {
-	if t.lanes == nil || t.wanted > 0 {
+	if t.writers == nil || t.wanted > 0 {
 		t.waiting = append(t.waiting, e)
 		return
 	}
@@ -70,7 +70,7 @@ func (t *topic) push(e *entry) {
 
 // laneOf chooses the partition of a key as Java clients do.
 func (t *topic) laneOf(key string) *partitionWriter {
-	return t.lanes[kafkago.Murmur2Balancer{}.Balance(kafkago.Message{Key: []byte(key)}, t.partitions...)]
+	return t.writers[kafkago.Murmur2Balancer{}.Balance(kafkago.Message{Key: []byte(key)}, t.partitions...)]
 }
 
 // checkPartitions takes what the cluster says of the partitions, and warns if there are more or fewer of them. It is
@@ -97,7 +97,7 @@ func (t *topic) learn(m kafkago.Topic) (before int) {
 	before = t.adopt(len(leaders))
 	old := t.leaders
 	t.leaders = leaders
-	for i, l := range t.lanes {
+	for i, l := range t.writers {
 		if i < len(leaders) && leaders[i] != "" && (i >= len(old) || leaders[i] != old[i]) {
 			l.poke()
 		}
@@ -106,13 +106,13 @@ func (t *topic) learn(m kafkago.Topic) (before int) {
 }
 
 // adopt takes the number of partitions, and returns the one before if it changed, else 0. Where it did, keys move to
-// other partitions: the lanes end first, so that an order's next event is sent when the one before it is stored.
+// other partitions: the writers end first, so that an order's next event is sent when the one before it is stored.
 func (t *topic) adopt(n int) (before int) {
-	now := max(t.wanted, len(t.lanes))
+	now := max(t.wanted, len(t.writers))
 	switch {
 	case n == now:
 		t.fewer = time.Time{}
-	case t.lanes == nil:
+	case t.writers == nil:
 		t.begin(n)
 	case t.wanted > 0: // one change at a time
 	case n < now && t.fewer.IsZero():
@@ -120,7 +120,7 @@ func (t *topic) adopt(n int) (before int) {
 	case n < now && time.Since(t.fewer) < t.p.limits.shrinkAfter:
 	default:
 		t.wanted, t.ended, t.fewer = n, 0, time.Time{}
-		for _, l := range t.lanes {
+		for _, l := range t.writers {
 			l.poke()
 		}
 		return now
@@ -128,11 +128,11 @@ func (t *topic) adopt(n int) (before int) {
 	return 0
 }
 
-// begin makes the lanes and gives them what waits.
+// begin starts the writers and queues the waiting events.
 func (t *topic) begin(n int) {
-	t.lanes, t.partitions, t.wanted = make([]*partitionWriter, n), make([]int, n), 0
-	for i := range t.lanes {
-		t.lanes[i], t.partitions[i] = newPartitionWriter(t, i), i
+	t.writers, t.partitions, t.wanted = make([]*partitionWriter, n), make([]int, n), 0
+	for i := range t.writers {
+		t.writers[i], t.partitions[i] = newPartitionWriter(t, i), i
 	}
 	waiting := t.waiting
 	t.waiting = nil
@@ -143,16 +143,16 @@ func (t *topic) begin(n int) {
 	for _, e := range waiting {
 		t.push(e)
 	}
-	for _, l := range t.lanes {
+	for _, l := range t.writers {
 		t.p.running.Go(l.run)
 	}
 }
 
-// end takes back what a lane did not send, for the lanes that come next.
+// end takes back the events that a writer has not stored, for the next writers.
 func (t *topic) end(left []*entry) {
 	t.waiting = append(t.waiting, left...)
 	t.ended++
-	if t.ended == len(t.lanes) {
+	if t.ended == len(t.writers) {
 		t.begin(t.wanted)
 	}
 }

@@ -27,7 +27,7 @@ func TestPartitionOfKey(t *testing.T) {
 	for _, n := range []int{1, 2, 3, 6, 7, 12, 100, 1023} {
 		tp := &topic{p: new(Publisher)}
 		for i := range n {
-			tp.lanes, tp.partitions = append(tp.lanes, newPartitionWriter(tp, i)), append(tp.partitions, i)
+			tp.writers, tp.partitions = append(tp.writers, newPartitionWriter(tp, i)), append(tp.partitions, i)
 		}
 		for key, hash := range vectors() {
 			if got, want := tp.laneOf(key).partition, int(hash&0x7fffffff)%n; got != want {
@@ -37,11 +37,11 @@ func TestPartitionOfKey(t *testing.T) {
 	}
 }
 
-// TestLeaders pokes a lane when it has another leader than before.
+// TestLeaders pokes a writer when it has another leader than before.
 func TestLeaders(t *testing.T) {
 	t.Parallel()
 	tp := &topic{p: new(Publisher)}
-	tp.lanes, tp.partitions = []*partitionWriter{newPartitionWriter(tp, 0), newPartitionWriter(tp, 1)}, []int{0, 1}
+	tp.writers, tp.partitions = []*partitionWriter{newPartitionWriter(tp, 0), newPartitionWriter(tp, 1)}, []int{0, 1}
 	tell := func(ports ...int) {
 		var m kafkago.Topic
 		for i, port := range ports {
@@ -55,12 +55,12 @@ func TestLeaders(t *testing.T) {
 	}
 	want := func(poked [2]bool, leaders ...string) {
 		t.Helper()
-		for i, l := range tp.lanes {
+		for i, l := range tp.writers {
 			if got, _ := l.leader(); got != leaders[i] {
 				t.Errorf("the leader of %d is %q, want %q", i, got, leaders[i])
 			}
 			if got := len(l.poked) > 0; got != poked[i] {
-				t.Errorf("lane %d was poked: %t", i, got)
+				t.Errorf("writer %d was poked: %t", i, got)
 			}
 			select {
 			case <-l.poked:

@@ -105,7 +105,7 @@ func TestNoteReadAgain(t *testing.T) {
 	if got, ok := again.position("prefix.orders", 0); ok {
 		t.Errorf("found %v of another cluster", got)
 	}
-	again.advance("prefix.orders", 0, 1, at(1)) // of a lane that does not know it yet
+	again.advance("prefix.orders", 0, 1, at(1)) // of a writer that does not know it yet
 	again.want(t, 9, "cluster other")
 }
 
