@@ -40,7 +40,7 @@ func TestPartitionOfKey(t *testing.T) {
 // TestLeaders pokes a writer when it has another leader than before.
 func TestLeaders(t *testing.T) {
 	t.Parallel()
-	tp := &topic{p: new(Publisher)}
+	tp := &topic{p: &Publisher{ctx: t.Context()}}
 	tp.writers, tp.partitions = []*partitionWriter{newPartitionWriter(tp, 0), newPartitionWriter(tp, 1)}, []int{0, 1}
 	tell := func(ports ...int) {
 		var m kafkago.Topic
