@@ -9,9 +9,9 @@ import (
 // preallocatedSegment is a segment created before it is needed, so that no commit waits for the directory. Its file
 // stays empty until the writer reaches first. A crash before that leaves an empty file, which Open removes.
 type preallocatedSegment struct {
-	first uint64
+	first uint64        // immutable; above every sequence in the pending batch when it was chosen
 	ready chan struct{} // closed once file is set
-	file  File          // nil if it could not be made
+	file  File          // nil if it could not be created, or once the writer has taken it
 }
 
 // runBackground is the background goroutine, for directory operations that no caller should wait for. It preallocates
@@ -44,6 +44,7 @@ func (s *Spool) runBackground() {
 func (s *Spool) raiseHighWaterMarks() {
 	for _, c := range s.cursors {
 		s.mu.Lock()
+		// Checked again by saveHighWater under files; here only so that mu is free during the disk operation.
 		_, due := c.nextHighWater()
 		s.mu.Unlock()
 		if due {
@@ -82,6 +83,7 @@ func (s *Spool) measureFree() error {
 // preallocate creates the next segment, if it is due.
 func (s *Spool) preallocate() {
 	s.mu.Lock()
+	// planPreallocation and the assignment below are one critical section: no record at or above first can be appended in between.
 	first, due := s.planPreallocation()
 	if !due || s.paused {
 		s.mu.Unlock()
@@ -113,6 +115,7 @@ func (s *Spool) planPreallocation() (first uint64, due bool) {
 	case s.preallocated == nil && s.nearlyFull(g):
 		// The first sequence is about as far ahead as records still fit, by their average size so far, less an eighth.
 		// If fewer fit, the writer creates a segment in between.
+		// Bytes left in the segment after every record that was appended so far.
 		left := max(0, s.segmentSize()-g.size-(s.accepted-s.written))
 		fit := uint64(left) * (g.last + 1 - g.first) / uint64(g.size)
 		return s.next + fit - fit/8, true
@@ -132,6 +135,7 @@ func (s *Spool) nearlyFull(g *segment) bool { return g.size >= s.segmentSize()/4
 func (s *Spool) preallocatedFirst(last uint64) uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	// A segment preallocated after this call starts above last: see planPreallocation.
 	if s.preallocated == nil || s.preallocated.first > last {
 		return 0
 	}
@@ -208,6 +212,8 @@ func (s *Spool) published(g *segment) bool {
 // removeOldest removes the oldest segment if it may be removed now, and reports whether it did.
 func (s *Spool) removeOldest() bool {
 	s.mu.Lock()
+	// removing is set in the same critical section, so that a Rewind either sees it or makes the segment not
+	// removable.
 	g, due := s.removable(time.Now())
 	if !due || s.paused {
 		s.mu.Unlock()
@@ -219,6 +225,7 @@ func (s *Spool) removeOldest() bool {
 		s.retryLater("cannot remove a published segment of the spool", g.name(), err)
 		return false
 	}
+	// The removal worked: a later failure is logged again.
 	s.logged = false
 	s.mu.Lock()
 	// A crash before the directory is synced may bring the file back: every record in it is below all cursors, and it
@@ -237,11 +244,13 @@ func (s *Spool) removable(now time.Time) (*segment, bool) {
 		if g.next == nil || !s.published(g) {
 			break
 		}
+		// Stamped in order, and only once: Options.Keep counts from when the files of the cursors were past it.
 		if g.publishedAt.IsZero() {
 			g.publishedAt = now
 		}
 	}
 	g := s.segments[0]
+	// After a failure the state of the disk is unknown, so nothing is removed before the next Open.
 	due := s.err == nil && !s.closed && !g.publishedAt.IsZero() && (now.Sub(g.publishedAt) >= s.o.Keep || s.spaceLow())
 	if !due && (s.preallocated == nil || s.preallocated.first > s.next) {
 		s.refusedBytes = 0 // nothing more can be removed for it

@@ -145,6 +145,8 @@ func (c *Cursor) SetSnapshot(snapshot func() (committed uint64, state []byte)) {
 func (c *Cursor) Commit(r Record) {
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
+	// A crash before the next save leaves the older position in the file: records after it are returned again, with
+	// Redelivered set.
 	c.committed, c.committedEnd, c.waitingSince = r.Sequence, r.end, time.Now()
 	c.markDirty()
 }
@@ -168,10 +170,13 @@ func (c *Cursor) markDirty() {
 func (c *Cursor) Rewind(sequence uint64) uint64 {
 	c.closeSegment()
 	c.retained, c.retainedBytes = nil, 0 // not reused: deliveries in flight may still read them
+	// What was returned in this run may be on the bus, too.
 	c.redelivered = max(c.redelivered, c.next-1)
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
+	// A rewind never moves forward: a sequence above committed may be in flight.
 	sequence = min(sequence, c.committed)
+	// The start of a segment is a lower bound for the position until Next has read up to it.
 	begin := c.s.retainedSegment(sequence + 1)
 	if c.committed == c.s.durable {
 		c.waitingSince = time.Now()
@@ -181,6 +186,7 @@ func (c *Cursor) Rewind(sequence uint64) uint64 {
 	c.next = c.committed + 1
 	// saved is zero: the file is ahead of the cursor, so no segment may be removed until it is written again. A crash
 	// before that finds the old file; the publisher state in it leads to the same rewind.
+	// Positions captured before the rewind must not be saved after it.
 	c.unsaved, c.saved = nil, 0
 	c.rewinds++
 	for _, g := range c.s.segments {
@@ -228,10 +234,12 @@ func (c *Cursor) tryNext() (Record, bool, error) {
 		if c.reader.offset >= c.limit {
 			c.limit, c.last, following = c.s.extent(c.segment)
 		}
+		// The sequences between the previous segment and this one have no record.
 		if c.next < c.segment.first {
 			return c.lostRecord(c.segment.first-1, c.segment.base), true, nil
 		}
 		if c.reader.offset >= c.limit {
+			// End of the log: the writer wakes the cursor after the next commit.
 			if following == nil {
 				return Record{}, false, nil
 			}
@@ -253,6 +261,7 @@ func (c *Cursor) readRecord(limit int64, last uint64) (Record, bool, error) {
 	sequence, payload, err := c.reader.record(limit, last)
 	switch {
 	case errors.Is(err, errDamaged):
+		// Damage in the middle costs only its own records: reading continues at the next valid one.
 		found, err := c.skipDamage(limit, last)
 		if err != nil || found || c.next > last {
 			return Record{}, false, err
@@ -262,10 +271,13 @@ func (c *Cursor) readRecord(limit int64, last uint64) (Record, bool, error) {
 		return Record{}, false, fmt.Errorf("cannot read the spool: %w", err)
 	}
 	end := c.segment.base + c.reader.offset
+	// Committed before the segment was opened.
 	if sequence < c.next {
 		c.s.advanceCommittedEnd(c, end)
 		return Record{}, false, nil
 	}
+	// The mark must be durable before the bus can see the record: a crash in between would report a record that the
+	// bus has as new.
 	if sequence > c.highWaterCheck {
 		c.ensureHighWater(sequence)
 	}
@@ -283,6 +295,7 @@ func (c *Cursor) readRecord(limit int64, last uint64) (Record, bool, error) {
 // raises it half a step early; this one waits for the disk only if that is late.
 func (c *Cursor) ensureHighWater(sequence uint64) {
 	c.s.mu.Lock()
+	// The background goroutine may be raising the mark at this moment; saveHighWater checks again.
 	late := sequence > c.highWater
 	if sequence+highWaterStep/2 > c.highWater {
 		c.reached = max(sequence, c.redelivered)
@@ -294,6 +307,7 @@ func (c *Cursor) ensureHighWater(sequence uint64) {
 	}
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
+	// The next check is half a step before the mark, to request a higher one early, and then at the mark itself.
 	if c.highWaterCheck = c.highWater; sequence+highWaterStep/2 <= c.highWater {
 		c.highWaterCheck -= highWaterStep / 2
 	}
@@ -376,9 +390,11 @@ func (c *Cursor) retainBuffer() {
 		return
 	}
 	l := retainedBuffer{size: int64(len(c.buffer)), end: c.segment.base + c.reader.offset}
+	// Larger buffers held one large record; the garbage collector frees them with it.
 	if l.size == readAhead {
 		l.buffer = c.buffer
 	}
+	// Once the last record read from the buffer is committed, no payload in it is in use.
 	c.retained, c.retainedBytes, c.buffer = append(c.retained, l), c.retainedBytes+l.size, nil
 }
 

@@ -41,6 +41,7 @@ func (r *segmentReader) record(limit int64, last uint64) (sequence uint64, paylo
 	if err := r.fill(recordHeaderLen, limit); err != nil {
 		return 0, nil, err
 	}
+	// The header is verified before its length is used.
 	n, ok := r.id.recordLen(r.buf)
 	if !ok {
 		return 0, nil, errDamaged
@@ -48,6 +49,7 @@ func (r *segmentReader) record(limit int64, last uint64) (sequence uint64, paylo
 	if err := r.fill(n, limit); err != nil {
 		return 0, nil, err
 	}
+	// The record extends past limit: incomplete, or its header is stale.
 	if int64(len(r.buf)) < n {
 		return 0, nil, errDamaged
 	}
@@ -57,6 +59,7 @@ func (r *segmentReader) record(limit int64, last uint64) (sequence uint64, paylo
 	if !ok || sequence < r.next || sequence > last {
 		return 0, nil, errDamaged
 	}
+	// Advanced only for a valid record: on errDamaged the caller resyncs from its start.
 	r.buf, r.offset, r.next = r.buf[n:], r.offset+n, sequence+1
 	return sequence, payload, nil
 }
@@ -69,6 +72,7 @@ func (r *segmentReader) fill(n, limit int64) error {
 	r.buf = nil // the provider may reuse its memory from here on
 	buf := r.buffer(min(max(n, readAhead), limit-r.offset))
 	read, err := r.file.ReadAt(buf, r.offset)
+	// A file may be shorter than limit, if somebody has truncated it: what is missing is damage.
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
@@ -82,6 +86,8 @@ func (r *segmentReader) resync(limit int64, last uint64) (damage []byte, found b
 	if err := r.fill(limit-r.offset, limit); err != nil {
 		return nil, false, err
 	}
+	// A record found inside the damaged one has a sequence in range only if it is genuine: the checksum has the
+	// spool's id.
 	at, found := r.id.findRecord(r.buf, r.next, last)
 	if !found {
 		damage, r.buf, r.offset = r.buf, nil, limit
@@ -115,6 +121,7 @@ func recoverSegment(id spoolID, f File, first uint64, size int64) (recovered, er
 				return found, err
 			}
 			if !more {
+				// Invalid bytes up to the end: a torn tail. Everything before end is kept, damage included.
 				found.tornBytes = size - found.end
 				found.highest = id.highestSequence(damage, found.last)
 			}

@@ -58,6 +58,7 @@ func (s *Spool) flush() {
 		s.fail(err)
 		b.err = s.err
 	}
+	// A burst must not retain its buffer for ever.
 	if cap(b.buf) <= maxSpareBuffer {
 		s.spare = b.buf[:0]
 	}
@@ -99,6 +100,7 @@ func (s *Spool) writeBatch(b *batch) error {
 		// before.
 		s.end += n
 		buf = buf[n:]
+		// The rest of the batch goes into another segment; only what is synced is durable.
 		last := b.last
 		if len(buf) > 0 {
 			last = recordSequence(buf) - 1
@@ -121,6 +123,7 @@ func (s *Spool) advanceDurable(last uint64) {
 		}
 	}
 	s.written += s.end - g.size
+	// One critical section: a cursor sees size and last of the same commit, and Wait agrees with them.
 	g.size, g.last, s.durable = s.end, last, last
 	if s.spaceLow() || s.preallocated == nil && s.nearlyFull(g) {
 		signal(s.background)
@@ -138,6 +141,7 @@ func (s *Spool) wakeCursors() {
 
 // rotate makes the segment with the given first sequence the last one. The segment before it is durable.
 func (s *Spool) rotate(first uint64) error {
+	// The file is empty and its name durable. The segment before it needs no more syncs.
 	f, err := s.nextFile(first)
 	if err == nil {
 		err = writeHeader(s.fs, f, s.id, first)
@@ -148,6 +152,7 @@ func (s *Spool) rotate(first uint64) error {
 	// A crash here leaves a last segment that is empty or has an incomplete header: Open removes it or writes the
 	// header.
 	closed := s.file.Close() // already synced; its error is reported, because it can mean lost data
+	// end is behind the header, which becomes durable with the first record.
 	s.file, s.end = f, segmentHeaderLen
 	s.mu.Lock()
 	s.addSegment(first, segmentHeaderLen)
@@ -166,6 +171,7 @@ func (s *Spool) addSegment(first uint64, size int64) {
 	g := &segment{first: first, last: first - 1, size: size}
 	if n := len(s.segments); n > 0 {
 		before := s.segments[n-1]
+		// The previous segment does not grow any more, so base is final.
 		g.base = before.base + before.size
 		before.next, before.last = g, first-1
 	}
@@ -218,6 +224,7 @@ func newSegment(fs FS, id spoolID, first uint64) (File, error) {
 // fail makes an error permanent and fails the pending batch; the caller fails the one being flushed. Needs mu. It is
 // called at most once, by the writer, which then ends.
 func (s *Spool) fail(err error) {
+	// err is set before the channels are closed, so that a caller that one of them wakes sees it.
 	s.err = fmt.Errorf("%w: %w", ErrFailed, err)
 	s.pending.err = s.err
 	close(s.pending.done)
