@@ -25,7 +25,7 @@ func FuzzSegment(f *testing.F) {
 	f.Add([]byte{}, true)
 	f.Fuzz(func(t *testing.T, b []byte, last bool) {
 		if len(b) == 0 && !last {
-			return // a segment made ahead: it claims no numbers
+			return // a preallocated segment: it has no sequences
 		}
 		fs := crashfs.New(t)
 		fs.WriteFile("spool", idFile(1, testID))

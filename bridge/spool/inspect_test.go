@@ -102,7 +102,7 @@ func TestInspectDamage(t *testing.T) {
 		"one is missing": {damage: func(fs *crashfs.FS) {
 			fs.RemoveFile(segmentName(4))
 		}, want: "1:a, 2:b, 3:c, 4-6 damaged, 7:g, 8:h, 9:i"},
-		"one made ahead is left behind": {damage: func(fs *crashfs.FS) {
+		"an unused preallocated one": {damage: func(fs *crashfs.FS) {
 			fs.RemoveFile(segmentName(1))
 			fs.WriteFile(segmentName(2), nil)
 		}, want: "4:d, 5:e, 6:f, 7:g, 8:h, 9:i"},

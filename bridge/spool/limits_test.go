@@ -19,7 +19,7 @@ import (
 // thousand is the payload of a record of 1000 bytes.
 var thousand = make([]byte, 1000-recordHeaderLen)
 
-// fill appends records of 1000 bytes until there is no more room, and returns how many. Upkeep keeps up with it.
+// fill appends records of 1000 bytes until the spool is full, and returns how many. The background goroutine keeps up.
 func fill(t testing.TB, s *spool.Spool) (n int) {
 	t.Helper()
 	for {

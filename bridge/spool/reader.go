@@ -86,8 +86,7 @@ func (r *segmentReader) resync(limit int64, last uint64) (damage []byte, found b
 	if err := r.fill(limit-r.offset, limit); err != nil {
 		return nil, false, err
 	}
-	// A record found inside the damaged one has a sequence in range only if it is genuine: the checksum has the
-	// spool's id.
+	// The range excludes stale records, whose checksums are valid, too.
 	at, found := r.id.findRecord(r.buf, r.next, last)
 	if !found {
 		damage, r.buf, r.offset = r.buf, nil, limit

@@ -177,12 +177,12 @@ func TestRecovery(t *testing.T) {
 			"4:d 5:e 6:f 7:g 8:h 9:i 10:new", ""},
 		{"segment that a crash left without content", func(fs *crashfs.FS) { fs.WriteFile(segmentName(10), nil) },
 			all + " 10:new", ""},
-		{"segment made ahead", func(fs *crashfs.FS) { fs.WriteFile(segmentName(15), nil) }, all + " 10:new", ""},
-		{"segment made ahead behind a write that was not finished", func(fs *crashfs.FS) {
+		{"preallocated segment", func(fs *crashfs.FS) { fs.WriteFile(segmentName(15), nil) }, all + " 10:new", ""},
+		{"preallocated segment behind a write that was not finished", func(fs *crashfs.FS) {
 			change(fs, last, func(b []byte) []byte { return append(b, record(testID, 10, "j")[:recordSize-1]...) })
 			fs.WriteFile(segmentName(15), nil)
 		}, all + " 10:new", ""},
-		{"segment made ahead that came back", func(fs *crashfs.FS) {
+		{"preallocated segment that came back", func(fs *crashfs.FS) {
 			fs.WriteFile(segmentName(5), nil)
 		}, all + " 10:new", ""},
 		{"segment without records", func(fs *crashfs.FS) {
@@ -212,7 +212,7 @@ func TestRecovery(t *testing.T) {
 			"5:e 6:f 7:g 8:h 9:i 10:new", ""},
 		{"cursor at the end", func(fs *crashfs.FS) { fs.WriteFile("cursor-bus", cursorFile(1, testID, 9, "")) },
 			"10:new", ""},
-		{"segment made ahead and left behind", func(fs *crashfs.FS) {
+		{"unused preallocated segment", func(fs *crashfs.FS) {
 			fs.RemoveFile(first)
 			fs.WriteFile(segmentName(2), nil)
 		}, "4:d 5:e 6:f 7:g 8:h 9:i 10:new", ""},
