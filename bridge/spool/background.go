@@ -6,8 +6,13 @@ import (
 	"time"
 )
 
-// preallocatedSegment is a segment created before it is needed, so that no commit waits for the directory. Its file
-// stays empty until the writer reaches first. A crash before that leaves an empty file, which Open removes.
+// preallocatedSegment is a segment created before it is needed, so that no commit waits for the directory. What a
+// crash finds of it depends on how far it came:
+//
+//	created, name not durable   nothing, or an empty file
+//	name durable                an empty file, which Open removes if there is another segment
+//	header written by rotate    an empty file or a header, whole or torn, which Open writes again; no records are lost
+//	first record synced         an ordinary segment
 type preallocatedSegment struct {
 	first uint64        // immutable; above every sequence in the pending batch when it was chosen
 	ready chan struct{} // closed once file is set
@@ -83,7 +88,8 @@ func (s *Spool) measureFree() error {
 // preallocate creates the next segment, if it is due.
 func (s *Spool) preallocate() {
 	s.mu.Lock()
-	// planPreallocation and the assignment below are one critical section: no record at or above first can be appended in between.
+	// planPreallocation and the assignment below are one critical section: no record at or above first is appended in
+	// between.
 	first, due := s.planPreallocation()
 	if !due || s.paused {
 		s.mu.Unlock()

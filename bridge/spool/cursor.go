@@ -27,6 +27,16 @@ type Record struct {
 
 // Cursor is the position of one bus in the log. Next and Rewind belong to one goroutine; the other methods may be
 // called from any.
+//
+// Four sequences describe it, in this order:
+//
+//	saved      in the cursor's file: segments up to here may be removed, and a restart continues here
+//	committed  published on the bus, in memory only: a crash returns to saved
+//	next       not returned yet; the records between committed and next are in flight
+//	highWater  in the high-water mark's file: a restart reports records up to here as Redelivered
+//
+// After a restart a record between saved and highWater is returned again, with Redelivered set, whether or not the bus
+// has it. A record above highWater was never returned, so it need not be looked up.
 type Cursor struct {
 	s    *Spool
 	name string

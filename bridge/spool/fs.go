@@ -68,9 +68,11 @@ func makeDir(dir string) error {
 	if err := makeDir(filepath.Dir(dir)); err != nil {
 		return err
 	}
+	// The events are private: no other user may read them.
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
+	// A crash before this line may lose the directory with everything durable in it.
 	return SyncDir(filepath.Dir(dir))
 }
 
@@ -87,6 +89,7 @@ func (d osDir) List() ([]FileInfo, error) {
 	}
 	var files []FileInfo
 	for _, e := range entries {
+		// A broken link is an error, not a missing file: the disk that it points to may come back.
 		info, err := os.Stat(d.path(e.Name())) // Stat follows a link, as Open does
 		if errors.Is(err, os.ErrNotExist) && e.Type()&os.ModeSymlink == 0 || err == nil && info.IsDir() {
 			continue // removed since ReadDir, or a directory
@@ -122,6 +125,8 @@ func (d osDir) SyncDir() error               { return SyncDir(string(d)) }
 func (d osDir) Free() (int64, error) { return freeSpace(string(d)) }
 
 func (d osDir) Lock(name string) (io.Closer, error) {
+	// The lock is on the open file, not in its content: it does not outlive the process, and the file is never
+	// removed.
 	f, err := os.OpenFile(d.path(name), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err

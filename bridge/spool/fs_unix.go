@@ -10,6 +10,7 @@ import (
 
 // SyncDir makes the names in a directory durable. It returns the error of the open or of the fsync.
 func SyncDir(dir string) error {
+	// An fsync of the directory covers creations, renames and removals in it.
 	f, err := os.Open(dir)
 	if err != nil {
 		return err
@@ -18,7 +19,8 @@ func SyncDir(dir string) error {
 	return f.Sync()
 }
 
-// rename replaces a file at once; the name is durable after SyncDir.
+// rename replaces a file atomically. The new name is durable after SyncDir of its directory; a crash before that
+// leaves the old file or the new one.
 func rename(from, to string) error { return os.Rename(from, to) }
 
 // freeSpace returns the bytes that an unprivileged user may still write to the file system of dir.
@@ -27,6 +29,7 @@ func freeSpace(dir string) (int64, error) {
 	if err := syscall.Statfs(dir, &st); err != nil {
 		return 0, &os.PathError{Op: "statfs", Path: dir, Err: err}
 	}
+	// Bavail excludes the blocks reserved for root, which Bfree includes.
 	return int64(st.Bavail) * int64(st.Bsize), nil
 }
 
@@ -37,6 +40,7 @@ func tryLock(f *os.File, mode lockMode) error {
 	if mode == shared {
 		how = syscall.LOCK_SH
 	}
+	// LOCK_NB: the caller decides whether to wait, and logs it.
 	err := syscall.Flock(int(f.Fd()), how|syscall.LOCK_NB)
 	switch {
 	case err == nil:

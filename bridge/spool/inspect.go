@@ -57,6 +57,7 @@ func Repair(fs FS, quarantine func(Fault) error) (*View, error) {
 	if err != nil {
 		return nil, err
 	}
+	// The lock is held throughout: no process may append behind the fence while files are moved.
 	v, err := repair(fs, quarantine)
 	return v, errors.Join(err, lock.Close())
 }
@@ -94,6 +95,7 @@ func (v *View) fence() error {
 		return nil // the next spool has another id, so its sequences are not compared with these
 	}
 	first := uint64(0)
+	// Only the unusable segments at the end matter: the sequences of any other are below those of a usable one.
 	for _, g := range slices.Backward(v.Segments) {
 		if g.err == nil {
 			break
@@ -109,6 +111,7 @@ func (v *View) fence() error {
 	for slices.ContainsFunc(v.Segments, func(g SegmentInfo) bool { return g.First == first }) {
 		first++ // the segment of another spool has this name
 	}
+	// Commit point of the fence: its name and header are durable on return.
 	f, err := newSegment(v.fs, v.id, first)
 	if err != nil {
 		return err
@@ -123,6 +126,7 @@ func (v *View) fence() error {
 func (v *View) Records() iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
 		w := walk{v: v, yield: yield, buffer: reuseBuffer()}
+		// One buffer serves all segments, so memory does not grow with their number.
 		for i := range v.Segments {
 			if !w.segment(&v.Segments[i]) {
 				return
@@ -156,6 +160,7 @@ func (w *walk) segment(g *SegmentInfo) bool {
 			return false
 		}
 	}
+	// Removed since the view was loaded: its records were published, so they are not missing.
 	if errors.Is(err, os.ErrNotExist) {
 		w.next = g.Last + 1
 	} else if err != nil {
@@ -185,6 +190,7 @@ func (w *walk) records(g *SegmentInfo) (more bool, err error) {
 			if !w.advance(g, sequence) || !w.yield(Record{Sequence: sequence, Payload: payload}, nil) {
 				return false, nil
 			}
+			// The next record must be above this one; a gap between them is reported by advance.
 			w.next = sequence + 1
 		case errors.Is(err, ErrDamaged):
 			damage, _, err := r.resync(end, g.Last)
@@ -196,6 +202,8 @@ func (w *walk) records(g *SegmentInfo) (more bool, err error) {
 			return true, err
 		}
 	}
+	// With a process at work the tail may be a write in progress. Without one it is damage only if it may have been
+	// acknowledged; Open will report the same sequences as lost.
 	if torn := w.v.recovered; g == w.v.tail && torn.highest > torn.last && !w.v.InUse {
 		w.gap = &Damage{Segment: g.Name, Offset: torn.end, Bytes: torn.tornBytes, Err: ErrDamaged}
 		return w.advance(g, torn.highest+1), nil

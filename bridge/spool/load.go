@@ -83,6 +83,7 @@ func load(fs FS, inUse bool) (*View, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Names sort like sequences, so the segments come in the order of the log.
 	slices.SortFunc(files, func(a, b FileInfo) int { return cmp.Compare(a.Name, b.Name) })
 	v := &View{InUse: inUse, Next: 1, fs: fs, highWater: map[string]uint64{}}
 	var (
@@ -110,6 +111,7 @@ func load(fs FS, inUse bool) (*View, error) {
 	v.findID(idFile, idErr)
 	v.checkHeaders()
 	v.scanTail()
+	// Last, because the id verifies them.
 	for _, f := range positions {
 		if err := v.loadPosition(f); err != nil {
 			v.fault(f.Name, err)
@@ -131,6 +133,7 @@ func isPreallocated(f FileInfo, files []FileInfo) bool {
 
 // fault adds a Fault. A file that no longer exists was removed by the process that has the spool open.
 func (v *View) fault(file string, err error) {
+	// In a spool that is not in use, a file that was listed a moment ago does not disappear by itself.
 	if !v.InUse || !errors.Is(err, os.ErrNotExist) {
 		v.Faults = append(v.Faults, Fault{file, err})
 	}
@@ -148,6 +151,7 @@ func (v *View) firstRefused() (Fault, bool) {
 // loadHeader adds a segment and reads its header. Segments must be added in the order of first.
 func (v *View) loadHeader(f FileInfo, first uint64) {
 	g := SegmentInfo{Name: f.Name, First: first, Last: first - 1, Bytes: f.Size}
+	// Only the header: Open must not depend on how many records are unpublished.
 	b, err := readFile(v.fs, FileInfo{f.Name, min(f.Size, segmentHeaderLen)})
 	if err == nil {
 		g.id, err = parseSegmentHeader(b)
@@ -171,6 +175,7 @@ func (v *View) findID(file []byte, err error) {
 	if err == nil && len(sound) > 0 && !slices.ContainsFunc(sound, func(g SegmentInfo) bool { return g.id == v.id }) {
 		err = ErrForeign
 	}
+	// If not, openID writes the id file again.
 	v.idStored = err == nil
 	v.hasID = v.idStored || len(sound) > 0
 	if !v.idStored && v.hasID {
@@ -179,7 +184,8 @@ func (v *View) findID(file []byte, err error) {
 	if v.hasID {
 		v.ID = v.id.String()
 	}
-	// A new directory has no id file; that is not a fault.
+	// A new directory has no id file, or an incomplete one if a crash came before its rename was durable; neither is a
+	// fault while there are no segments.
 	if err != nil && (len(v.Segments) > 0 || !errors.Is(err, ErrDamaged)) {
 		v.fault(idName, err)
 	}
@@ -198,6 +204,7 @@ func (v *View) checkHeaders() {
 			g.err = ErrLostID
 		case g.headerDamaged:
 			g.err = nil
+			// Only in the last segment may a crash have left a header that was never durable.
 			if i < len(v.Segments)-1 {
 				v.fault(g.Name, fmt.Errorf("header: %w", ErrDamaged))
 			}
@@ -215,6 +222,7 @@ func (v *View) scanTail() {
 		if g.err != nil {
 			continue
 		}
+		// An unreadable file is not skipped by Open: it may be readable later.
 		if v.recovered, g.err = v.recover(g); g.err != nil {
 			v.fault(g.Name, g.err)
 			continue
@@ -268,6 +276,7 @@ func readFile(fs FS, f FileInfo) ([]byte, error) {
 	}
 	defer file.Close()
 	b := make([]byte, f.Size)
+	// A file in use may have been replaced by a shorter one since it was listed.
 	n, err := file.ReadAt(b, 0)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err

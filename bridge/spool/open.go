@@ -38,8 +38,14 @@ func Open(fs FS, o Options) (*Spool, error) {
 	return s, nil
 }
 
-// open recovers the spool in steps, each of which can be repeated after a crash. Nothing is changed before every file
-// was found usable.
+// open recovers the spool. Nothing is changed before every file was found usable. A crash after any step leaves a
+// spool that the next Open recovers to the same records:
+//
+//	leftovers removed   the same spool without them
+//	id written          the id of the segments, or a new spool without segments
+//	tail truncated      the same records; if a torn tail may have been acknowledged, see DESIGN.md, Limitations
+//	cursor quarantined  a bus without a cursor, which starts at the oldest record, as with a damaged one
+//	segment started     an empty last segment, whose name says where the sequences continue
 func (s *Spool) open() error {
 	// load only reads. Up to the first Remove a failed Open leaves the directory as it was, also for an older version.
 	v, err := load(s.fs, false)

@@ -11,6 +11,7 @@ import (
 // replaceFile replaces the content of a file atomically and durably: write a .tmp file, sync it, rename it, sync the
 // directory. A crash in between leaves the old file, and perhaps a .tmp file that Open removes.
 func replaceFile(fs FS, name string, content []byte) error {
+	// A .tmp file of an earlier attempt is truncated. Callers hold files, or are Open, so no other goroutine writes to it.
 	f, err := fs.Create(name + tmpSuffix)
 	if err != nil {
 		return err
@@ -22,6 +23,8 @@ func replaceFile(fs FS, name string, content []byte) error {
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
+	// The content must be durable before the rename: otherwise a crash could leave the new name with old or no
+	// content.
 	if err := fs.Rename(name+tmpSuffix, name); err != nil {
 		return err
 	}
@@ -39,6 +42,7 @@ func (s *Spool) quarantine(name string, damage []byte) (existed bool, err error)
 	if f, err := s.fs.Open(name); err == nil {
 		return true, f.Close()
 	}
+	// Reserve the space first, so that records accepted meanwhile still fit.
 	n := int64(len(damage))
 	s.mu.Lock()
 	fits := s.bytes+n <= s.o.MaxBytes-overhead
@@ -67,16 +71,19 @@ func (s *Spool) runSaver() {
 		select {
 		case <-s.save:
 		case <-s.closing:
+			// The last save: every batch is committed or failed by the time Close returns, and no Commit follows.
 			open, delay = false, 0
 		}
 		var err error
 		for _, c := range s.cursors {
 			err = errors.Join(err, s.saveCursor(c, delay))
 		}
+		// Logged once until a save succeeds.
 		if err != nil && !failing {
 			s.o.Log.Error("cannot save the cursors; retrying; after a crash more events are published again",
 				"error", err)
 		}
+		// A cursor that moves all the time is written once per saveInterval; its token is in s.save again by then.
 		failing = err != nil
 		select {
 		case <-time.After(saveInterval):
@@ -90,9 +97,11 @@ func (s *Spool) runSaver() {
 func (s *Spool) saveCursor(c *Cursor, delay time.Duration) error {
 	s.files.Lock()
 	defer s.files.Unlock()
+	// Before mu: the snapshot function may block on a caller of Commit.
 	c.capture()
 	s.mu.Lock()
 	m, ok := c.popDue(time.Now().Add(-delay))
+	// A Rewind during the replacement below makes its content obsolete.
 	rewinds := c.rewinds
 	if len(c.unsaved) > 0 {
 		signal(s.save) // retried until it is old enough
@@ -144,6 +153,8 @@ func (s *Spool) saveHighWater(c *Cursor) (err error) {
 	}
 	name := highWaterPrefix + c.name
 	if failure := replaceFile(s.fs, name, s.id.formatHighWater(highWater)); failure != nil {
+		// The rename may or may not have happened, and the mark in the file may be too low for what Next returns from
+		// now on.
 		removeErr := s.fs.Remove(name)
 		if errors.Is(removeErr, os.ErrNotExist) {
 			removeErr = nil

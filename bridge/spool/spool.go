@@ -57,6 +57,15 @@ const (
 )
 
 // Spool is an open log. Its methods may be called from any goroutine.
+//
+// Three goroutines share the work, so that Append never waits for the disk and a commit waits for nothing but its own
+// write and fsync:
+//
+//	writer      writes and syncs batches, and switches segments; it alone changes the content of segments
+//	saver       replaces the files of the cursors
+//	background  preallocates and removes segments, raises high-water marks, measures free space
+//
+// A cursor reads in the goroutine of its bus, and only what the writer has synced.
 type Spool struct {
 	// Immutable after Open. The channels work, save and background hold at most one token: it means that there may be
 	// something to do, and its receiver checks the state under mu.

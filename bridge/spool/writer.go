@@ -139,7 +139,8 @@ func (s *Spool) wakeCursors() {
 	}
 }
 
-// rotate makes the segment with the given first sequence the last one. The segment before it is durable.
+// rotate makes the segment with the given first sequence the last one. Everything in the segment before it is durable,
+// so at each moment only the last segment can have a torn tail: that is why Open scans no other.
 func (s *Spool) rotate(first uint64) error {
 	// The file is empty and its name durable. The segment before it needs no more syncs.
 	f, err := s.nextFile(first)
