@@ -64,6 +64,7 @@ func (s *Spool) retryLater(message, segment string, err error) {
 	if !s.logged {
 		s.o.Log.Error(message+"; retried every second", "segment", segment, "error", err)
 	}
+	// Reset by the ticker alone, not by the token: a failing directory is not retried in a loop.
 	s.paused, s.logged = true, true
 }
 
@@ -129,6 +130,7 @@ func (s *Spool) planPreallocation() (first uint64, due bool) {
 		(s.preallocated == nil || s.preallocated.first > s.next):
 		// The only segment is published and its space is needed: the log moves to a new one, so that it can be
 		// removed.
+		// Without space for one record the new segment would be as full as the old one.
 		return s.next, s.published(g) && s.free >= minRecordSpace
 	}
 	return 0, false
@@ -197,6 +199,7 @@ func (s *Spool) switchToPreallocated() {
 // it.
 func (s *Spool) discard(p *preallocatedSegment) {
 	if p.file != nil {
+		// Closed first: Windows does not remove an open file.
 		_ = p.file.Close()
 		_ = s.fs.Remove(segmentName(p.first))
 		_ = s.fs.SyncDir()

@@ -188,6 +188,7 @@ func (c *Cursor) Rewind(sequence uint64) uint64 {
 	sequence = min(sequence, c.committed)
 	// The start of a segment is a lower bound for the position until Next has read up to it.
 	begin := c.s.retainedSegment(sequence + 1)
+	// It had nothing to wait for before, so the wait begins now.
 	if c.committed == c.s.durable {
 		c.waitingSince = time.Now()
 	}
@@ -384,6 +385,7 @@ func (c *Cursor) nextBuffer(n int64) []byte {
 	case c.retainedBytes+n <= maxRetained:
 		c.buffer = make([]byte, n)
 	case n > readAhead:
+		// One large record: its memory is freed with the copy of its payload.
 		return make([]byte, n)
 	default:
 		if c.scratch == nil {

@@ -82,6 +82,7 @@ func (s *Spool) open() error {
 // before any record that its checksum seeds.
 func (s *Spool) openID(v *View) error {
 	s.id = v.id
+	// Without an id there are no segments, because Open refuses those (ErrLostID): nothing was written with another id.
 	if !v.hasID {
 		var b [4]byte
 		_, _ = rand.Read(b[:]) // never fails
@@ -95,11 +96,12 @@ func (s *Spool) openID(v *View) error {
 
 // openSegments builds the list of segments and prepares the last one for appending.
 func (s *Spool) openSegments(v *View) error {
-	// A crash between two steps of a new spool leaves its id file and no segment: the next Open continues here.
+	// Evidence counts in MaxBytes, so that an operator who leaves it there loses space, not the disk.
 	s.bytes = v.quarantinedBytes
 	for _, g := range v.Segments {
 		s.addSegment(g.First, g.Bytes)
 	}
+	// A new spool, also one whose creation a crash interrupted after the id file.
 	if v.tail == nil {
 		return s.startSegment(1)
 	}
@@ -113,6 +115,7 @@ func (s *Spool) startSegment(first uint64) error {
 		return err
 	}
 	s.file, s.end, s.next, s.durable = f, segmentHeaderLen, first, first-1
+	// Commit point of the skip: no sequence below first is used by this or a later process.
 	s.addSegment(first, segmentHeaderLen)
 	return nil
 }
@@ -125,8 +128,8 @@ func (s *Spool) recoverLast(v *View) error {
 		return err
 	}
 	s.file = f
-	// No cursor has read these bytes as records: they were never durable, or are damaged. A crash before the
-	// truncation is durable finds them again and decides the same.
+	// None of these bytes is a valid record: they were never durable, or are damaged. A crash before the truncation is
+	// durable finds them again and decides the same.
 	if found.tornBytes > 0 {
 		s.logTruncation(g, found)
 		if err := f.Truncate(found.end); err != nil {
@@ -182,6 +185,7 @@ func (s *Spool) openCursors(v *View) error {
 		s.cursors = append(s.cursors, c)
 	}
 	for _, saved := range v.Cursors {
+		// The cursor of a bus that is not configured stays in its file and holds no segment back.
 		if c := s.Cursor(saved.Bus); c != nil {
 			c.committed, c.saved, c.state = saved.Committed, saved.Committed, saved.state
 		}
@@ -225,6 +229,7 @@ func (s *Spool) skipUsedSequences() error {
 	if s.next == s.durable+1 {
 		return nil
 	}
+	// Cursors read up to durable, so they return the skipped sequences as lost even without the segment.
 	if s.free < minRecordSpace {
 		s.durable = s.next - 1
 		return nil

@@ -70,6 +70,7 @@ func (r *segmentReader) fill(n, limit int64) error {
 		return nil
 	}
 	r.buf = nil // the provider may reuse its memory from here on
+	// Read again from offset, so that a record is contiguous in buf and payloads need no copy.
 	buf := r.buffer(min(max(n, readAhead), limit-r.offset))
 	read, err := r.file.ReadAt(buf, r.offset)
 	// A file may be shorter than limit, if somebody has truncated it: what is missing is damage.

@@ -108,6 +108,8 @@ func (id spoolID) findRecord(b []byte, low, high uint64) (offset int, ok bool) {
 		if n > int64(len(b)-at) || recordSequence(b[at:]) < low || recordSequence(b[at:]) > high {
 			continue
 		}
+		// If the payload is invalid the search continues inside it: its header may be stale and overlap a valid
+		// record.
 		if _, ok := parseRecord(b[at : at+int(n)]); ok {
 			return at, true
 		}
@@ -129,6 +131,7 @@ func (id spoolID) highestSequence(b []byte, after uint64) uint64 {
 			continue // stale, or inside a payload
 		}
 		if end = int64(at) + n; end > int64(len(b)) {
+			// Unfinished, so never acknowledged; records before it in b may have been.
 			return sequence - 1
 		}
 		highest = sequence
@@ -142,6 +145,7 @@ func (id spoolID) highestSequence(b []byte, after uint64) uint64 {
 // recordsFitting returns the total length of the leading records of buf that fit into space bytes and, unless until is
 // zero, have a sequence below until.
 func (id spoolID) recordsFitting(buf []byte, space int64, until uint64) (fit int64) {
+	// The usual case: the whole batch fits.
 	if int64(len(buf)) <= space && until == 0 {
 		return int64(len(buf))
 	}

@@ -11,7 +11,8 @@ import (
 // replaceFile replaces the content of a file atomically and durably: write a .tmp file, sync it, rename it, sync the
 // directory. A crash in between leaves the old file, and perhaps a .tmp file that Open removes.
 func replaceFile(fs FS, name string, content []byte) error {
-	// A .tmp file of an earlier attempt is truncated. Callers hold files, or are Open, so no other goroutine writes to it.
+	// A .tmp file of an earlier attempt is truncated. Callers hold files, or are Open, so no other goroutine writes to
+	// it.
 	f, err := fs.Create(name + tmpSuffix)
 	if err != nil {
 		return err

@@ -309,6 +309,7 @@ func (s *Spool) waitingBytes() int64 {
 func (s *Spool) segmentOf(sequence uint64) *segment {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	// From the newest on, where most cursors are.
 	for i := len(s.segments) - 1; i > 0; i-- {
 		if s.segments[i].first <= sequence {
 			return s.segments[i]

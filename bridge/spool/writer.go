@@ -125,6 +125,7 @@ func (s *Spool) advanceDurable(last uint64) {
 	s.written += s.end - g.size
 	// One critical section: a cursor sees size and last of the same commit, and Wait agrees with them.
 	g.size, g.last, s.durable = s.end, last, last
+	// The background goroutine sees the same state under mu and decides what is due.
 	if s.spaceLow() || s.preallocated == nil && s.nearlyFull(g) {
 		signal(s.background)
 	}
@@ -185,6 +186,7 @@ func (s *Spool) addSegment(first uint64, size int64) {
 func createSegment(fs FS, first uint64) (File, error) {
 	f, err := fs.Create(segmentName(first))
 	if err == nil {
+		// Commit point of the name: a crash after this finds the empty file, a crash before it may not.
 		if err = fs.SyncDir(); err == nil {
 			return f, nil
 		}
@@ -198,6 +200,7 @@ func createSegment(fs FS, first uint64) (File, error) {
 // writeHeader writes the header of a new segment and does not sync it: the sync of the first record covers it. If the
 // write fails the file is removed, so that a full disk can be opened.
 func writeHeader(fs FS, f File, id spoolID, first uint64) error {
+	// A torn header is valid input for Open: in the last segment it is written again from the id and the name.
 	if _, err := f.WriteAt(id.appendSegmentHeader(nil, first), 0); err != nil {
 		_ = f.Close()
 		_ = fs.Remove(segmentName(first))
