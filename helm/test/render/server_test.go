@@ -36,6 +36,12 @@ func TestTaken(t *testing.T) {
 	}}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	// A Pod needs it. In a cluster a controller creates it, which does not run here.
+	if _, err := server.Client.CoreV1().ServiceAccounts("orders").Create(ctx, &corev1.ServiceAccount{
+		ObjectMeta: metav1.ObjectMeta{Name: "default"},
+	}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
 	// apply has the server check what was rendered, and returns what it says if it is not content.
 	apply := func(text string) string {
 		cmd := exec.CommandContext(ctx, filepath.Join(tools, "kubectl"), "--kubeconfig", server.Kubeconfig,
