@@ -71,6 +71,29 @@ func TestInspect(t *testing.T) {
 	}
 }
 
+// staleSizes lists files with sizes that are half of what they are when they are opened.
+type staleSizes struct{ spool.FS }
+
+func (s staleSizes) List() ([]spool.FileInfo, error) {
+	files, err := s.FS.List()
+	for i := range files {
+		if strings.HasPrefix(files[i].Name, "cursor-") || files[i].Name == "id" {
+			files[i].Size /= 2
+		}
+	}
+	return files, err
+}
+
+// TestInspectReplaced reads a cursor that a longer one replaced after the files were listed.
+func TestInspectReplaced(t *testing.T) {
+	fs := threeSegments(t)
+	fs.WriteFile("cursor-nats", cursorFile(1, testID, 5, "state"))
+	v, err := spool.Inspect(staleSizes{fs})
+	if err != nil || len(v.Faults) != 0 || len(v.Cursors) != 1 || v.Cursors[0].Committed != 5 {
+		t.Errorf("%+v, %v", v, err)
+	}
+}
+
 func TestInspectDamage(t *testing.T) {
 	header := func(fs *crashfs.FS, name string, change func(b []byte) []byte) {
 		fs.WriteFile(name, change(bytes.Clone(fs.ReadFile(name))))

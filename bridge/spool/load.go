@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"slices"
 	"strings"
@@ -101,7 +102,7 @@ func load(fs FS, inUse bool) (*View, error) {
 		case isSegment:
 			v.loadHeader(f, first)
 		case f.Name == idName:
-			idFile, idErr = readFile(fs, f)
+			idFile, idErr = readFile(fs, f.Name, math.MaxInt64)
 		case strings.HasPrefix(f.Name, cursorPrefix), strings.HasPrefix(f.Name, highWaterPrefix):
 			positions = append(positions, f)
 		}
@@ -152,7 +153,7 @@ func (v *View) firstRefused() (Fault, bool) {
 func (v *View) loadHeader(f FileInfo, first uint64) {
 	g := SegmentInfo{Name: f.Name, First: first, Last: first - 1, Bytes: f.Size}
 	// Only the header: Open must not depend on how many records are unpublished.
-	b, err := readFile(v.fs, FileInfo{f.Name, min(f.Size, segmentHeaderLen)})
+	b, err := readFile(v.fs, f.Name, segmentHeaderLen)
 	if err == nil {
 		g.id, err = parseSegmentHeader(b)
 	}
@@ -249,7 +250,7 @@ func (v *View) recover(g *SegmentInfo) (recovered, error) {
 // loadPosition reads a cursor or a high-water mark. A cursor ahead of the log is trusted: the bus has seen these
 // sequences, so they are not used again although their records are gone.
 func (v *View) loadPosition(f FileInfo) error {
-	b, err := readFile(v.fs, f)
+	b, err := readFile(v.fs, f.Name, math.MaxInt64)
 	if err != nil {
 		return err
 	}
@@ -268,18 +269,13 @@ func (v *View) loadPosition(f FileInfo) error {
 	return err
 }
 
-// readFile returns the first f.Size bytes of a file, or all if it is shorter.
-func readFile(fs FS, f FileInfo) ([]byte, error) {
-	file, err := fs.Open(f.Name)
+// readFile returns the first limit bytes of a file, or all if it is shorter. A file in use may have been replaced by one
+// of another size since it was listed, so the size in the listing does not count.
+func readFile(fs FS, name string, limit int64) ([]byte, error) {
+	file, err := fs.Open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
-	b := make([]byte, f.Size)
-	// A file in use may have been replaced by a shorter one since it was listed.
-	n, err := file.ReadAt(b, 0)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, err
-	}
-	return b[:n], nil
+	return io.ReadAll(io.NewSectionReader(file, 0, limit))
 }
