@@ -2,8 +2,8 @@
 //
 // # Vocabulary
 //
-//   - broker: a stock broker (Kite, Dhan, …), never a NATS or Kafka server. Those of Kafka are called Kafka brokers, and
-//     just brokers in publishers/kafka only.
+//   - broker: a stock broker (Kite, Dhan, …), never a NATS or Kafka server. Kafka's servers are Kafka brokers, or
+//     just brokers in publishers/kafka.
 //   - postback: one HTTP POST from a broker, as it arrived.
 //   - event: the normalized form of a postback: one state of one order. Package bridge/event defines it.
 //   - delivery: an event on its way to a bus, as the spool holds it.

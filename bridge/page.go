@@ -13,8 +13,8 @@ import (
 //go:embed page
 var pageFiles embed.FS
 
-// pageSecurity is what the browser is told of the page: it runs and loads nothing but these files, makes no HTML of
-// text, and is shown in no other page. What events say comes from outside.
+// pageSecurity is the Content-Security-Policy of the page: the browser runs and loads nothing but these files, makes
+// no HTML of text, and is shown in no other page. What events say comes from outside.
 const pageSecurity = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
 	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; " +
 	"trusted-types 'none'"

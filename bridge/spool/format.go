@@ -69,7 +69,7 @@ func (id spoolID) formatHighWater(sequence uint64) []byte {
 	return fmt.Appendf(nil, "%s %d %v %d %08x\n", highWaterKeyword, formatVersion, id, sequence, sum)
 }
 
-// parseHighWater returns the sequence in a high-water mark file. Its errors are those of parseCursor.
+// parseHighWater returns the sequence in a high-water mark file. It returns the same errors as parseCursor.
 func (id spoolID) parseHighWater(b []byte) (sequence uint64, err error) {
 	words, err := versionedLine(bytes.TrimSuffix(b, []byte("\n")), highWaterKeyword)
 	if err != nil {
