@@ -6,13 +6,13 @@ import (
 	"github.com/postbridge/postbridge/bridge/event"
 )
 
-// What every order has.
+// Errors of Complete.
 var (
 	ErrNoOrderID = errors.New("the body has no order id")
 	ErrNoStatus  = errors.New("the body has no order status")
 )
 
-// Complete returns what an order that was read lacks, if it lacks what every order has.
+// Complete returns ErrNoOrderID or ErrNoStatus if the order lacks that field, and else nil.
 func Complete(o *event.Order) error {
 	switch {
 	case o.OrderID == "":
@@ -23,8 +23,8 @@ func Complete(o *event.Order) error {
 	return nil
 }
 
-// PartialFill is the status of an order of which that much is filled: no broker has a word of its own in the postback
-// for an order that stands and is filled in part.
+// PartialFill returns partially_filled in place of an open status if a part of the quantity is filled: no broker sends
+// a status word of its own for that in a postback.
 func PartialFill(s event.Status, filled, quantity event.Quantity) event.Status {
 	switch s {
 	case event.StatusPending, event.StatusOpen, event.StatusTriggerPending:

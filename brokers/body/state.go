@@ -7,16 +7,15 @@ import (
 	"github.com/postbridge/postbridge/bridge/scan"
 )
 
-// State is the value for bridge.Broker.State, of a member of which no more is known than what JSON says. Numbers are
-// equal if their value is, strings if their text is, and a number is equal to a string of its digits. null, blanks,
-// "NA", {} and [] say nothing. In nested values only white space, escapes and the order of members make no
-// difference: in doubt a value is another one.
+// State returns the value for bridge.Broker.State of a member of unknown meaning. Equal numbers and equal strings have
+// equal states, and a number equals a string of its digits. null, blanks, "NA", {} and [] are empty. Nested values may
+// differ only in white space, escapes and the order of members: when in doubt, values are different.
 func (v Value) State() string {
 	switch v[0] {
 	case 'n':
 		return ""
 	case '"':
-		if text := v.Text(); !strings.Contains(text, "\uFFFD") { // it may stand for anything that is not a character
+		if text := v.Text(); !strings.Contains(text, "\uFFFD") { // it may replace any invalid byte
 			return text
 		}
 	case '{', '[':
@@ -27,8 +26,8 @@ func (v Value) State() string {
 	return string(v)
 }
 
-// nestedState is the text of an object or array in one form. One in which a name is repeated, or that is not
-// Unicode, is left as it stands: the order of two members of one name may make a difference.
+// nestedState returns the canonical text of an object or array. One with a repeated name, or with invalid Unicode, is
+// returned as it is: the order of two members of one name may matter.
 func (v Value) nestedState() string {
 	if len(v) == len("{}") {
 		return ""
@@ -43,8 +42,8 @@ func (v Value) nestedState() string {
 	return text
 }
 
-// StateNumber is the State of a quantity or a price. 470, 470.0 and "470" are equal. 0 says nothing, because brokers
-// send 0 or leave it out at will. What is not a number is its text.
+// StateNumber returns the State of a quantity or a price. 470, 470.0 and "470" are equal. 0 is empty, because brokers
+// send or omit it without a rule. The state of any other value is its State.
 func (v Value) StateNumber() string {
 	switch d := v.decimalState(); d {
 	case "":
@@ -56,15 +55,15 @@ func (v Value) StateNumber() string {
 	}
 }
 
-// decimalState is the Decimal in one form, empty if there is none.
+// decimalState returns the Decimal in canonical form, or "".
 func (v Value) decimalState() string {
 	if isDigits(string(v)) {
-		return string(v) // a whole number, which JSON writes without needless zeros
+		return string(v) // a whole number: JSON allows no leading zeros
 	}
 	return trimDecimal(v.Decimal())
 }
 
-// trimDecimal returns a decimal number without needless zeros, and without a sign if it is 0.
+// trimDecimal returns a decimal number without leading and trailing zeros, and without a sign if it is 0.
 func trimDecimal(d string) string {
 	if strings.Contains(d, ".") {
 		d = strings.TrimRight(strings.TrimRight(d, "0"), ".")
@@ -80,14 +79,14 @@ func trimDecimal(d string) string {
 	return sign + digits
 }
 
-// StateTime is the State of a time. One instant is equal in all spellings that Time reads. A time that was never set
-// says nothing. What is not a time is its text.
+// StateTime returns the State of a time. One instant has one state in all formats that Time parses. A time in year one,
+// which was never set, is empty. The state of any other value is its State.
 func (v Value) StateTime() string {
 	switch s := v.Text(); {
 	case s == "0001-01-01 00:00:00" || s == "0001-01-01T00:00:00" || s == "0001-01-01T00:00:00Z":
 		return ""
 	case isWallTime(s):
-		return s // the form that the others are brought to
+		return s // already canonical
 	}
 	if t := v.Time(); t != "" {
 		return strings.Replace(strings.TrimSuffix(t, istSuffix), "T", " ", 1)
@@ -95,7 +94,7 @@ func (v Value) StateTime() string {
 	return v.State()
 }
 
-// isWallTime reports whether s is digits in the layout of time.DateTime. They need not be those of a time that exists.
+// isWallTime reports whether s has digits where time.DateTime has them; the time need not exist.
 func isWallTime(s string) bool {
 	const layout = "0000-00-00 00:00:00"
 	if len(s) != len(layout) {
@@ -110,7 +109,7 @@ func isWallTime(s string) bool {
 	return true
 }
 
-// StateWord is the State of a word.
+// StateWord returns the State of a word, as Fold compares words.
 func (v Value) StateWord() string {
 	var buf [32]byte
 	return string(Fold(buf[:0], v.Text()))

@@ -1,6 +1,6 @@
-// Package body reads the values in the bodies of postbacks: scalars of no reliable type. An id may be a number, a
-// quantity a string, and "nothing" is null, "", "NA" or a time in year one. What cannot be read is absent, never an
-// error, because the event keeps the broker's body as it came.
+// Package body converts the JSON values in the bodies of postbacks, which have no reliable type: an id may be a number,
+// a quantity a string, and a missing value null, "", "NA" or a time in year one. A value that cannot be converted is
+// absent, never an error, because the event has the broker's body in raw.
 package body
 
 import (
@@ -12,11 +12,11 @@ import (
 	"github.com/postbridge/postbridge/bridge/scan"
 )
 
-// Value is the JSON value of a member, as it stands in the body.
+// Value is the JSON value of a member, as received.
 type Value string
 
-// Literal is the text of a string, or the digits of a number exactly as sent; empty for anything else. It is what a
-// broker's checksum is made over.
+// Literal returns the text of a string, or the digits of a number exactly as received, and "" for any other value. A
+// broker's checksum covers literals.
 func (v Value) Literal() string {
 	switch {
 	case strings.HasPrefix(string(v), `"`):
@@ -28,7 +28,7 @@ func (v Value) Literal() string {
 	}
 }
 
-// Text is the literal, or empty if that is one of the ways to say that there is nothing.
+// Text returns the literal, or "" if it is blank or "NA".
 func (v Value) Text() string {
 	s := v.Literal()
 	if t := strings.TrimSpace(s); t == "" || strings.EqualFold(t, "NA") {
@@ -37,11 +37,11 @@ func (v Value) Text() string {
 	return s
 }
 
-// Word is the text of an enumerated field in lower case, without space around it.
+// Word returns the text of an enumerated field in lower case, without surrounding space.
 func (v Value) Word() string { return strings.ToLower(strings.TrimSpace(v.Text())) }
 
-// Fold appends the word in the form in which words are compared: ASCII letters in lower case, each run of white
-// space, _ and - as one blank, and none at either end. A switch over it needs no allocation.
+// Fold appends the word in the form in which words are compared: ASCII letters in lower case, each run of white space,
+// _ and - as one blank, and no blank at either end. A switch over string(Fold(…)) does not allocate.
 func Fold(dst []byte, word string) []byte {
 	start := len(dst)
 	for i := range len(word) {
@@ -63,11 +63,10 @@ func Fold(dst []byte, word string) []byte {
 	return dst
 }
 
-// Member returns the value of a member of an object; of a name that is repeated the last counts. It is empty if there
-// is none.
+// Member returns the value of a member of an object, the last one if the name is repeated, or "" if there is none.
 func (v Value) Member(name string) (of Value) {
 	if len(v) > len("{}") && v[0] == '{' {
-		members, _ := new(scan.Scanner).Members(nil, []byte(v)) // it was part of a body that was scanned
+		members, _ := new(scan.Scanner).Members(nil, []byte(v)) // valid: part of a scanned body
 		for _, m := range members {
 			if m.Name == name {
 				of = Value(m.Value)
@@ -77,7 +76,7 @@ func (v Value) Member(name string) (of Value) {
 	return of
 }
 
-// Quantity is a whole number, sent as 50, 50.0 or "50".
+// Quantity returns a whole number, received as 50, 50.0 or "50"; absent for any other value.
 func (v Value) Quantity() event.Quantity {
 	whole, fraction, _ := strings.Cut(v.Decimal(), ".")
 	n, err := strconv.ParseInt(whole, 10, 64)
@@ -87,8 +86,8 @@ func (v Value) Quantity() event.Quantity {
 	return event.QuantityOf(n)
 }
 
-// Decimal is a decimal number with the digits that the broker sent: 470 stays 470, and 470.0 stays 470.0. It is never
-// parsed into a float. A small exponent is written out.
+// Decimal returns a decimal number with the digits that the broker sent: 470 stays 470, and 470.0 stays 470.0. It is
+// never parsed into a float. An exponent of up to 20 places is expanded. It is "" for any other value.
 func (v Value) Decimal() string {
 	s := strings.TrimSpace(v.Text())
 	mantissa, exponent := s, 0
@@ -105,10 +104,10 @@ func (v Value) Decimal() string {
 	return shift(mantissa, exponent)
 }
 
-// maxExponent bounds what is written out: no price has more places.
+// maxExponent is the largest exponent that is expanded; no price has more places.
 const maxExponent = 20
 
-// isDecimal reports whether s is digits, perhaps with a minus before and a point between them.
+// isDecimal reports whether s consists of digits, optionally with a minus before and a point between them.
 func isDecimal(s string) bool {
 	whole, fraction, point := strings.Cut(strings.TrimPrefix(s, "-"), ".")
 	return isDigits(whole) && (isDigits(fraction) || !point)
@@ -123,7 +122,7 @@ func isDigits(s string) bool {
 	return s != ""
 }
 
-// shift moves the point of a decimal by so many places to the right.
+// shift moves the decimal point to the right by the given number of places.
 func shift(s string, places int) string {
 	if places == 0 {
 		return s
@@ -153,14 +152,14 @@ const (
 	istSuffix = "+05:30"
 )
 
-// TimeReader reads the times of one postback. Most postbacks repeat one time two or three times, so the last one read
-// is kept.
+// TimeReader parses the times of one postback. It caches the last one, because most postbacks repeat one time two or
+// three times.
 type TimeReader struct {
 	value Value
 	time  string
 }
 
-// Time is the value's Time.
+// Time returns v.Time().
 func (r *TimeReader) Time(v Value) string {
 	if v != r.value {
 		r.value, r.time = v, v.Time()
@@ -168,15 +167,15 @@ func (r *TimeReader) Time(v Value) string {
 	return r.time
 }
 
-// Time is a time in RFC 3339, always in Indian time, so that one instant has one text. Brokers send
-// "2006-01-02 15:04:05" and mean Indian time; RFC 3339 says itself what it means.
+// Time returns a time in RFC 3339, always in Indian time, so that one instant has one text; "" for any other value.
+// Brokers send "2006-01-02 15:04:05" in Indian time, or RFC 3339.
 func (v Value) Time() string {
 	s := strings.TrimSpace(v.Text())
 	wall, err := time.Parse(time.DateTime, s)
 	if err != nil {
 		t, err := time.Parse(time.RFC3339, s)
 		if err != nil {
-			t, err = time.Parse("2006-01-02T15:04:05-0700", s) // gokiteconnect reads this one too
+			t, err = time.Parse("2006-01-02T15:04:05-0700", s) // gokiteconnect parses this one, too
 		}
 		if err != nil {
 			return ""
@@ -184,7 +183,7 @@ func (v Value) Time() string {
 		wall = t.UTC().Add(istOffset)
 	}
 	if wall.Year() <= 1 || wall.Year() > 9999 {
-		return "" // year one is how Go programs, Dhan's among them, print a time that was never set
+		return "" // Go programs, such as Dhan's, print a time that was never set as year one
 	}
 	var buf [48]byte
 	return string(append(wall.AppendFormat(buf[:0], "2006-01-02T15:04:05.999999999"), istSuffix...))

@@ -1,11 +1,10 @@
-// Package brokertest is the contract that every bridge.Broker keeps, as tests. A new adapter brings postbacks; Run
-// holds it to the rest, and -update writes down what it makes of them:
+// Package brokertest is the contract suite for implementations of bridge.Broker. A new adapter supplies the bodies of
+// postbacks, Run checks the contract, and the flag -update writes the golden files:
 //
-//	testdata/genuine/NAME.json     a body that proves its origin, JSON or not
-//	testdata/unproven/NAME.json    a body for normalizing only: its proof is shortened or missing
-//	testdata/events/NAME.json      written: the event made of the body
-//	testdata/changes/NAME.txt      written: what comes of a body when a field of it is changed, and so what the proof
-//	                               does not cover
+//	testdata/genuine/NAME.json     input: a body that passes Verify, JSON or not
+//	testdata/unproven/NAME.json    input: a body for Normalize only; its checksum is shortened or missing
+//	testdata/events/NAME.json      golden: the event of the body
+//	testdata/changes/NAME.txt      golden: the outcome of a change of each field: what the checksum does not cover
 package brokertest
 
 import (
@@ -32,20 +31,20 @@ var update = flag.Bool("update", false, "write the golden files of the broker co
 
 // Suite is a broker under test.
 type Suite struct {
-	// Broker has credentials with which the genuine bodies are accepted.
+	// Broker has credentials that verify the genuine bodies.
 	Broker bridge.Broker
-	// PathToken is what the genuine bodies are sent with.
+	// PathToken is the path token of the genuine bodies.
 	PathToken string
-	// Dir has the bodies, and gets the golden files: usually testdata.
+	// Dir is the directory of the bodies and of the golden files, usually testdata.
 	Dir string
-	// Change names the genuine bodies whose fields are changed one by one.
+	// Change names the genuine bodies whose fields are changed one by one, for testdata/changes.
 	Change []string
-	// Members has every member that the broker documents or that a body contains, with the reason why a state in which
-	// nothing else has changed is a repeat. Without a reason it is published.
+	// Members has every member that the broker documents or that a body contains. The value is the reason why a
+	// postback in which only this member has changed is a repeat; "" if it is published.
 	Members map[string]string
 }
 
-// Run runs the contract.
+// Run runs the contract suite.
 func Run(t *testing.T, s Suite) {
 	t.Run("golden", s.testGolden)
 	t.Run("changes", s.testChanges)
@@ -57,10 +56,10 @@ func Run(t *testing.T, s Suite) {
 	t.Run("concurrent", s.testConcurrent)
 }
 
-// received is when every postback of the suite arrives.
+// received is the time of receipt of every postback of the suite.
 func received() time.Time { return time.Date(2026, 1, 8, 9, 53, 46, 123456789, time.UTC) }
 
-// sample is a body and its name in the directory.
+// sample is a body and the name of its file.
 type sample struct {
 	name string
 	body []byte
@@ -92,7 +91,7 @@ func (s Suite) genuine(t testing.TB) []sample {
 	return all
 }
 
-// event takes a body the way that the bridge does. The body is the broker's only until it returns.
+// event verifies and normalizes a body, as the bridge does.
 func (s Suite) event(body []byte) (*event.Event, error) {
 	p := &bridge.Postback{PathToken: s.PathToken, Body: body}
 	verifiedBy, err := s.Broker.Verify(p)
@@ -102,12 +101,12 @@ func (s Suite) event(body []byte) (*event.Event, error) {
 	return bridge.Normalize(s.Broker, p, verifiedBy, received()), nil
 }
 
-// unverified is the event of a body that is not verified.
+// unverified returns the event of a body without verifying it.
 func (s Suite) unverified(body []byte) *event.Event {
 	return bridge.Normalize(s.Broker, &bridge.Postback{Body: body}, "checksum", received())
 }
 
-// order is what Normalize makes of a body.
+// order normalizes a body.
 func (s Suite) order(body []byte) (event.Order, error) {
 	members, err := (&bridge.Postback{Body: body}).Members()
 	if err != nil {
@@ -147,11 +146,11 @@ func (s Suite) testGolden(t *testing.T) {
 	}
 }
 
-// encode is the event as it is published.
+// encode returns the event as it is published.
 func encode(t testing.TB, e *event.Event) []byte {
 	t.Helper()
 	encoded := e.Append(nil)
-	// In raw a name may be repeated, and half of a surrogate pair be escaped, as the broker sent it.
+	// raw is as the broker sent it: names may be repeated, and an escape may be half of a surrogate pair.
 	valid := jsontext.Value(encoded).IsValid(jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
 	if !valid || !utf8.Valid(encoded) || bytes.ContainsAny(encoded, "\r\n") {
 		t.Fatalf("the event is not one line of JSON in UTF-8: %q", encoded)
@@ -178,7 +177,7 @@ func compareGolden(t testing.TB, file string, got []byte) {
 	}
 }
 
-// testTruncated cuts each body at every byte. What is left must never be read as an order.
+// testTruncated truncates each body at every byte. The rest must never be read as an order.
 func (s Suite) testTruncated(t *testing.T) {
 	for _, b := range s.genuine(t) {
 		whole := len(bytes.TrimRight(b.body, " \t\r\n"))
@@ -196,7 +195,7 @@ func (s Suite) testTruncated(t *testing.T) {
 	}
 }
 
-// testWrongToken sends each body, and each of its beginnings, with a token that nobody has.
+// testWrongToken verifies each body, whole and truncated, with invalid tokens.
 func (s Suite) testWrongToken(t *testing.T) {
 	tokens := []string{"wrong", s.PathToken + "x", strings.ToUpper(s.PathToken) + " "}
 	if s.PathToken != "" {
@@ -216,7 +215,7 @@ func (s Suite) testWrongToken(t *testing.T) {
 	}
 }
 
-// checkRefusal checks that the receiver can answer with the error.
+// checkRefusal checks that the error is a complete Refusal.
 func checkRefusal(t testing.TB, err error) {
 	t.Helper()
 	r, ok := errors.AsType[*bridge.Refusal](err)
@@ -229,11 +228,11 @@ func checkRefusal(t testing.TB, err error) {
 		t.Errorf("refused with status %d", r.Status)
 	}
 	if r.Reason == "" || r.Detail == "" {
-		t.Errorf("the refusal says too little: %+v", r)
+		t.Errorf("the refusal has no reason or no detail: %+v", r)
 	}
 }
 
-// testOwnsNoBytes checks that the broker leaves the body as it is, and keeps nothing of it.
+// testOwnsNoBytes checks that the broker neither changes the body nor retains a reference to it.
 func (s Suite) testOwnsNoBytes(t *testing.T) {
 	for _, b := range s.genuine(t) {
 		text := bytes.Clone(b.body)
@@ -247,12 +246,12 @@ func (s Suite) testOwnsNoBytes(t *testing.T) {
 		}
 		again, _ := s.order(b.body)
 		if order != again || strings.Contains(how, "#") {
-			t.Errorf("%s: the order changed with the body it was read from", b.name)
+			t.Errorf("%s: the order changed with its body", b.name)
 		}
 	}
 }
 
-// testConcurrent reads each body many times at once. Run it with -race.
+// testConcurrent verifies and normalizes each body in several goroutines. Run it with -race.
 func (s Suite) testConcurrent(t *testing.T) {
 	all := s.genuine(t)
 	want := make([]string, len(all))
@@ -264,7 +263,7 @@ func (s Suite) testConcurrent(t *testing.T) {
 		wg.Go(func() {
 			for i, b := range all {
 				if got := s.read(b.body); got != want[i] {
-					t.Errorf("%s: read at the same time as others: %s, alone: %s", b.name, got, want[i])
+					t.Errorf("%s: in several goroutines: %s, alone: %s", b.name, got, want[i])
 				}
 			}
 		})
@@ -272,7 +271,7 @@ func (s Suite) testConcurrent(t *testing.T) {
 	wg.Wait()
 }
 
-// read is all that the broker says of a body, as text.
+// read returns all results of the broker for a body, as text.
 func (s Suite) read(body []byte) string {
 	how, err := s.Broker.Verify(&bridge.Postback{PathToken: s.PathToken, Body: body})
 	order, normalizeErr := s.order(body)

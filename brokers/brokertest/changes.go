@@ -17,11 +17,11 @@ import (
 	"github.com/postbridge/postbridge/bridge/event"
 )
 
-// testChanges changes each field of a body in four ways and writes down what comes of it. A field whose row says
-// "accepted" is not covered by the proof: whoever has seen the postback can change it.
+// testChanges changes each field of a body in four ways and compares the outcomes with the golden table. A field whose
+// row has "accepted" is not covered by the checksum: whoever has seen the postback can change it.
 func (s Suite) testChanges(t *testing.T) {
 	if len(s.Change) == 0 {
-		t.Error("no body is named whose fields are changed")
+		t.Error("Change names no body")
 	}
 	for _, b := range s.genuine(t) {
 		if slices.Contains(s.Change, b.name) {
@@ -32,7 +32,7 @@ func (s Suite) testChanges(t *testing.T) {
 	}
 }
 
-// changes is the table of what comes of a body for each field of it.
+// changes returns the table of outcomes, a row per field.
 func (s Suite) changes(t *testing.T, b sample) []byte {
 	t.Helper()
 	original, err := s.event(b.body)
@@ -57,7 +57,7 @@ func (s Suite) changes(t *testing.T, b sample) []byte {
 	return aligned(t, rows.String())
 }
 
-// aligned is the text with its tabs made into columns.
+// aligned returns the text with its tabs expanded to columns.
 func aligned(t *testing.T, text string) []byte {
 	t.Helper()
 	var table bytes.Buffer
@@ -69,7 +69,7 @@ func aligned(t *testing.T, text string) []byte {
 	return table.Bytes()
 }
 
-// outcome is what comes of a changed body, in words.
+// outcome returns the outcome of a changed body, in words.
 func (s Suite) outcome(t *testing.T, original *event.Event, body []byte) string {
 	t.Helper()
 	e, err := s.event(body)
@@ -91,10 +91,10 @@ func (s Suite) outcome(t *testing.T, original *event.Event, body []byte) string 
 	}
 }
 
-// member is one name with its value, as they stand in a body.
+// member is a name and its JSON value, as in the body.
 type member struct{ name, value string }
 
-// changed is the member with another value of the same kind, where the kind has another one.
+// changed returns the member with another value, of the same JSON type if that has another one.
 func (m member) changed() member {
 	v := m.value
 	switch v[0] {
@@ -117,7 +117,7 @@ func (m member) upper() member {
 	return m
 }
 
-// changeLast is the text with another last letter or digit, or another text where it has none.
+// changeLast returns the text with another last letter or digit, or with a digit more.
 func changeLast(s string) string {
 	if s == "" {
 		return "1"
@@ -136,13 +136,10 @@ func changeLast(s string) string {
 
 type object []member
 
-// parseObject reads the top level of a body, as it stands. It knows nothing of package body, which it tests.
+// parseObject parses the top level of a body. It does not use package body, which it tests.
 func parseObject(text []byte) (members object, ok bool) {
-	dec := jsontext.NewDecoder(
-		bytes.NewReader(text),
-		jsontext.AllowDuplicateNames(true),
-		jsontext.AllowInvalidUTF8(true),
-	)
+	dec := jsontext.NewDecoder(bytes.NewReader(text),
+		jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
 	if t, err := dec.ReadToken(); err != nil || t.Kind() != jsontext.KindBeginObject {
 		return nil, false
 	}
@@ -162,17 +159,17 @@ func parseObject(text []byte) (members object, ok bool) {
 	return members, true
 }
 
-// with is the body with another member in place of the one at i.
+// with returns the body with the member at i replaced.
 func (o object) with(i int, m member) []byte {
 	changed := append(object(nil), o...)
 	changed[i] = m
 	return changed.text()
 }
 
-// without is the body without the member at i.
+// without returns the body without the member at i.
 func (o object) without(i int) []byte { return append(o[:i:i], o[i+1:]...).text() }
 
-// and is the body with one more member at its end.
+// and returns the body with a member appended.
 func (o object) and(m member) []byte { return append(o[:len(o):len(o)], m).text() }
 
 func (o object) text() []byte {

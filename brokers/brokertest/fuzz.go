@@ -8,7 +8,7 @@ import (
 	"github.com/postbridge/postbridge/bridge/event"
 )
 
-// FuzzNormalize feeds bodies to Normalize: whatever it makes an order of is one that can be published.
+// FuzzNormalize fuzzes Normalize: every order that it returns must be complete, and its event must match the schema.
 func FuzzNormalize(f *testing.F, s Suite) {
 	schema := compileSchema(f)
 	for _, b := range s.seeds(f) {
@@ -34,8 +34,8 @@ func FuzzNormalize(f *testing.F, s Suite) {
 	})
 }
 
-// FuzzVerify feeds postbacks to Verify. Whatever it accepts, proven has to accept too: the adapter's rule once more,
-// written another way.
+// FuzzVerify fuzzes Verify. A postback that it accepts must also be accepted by proven, an independent implementation
+// of the adapter's rule.
 func FuzzVerify(f *testing.F, s Suite, proven func(*bridge.Postback) bool) {
 	for _, b := range s.seeds(f) {
 		f.Add(s.PathToken, "", b.body)
@@ -53,7 +53,7 @@ func FuzzVerify(f *testing.F, s Suite, proven func(*bridge.Postback) bool) {
 	})
 }
 
-// seeds are all bodies of the suite, and each once more for each field that is changed in it.
+// seeds returns all bodies of the suite, and each of them with each of its fields changed.
 func (s Suite) seeds(f *testing.F) []sample {
 	all := append(s.genuine(f), s.samples(f, "unproven")...)
 	for _, b := range slices.Clone(all) {

@@ -9,7 +9,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// testMembers changes each member of each body, one at a time. The event id has to change with it, so that the state is
+// testMembers changes each member of each body, one at a time. The event id must change, so that the state is
 // published, unless the table has a reason.
 func (s Suite) testMembers(t *testing.T) {
 	for _, b := range s.orders(t) {
@@ -21,35 +21,29 @@ func (s Suite) testMembers(t *testing.T) {
 		for name, reason := range s.Members {
 			for _, changed := range b.members.changes(name) {
 				if same := s.id(t, changed) == b.id; same != (reason != "") {
-					t.Errorf(
-						"%s with another %s: collapsed %v, and the reason is %q\n%s",
-						b.name,
-						name,
-						same,
-						reason,
-						changed,
-					)
+					t.Errorf("%s with another %s: collapsed %v, and the reason is %q\n%s",
+						b.name, name, same, reason, changed)
 				}
 			}
 		}
 		if unknown := b.members.and(member{"postbridge_unknown", "1"}); s.id(t, unknown) == b.id {
-			t.Errorf("%s: a member that nobody knows is not published", b.name)
+			t.Errorf("%s: a change of an unknown member is not published", b.name)
 		}
 	}
 }
 
-// testSpellings spells each body in other ways. The event id stays.
+// testSpellings writes each body in other, equivalent ways. The event id must not change.
 func (s Suite) testSpellings(t *testing.T) {
 	for _, b := range s.orders(t) {
 		for _, spelled := range b.members.spellings(t) {
 			if s.id(t, spelled) != b.id {
-				t.Errorf("%s is another state when it is spelled\n%s", b.name, spelled)
+				t.Errorf("%s: the id differs for the equivalent body\n%s", b.name, spelled)
 			}
 		}
 	}
 }
 
-// readOrder is a sample that the broker understands.
+// readOrder is a sample that is an order.
 type readOrder struct {
 	name    string
 	members object
@@ -67,13 +61,13 @@ func (s Suite) orders(t *testing.T) (all []readOrder) {
 	return all
 }
 
-// id is the event id of a body, whatever proves it.
+// id returns the event id of a body without verifying it.
 func (s Suite) id(t testing.TB, body []byte) string {
 	t.Helper()
 	return s.unverified(body).ID
 }
 
-// reason returns what the table has for a member, whose name may be in another case.
+// reason returns the table's entry for a member; the name matches without regard to case.
 func (s Suite) reason(name string) (reason string, ok bool) {
 	if reason, ok = s.Members[name]; ok {
 		return reason, true
@@ -86,8 +80,8 @@ func (s Suite) reason(name string) (reason string, ok bool) {
 	return "", false
 }
 
-// changes are the bodies in which the member says something else: another value, another nested value, and nothing
-// where there was something. A body without the member gets it.
+// changes returns bodies in which the member differs: another value, another nested value, or none. A body without the
+// member gets it.
 func (o object) changes(name string) (bodies [][]byte) {
 	i := slices.IndexFunc(o, func(m member) bool { return strings.EqualFold(m.name, name) })
 	if i < 0 {
@@ -99,7 +93,7 @@ func (o object) changes(name string) (bodies [][]byte) {
 		nested := changeLast(o[i].value[:last+1]) + o[i].value[last+1:]
 		bodies = append(bodies, o.with(i, member{o[i].name, nested}))
 	}
-	if !o[i].saysNothing() {
+	if !o[i].isEmpty() {
 		bodies = append(bodies, o.with(i, member{o[i].name, "null"}), o.with(i, member{o[i].name, `""`}), o.without(i))
 	}
 	return bodies
@@ -109,20 +103,20 @@ func isAlphanumeric(r rune) bool {
 	return '0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z'
 }
 
-// saysNothing reports whether the value is one of those that may be left out. That includes 0 and a time never set,
-// though they say something in members that are neither a number nor a time.
-func (m member) saysNothing() bool {
+// isEmpty reports whether the value may be equivalent to none. That includes 0 and a time never set, although they are
+// values in members that are neither a number nor a time.
+func (m member) isEmpty() bool {
 	text := strings.TrimSpace(strings.Trim(m.value, `"`))
 	return strings.Trim(text, "0.") == "" || strings.HasPrefix(text, "0001-01-01") || m.isNull()
 }
 
-// isNull reports whether the value says nothing in every member.
+// isNull reports whether the value is equivalent to none in every member.
 func (m member) isNull() bool {
 	return slices.Contains([]string{"null", `""`, `"NA"`, "{}", "[]"}, m.value)
 }
 
-// spellings are bodies that say the same: with other white space, with the members in other orders, with nothing said
-// in other ways, and with a whole number as a decimal.
+// spellings returns equivalent bodies: with other white space, other orders of the members, other forms of no value,
+// and whole numbers as decimals and strings.
 func (o object) spellings(t *testing.T) (bodies [][]byte) {
 	t.Helper()
 	indented := jsontext.Value(bytes.Clone(o.text()))

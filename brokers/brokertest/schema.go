@@ -42,7 +42,7 @@ func (s eventSchema) validate(event []byte) error {
 	return s.compiled.Validate(doc)
 }
 
-// moduleRoot is the directory of go.mod, above the directory in which the tests of a package run.
+// moduleRoot returns the directory of go.mod.
 func moduleRoot(t testing.TB) string {
 	t.Helper()
 	dir, err := os.Getwd()

@@ -8,8 +8,8 @@ import (
 	"github.com/postbridge/postbridge/brokers/body"
 )
 
-// Normalize reads the order. Names are matched without regard to case: Dhan's documentation and what it sends differ in
-// it. Of names that are then the same the last counts.
+// Normalize returns the order in a body. Member names match without regard to case, because the documentation and the
+// postbacks differ in it; the last of several equal names counts. The error is that of body.Complete.
 func (*Broker) Normalize(members []event.Member) (event.Order, error) {
 	var o order
 	for _, m := range members {
@@ -18,31 +18,31 @@ func (*Broker) Normalize(members []event.Member) (event.Order, error) {
 	if err := body.Complete(&o.Order); err != nil {
 		return event.Order{}, err
 	}
-	o.settle()
+	o.derive()
 	return o.Order, nil
 }
 
-// order is an order while its body is read.
+// order collects the members of a body.
 type order struct {
 	event.Order
 	times body.TimeReader
 
-	// Other spellings of one thing, used where the first has no value.
+	// Values of alternative member names, used if the first name has no value.
 	misspelledCode          string
 	camelCaseFilled         event.Quantity
 	averagePrice, lastPrice string
 }
 
-// settle fills in what depends on more than one member.
-func (o *order) settle() {
+// derive sets the fields that depend on more than one member.
+func (o *order) derive() {
 	o.ReasonCode = cmp.Or(o.ReasonCode, o.misspelledCode)
 	o.FilledQuantity = cmp.Or(o.FilledQuantity, o.camelCaseFilled)
 	o.Status = body.PartialFill(status(o.BrokerStatus), o.FilledQuantity, o.Quantity)
 	o.AveragePrice = o.fillPrice()
 }
 
-// fillPrice is the first average price that has a value. Dhan's order book is known to say 0.0 of a traded order, and
-// the price under another name, so with fills the first one that is not 0 comes before it.
+// fillPrice returns the first average price that has a value. Dhan's order book has been seen with 0.0 for a traded
+// order and the price in another member, so for an order with fills the first price other than 0 is preferred.
 func (o *order) fillPrice() string {
 	filled, _ := o.FilledQuantity.Get()
 	if filled > 0 || o.Status == event.StatusFilled || o.Status == event.StatusPartiallyFilled {
@@ -55,7 +55,8 @@ func (o *order) fillPrice() string {
 	return cmp.Or(o.AveragePrice, o.averagePrice, o.lastPrice)
 }
 
-// member is the field table of https://dhanhq.co/docs/v2/postback, and what the order API calls the rest.
+// member sets the field for one member, by the field table of https://dhanhq.co/docs/v2/postback and the names of the
+// order API.
 func (o *order) member(name string, v body.Value) {
 	var buf [32]byte
 	switch string(lower(buf[:0], name)) {
@@ -73,7 +74,7 @@ func (o *order) member(name string, v body.Value) {
 		o.BrokerStatus = v.Text()
 	case "omserrorcode":
 		o.ReasonCode = v.Text()
-	case "omserroecode": // so in the field table of the documentation
+	case "omserroecode": // misspelled in the documentation
 		o.misspelledCode = v.Text()
 	case "omserrordescription":
 		o.Reason = v.Text()
@@ -120,7 +121,7 @@ func (o *order) member(name string, v body.Value) {
 	}
 }
 
-// lower appends the name with its ASCII letters in lower case: strings.ToLower would cost an allocation per member.
+// lower appends the name with its ASCII letters in lower case. strings.ToLower would allocate for each member.
 func lower(dst []byte, name string) []byte {
 	for i := range len(name) {
 		c := name[i]
@@ -132,7 +133,7 @@ func lower(dst []byte, name string) []byte {
 	return dst
 }
 
-// State leaves out nothing: no member is known to differ between two postbacks of one state.
+// State excludes no member: none is known to differ between two postbacks of one state.
 func (*Broker) State(m event.Member) string {
 	v := body.Value(m.Value)
 	var buf [32]byte
@@ -149,9 +150,9 @@ func (*Broker) State(m event.Member) string {
 	}
 }
 
-// status reads Dhan's word. PART_TRADED is documented for the order API only, CONFIRM and TRIGGERED for others of
-// Dhan's interfaces. CLOSED, of a super order whose entry and exit are placed, is not the state of one order and
-// stays unknown.
+// status maps Dhan's status word. PART_TRADED is documented for the order API only, CONFIRM and TRIGGERED for other
+// interfaces of Dhan. CLOSED, the word for a super order whose entry and exit are placed, is not the state of one order
+// and stays unknown.
 func status(word string) event.Status {
 	var buf [32]byte
 	switch string(body.Fold(buf[:0], word)) {
@@ -174,7 +175,7 @@ func status(word string) event.Status {
 	}
 }
 
-// exchange reads Dhan's exchange segment, as Kite writes it.
+// exchange maps Dhan's exchange segment to the exchange names that Kite uses.
 func exchange(v body.Value) string {
 	var buf [32]byte
 	switch string(body.Fold(buf[:0], v.Text())) {

@@ -9,9 +9,9 @@ import (
 	"github.com/postbridge/postbridge/brokers/proof"
 )
 
-// Verify checks the token, and that the client is a known one if clients are listed. Dhan does not say whether it
-// keeps the query of a registered URL, so the token may be in the path or in the query. It proves the origin of a body
-// that is not an object too, which names no client and is kept as a dead letter.
+// Verify checks the token and, if client ids are configured, the client id in the body. Dhan does not document whether
+// it keeps the query of a registered URL, so the token may be in the path or in the query. The token alone also
+// verifies a body that is not a JSON object and so names no client: the bridge stores it as a dead letter.
 func (b *Broker) Verify(p *bridge.Postback) (how string, err error) {
 	cred := b.credentials()
 	if !proof.OneOf(cmp.Or(p.PathToken, p.QueryToken), cred.Tokens) {

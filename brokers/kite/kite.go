@@ -1,13 +1,13 @@
-// Package kite reads the postbacks of Zerodha's Kite Connect.
+// Package kite verifies and normalizes the postbacks of Zerodha's Kite Connect.
 //
 // The documentation is https://kite.trade/docs/connect/v3/postbacks. A postback is one JSON object for one order. Its
-// checksum covers the order id and the order time, and nothing else: not the status, not a quantity, not a price. So
-// whoever has seen one postback can send it again with other fields; a path token keeps such a sender out.
+// checksum covers only the order id and the order time: not the status, a quantity or a price. Whoever has seen one
+// postback can send it again with other fields; a path token prevents that.
 package kite
 
 import "github.com/postbridge/postbridge/bridge"
 
-// Formula is what stands between the order id and the API secret in the text that the checksum is a hash of.
+// Formula names the field that the checksum hashes between the order id and the API secret.
 type Formula string
 
 // The formulas.
@@ -19,32 +19,32 @@ const (
 	UserID Formula = "user_id"
 )
 
-// Config is what New needs.
+// Config is the configuration of the adapter.
 type Config struct {
-	// Checksum is UserID to accept that formula too. Anything else, also nothing, is OrderTimestamp.
+	// Checksum is UserID to accept that formula, too. Any other value, also none, is OrderTimestamp.
 	Checksum Formula
-	// Credentials returns those in force. It is called once for each postback, from any goroutine.
+	// Credentials returns the current credentials. It is called once per postback, from any goroutine.
 	Credentials func() Credentials
 }
 
-// Credentials are the secrets that prove a postback. Nobody changes them once they are returned.
+// Credentials verify a postback. They are immutable once returned.
 type Credentials struct {
-	// Secrets are the API secrets of the apps. An app may be listed twice while its secret is changed.
+	// Secrets are the API secrets of the apps. An app is listed twice while its secret is rotated.
 	Secrets []Secret
-	// Tokens are the path tokens. If there is none, the route has no token.
+	// Tokens are the valid path tokens. If there is none, the route has no token.
 	Tokens []string
 }
 
 // Secret is the API secret of one Kite Connect app. Neither is empty: anybody can hash an empty secret.
 type Secret struct{ AppID, Secret string }
 
-// Broker reads Kite's postbacks.
+// Broker is the adapter for Kite. It implements bridge.Broker.
 type Broker struct{ config Config }
 
 var _ bridge.Broker = (*Broker)(nil)
 
-// New makes the adapter.
+// New returns the adapter.
 func New(c Config) *Broker { return &Broker{c} }
 
-// Name is kite.
+// Name returns "kite".
 func (*Broker) Name() string { return "kite" }

@@ -8,8 +8,8 @@ import (
 	"github.com/postbridge/postbridge/brokers/body"
 )
 
-// Normalize reads the order. Names are matched exactly; of a name that is repeated the last counts, as an official
-// sample repeats status_message.
+// Normalize returns the order in a body. Member names match exactly. The last of several equal names counts: an
+// official sample repeats status_message. The error is that of body.Complete.
 func (*Broker) Normalize(members []event.Member) (event.Order, error) {
 	var o order
 	for _, m := range members {
@@ -18,31 +18,31 @@ func (*Broker) Normalize(members []event.Member) (event.Order, error) {
 	if err := body.Complete(&o.Order); err != nil {
 		return event.Order{}, err
 	}
-	o.settle()
+	o.derive()
 	return o.Order, nil
 }
 
-// order is an order while its body is read.
+// order collects the members of a body.
 type order struct {
 	event.Order
 	times     body.TimeReader
 	accountID string
 }
 
-// settle fills in what depends on more than one member.
-func (o *order) settle() {
+// derive sets the fields that depend on more than one member.
+func (o *order) derive() {
 	o.UserID = cmp.Or(o.UserID, o.accountID)
 	o.UpdatedTime = cmp.Or(o.UpdatedTime, o.OrderTime)
 	o.Status = body.PartialFill(status(o.BrokerStatus), o.FilledQuantity, o.Quantity)
 }
 
-// member is the field table of https://kite.trade/docs/connect/v3/postbacks. unfilled_quantity is not in it: captures
-// have 0 there while the whole quantity is pending.
+// member sets the field for one member, by the field table of https://kite.trade/docs/connect/v3/postbacks.
+// unfilled_quantity is not read: captures have 0 there while the whole quantity is pending.
 func (o *order) member(name string, v body.Value) {
 	switch name {
 	case "user_id":
 		o.UserID = v.Text()
-	case "account_id": // the same order in the order book and on the ticker's socket has this name for it
+	case "account_id": // the name in the order book and on the WebSocket ticker
 		o.accountID = v.Text()
 	case "order_id":
 		o.OrderID = v.Text()
@@ -101,14 +101,14 @@ func (o *order) member(name string, v body.Value) {
 	}
 }
 
-// State leaves out what is known to differ between two postbacks of one state. The evidence is a capture of one order
-// that was placed, modified and cancelled (testdata/genuine/series-2026-*): its frames 1 and 2 are one state, and so
-// are 4 and 5.
+// State excludes the members that are known to differ between two postbacks of one state. The evidence is a capture of
+// one order that was placed, modified and cancelled (testdata/genuine/series-2026-*): frames 1 and 2 report one state,
+// and so do 4 and 5.
 func (*Broker) State(m event.Member) string {
 	v := body.Value(m.Value)
 	switch m.Name {
-	case "guid", // another one in frames 1 and 2, and in 4 and 5; documented as the id of a request
-		"checksum",          // a hash of the order id, the time and a secret, which says nothing more than they do
+	case "guid", // differs in frames 1 and 2, and in 4 and 5; documented as the id of a request
+		"checksum",          // a hash of the order id, the time and a secret: no information of its own
 		"pending_quantity",  // 1 in frame 4 and 0 in frame 5, of an order of which 1 is cancelled in both
 		"unfilled_quantity": // 0 in all frames, and in another capture while 900 are pending; missing in older ones
 		return ""
@@ -124,7 +124,7 @@ func (*Broker) State(m event.Member) string {
 	}
 }
 
-// statusState is the state of a status. Kite says UPDATE and then OPEN for one change (frames 1 and 2), and its
+// statusState returns the State of a status. Kite sends UPDATE and then OPEN for one change (frames 1 and 2), and its
 // documentation has CANCEL where captures have CANCELLED.
 func statusState(v body.Value) string {
 	switch word := v.StateWord(); word {
@@ -137,7 +137,7 @@ func statusState(v body.Value) string {
 	}
 }
 
-// status reads Kite's word. The documentation of the order history lists most of them and says that there are others.
+// status maps Kite's status word. The documentation of the order history lists most words and says that others exist.
 func status(word string) event.Status {
 	var buf [32]byte
 	switch string(body.Fold(buf[:0], word)) {
@@ -145,7 +145,7 @@ func status(word string) event.Status {
 		"amo req received", "modify amo req received":
 		return event.StatusPending
 	case "open", "update", "modified", // UPDATE, in postbacks only: an open order was modified or filled in part
-		"not modified", "not cancelled": // the exchange refused a request, and the order stands as it was
+		"not modified", "not cancelled": // the exchange refused the request; the order is unchanged
 		return event.StatusOpen
 	case "trigger pending":
 		return event.StatusTriggerPending
@@ -155,7 +155,7 @@ func status(word string) event.Status {
 		return event.StatusPendingCancel
 	case "complete":
 		return event.StatusFilled
-	case "cancel", "cancelled", "cancelled amo": // the postback page says CANCEL, captures and the SDKs say CANCELLED
+	case "cancel", "cancelled", "cancelled amo": // CANCEL in the postback page, CANCELLED in captures and SDKs
 		return event.StatusCancelled
 	case "rejected":
 		return event.StatusRejected

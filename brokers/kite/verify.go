@@ -14,8 +14,8 @@ import (
 	"github.com/postbridge/postbridge/brokers/proof"
 )
 
-// Verify checks the path token, if tokens are configured, and the checksum in the body. Both have to fit; only of a
-// body that is not JSON, and so has no checksum, the token alone proves the origin.
+// Verify checks the path token, if tokens are configured, and the checksum in the body. Both must match. A body that is
+// not JSON has no checksum, so the token alone verifies it.
 func (b *Broker) Verify(p *bridge.Postback) (how string, err error) {
 	cred := b.config.Credentials()
 	if err := checkPath(p.PathToken, cred.Tokens); err != nil {
@@ -43,8 +43,8 @@ func (b *Broker) Verify(p *bridge.Postback) (how string, err error) {
 	return how, err
 }
 
-// checkPath checks what follows /kite/. Without tokens that is nothing, or the word that a widely read guide tells
-// people to register.
+// checkPath checks the part of the path after /kite/. Without tokens it is empty, or "postback", which a widely read
+// guide tells people to register.
 func checkPath(token string, tokens []string) error {
 	switch {
 	case len(tokens) > 0 && !proof.OneOf(token, tokens):
@@ -55,15 +55,15 @@ func checkPath(token string, tokens []string) error {
 	return nil
 }
 
-// claim is what a body says of its own origin.
+// claim holds the members of a body that the checksum covers or that select the secret.
 type claim struct {
 	orderID, orderTime, userID, appID, checksum string
 
-	// userIDFormula is whether the checksum may cover the user id in place of the time.
+	// userIDFormula accepts a checksum that covers the user id in place of the time.
 	userIDFormula bool
-	// times counts the names that are checksum, or one that it covers, without regard to case. A reader further on
-	// may not be as exact in its names as this one, or take the first of two: what was proven and what is read then
-	// differ.
+	// times counts the members named checksum, or like a member that it covers, without regard to case. A consumer of
+	// raw may match names without regard to case, or use the first of two: it would read a value that the checksum
+	// does not cover.
 	times struct{ orderID, orderTime, userID, checksum int }
 }
 
@@ -84,7 +84,7 @@ func (c *claim) member(name string, v body.Value) {
 }
 
 func (c *claim) count(name string) {
-	// Of these letters there are two forms each, so most names need no closer look.
+	// Fast path: most names begin with another letter.
 	if name == "" || !strings.Contains("oOuUcC", name[:1]) {
 		return
 	}
@@ -100,12 +100,12 @@ func (c *claim) count(name string) {
 	}
 }
 
-// repeated reports whether the body says twice what the checksum is to prove.
+// repeated reports whether the body has a member twice that the checksum covers.
 func (c *claim) repeated() bool {
 	return c.times.orderID > 1 || c.times.orderTime > 1 || c.times.checksum > 1 || c.userIDFormula && c.times.userID > 1
 }
 
-// check finds the secret and the formula that made the checksum.
+// check returns the formula with which the checksum matches one of the secrets.
 func (c *claim) check(secrets []Secret) (how string, err error) {
 	if c.repeated() {
 		return "", bridge.Refuse(
@@ -130,15 +130,14 @@ func (c *claim) check(secrets []Secret) (how string, err error) {
 	return "", bridge.Refuse(http.StatusForbidden, "checksum", "the checksum is missing or does not fit the body")
 }
 
-// beginsWithYear reports whether a time begins with four digits and no fifth. Nothing separates the order id from the
-// time in the text that is hashed, so digits could be moved from one to the other, and the checksum would fit another
-// order's id.
+// beginsWithYear reports whether a time begins with exactly four digits. The hashed text has no separator between order
+// id and time, so digits could be moved from one to the other and the checksum would match another order id.
 func beginsWithYear(time string) bool {
 	digits := len(time) - len(strings.TrimLeft(time, "0123456789"))
 	return digits == 4
 }
 
-// candidates are the secrets of the app that the body names: all of them if it names none.
+// candidates returns the secrets of the app that the body names, or all secrets if it names none.
 func (c *claim) candidates(secrets []Secret) []Secret {
 	if c.appID == "" {
 		return secrets
@@ -152,9 +151,9 @@ func (c *claim) candidates(secrets []Secret) []Secret {
 	return of
 }
 
-// madeWith reports whether sum is SHA-256(order id ‖ middle ‖ secret) for one of the secrets. It is a plain hash, not
-// an HMAC, over the texts exactly as received (validatePostback in zerodha/kiteconnectjs). Nothing stands between the
-// parts, so it does not say where the order id ends and the middle begins. All secrets are tried, whichever fits.
+// madeWith reports whether sum is SHA-256(order id ‖ middle ‖ secret) for one of the secrets: a plain hash, not an
+// HMAC, over the texts exactly as received (validatePostback in zerodha/kiteconnectjs). The parts have no separator;
+// see beginsWithYear. All secrets are tried even after a match, so that the time does not depend on which one matches.
 func (c *claim) madeWith(middle string, sum [sha256.Size]byte, secrets []Secret) bool {
 	match := 0
 	for _, s := range secrets {
@@ -168,7 +167,7 @@ func (c *claim) madeWith(middle string, sum [sha256.Size]byte, secrets []Secret)
 	return match == 1 && c.orderID != "" && middle != ""
 }
 
-// parseChecksum reads 64 hex digits, in whatever case.
+// parseChecksum parses 64 hex digits in upper or lower case.
 func parseChecksum(s string) (sum [sha256.Size]byte, ok bool) {
 	if len(s) != hex.EncodedLen(len(sum)) {
 		return sum, false

@@ -1,4 +1,4 @@
-// Package proof compares what a postback brings with the secrets that prove its origin.
+// Package proof compares the tokens of a postback with the configured ones.
 package proof
 
 import (
@@ -6,8 +6,8 @@ import (
 	"crypto/subtle"
 )
 
-// OneOf reports whether the text given is one of the secrets. It takes the same time whichever it is, and however much
-// of it fits: both sides are hashed first, so that their lengths do not tell either. An empty text is none of them.
+// OneOf reports whether the given text is one of the secrets, in constant time: both sides are hashed first, so that
+// neither a common prefix nor the length shows in the time. An empty text never matches.
 func OneOf(given string, secrets []string) bool {
 	sum := sha256.Sum256([]byte(given))
 	match := 0
