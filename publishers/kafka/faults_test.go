@@ -72,7 +72,7 @@ func wantStored(t *testing.T, r *publishertest.Trial, all ...*bridge.Delivery) {
 }
 
 func waitNoCauses(r *publishertest.Trial) {
-	r.Eventually("every cause over", func() bool { return len(r.Causes()) == 0 })
+	r.Eventually("end of all conditions", func() bool { return len(r.Causes()) == 0 })
 }
 
 // waitCause waits for a cause that has all these words.

@@ -215,5 +215,5 @@ func TestSubjectMappingLater(t *testing.T) {
 	if got := subjects(t, js, "ORDERS", 2); got["orders.kite"] != len(all) {
 		t.Errorf("%v, want %d of orders.kite", got, len(all))
 	}
-	r.Eventually("every cause over", func() bool { return len(r.Causes()) == 0 })
+	r.Eventually("end of all conditions", func() bool { return len(r.Causes()) == 0 })
 }

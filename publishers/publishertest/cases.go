@@ -12,7 +12,7 @@ import (
 	"github.com/postbridge/postbridge/bridge/event"
 )
 
-// fewer returns n, or with -short a number that is enough to see whether it works at all.
+// fewer returns n, or short with -short.
 func fewer(n, short int) int {
 	if testing.Short() {
 		return short
@@ -27,10 +27,10 @@ func testStored(t *testing.T, bus Bus) {
 	r.Publish(all...)
 	r.WaitDone(all...)
 	r.CheckStored(all...)
-	r.Eventually("every cause over", func() bool { return len(r.Causes()) == 0 })
+	r.Eventually("end of all conditions", func() bool { return len(r.Causes()) == 0 })
 }
 
-// random returns a source of random numbers whose seed is logged, to be set here for the same numbers again.
+// random returns a source of random numbers and logs its seed; to repeat a run, set it here.
 func random(t *testing.T) *rand.Rand {
 	t.Helper()
 	seed := rand.Uint64()
@@ -38,10 +38,10 @@ func random(t *testing.T) *rand.Rand {
 	return rand.New(rand.NewPCG(seed, 0))
 }
 
-// notPart skips a test of what a bus cannot do. -v shows it.
+// notPart skips a test of a fault that the bus cannot simulate.
 func notPart(t *testing.T, bus Bus, why string) {
 	t.Helper()
-	t.Skipf("%T takes no part in this test: %s", bus, why)
+	t.Skipf("not for %T: %s", bus, why)
 }
 
 func testConnectionCut(t *testing.T, bus Bus) {
@@ -50,7 +50,7 @@ func testConnectionCut(t *testing.T, bus Bus) {
 	all := Events(1, 4000, 200)
 	r.Publish(all...)
 	for range fewer(40, 10) {
-		time.Sleep(time.Duration(rnd.IntN(60)) * time.Millisecond) // not waiting for anything: the time of a cut
+		time.Sleep(time.Duration(rnd.IntN(60)) * time.Millisecond) // a random time for the cut, not a wait for a condition
 		bus.Cut()
 	}
 	r.WaitDone(all...)
@@ -66,16 +66,16 @@ func testAnswersLost(t *testing.T, bus Bus) { answersLost(t, bus, func() {}) }
 
 func answersLost(t *testing.T, bus Bus, then func()) {
 	r := Open(t, bus)
-	first := Events(1, 300, 50) // enough to have all connections that it takes: a new one needs an answer
+	first := Events(1, 300, 50) // opens all connections, which needs responses
 	r.Publish(first...)
 	r.WaitDone(first...)
 
 	bus.LoseAnswers(true)
 	all := Events(301, 500, 50)
 	r.Publish(all...)
-	r.Eventually("events stored whose answers are lost", func() bool { return len(bus.Stored(t, bridge.Orders)) > 300 })
+	r.Eventually("events stored whose acks are lost", func() bool { return len(bus.Stored(t, bridge.Orders)) > 300 })
 	if n := r.DoneOf(all...); n != 0 {
-		t.Errorf("%d events done without an answer", n)
+		t.Errorf("%d events done without an ack", n)
 	}
 	bus.LoseAnswers(false)
 	then()
@@ -88,14 +88,14 @@ func testDownAtStart(t *testing.T, bus Bus) {
 	r := Open(t, bus)
 	all := Events(1, 500, 50)
 	r.Publish(all...)
-	r.Eventually("a cause reported", func() bool { return len(r.Causes()) > 0 })
+	r.Eventually("condition reported", func() bool { return len(r.Causes()) > 0 })
 	if n := r.DoneOf(all...); n != 0 {
 		t.Errorf("%d events done without a bus", n)
 	}
 	bus.Start(t)
 	r.WaitDone(all...)
 	r.CheckStored(all...)
-	r.Eventually("every cause over", func() bool { return len(r.Causes()) == 0 })
+	r.Eventually("end of all conditions", func() bool { return len(r.Causes()) == 0 })
 }
 
 func testRestartedUnderLoad(t *testing.T, bus Bus) {
@@ -131,7 +131,7 @@ func testDenied(t *testing.T, bus Bus) {
 	denied, others := split(all, func(d *bridge.Delivery) bool { return d.Key() == key })
 	r.WaitDone(others...)
 	r.Eventually("the denial reported", func() bool { return len(r.Causes()) > 0 })
-	// Causes are logged and shown in /status, where no user or order may be named.
+	// Conditions are logged and shown in /status, which must not name a user or an order.
 	for _, id := range []string{key, all[3].UserID, all[3].OrderID} {
 		if causes := strings.Join(r.Causes(), "\n"); strings.Contains(causes, id) {
 			t.Errorf("%q is named in %q", id, causes)
@@ -143,7 +143,7 @@ func testDenied(t *testing.T, bus Bus) {
 	denier.SetDenied(t, key, false)
 	r.WaitDone(denied...)
 	r.CheckStored(all...)
-	r.Eventually("every cause over", func() bool { return len(r.Causes()) == 0 })
+	r.Eventually("end of all conditions", func() bool { return len(r.Causes()) == 0 })
 }
 
 func testTooLarge(t *testing.T, bus Bus) {
@@ -185,16 +185,16 @@ func testOrdersFull(t *testing.T, bus Bus) {
 	}
 	dead := Deadletters(301, 5)
 	r.Publish(dead...)
-	r.WaitDone(dead...) // another destination has nothing to do with it
+	r.WaitDone(dead...) // another destination is not affected
 	bus.SetFull(t, bridge.Orders, false)
 	r.WaitDone(after...)
 	r.CheckStored(append(append(before, after...), dead...)...)
-	r.Eventually("every cause over", func() bool { return len(r.Causes()) == 0 })
+	r.Eventually("end of all conditions", func() bool { return len(r.Causes()) == 0 })
 }
 
 func testRejectsFull(t *testing.T, bus Bus) {
 	r := Open(t, bus)
-	// Each key has its rejected event first, in the middle or not at all, so that some wait behind one.
+	// Rejected events are at various positions in their keys, so that some events wait for a rejected one.
 	first, all := Events(1, 1, 20), Events(2, 200, 20)
 	first[0].Status = event.StatusRejected
 	r.Publish(first...)
@@ -211,7 +211,7 @@ func testRejectsFull(t *testing.T, bus Bus) {
 	r.WaitDone(going...)
 	r.Eventually("the full destination reported", func() bool { return len(r.Causes()) > 0 })
 	if n := r.DoneOf(waiting...); n != 0 {
-		t.Errorf("%d events done whose second copy, or the one before it, has no room", n)
+		t.Errorf("%d events done although rejects is full for them or for one before them", n)
 	}
 	bus.SetFull(t, bridge.Rejects, false)
 	r.WaitDone(all...)
@@ -226,19 +226,19 @@ func testOfferedAgain(t *testing.T, bus Bus) {
 	bus.LoseAnswers(true)
 	all := Events(301, 400, 40)
 	r.Publish(all...)
-	r.Eventually("events stored whose answers are lost", func() bool { return len(bus.Stored(t, bridge.Orders)) > 300 })
+	r.Eventually("events stored whose acks are lost", func() bool { return len(bus.Stored(t, bridge.Orders)) > 300 })
 	r.Close()
 	bus.LoseAnswers(false)
 	bus.Cut()
 
-	// The next run offers the same deliveries with the same numbers.
+	// The next run publishes the same deliveries with the same sequences.
 	again := r.Reopen()
 	again.Publish(all...)
 	again.WaitDone(all...)
 	again.CheckStored(append(before, all...)...)
 }
 
-// testKilled has a run end in the middle, time and again, and the next one begin at a cursor that is behind.
+// testKilled ends several runs at random times; each next run begins from an older saved cursor.
 func testKilled(t *testing.T, bus Bus) {
 	const more = 300
 	rounds := fewer(10, 3)
@@ -262,7 +262,7 @@ func testKilled(t *testing.T, bus Bus) {
 		r.Eventually("some events done", func() bool { return r.DoneOf(all...) >= min(enough, len(all)) })
 		if round%2 == 0 {
 			bus.LoseAnswers(true)
-			time.Sleep(time.Duration(rnd.IntN(20)) * time.Millisecond) // not waiting for anything: the time of the end
+			time.Sleep(time.Duration(rnd.IntN(20)) * time.Millisecond) // a random time for the end, not a wait for a condition
 		}
 		r.Close()
 		bus.LoseAnswers(false)
@@ -273,18 +273,18 @@ func testKilled(t *testing.T, bus Bus) {
 	r.CheckStored(all...)
 }
 
-// restorer is the bus as one that can come back with an older copy.
+// restorer returns the bus as a Restorer, or skips the test.
 func restorer(t *testing.T, bus Bus) Restorer {
 	t.Helper()
 	r, ok := bus.(Restorer)
 	if !ok {
-		notPart(t, bus, "it cannot come back with an older copy of what it had stored (Restorer)")
+		notPart(t, bus, "it cannot be restored from an older copy (Restorer)")
 	}
 	return r
 }
 
-// publishUntilNoted publishes events with the numbers from first on until it is noted where some of them are.
-func publishUntilNoted(r *Trial, first uint64) (all []*bridge.Delivery) {
+// publishUntilCheckpoint publishes events with sequences from first on until the state has a checkpoint of one.
+func publishUntilCheckpoint(r *Trial, first uint64) (all []*bridge.Delivery) {
 	r.t.Helper()
 	r.Eventually("a checkpoint", func() bool {
 		some := Events(first+uint64(len(all)), 50, 20)
@@ -296,47 +296,42 @@ func publishUntilNoted(r *Trial, first uint64) (all []*bridge.Delivery) {
 	return all
 }
 
-// testOlderCopy has the bus come back with an older copy of what it had stored.
+// testOlderCopy restores the bus from an older copy of its data.
 func testOlderCopy(t *testing.T, bus Bus) {
 	older := restorer(t, bus)
 	r := Open(t, bus)
-	all := publishUntilNoted(r, 1)
-	all = append(all, publishUntilNoted(r, uint64(len(all)+1))...)
+	all := publishUntilCheckpoint(r, 1)
+	all = append(all, publishUntilCheckpoint(r, uint64(len(all)+1))...)
 	bus.Stop(t)
 	older.Save(t)
 	bus.Start(t)
 	saved := len(all)
-	all = append(all, publishUntilNoted(r, uint64(len(all)+1))...)
+	all = append(all, publishUntilCheckpoint(r, uint64(len(all)+1))...)
 	r.ExpectLoss()
 	bus.Stop(t)
 	older.Restore(t)
 	bus.Start(t)
 	r = r.GoBack()
 	if r.start == 0 || r.start > uint64(saved) {
-		t.Errorf(
-			"of %d events of which %d are lost, those behind %d are published again",
-			len(all),
-			len(all)-saved,
-			r.start,
-		)
+		t.Errorf("rewound to %d, although the last %d of %d events are lost", r.start, len(all)-saved, len(all))
 	}
 	r.Publish(all[r.start:]...)
 	r.WaitDone(all[r.start:]...)
 	r.CheckStored(all...)
 	if lost := r.Lost(); lost != nil {
-		t.Errorf("published again, and still lost: %v", lost)
+		t.Errorf("loss reported after the rewind: %v", lost)
 	}
 }
 
-// testOlderCopyOutgrown has others write to the older copy, until it is longer than what it had stored.
+// testOlderCopyOutgrown restores an older copy, to which another spool writes until it is longer than the lost data.
 func testOlderCopyOutgrown(t *testing.T, bus Bus) {
 	older := restorer(t, bus)
 	r := Open(t, bus)
-	all := publishUntilNoted(r, 1)
+	all := publishUntilCheckpoint(r, 1)
 	bus.Stop(t)
 	older.Save(t)
 	bus.Start(t)
-	lost := publishUntilNoted(r, uint64(len(all)+1))
+	lost := publishUntilCheckpoint(r, uint64(len(all)+1))
 	r.Close()
 	bus.Stop(t)
 	older.Restore(t)
@@ -368,10 +363,10 @@ func testOlderCopyOutgrown(t *testing.T, bus Bus) {
 	}
 }
 
-// testMadeAnew has a destination removed and made anew; what the others hold is not stored twice.
+// testMadeAnew deletes a destination and creates it again; no event is stored twice in the others.
 func testMadeAnew(t *testing.T, bus Bus) {
 	r := Open(t, bus)
-	all := publishUntilNoted(r, 1)
+	all := publishUntilCheckpoint(r, 1)
 	r.ExpectLoss()
 	bus.MakeAnew(t, bridge.Orders)
 	bus.Cut()
@@ -383,16 +378,16 @@ func testMadeAnew(t *testing.T, bus Bus) {
 	r.CheckStored(all...)
 }
 
-// testMadeAnewBetweenRuns is the same while nobody looks.
+// testMadeAnewBetweenRuns is testMadeAnew while no publisher is open.
 func testMadeAnewBetweenRuns(t *testing.T, bus Bus) {
 	r := Open(t, bus)
-	all := publishUntilNoted(r, 1)
+	all := publishUntilCheckpoint(r, 1)
 	r.Close()
 	bus.MakeAnew(t, bridge.Orders)
 	r = r.Reopen()
 	r.ExpectLoss()
 	more := Events(uint64(len(all)+1), 10, 20)
-	r.Publish(more...) // what there is to publish makes it look
+	r.Publish(more...) // a publish starts the check
 	r = r.GoBack()
 	all = append(all, more...)
 	r.Publish(all[r.start:]...)
@@ -406,7 +401,7 @@ func testContextEnded(t *testing.T, bus Bus) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	for _, d := range all {
-		r.publisher.Publish(ctx, d, func(error) { t.Error("done called for an event that was not taken") })
+		r.publisher.Publish(ctx, d, func(error) { t.Error("done called for an event that was not accepted") })
 	}
 	more := Events(11, 10, 10)
 	r.Publish(more...)
@@ -420,7 +415,7 @@ func testCloseWhileDown(t *testing.T, bus Bus) {
 	r.Publish(all...)
 	r.Eventually("some events done", func() bool { return r.DoneOf(all...) > 50 })
 	bus.Stop(t)
-	r.Close() // and no done after it, which close checks
+	r.Close() // and no done after it, which Trial.done checks
 	bus.Start(t)
 }
 
@@ -440,7 +435,7 @@ func testLeaderKilled(t *testing.T, bus Bus) {
 	r.CheckStored(all...)
 }
 
-// noise is data that cannot be compressed, the same each time.
+// noise returns n incompressible bytes, the same each time.
 func noise(n int) []byte {
 	source := rand.New(rand.NewPCG(1, 2))
 	data := make([]byte, n)

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// Proxy stands between a publisher and a TCP server, and can cut connections and lose what the server says.
+// Proxy is a TCP proxy between a publisher and a server. It can cut connections and drop the responses of the server.
 type Proxy struct {
 	listener net.Listener
 	target   string
@@ -35,7 +35,7 @@ func NewProxy(t *testing.T, target string) *Proxy {
 	return p
 }
 
-// Addr is the proxy's host:port.
+// Addr returns the host:port of the proxy.
 func (p *Proxy) Addr() string { return p.listener.Addr().String() }
 
 // Cut cuts all connections.
@@ -48,7 +48,7 @@ func (p *Proxy) Cut() {
 	clear(p.conns)
 }
 
-// Refuse says whether connections are refused; those there are it cuts.
+// Refuse cuts all connections, and refuses new ones while refuse is true.
 func (p *Proxy) Refuse(refuse bool) {
 	p.mu.Lock()
 	p.refuse = refuse
@@ -56,7 +56,7 @@ func (p *Proxy) Refuse(refuse bool) {
 	p.Cut()
 }
 
-// LoseAnswers says whether what the server says is lost.
+// LoseAnswers drops the responses of the server while lose is true.
 func (p *Proxy) LoseAnswers(lose bool) { p.lose.Store(lose) }
 
 func (p *Proxy) accept() {
@@ -89,7 +89,7 @@ func (p *Proxy) add(client, server net.Conn) bool {
 	return !p.refuse
 }
 
-// pipe copies what from reads off one connection to the other, until one ends, and then ends both.
+// pipe copies from one connection to the other until one ends, and then closes both.
 func (p *Proxy) pipe(to, other net.Conn, from io.Reader) {
 	_, _ = io.Copy(to, from)
 	p.mu.Lock()
@@ -100,7 +100,7 @@ func (p *Proxy) pipe(to, other net.Conn, from io.Reader) {
 	delete(p.conns, other)
 }
 
-// answers reads what the server says, and nothing while that is lost.
+// answers reads the responses of the server, except while they are dropped.
 type answers struct {
 	server io.Reader
 	lose   *atomic.Bool

@@ -1,8 +1,8 @@
-// Package publishertest is the contract of bridge.Publisher as a suite of tests that runs against any bus.
+// Package publishertest is the contract suite for implementations of bridge.Publisher on any bus.
 //
-// What it holds a publisher to: every event is stored in all its destinations, once, in the order of its key, and done
-// is called once for it; whatever the bus and the network do. What the bus can never take is refused; what it will not
-// take now holds up nothing but its own key.
+// A publisher must store every event once in each of its destinations, in order per key, and call done once for it,
+// whatever the bus and the network do. An event that the bus can never store is rejected; one that it cannot store now
+// blocks only its own key.
 package publishertest
 
 import (
@@ -11,8 +11,7 @@ import (
 	"github.com/postbridge/postbridge/bridge"
 )
 
-// Bus is a bus under test, and what can happen to it. Its methods fail the test they were given if they cannot do what
-// they say.
+// Bus is a bus under test and its faults. A method that cannot do its work fails the test.
 type Bus interface {
 	// Open opens a publisher on the bus. The bus may be down.
 	Open(t *testing.T, o bridge.Opening) bridge.Publisher
@@ -21,49 +20,48 @@ type Bus interface {
 
 	// Cut cuts the publisher's connections. It may connect again at once.
 	Cut()
-	// LoseAnswers says whether what the bus answers to the publisher is lost. What the publisher sends arrives.
+	// LoseAnswers drops the responses of the bus to the publisher, or stops doing so. Requests still arrive.
 	LoseAnswers(lose bool)
 
-	// Stop stops the bus, and Start starts it again with what it had stored.
+	// Stop stops the bus; Start starts it again with its data.
 	Stop(t *testing.T)
 	Start(t *testing.T)
 
-	// MakeAnew removes a destination with all that it holds, and makes it again.
+	// MakeAnew deletes a destination with its data and creates it again.
 	MakeAnew(t *testing.T, dest bridge.Destination)
-	// SetFull says whether the destination takes no more.
+	// SetFull makes the destination refuse events for lack of space, or accept them again.
 	SetFull(t *testing.T, dest bridge.Destination, full bool)
 	// SetMaxMessage limits the size of a message.
 	SetMaxMessage(t *testing.T, bytes int)
 }
 
-// Denier is a Bus that can deny to publish events of one key.
+// Denier is a Bus that can deny the right to publish events of one key.
 type Denier interface {
 	SetDenied(t *testing.T, key string, denied bool)
 }
 
-// ByDestination is a Bus on which each destination keeps the order by itself: an event does not wait for the one before
-// it to be stored in another.
+// ByDestination is a Bus with an order per destination: an event does not wait until the one before it is stored in
+// another destination.
 type ByDestination interface {
 	ByDestination()
 }
 
-// Restorer is a Bus that can come back with an older copy of what it had stored.
+// Restorer is a Bus that can be restored from an older copy of its data.
 type Restorer interface {
-	// Save keeps what the bus has stored now, and Restore puts that in place of what it has stored since. The bus is
-	// stopped at both, and is started afterwards.
+	// Save copies the data of the bus, and Restore replaces the data with that copy. The bus must be stopped.
 	Save(t *testing.T)
 	Restore(t *testing.T)
 }
 
 // Cluster is a Bus of several nodes.
 type Cluster interface {
-	// KillLeader stops the node that leads the destination, and starts it again once another does.
+	// KillLeader stops the leader of the destination, and starts it again once another node leads.
 	KillLeader(t *testing.T, dest bridge.Destination)
 }
 
-// Message is one message as the bus holds it.
+// Message is a stored message.
 type Message struct {
-	// Key is the event's key: what the message is ordered by.
+	// Key is the key of the event, within which messages are ordered.
 	Key string
 	// Attributes are the CloudEvents attributes, names without prefix, values decoded; and traceparent.
 	Attributes map[string]string
@@ -72,7 +70,7 @@ type Message struct {
 	Data        []byte
 }
 
-// Run runs the whole suite. Each test gets a bus of its own from start. With -short there are fewer events and rounds.
+// Run runs the suite, each test on a new bus from start. With -short there are fewer events and rounds.
 func Run(t *testing.T, start func(t *testing.T) Bus) {
 	for _, c := range []struct {
 		name string
@@ -104,7 +102,7 @@ func Run(t *testing.T, start func(t *testing.T) Bus) {
 	}
 }
 
-// RunCluster runs the tests in which the nodes of a cluster make a difference.
+// RunCluster runs the tests that need a bus of several nodes.
 func RunCluster(t *testing.T, start func(t *testing.T) Bus) {
 	bus := start(t)
 	t.Run("LeaderKilled", func(t *testing.T) { testLeaderKilled(t, bus) })

@@ -13,44 +13,44 @@ import (
 	"github.com/postbridge/postbridge/bridge/event"
 )
 
-// patience is how long anything may take. Retries come up to 30 s apart.
+// patience is the longest wait for a condition; retries are up to 30 s apart.
 const patience = 60 * time.Second
 
-// Trial is one publisher and what came of what it was given.
+// Trial is one run of a publisher, with the results of its deliveries.
 type Trial struct {
 	t         *testing.T
 	bus       Bus
 	publisher bridge.Publisher
-	start     uint64 // the prefix to begin with
-	before    uint64 // the highest number that a run before offered
-	offered   uint64 // and this one
+	start     uint64 // the committed sequence at the start
+	before    uint64 // the highest sequence offered in earlier runs
+	offered   uint64 // the highest sequence offered so far
 
 	mu sync.Mutex
 	// All below are guarded by mu.
 	results map[uint64]error // by sequence
 	changed chan struct{}    // closed and replaced with each result
-	prefix  uint64           // all events up to this number are done
-	state   []byte           // the publisher's, as of prefix
-	kept    cursor           // what is on disk
-	broken  error            // why nothing comes to disk
-	asked   int              // how often the publisher wanted it to, while nothing did
-	open    map[string]error // causes that hold
+	prefix  uint64           // all events up to this sequence are done
+	state   []byte           // publisher state as of prefix
+	kept    cursor           // the saved cursor
+	broken  error            // makes saves fail
+	asked   int              // failed calls of SaveState
+	open    map[string]error // current conditions by name
 	closed  bool
 
 	lossExpected bool
 	lost         []Loss
 }
 
-// cursor is how far a publisher has come, and its state as of then.
+// cursor is a committed sequence and the publisher state as of it.
 type cursor struct {
 	prefix uint64
 	state  []byte
 }
 
-// keepEach is how many events are done until the cursor comes to disk without being asked for.
+// keepEach is the number of events after which the cursor is saved without a call of SaveState.
 const keepEach = 20
 
-// Open opens a publisher that knows of none before it.
+// Open opens a publisher without a saved state.
 func Open(t *testing.T, bus Bus) *Trial {
 	t.Helper()
 	return open(t, bus, cursor{}, 0)
@@ -62,7 +62,7 @@ func openFrom(t *testing.T, bus Bus, spool string) *Trial {
 	return openSpool(t, bus, spool, cursor{}, 0)
 }
 
-// Reopen is the next run after this one, which is closed, and which has ended well.
+// Reopen opens the next run after this one, which was closed in order.
 func (r *Trial) Reopen() *Trial {
 	r.t.Helper()
 	return open(r.t, r.bus, cursor{r.prefix, r.state}, r.offered)
@@ -74,18 +74,18 @@ func (r *Trial) ReopenWith(state string) *Trial {
 	return open(r.t, r.bus, cursor{r.prefix, []byte(state)}, r.offered)
 }
 
-// Recover is the next run after this one, which is closed, with what a crash leaves: an earlier cursor. All events
-// beyond Prefix are to be published again.
+// Recover opens the next run after a crash of this one, which is closed: from its saved cursor. The caller publishes
+// all events after Prefix again.
 func (r *Trial) Recover() *Trial {
 	r.t.Helper()
 	return open(r.t, r.bus, r.kept, r.offered)
 }
 
-// GoBack waits until the bus is known to have lost events, and is the next run: from there on. All events beyond
-// Prefix are to be published again.
+// GoBack waits until a loss of the bus is reported, rewinds, and opens the next run. The caller publishes all events
+// after Prefix again.
 func (r *Trial) GoBack() *Trial {
 	r.t.Helper()
-	r.Eventually("word of the loss", func() bool { return len(r.Lost()) > 0 })
+	r.Eventually("report of the loss", func() bool { return len(r.Lost()) > 0 })
 	r.Close()
 	committed := r.Prefix()
 	for _, l := range r.Lost() {
@@ -123,7 +123,7 @@ func openSpool(t *testing.T, bus Bus, spool string, c cursor, before uint64) *Tr
 	return r
 }
 
-// saveState is what a pump does when its publisher asks for it.
+// saveState saves the cursor for the publisher, as a pump does.
 func (r *Trial) saveState() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -136,7 +136,7 @@ func (r *Trial) saveState() error {
 	return nil
 }
 
-// rewound is what no bus may say that has lost nothing.
+// rewound records a reported loss, which is an error unless it is expected.
 func (r *Trial) rewound(committed uint64, why error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -144,44 +144,44 @@ func (r *Trial) rewound(committed uint64, why error) {
 		r.lost = append(r.lost, Loss{committed, why})
 		return
 	}
-	r.t.Errorf("the bus is said to have lost what is behind %d: %v", committed, why)
+	r.t.Errorf("unexpected rewind to %d: %v", committed, why)
 }
 
-// Loss is what a publisher said of a bus that has lost what it stored.
+// Loss is a loss of stored events that the publisher reported.
 type Loss struct {
 	Committed uint64
 	Why       error
 }
 
-// ExpectLoss says that the bus loses events.
+// ExpectLoss allows reports of a loss from now on.
 func (r *Trial) ExpectLoss() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.lossExpected = true
 }
 
-// Lost is what the publisher said of a loss.
+// Lost returns the reported losses.
 func (r *Trial) Lost() []Loss {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.lost
 }
 
-// BreakDisk says why nothing comes to disk from now on; nil that it does again.
+// BreakDisk makes saves fail with an error, or with nil succeed again.
 func (r *Trial) BreakDisk(why error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.broken = why
 }
 
-// DiskAsked is how often the publisher wanted its state on disk while nothing came there.
+// DiskAsked returns the number of saves that BreakDisk made fail.
 func (r *Trial) DiskAsked() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.asked
 }
 
-// Prefix is the number up to which all events are done.
+// Prefix returns the sequence up to which all events are done.
 func (r *Trial) Prefix() uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -195,8 +195,8 @@ func (r *Trial) State() string {
 	return string(r.state)
 }
 
-// HasCheckpoint reports whether the publisher noted where an event with that number or a later one is stored: in that
-// stream or partition, or if it is empty, in any.
+// HasCheckpoint reports whether the state has a checkpoint of an event with that sequence or a later one, in the given
+// stream or partition, or in any if it is empty.
 func (r *Trial) HasCheckpoint(stream string, from uint64) bool {
 	for line := range strings.Lines(r.State()) {
 		var word, in, identity string
@@ -235,7 +235,7 @@ func (r *Trial) report(cause string, err error) {
 	}
 }
 
-// Causes are those that hold now.
+// Causes returns the current conditions.
 func (r *Trial) Causes() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -273,7 +273,7 @@ func (r *Trial) done(d *bridge.Delivery, err error) {
 	}
 	r.results[d.Sequence] = err
 	for ; r.has(r.prefix + 1); r.prefix++ {
-		// all up to the next are done
+		// prefix ends before the first event that is not done
 	}
 	r.state = r.publisher.State(r.prefix)
 	if r.broken == nil && r.prefix >= r.kept.prefix+keepEach {
@@ -307,7 +307,7 @@ func (r *Trial) WaitSettled(all ...*bridge.Delivery) {
 		}
 		select {
 		case <-changed:
-			time.Sleep(time.Millisecond) // let a few more come before counting again
+			time.Sleep(time.Millisecond) // collects more results before counting again
 		case <-deadline:
 			r.t.Fatalf("%d of %d events are not done after %v; causes: %q", missing, len(all), patience, r.Causes())
 		}
@@ -325,14 +325,14 @@ func (r *Trial) WaitDone(all ...*bridge.Delivery) {
 	}
 }
 
-// ResultOf is what done was called with for the event.
+// ResultOf returns the error that done was called with for the event.
 func (r *Trial) ResultOf(d *bridge.Delivery) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.results[d.Sequence]
 }
 
-// DoneOf counts those that are done.
+// DoneOf returns how many of the events are done.
 func (r *Trial) DoneOf(all ...*bridge.Delivery) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -355,8 +355,8 @@ func (r *Trial) Eventually(what string, is func() bool) {
 	}
 }
 
-// CheckStored checks that the bus holds exactly these events: once in each destination, in the order of their keys,
-// whole.
+// CheckStored checks that exactly these events are stored: once in each destination, in order per key, with all
+// attributes.
 func (r *Trial) CheckStored(all ...*bridge.Delivery) {
 	r.t.Helper()
 	for _, dest := range []bridge.Destination{bridge.Orders, bridge.Rejects, bridge.Deadletters} {
@@ -379,12 +379,12 @@ func (r *Trial) checkMessages(dest bridge.Destination, got []Message, want map[s
 		d := want[sequence]
 		switch {
 		case d == nil:
-			r.t.Errorf("%s: event %q should not be there", dest, sequence)
+			r.t.Errorf("%s: unexpected event %q", dest, sequence)
 			continue
 		case seen[sequence]:
 			r.t.Errorf("%s: event %s is stored twice", dest, sequence)
 		case dest != bridge.Deadletters && sequence < last[m.Key]:
-			r.t.Errorf("%s: event %s of %s is stored behind %s", dest, sequence, m.Key, last[m.Key])
+			r.t.Errorf("%s: event %s of %s is stored after %s", dest, sequence, m.Key, last[m.Key])
 		}
 		seen[sequence] = true
 		last[m.Key] = sequence
@@ -397,7 +397,7 @@ func (r *Trial) checkMessages(dest bridge.Destination, got []Message, want map[s
 	}
 }
 
-// compare says what of the message is not as the delivery has it.
+// compare returns the first difference between the message and the delivery, or "".
 func compare(d *bridge.Delivery, m Message, dest bridge.Destination) string {
 	if !bytes.Equal(m.Data, d.Data) {
 		return "the data differs"
@@ -447,7 +447,7 @@ func Events(first uint64, n, keys int) []*bridge.Delivery {
 	return all
 }
 
-// Deadletters makes n dead letters.
+// Deadletters returns n dead letters.
 func Deadletters(first uint64, n int) []*bridge.Delivery {
 	all := Events(first, n, n)
 	for i, d := range all {
@@ -456,7 +456,7 @@ func Deadletters(first uint64, n int) []*bridge.Delivery {
 	return all
 }
 
-// asDeadletter is the event as one that was not understood.
+// asDeadletter returns the event as a dead letter.
 func asDeadletter(d *bridge.Delivery) *bridge.Delivery {
 	d = d.AsDeadletter()
 	d.UserID, d.OrderID, d.Status = "", "", event.StatusUnknown

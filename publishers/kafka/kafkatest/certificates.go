@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// makeCertificates makes ca.pem, server.pem (key and certificate, as Kafka reads it), client.pem and client-key.pem.
-// The server's is good on loopback and for the names given.
+// makeCertificates writes ca.pem, server.pem (key and certificate, as Kafka reads it), client.pem and client-key.pem.
+// The server certificate is valid for loopback and the given names.
 func makeCertificates(dir string, names []string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -64,11 +64,10 @@ func makeCertificates(dir string, names []string) error {
 	return nil
 }
 
-// certificate makes what the template says, signed by ca; by itself without one.
-func certificate(
-	template, ca *x509.Certificate,
-	caKey *ecdsa.PrivateKey,
-) (*x509.Certificate, *ecdsa.PrivateKey, error) {
+// certificate creates a certificate from the template, signed by ca, or self-signed without one.
+func certificate(template, ca *x509.Certificate, caKey *ecdsa.PrivateKey) (
+	*x509.Certificate, *ecdsa.PrivateKey, error,
+) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, nil, err
@@ -90,7 +89,7 @@ func certificatePEM(c *x509.Certificate) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
 }
 
-// keyPEM is the key in PKCS #8, which is what Kafka reads.
+// keyPEM returns the key in PKCS #8, the format that Kafka reads.
 func keyPEM(key *ecdsa.PrivateKey) ([]byte, error) {
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {

@@ -11,53 +11,52 @@ import (
 	"strings"
 )
 
-// Options says which Kafka.
+// Options are the options of a cluster.
 type Options struct {
-	// Dir is where everything is written: configuration, logs, data, certificates, temporary files. It is made if
-	// missing. The data of an earlier cluster of as many nodes is used again.
+	// Dir is the directory of all files: configuration, logs, data, certificates, temporary files. It is created if
+	// missing. Data of an earlier cluster with the same number of nodes is used again.
 	Dir string
 
-	// Nodes is how many: 0 or 1, or 3 with three replicas of everything, two of which have to have a record.
+	// Nodes is the number of nodes: 0 and 1 mean one; 3 means three with replication 3 and min.insync.replicas 2.
 	Nodes int
 
 	// Secure adds listeners with TLS and SASL: SCRAM-SHA-256, SCRAM-SHA-512 and PLAIN, for User with Password.
 	Secure bool
 
-	// SecureListen is the host:port of the secure listener of each node, for clients that do not reach 127.0.0.1;
-	// empty for free ports there. The certificate is good for these hosts, too.
+	// SecureListen is the host:port of the secure listener of each node, for clients that cannot reach 127.0.0.1;
+	// empty for free ports there. The certificate is valid for these hosts, too.
 	SecureListen []string
 
-	// ClientAuth adds listeners with TLS that require a client certificate. It makes its owner User, too.
+	// ClientAuth adds listeners with TLS that require a client certificate, whose principal is User.
 	ClientAuth bool
 
-	// ACLs denies everybody what is not granted, except on the plaintext listeners. Grant it there.
+	// ACLs denies what is not granted, except on the plaintext listeners, which serve to grant it.
 	ACLs bool
 
-	// Properties are more lines for server.properties of each node, and go before those made here.
+	// Properties are added to server.properties of each node and override the generated ones.
 	Properties map[string]string
 
-	// JVM are more options for the JVM of each node, and go before those given here.
+	// JVM are additional options for the JVM of each node; they precede the generated ones.
 	JVM []string
 
-	// Listen is the host:port of the plaintext listener of the first node; empty for a free port on 127.0.0.1, as all
-	// others get.
+	// Listen is the host:port of the plaintext listener of the first node; empty for a free port on 127.0.0.1.
 	Listen string
 }
 
-// User may log in at secure listeners with Password.
+// User and Password are the login at secure listeners.
 const (
 	User     = "edge"
 	Password = "edge-secret"
 )
 
-// endpoints says where a node listens.
+// endpoints are the addresses of a node.
 type endpoints struct {
 	plain, secure, clientAuth, controller string // host:port
 }
 
 // chooseEndpoints finds free ports for all nodes.
 func chooseEndpoints(o Options) ([]endpoints, error) {
-	var held []net.Listener // until all are chosen, so that none is chosen twice
+	var held []net.Listener // open until all are chosen, so that no port is chosen twice
 	defer func() {
 		for _, l := range held {
 			_ = l.Close()
@@ -76,7 +75,7 @@ func chooseEndpoints(o Options) ([]endpoints, error) {
 	if o.Listen != "" {
 		l, err := net.Listen("tcp", o.Listen)
 		if err != nil {
-			return nil, fmt.Errorf("kafkatest: a Kafka broker cannot listen there: %w", err)
+			return nil, fmt.Errorf("kafkatest: cannot listen: %w", err)
 		}
 		held = append(held, l)
 	}
@@ -91,9 +90,8 @@ func chooseEndpoints(o Options) ([]endpoints, error) {
 	return nodes, failure
 }
 
-// listenBelowEphemeral listens on a port the system does not give out by itself, neither to listeners nor to outgoing
-// connections: nobody takes it while its node is down, and a client that dials a node that is down does not reach
-// itself.
+// listenBelowEphemeral listens on a port below the ephemeral range: no other process gets it while its node is down,
+// and a client that dials a node that is down does not connect to itself.
 func listenBelowEphemeral() (net.Listener, error) {
 	var err error
 	for range 100 {
@@ -116,16 +114,13 @@ func (o Options) check() error {
 	}
 	for _, address := range append([]string{o.Listen}, o.SecureListen...) {
 		if host, _, err := net.SplitHostPort(address); address != "" && (err != nil || host == "") {
-			return fmt.Errorf(
-				"kafkatest: %q is not where clients can connect to: give host:port, as in 127.0.0.1:9092",
-				address,
-			)
+			return fmt.Errorf("kafkatest: %q is not an address for clients; write it like 127.0.0.1:9092", address)
 		}
 	}
 	return nil
 }
 
-// secureHosts are those of SecureListen.
+// secureHosts returns the hosts of SecureListen.
 func (o Options) secureHosts() (all []string) {
 	for _, address := range o.SecureListen {
 		host, _, _ := net.SplitHostPort(address) // was checked
@@ -134,7 +129,7 @@ func (o Options) secureHosts() (all []string) {
 	return all
 }
 
-// properties is server.properties of node i.
+// properties returns the server.properties of node i.
 func (o Options) properties(i int, all []endpoints, data, tls string) []byte {
 	voters := make([]string, len(all))
 	for j, e := range all {
@@ -161,10 +156,10 @@ func (o Options) properties(i int, all []endpoints, data, tls string) []byte {
 
 		"auto.create.topics.enable":    "false",
 		"offsets.topic.num.partitions": "1",
-		// kafka-go asks for a producer id at the coordinator of transactions, whose 50 partitions would be made first.
+		// The transaction coordinator, which kafka-go asks for a producer id, would first create 50 partitions.
 		"transaction.state.log.num.partitions": "1",
 		"group.initial.rebalance.delay.ms":     "0",
-		// By default a broker that was killed comes back only after 9 s: its old session has to end.
+		// The default is 9 s, which a killed broker must wait until its old session ends.
 		"broker.session.timeout.ms":      "6000",
 		"broker.heartbeat.interval.ms":   "500",
 		"log.cleaner.dedupe.buffer.size": "2097152", // of 128 MB of heap
@@ -195,7 +190,7 @@ func (o Options) properties(i int, all []endpoints, data, tls string) []byte {
 	}
 	if o.ACLs {
 		p["authorizer.class.name"] = "org.apache.kafka.metadata.authorizer.StandardAuthorizer"
-		p["super.users"] = "User:ANONYMOUS" // who comes without a login, as the nodes themselves do
+		p["super.users"] = "User:ANONYMOUS" // clients without a login, such as the nodes themselves
 	}
 	maps.Copy(p, o.Properties)
 	var b []byte
@@ -214,7 +209,7 @@ func (o Options) secure(p map[string]string) {
 		"org.apache.kafka.common.security.plain.PlainLoginModule required user_%s=%q;", User, Password)
 }
 
-// formatArgs are the arguments of StorageTool format that make the users of SCRAM.
+// formatArgs returns the arguments of StorageTool format that create the SCRAM users.
 func (o Options) formatArgs() (args []string) {
 	if o.Secure {
 		for _, mechanism := range []string{"SCRAM-SHA-256", "SCRAM-SHA-512"} {

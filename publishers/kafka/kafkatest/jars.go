@@ -28,20 +28,20 @@ var (
 	log4j []byte
 )
 
-// Jars returns the directory of the jars of a broker and its tools. The first call on a machine fetches them with Maven
-// into the user's cache directory; a process that calls meanwhile waits.
+// Jars returns the directory of the jars of Kafka and its tools. The first call on a machine fetches them with Maven
+// into the user's cache directory; other processes wait for it.
 func Jars(ctx context.Context) (dir string, err error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		return "", err
 	}
 	cache = filepath.Join(cache, "postbridge")
-	// Named by all that decides what is in it.
+	// The name has all inputs, so a change of one fetches anew.
 	home := filepath.Join(cache, fmt.Sprintf("kafka-%s-%.4x", Version, sha256.Sum256(pom)))
 	if _, err := exec.LookPath("java"); err != nil {
 		return "", fmt.Errorf("install Java 17 or newer: %w", err)
 	}
-	if exists(archive(home)) { // made last
+	if exists(archive(home)) { // created last
 		return lib(home), nil
 	}
 	if err := os.MkdirAll(cache, 0o755); err != nil {
@@ -73,7 +73,7 @@ func exists(path string) bool {
 	return !errors.Is(err, fs.ErrNotExist)
 }
 
-// lock waits for an exclusive lock on the file, which ends with this process at the latest.
+// lock waits for an exclusive lock on the file. The kernel releases it at the end of the process.
 func lock(ctx context.Context, path string) (unlock func(), err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
@@ -89,7 +89,7 @@ func lock(ctx context.Context, path string) (unlock func(), err error) {
 	return func() { f.Close() }, nil
 }
 
-// fetch makes home with the jars, whole or not at all.
+// fetch creates the directory home with the jars, atomically.
 func fetch(ctx context.Context, home string) (err error) {
 	mvn, err := exec.LookPath("mvn")
 	if err != nil {
@@ -111,8 +111,8 @@ func fetch(ctx context.Context, home string) (err error) {
 	return os.Rename(tmp, home)
 }
 
-// train starts a node and lets its JVM write the classes it has loaded to an archive, from which later JVMs map them.
-// That halves the time until a broker answers. It also tells that this Java can run this Kafka.
+// train starts a node once and has its JVM write the loaded classes to an archive (class data sharing). That halves the
+// start time of later nodes, and shows that this Java can run this Kafka.
 func train(ctx context.Context, home string) (err error) {
 	tmp, err := os.MkdirTemp(home, ".train-")
 	if err != nil {
@@ -131,19 +131,19 @@ func train(ctx context.Context, home string) (err error) {
 	return os.Rename(classes, archive(home))
 }
 
-// java is the command line of a JVM with these jars; what it should do follows.
+// java returns the command line of a JVM with these jars, to which the class and its arguments are appended.
 func java(jars, tmp, log4j string) ([]string, error) {
 	path, err := filepath.Glob(filepath.Join(jars, "*.jar"))
 	if err != nil {
 		return nil, err
 	}
-	slices.Sort(path) // the archive counts only for the class path it was made with
+	slices.Sort(path) // the archive is valid only for the same class path
 	args := []string{
-		// The first compiler only: it is the start that takes long, not the work.
+		// Only the first compiler: the start dominates, not the work.
 		"java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError",
-		// The JVM would warn on stdout of an archive it cannot use, as that of another Java.
+		// Otherwise the JVM warns on stdout of an unusable archive, such as that of another Java.
 		"-Xlog:disable", "-Xlog:all=error:stderr",
-		// A JVM that is killed leaves the native libraries it has unpacked.
+		// A killed JVM leaves unpacked native libraries there.
 		"-Djava.io.tmpdir=" + tmp,
 		"-Dlog4j2.configurationFile=" + log4j,
 		"-cp", strings.Join(path, string(filepath.ListSeparator)),

@@ -1,5 +1,5 @@
-// Package kafkatest runs a real Apache Kafka on loopback, for tests and for people: brokers in JVMs, from Maven's jars.
-// It needs Java 17 or newer, and Maven once.
+// Package kafkatest runs a real Apache Kafka on loopback, for tests and for make kafka: nodes in JVMs, with jars from
+// Maven. It needs Java 17 or newer, and Maven for the first run.
 package kafkatest
 
 import (
@@ -23,31 +23,31 @@ import (
 )
 
 const (
-	startTimeout = 2 * time.Minute // for a machine with much else to do
+	startTimeout = 2 * time.Minute // long, for a busy machine
 	stopTimeout  = 30 * time.Second
-	askTimeout   = 2 * time.Second // for one look
+	askTimeout   = 2 * time.Second // of one request
 	askInterval  = 25 * time.Millisecond
 )
 
-// Cluster is one that was started. Its methods may be called concurrently.
+// Cluster is a started cluster. Its methods may be called from any goroutine.
 type Cluster struct {
 	dir, jars string
 	options   Options
 	nodes     []*node
 }
 
-// node is one broker and controller.
+// node is one process, broker and controller.
 type node struct {
 	endpoints
-	id  int // in Kafka, where they count from 1
+	id  int // node.id, from 1
 	dir string
 
 	mu      sync.Mutex
 	process *process // guarded by mu; nil while stopped
 }
 
-// Start starts a cluster and returns when each of its nodes knows all others and gives out producer ids. ctx is for the
-// start only: Close ends the cluster, or else the end of this process does.
+// Start starts a cluster and returns when each node knows all others and assigns producer ids. ctx limits only the
+// start. Close ends the cluster, and so does the end of this process.
 func Start(ctx context.Context, o Options) (*Cluster, error) {
 	if err := o.check(); err != nil {
 		return nil, err
@@ -86,7 +86,7 @@ func start(ctx context.Context, jars string, o Options) (_ *Cluster, err error) 
 	return c, nil
 }
 
-// prepare writes all files and formats the directories for data.
+// prepare writes all files and formats the data directories.
 func (c *Cluster) prepare(ctx context.Context) error {
 	all, err := chooseEndpoints(c.options)
 	if err != nil {
@@ -124,7 +124,7 @@ func (c *Cluster) prepare(ctx context.Context) error {
 	})
 }
 
-// clusterID is a new one, as StorageTool random-uuid gives.
+// clusterID returns a random cluster id, as StorageTool random-uuid does.
 func clusterID() string {
 	for {
 		id := make([]byte, 16)
@@ -135,7 +135,7 @@ func clusterID() string {
 	}
 }
 
-// each calls do for all nodes at once.
+// each calls do for all nodes concurrently.
 func (c *Cluster) each(do func(i int) error) error {
 	errs := make([]error, len(c.nodes))
 	var wg sync.WaitGroup
@@ -161,7 +161,7 @@ func (c *Cluster) launch(i int) error {
 	if n.process != nil && !n.process.ended() {
 		return fmt.Errorf("kafkatest: node %d runs already", i)
 	}
-	// What a JVM that was killed has left.
+	// A killed JVM leaves files there.
 	tmp := filepath.Join(n.dir, "tmp")
 	if err := errors.Join(os.RemoveAll(tmp), os.MkdirAll(tmp, 0o755)); err != nil {
 		return err
@@ -183,7 +183,7 @@ func (c *Cluster) launch(i int) error {
 	return err
 }
 
-// await waits until node i knows the nodes given, and gives out producer ids.
+// await waits until node i knows the given nodes and assigns producer ids.
 func (c *Cluster) await(ctx context.Context, i int, known []int) error {
 	n := c.nodes[i]
 	n.mu.Lock()
@@ -198,24 +198,18 @@ func (c *Cluster) await(ctx context.Context, i int, known []int) error {
 		return last == nil, nil
 	})
 	if err != nil {
-		return fmt.Errorf(
-			"kafkatest: node %d does not come up: %w\nlast look: %w\nend of %s:\n%s",
-			i,
-			err,
-			last,
-			n.log(),
-			n.said(),
-		)
+		return fmt.Errorf("kafkatest: node %d is not ready: %w\nlast check: %w\nend of %s:\n%s",
+			i, err, last, n.log(), n.logTail())
 	}
 	return nil
 }
 
-// ready says why the node is not what await waits for.
+// ready returns why the node is not ready, or nil.
 func (n *node) ready(ctx context.Context, known []int) error {
-	// A connection for each look: kafka-go would otherwise wait before it tries again.
+	// Each check has connections of its own: kafka-go would otherwise wait before it dials again.
 	conn, err := net.DialTimeout("tcp", n.plain, askTimeout)
 	if err != nil {
-		return err // cheaper to find out so
+		return err // cheaper than a failing client
 	}
 	_ = conn.Close()
 	return ask(ctx, n.plain, func(ctx context.Context, client *kafka.Client) error {
@@ -236,7 +230,7 @@ func (n *node) ready(ctx context.Context, known []int) error {
 	})
 }
 
-// ask asks the node at addr, over connections of its own.
+// ask sends a request to the node at addr, over connections of its own.
 func ask(ctx context.Context, addr string, question func(context.Context, *kafka.Client) error) error {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
@@ -245,8 +239,8 @@ func ask(ctx context.Context, addr string, question func(context.Context, *kafka
 	return question(ctx, &kafka.Client{Addr: kafka.TCP(addr), Transport: transport})
 }
 
-// said is the end of what the node has logged.
-func (n *node) said() []byte {
+// logTail returns the end of the node's log.
+func (n *node) logTail() []byte {
 	text, _ := os.ReadFile(n.log())
 	return tail(text)
 }
@@ -274,16 +268,16 @@ func (c *Cluster) addresses(of func(endpoints) string) []string {
 	return all
 }
 
-// CAFile is the certificate that the nodes' certificates are checked with.
+// CAFile returns the file of the CA certificate.
 func (c *Cluster) CAFile() string { return filepath.Join(c.tls(), "ca.pem") }
 
-// ClientCertFile is the certificate of a client.
+// ClientCertFile returns the file of a client certificate.
 func (c *Cluster) ClientCertFile() string { return filepath.Join(c.tls(), "client.pem") }
 
-// ClientKeyFile is the key of ClientCertFile.
+// ClientKeyFile returns the file of its key.
 func (c *Cluster) ClientKeyFile() string { return filepath.Join(c.tls(), "client-key.pem") }
 
-// Kill kills a node, which counts from 0, as kill -9 does.
+// Kill kills a node, as kill -9 does. Nodes count from 0.
 func (c *Cluster) Kill(node int) error {
 	p, err := c.nodes[node].take()
 	if err != nil {
@@ -292,33 +286,27 @@ func (c *Cluster) Kill(node int) error {
 	return p.kill()
 }
 
-// Stop ends a node in order.
+// Stop stops a node in order.
 func (c *Cluster) Stop(node int) error {
 	n := c.nodes[node]
 	p, err := n.take()
 	if err != nil {
 		return fmt.Errorf("kafkatest: stop node %d: %w", node, err)
 	}
-	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it has ended already, or wait tells
+	_ = p.cmd.Process.Signal(syscall.SIGTERM) // an error means that it has ended
 	late := time.NewTimer(stopTimeout)
 	defer late.Stop()
 	select {
 	case <-p.done:
-		return nil // a JVM ends with 143 then
+		return nil // its exit code is 143
 	case <-late.C:
-		return errors.Join(
-			fmt.Errorf(
-				"kafkatest: node %d took more than %v to stop and was killed; end of its log:\n%s",
-				node,
-				stopTimeout,
-				n.said(),
-			),
-			p.kill(),
-		)
+		err := fmt.Errorf("kafkatest: node %d took more than %v to stop and was killed; end of its log:\n%s",
+			node, stopTimeout, n.logTail())
+		return errors.Join(err, p.kill())
 	}
 }
 
-// take returns the running process, which the node has no longer.
+// take removes the running process from the node and returns it.
 func (n *node) take() (*process, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -327,14 +315,14 @@ func (n *node) take() (*process, error) {
 	case p == nil:
 		return nil, errors.New("it does not run")
 	case p.ended():
-		return nil, fmt.Errorf("it has ended by itself: %w; end of its log:\n%s", p.err, n.said())
+		return nil, fmt.Errorf("it has ended by itself: %w; end of its log:\n%s", p.err, n.logTail())
 	}
 	n.process = nil
 	return p, nil
 }
 
-// StartNode starts a node again, with its data, and returns when it answers. With three nodes two have to run for any
-// to answer: if two are down, start both at once.
+// StartNode starts a stopped node with its data and returns when it is ready. A cluster of three nodes needs two: if
+// two are down, start both concurrently.
 func (c *Cluster) StartNode(ctx context.Context, node int) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -344,8 +332,7 @@ func (c *Cluster) StartNode(ctx context.Context, node int) error {
 	return c.await(ctx, node, []int{node})
 }
 
-// Leader returns the node that leads a partition, waiting for there to be one. For a while after a kill that is the
-// node that was killed.
+// Leader waits until a partition has a leader and returns it. For a while after a kill that is the killed node.
 func (c *Cluster) Leader(ctx context.Context, topic string, partition int) (node int, err error) {
 	last := errors.New("no node runs")
 	err = poll(ctx, askInterval, func() (bool, error) {
@@ -360,7 +347,7 @@ func (c *Cluster) Leader(ctx context.Context, topic string, partition int) (node
 		return false, nil
 	})
 	if err != nil {
-		return 0, fmt.Errorf("kafkatest: leader of %s/%d: %w; last look: %w", topic, partition, err, last)
+		return 0, fmt.Errorf("kafkatest: leader of %s/%d: %w; last check: %w", topic, partition, err, last)
 	}
 	return node, nil
 }
@@ -371,7 +358,7 @@ func (n *node) runs() bool {
 	return n.process != nil && !n.process.ended()
 }
 
-// leader asks the node who leads a partition.
+// leader returns the leader of a partition, according to the node.
 func (n *node) leader(ctx context.Context, topic string, partition int) (node int, err error) {
 	err = ask(ctx, n.plain, func(ctx context.Context, client *kafka.Client) error {
 		m, err := client.Metadata(ctx, &kafka.MetadataRequest{Topics: []string{topic}})
@@ -386,21 +373,21 @@ func (n *node) leader(ctx context.Context, topic string, partition int) (node in
 				}
 			}
 		}
-		return errors.New("there is none")
+		return errors.New("has no leader")
 	})
 	return node, err
 }
 
-// Close ends what runs, with no regard to data. A cluster may be closed more than once.
+// Close kills all nodes. A cluster may be closed more than once.
 func (c *Cluster) Close() {
 	for _, n := range c.nodes {
 		if p, err := n.take(); err == nil {
-			_ = p.kill() // it has ended either way
+			_ = p.kill() // it has ended in any case
 		}
 	}
 }
 
-// kill ends the process and waits until it has.
+// kill kills the process and waits for its end.
 func (p *process) kill() error {
 	if err := p.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
@@ -409,8 +396,8 @@ func (p *process) kill() error {
 	return nil
 }
 
-// Java runs a class of the jars, as org.apache.kafka.tools.consumer.ConsoleConsumer, and returns its stdout, also
-// with an error, which has its stderr.
+// Java runs a class of the jars, such as org.apache.kafka.tools.consumer.ConsoleConsumer, and returns its stdout, also
+// together with an error, which contains its stderr.
 func (c *Cluster) Java(ctx context.Context, class string, args ...string) (stdout []byte, err error) {
 	tmp, err := os.MkdirTemp(filepath.Join(c.dir, "tmp"), "")
 	if err != nil {
@@ -427,20 +414,20 @@ func runClass(ctx context.Context, jars, tmp, log4j, class string, args []string
 		return nil, err
 	}
 	line = append(append(line, "-Xmx256m", class), args...)
-	var out, said bytes.Buffer
+	var out, errOut bytes.Buffer
 	cmd := exec.CommandContext(ctx, line[0], line[1:]...)
-	cmd.Dir, cmd.Stdout, cmd.Stderr = tmp, &out, &said
+	cmd.Dir, cmd.Stdout, cmd.Stderr = tmp, &out, &errOut
 	p, err := startProcess(cmd)
 	if err == nil {
 		err = p.wait()
 	}
 	if err != nil {
-		err = fmt.Errorf("%s %s: %w\n%s%s", class, strings.Join(args, " "), err, tail(out.Bytes()), tail(said.Bytes()))
+		err = fmt.Errorf("%s %s: %w\n%s%s", class, strings.Join(args, " "), err, tail(out.Bytes()), tail(errOut.Bytes()))
 	}
 	return out.Bytes(), err
 }
 
-// Wait waits until ctx ends, or returns an error when a node has ended by itself before.
+// Wait waits until ctx ends, or returns an error once a node has ended by itself.
 func (c *Cluster) Wait(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -456,7 +443,7 @@ func (c *Cluster) Wait(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-p.done:
-			err := fmt.Errorf("kafkatest: node %d has ended by itself: %w; end of its log:\n%s", i, p.err, n.said())
+			err := fmt.Errorf("kafkatest: node %d has ended by itself: %w; end of its log:\n%s", i, p.err, n.logTail())
 			cancel(err)
 			return err
 		}

@@ -210,7 +210,7 @@ func TestStartSaysWhatIsWrong(t *testing.T) {
 		want string
 	}{
 		{kafkatest.Options{Dir: t.TempDir(), Listen: taken.Addr().String()}, "address already in use"},
-		{kafkatest.Options{Dir: t.TempDir(), Listen: ":9092"}, "give host:port"},
+		{kafkatest.Options{Dir: t.TempDir(), Listen: ":9092"}, "write it like 127.0.0.1:9092"},
 		{kafkatest.Options{}, "Dir is empty"},
 		{kafkatest.Options{Dir: t.TempDir(), Nodes: 2}, "there can be 1 or 3"},
 		{kafkatest.Options{Dir: t.TempDir(), Properties: map[string]string{"num.io.threads": "none"}}, "num.io.threads"},

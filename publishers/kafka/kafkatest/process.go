@@ -11,11 +11,11 @@ import (
 type process struct {
 	cmd  *exec.Cmd
 	done chan struct{} // closed when the process has ended
-	err  error         // of that; to be read after done
+	err  error         // of Wait; valid after done is closed
 }
 
-// startProcess starts cmd. Linux kills it when the thread that has started it ends, so that thread does nothing else
-// than to wait for it: a thread of the caller's could end before. A signal from the terminal goes to this process only.
+// startProcess starts cmd. Linux kills it when the thread that started it ends (PDEATHSIG), so a thread of its own
+// waits for it. A signal from the terminal reaches only this process, not cmd.
 func startProcess(cmd *exec.Cmd) (*process, error) {
 	cmd.SysProcAttr = childAttributes()
 	p := &process{cmd: cmd, done: make(chan struct{})}
@@ -33,7 +33,7 @@ func startProcess(cmd *exec.Cmd) (*process, error) {
 	return p, <-started
 }
 
-// wait waits until the process has ended, and returns how.
+// wait waits for the end of the process and returns its error.
 func (p *process) wait() error {
 	<-p.done
 	return p.err
@@ -48,7 +48,7 @@ func (p *process) ended() bool {
 	}
 }
 
-// poll calls done at each interval until it says true or an error, or ctx ends.
+// poll calls done at each interval until it returns true or an error, or ctx ends.
 func poll(ctx context.Context, interval time.Duration, done func() (bool, error)) error {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
@@ -64,5 +64,5 @@ func poll(ctx context.Context, interval time.Duration, done func() (bool, error)
 	}
 }
 
-// tail is the end of what a program has said.
-func tail(said []byte) []byte { return said[max(0, len(said)-4000):] }
+// tail returns the end of a program's output.
+func tail(output []byte) []byte { return output[max(0, len(output)-4000):] }

@@ -12,11 +12,11 @@ import (
 	"time"
 )
 
-// fetchTimeout is for the jars, when nobody has fetched them before.
+// fetchTimeout limits the first fetch of the jars on a machine.
 const fetchTimeout = 5 * time.Minute
 
-// Require returns if a real Kafka can be started here, for which it fetches the jars. Otherwise it skips the test and
-// says what is missing; with KAFKA_TEST_REQUIRED=1 it fails it.
+// Require returns if a real Kafka can be started here, and fetches its jars. Otherwise it skips the test with the
+// reason; with KAFKA_TEST_REQUIRED=1 it fails the test.
 func Require(t testing.TB) {
 	t.Helper()
 	switch err := available(); {
@@ -28,7 +28,7 @@ func Require(t testing.TB) {
 	}
 }
 
-// available says why no Kafka can be started here. It is found out once: a fetch that fails takes its time.
+// available returns why no Kafka can be started here, or nil. It is cached, because a failing fetch is slow.
 var available = sync.OnceValue(func() error { //nolint:gochecknoglobals // what the machine has, the same for all tests
 	ctx, cancel := context.WithTimeout(context.Background(), fetchTimeout)
 	defer cancel()
@@ -36,12 +36,12 @@ var available = sync.OnceValue(func() error { //nolint:gochecknoglobals // what 
 	return err
 })
 
-// StartFor starts a cluster that ends with the test, in a directory of the test's unless Options has one. If the test
-// fails it logs what the nodes have said. With -short it skips the test: then the node of Plain is the only one.
+// StartFor starts a cluster that ends with the test, in t.TempDir unless Options names a directory. If the test fails,
+// it logs the end of each node's log. With -short it skips the test: the node of Plain is then the only one.
 func StartFor(t testing.TB, o Options) *Cluster {
 	t.Helper()
 	if testing.Short() {
-		t.Skip("left out by -short: it starts a Kafka of its own")
+		t.Skip("skipped by -short: it starts a Kafka of its own")
 	}
 	Require(t)
 	if o.Dir == "" {
@@ -51,14 +51,14 @@ func StartFor(t testing.TB, o Options) *Cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("a real Kafka is at %v, with secure listeners at %v", c.Brokers(), c.SecureBrokers()) // of random ports
+	t.Logf("a real Kafka is at %v, with secure listeners at %v", c.Brokers(), c.SecureBrokers()) // random ports
 	t.Cleanup(func() {
 		c.Close()
 		if !t.Failed() {
 			return
 		}
 		for i, n := range c.nodes {
-			t.Logf("end of the log of node %d:\n%s", i, n.said())
+			t.Logf("end of the log of node %d:\n%s", i, n.logTail())
 		}
 	})
 	return c
@@ -80,19 +80,19 @@ func Java(ctx context.Context, t testing.TB, class string, args ...string) (stdo
 	return runClass(ctx, jars, dir, log, class, args)
 }
 
-// shared is the node of Plain.
+// sharedNode is the node of Plain.
 type sharedNode struct {
 	mu      sync.Mutex
 	main    bool     // guarded by mu: Main runs
 	dir     string   // guarded by mu
-	cluster *Cluster // guarded by mu; nil until it is asked for
-	err     error    // guarded by mu: why there is none
+	cluster *Cluster // guarded by mu; nil until the first Plain
+	err     error    // guarded by mu: of the start
 }
 
-var shared sharedNode //nolint:gochecknoglobals // it is there to be shared, and Main ends it
+var shared sharedNode //nolint:gochecknoglobals // shared by all tests of the process; Main ends it
 
-// Plain returns the brokers of KAFKA_TEST_BROKERS, separated by commas, if that is set, else of one node without a
-// login that all tests of the process share: use topics of your own. The process's TestMain has to call Main.
+// Plain returns the brokers in KAFKA_TEST_BROKERS, separated by commas, or if that is unset those of one node without a
+// login that all tests of the process share: each test needs topics of its own. The package's TestMain must call Main.
 func Plain(t testing.TB) []string {
 	t.Helper()
 	if brokers := os.Getenv("KAFKA_TEST_BROKERS"); brokers != "" {
