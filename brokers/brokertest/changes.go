@@ -48,7 +48,8 @@ func (s Suite) changes(t *testing.T, b sample) []byte {
 	for i, m := range members {
 		rows.WriteString(m.name)
 		for _, body := range [][]byte{
-			members.with(i, m.changed()), members.without(i), members.and(m.changed()), members.and(m.changed().upper()),
+			members.with(i, m.changed()), members.without(i), members.and(m.changed()),
+			members.and(m.changed().upper()),
 		} {
 			rows.WriteString("\t" + s.outcome(t, original, body))
 		}

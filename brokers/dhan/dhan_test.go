@@ -31,7 +31,8 @@ func members() map[string]string {
 		"exchangeSegment": "",
 		"productType":     "", "orderType": "", "validity": "", "tradingSymbol": "", "securityId": "", "quantity": "",
 		"disclosedQuantity": "", "price": "", "triggerPrice": "", "afterMarketOrder": "", "boProfitValue": "",
-		"boStopLossValue": "", "legName": "", "createTime": "", "updateTime": "", "exchangeTime": "", "drvExpiryDate": "",
+		"boStopLossValue": "", "legName": "", "createTime": "", "updateTime": "", "exchangeTime": "",
+		"drvExpiryDate": "",
 		"drvOptionType": "", "drvStrikePrice": "", "omsErrorCode": "", "omsErrorDescription": "", "filled_qty": "",
 		"algoId": "",
 

@@ -76,8 +76,10 @@ func TestPartialFill(t *testing.T) {
 
 func TestNotUnderstood(t *testing.T) {
 	for _, text := range []string{
-		``, `[]`, `null`, `{}`, `{"orderId":"1"}`, `{"orderStatus":"PENDING"}`, `{"orderId":null,"orderStatus":"PENDING"}`,
-		`{"orderId":"1","orderStatus":"NA"}`, `{"orderId":[1],"orderStatus":"PENDING"}`, `{"orderId":"1","orderStatus":"PENDING","legName": ,}`,
+		``, `[]`, `null`, `{}`, `{"orderId":"1"}`, `{"orderStatus":"PENDING"}`,
+		`{"orderId":null,"orderStatus":"PENDING"}`,
+		`{"orderId":"1","orderStatus":"NA"}`, `{"orderId":[1],"orderStatus":"PENDING"}`,
+		`{"orderId":"1","orderStatus":"PENDING","legName": ,}`,
 	} {
 		if order, err := orderOf([]byte(text)); err == nil {
 			t.Errorf("%s became %+v", text, order)
@@ -143,9 +145,11 @@ func TestWords(t *testing.T) {
 		{"orderType", "Odd", "odd"},
 		{"productType", "CNC", "cnc"}, {"productType", "INTRADAY", "mis"}, {"productType", "MARGIN", "nrml"},
 		{"productType", "MTF", "mtf"}, {"productType", "CO", "co"},
-		{"exchangeSegment", "NSE_EQ", "NSE"}, {"exchangeSegment", "BSE_EQ", "BSE"}, {"exchangeSegment", "NSE_FNO", "NFO"},
+		{"exchangeSegment", "NSE_EQ", "NSE"}, {"exchangeSegment", "BSE_EQ", "BSE"}, {"exchangeSegment", "NSE_FNO",
+			"NFO"},
 		{"exchangeSegment", "BSE_FNO", "BFO"}, {"exchangeSegment", "NSE_CURRENCY", "CDS"},
-		{"exchangeSegment", "BSE_CURRENCY", "BCD"}, {"exchangeSegment", "mcx_comm", "MCX"}, {"exchangeSegment", "Idx_I", "IDX_I"},
+		{"exchangeSegment", "BSE_CURRENCY", "BCD"}, {"exchangeSegment", "mcx_comm", "MCX"}, {"exchangeSegment",
+			"Idx_I", "IDX_I"},
 		{"exchangeSegment", "nse fno", "NFO"}, {"productType", "Co_X", "co_x"},
 		{"legName", "ENTRY_LEG", "entry_leg"}, {"legName", "TARGET_LEG", "target_leg"},
 		{"legName", "Stop_Loss_Leg", "stop_loss_leg"}, {"legName", "NA", ""},

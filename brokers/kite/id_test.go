@@ -13,7 +13,8 @@ func idOf(t *testing.T, namesAndValues ...string) string {
 	t.Helper()
 	body := object(append([]string{
 		"order_id", `"260108152046774"`, "user_id", `"AB1234"`, "status", `"OPEN"`, "order_type", `"LIMIT"`,
-		"transaction_type", `"BUY"`, "quantity", "1", "filled_quantity", "0", "cancelled_quantity", "0", "pending_quantity", "1",
+		"transaction_type", `"BUY"`, "quantity", "1", "filled_quantity", "0", "cancelled_quantity", "0",
+		"pending_quantity", "1",
 		"price", "11.25", "trigger_price", "0", "average_price", "0", "order_timestamp", `"2026-01-08 15:23:46"`,
 		"exchange_update_timestamp", `"2026-01-08 15:23:46"`, "guid", `"1767866026-514556-RGZ539-ADMINAPI"`,
 	}, namesAndValues...)...) // of a repeated name the last counts
@@ -135,7 +136,8 @@ func TestMembersInAnotherOrderHaveSameID(t *testing.T) {
 
 func TestZeroIsLikeAbsent(t *testing.T) {
 	for _, name := range []string{
-		"price", "trigger_price", "average_price", "quantity", "filled_quantity", "cancelled_quantity", "disclosed_quantity",
+		"price", "trigger_price", "average_price", "quantity", "filled_quantity", "cancelled_quantity",
+		"disclosed_quantity",
 	} {
 		same(t, idOf(t, name, "0"), idOf(t, name, "null"))
 		same(t, idOf(t, name, "0"), idOf(t, name, "0.0"))
@@ -146,7 +148,8 @@ func TestZeroIsLikeAbsent(t *testing.T) {
 func TestFieldsOfTheID(t *testing.T) {
 	seen := map[string]string{idOf(t): "nothing"}
 	for _, v := range [][2]string{
-		{"user_id", `"AB1235"`}, {"order_id", `"260108152046775"`}, {"status", `"REJECTED"`}, {"status_message", `"margin"`},
+		{"user_id", `"AB1235"`}, {"order_id", `"260108152046775"`}, {"status", `"REJECTED"`}, {"status_message",
+			`"margin"`},
 		{"exchange_order_id", `"1"`}, {"transaction_type", `"SELL"`}, {"order_type", `"SL"`}, {"product", `"MIS"`},
 		{"validity", `"IOC"`}, {"quantity", "2"}, {"filled_quantity", "1"}, {"cancelled_quantity", "1"}, {"price", "1"},
 		{"trigger_price", "1"}, {"average_price", "1"}, {"exchange_update_timestamp", `"2026-01-08 15:23:47"`},

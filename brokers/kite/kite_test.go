@@ -50,8 +50,9 @@ func members() map[string]string {
 		"exchange_timestamp": "", "variety": "", "exchange": "", "tradingsymbol": "", "instrument_token": "",
 		"order_type":       "",
 		"transaction_type": "", "validity": "", "product": "", "quantity": "", "disclosed_quantity": "", "price": "",
-		"trigger_price": "", "average_price": "", "filled_quantity": "", "cancelled_quantity": "", "market_protection": "",
-		"meta": "", "tag": "",
+		"trigger_price": "", "average_price": "", "filled_quantity": "", "cancelled_quantity": "",
+		"market_protection": "",
+		"meta":              "", "tag": "",
 
 		"account_id": "", "tags": "", "modified": "", "validity_ttl": "", "auction_number": "", "terminal_id": "",
 	}

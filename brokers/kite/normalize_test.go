@@ -91,7 +91,8 @@ func TestPartialFill(t *testing.T) {
 
 func TestNotUnderstood(t *testing.T) {
 	for _, text := range []string{
-		``, `{`, `null`, `[]`, `"x"`, `{}`, `{"order_id":"1"}`, `{"status":"OPEN"}`, `{"order_id":"NA","status":"OPEN"}`,
+		``, `{`, `null`, `[]`, `"x"`, `{}`, `{"order_id":"1"}`, `{"status":"OPEN"}`,
+		`{"order_id":"NA","status":"OPEN"}`,
 		`{"order_id":{"a":1},"status":"OPEN"}`, `{"order_id":"1","status":["OPEN"]}`, `{"order_id":"1","status":" "}`,
 		`{"order_id":"1","status":"OPEN"}x`, `{"Order_Id":"1","status":"OPEN"}`,
 	} {
@@ -133,15 +134,18 @@ func TestWords(t *testing.T) {
 		{"order_type", "MARKET", "market"}, {"order_type", "LIMIT", "limit"}, {"order_type", "SL", "stop_limit"},
 		{"order_type", "SL-M", "stop_market"}, {"order_type", " sl-m ", "stop_market"},
 		{"order_type", "SL_M", "stop_market"}, {"order_type", "ODD", "odd"},
-		{"product", "CNC", "cnc"}, {"product", "MIS", "mis"}, {"product", "NRML", "nrml"}, {"product", "MTF", "mtf"}, {"product", "CO", "co"},
+		{"product", "CNC", "cnc"}, {"product", "MIS", "mis"}, {"product", "NRML", "nrml"}, {"product", "MTF", "mtf"},
+		{"product", "CO", "co"},
 		{"transaction_type", "BUY", "buy"}, {"transaction_type", "Sell", "sell"},
-		{"validity", "TTL", "ttl"}, {"variety", "Iceberg", "iceberg"}, {"exchange", "nfo", "NFO"}, {"exchange", "NCO", "NCO"},
+		{"validity", "TTL", "ttl"}, {"variety", "Iceberg", "iceberg"}, {"exchange", "nfo", "NFO"}, {"exchange", "NCO",
+			"NCO"},
 		{"price", "1", ""},
 	} {
 		order := normalize(t, object("order_id", `"1"`, "status", `"OPEN"`, v.name, quote(v.sent)))
 		got := map[string]string{
-			"order_type": order.OrderType, "product": order.Product, "transaction_type": order.Side, "validity": order.Validity,
-			"variety": order.Variety, "exchange": order.Exchange,
+			"order_type": order.OrderType, "product": order.Product, "transaction_type": order.Side,
+			"validity": order.Validity,
+			"variety":  order.Variety, "exchange": order.Exchange,
 		}[v.name]
 		if got != v.want {
 			t.Errorf("%s %q became %q, want %q", v.name, v.sent, got, v.want)
@@ -173,7 +177,8 @@ func TestUpdatedTime(t *testing.T) {
 
 // TestAccountID reads the user as the order book and the ticker call it, if there is no user_id.
 func TestAccountID(t *testing.T) {
-	if o := normalize(t, object("order_id", `"1"`, "status", `"OPEN"`, "account_id", `"DR0900"`)); o.UserID != "DR0900" {
+	if o := normalize(t, object("order_id", `"1"`, "status", `"OPEN"`, "account_id",
+		`"DR0900"`)); o.UserID != "DR0900" {
 		t.Errorf("%+v", o)
 	}
 	o := normalize(t, object("order_id", `"1"`, "status", `"OPEN"`, "user_id", `"AB1234"`, "account_id", `"DR0900"`))

@@ -29,10 +29,14 @@ func TestPublishedVectors(t *testing.T) {
 		name, secret, sum string
 		want              string
 	}{
-		{"the official sample", exampleSecret, "2011845d9348bd6795151bf4258102a03431e3bb12a79c0df73fcb4b7fde4b5d", "checksum"},
-		{"the text of pull request 17", "API_SECRET", "aa389e3f151b51d34809d96299463207da0353105274d9495bad54a38ec227c1", "checksum"},
-		{"the guide's formula", "API_SECRET", "02b098235de053c645e1b440bb07ce715faa0705978a019f72602a7e0d119656", "403 checksum"},
-		{"the other secret", "API_SECRET", "2011845d9348bd6795151bf4258102a03431e3bb12a79c0df73fcb4b7fde4b5d", "403 checksum"},
+		{"the official sample", exampleSecret, "2011845d9348bd6795151bf4258102a03431e3bb12a79c0df73fcb4b7fde4b5d",
+			"checksum"},
+		{"the text of pull request 17", "API_SECRET",
+			"aa389e3f151b51d34809d96299463207da0353105274d9495bad54a38ec227c1", "checksum"},
+		{"the guide's formula", "API_SECRET", "02b098235de053c645e1b440bb07ce715faa0705978a019f72602a7e0d119656",
+			"403 checksum"},
+		{"the other secret", "API_SECRET", "2011845d9348bd6795151bf4258102a03431e3bb12a79c0df73fcb4b7fde4b5d",
+			"403 checksum"},
 		{"upper case", "API_SECRET", "AA389E3F151B51D34809D96299463207DA0353105274D9495BAD54A38EC227C1", "checksum"},
 		{"shortened", "API_SECRET", "aa389e3f151b51d34809d96299463207", "403 checksum"},
 		{"no hex", "API_SECRET", strings.Repeat("z", 64), "403 checksum"},
@@ -105,22 +109,36 @@ func TestVerify(t *testing.T) {
 		{"app null", "", nil, "", fields("app_id", "null", "checksum", quote(official)), "checksum"},
 		{"unknown app", "", nil, "", fields("app_id", "99", "checksum", quote(official)), "403 app_id"},
 
-		{"order id in an object", "", nil, "", object("order_id", `{"a":1}`, "order_timestamp", quote(orderTime), "checksum", quote(checksum("", orderTime, exampleSecret))), "403 checksum"},
-		{"order id empty", "", nil, "", object("order_id", `""`, "order_timestamp", quote(orderTime), "checksum", quote(checksum("", orderTime, exampleSecret))), "403 checksum"},
-		{"order time missing", "", nil, "", object("order_id", quote(orderID), "checksum", quote(checksum(orderID, "", exampleSecret))), "403 checksum"},
-		{"user id missing", kite.UserID, nil, "", object("order_id", quote(orderID), "checksum", quote(checksum(orderID, "", exampleSecret))), "403 checksum"},
-		{"order id a number", "", nil, "", object("order_id", orderID, "order_timestamp", quote(orderTime), "checksum", quote(official)), "checksum"},
-		{"names of another case", "", nil, "", object("Order_id", quote(orderID), "order_timestamp", quote(orderTime), "checksum", quote(official)), "403 checksum"},
-		{"escaped name", "", nil, "", object(`order\u005fid`, quote(orderID), "order_timestamp", quote(orderTime), "checksum", quote(official)), "checksum"},
+		{"order id in an object", "", nil, "", object("order_id", `{"a":1}`, "order_timestamp", quote(orderTime),
+			"checksum", quote(checksum("", orderTime, exampleSecret))), "403 checksum"},
+		{"order id empty", "", nil, "", object("order_id", `""`, "order_timestamp", quote(orderTime), "checksum",
+			quote(checksum("", orderTime, exampleSecret))), "403 checksum"},
+		{"order time missing", "", nil, "", object("order_id", quote(orderID), "checksum", quote(checksum(orderID, "",
+			exampleSecret))), "403 checksum"},
+		{"user id missing", kite.UserID, nil, "", object("order_id", quote(orderID), "checksum",
+			quote(checksum(orderID, "", exampleSecret))), "403 checksum"},
+		{"order id a number", "", nil, "", object("order_id", orderID, "order_timestamp", quote(orderTime),
+			"checksum", quote(official)), "checksum"},
+		{"names of another case", "", nil, "", object("Order_id", quote(orderID), "order_timestamp", quote(orderTime),
+			"checksum", quote(official)), "403 checksum"},
+		{"escaped name", "", nil, "", object(`order\u005fid`, quote(orderID), "order_timestamp", quote(orderTime),
+			"checksum", quote(official)), "checksum"},
 
-		{"checksum twice", "", nil, "", fields("checksum", quote(official), "checksum", quote(official)), "403 repeated_key"},
-		{"order id twice", "", nil, "", fields("checksum", quote(official), "order_id", quote(orderID)), "403 repeated_key"},
-		{"order time in two cases", "", nil, "", fields("checksum", quote(official), "ORDER_TIMESTAMP", quote(orderTime)), "403 repeated_key"},
-		{"checksum with a Kelvin sign", "", nil, "", fields("checksum", quote(official), "chec\u212asum", quote(official)), "403 repeated_key"},
+		{"checksum twice", "", nil, "", fields("checksum", quote(official), "checksum", quote(official)),
+			"403 repeated_key"},
+		{"order id twice", "", nil, "", fields("checksum", quote(official), "order_id", quote(orderID)),
+			"403 repeated_key"},
+		{"order time in two cases", "", nil, "", fields("checksum", quote(official), "ORDER_TIMESTAMP",
+			quote(orderTime)), "403 repeated_key"},
+		{"checksum with a Kelvin sign", "", nil, "", fields("checksum", quote(official), "chec\u212asum",
+			quote(official)), "403 repeated_key"},
 		{"user id twice, not covered", "", nil, "", fields("checksum", quote(official), "User_ID", `"X"`), "checksum"},
-		{"user id twice, covered", kite.UserID, nil, "", fields("checksum", quote(byUser), "User_ID", `"X"`), "403 repeated_key"},
-		{"status twice", "", nil, "", fields("checksum", quote(official), "status", `"OPEN"`, "status", `"COMPLETE"`), "checksum"},
-		{"order id twice, deeper", "", nil, "", fields("checksum", quote(official), "meta", `{"order_id":1,"order_id":2}`), "checksum"},
+		{"user id twice, covered", kite.UserID, nil, "", fields("checksum", quote(byUser), "User_ID", `"X"`),
+			"403 repeated_key"},
+		{"status twice", "", nil, "", fields("checksum", quote(official), "status", `"OPEN"`, "status", `"COMPLETE"`),
+			"checksum"},
+		{"order id twice, deeper", "", nil, "", fields("checksum", quote(official), "meta",
+			`{"order_id":1,"order_id":2}`), "checksum"},
 	} {
 		t.Run(v.name, func(t *testing.T) {
 			if got := outcome(newBroker(v.formula, v.tokens, exampleApp()...), v.path, v.body); got != v.want {
@@ -159,7 +177,8 @@ func TestSecretOfAnotherApp(t *testing.T) {
 		return object("order_id", quote(orderID), "order_timestamp", quote(orderTime), "app_id", app,
 			"checksum", quote(checksum(orderID, orderTime, "two")))
 	}
-	for app, want := range map[string]string{"2": "checksum", "1": "403 checksum", "null": "checksum", "3": "403 app_id"} {
+	for app, want := range map[string]string{"2": "checksum", "1": "403 checksum", "null": "checksum",
+		"3": "403 app_id"} {
 		if got := outcome(broker, "", body(app)); got != want {
 			t.Errorf("app %s: %s, want %s", app, got, want)
 		}
@@ -203,7 +222,8 @@ func TestRefusalTellsNothing(t *testing.T) {
 // another order.
 func TestRecut(t *testing.T) {
 	genuine := string(read(t, "testdata/genuine/official.json"))
-	for _, cut := range [][2]string{{"22030300030893", "22022-03-03 09:24:25"}, {"2203030003089322", "022-03-03 09:24:25"}} {
+	for _, cut := range [][2]string{{"22030300030893", "22022-03-03 09:24:25"}, {"2203030003089322",
+		"022-03-03 09:24:25"}} {
 		body := strings.Replace(genuine, "220303000308932", cut[0], 1)
 		body = strings.Replace(body, `"order_timestamp": "2022-03-03 09:24:25"`, `"order_timestamp":"`+cut[1]+`"`, 1)
 		body = strings.Replace(body, `"order_timestamp":"2022-03-03 09:24:25"`, `"order_timestamp":"`+cut[1]+`"`, 1)

@@ -50,7 +50,7 @@ func testConnectionCut(t *testing.T, bus Bus) {
 	all := Events(1, 4000, 200)
 	r.Publish(all...)
 	for range fewer(40, 10) {
-		time.Sleep(time.Duration(rnd.IntN(60)) * time.Millisecond) // a random time for the cut, not a wait for a condition
+		time.Sleep(time.Duration(rnd.IntN(60)) * time.Millisecond) // the random time of the cut
 		bus.Cut()
 	}
 	r.WaitDone(all...)
@@ -262,7 +262,7 @@ func testKilled(t *testing.T, bus Bus) {
 		r.Eventually("some events done", func() bool { return r.DoneOf(all...) >= min(enough, len(all)) })
 		if round%2 == 0 {
 			bus.LoseAnswers(true)
-			time.Sleep(time.Duration(rnd.IntN(20)) * time.Millisecond) // a random time for the end, not a wait for a condition
+			time.Sleep(time.Duration(rnd.IntN(20)) * time.Millisecond) // the random time of the end
 		}
 		r.Close()
 		bus.LoseAnswers(false)

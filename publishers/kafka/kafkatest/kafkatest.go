@@ -422,7 +422,8 @@ func runClass(ctx context.Context, jars, tmp, log4j, class string, args []string
 		err = p.wait()
 	}
 	if err != nil {
-		err = fmt.Errorf("%s %s: %w\n%s%s", class, strings.Join(args, " "), err, tail(out.Bytes()), tail(errOut.Bytes()))
+		err = fmt.Errorf("%s %s: %w\n%s%s", class, strings.Join(args, " "), err, tail(out.Bytes()),
+			tail(errOut.Bytes()))
 	}
 	return out.Bytes(), err
 }

@@ -136,11 +136,13 @@ func TestLogins(t *testing.T) {
 		login   sasl.Mechanism
 		fails   bool
 	}{
-		{"PLAIN", c.SecureBrokers(), server, plain.Mechanism{Username: kafkatest.User, Password: kafkatest.Password}, false},
+		{"PLAIN", c.SecureBrokers(), server, plain.Mechanism{Username: kafkatest.User, Password: kafkatest.Password},
+			false},
 		{"SCRAM-SHA-256", c.SecureBrokers(), server, login(scram.SHA256, kafkatest.Password), false},
 		{"SCRAM-SHA-512", c.SecureBrokers(), server, login(scram.SHA512, kafkatest.Password), false},
 		{"certificate", c.ClientAuthBrokers(), both, nil, false},
-		{"wrong password, PLAIN", c.SecureBrokers(), server, plain.Mechanism{Username: kafkatest.User, Password: "wrong"}, true},
+		{"wrong password, PLAIN", c.SecureBrokers(), server, plain.Mechanism{Username: kafkatest.User,
+			Password: "wrong"}, true},
 		{"wrong password, SCRAM", c.SecureBrokers(), server, login(scram.SHA512, "wrong"), true},
 		{"no certificate", c.ClientAuthBrokers(), server, nil, true},
 		{"other CA", c.SecureBrokers(), &tls.Config{}, login(scram.SHA512, kafkatest.Password), true},
@@ -213,7 +215,8 @@ func TestStartSaysWhatIsWrong(t *testing.T) {
 		{kafkatest.Options{Dir: t.TempDir(), Listen: ":9092"}, "write it like 127.0.0.1:9092"},
 		{kafkatest.Options{}, "Dir is empty"},
 		{kafkatest.Options{Dir: t.TempDir(), Nodes: 2}, "there can be 1 or 3"},
-		{kafkatest.Options{Dir: t.TempDir(), Properties: map[string]string{"num.io.threads": "none"}}, "num.io.threads"},
+		{kafkatest.Options{Dir: t.TempDir(), Properties: map[string]string{"num.io.threads": "none"}},
+			"num.io.threads"},
 	} {
 		if c, err := kafkatest.Start(t.Context(), tt.o); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("Start(%+v): %v, %v, want %q", tt.o, c, err, tt.want)
@@ -288,7 +291,8 @@ func grant(t *testing.T, client *kafka.Client, topic string, operation kafka.ACL
 	t.Helper()
 	r, err := client.CreateACLs(t.Context(), &kafka.CreateACLsRequest{ACLs: []kafka.ACLEntry{{
 		ResourceType: kafka.ResourceTypeTopic, ResourceName: topic, ResourcePatternType: kafka.PatternTypeLiteral,
-		Principal: "User:" + kafkatest.User, Host: "*", Operation: operation, PermissionType: kafka.ACLPermissionTypeAllow,
+		Principal: "User:" + kafkatest.User, Host: "*", Operation: operation,
+		PermissionType: kafka.ACLPermissionTypeAllow,
 	}}})
 	if err == nil {
 		err = errors.Join(r.Errors...)
