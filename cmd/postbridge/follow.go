@@ -5,12 +5,19 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"sync"
 	"time"
+
+	"github.com/postbridge/postbridge/bridge"
 )
 
 // retryInterval is the time between two attempts to reach a bus, and between two lookups of a stream or topic.
 const retryInterval = 250 * time.Millisecond
+
+// waitingForBus begins the status of a follower during an outage.
+const waitingForBus = "waiting for the bus: "
 
 // startPosition is where following begins. The zero value is the first event stored.
 type startPosition struct {
@@ -27,36 +34,62 @@ type message struct {
 	data     []byte
 }
 
-// follower holds what following a bus needs on every bus.
-type follower struct {
-	from    startPosition
-	status  *statusLog
-	onStart func()                                // called once every event stored from now on is delivered
-	deliver func(ctx context.Context, m *message) // called for each message, also concurrently
+// busFilter selects the events of a destination; an empty field selects all.
+type busFilter struct {
+	destination, broker, user, order string
+	statuses                         list
 }
 
-// follow delivers the messages of a bus until end is called.
-func (o *tailOptions) follow(
-	ctx context.Context, f follower, bus string, c *config, credentials *credentials,
-) (end func(), err error) {
-	if bus == "kafka" {
-		return newKafkaFollower(f, o, c.Prefix).follow(ctx, c.kafkaConfig(credentials)), nil
+// matches reports whether a message passes the filter. On NATS the server filters by subject already.
+func (f *busFilter) matches(m *message) bool {
+	if f.statuses != nil && !slices.Contains(f.statuses, m.status) {
+		return false
 	}
-	return newNATSFollower(f, o, c.Prefix).follow(ctx, c.natsAddress(), c.natsConfig(credentials))
+	tokens := strings.Split(m.key, ".")
+	for i, id := range []string{f.broker, f.user, f.order} {
+		if id != "" && (i >= len(tokens) || tokens[i] != bridge.EscapeToken(id)) {
+			return false
+		}
+	}
+	return true
+}
+
+// follower holds what following a bus needs on every bus.
+type follower struct {
+	busFilter
+	from    startPosition
+	status  *statusLog
+	onStart func()           // called once every event stored from now on is delivered
+	deliver func(m *message) // called for each message that passes the filter, also concurrently
+}
+
+// follow delivers the messages of a bus until ctx ends.
+func (f *follower) follow(ctx context.Context, bus string, c *config, credentials *credentials) error {
+	if bus == "kafka" {
+		newKafkaFollower(f, c.Prefix).follow(ctx, c.kafkaConfig(credentials))
+		return nil
+	}
+	return newNATSFollower(f, c.Prefix).follow(ctx, c.natsAddress(), c.natsConfig(credentials))
+}
+
+// received delivers a message that passes the filter.
+func (f *follower) received(m *message) {
+	if f.matches(m) {
+		f.deliver(m)
+	}
 }
 
 // statusLog prints the status of a follower when it changes.
 type statusLog struct {
-	mu     sync.Mutex
-	w      io.Writer
-	last   string
-	closed bool
+	mu   sync.Mutex
+	w    io.Writer
+	last string
 }
 
 func (l *statusLog) set(format string, args ...any) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if text := fmt.Sprintf(format, args...); text != l.last && !l.closed {
+	if text := fmt.Sprintf(format, args...); text != l.last {
 		l.last = text
 		fmt.Fprintln(l.w, "postbridge: tail:", text)
 	}
@@ -67,11 +100,4 @@ func (l *statusLog) get() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return cmp.Or(l.last, "no answer")
-}
-
-// close suppresses later statuses: the NATS client calls its handlers even after its connection was closed.
-func (l *statusLog) close() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.closed = true
 }

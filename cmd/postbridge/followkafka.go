@@ -33,14 +33,13 @@ var errNoTopic = errors.New("the topic does not exist")
 // partitions and their leaders and fetches from each until a fetch fails or the topic changes. Only the offsets outlive
 // it. A kafka-go Reader does not report its start position, and waits silently on a recreated topic.
 type kafkaFollower struct {
-	follower
+	*follower
 	topic      string
 	start      int64 // of new partitions: a time in milliseconds, kafkago.FirstOffset or kafkago.LastOffset
 	brokers    []string
 	turn       int // index of the broker to ask for metadata
 	client     *kafkago.Client
 	partitions map[int]*kafkaPartition
-	waiting    bool // the current outage is logged
 }
 
 // kafkaPartition is the position in one partition.
@@ -51,8 +50,8 @@ type kafkaPartition struct {
 	next  int64 // offset to fetch from; kafka.NoOffset until start is resolved
 }
 
-func newKafkaFollower(f follower, o *tailOptions, prefix string) *kafkaFollower {
-	topic := o.destination
+func newKafkaFollower(f *follower, prefix string) *kafkaFollower {
+	topic := f.destination
 	if prefix != "" {
 		topic = prefix + "." + topic
 	}
@@ -73,35 +72,21 @@ func (s startPosition) listOffsetsTime() int64 {
 	}
 }
 
-// follow delivers the messages until end is called.
-func (f *kafkaFollower) follow(ctx context.Context, bus kafka.Config) (end func()) {
-	client, endClient := kafka.NewClient(bus)
+// follow delivers the messages until ctx ends.
+func (f *kafkaFollower) follow(ctx context.Context, bus kafka.Config) {
+	client, end := kafka.NewClient(bus)
+	defer end()
 	f.client, f.brokers = client, bus.Brokers
-	ctx, stop := context.WithCancel(ctx)
-	var running sync.WaitGroup
-	running.Go(func() {
-		for ctx.Err() == nil {
-			f.report(f.session(ctx))
-			pause(ctx, retryInterval)
+	for ctx.Err() == nil {
+		err := f.session(ctx)
+		switch {
+		case errors.Is(err, context.Canceled): // interrupted, or the number of partitions changed
+		case errors.Is(err, errNoTopic):
+			f.status.set("waiting for topic %s, which does not exist yet", f.topic)
+		case !strings.HasPrefix(f.status.get(), waitingForBus): // once per outage
+			f.status.set(waitingForBus+"%v", kafka.Plain(err))
 		}
-	})
-	return func() {
-		stop()
-		running.Wait()
-		endClient()
-	}
-}
-
-// report logs why a session ended, once per outage.
-func (f *kafkaFollower) report(err error) {
-	switch {
-	case errors.Is(err, context.Canceled): // interrupted, or the number of partitions changed
-	case errors.Is(err, errNoTopic):
-		f.status.set("waiting for topic %s, which does not exist yet", f.topic)
-		f.waiting = false
-	case !f.waiting:
-		f.status.set("waiting for the bus: %v", kafka.Plain(err))
-		f.waiting = true
+		pause(ctx, retryInterval)
 	}
 }
 
@@ -119,7 +104,6 @@ func (f *kafkaFollower) session(ctx context.Context) error {
 	onStart := func() {
 		if int(positioned.Add(1)) == len(found) {
 			f.status.set("following topic %s (partitions: %d) at %s", f.topic, len(found), strings.Join(f.brokers, ","))
-			f.waiting = false
 			f.onStart()
 		}
 	}
@@ -236,7 +220,7 @@ func (p *kafkaPartition) fetch(ctx context.Context, leader string) error {
 			return err
 		}
 		if r.Offset >= p.next { // a batch may begin before the requested offset
-			p.deliver(ctx, m)
+			p.received(m)
 			p.next = r.Offset + 1
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 	"time"
 
@@ -24,23 +23,32 @@ const (
 
 // natsFollower delivers the messages of a subject through outages of the bus.
 type natsFollower struct {
-	follower
-	stream, subject string
-	subjectPrefix   string // before the key
-	start           jetstream.OrderedConsumerConfig
+	*follower
+	stream        string
+	subjectPrefix string // before the key
+	consumer      jetstream.OrderedConsumerConfig
 }
 
-func newNATSFollower(f follower, o *tailOptions, prefix string) *natsFollower {
-	subjectPrefix := o.destination + "."
+func newNATSFollower(f *follower, prefix string) *natsFollower {
+	subjectPrefix := f.destination + "."
 	if prefix != "" {
 		subjectPrefix = prefix + "." + subjectPrefix
 	}
-	return &natsFollower{
-		follower:      f,
-		stream:        streamName(prefix, o.destination),
-		subject:       subjectPrefix + o.keyFilter(),
-		subjectPrefix: subjectPrefix,
-		start:         f.from.consumerConfig(),
+	n := &natsFollower{follower: f, stream: streamName(prefix, f.destination), subjectPrefix: subjectPrefix}
+	n.startAt(f.from)
+	return n
+}
+
+// startAt sets where the consumer will start.
+func (f *natsFollower) startAt(from startPosition) {
+	f.consumer = jetstream.OrderedConsumerConfig{
+		FilterSubjects: []string{f.subjectPrefix + f.keyFilter()}, InactiveThreshold: inactiveThreshold,
+	}
+	switch {
+	case from.now:
+		f.consumer.DeliverPolicy = jetstream.DeliverNewPolicy
+	case !from.at.IsZero():
+		f.consumer.DeliverPolicy, f.consumer.OptStartTime = jetstream.DeliverByStartTimePolicy, &from.at
 	}
 }
 
@@ -53,113 +61,88 @@ func streamName(prefix, destination string) string {
 }
 
 // keyFilter returns the subject filter after the destination.
-func (o *tailOptions) keyFilter() string {
+func (f *busFilter) keyFilter() string {
 	token := func(id string) string {
 		if id == "" {
 			return "*"
 		}
 		return bridge.EscapeToken(id)
 	}
-	if o.destination == string(bridge.Deadletters) {
-		return token(o.broker)
+	if f.destination == string(bridge.Deadletters) {
+		return token(f.broker)
 	}
-	return token(o.broker) + "." + token(o.user) + "." + token(o.order)
+	return token(f.broker) + "." + token(f.user) + "." + token(f.order)
 }
 
-// consumerConfig returns the deliver policy of the position.
-func (s startPosition) consumerConfig() jetstream.OrderedConsumerConfig {
-	switch {
-	case s.now:
-		return jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverNewPolicy}
-	case !s.at.IsZero():
-		return jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &s.at}
-	default:
-		return jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverAllPolicy}
+// follow connects, waits for the stream and delivers its messages until ctx ends.
+func (f *natsFollower) follow(ctx context.Context, address string, bus nats.Config) error {
+	report := func(format string, args ...any) {
+		if ctx.Err() == nil { // the client calls its handlers even after its connection was closed
+			f.status.set(format, args...)
+		}
 	}
-}
-
-// follow connects, waits for the stream and delivers its messages until end is called.
-func (f *natsFollower) follow(ctx context.Context, address string, bus nats.Config) (end func(), err error) {
-	options := append(nats.ConnectOptions(bus),
+	nc, err := natsgo.Connect(address, append(nats.ConnectOptions(bus),
 		natsgo.Name("postbridge tail"),
 		natsgo.RetryOnFailedConnect(true), natsgo.MaxReconnects(-1), natsgo.ReconnectWait(retryInterval),
 		natsgo.IgnoreAuthErrorAbort(),
-		natsgo.ErrorHandler(func(_ *natsgo.Conn, _ *natsgo.Subscription, err error) { f.status.set("%v", err) }),
-		natsgo.DisconnectErrHandler(func(_ *natsgo.Conn, err error) { f.status.set("waiting for the bus: %v", err) }),
-		natsgo.ReconnectHandler(func(*natsgo.Conn) { f.status.set("reconnected") }),
-	)
-	nc, err := natsgo.Connect(address, options...)
+		natsgo.ErrorHandler(func(_ *natsgo.Conn, _ *natsgo.Subscription, err error) { report("%v", err) }),
+		natsgo.DisconnectErrHandler(func(_ *natsgo.Conn, err error) { report(waitingForBus+"%v", err) }),
+		natsgo.ReconnectHandler(func(*natsgo.Conn) { report("reconnected") }),
+	)...)
 	if err != nil {
-		return nil, fmt.Errorf("tail: %w", err)
+		return err
 	}
+	defer nc.Close()
 	js, err := jetstream.New(nc)
 	if err != nil {
-		return nil, fmt.Errorf("tail: %w", err)
+		return err
 	}
-	end = func() {
-		f.status.close()
-		nc.Close()
-	}
-	if f.consume(ctx, js) { // else ctx ended, which the reader of the messages sees, too
-		f.status.set("following %s at %s", f.subject, nc.ConnectedUrlRedacted())
-		f.onStart()
-	}
-	return end, nil
-}
-
-// consume starts the consumer, and retries until it succeeds; false if ctx ended first.
-func (f *natsFollower) consume(ctx context.Context, js jetstream.JetStream) bool {
-	for {
-		err := f.tryConsume(ctx, js)
-		switch {
-		case err == nil:
-			return true
-		case ctx.Err() != nil:
-			return false
-		case errors.Is(err, jetstream.ErrStreamNotFound):
-			f.status.set("waiting for stream %s, which does not exist yet", f.stream)
-			f.start = startPosition{}.consumerConfig() // every event in it will be new
-		default:
-			f.status.set("waiting for the bus: %v", err)
-		}
+	for !f.consume(ctx, js, report) {
 		if !pause(ctx, retryInterval) {
-			return false
+			return nil
 		}
 	}
+	report("following %s at %s", f.consumer.FilterSubjects[0], nc.ConnectedUrlRedacted())
+	f.onStart()
+	<-ctx.Done()
+	return nil
 }
 
-func (f *natsFollower) tryConsume(ctx context.Context, js jetstream.JetStream) error {
+// consume starts the consumer; false if the bus or the stream is not there.
+func (f *natsFollower) consume(ctx context.Context, js jetstream.JetStream, report func(string, ...any)) bool {
+	err := f.tryConsume(ctx, js, report)
+	switch {
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+		report("waiting for stream %s, which does not exist yet", f.stream)
+		f.startAt(startPosition{}) // every event in it will be new
+	case err != nil:
+		report(waitingForBus+"%v", err)
+	}
+	return err == nil
+}
+
+func (f *natsFollower) tryConsume(ctx context.Context, js jetstream.JetStream, report func(string, ...any)) error {
 	lookup, stop := context.WithTimeout(ctx, lookupTimeout)
 	defer stop()
 	if !js.Conn().IsConnected() {
 		return cmp.Or(js.Conn().LastError(), errors.New("not connected"))
 	}
-	f.start.FilterSubjects, f.start.InactiveThreshold = []string{f.subject}, inactiveThreshold
-	if err := f.pinNow(lookup, js); err != nil {
-		return err
-	}
-	consumer, err := js.OrderedConsumer(lookup, f.stream, f.start)
+	stream, err := js.Stream(lookup, f.stream)
 	if err != nil {
 		return err
 	}
-	onError := func(_ jetstream.ConsumeContext, err error) { f.status.set("waiting for the bus: %v", err) }
-	onMessage := func(m jetstream.Msg) { f.deliver(ctx, f.message(m)) }
-	_, err = consumer.Consume(onMessage, jetstream.ConsumeErrHandler(onError))
+	if f.consumer.DeliverPolicy == jetstream.DeliverNewPolicy {
+		// Now is a sequence, so that a connection lost before the first event does not move the start.
+		f.consumer.DeliverPolicy = jetstream.DeliverByStartSequencePolicy
+		f.consumer.OptStartSeq = stream.CachedInfo().State.LastSeq + 1
+	}
+	consumer, err := stream.OrderedConsumer(lookup, f.consumer)
+	if err != nil {
+		return err
+	}
+	_, err = consumer.Consume(func(m jetstream.Msg) { f.received(f.message(m)) },
+		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) { report(waitingForBus+"%v", err) }))
 	return err
-}
-
-// pinNow replaces "now" by a stream sequence, so that a connection lost before the first event does not move the start.
-func (f *natsFollower) pinNow(ctx context.Context, js jetstream.JetStream) error {
-	if f.start.DeliverPolicy != jetstream.DeliverNewPolicy {
-		return nil
-	}
-	stream, err := js.Stream(ctx, f.stream)
-	if err != nil {
-		return err
-	}
-	f.start.DeliverPolicy = jetstream.DeliverByStartSequencePolicy
-	f.start.OptStartSeq = stream.CachedInfo().State.LastSeq + 1
-	return nil
 }
 
 // natsPosition is the position of a message on NATS.

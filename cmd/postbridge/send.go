@@ -61,6 +61,7 @@ type sendOptions struct {
 	files                          []string
 
 	// Derived.
+	profile      profile
 	certificate  string              // the certificate file of serve on this machine, which is trusted; may be empty
 	apps         []kite.Secret       // to sign with; without one a recording is sent as it is
 	tokens       map[string][]string // by broker
@@ -84,7 +85,7 @@ func sendFlags(o *sendOptions) *flag.FlagSet {
 	fs.Float64Var(&o.repeats, "repeats", 0, "")
 	fs.Float64Var(&o.late, "late", 0, "")
 	fs.Uint64Var(&o.seed, "seed", 0, "")
-	fs.StringVar(&o.acked, "acked", "", "")
+	fs.StringVar(&o.acked, "acked", os.DevNull, "")
 	fs.BoolVar(&o.tolerate, "tolerate", false, "")
 	fs.BoolVar(&o.json, "json", false, "")
 	fs.StringVar(&o.replay, "replay", "", "")
@@ -114,36 +115,35 @@ func (p *process) send(ctx context.Context, args []string) error {
 }
 
 // runSend sends in the mode that the flags chose and prints the summary.
-func (p *process) runSend(ctx context.Context, o *sendOptions) error {
-	o.setDefaults()
-	to, routes, err := o.target()
-	if err != nil {
+func (p *process) runSend(ctx context.Context, o *sendOptions) (err error) {
+	s := newSender(o)
+	if s.target, err = o.newTarget(ctx); err != nil {
 		return err
 	}
-	if o.canary {
-		return p.sendCanary(ctx, o, &client{endpoint: to}, routes[o.broker])
+	if s.route, err = s.target.route(o.broker); err != nil && o.replay == "" {
+		return misuse("%v", err)
 	}
-	s := &sender{sendOptions: o, to: to, route: routes[o.broker], total: newSummary()}
+	if o.canary {
+		return p.sendCanary(ctx, s)
+	}
 	if len(o.worst) > 0 {
-		s.watch, err = p.watchBuses(ctx, &tailOptions{broker: o.broker, destination: string(bridge.Orders)})
-		if err != nil {
+		filter := busFilter{broker: o.broker, destination: string(bridge.Orders)}
+		if s.watch, err = p.watchBuses(ctx, filter, o.timeout); err != nil {
 			return err
 		}
 		defer s.watch.close()
-		s.watch.awaitReaders(ctx, o.timeout)
 	}
-	s.pace = newPace(o)
-	if s.source, err = p.openSource(s, routes); err != nil {
+	if s.source, err = p.openSource(s); err != nil {
 		return err
 	}
-	acked, err := os.OpenFile(cmp.Or(o.acked, os.DevNull), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	acked, err := os.OpenFile(o.acked, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
 	}
 	s.acked = acked
 	failure := s.run(ctx)
 	if s.watch != nil {
-		s.total.Worst = s.watch.await(ctx, o.timeout)
+		s.total.Worst = s.watch.await(ctx)
 		s.total.Worst.Behaviours = o.worst.String()
 		if failure == nil && ctx.Err() == nil {
 			failure = s.total.Worst.failure()
@@ -153,42 +153,35 @@ func (p *process) runSend(ctx context.Context, o *sendOptions) error {
 }
 
 // openSource returns the source of the mode: a recording, files or generated orders.
-func (p *process) openSource(s *sender, routes map[string]*route) (source, error) {
+func (p *process) openSource(s *sender) (source, error) {
 	switch {
+	case s.replay == "-":
+		return newRecording(s, p.stdin).next, nil
 	case s.replay != "":
-		file, err := p.stdin, error(nil)
-		if s.replay != "-" {
-			file, err = os.Open(s.replay) // until the process ends
-		}
-		r := newRecording(s.sendOptions, file, routes, s.pace.start)
-		s.total.Replayed = r.report
-		return r.next, err
+		file, err := os.Open(s.replay) // until the process ends
+		return newRecording(s, file).next, err
 	case len(s.files) > 0:
 		return p.fileSource(s.sendOptions)
 	}
 	return newGenerator(s.sendOptions).next, nil
 }
 
-// sendSettings derives URL, secrets and tokens from the flags, and for those not set from the settings of serve.
+// sendSettings derives profile, URL, secrets and tokens from the flags, and for those not set from the settings of
+// serve.
 func (p *process) sendSettings(o *sendOptions) error {
 	c, err := parseConfig(p.env)
 	if err != nil {
 		return err
 	}
-	replay, signs := o.replay != "", o.broker == "kite" && (o.sign || len(o.files) == 0)
-	// A setting that is not needed may be wrong.
 	secrets, err := readCredentials(slices.DeleteFunc(c.brokerSecrets(), func(s secretSource) bool {
-		switch s.name {
-		case "KITE_SECRETS":
-			return o.secret != "" || !replay && !signs
-		case strings.ToUpper(o.broker) + "_TOKENS":
-			return o.token != ""
-		}
-		return !replay
+		// A setting that a flag replaces may be wrong.
+		return o.secret != "" && s.name == "KITE_SECRETS" ||
+			o.token != "" && s.name == strings.ToUpper(o.broker)+"_TOKENS"
 	}))
 	if err != nil {
 		return err
 	}
+	o.profile = profiles()[o.broker]
 	o.tokens = map[string][]string{"kite": load(&secrets.kiteTokens), "dhan": load(&secrets.dhanTokens)}
 	if o.token != "" {
 		o.tokens[o.broker] = []string{o.token}
@@ -196,22 +189,18 @@ func (p *process) sendSettings(o *sendOptions) error {
 	if o.apps = load(&secrets.kiteSecrets); o.secret != "" {
 		o.apps, err = parseKiteSecrets(o.secret)
 	}
-	switch {
-	case replay && err != nil:
-		return misuse("--secret is not an app with a secret; set --secret or " +
-			"POSTBRIDGE_KITE_SECRETS to app_id=api_secret")
-	case !replay && signs && len(o.apps) == 0:
+	signs := o.profile.signed && o.replay == "" && (o.sign || len(o.files) == 0)
+	if err != nil || signs && len(o.apps) == 0 {
 		return misuse("no Kite app to sign with; set --secret or POSTBRIDGE_KITE_SECRETS to app_id=api_secret")
-	case o.broker == "dhan" && len(o.tokens["dhan"]) == 0:
-		return misuse("Dhan's route needs a path token; set --token or POSTBRIDGE_DHAN_TOKENS")
-	case o.url != "":
-		return nil
 	}
-	o.url = "http://" + localAddress(c.Listen)
-	if o.certificate = c.TLSCertFile; o.certificate != "" {
-		o.url = "https://" + localAddress(c.Listen)
+	if o.url == "" {
+		o.url = "http://" + localAddress(c.Listen)
+		if o.certificate = c.TLSCertFile; o.certificate != "" {
+			o.url = "https://" + localAddress(c.Listen)
+		}
+		return checkAddress("LISTEN", c.Listen)
 	}
-	return checkAddress("LISTEN", c.Listen)
+	return nil
 }
 
 func (o *sendOptions) check() error {
@@ -234,22 +223,19 @@ func (o *sendOptions) check() error {
 	return nil
 }
 
-// mode returns the mode of sending, empty for orders and files, and the flags that it allows beside the common ones.
-func (o *sendOptions) mode() (name, flags string) {
+// checkMode rejects flags and files that have no effect in the mode, and sets the defaults of the mode.
+func (o *sendOptions) checkMode(fs *flag.FlagSet) (err error) {
+	mode, flags, count := "", "sign connections count for rate users seed repeats late acked tolerate", 10
 	switch {
 	case o.canary:
-		return "canary", "user timeout"
+		mode, flags = "canary", "user timeout"
 	case o.replay != "":
-		return "replay", "speed connections count for acked tolerate"
+		mode, flags, count = "replay", "speed connections count for acked tolerate", 0
 	case len(o.worst) > 0:
-		return "worst", "timeout connections count for rate users seed acked tolerate"
+		mode, flags, count = "worst", "timeout connections count for rate users seed acked tolerate", 1000
+	case len(o.files) > 0:
+		count = len(o.files)
 	}
-	return "", "sign connections count for rate users seed repeats late acked tolerate"
-}
-
-// checkMode rejects flags and files that have no effect in the mode.
-func (o *sendOptions) checkMode(fs *flag.FlagSet) (err error) {
-	mode, flags := o.mode()
 	valid := strings.Fields(mode + " url ca broker secret token json " + flags)
 	if mode != "" && len(o.files) > 0 {
 		err = misuse("--%s takes no file %q; leave one of them out", mode, o.files[0])
@@ -263,26 +249,9 @@ func (o *sendOptions) checkMode(fs *flag.FlagSet) (err error) {
 			err = misuse("--%s takes no --%s; leave one of them out", mode, f.Name)
 		}
 	})
+	if o.count == 0 && o.duration == 0 {
+		o.count = int64(count)
+	}
+	o.worst.apply(o)
 	return err
 }
-
-// setDefaults sets when to stop, and the options that the behaviours of --worst need.
-func (o *sendOptions) setDefaults() {
-	switch {
-	case o.count != 0 || o.duration != 0 || o.replay != "":
-	case len(o.files) > 0:
-		o.count = int64(len(o.files))
-	case len(o.worst) > 0:
-		o.count = 1000
-	default:
-		o.count = 10
-	}
-	for _, b := range o.worst {
-		o.burst, o.split = o.burst || b.rate > 0, o.split || b.connections > 0
-		o.connections = max(o.connections, b.connections)
-		o.rate = cmp.Or(o.rate, b.rate)
-	}
-}
-
-// app returns the Kite app to sign with, or the zero value.
-func (o *sendOptions) app() kite.Secret { return append(o.apps, kite.Secret{})[0] }

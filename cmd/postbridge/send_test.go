@@ -272,7 +272,8 @@ func TestSendFiles(t *testing.T) {
 	}
 	e.errors = nil // of the wrong one
 	got := runInput(t.Context(), right, nil, "send", "--url", e.URL, "-")
-	if got.code != 0 || !matches(got.stdout, `^sent 1 postback in 0\.[0-9]*s, 1 acknowledged\n  status 200: 1\n$`) {
+	if got.code != 0 || !matches(got.stdout,
+		`^sent 1 postbacks in 0\.[0-9]*s, 1 acknowledged, [0-9]+/s\n  status 200: 1\nlatency `) {
 		t.Errorf("%+v", got)
 	}
 }
@@ -406,13 +407,13 @@ func TestPace(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			s, n := testSender(&test.options), 0
-			for pb, ok := s.take(0); ok && s.pace.wait(t.Context(), pb.due); pb, ok = s.take(0) {
+			for pb, ok := s.take(0); ok && s.wait(t.Context(), pb.due); pb, ok = s.take(0) {
 				if late := time.Since(pb.due); late != 0 && test.options.rate > 0 {
 					t.Errorf("postback %d comes %v late", n, late)
 				}
 				n++
 			}
-			if took := time.Since(s.pace.start); n != test.want || took != test.took {
+			if took := time.Since(s.start); n != test.want || took != test.took {
 				t.Errorf("%+v: %d postbacks in %v, want %d in %v", test.options, n, took, test.want, test.took)
 			}
 		})
@@ -421,10 +422,10 @@ func TestPace(t *testing.T) {
 
 // testSender returns a sender with an endless source.
 func testSender(o *sendOptions) *sender {
-	return &sender{
-		sendOptions: o, pace: newPace(o), inFlight: make(map[string]chan struct{}),
-		source: func(int) (postback, error) { return postback{}, nil },
-	}
+	s := newSender(o)
+	s.start = time.Now()
+	s.source = func(int) (postback, error) { return postback{}, nil }
+	return s
 }
 
 // TestSendStall checks that latency counts from the due time.
@@ -458,7 +459,7 @@ func TestSendMisuse(t *testing.T) {
 		{"--secret desk=s3cret",
 			"no Kite app to sign with; set --secret or POSTBRIDGE_KITE_SECRETS to app_id=api_secret"},
 		{"--secret s3cret", "no Kite app to sign with; set --secret or POSTBRIDGE_KITE_SECRETS to app_id=api_secret"},
-		{"--broker dhan", "Dhan's route needs a path token; set --token or POSTBRIDGE_DHAN_TOKENS"},
+		{"--broker dhan", "the route of dhan needs a path token; set --token or POSTBRIDGE_DHAN_TOKENS"},
 		{"--broker x", "--broker \"x\" is not known; set it to kite or dhan"},
 		{"--count -1", "--count, --for and --rate must not be negative; 0 is no limit"},
 		{"--connections 0", "--connections and --users must be at least 1"},

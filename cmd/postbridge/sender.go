@@ -12,7 +12,7 @@ import (
 
 // postback is a request to send.
 type postback struct {
-	route     *route // nil for the sender's route
+	route     *route // nil for the sender's
 	body      []byte
 	order     string    // order id
 	n         int       // from 0 within the order or the files; of a recording the line, from 1
@@ -26,13 +26,16 @@ type postback struct {
 // source returns the next postback of a worker, and io.EOF at the end. Calls do not overlap.
 type source func(worker int) (postback, error)
 
-// sender sends the postbacks of a source. Each worker has a connection and one postback in flight.
+// sender sends the postbacks of a source. Each worker has one postback in flight.
+//
+// Postbacks are due at a fixed rate, independent of the answers, or as soon as possible. Latency counts from the due
+// time, so that it includes the postbacks which a stall kept from being sent (no coordinated omission).
 type sender struct {
 	*sendOptions
 	source source
-	to     *endpoint
+	target *target
 	route  *route
-	pace   *pace
+	start  time.Time // of run
 	acked  io.Writer
 	watch  *busWatch // nil without --worst
 	total  *summary
@@ -44,17 +47,21 @@ type sender struct {
 	inFlight map[string]chan struct{} // by order id: done of the last postback
 }
 
+func newSender(o *sendOptions) *sender {
+	return &sender{sendOptions: o, total: newSummary(), inFlight: make(map[string]chan struct{})}
+}
+
 // run sends until the source ends or a postback fails, finishes the postbacks in flight and returns the first error.
 func (s *sender) run(parent context.Context) error {
 	ctx, fail := context.WithCancelCause(parent)
 	defer fail(nil)
-	s.inFlight = make(map[string]chan struct{})
+	s.start = time.Now()
 	var workers sync.WaitGroup
 	for worker := range s.connections {
 		workers.Go(func() { s.work(ctx, worker, fail) })
 	}
 	workers.Wait()
-	s.total.finish(time.Since(s.pace.start))
+	s.total.finish(time.Since(s.start))
 	switch {
 	case parent.Err() != nil || ctx.Err() == nil && errors.Is(s.ended, io.EOF): // interrupted, or complete
 		return nil
@@ -66,15 +73,13 @@ func (s *sender) run(parent context.Context) error {
 
 // work sends the postbacks of one worker.
 func (s *sender) work(ctx context.Context, worker int, fail context.CancelCauseFunc) {
-	c := &client{endpoint: s.to}
-	defer c.close()
 	for pb, ok := s.take(worker); ok; pb, ok = s.take(worker) {
 		if pb.before != nil {
 			<-pb.before
 		}
-		due := s.pace.wait(ctx, pb.due)
+		due := s.wait(ctx, pb.due)
 		if due {
-			if err := s.send(ctx, c, pb); err != nil {
+			if err := s.send(ctx, pb); err != nil {
 				fail(err)
 			}
 		}
@@ -99,7 +104,7 @@ func (s *sender) take(worker int) (pb postback, ok bool) {
 		return pb, false
 	}
 	if pb.due.IsZero() {
-		pb.due = s.pace.due(s.taken)
+		pb.due = s.due(s.taken)
 	}
 	pb.route = cmp.Or(pb.route, s.route)
 	s.taken++
@@ -130,10 +135,13 @@ const (
 )
 
 // send sends one postback at most once, only connecting is retried, and records the answer. An error ends the run.
-func (s *sender) send(ctx context.Context, c *client, pb postback) error {
+func (s *sender) send(ctx context.Context, pb postback) error {
+	var sent time.Time
+	var a answer
 	for start := time.Now(); ; {
-		err := c.open(ctx)
-		if err == nil {
+		sent = time.Now()
+		a = s.target.post(pb.route, pb.body, answerTimeout)
+		if a.connected {
 			break
 		}
 		if ctx.Err() != nil {
@@ -141,70 +149,49 @@ func (s *sender) send(ctx context.Context, c *client, pb postback) error {
 		}
 		s.total.refuse()
 		if !s.tolerate || time.Since(start) > giveUpAfter {
-			return err
+			return a.err
 		}
-		if !pause(ctx, redialAfter) || s.pace.over(time.Now()) {
+		if !pause(ctx, redialAfter) || s.over(time.Now()) {
 			return nil
 		}
 	}
-	sent := time.Now()
 	if pb.due.IsZero() {
 		pb.due = sent
 	}
-	status, id, err := c.post(ctx, pb.route, pb.body)
-	s.total.count(pb, sent, status, id, err)
-	if err != nil && (!s.tolerate || status != 0 && status < 500) {
+	s.total.count(pb, sent, a)
+	if a.err != nil && (!s.tolerate || a.status != 0 && a.status < 500) {
 		line := ""
 		if s.replay != "" {
 			line = fmt.Sprintf(" (line %d)", pb.n)
 		}
-		return fmt.Errorf("a postback of order %s%s was %w", pb.order, line, err)
+		return fmt.Errorf("a postback of order %s%s was %w", pb.order, line, a.err)
 	}
 	if s.watch != nil {
-		s.watch.sent(pb, id)
+		s.watch.sent(pb, a.id)
 	}
-	if id == "" {
+	if a.id == "" {
 		return nil
 	}
 	// Each line is one write, so that a kill of this process loses none.
-	_, err = fmt.Fprintf(s.acked, "%s\t%s\t%d\n", id, pb.order, pb.n)
+	_, err := fmt.Fprintf(s.acked, "%s\t%s\t%d\n", a.id, pb.order, pb.n)
 	return err
 }
 
-// pace schedules postbacks: at a fixed rate, independent of the answers, or as soon as possible. Latency counts from
-// the due time, so that it includes the postbacks which a stall kept from being sent (no coordinated omission).
-type pace struct {
-	start, deadline time.Time // zero deadline: none
-	interval        float64   // nanoseconds; 0 for as soon as possible
-	burst           int64     // postbacks due at the same time
-}
-
-func newPace(o *sendOptions) *pace {
-	p := &pace{start: time.Now(), burst: 1}
-	if o.duration > 0 {
-		p.deadline = p.start.Add(o.duration)
-	}
-	if o.rate > 0 {
-		p.interval = float64(time.Second) / o.rate
-	}
-	if o.burst {
-		p.burst = max(1, int64(o.rate))
-	}
-	return p
-}
-
 // due returns when postback n is due; zero for as soon as possible.
-func (p *pace) due(n int64) time.Time {
-	if p.interval == 0 {
+func (s *sender) due(n int64) time.Time {
+	if s.rate == 0 {
 		return time.Time{}
 	}
-	return p.start.Add(time.Duration(float64(n/p.burst*p.burst) * p.interval))
+	if s.burst {
+		n -= n % max(1, int64(s.rate))
+	}
+	return s.start.Add(time.Duration(float64(n) * (float64(time.Second) / s.rate)))
 }
 
 // wait waits until due; false if ctx or --for ends first.
-func (p *pace) wait(ctx context.Context, due time.Time) bool {
-	return ctx.Err() == nil && !p.over(due) && !p.over(time.Now()) && pause(ctx, time.Until(due))
+func (s *sender) wait(ctx context.Context, due time.Time) bool {
+	return ctx.Err() == nil && !s.over(due) && !s.over(time.Now()) && pause(ctx, time.Until(due))
 }
 
 // over reports whether t is after the end of --for.
-func (p *pace) over(t time.Time) bool { return !p.deadline.IsZero() && t.After(p.deadline) }
+func (s *sender) over(t time.Time) bool { return s.duration > 0 && t.After(s.start.Add(s.duration)) }

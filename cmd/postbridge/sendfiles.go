@@ -20,13 +20,13 @@ func (p *process) fileSource(o *sendOptions) (source, error) {
 	files := make([]postback, len(o.files))
 	for i, name := range o.files {
 		body, err := p.readFile(name)
-		if err == nil && o.sign {
-			if body, err = sign(body, []kite.Secret{{Secret: o.app().Secret}}); err != nil {
-				err = fmt.Errorf("%s: %w", name, err)
-			}
-		}
 		if err != nil {
 			return nil, err
+		}
+		if o.sign {
+			if body, _, err = sign(body, []kite.Secret{{Secret: o.apps[0].Secret}}); err != nil {
+				return nil, fmt.Errorf("%s: %w", name, err)
+			}
 		}
 		files[i] = postback{body: body, order: bodyOrderID(body), unordered: true}
 	}
@@ -57,33 +57,25 @@ func bodyOrderID(body []byte) string {
 }
 
 // sign replaces the checksum in a body of Kite by that of the app which the body names, and changes no other byte. If
-// that app is not in apps, the first one signs and its id replaces the other. An app without an id signs for every id.
-func sign(body []byte, apps []kite.Secret) ([]byte, error) {
+// that app is not in apps, the first one signs, and its id replaces the other. An app without an id signs for every id.
+func sign(body []byte, apps []kite.Secret) (signed []byte, otherApp bool, err error) {
 	values, err := members(body)
 	if err != nil {
-		return nil, fmt.Errorf("cannot be signed: %w", err)
+		return nil, false, fmt.Errorf("cannot be signed: %w", err)
 	}
 	if _, ok := values["checksum"]; !ok {
-		return nil, errors.New(`cannot be signed: it has no "checksum" to replace`)
+		return nil, false, errors.New(`cannot be signed: it has no "checksum" to replace`)
 	}
-	app, id := apps[0], values.text(body, "app_id")
-	known := slices.IndexFunc(apps, func(a kite.Secret) bool { return a.AppID == "" || a.AppID == id })
-	if known >= 0 {
-		app = apps[known]
-	}
+	id := values.text(body, "app_id")
+	i := slices.IndexFunc(apps, func(a kite.Secret) bool { return a.AppID == "" || a.AppID == id })
+	app := apps[max(i, 0)]
 	sum := checksum(values.text(body, "order_id"), values.text(body, "order_timestamp"), app.Secret)
-	body = values.replace(body, "checksum", strconv.Quote(sum))
-	if known < 0 && id != "" {
-		values, _ = members(body) // the same object with other offsets
-		body = values.replace(body, "app_id", app.AppID)
+	signed = values.replace(body, "checksum", strconv.Quote(sum))
+	if otherApp = i < 0 && id != ""; otherApp {
+		values, _ = members(signed) // the same object with other offsets
+		signed = values.replace(signed, "app_id", app.AppID)
 	}
-	return body, nil
-}
-
-// bodyAppID returns the app id in a body, or "".
-func bodyAppID(body []byte) string {
-	values, _ := members(body)
-	return values.text(body, "app_id")
+	return signed, otherApp, nil
 }
 
 // offsets holds the start and the end of each value of a JSON object, by name; for a repeated name those of the last.

@@ -49,9 +49,9 @@ func TestReplay(t *testing.T) {
 			return `{"subject":"orders.kite.AB1.7","headers":{"ce-id":"1"},"event":` + line + "}"
 		}},
 		{"bodies with a time", "kite", func(line string) string {
-			var r recorded
-			_ = json.Unmarshal([]byte(line), &r)
-			return fmt.Sprintf("\n{\"received_at\":%q, \"raw\":%s}", r.ReceivedAt.Format(time.RFC3339Nano), r.Raw)
+			var e event.Event
+			_ = json.Unmarshal([]byte(line), &e)
+			return fmt.Sprintf("\n{\"received_at\":%q, \"raw\":%s}", e.ReceivedAt, e.Raw)
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -116,7 +116,7 @@ func TestReplayBadLine(t *testing.T) {
 	lines, _ := recordEdge(t, "kite")
 	for _, test := range []struct{ line, want string }{
 		{`{"id":`, "is not an event: unexpected end of JSON input"},
-		{`["x"]`, "is not an event: json: cannot unmarshal array into Go value of type main.recorded"},
+		{`["x"]`, "is not an event: json: cannot unmarshal array into Go value of type event.Event"},
 		{`{"id":"1","raw":{}}`, "has no received_at"},
 		{`{"received_at":"2026-01-05T03:45:00Z"}`, "has no raw, the body that the broker sent"},
 		{`{"id":"1","order_id":"7","received_at":"2026-01-05T03:45:00Z"}`, "has no raw, the body that the broker sent"},
@@ -136,7 +136,7 @@ func TestReplayBadLine(t *testing.T) {
 	e := newEdge(t)
 	input := `{"received_at":"2026-01-05T03:45:00Z","broker":"dhan","raw":{}}`
 	got := runInput(t.Context(), input, nil, "send", "--url", e.URL, "--replay", "-")
-	want := "line 1: the route of Dhan needs a path token; set POSTBRIDGE_DHAN_TOKENS\n"
+	want := "line 1: the route of dhan needs a path token; set --token or POSTBRIDGE_DHAN_TOKENS\n"
 	if !strings.HasSuffix(got.stderr, want) {
 		t.Errorf("%+v", got)
 	}
@@ -147,19 +147,19 @@ func TestReplayEmptyBody(t *testing.T) {
 	r, err := parseRecorded([]byte(`{"id":"1","broker":"dhan","status":"unknown",` +
 		`"received_at":"2026-01-05T03:45:00Z",` +
 		`"verified_by":"token","source":"postback"}`))
-	if err != nil || len(r.body()) != 0 {
-		t.Errorf("%q, %v", r.body(), err)
+	if err != nil || len(r.body) != 0 {
+		t.Errorf("%q, %v", r.body, err)
 	}
 }
 
 // TestReplayDueLate has a gap and a speed that make more time than there is: it is not due before the rest.
 func TestReplayDueLate(t *testing.T) {
-	r := &recording{sendOptions: &sendOptions{speed: 1e-9}, start: time.Now(), report: new(replayReport)}
+	r := newRecording(testSender(&sendOptions{speed: 1e-9}), new(bytes.Buffer))
 	first := time.Date(2026, 1, 5, 3, 45, 0, 0, time.UTC)
-	if at := r.due(first); !at.Equal(r.start) {
+	if at := r.dueAt(first); !at.Equal(r.start) {
 		t.Errorf("the first is due at %v", at)
 	}
-	if at := r.due(first.Add(time.Minute)); time.Until(at) < 24*time.Hour {
+	if at := r.dueAt(first.Add(time.Minute)); time.Until(at) < 24*time.Hour {
 		t.Errorf("the second is due at %v", at)
 	}
 }
@@ -177,15 +177,15 @@ func TestReplayPace(t *testing.T) {
 					second, second)
 			}
 			s := testSender(&sendOptions{speed: test.speed, broker: "kite"})
-			r := newRecording(s.sendOptions, day, map[string]*route{"kite": {}}, s.pace.start)
-			s.source = r.next
+			s.target = &target{routes: map[string]*route{"kite": {}}}
+			s.source = newRecording(s, day).next
 			n := 0
-			for pb, ok := s.take(0); ok && s.pace.wait(t.Context(), pb.due); pb, ok = s.take(0) {
+			for pb, ok := s.take(0); ok && s.wait(t.Context(), pb.due); pb, ok = s.take(0) {
 				n++
 			}
-			took := time.Since(s.pace.start)
-			if took != test.took || r.report.Recorded != 5 || n != 6 || !errors.Is(s.ended, io.EOF) {
-				t.Errorf("speed %v: %v, %+v", test.speed, took, r.report)
+			took := time.Since(s.start)
+			if took != test.took || s.total.Replayed.Recorded != 5 || n != 6 || !errors.Is(s.ended, io.EOF) {
+				t.Errorf("speed %v: %v, %+v", test.speed, took, s.total.Replayed)
 			}
 		})
 	}
@@ -238,12 +238,12 @@ func TestSign(t *testing.T) {
 		{`{"meta":{"checksum":"m","order_id":"8"},"checksum":"x",` + order + `,"x":[{}]}`,
 			`{"meta":{"checksum":"m","order_id":"8"},"checksum":"` + signature("one") + `",` + order + `,"x":[{}]}`},
 	} {
-		if got, err := sign([]byte(test.body), apps); err != nil || string(got) != test.want {
+		if got, _, err := sign([]byte(test.body), apps); err != nil || string(got) != test.want {
 			t.Errorf("%s\nsigned %s, %v\nwant   %s", test.body, got, err, test.want)
 		}
 	}
 	for _, body := range []string{``, `[]`, `{"checksum":"x"`, `{"checksum" "x"}`, `{}`} {
-		if got, err := sign([]byte(body), apps); err == nil {
+		if got, _, err := sign([]byte(body), apps); err == nil {
 			t.Errorf("%s signed %s", body, got)
 		}
 	}
@@ -312,7 +312,9 @@ func everyPair(bodies []string, so func(a, b string) bool) bool {
 
 // TestWorstSplit holds that half of the connections share their orders, which are then marked as unordered.
 func TestWorstSplit(t *testing.T) {
-	g := newGenerator(&sendOptions{broker: "dhan", users: 1, seed: 1, connections: 3, split: true})
+	g := newGenerator(&sendOptions{
+		broker: "dhan", profile: profiles()["dhan"], users: 1, seed: 1, connections: 3, split: true,
+	})
 	a, _ := g.next(0)
 	b, _ := g.next(2)
 	c, _ := g.next(1)
@@ -325,11 +327,11 @@ func TestWorstSplit(t *testing.T) {
 func TestWorstStorm(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := &sendOptions{count: 12, rate: 5, worst: behaviours{{rate: 500}}}
-		o.setDefaults()
+		o.worst.apply(o)
 		p := testSender(o)
 		var at []time.Duration
 		for pb, ok := p.take(0); ok; pb, ok = p.take(0) {
-			at = append(at, pb.due.Sub(p.pace.start))
+			at = append(at, pb.due.Sub(p.start))
 		}
 		s := time.Second
 		if !slices.Equal(at, []time.Duration{0, 0, 0, 0, 0, s, s, s, s, s, 2 * s, 2 * s}) {
@@ -437,7 +439,7 @@ func TestModesMisuse(t *testing.T) {
 		{"--canary --timeout 0s", "--timeout must be positive; set it like 10s"},
 		{"--canary", "no Kite app to sign with; set --secret or POSTBRIDGE_KITE_SECRETS to app_id=api_secret"},
 		{"--replay x --secret s3cret",
-			"--secret is not an app with a secret; set --secret or POSTBRIDGE_KITE_SECRETS to app_id=api_secret"},
+			"no Kite app to sign with; set --secret or POSTBRIDGE_KITE_SECRETS to app_id=api_secret"},
 	} {
 		got := runWith(t, nil, append([]string{"send"}, strings.Fields(test.args)...)...)
 		if want := (result{2, "", "postbridge: send: " + test.want + "\n"}); got != want {

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/postbridge/postbridge/brokers/kite"
 )
 
 // step is an event in the life of an order, independent of the broker.
@@ -30,10 +32,8 @@ const (
 type state struct {
 	step                       step
 	filled, pending, cancelled int
-	second                     int // since the order was placed; a repeat has the second of its state
-	// reworded marks a repeat that reports the state with another status: Kite reports one change as UPDATE and as
-	// OPEN.
-	reworded bool
+	second                     int  // since the order was placed; a repeat has the second of its state
+	reworded                   bool // reports the state of the one before it with another status, if the broker has one
 }
 
 // order is a generated order with all its states in the order of sending.
@@ -44,6 +44,33 @@ type order struct {
 	placed                 time.Time
 	states                 []state
 	sent                   int // number of states sent
+}
+
+// profile describes how a broker's postbacks are generated, addressed and signed. Its sample body is
+// samples/<broker>.json, with a $name for each value to replace; its route is /<broker>, and below it a path token.
+type profile struct {
+	userID     string            // format of the id of a generated user
+	statuses   [6]string         // by step
+	synonyms   map[string]string // other statuses for the same state, of a broker that reports one change as two
+	needsToken bool              // there is no route without a path token
+	signed     bool              // each body has a checksum made with the secret of an app
+}
+
+// profiles returns the profile of each broker.
+func profiles() map[string]profile {
+	return map[string]profile{
+		"kite": {
+			userID:   "AB%04d",
+			statuses: [...]string{"PUT ORDER REQ RECEIVED", "OPEN", "UPDATE", "COMPLETE", "CANCELLED", "REJECTED"},
+			synonyms: map[string]string{"OPEN": "UPDATE", "UPDATE": "OPEN"},
+			signed:   true,
+		},
+		"dhan": {
+			userID:     "1%09d",
+			statuses:   [...]string{"TRANSIT", "PENDING", "PART_TRADED", "TRADED", "CANCELLED", "REJECTED"},
+			needsToken: true,
+		},
+	}
 }
 
 // behaviour describes a misbehaviour of brokers: how it changes the states of an order and how they are sent.
@@ -76,16 +103,24 @@ func allSteps() []step { return []step{placed, open, partlyFilled, filled, cance
 
 // set parses comma-separated names, or all.
 func (b *behaviours) set(text string) error {
-	*b = worstBehaviours()
-	all, names := b.String(), strings.Split(text, ",")
+	all, names := worstBehaviours(), strings.Split(text, ",")
 	if text == "all" {
-		return nil
+		names = strings.Split(all.String(), ",")
 	}
-	*b = slices.DeleteFunc(*b, func(one behaviour) bool { return !slices.Contains(names, one.name) })
+	*b = slices.DeleteFunc(worstBehaviours(), func(one behaviour) bool { return !slices.Contains(names, one.name) })
 	if len(*b) != len(names) {
-		return fmt.Errorf("%q is not known; set it to all or some of %s", text, all)
+		return fmt.Errorf("%q is not known; set it to all or some of %v", text, all)
 	}
 	return nil
+}
+
+// apply sets the options of sending that the behaviours need.
+func (b behaviours) apply(o *sendOptions) {
+	for _, one := range b {
+		o.burst, o.split = o.burst || one.rate > 0, o.split || one.connections > 0
+		o.connections = max(o.connections, one.connections)
+		o.rate = cmp.Or(o.rate, one.rate)
+	}
 }
 
 func (b behaviours) String() string {
@@ -141,10 +176,9 @@ func (g *generator) next(worker int) (postback, error) {
 // order generates order number i.
 func (g *generator) order(i uint64) *order {
 	r := rand.New(rand.NewPCG(g.seed, i))
-	userID := map[string]string{"kite": "AB%04d", "dhan": "1%09d"}[g.broker]
 	o := &order{
 		id:       orderID(g.seed, i),
-		user:     fmt.Sprintf(userID, r.IntN(g.users)+1),
+		user:     fmt.Sprintf(g.profile.userID, r.IntN(g.users)+1),
 		symbol:   [...]string{"SBIN", "INFY", "TATAMOTORS", "BANKNIFTY2660236800CE"}[r.IntN(4)],
 		side:     [...]string{"BUY", "SELL"}[r.IntN(2)],
 		quantity: 10 * (1 + r.IntN(50)),
@@ -231,7 +265,11 @@ var samples embed.FS
 
 // body returns the postback of state n, signed with the first app.
 func (o *order) body(to *sendOptions, n int) []byte {
-	s, app := o.states[n], to.app()
+	s, app := o.states[n], append(to.apps, kite.Secret{})[0]
+	status := to.profile.statuses[s.step]
+	if s.reworded {
+		status = cmp.Or(to.profile.synonyms[status], status)
+	}
 	sample, _ := samples.ReadFile("samples/" + to.broker + ".json") // embedded
 	// Both brokers write Indian time without a zone.
 	at := o.placed.Add(5*time.Hour + 30*time.Minute + time.Duration(s.second)*time.Second).Format(time.DateTime)
@@ -239,10 +277,9 @@ func (o *order) body(to *sendOptions, n int) []byte {
 		"user": o.user, "order": o.id, "exchange_order": o.id[3:], "symbol": o.symbol, "side": o.side, "time": at,
 		"quantity": strconv.Itoa(o.quantity), "filled": strconv.Itoa(s.filled), "pending": strconv.Itoa(s.pending),
 		"cancelled": strconv.Itoa(s.cancelled), "price": rupees(o.paise),
-		"average_price": rupees(o.paise * min(s.filled, 1)), "status": s.status(to.broker), "guid": "s",
-		"reason_code": "null", "reason": "null",
-		"reason_raw": "null", "tag": "null", "correlation": o.tag, "app": cmp.Or(app.AppID, `""`),
-		"checksum": checksum(o.id, at, app.Secret),
+		"average_price": rupees(o.paise * min(s.filled, 1)), "status": status, "guid": "s",
+		"reason_code": "null", "reason": "null", "reason_raw": "null", "tag": "null", "correlation": o.tag,
+		"app": cmp.Or(app.AppID, `""`), "checksum": checksum(o.id, at, app.Secret),
 	}
 	if s.reworded {
 		values["guid"] = "d"
@@ -258,18 +295,6 @@ func (o *order) body(to *sendOptions, n int) []byte {
 	}
 	body := os.Expand(string(sample), func(name string) string { return values[name] })
 	return []byte(strings.TrimSpace(body))
-}
-
-// status returns the broker's status of a state. Only Kite is known to report one state with two statuses.
-func (s *state) status(broker string) string {
-	status := map[string][6]string{
-		"kite": {"PUT ORDER REQ RECEIVED", "OPEN", "UPDATE", "COMPLETE", "CANCELLED", "REJECTED"},
-		"dhan": {"TRANSIT", "PENDING", "PART_TRADED", "TRADED", "CANCELLED", "REJECTED"},
-	}[broker][s.step]
-	if other := map[string]string{"OPEN": "UPDATE", "UPDATE": "OPEN"}[status]; s.reworded {
-		return cmp.Or(other, status)
-	}
-	return status
 }
 
 func rupees(paise int) string {

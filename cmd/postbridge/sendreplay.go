@@ -10,6 +10,8 @@ import (
 	"io"
 	"strconv"
 	"time"
+
+	"github.com/postbridge/postbridge/bridge/event"
 )
 
 // setSpeed parses --speed: a number, or max, which is 0.
@@ -26,57 +28,36 @@ func (o *sendOptions) setSpeed(text string) (err error) {
 // recorded is one line of a recording: an event as tail prints it, with or without --headers, or only its received_at
 // and raw.
 type recorded struct {
-	ID         string          `json:"id"`
-	Broker     string          `json:"broker"`
-	OrderID    string          `json:"order_id"`
-	ReceivedAt time.Time       `json:"received_at"`
-	Raw        json.RawMessage `json:"raw"`
-	RawText    string          `json:"raw_text"`
-	RawBase64  []byte          `json:"raw_base64"`
-	Event      json.RawMessage `json:"event"` // of tail --headers
+	event.Event
+	body     []byte
+	received time.Time
 }
 
 // parseRecorded parses a line.
 func parseRecorded(line []byte) (r recorded, err error) {
-	err = json.Unmarshal(line, &r)
-	if event := r.Event; err == nil && event != nil {
-		r = recorded{}
-		err = json.Unmarshal(event, &r)
+	var withHeaders struct {
+		Event json.RawMessage `json:"event"`
+	}
+	if err = json.Unmarshal(line, &withHeaders); err == nil && withHeaders.Event != nil {
+		line = withHeaders.Event
+	}
+	if err = json.Unmarshal(line, &r.Event); err != nil {
+		return r, fmt.Errorf("is not an event: %w", err)
+	}
+	if r.received, err = time.Parse(time.RFC3339, r.ReceivedAt); err != nil {
+		return r, errors.New("has no received_at")
 	}
 	switch {
-	case err != nil:
-		return r, fmt.Errorf("is not an event: %w", err)
-	case r.ReceivedAt.IsZero():
-		return r, errors.New("has no received_at")
-	case r.body() == nil && (r.ID == "" || r.OrderID != ""): // the event of an empty body has no raw and no order
+	case r.Raw != nil:
+		r.body = r.Raw
+	case r.RawText != "":
+		r.body = []byte(r.RawText)
+	case r.RawBase64 != nil:
+		r.body = r.RawBase64
+	case r.ID == "" || r.OrderID != "": // the event of an empty body has no raw and no order
 		return r, errors.New("has no raw, the body that the broker sent")
 	}
 	return r, nil
-}
-
-func (r *recorded) body() []byte {
-	switch {
-	case r.Raw != nil:
-		return r.Raw
-	case r.RawText != "":
-		return []byte(r.RawText)
-	default:
-		return r.RawBase64
-	}
-}
-
-// longestLine is more than the event of the largest body that postbridge accepts.
-const longestLine = 64 << 20
-
-// recording is the source of --replay. It reads the file while it is sent.
-type recording struct {
-	*sendOptions
-	lines         *bufio.Scanner
-	number        int               // of the current line
-	routes        map[string]*route // by broker
-	start         time.Time         // of the replay
-	first, latest time.Time         // received_at of the first line, and the latest so far
-	report        *replayReport
 }
 
 // replayReport compares the replay with the recording.
@@ -102,29 +83,40 @@ func (r *replayReport) text() string {
 	return text
 }
 
-func newRecording(o *sendOptions, file io.Reader, routes map[string]*route, start time.Time) *recording {
+// longestLine is more than the event of the largest body that postbridge accepts.
+const longestLine = 64 << 20
+
+// recording is the source of --replay. It reads the file while it is sent.
+type recording struct {
+	*sender
+	lines         *bufio.Scanner
+	number        int       // of the current line
+	first, latest time.Time // received_at of the first line, and the latest so far
+}
+
+func newRecording(s *sender, file io.Reader) *recording {
+	s.total.Replayed = new(replayReport)
 	lines := bufio.NewScanner(file)
 	lines.Buffer(make([]byte, 64<<10), longestLine)
-	return &recording{sendOptions: o, lines: lines, routes: routes, start: start, report: new(replayReport)}
+	return &recording{sender: s, lines: lines}
 }
 
 // next is a source.
-func (r *recording) next(int) (postback, error) {
+func (r *recording) next(int) (pb postback, err error) {
 	for r.lines.Scan() {
 		r.number++
 		if len(bytes.TrimSpace(r.lines.Bytes())) == 0 {
 			continue
 		}
-		pb, err := r.postback(r.lines.Bytes())
-		if err != nil {
-			return pb, fmt.Errorf("%s, line %d: %w", r.replay, r.number, err)
+		if pb, err = r.postback(r.lines.Bytes()); err != nil {
+			err = fmt.Errorf("%s, line %d: %w", r.replay, r.number, err)
 		}
-		return pb, nil
+		return pb, err
 	}
 	if err := r.lines.Err(); err != nil {
-		return postback{}, fmt.Errorf("%s, line %d: %w", r.replay, r.number+1, err)
+		return pb, fmt.Errorf("%s, line %d: %w", r.replay, r.number+1, err)
 	}
-	return postback{}, io.EOF
+	return pb, io.EOF
 }
 
 // postback converts a line to a postback.
@@ -133,36 +125,33 @@ func (r *recording) postback(line []byte) (pb postback, err error) {
 	if err != nil {
 		return pb, err
 	}
-	body, broker := event.body(), cmp.Or(event.Broker, r.broker)
-	to := r.routes[broker]
-	switch {
-	case to == nil && broker == "dhan":
-		return pb, errors.New("the route of Dhan needs a path token; set POSTBRIDGE_DHAN_TOKENS")
-	case to == nil:
-		return pb, fmt.Errorf("unknown broker %q", broker)
-	case broker == "kite" && event.Raw != nil && len(r.apps) > 0:
-		signed, err := sign(body, r.apps)
-		if err != nil {
+	broker := cmp.Or(event.Broker, r.broker)
+	pb = postback{
+		body: event.body, order: cmp.Or(event.OrderID, bodyOrderID(event.body)), n: r.number, recorded: event.ID,
+	}
+	if pb.route, err = r.target.route(broker); err != nil {
+		return pb, err
+	}
+	if profiles()[broker].signed && event.Raw != nil && len(r.apps) > 0 {
+		var otherApp bool
+		if pb.body, otherApp, err = sign(pb.body, r.apps); err != nil {
 			return pb, err
 		}
-		if bodyAppID(signed) != bodyAppID(body) {
-			event.ID = "" // the app id is part of the event id
+		if otherApp {
+			pb.recorded = "" // the app id is part of the event id
 		}
-		body = signed
 	}
-	r.report.Lines++
-	return postback{
-		route: to, body: body, order: cmp.Or(event.OrderID, bodyOrderID(body)), n: r.number,
-		due: r.due(event.ReceivedAt), recorded: event.ID,
-	}, nil
+	r.total.Replayed.Lines++
+	pb.due = r.dueAt(event.received)
+	return pb, nil
 }
 
 // longestWait caps the delay of a postback, so that the sum with a time does not overflow.
 const longestWait = 100 * 365 * 24 * time.Hour
 
-// due returns when to send a postback received at that time, never before the lines above it; zero for as soon as
+// dueAt returns when to send a postback received at that time, never before the lines above it; zero for as soon as
 // possible.
-func (r *recording) due(received time.Time) time.Time {
+func (r *recording) dueAt(received time.Time) time.Time {
 	if r.first.IsZero() {
 		r.first, r.latest = received, received
 	}
@@ -170,7 +159,7 @@ func (r *recording) due(received time.Time) time.Time {
 		r.latest = received
 	}
 	recorded := r.latest.Sub(r.first)
-	r.report.Recorded = recorded.Seconds()
+	r.total.Replayed.Recorded = recorded.Seconds()
 	if r.speed == 0 {
 		return time.Time{}
 	}

@@ -37,27 +37,26 @@ func newSummary() *summary {
 	return &summary{Statuses: make(map[int]int64), Lost: make(map[string]int64)}
 }
 
-// count adds a postback with the status of its answer, 0 if there was none, and its event id, if any.
-func (s *summary) count(pb postback, sent time.Time, status int, id string, err error) {
+// count adds a postback that was sent, and its answer.
+func (s *summary) count(pb postback, sent time.Time, a answer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.Sent++
 	var timeout net.Error
 	switch {
-	case status != 0:
-		s.Statuses[status]++
+	case a.status != 0:
+		s.Statuses[a.status]++
 		s.latencies = append(s.latencies, time.Since(pb.due))
-	case errors.As(err, &timeout) && timeout.Timeout():
+	case errors.As(a.err, &timeout) && timeout.Timeout():
 		s.Lost["timeout"]++
 	default:
 		s.Lost["connection closed"]++
 	}
-	if s.Replayed == nil {
-		return
-	}
-	s.Replayed.Behind = max(s.Replayed.Behind, sent.Sub(pb.due).Seconds())
-	if id != "" && pb.recorded != "" && id != pb.recorded {
-		s.Replayed.OtherIDs++
+	if r := s.Replayed; r != nil {
+		r.Behind = max(r.Behind, sent.Sub(pb.due).Seconds())
+		if a.id != "" && pb.recorded != "" && a.id != pb.recorded {
+			r.OtherIDs++
+		}
 	}
 }
 
@@ -87,16 +86,7 @@ func (s *summary) text(asJSON bool) string {
 		return string(text) + "\n"
 	}
 	var b strings.Builder
-	several := len(s.latencies) >= 2 // one answer has no rate and no quantiles
-	unit := "postbacks"
-	if s.Sent == 1 {
-		unit = "postback"
-	}
-	fmt.Fprintf(&b, "sent %d %s in %.2fs, %d acknowledged", s.Sent, unit, s.Seconds, s.OK)
-	if several {
-		fmt.Fprintf(&b, ", %.0f/s", s.Rate)
-	}
-	b.WriteString("\n")
+	fmt.Fprintf(&b, "sent %d postbacks in %.2fs, %d acknowledged, %.0f/s\n", s.Sent, s.Seconds, s.OK, s.Rate)
 	for _, status := range slices.Sorted(maps.Keys(s.Statuses)) {
 		fmt.Fprintf(&b, "  status %d: %d\n", status, s.Statuses[status])
 	}
@@ -106,7 +96,7 @@ func (s *summary) text(asJSON bool) string {
 	if s.Refused > 0 {
 		fmt.Fprintf(&b, "  connections refused: %d\n", s.Refused)
 	}
-	if ms := s.Milliseconds; several {
+	if ms := s.Milliseconds; ms.Max > 0 {
 		fmt.Fprintf(&b, "latency p50 %.2fms, p99 %.2fms, max %.2fms\n", ms.P50, ms.P99, ms.Max)
 	}
 	return b.String() + s.Replayed.text() + s.Worst.text()

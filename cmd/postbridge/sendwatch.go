@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -22,6 +23,7 @@ const (
 // busWatch follows the buses of POSTBRIDGE_PUBLISH and compares their events with the acknowledged postbacks.
 type busWatch struct {
 	buses   []*watchedBus
+	timeout time.Duration // of each wait
 	stop    context.CancelFunc
 	readers sync.WaitGroup
 
@@ -44,33 +46,33 @@ type ackedOrder struct {
 	unordered bool     // the events may be stored in another order, and some twice
 }
 
-// watchBuses follows all buses until close. It waits for a bus that is down; an error is a misuse.
-func (p *process) watchBuses(ctx context.Context, o *tailOptions) (*busWatch, error) {
+// watchBuses follows all buses until close. It returns when it follows them, or after the timeout, which is also that
+// of await. An error is a misuse.
+func (p *process) watchBuses(ctx context.Context, filter busFilter, timeout time.Duration) (*busWatch, error) {
 	c, credentials, err := readBusConfig(p.env)
 	if err != nil {
 		return nil, err
 	}
-	w := &busWatch{orders: make(map[string]*ackedOrder)}
-	ctx, w.stop = context.WithCancel(ctx)
+	w := &busWatch{timeout: timeout, orders: make(map[string]*ackedOrder)}
+	readers, stop := context.WithCancel(ctx)
+	w.stop = stop
 	for _, name := range c.Publish {
 		b := &watchedBus{name: name, status: &statusLog{w: io.Discard}, orders: make(map[string][]string)}
 		w.buses = append(w.buses, b)
+		onStart := func() {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			b.ready = true
+		}
+		deliver := func(m *message) { w.received(b, m) }
+		f := &follower{filter, startPosition{now: true}, b.status, onStart, deliver}
 		w.readers.Go(func() {
-			deliver := func(_ context.Context, m *message) {
-				if o.matches(m) {
-					w.received(b, m)
-				}
-			}
-			f := follower{startPosition{now: true}, b.status, func() { w.start(b) }, deliver}
-			end, err := o.follow(ctx, f, name, c, credentials)
-			if err != nil {
+			if err := f.follow(readers, name, c, credentials); err != nil {
 				b.status.set("%v", err)
-				return
 			}
-			<-ctx.Done()
-			end()
 		})
 	}
+	w.until(ctx, func(r *busReport) bool { return r.Unread == "" })
 	return w, nil
 }
 
@@ -79,21 +81,16 @@ func (w *busWatch) close() {
 	w.readers.Wait()
 }
 
-// awaitReaders waits until all buses are followed, or for the timeout.
-func (w *busWatch) awaitReaders(ctx context.Context, timeout time.Duration) {
-	w.until(ctx, timeout, func(r *busReport) bool { return r.Unread == "" })
-}
-
 // await waits until no event is missing, or for the timeout, and then for published repeats.
-func (w *busWatch) await(ctx context.Context, timeout time.Duration) *worstReport {
-	w.until(ctx, timeout, func(r *busReport) bool { return r.Missing == 0 })
+func (w *busWatch) await(ctx context.Context) *worstReport {
+	w.until(ctx, func(r *busReport) bool { return r.Missing == 0 })
 	pause(ctx, repeatWait)
 	return w.report()
 }
 
 // until waits until the condition holds for all buses, or for the timeout.
-func (w *busWatch) until(ctx context.Context, timeout time.Duration, condition func(*busReport) bool) {
-	for start := time.Now(); time.Since(start) < timeout; pause(ctx, watchInterval) {
+func (w *busWatch) until(ctx context.Context, condition func(*busReport) bool) {
+	for start := time.Now(); time.Since(start) < w.timeout; pause(ctx, watchInterval) {
 		met := true
 		for _, b := range w.report().Buses {
 			met = met && condition(b)
@@ -102,13 +99,6 @@ func (w *busWatch) until(ctx context.Context, timeout time.Duration, condition f
 			return
 		}
 	}
-}
-
-// start records that a bus is followed.
-func (w *busWatch) start(b *watchedBus) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	b.ready = true
 }
 
 // received records an event, which may be of an order without an acknowledged postback so far.
@@ -204,8 +194,8 @@ func (b *busReport) compare(acked *ackedOrder, stored []string) {
 // failure reports the buses on which events are missing or out of order. Published repeats are allowed.
 func (r *worstReport) failure() error {
 	var wrong []error
-	for _, name := range busNames() {
-		if b := r.Buses[name]; b != nil && b.Missing+b.Disorder > 0 {
+	for _, name := range slices.Sorted(maps.Keys(r.Buses)) {
+		if b := r.Buses[name]; b.Missing+b.Disorder > 0 {
 			wrong = append(wrong, fmt.Errorf("%s lacks %d of %d events, and has %d of %d orders out of order",
 				name, b.Missing, r.Events, b.Disorder, r.Orders))
 		}
@@ -222,10 +212,10 @@ func (r *worstReport) text() string {
 		least = "at least "
 	}
 	text := fmt.Sprintf("%s: a consumer should see %s%d events of %d orders\n", r.Behaviours, least, r.Events, r.Orders)
-	for _, name := range busNames() {
-		if b := r.Buses[name]; b != nil && b.Unread != "" {
+	for _, name := range slices.Sorted(maps.Keys(r.Buses)) {
+		if b := r.Buses[name]; b.Unread != "" {
 			text += fmt.Sprintf("  %s: not checked, cannot be read: %s\n", name, b.Unread)
-		} else if b != nil {
+		} else {
 			text += fmt.Sprintf("  %s: %d stored, %d missing, %d orders out of order, %d repeats published\n",
 				name, b.Stored, b.Missing, b.Disorder, b.Republish)
 		}

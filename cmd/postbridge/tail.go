@@ -1,13 +1,11 @@
 package main
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"time"
@@ -40,11 +38,11 @@ Example: postbridge tail --from start --status filled,rejected --count 10
 
 // tailOptions holds the flags of tail.
 type tailOptions struct {
-	bus, broker, user, order, destination, from string
-	statuses                                    list
-	count                                       int
-	timeout                                     time.Duration
-	headers, json                               bool
+	busFilter
+	bus, from     string
+	count         int
+	timeout       time.Duration
+	headers, json bool
 }
 
 func tailFlags(o *tailOptions) *flag.FlagSet {
@@ -116,20 +114,19 @@ func (p *process) tail(ctx context.Context, args []string) error {
 		ctx, stop = context.WithTimeoutCause(ctx, o.timeout, errTimeout)
 		defer stop()
 	}
-	messages := make(chan *message, 256)
-	deliver := func(ctx context.Context, m *message) {
-		select {
-		case messages <- m:
-		case <-ctx.Done():
-		}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	out := &printer{tailOptions: o, w: p.stdout, format: o.format(isTerminal(p.stdout)), stop: stop}
+	f := &follower{o.busFilter, from, &statusLog{w: p.stderr}, func() {}, out.print}
+	if err := f.follow(ctx, bus, c, credentials); err != nil {
+		return fmt.Errorf("tail: %w", err)
 	}
-	f := follower{from, &statusLog{w: p.stderr}, func() {}, deliver}
-	end, err := o.follow(ctx, f, bus, c, credentials)
-	if err != nil {
-		return err
+	out.mu.Lock() // the NATS client may still deliver
+	defer out.mu.Unlock()
+	if out.n < o.count && errors.Is(context.Cause(ctx), errTimeout) { // an interrupt is not an error
+		return fmt.Errorf("tail: timed out after %v with %d of %d events", o.timeout, out.n, o.count)
 	}
-	defer end()
-	return o.write(ctx, p.stdout, messages)
+	return out.err
 }
 
 // parseFrom parses --from.
@@ -145,52 +142,4 @@ func parseFrom(from string, now time.Time) (startPosition, error) {
 	}
 	return startPosition{}, misuse("--from %q is not known; set it to start, now, "+
 		"a time like 2026-01-05T09:15:00+05:30 or how long ago like 10m", from)
-}
-
-// write prints matching messages until --count or the end of ctx.
-func (o *tailOptions) write(ctx context.Context, stdout io.Writer, messages <-chan *message) error {
-	format := o.format(isTerminal(stdout))
-	w := bufio.NewWriter(stdout)
-	for n := 0; o.count == 0 || n < o.count; {
-		select {
-		case <-ctx.Done():
-			return errors.Join(w.Flush(), o.ended(ctx, n))
-		case m := <-messages:
-			if o.matches(m) {
-				n++
-				if _, err := w.Write(format(m)); err != nil {
-					return err
-				}
-			}
-			if len(messages) > 0 && n != o.count {
-				continue
-			}
-			if err := w.Flush(); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// matches reports whether a message passes the filters. On NATS the server filters by subject already.
-func (o *tailOptions) matches(m *message) bool {
-	if o.statuses != nil && !slices.Contains(o.statuses, m.status) {
-		return false
-	}
-	tokens := strings.Split(m.key, ".")
-	for i, id := range []string{o.broker, o.user, o.order} {
-		if id != "" && (i >= len(tokens) || tokens[i] != bridge.EscapeToken(id)) {
-			return false
-		}
-	}
-	return true
-}
-
-// ended returns an error if --timeout ended tail before --count. An interrupt is not an error.
-func (o *tailOptions) ended(ctx context.Context, n int) error {
-	if o.count == 0 || !errors.Is(context.Cause(ctx), errTimeout) {
-		return nil
-	}
-	return fmt.Errorf("tail: timed out after %v with %d of %d events", o.timeout, n, o.count)
 }

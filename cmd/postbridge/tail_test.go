@@ -271,23 +271,23 @@ func TestTailNow(t *testing.T) {
 	}
 }
 
-// TestTailShowsWithoutWaiting checks that a filtered message does not delay the one before it.
+// TestTailShowsWithoutWaiting checks that each event is printed at once, and none after --count.
 func TestTailShowsWithoutWaiting(t *testing.T) {
-	messages := make(chan *message, 3)
-	for i, status := range []string{"open", "open", "filled"} {
-		messages <- &message{key: "kite.AB1.7", status: status, data: fmt.Appendf(nil, `{"id":"%d"}`, i+1)}
+	f, stopped := new(following), false
+	o := &tailOptions{count: 2, busFilter: busFilter{statuses: []string{"open"}}}
+	out := &printer{tailOptions: o, w: locked{f, &f.stdout}, format: o.format(false), stop: func() { stopped = true }}
+	follower := &follower{busFilter: o.busFilter, deliver: out.print}
+	for i, want := range []string{"1", "1", "1 3", "1 3"} {
+		status := []string{"open", "filled"}[i%2]
+		follower.received(&message{key: "kite.AB1.7", status: status, data: fmt.Appendf(nil, `{"id":"%d"}`, i+1)})
+		got := result{stdout: f.stdout.String()}
+		if ids := got.ids(t); !slices.Equal(ids, strings.Fields(want)) || stopped != (len(ids) == 2) {
+			t.Errorf("after %d: %v, want %s; stopped: %v", i+1, ids, want, stopped)
+		}
 	}
-	f := new(following)
-	ctx, stop := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() {
-		o := &tailOptions{statuses: []string{"open"}}
-		ended <- o.write(ctx, locked{f, &f.stdout}, messages)
-	}()
-	f.waitFor(t, "{\"id\":\"1\"}\n{\"id\":\"2\"}\n")
-	stop()
-	if err := <-ended; err != nil {
-		t.Error(err)
+	follower.received(&message{key: "kite.AB1.7", status: "open", data: []byte("{}")})
+	if n := strings.Count(f.stdout.String(), "\n"); n != 2 {
+		t.Errorf("%d lines after --count 2", n)
 	}
 }
 

@@ -5,11 +5,37 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"io"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/postbridge/postbridge/bridge/event"
 )
+
+// printer prints events, until it has printed --count or cannot write.
+type printer struct {
+	*tailOptions
+	w      io.Writer
+	format func(*message) []byte
+	stop   func() // ends following
+
+	mu  sync.Mutex
+	n   int   // printed; guarded by mu
+	err error // guarded by mu
+}
+
+func (p *printer) print(m *message) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.err != nil || p.n == p.count && p.count > 0 {
+		return
+	}
+	_, p.err = p.w.Write(p.format(m))
+	if p.n++; p.err != nil || p.n == p.count {
+		p.stop()
+	}
+}
 
 // format returns the function that formats a message as a line.
 func (o *tailOptions) format(terminal bool) func(*message) []byte {
