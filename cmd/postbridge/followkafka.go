@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	// metadataInterval is the time between two checks for added partitions.
-	metadataInterval = 3 * time.Second
+	// sessionLimit is the time after which partitions and leaders are looked up again.
+	sessionLimit = 3 * time.Second
 	// kafkaTimeout limits a request, including connect and login.
 	kafkaTimeout = 10 * time.Second
 	// fetchWait is how long a broker holds an empty fetch, fetchBytes the maximum that it returns.
@@ -30,8 +30,8 @@ const (
 var errNoTopic = errors.New("the topic does not exist")
 
 // kafkaFollower follows all partitions of a topic through outages of the bus, in sessions. A session looks up the
-// partitions and their leaders and fetches from each until a fetch fails or the topic changes. Only the offsets outlive
-// it. A kafka-go Reader does not report its start position, and waits silently on a recreated topic.
+// partitions and their leaders and fetches from each until a fetch fails or sessionLimit is over. Only the offsets
+// outlive it. A kafka-go Reader does not report its start position, and waits silently on a recreated topic.
 type kafkaFollower struct {
 	*follower
 	topic      string
@@ -80,7 +80,8 @@ func (f *kafkaFollower) follow(ctx context.Context, bus kafka.Config) {
 	for ctx.Err() == nil {
 		err := f.session(ctx)
 		switch {
-		case errors.Is(err, context.Canceled): // interrupted, or the number of partitions changed
+		case errors.Is(err, context.Canceled): // interrupted, or the next session
+			continue
 		case errors.Is(err, errNoTopic):
 			f.status.set("waiting for topic %s, which does not exist yet", f.topic)
 		case !strings.HasPrefix(f.status.get(), waitingForBus): // once per outage
@@ -90,7 +91,7 @@ func (f *kafkaFollower) follow(ctx context.Context, bus kafka.Config) {
 	}
 }
 
-// session follows the topic until a request fails or the topic changes, and returns the cause.
+// session follows the topic until a request fails or sessionLimit is over, and returns the cause.
 func (f *kafkaFollower) session(ctx context.Context) error {
 	found, err := f.metadata(ctx)
 	if errors.Is(err, errNoTopic) || err == nil && len(found) < len(f.partitions) {
@@ -109,7 +110,7 @@ func (f *kafkaFollower) session(ctx context.Context) error {
 	}
 	// ended is checked between two fetches and cancels none: a failing partition must not starve the others.
 	ended, end := context.WithCancelCause(ctx)
-	defer end(nil)
+	defer time.AfterFunc(sessionLimit, func() { end(nil) }).Stop()
 	var running sync.WaitGroup
 	for _, partition := range found {
 		p := f.partitions[partition.ID]
@@ -119,13 +120,8 @@ func (f *kafkaFollower) session(ctx context.Context) error {
 		}
 		running.Go(func() { end(p.follow(ctx, ended, partition.Leader, onStart)) })
 	}
-	f.start = kafkago.FirstOffset // of partitions that are added later
-	for pause(ended, metadataInterval) {
-		if now, err := f.metadata(ctx); errors.Is(err, errNoTopic) || err == nil && len(now) != len(found) {
-			end(err)
-		}
-	}
 	running.Wait()
+	f.start = kafkago.FirstOffset // of partitions that are added later
 	return context.Cause(ended)
 }
 
@@ -151,7 +147,7 @@ func (f *kafkaFollower) metadata(ctx context.Context) ([]kafkago.Partition, erro
 	return answer.Topics[0].Partitions, nil
 }
 
-// follow delivers the messages of the partition until a request fails or ended is done.
+// follow delivers the messages of the partition until a request fails or the session has ended.
 func (p *kafkaPartition) follow(ctx, ended context.Context, leader kafkago.Broker, onStart func()) error {
 	address := kafka.HostPort(leader)
 	if address == "" {

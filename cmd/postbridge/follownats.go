@@ -76,18 +76,13 @@ func (f *busFilter) keyFilter() string {
 
 // follow connects, waits for the stream and delivers its messages until ctx ends.
 func (f *natsFollower) follow(ctx context.Context, address string, bus nats.Config) error {
-	report := func(format string, args ...any) {
-		if ctx.Err() == nil { // the client calls its handlers even after its connection was closed
-			f.status.set(format, args...)
-		}
-	}
 	nc, err := natsgo.Connect(address, append(nats.ConnectOptions(bus),
-		natsgo.Name("postbridge tail"),
+		natsgo.Name("postbridge tail"), natsgo.NoCallbacksAfterClientClose(),
 		natsgo.RetryOnFailedConnect(true), natsgo.MaxReconnects(-1), natsgo.ReconnectWait(retryInterval),
 		natsgo.IgnoreAuthErrorAbort(),
-		natsgo.ErrorHandler(func(_ *natsgo.Conn, _ *natsgo.Subscription, err error) { report("%v", err) }),
-		natsgo.DisconnectErrHandler(func(_ *natsgo.Conn, err error) { report(waitingForBus+"%v", err) }),
-		natsgo.ReconnectHandler(func(*natsgo.Conn) { report("reconnected") }),
+		natsgo.ErrorHandler(func(_ *natsgo.Conn, _ *natsgo.Subscription, err error) { f.status.set("%v", err) }),
+		natsgo.DisconnectErrHandler(func(_ *natsgo.Conn, err error) { f.status.set(waitingForBus+"%v", err) }),
+		natsgo.ReconnectHandler(func(*natsgo.Conn) { f.status.set("reconnected") }),
 	)...)
 	if err != nil {
 		return err
@@ -97,52 +92,50 @@ func (f *natsFollower) follow(ctx context.Context, address string, bus nats.Conf
 	if err != nil {
 		return err
 	}
-	for !f.consume(ctx, js, report) {
+	for {
+		consuming, err := f.consume(ctx, js)
+		switch {
+		case err == nil:
+			f.status.set("following %s at %s", f.consumer.FilterSubjects[0], nc.ConnectedUrlRedacted())
+			f.onStart()
+			<-ctx.Done()
+			consuming.Stop()
+			return nil
+		case errors.Is(err, jetstream.ErrStreamNotFound):
+			f.status.set("waiting for stream %s, which does not exist yet", f.stream)
+			f.startAt(startPosition{}) // every event in it will be new
+		case ctx.Err() == nil:
+			f.status.set(waitingForBus+"%v", err)
+		}
 		if !pause(ctx, retryInterval) {
 			return nil
 		}
 	}
-	report("following %s at %s", f.consumer.FilterSubjects[0], nc.ConnectedUrlRedacted())
-	f.onStart()
-	<-ctx.Done()
-	return nil
 }
 
-// consume starts the consumer; false if the bus or the stream is not there.
-func (f *natsFollower) consume(ctx context.Context, js jetstream.JetStream, report func(string, ...any)) bool {
-	err := f.tryConsume(ctx, js, report)
-	switch {
-	case errors.Is(err, jetstream.ErrStreamNotFound):
-		report("waiting for stream %s, which does not exist yet", f.stream)
-		f.startAt(startPosition{}) // every event in it will be new
-	case err != nil:
-		report(waitingForBus+"%v", err)
-	}
-	return err == nil
-}
-
-func (f *natsFollower) tryConsume(ctx context.Context, js jetstream.JetStream, report func(string, ...any)) error {
-	lookup, stop := context.WithTimeout(ctx, lookupTimeout)
+// consume looks up the stream and starts the consumer.
+func (f *natsFollower) consume(ctx context.Context, js jetstream.JetStream) (jetstream.ConsumeContext, error) {
+	ctx, stop := context.WithTimeout(ctx, lookupTimeout)
 	defer stop()
 	if !js.Conn().IsConnected() {
-		return cmp.Or(js.Conn().LastError(), errors.New("not connected"))
+		return nil, cmp.Or(js.Conn().LastError(), errors.New("not connected"))
 	}
-	stream, err := js.Stream(lookup, f.stream)
+	stream, err := js.Stream(ctx, f.stream)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if f.consumer.DeliverPolicy == jetstream.DeliverNewPolicy {
 		// Now is a sequence, so that a connection lost before the first event does not move the start.
 		f.consumer.DeliverPolicy = jetstream.DeliverByStartSequencePolicy
 		f.consumer.OptStartSeq = stream.CachedInfo().State.LastSeq + 1
 	}
-	consumer, err := stream.OrderedConsumer(lookup, f.consumer)
+	consumer, err := stream.OrderedConsumer(ctx, f.consumer)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	_, err = consumer.Consume(func(m jetstream.Msg) { f.received(f.message(m)) },
-		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) { report(waitingForBus+"%v", err) }))
-	return err
+	onError := func(_ jetstream.ConsumeContext, err error) { f.status.set(waitingForBus+"%v", err) }
+	onMessage := func(m jetstream.Msg) { f.received(f.message(m)) }
+	return consumer.Consume(onMessage, jetstream.ConsumeErrHandler(onError))
 }
 
 // natsPosition is the position of a message on NATS.
