@@ -19,6 +19,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
+	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
@@ -66,17 +67,15 @@ func tracingOn(environ map[string]string) (bool, error) {
 	return true, nil
 }
 
-// setupError keeps the first error that the SDK logs during its setup, where it would ignore the setting. Of the error
-// it keeps the message only: the rest has the value, which may be a secret.
-type setupError struct{ first atomic.Pointer[string] }
+// setupError is the SDK's logger during its setup. It keeps the first error, after which the SDK would ignore the
+// setting. Of the error it keeps the message only: the rest has the value, which may be a secret.
+type setupError struct {
+	logr.LogSink // discards everything but errors
+	first        atomic.Pointer[string]
+}
 
-// Init, Enabled, Info, Error, WithValues and WithName make it the SDK's logger.
-func (*setupError) Init(logr.RuntimeInfo)                  {}
-func (*setupError) Enabled(int) bool                       { return false } // errors only
-func (*setupError) Info(int, string, ...any)               {}
+// Error keeps the first message.
 func (c *setupError) Error(_ error, text string, _ ...any) { c.first.CompareAndSwap(nil, &text) }
-func (c *setupError) WithValues(...any) logr.LogSink       { return c }
-func (c *setupError) WithName(string) logr.LogSink         { return c }
 
 // Handle makes it the SDK's handler of errors.
 func (c *setupError) Handle(err error) { c.Error(err, err.Error()) }
@@ -91,7 +90,7 @@ func (p *process) openTracer(
 		return nil, func() {}, err
 	}
 	ctx := context.Background()
-	setup := new(setupError)
+	setup := &setupError{LogSink: logr.FromSlogHandler(slog.DiscardHandler).GetSink()}
 	otel.SetLogger(logr.New(setup))
 	otel.SetErrorHandler(setup)
 	exporter, err := otlptracehttp.New(ctx)
@@ -218,8 +217,8 @@ func (s *requestSpan) End(o bridge.RequestOutcome) {
 // Publish records the span from the first offer of an event to a bus until it was stored. It is a child of the
 // request's span, sampled with it, and linked to it, since they may be hours apart.
 func (t *tracer) Publish(p bridge.Publication) {
-	request, ok := parseTraceParent(p.TraceParent)
-	if !ok {
+	request := parseTraceParent(p.TraceParent)
+	if !request.IsValid() {
 		return
 	}
 	destination := string(p.Destinations()[0])
@@ -257,16 +256,8 @@ func shortID(id string) string {
 	return strings.Clone(strings.ToValidUTF8(id[:min(len(id), 256)], ""))
 }
 
-// parseTraceParent parses the traceparent in the spool, which exists only for sampled requests.
-func parseTraceParent(text string) (trace.SpanContext, bool) {
-	parts := strings.Split(text, "-")
-	if len(parts) != 4 {
-		return trace.SpanContext{}, false
-	}
-	traceID, err1 := trace.TraceIDFromHex(parts[1])
-	spanID, err2 := trace.SpanIDFromHex(parts[2])
-	c := trace.NewSpanContext(trace.SpanContextConfig{
-		TraceID: traceID, SpanID: spanID, TraceFlags: trace.FlagsSampled, Remote: true,
-	})
-	return c, err1 == nil && err2 == nil
+// parseTraceParent parses the traceparent in the spool.
+func parseTraceParent(text string) trace.SpanContext {
+	carrier := propagation.MapCarrier{"traceparent": text}
+	return trace.SpanContextFromContext(propagation.TraceContext{}.Extract(context.Background(), carrier))
 }
