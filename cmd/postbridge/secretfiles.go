@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"slices"
@@ -19,8 +18,6 @@ import (
 const (
 	// pollInterval is the time between two reads of the secret files.
 	pollInterval = 2 * time.Second
-	// rereadAfter limits how often postbacks with a wrong proof cause a read.
-	rereadAfter = 100 * time.Millisecond
 	// recentChange is how long reload reports a change: longer than a caller takes from loading a secret to reload.
 	recentChange = 2 * time.Second
 	// maxSecretFile limits the size of a secret file, in bytes.
@@ -37,7 +34,6 @@ type secretFiles struct {
 	mu sync.Mutex
 	// Guarded by mu, and so are the files.
 	all       []*secretFile
-	readAt    time.Time // last read of all files
 	changedAt time.Time // last change of a secret
 }
 
@@ -47,7 +43,6 @@ type secretFile struct {
 	paths []string
 	store func(text string) error
 
-	infos   []os.FileInfo     // at the last read; nil for a missing file
 	sum     [sha256.Size]byte // of the content in effect
 	problem string            // why the last content is not in effect
 }
@@ -66,7 +61,6 @@ func newSecretFiles() *secretFiles {
 func (s *secretFiles) add(name string, store func(text string) error, paths ...string) error {
 	f := &secretFile{name: name, store: store}
 	f.paths = slices.DeleteFunc(paths, func(path string) bool { return path == "" })
-	f.infos = make([]os.FileInfo, len(f.paths))
 	if _, err := f.read(); err != nil {
 		return err
 	}
@@ -88,32 +82,19 @@ func (s *secretFiles) start(ctx context.Context, log *slog.Logger, registry *pro
 // poll reads the files at intervals until ctx ends.
 func (s *secretFiles) poll(ctx context.Context) {
 	for pause(ctx, pollInterval) {
-		s.mu.Lock()
-		s.refreshAll(true)
-		s.mu.Unlock()
+		s.reload()
 	}
 }
 
-// reload reads all files, or within rereadAfter of the last read only the touched ones. It reports whether a secret has
-// changed within recentChange, so that a caller also learns of a change that another call or the poll found after the
-// caller had loaded the old secret.
+// reload reads all files. It reports whether a secret has changed within recentChange, so that a caller also learns of
+// a change that another call or the poll found after the caller had loaded the old secret.
 func (s *secretFiles) reload() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.refreshAll(time.Since(s.readAt) >= rereadAfter)
-	return time.Since(s.changedAt) < recentChange
-}
-
-// refreshAll reads all files, or only the touched ones.
-func (s *secretFiles) refreshAll(untouched bool) {
 	for _, f := range s.all {
-		if untouched || f.touched() {
-			s.refresh(f)
-		}
+		s.refresh(f)
 	}
-	if untouched {
-		s.readAt = time.Now()
-	}
+	return time.Since(s.changedAt) < recentChange
 }
 
 // refresh reads one file and logs if its state changed.
@@ -143,8 +124,7 @@ func (f *secretFile) path() string { return strings.Join(f.paths, ", ") }
 func (f *secretFile) read() (changed bool, err error) {
 	var text []byte
 	for i, path := range f.paths {
-		part, info, err := readSecretFile(path)
-		f.infos[i] = info
+		part, err := readSecretFile(path)
 		if err != nil {
 			return false, fmt.Errorf("%w; name a file that stays readable", err)
 		}
@@ -164,42 +144,16 @@ func (f *secretFile) read() (changed bool, err error) {
 	return true, nil
 }
 
-// touched reports whether a path has another file, time or size than at the last read.
-func (f *secretFile) touched() bool {
-	for i, path := range f.paths {
-		info, err := os.Stat(path)
-		before := f.infos[i]
-		if missing := before == nil; missing != (err != nil) {
-			return true
-		} else if missing {
-			continue
-		}
-		if !os.SameFile(info, before) || !info.ModTime().Equal(before.ModTime()) || info.Size() != before.Size() {
-			return true
-		}
-	}
-	return false
-}
-
 // readSecretFile reads a regular file of at most maxSecretFile bytes; reading a pipe could block forever.
-func readSecretFile(path string) ([]byte, os.FileInfo, error) {
-	if info, err := os.Stat(path); err != nil {
-		return nil, nil, err
-	} else if !info.Mode().IsRegular() {
-		return nil, nil, errors.New("it is not a regular file")
+func readSecretFile(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return nil, err
+	case !info.Mode().IsRegular():
+		return nil, errors.New("it is not a regular file")
+	case info.Size() > maxSecretFile:
+		return nil, errors.New("it is larger than 1MiB")
 	}
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer file.Close()
-	info, err := file.Stat()
-	if err != nil {
-		return nil, nil, err
-	}
-	text, err := io.ReadAll(io.LimitReader(file, maxSecretFile+1))
-	if len(text) > maxSecretFile {
-		err = errors.New("it is larger than 1MiB")
-	}
-	return text, info, err
+	return os.ReadFile(path)
 }

@@ -86,7 +86,7 @@ func (o *sendOptions) tlsConfig() (*tls.Config, error) {
 	if file == "" {
 		return c, nil
 	}
-	text, _, err := readSecretFile(file)
+	text, err := readSecretFile(file)
 	if err != nil {
 		return nil, err
 	}
