@@ -59,7 +59,6 @@ type follower struct {
 	busFilter
 	from    startPosition
 	status  *statusLog
-	onStart func()           // called once every event stored from now on is delivered
 	deliver func(m *message) // called for each message that passes the filter, also concurrently
 }
 
@@ -81,9 +80,18 @@ func (f *follower) received(m *message) {
 
 // statusLog prints the status of a follower when it changes.
 type statusLog struct {
-	mu   sync.Mutex
-	w    io.Writer
-	last string
+	mu      sync.Mutex
+	w       io.Writer
+	last    string
+	started bool // every event stored from then on is delivered
+}
+
+// start sets the status that every event stored from now on is delivered.
+func (l *statusLog) start(format string, args ...any) {
+	l.set(format, args...)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.started = true
 }
 
 func (l *statusLog) set(format string, args ...any) {
@@ -96,8 +104,8 @@ func (l *statusLog) set(format string, args ...any) {
 }
 
 // get returns the last status.
-func (l *statusLog) get() string {
+func (l *statusLog) get() (status string, started bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return cmp.Or(l.last, "no answer")
+	return cmp.Or(l.last, "no answer"), l.started
 }

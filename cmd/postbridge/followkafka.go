@@ -84,8 +84,10 @@ func (f *kafkaFollower) follow(ctx context.Context, bus kafka.Config) {
 			continue
 		case errors.Is(err, errNoTopic):
 			f.status.set("waiting for topic %s, which does not exist yet", f.topic)
-		case !strings.HasPrefix(f.status.get(), waitingForBus): // once per outage
-			f.status.set(waitingForBus+"%v", kafka.Plain(err))
+		default:
+			if status, _ := f.status.get(); !strings.HasPrefix(status, waitingForBus) { // once per outage
+				f.status.set(waitingForBus+"%v", kafka.Plain(err))
+			}
 		}
 		pause(ctx, retryInterval)
 	}
@@ -104,8 +106,7 @@ func (f *kafkaFollower) session(ctx context.Context) error {
 	var positioned atomic.Int32
 	onStart := func() {
 		if int(positioned.Add(1)) == len(found) {
-			f.status.set("following topic %s (partitions: %d) at %s", f.topic, len(found), strings.Join(f.brokers, ","))
-			f.onStart()
+			f.status.start("following topic %s (partitions: %d) at %s", f.topic, len(found), strings.Join(f.brokers, ","))
 		}
 	}
 	// ended is checked between two fetches and cancels none: a failing partition must not starve the others.

@@ -96,8 +96,7 @@ func (f *natsFollower) follow(ctx context.Context, address string, bus nats.Conf
 		consuming, err := f.consume(ctx, js)
 		switch {
 		case err == nil:
-			f.status.set("following %s at %s", f.consumer.FilterSubjects[0], nc.ConnectedUrlRedacted())
-			f.onStart()
+			f.status.start("following %s at %s", f.consumer.FilterSubjects[0], nc.ConnectedUrlRedacted())
 			<-ctx.Done()
 			consuming.Stop()
 			return nil

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"embed"
-	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -177,7 +176,7 @@ func (g *generator) next(worker int) (postback, error) {
 func (g *generator) order(i uint64) *order {
 	r := rand.New(rand.NewPCG(g.seed, i))
 	o := &order{
-		id:       orderID(g.seed, i),
+		id:       strconv.FormatUint(1e18+r.Uint64N(8e18), 10), // 19 digits, the longest that brokers use
 		user:     fmt.Sprintf(g.profile.userID, r.IntN(g.users)+1),
 		symbol:   [...]string{"SBIN", "INFY", "TATAMOTORS", "BANKNIFTY2660236800CE"}[r.IntN(4)],
 		side:     [...]string{"BUY", "SELL"}[r.IntN(2)],
@@ -194,12 +193,6 @@ func (g *generator) order(i uint64) *order {
 		o.repeat(b.reworded, func(s state) bool { return slices.Contains(b.twice, s.step) && some() })
 	}
 	return o
-}
-
-// orderID returns 19 digits, the longest that brokers use. Different seeds have different ids.
-func orderID(seed, i uint64) string {
-	sum := sha256.Sum256(binary.LittleEndian.AppendUint64(nil, seed))
-	return strconv.FormatUint(1e18+binary.BigEndian.Uint64(sum[:])%1e10*1e8+i%1e8, 10)
 }
 
 // addStates generates the states of the order: 10 % of the orders are rejected, 20 % cancelled and the rest filled.
@@ -219,12 +212,10 @@ func (o *order) addStates(r *rand.Rand) {
 	}
 	next(open)
 	for range r.IntN(4) {
-		some := r.IntN(s.pending) / 2
-		if some == 0 {
-			continue
+		if some := r.IntN(s.pending) / 2; some > 0 {
+			s.filled, s.pending = s.filled+some, s.pending-some
+			next(partlyFilled)
 		}
-		s.filled, s.pending = s.filled+some, s.pending-some
-		next(partlyFilled)
 	}
 	if fate < 0.3 {
 		s.pending, s.cancelled = 0, s.pending
@@ -250,8 +241,8 @@ func (o *order) repeat(reworded bool, selected func(state) bool) {
 
 // delay moves the last partial fill after the end of the order.
 func (o *order) delay() {
-	for i := len(o.states) - 2; i >= 0; i-- {
-		if s := o.states[i]; s.step == partlyFilled {
+	for i, s := range slices.Backward(o.states) {
+		if s.step == partlyFilled {
 			o.states = append(slices.Delete(o.states, i, i+1), s)
 			return
 		}
@@ -297,12 +288,7 @@ func (o *order) body(to *sendOptions, n int) []byte {
 	return []byte(strings.TrimSpace(body))
 }
 
-func rupees(paise int) string {
-	if paise == 0 {
-		return "0"
-	}
-	return fmt.Sprintf("%d.%02d", paise/100, paise%100)
-}
+func rupees(paise int) string { return fmt.Sprintf("%d.%02d", paise/100, paise%100) }
 
 // checksum returns Kite's official checksum.
 func checksum(orderID, at, secret string) string {

@@ -35,7 +35,6 @@ type busWatch struct {
 type watchedBus struct {
 	name   string
 	status *statusLog
-	ready  bool                // every event stored from now on arrives
 	orders map[string][]string // event ids in the order of arrival, by order id
 	last   time.Time           // of the last arrival
 }
@@ -59,13 +58,7 @@ func (p *process) watchBuses(ctx context.Context, filter busFilter, timeout time
 	for _, name := range c.Publish {
 		b := &watchedBus{name: name, status: &statusLog{w: io.Discard}, orders: make(map[string][]string)}
 		w.buses = append(w.buses, b)
-		onStart := func() {
-			w.mu.Lock()
-			defer w.mu.Unlock()
-			b.ready = true
-		}
-		deliver := func(m *message) { w.received(b, m) }
-		f := &follower{filter, startPosition{now: true}, b.status, onStart, deliver}
+		f := &follower{filter, startPosition{now: true}, b.status, func(m *message) { w.received(b, m) }}
 		w.readers.Go(func() {
 			if err := f.follow(readers, name, c, credentials); err != nil {
 				b.status.set("%v", err)
@@ -158,9 +151,10 @@ func (w *busWatch) report() *worstReport {
 		r.atLeast = r.atLeast || o.unordered
 	}
 	for _, b := range w.buses {
-		br := &busReport{last: b.last, status: b.status.get()}
+		br := &busReport{last: b.last}
 		r.Buses[b.name] = br
-		if !b.ready {
+		var started bool
+		if br.status, started = b.status.get(); !started {
 			br.Unread = br.status
 			continue
 		}

@@ -117,7 +117,7 @@ func (p *process) tail(ctx context.Context, args []string) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	out := &printer{tailOptions: o, w: p.stdout, format: o.format(isTerminal(p.stdout)), stop: stop}
-	f := &follower{o.busFilter, from, &statusLog{w: p.stderr}, func() {}, out.print}
+	f := &follower{o.busFilter, from, &statusLog{w: p.stderr}, out.print}
 	if err := f.follow(ctx, bus, c, credentials); err != nil {
 		return fmt.Errorf("tail: %w", err)
 	}
