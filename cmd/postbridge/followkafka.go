@@ -26,9 +26,6 @@ const (
 	fetchBytes = 1 << 20
 )
 
-// errNoTopic means that the topic does not exist, or not yet.
-var errNoTopic = errors.New("the topic does not exist")
-
 // kafkaFollower follows all partitions of a topic through outages of the bus, in sessions. A session looks up the
 // partitions and their leaders and fetches from each until a fetch fails or sessionLimit is over. Only the offsets
 // outlive it. A kafka-go Reader does not report its start position, and waits silently on a recreated topic.
@@ -82,7 +79,7 @@ func (f *kafkaFollower) follow(ctx context.Context, bus kafka.Config) {
 		switch {
 		case errors.Is(err, context.Canceled): // interrupted, or the next session
 			continue
-		case errors.Is(err, errNoTopic):
+		case errors.Is(err, kafkago.UnknownTopicOrPartition):
 			f.status.set("waiting for topic %s, which does not exist yet", f.topic)
 		default:
 			if status, _ := f.status.get(); !strings.HasPrefix(status, waitingForBus) { // once per outage
@@ -96,7 +93,7 @@ func (f *kafkaFollower) follow(ctx context.Context, bus kafka.Config) {
 // session follows the topic until a request fails or sessionLimit is over, and returns the cause.
 func (f *kafkaFollower) session(ctx context.Context) error {
 	found, err := f.metadata(ctx)
-	if errors.Is(err, errNoTopic) || err == nil && len(found) < len(f.partitions) {
+	if errors.Is(err, kafkago.UnknownTopicOrPartition) || err == nil && len(found) < len(f.partitions) {
 		clear(f.partitions) // it is, or will be, another topic with that name and without any event seen
 		f.start = kafkago.FirstOffset
 	}
@@ -106,7 +103,8 @@ func (f *kafkaFollower) session(ctx context.Context) error {
 	var positioned atomic.Int32
 	onStart := func() {
 		if int(positioned.Add(1)) == len(found) {
-			f.status.start("following topic %s (partitions: %d) at %s", f.topic, len(found), strings.Join(f.brokers, ","))
+			f.status.start("following topic %s (partitions: %d) at %s",
+				f.topic, len(found), strings.Join(f.brokers, ","))
 		}
 	}
 	// ended is checked between two fetches and cancels none: a failing partition must not starve the others.
@@ -136,16 +134,13 @@ func (f *kafkaFollower) metadata(ctx context.Context) ([]kafkago.Partition, erro
 	switch {
 	case err == nil && len(answer.Topics) != 1:
 		err = fmt.Errorf("no answer from Kafka broker %s about topic %s", broker, f.topic)
-	case err == nil && errors.Is(answer.Topics[0].Error, kafkago.UnknownTopicOrPartition):
-		return nil, errNoTopic
+	case err == nil && answer.Topics[0].Error == nil:
+		return answer.Topics[0].Partitions, nil
 	case err == nil:
 		err = answer.Topics[0].Error
 	}
-	if err != nil {
-		f.turn++
-		return nil, err
-	}
-	return answer.Topics[0].Partitions, nil
+	f.turn++
+	return nil, err
 }
 
 // follow delivers the messages of the partition until a request fails or the session has ended.

@@ -146,7 +146,7 @@ func FuzzSign(f *testing.F) {
 	f.Add([]byte(`{"checksum":"\"","order_id":1}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		before := bytes.Clone(body)
-		signed, _, err := sign(body, []kite.Secret{{Secret: "s3cret"}})
+		signed, _, err := sign(body, []kite.Secret{{AppID: "1", Secret: "s3cret"}})
 		if !bytes.Equal(body, before) || err == nil && len(signed) < 64 ||
 			bytes.Contains(signed, []byte("s3cret")) && !bytes.Contains(body, []byte("s3cret")) {
 			t.Errorf("%q became %q", before, signed)

@@ -25,7 +25,7 @@ Usage: postbridge send [flags] [file ...]
   --broker NAME         kite or dhan (default kite)
   --secret APP=SECRET   Kite app to sign with (default first of POSTBRIDGE_KITE_SECRETS)
   --token TOKEN         path token (default first of POSTBRIDGE_KITE_TOKENS or _DHAN_TOKENS)
-  --sign                replace the checksum in the files; a file - is stdin
+  --sign                sign the files as the app that they name, else the first; a file - is stdin
   --replay FILE         the output of tail, at its own pace; --speed N: N times as fast, or max
   --worst NAMES         all, or some of doubled,words,cancels,late,storm,split; checks the buses
   --canary              one order of --user ID (default CANARY), on each bus within --timeout TIME

@@ -24,7 +24,7 @@ func (p *process) fileSource(o *sendOptions) (source, error) {
 			return nil, err
 		}
 		if o.sign {
-			if body, _, err = sign(body, []kite.Secret{{Secret: o.apps[0].Secret}}); err != nil {
+			if body, _, err = sign(body, o.apps); err != nil {
 				return nil, fmt.Errorf("%s: %w", name, err)
 			}
 		}
@@ -57,7 +57,7 @@ func bodyOrderID(body []byte) string {
 }
 
 // sign replaces the checksum in a body of Kite by that of the app which the body names, and changes no other byte. If
-// that app is not in apps, the first one signs, and its id replaces the other. An app without an id signs for every id.
+// that app is not in apps, the first one signs, and its id replaces the other.
 func sign(body []byte, apps []kite.Secret) (signed []byte, otherApp bool, err error) {
 	values, err := members(body)
 	if err != nil {
@@ -67,7 +67,7 @@ func sign(body []byte, apps []kite.Secret) (signed []byte, otherApp bool, err er
 		return nil, false, errors.New(`cannot be signed: it has no "checksum" to replace`)
 	}
 	id := values.text(body, "app_id")
-	i := slices.IndexFunc(apps, func(a kite.Secret) bool { return a.AppID == "" || a.AppID == id })
+	i := slices.IndexFunc(apps, func(a kite.Secret) bool { return a.AppID == id })
 	app := apps[max(i, 0)]
 	sum := checksum(values.text(body, "order_id"), values.text(body, "order_timestamp"), app.Secret)
 	signed = values.replace(body, "checksum", strconv.Quote(sum))

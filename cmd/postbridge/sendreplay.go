@@ -72,11 +72,7 @@ func (r *replayReport) text() string {
 	if r == nil {
 		return ""
 	}
-	seconds := func(s float64) time.Duration { return time.Duration(s * 1e9).Round(10 * time.Millisecond) }
-	text := fmt.Sprintf("%d lines recorded in %v\n", r.Lines, seconds(r.Recorded))
-	if r.Behind > 1 {
-		text += fmt.Sprintf("  late by up to %v: raise --connections or lower --speed\n", seconds(r.Behind))
-	}
+	text := fmt.Sprintf("%d lines recorded in %.2fs, sent up to %.2fs late\n", r.Lines, r.Recorded, r.Behind)
 	if r.OtherIDs > 0 {
 		text += fmt.Sprintf("  events with another id than in the recording: %d\n", r.OtherIDs)
 	}
