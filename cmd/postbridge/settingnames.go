@@ -5,7 +5,6 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
-	"strings"
 )
 
 // serviceLink matches NAME=value of the service links that Kubernetes injects into a pod for a Service whose name
@@ -37,13 +36,37 @@ func settingNames() []string {
 
 func settingName(f reflect.StructField) string { return envPrefix + f.Tag.Get("env") }
 
-// suggestion returns the remedy for an unknown name: the known name that begins with it or that it begins with, if
-// there is one.
+// suggestion returns the remedy for an unknown name: the known name within two typing errors, if there is one.
 func suggestion(name string, known []string) string {
+	best, least := "", 3
 	for _, k := range known {
-		if strings.HasPrefix(k, name) || strings.HasPrefix(name, k) {
-			return "did you mean " + k + "?"
+		if d := editDistance(name, k); d < least {
+			best, least = k, d
 		}
 	}
-	return "unset it"
+	if best == "" {
+		return "unset it"
+	}
+	return "did you mean " + best + "?"
+}
+
+// editDistance returns the Levenshtein distance of a and b.
+func editDistance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			change := diagonal
+			if a[i] != b[j] {
+				change++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(change, diagonal+1, row[j]+1)
+		}
+	}
+	return row[len(b)]
 }
