@@ -1,6 +1,7 @@
 package nats
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -10,23 +11,20 @@ import (
 	"github.com/postbridge/postbridge/bridge"
 )
 
-// noAnswer is err, or what is known of why no answer can come.
+// noAnswer returns the denied subscription for answers as the cause, or else err. Guarded by mu.
 func (p *Publisher) noAnswer(err error) error {
-	if p.inbox != nil {
-		return p.inbox
-	}
-	return err
+	return cmp.Or(p.inbox, err)
 }
 
-// inboxDenied reports whether we were refused to subscribe to answers. Only a new connection asks for it again. It
-// takes mu.
+// inboxDenied reports whether the server denied the subscription for answers. Only a new connection subscribes again.
+// It locks mu.
 func (p *Publisher) inboxDenied() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.inbox != nil
 }
 
-// inboxHeard notes that an answer arrived.
+// inboxHeard records that an answer arrived. Guarded by mu.
 func (p *Publisher) inboxHeard() {
 	if p.inbox != nil {
 		p.inbox = nil
@@ -34,20 +32,24 @@ func (p *Publisher) inboxHeard() {
 	}
 }
 
-// denied takes a permission violation, which the server tells apart from the message it refused: the subject is all
-// that says what failed. Without this, it would fail by timeout. It takes mu.
+// denied handles a permission violation: the request or message with its subject would only time out. The server
+// reports it on its own, so that the subject is all that identifies what failed. It locks mu.
 func (p *Publisher) denied(err error) {
-	if d := p.denyWhat(err); d != nil { // err may quote the subject of an order
+	if d := p.failDenied(err); d != nil { // err may quote the subject of an order
 		p.log.Warn("no permission to look up what the stream holds: events may be stored twice after an outage",
-			"stream", d.stream, "remedy", fmt.Sprintf("allow publishing to $JS.API.DIRECT.GET.%s and "+
-				"$JS.API.DIRECT.GET.%[1]s.>, or to $JS.API.STREAM.MSG.GET.%[1]s if the stream does not allow "+
-				"direct access", d.stream))
+			"stream", d.stream, "remedy", d.readRemedy())
 	}
 }
 
-// denyWhat fails what a permission violation says is denied. It returns the destination in whose stream we may not
-// look. It takes mu.
-func (p *Publisher) denyWhat(err error) (unseen *destination) {
+// readRemedy returns the remedy if lookups in the stream are denied.
+func (d *destination) readRemedy() string {
+	return fmt.Sprintf("allow publishing to $JS.API.DIRECT.GET.%s and $JS.API.DIRECT.GET.%[1]s.>, "+
+		"or to $JS.API.STREAM.MSG.GET.%[1]s if the stream does not allow direct access", d.stream)
+}
+
+// failDenied fails the operation that a permission violation denies. It returns the destination if that is a lookup in
+// its stream. It locks mu.
+func (p *Publisher) failDenied(err error) (lookup *destination) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	text := err.Error()
@@ -60,54 +62,52 @@ func (p *Publisher) denyWhat(err error) (unseen *destination) {
 		return nil
 	}
 	for _, d := range p.destinations {
-		if rest, ok := strings.CutPrefix(subject, d.prefix+string(d.name)+"."); ok {
-			p.deniedCopies(d, rest)
+		if tokens, ok := strings.CutPrefix(subject, d.prefix+string(d.name)+"."); ok {
+			p.deniedCopies(d, tokens)
 		} else if strings.HasPrefix(subject, "$JS.API.DIRECT.GET."+d.stream) ||
 			subject == "$JS.API.STREAM.MSG.GET."+d.stream {
 			d.lookupDenied = true
 			d.endLookups()
-			unseen = d
+			lookup = d
 		} else if d.cancelCheck != nil && strings.HasSuffix(subject, "."+d.stream) {
 			d.cancelCheck(err)
 		}
 	}
-	return unseen
+	return lookup
 }
 
-// deniedCopies fails what is in flight to the subject whose last tokens are rest. Its error does not quote the subject,
-// which has a user and an order in it.
-func (p *Publisher) deniedCopies(d *destination, rest string) {
+// deniedCopies fails the copies in flight to a subject by its last tokens. The error does not quote the subject, which
+// contains a user and an order.
+func (p *Publisher) deniedCopies(d *destination, tokens string) {
 	err := fmt.Errorf("no permission to publish to some subjects of %s: allow publishing to %s", d.subjects, d.subjects)
 	fail := func(c *eventCopy) { p.retry(c, &d.denied, err) }
 	if d.name == bridge.Deadletters {
 		for _, c := range p.inFlight {
-			if c.dest == d && c.entry.delivery.Broker == rest {
+			if c.dest == d && c.entry.delivery.Broker == tokens {
 				p.endAttempt(c, fail)
 			}
 		}
 		return
 	}
-	l := p.queues[rest]
-	if l == nil {
+	q := p.queues[tokens]
+	if q == nil {
 		return
 	}
-	for i := range l.head.n {
-		if c := &l.head.copies[i]; c.dest == d && p.inFlight[c.attempt] == c {
+	for i := range q.head.n {
+		if c := &q.head.copies[i]; c.dest == d && p.inFlight[c.attempt] == c {
 			p.endAttempt(c, fail)
 		}
 	}
 }
 
-func quotedAfter(text, before string) (string, bool) {
-	_, text, ok := strings.Cut(text, before)
-	if !ok {
-		return "", false
-	}
-	text, _, ok = strings.Cut(text, `"`)
-	return text, ok
+// quotedAfter returns the text in quotes after another one, which ends with the opening quote.
+func quotedAfter(text, before string) (quoted string, ok bool) {
+	_, text, found := strings.Cut(text, before)
+	quoted, _, ok = strings.Cut(text, `"`)
+	return quoted, found && ok
 }
 
-// authError reports whether the bus does not let us in.
+// authError reports whether the server refuses the login.
 func authError(err error) bool {
 	return errors.Is(err, natsgo.ErrAuthorization) || errors.Is(err, natsgo.ErrAuthExpired) ||
 		errors.Is(err, natsgo.ErrAuthRevoked) || errors.Is(err, natsgo.ErrAccountAuthExpired)
