@@ -1,11 +1,15 @@
 package publishers
 
-import "strconv"
+import (
+	"fmt"
+	"strconv"
+	"time"
+)
 
 // Severity is how much the result of a check matters, in rising order.
 type Severity int
 
-// Info is nothing wrong, but good to know.
+// Info is worth knowing, but not wrong.
 const (
 	OK Severity = iota
 	Info
@@ -13,23 +17,23 @@ const (
 	Fail
 )
 
-// String is the severity as people and programs read it.
+// String returns the severity as text and JSON have it.
 func (s Severity) String() string { return [...]string{"ok", "info", "warn", "fail"}[s] }
 
-// MarshalText writes the severity in JSON.
+// MarshalText returns the severity for JSON.
 func (s Severity) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// CheckResult is the result of a check of a bus, or of something else that events depend on. It shows no secret.
+// CheckResult is the result of a check of a bus, or of something else that delivery depends on. It shows no secret.
 type CheckResult struct {
 	// Area is nats, kafka, disk, clock, routes or secrets.
 	Area     string   `json:"area"`
 	What     string   `json:"what"`
 	Severity Severity `json:"grade"`
 	Text     string   `json:"text"`         // the sentence that What begins
-	Do       string   `json:"do,omitempty"` // the remedy; empty if nothing is wrong
+	Do       string   `json:"do,omitempty"` // the remedy; empty with OK
 }
 
-// String is the result without area and severity, in one line.
+// String returns the result in one line, without area and severity.
 func (r CheckResult) String() string {
 	if r.Do == "" {
 		return r.What + " " + r.Text
@@ -45,33 +49,48 @@ func Worst(results []CheckResult) (worst Severity) {
 	return worst
 }
 
-// Checks collects the results of all checks of one thing.
+// Checks collects the results of the checks of one thing. A check is one call of Fail, Warn or Info: its predicate, the
+// text and the remedy as in CheckResult. It adds a result if the predicate is true.
 type Checks struct {
 	Area, What string
 	Results    []CheckResult
 }
 
-func (c *Checks) add(s Severity, text, do string) {
-	c.Results = append(c.Results, CheckResult{c.Area, c.What, s, text, do})
-}
+// Fail checks for what breaks the promise.
+func (c *Checks) Fail(found bool, text, do string) { c.add(found, Fail, text, do) }
 
-// Fail adds a failure, with text and remedy as in CheckResult.
-func (c *Checks) Fail(text, do string) { c.add(Fail, text, do) }
+// Warn checks for what may break the promise.
+func (c *Checks) Warn(found bool, text, do string) { c.add(found, Warn, text, do) }
 
-// Warn adds a warning.
-func (c *Checks) Warn(text, do string) { c.add(Warn, text, do) }
+// Info checks for what is worth knowing.
+func (c *Checks) Info(found bool, text, do string) { c.add(found, Info, text, do) }
 
-// Info adds what is good to know.
-func (c *Checks) Info(text, do string) { c.add(Info, text, do) }
+// OK adds a result without a remedy, unless there is a warning or a failure.
+func (c *Checks) OK(text string) { c.add(Worst(c.Results) < Warn, OK, text, "") }
 
-// OK adds that nothing is wrong, unless there is a warning or a failure.
-func (c *Checks) OK(text string) {
-	if Worst(c.Results) < Warn {
-		c.add(OK, text, "")
+func (c *Checks) add(found bool, s Severity, text, do string) {
+	if found {
+		c.Results = append(c.Results, CheckResult{c.Area, c.What, s, text, do})
 	}
 }
 
-// SizeText is a number of bytes for people: 64KiB, 1.4MiB.
+// shortRetention is the least time for which a bus should keep events: consumers may be away for a night.
+const shortRetention = 24 * time.Hour
+
+// Retention checks for how long a bus keeps events; negative is without limit. setting names the limit.
+func (c *Checks) Retention(age time.Duration, setting string) {
+	c.Warn(age >= 0 && age < shortRetention,
+		fmt.Sprintf("keeps events for %s: a consumer that is away for longer misses them", age),
+		"raise its "+setting+" to the longest time that a consumer may be away, such as a long weekend")
+}
+
+// MessageSize checks that a bus accepts the event of the largest postback. settings names the limits.
+func (c *Checks) MessageSize(limit, maxEvent int64, settings string) {
+	c.Warn(limit < maxEvent, fmt.Sprintf("takes messages up to %s, but the event of the largest postback may have %s",
+		SizeText(limit), SizeText(maxEvent)), "raise "+settings+", or lower POSTBRIDGE_MAX_BODY")
+}
+
+// SizeText formats a number of bytes: 64KiB, 1.4MiB.
 func SizeText(bytes int64) string {
 	value, units := float64(bytes), []string{"B", "KiB", "MiB", "GiB", "TiB"}
 	for value >= 1024 && len(units) > 1 {

@@ -294,10 +294,10 @@ func TestWarnings(t *testing.T) {
 	ca := write(t, "ca.pem", "a file that is there")
 	for _, test := range []struct{ environ, want string }{
 		{"", ""},
-		{"KITE_SECRETS=1=s KITE_CHECKSUM=user_id", "POSTBRIDGE_KITE_CHECKSUM is user_id"},
-		{"NATS_LISTEN=:4222", "POSTBRIDGE_NATS_LISTEN is open to other machines"},
+		{"KITE_SECRETS=1=s KITE_CHECKSUM=user_id", `setting=POSTBRIDGE_KITE_CHECKSUM reason="is user_id`},
+		{"NATS_LISTEN=:4222", `setting=POSTBRIDGE_NATS_LISTEN reason="is open to other machines`},
 		{"NATS_LISTEN=:4222 NATS_URL=bus", ""},
-		{login + "plain", "POSTBRIDGE_KAFKA_SASL_MECHANISM is PLAIN without TLS"},
+		{login + "plain", `setting=POSTBRIDGE_KAFKA_SASL_MECHANISM reason="is PLAIN without TLS`},
 		{login + "PLAIN KAFKA_TLS=true", ""},
 		{login + "PLAIN KAFKA_TLS_CA_FILE=" + ca, ""},
 		{login + "SCRAM-SHA-512", ""},

@@ -51,18 +51,14 @@ func doctorFlags(o *doctorOptions) *flag.FlagSet {
 	return fs
 }
 
-// severityError is the worst severity, which was reported already, as a failure of the program.
+// severityError ends the command with the exit code of the worst severity, after the report was printed.
 type severityError struct{ severity publishers.Severity }
 
 func (e *severityError) Error() string { return "the worst result is " + e.severity.String() }
 
 func (p *process) doctor(ctx context.Context, args []string) error {
 	o := new(doctorOptions)
-	fs := doctorFlags(o)
-	if err := parseFlags(fs, args); err != nil {
-		return err
-	}
-	if err := noArguments(fs); err != nil {
+	if err := parseOnlyFlags(doctorFlags(o), args); err != nil {
 		return err
 	}
 	c, credentials, err := readConfig(p.env)
@@ -70,18 +66,18 @@ func (p *process) doctor(ctx context.Context, args []string) error {
 		return err
 	}
 	d := &doctor{c, credentials}
-	results := slices.Concat(d.check(ctx, true), clock())
+	results := slices.Concat(d.check(ctx), d.fsync(), clock())
 	if o.probe {
 		results = append(results, d.probe(ctx)...)
 	}
 	if ctx.Err() != nil {
-		return errors.New("doctor: interrupted") // a bus that was left is no result
+		return errors.New("doctor: interrupted") // an interrupted check of a bus has no meaning
 	}
-	text := textReport(results)
+	report := textReport
 	if o.json {
-		text = jsonReport(results)
+		report = jsonReport
 	}
-	if err := p.print(text); err != nil {
+	if err := p.print(report(results)); err != nil {
 		return err
 	}
 	if worst := publishers.Worst(results); worst >= publishers.Warn {
@@ -90,18 +86,18 @@ func (p *process) doctor(ctx context.Context, args []string) error {
 	return nil
 }
 
-// doctor checks what postbridge depends on.
+// doctor checks everything that delivery depends on.
 type doctor struct {
 	config      *config
 	credentials *credentials
 }
 
-// busTimeout bounds the checks of the buses as a whole, whatever a bus does.
+// busTimeout bounds the checks of all buses together.
 const busTimeout = 30 * time.Second
 
-// check runs all checks but those that the command alone does: the buses at the same time, since a bus that is down
-// takes seconds. serve does not measure fsyncs: the disk is busy with the spool.
-func (d *doctor) check(ctx context.Context, measure bool) []publishers.CheckResult {
+// check runs the checks that serve repeats: all but the fsync, because the disk is busy with the spool, and the clock.
+// The buses are checked concurrently, since one that is down takes seconds.
+func (d *doctor) check(ctx context.Context) []publishers.CheckResult {
 	ctx, cancel := context.WithTimeout(ctx, busTimeout)
 	defer cancel()
 	maxEvent := bridge.MaxEventSize(int64(d.config.MaxBody))
@@ -117,27 +113,27 @@ func (d *doctor) check(ctx context.Context, measure bool) []publishers.CheckResu
 		buses.Go(func() { ofKafka = kafka.Check(ctx, k, maxEvent) })
 	}
 	buses.Wait()
-	return slices.Concat(ofNATS, ofKafka, d.disk(measure), d.routes(), d.secrets(), d.config.checkSettings())
+	return slices.Concat(ofNATS, ofKafka, d.disk(), d.routes(), d.secrets(), d.config.checkSettings())
 }
 
-// clock asks the kernel whether its clock is synchronized. serve does not: a hardened unit may have a process killed
-// that touches the clock.
+// clock checks that the kernel's clock is synchronized. serve does not: a hardened unit may kill a process that calls
+// adjtimex.
 func clock() []publishers.CheckResult {
-	c := publishers.Checks{Area: "clock", What: "this machine's clock"}
-	switch unsynchronized, err := clockUnsynchronized(); {
-	case errors.Is(err, errors.ErrUnsupported):
-	case err != nil:
-		c.Info("cannot be checked (adjtimex: "+err.Error()+")", "check it on the machine itself: timedatectl")
-	case unsynchronized:
-		c.Warn("is not synchronized (adjtimex reports STA_UNSYNC): times of events drift",
-			"run chrony or systemd-timesyncd on the machine")
-	default:
+	c := &publishers.Checks{Area: "clock", What: "this machine's clock"}
+	unsynchronized, err := clockUnsynchronized()
+	if errors.Is(err, errors.ErrUnsupported) {
+		return nil
+	}
+	c.Info(err != nil, fmt.Sprintf("cannot be checked (adjtimex: %v)", err), "check it on the machine itself: timedatectl")
+	c.Warn(unsynchronized, "is not synchronized (adjtimex reports STA_UNSYNC): times of events drift",
+		"run chrony or systemd-timesyncd on the machine")
+	if err == nil {
 		c.OK("is synchronized")
 	}
 	return c.Results
 }
 
-// textReport is the results for people.
+// textReport formats the results as lines, and counts them in the last one.
 func textReport(results []publishers.CheckResult) string {
 	var b strings.Builder
 	count := make(map[publishers.Severity]int)
@@ -150,13 +146,13 @@ func textReport(results []publishers.CheckResult) string {
 	return b.String()
 }
 
-// jsonReport is the results for programs.
+// jsonReport formats the results as a JSON object.
 func jsonReport(results []publishers.CheckResult) string {
 	var b strings.Builder
 	encoder := json.NewEncoder(&b)
 	encoder.SetEscapeHTML(false)
 	encoder.SetIndent("", "  ")
-	_ = encoder.Encode(struct { // of text only
+	_ = encoder.Encode(struct { // strings always encode
 		Grade    publishers.Severity      `json:"grade"`
 		Findings []publishers.CheckResult `json:"findings"`
 	}{publishers.Worst(results), results})
@@ -164,26 +160,21 @@ func jsonReport(results []publishers.CheckResult) string {
 }
 
 const (
-	// firstCheck is when serve checks first, once its buses had the time to come up.
+	// firstCheck is the time that serve gives its buses to connect before the first check.
 	firstCheck = 5 * time.Second
-	// The next checks come after these, sooner while one fails, so that a repair shows soon.
+	// checkInterval is the time between checks, and failureInterval while one fails, so that a repair shows soon.
 	checkInterval   = 10 * time.Minute
 	failureInterval = time.Minute
 )
 
-// watch exports the worst severity of each area until ctx ends.
+// watch repeats the checks and exports the worst severity of each area, until ctx ends.
 func (d *doctor) watch(ctx context.Context, registry *prometheus.Registry) {
 	grades := newGrades()
 	registry.MustRegister(grades)
-	for wait := firstCheck; ; {
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(wait):
-		}
-		results := d.check(ctx, false)
+	for wait := firstCheck; pause(ctx, wait); {
+		results := d.check(ctx)
 		if ctx.Err() != nil {
-			return // a bus that was left is no result
+			return // an interrupted check of a bus has no meaning
 		}
 		export(grades, results)
 		wait = checkInterval

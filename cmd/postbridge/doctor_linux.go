@@ -5,13 +5,13 @@ import (
 	"syscall"
 )
 
-// fileSystem names the kind of file system that a directory is on; empty if it is a disk, or not known.
+// fileSystem returns the type of a directory's file system; empty for a disk or an unknown type.
 func fileSystem(dir string) string {
 	var st syscall.Statfs_t
 	if err := syscall.Statfs(dir, &st); err != nil {
 		return ""
 	}
-	// The numbers are in linux/magic.h; those of 32 bits may come as negative ones.
+	// The numbers are in linux/magic.h. st.Type may be negative.
 	return map[uint32]string{
 		0x01021994: "tmpfs", 0x858458f6: "ramfs",
 		0x794c7630: "overlay",
@@ -27,7 +27,7 @@ func clockUnsynchronized() (bool, error) {
 	return t.Status&unsynchronized != 0, err
 }
 
-// openFiles is how many files this process may have open. The Go runtime has raised that as far as it may.
+// openFiles returns the limit of open files, which the Go runtime has raised to the hard limit.
 func openFiles() int {
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil || limit.Cur > math.MaxInt32 {

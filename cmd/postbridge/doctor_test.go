@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -104,7 +105,7 @@ func TestDoctorSecrets(t *testing.T) {
 // TestDoctorSettings is that the doctor reports what serve warns of when it starts.
 func TestDoctorSettings(t *testing.T) {
 	d := newDoctor(t, "KITE_SECRETS=1=s KITE_CHECKSUM=user_id NATS_LISTEN=127.0.0.1:1 DATA_DIR="+t.TempDir())
-	wantSaid(t, d.check(t.Context(), false), "warn routes POSTBRIDGE_KITE_CHECKSUM is user_id", "unset it")
+	wantSaid(t, d.check(t.Context()), "warn routes POSTBRIDGE_KITE_CHECKSUM is user_id", "unset it")
 }
 
 // TestDoctorOwnListeners is that the secrets of what we serve ourselves are looked at as those of the brokers and
@@ -151,7 +152,8 @@ func TestDoctorDisk(t *testing.T) {
 	data := filepath.Join(dir, "data")
 	disk := func(settings string) []publishers.CheckResult {
 		t.Helper()
-		return newDoctor(t, "DHAN_TOKENS=t DATA_DIR="+data+" "+settings).disk(true)
+		d := newDoctor(t, "DHAN_TOKENS=t DATA_DIR="+data+" "+settings)
+		return slices.Concat(d.disk(), d.fsync())
 	}
 	wantSaid(t, disk(""), "info disk "+data+" does not exist; the disk of "+dir+" is checked")
 	if _, err := os.Stat(data); err == nil {
@@ -181,7 +183,7 @@ func TestDoctorDisk(t *testing.T) {
 
 	wrong := &doctor{newDoctor(t, "DHAN_TOKENS=t").config, nil}
 	wrong.config.DataDir = write(t, "file", "")
-	wantSaid(t, wrong.disk(true), "fail disk "+wrong.config.DataDir+" cannot be used", "not a directory")
+	wantSaid(t, wrong.disk(), "fail disk "+wrong.config.DataDir+" cannot be used", "not a directory")
 }
 
 // TestDoctorMemory is that data in memory is a failure.
@@ -193,7 +195,7 @@ func TestDoctorMemory(t *testing.T) {
 	defer os.RemoveAll(dir)
 	wantSaid(
 		t,
-		newDoctor(t, "DHAN_TOKENS=t DATA_DIR="+dir).disk(false),
+		newDoctor(t, "DHAN_TOKENS=t DATA_DIR="+dir).disk(),
 		"fail disk "+dir+" is in memory (tmpfs)",
 		"POSTBRIDGE_DATA_DIR",
 	)
@@ -240,7 +242,7 @@ func TestDoctorProbe(t *testing.T) {
 	}
 	d := newDoctor(t, fmt.Sprintf("DHAN_TOKENS=t DATA_DIR=%s PUBLISH=nats,kafka KAFKA_BROKERS=127.0.0.1:%d "+
 		"NATS_URL=nats://edge:secret@%s", t.TempDir(), fake.port, address))
-	results := d.check(t.Context(), true)
+	results := d.check(t.Context())
 	// The user may not read what is stored. That is for this check; a probe is stored if the bus acknowledges it.
 	wantSaid(t, results, "warn nats stream ORDERS cannot be read", "stored twice")
 	wantSaid(t, results, "ok kafka the bus")

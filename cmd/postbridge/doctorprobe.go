@@ -18,34 +18,41 @@ import (
 const (
 	// probeType is the CloudEvents type of a probe, which is no event.
 	probeType = "postbridge.probe.v1"
-	// probeBroker stands for the broker, in subject and key.
+	// probeBroker takes the place of the broker in subject and key.
 	probeBroker = "doctor"
-	// probeTimeout is how long a bus may take to store a probe.
-	probeTimeout = 10 * time.Second
+	// probeTimeout is the time for a bus to store a probe, and conditionTimeout while it reports a condition.
+	probeTimeout     = 10 * time.Second
+	conditionTimeout = 2 * time.Second
 )
 
-// probe publishes a dead letter to each bus with a publisher like that of serve. It creates no stream or topic.
-func (d *doctor) probe(ctx context.Context) (all []publishers.CheckResult) {
+// probe publishes a dead letter to each bus with the publisher of serve. It creates no stream or topic.
+func (d *doctor) probe(ctx context.Context) []publishers.CheckResult {
 	c := *d.config
 	c.NATSURL, c.NATSCreateStreams, c.KafkaCreateTopics = c.natsAddress(), false, false
-	for _, bus := range c.buses(d.credentials, slog.New(slog.DiscardHandler)) {
-		probe := publishers.Checks{Area: bus.Name, What: "the probe"}
-		began := time.Now()
-		if err := publishProbe(ctx, bus); err != nil {
-			probe.Fail("is not stored: "+err.Error(), "repair that")
-		}
-		probe.OK(fmt.Sprintf("is stored as a dead letter, in %v", time.Since(began).Round(time.Millisecond)))
-		all = append(all, probe.Results...)
+	buses := c.buses(d.credentials, slog.New(slog.DiscardHandler))
+	results := make([][]publishers.CheckResult, len(buses))
+	var probes sync.WaitGroup
+	for i, bus := range buses {
+		probes.Go(func() {
+			probe := &publishers.Checks{Area: bus.Name, What: "the probe"}
+			began := time.Now()
+			err := publishProbe(ctx, bus)
+			probe.Fail(err != nil, fmt.Sprintf("is not stored: %v", err), "repair that")
+			probe.OK(fmt.Sprintf("is stored as a dead letter, in %v", time.Since(began).Round(time.Millisecond)))
+			results[i] = probe.Results
+		})
 	}
-	return all
+	probes.Wait()
+	return slices.Concat(results...)
 }
 
-// publishProbe returns once the bus stores a probe, or what keeps it from that. The probe is the only event of a spool
-// of its own, or else a stream would take the next one for a repeat.
+// publishProbe publishes a probe and returns once the bus has stored it. Its error has the conditions that prevent
+// that. Each probe is the only event of a spool of its own, or a stream would drop the second one as a duplicate.
 func publishProbe(ctx context.Context, bus bridge.Bus) error {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	id, now := rand.Text(), time.Now().UTC()
+	blocked := time.AfterFunc(probeTimeout, cancel)
 	var mu sync.Mutex
 	conditions := make(map[string]string) // that hold; guarded by mu
 	p, err := bus.Open(bridge.Opening{
@@ -53,9 +60,15 @@ func publishProbe(ctx context.Context, bus bridge.Bus) error {
 		Report: func(condition string, err error) {
 			mu.Lock()
 			defer mu.Unlock()
+			before := len(conditions)
 			delete(conditions, condition)
 			if err != nil {
 				conditions[condition] = condition + ": " + err.Error()
+			}
+			if len(conditions) == 0 {
+				blocked.Stop()
+			} else if before == 0 {
+				blocked.Reset(conditionTimeout)
 			}
 		},
 	})
@@ -75,6 +88,6 @@ func publishProbe(ctx context.Context, bus bridge.Bus) error {
 		mu.Lock()
 		defer mu.Unlock()
 		why := strings.Join(slices.Sorted(maps.Values(conditions)), "; ")
-		return fmt.Errorf("no acknowledgement within %v: %s", probeTimeout, why)
+		return fmt.Errorf("no acknowledgement within %v: %s", time.Since(now).Round(time.Second), why)
 	}
 }

@@ -106,38 +106,36 @@ func (c *config) run(
 	return bridge.New(o).Run(ctx)
 }
 
-// warn logs what the settings allow but should be known.
+// warn logs the settings that are valid but not safe.
 func (c *config) warn(log *slog.Logger) {
 	for _, r := range c.checkSettings() {
-		log.Warn(r.String())
+		log.Warn("the setting is valid but not safe", "setting", r.What, "reason", r.Text, "remedy", r.Do)
 	}
 }
 
-// checkSettings returns a warning for each setting that is allowed but should be known. The doctor reports them, too.
+// checkSettings returns a warning for each setting that is valid but not safe, for serve and doctor.
 func (c *config) checkSettings() (all []publishers.CheckResult) {
-	warn := func(area, setting, text, do string) {
-		what := envPrefix + setting
-		all = append(all, publishers.CheckResult{Area: area, What: what, Severity: publishers.Warn, Text: text, Do: do})
+	warn := func(found bool, area, setting, text, do string) {
+		l := publishers.Checks{Area: area, What: envPrefix + setting, Results: all}
+		l.Warn(found, text, do)
+		all = l.Results
 	}
-	if c.KiteChecksum == string(kite.UserID) && c.kiteOn() {
-		warn("routes", "KITE_CHECKSUM", "is user_id, so that a checksum that stays the same through all states of an "+
-			"order is accepted beside the official one", "unset it once the sender signs as Kite documents")
-	}
-	if files := openFiles(); c.connections(files) < c.MaxConnections {
-		warn("routes", "MAX_CONNECTIONS", fmt.Sprintf("is %d, and this process may have %d files open, "+
-			"so %d connections are taken at once", c.MaxConnections, files, c.connections(files)),
-			"raise the limit of open files (ulimit -n, LimitNOFILE=), or set it lower")
-	}
-	if host, _, err := net.SplitHostPort(c.NATSListen); c.embedded() && err == nil {
-		if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
-			warn("nats", "NATS_LISTEN", "is open to other machines, and the embedded server asks nobody for a login",
-				"keep strangers out, or use a NATS server of your own")
-		}
-	}
-	if k := c.kafkaConfig(nil); k.PlainPassword() {
-		warn("kafka", "KAFKA_SASL_MECHANISM", "is PLAIN without TLS, which sends the password as it is",
-			"set POSTBRIDGE_KAFKA_TLS, or the mechanism to SCRAM-SHA-512")
-	}
+	warn(c.KiteChecksum == string(kite.UserID) && c.kiteOn(), "routes", "KITE_CHECKSUM",
+		"is user_id, so that a checksum that stays the same through all states of an order is accepted "+
+			"beside the official one", "unset it once the sender signs as Kite documents")
+	files := openFiles()
+	warn(c.connections(files) < c.MaxConnections, "routes", "MAX_CONNECTIONS",
+		fmt.Sprintf("is %d, and this process may have %d files open, so %d connections are taken at once",
+			c.MaxConnections, files, c.connections(files)),
+		"raise the limit of open files (ulimit -n, LimitNOFILE=), or set it lower")
+	host, _, _ := net.SplitHostPort(c.NATSListen) // checked by readConfig
+	ip := net.ParseIP(host)
+	warn(c.embedded() && host != "localhost" && (ip == nil || !ip.IsLoopback()), "nats", "NATS_LISTEN",
+		"is open to other machines, and the embedded server requires no login",
+		"restrict access to it, or use a NATS server of your own")
+	k := c.kafkaConfig(nil)
+	warn(k.PlainPassword(), "kafka", "KAFKA_SASL_MECHANISM", "is PLAIN without TLS, which sends the password as it is",
+		"set POSTBRIDGE_KAFKA_TLS, or the mechanism to SCRAM-SHA-512")
 	return all
 }
 

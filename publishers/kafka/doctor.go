@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -15,12 +16,8 @@ import (
 	"github.com/postbridge/postbridge/publishers"
 )
 
-const (
-	// shortRetention is how long a topic should keep events at least: consumers may be away for a night.
-	shortRetention = 24 * time.Hour
-	// goodReplicas is how many a topic needs to lose a broker without losing events or a pause.
-	goodReplicas = 3
-)
+// goodReplicas is how many replicas a topic needs to lose a broker without a loss of events or an outage.
+const goodReplicas = 3
 
 // Bits of TopicAuthorizedOperations, by the codes of AclOperation in Kafka.
 const (
@@ -38,7 +35,7 @@ type checker struct {
 	broker   string   // the one that answered
 }
 
-// Check checks what the bus of a valid configuration promises for events of up to maxEvent bytes. It changes nothing.
+// Check checks what the bus of a valid configuration guarantees for events of up to maxEvent bytes. It changes nothing.
 func Check(ctx context.Context, cfg Config, maxEvent int64) []publishers.CheckResult {
 	client, end := NewClient(cfg)
 	defer end()
@@ -48,12 +45,12 @@ func Check(ctx context.Context, cfg Config, maxEvent int64) []publishers.CheckRe
 	}
 	bus := publishers.Checks{Area: "kafka", What: "the bus at " + strings.Join(cfg.Brokers, ",")}
 	topics, err := x.topics(ctx)
-	if err != nil { // it names the broker, and the setting that may be to blame
-		bus.Fail("cannot be reached: "+err.Error(),
-			"start it, or check POSTBRIDGE_KAFKA_BROKERS, the network and the login")
+	bus.Fail(err != nil, fmt.Sprintf("cannot be reached: %v", err), // err names the broker and the setting
+		"start it, or check POSTBRIDGE_KAFKA_BROKERS, the network and the login")
+	bus.OK("can be reached")
+	if err != nil {
 		return bus.Results
 	}
-	bus.OK("can be reached")
 	all, settings := bus.Results, x.settings(ctx)
 	for _, name := range x.names {
 		all = append(all, x.topic(topicOf(topics, name), settings[name])...)
@@ -61,7 +58,7 @@ func Check(ctx context.Context, cfg Config, maxEvent int64) []publishers.CheckRe
 	return all
 }
 
-// topics asks for the topics, and what we may do with those.
+// topics requests the metadata of our topics with our rights on them.
 func (x *checker) topics(ctx context.Context) ([]metadata.ResponseTopic, error) {
 	request := &metadata.Request{TopicNames: x.names, IncludeTopicAuthorizedOperations: true}
 	ask := func(ctx context.Context, broker string) ([]metadata.ResponseTopic, error) {
@@ -79,17 +76,16 @@ func (x *checker) topics(ctx context.Context) ([]metadata.ResponseTopic, error) 
 	return firstAnswer(ctx, x.cfg.Brokers, ask)
 }
 
-// topicOf returns one of the topics that the cluster described. One that it left out is missing.
+// topicOf returns the metadata of a topic. One that the cluster left out is missing.
 func topicOf(topics []metadata.ResponseTopic, name string) *metadata.ResponseTopic {
-	for i := range topics {
-		if topics[i].Name == name {
-			return &topics[i]
-		}
+	isNamed := func(t metadata.ResponseTopic) bool { return t.Name == name }
+	if i := slices.IndexFunc(topics, isNamed); i >= 0 {
+		return &topics[i]
 	}
 	return &metadata.ResponseTopic{Name: name, ErrorCode: int16(kafkago.UnknownTopicOrPartition)}
 }
 
-// settings are the configuration of a topic; nil if we may not see it.
+// settings are the configuration of a topic; nil without the right to read it.
 type settings map[string]string
 
 // number returns a setting, or fallback if it is not known.
@@ -100,7 +96,7 @@ func (s settings) number(name string, fallback int64) int64 {
 	return fallback
 }
 
-// settings asks for the configuration of all topics.
+// settings requests the configuration of all topics.
 func (x *checker) settings(ctx context.Context) map[string]settings {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -116,11 +112,12 @@ func (x *checker) settings(ctx context.Context) map[string]settings {
 	}
 	all := make(map[string]settings)
 	for _, r := range resp.Resources {
+		s := make(settings)
 		for _, e := range r.ConfigEntries {
-			if all[r.ResourceName] == nil {
-				all[r.ResourceName] = make(settings)
-			}
-			all[r.ResourceName][e.ConfigName] = e.ConfigValue
+			s[e.ConfigName] = e.ConfigValue
+		}
+		if r.Error == nil {
+			all[r.ResourceName] = s
 		}
 	}
 	return all
@@ -128,32 +125,25 @@ func (x *checker) settings(ctx context.Context) map[string]settings {
 
 // topic checks one of our topics.
 func (x *checker) topic(t *metadata.ResponseTopic, s settings) []publishers.CheckResult {
-	c := publishers.Checks{Area: "kafka", What: "topic " + t.Name}
-	switch code := kafkago.Error(t.ErrorCode); {
-	case code == kafkago.UnknownTopicOrPartition && x.cfg.CreateTopics:
-		c.Info("is missing", "start 'postbridge serve', which creates it")
-		return c.Results
-	case code == kafkago.UnknownTopicOrPartition:
-		c.Fail("is missing", createTopicRemedy)
-		return c.Results
-	case code != 0:
-		c.Fail("cannot be used: "+explain(code).Error(),
+	c := &publishers.Checks{Area: "kafka", What: "topic " + t.Name}
+	if code := kafkago.Error(t.ErrorCode); code != 0 {
+		missing := code == kafkago.UnknownTopicOrPartition
+		c.Info(missing && x.cfg.CreateTopics, "is missing", "start 'postbridge serve', which creates it")
+		c.Fail(missing && !x.cfg.CreateTopics, "is missing", createTopicRemedy)
+		c.Fail(!missing, "cannot be used: "+explain(code).Error(),
 			"see the Kafka brokers' logs; deploy/kafka/acls.sh grants all rights")
 		return c.Results
 	}
-	checkReplicas(&c, t, s)
-	checkRights(&c, t.TopicAuthorizedOperations)
-	if s == nil {
-		c.Info("does not show its settings", "allow DescribeConfigs on it; it should have min.insync.replicas=2, "+
-			"and neither be compacted nor elect unclean leaders")
-	} else {
-		x.checkSettings(&c, t.Name, s)
-	}
+	checkReplicas(c, t, s)
+	checkRights(c, t.TopicAuthorizedOperations)
+	c.Info(s == nil, "does not show its settings", "allow DescribeConfigs on it; it should have "+
+		"min.insync.replicas=2, and neither be compacted nor elect unclean leaders")
+	x.checkSettings(c, t.Name, s)
 	c.OK(fmt.Sprintf("has %d partitions with all their replicas", len(t.Partitions)))
 	return c.Results
 }
 
-// checkReplicas checks what an acknowledgement of all replicas is worth.
+// checkReplicas checks how many copies an acknowledgement guarantees.
 func checkReplicas(c *publishers.Checks, t *metadata.ResponseTopic, s settings) {
 	n, inSync, leaderless := math.MaxInt, math.MaxInt, 0
 	for _, p := range t.Partitions {
@@ -164,65 +154,40 @@ func checkReplicas(c *publishers.Checks, t *metadata.ResponseTopic, s settings) 
 	}
 	least := int(s.number("min.insync.replicas", 0))
 	const set = "set min.insync.replicas=2 on it"
-	switch {
-	case n < goodReplicas:
-		c.Warn(fmt.Sprintf("has %d of the 3 replicas that survive the loss of a broker", n),
-			"add replicas (kafka-reassign-partitions.sh), and "+set)
-	case s != nil && least < minInSync:
-		c.Warn(fmt.Sprintf(
-			"has min.insync.replicas=%d: an event may be acknowledged that is on one broker only", least), set)
-	case least >= n:
-		c.Warn(fmt.Sprintf("has min.insync.replicas=%d: with one broker away it takes nothing", least), set)
-	}
-	switch {
-	case leaderless > 0:
-		c.Fail(fmt.Sprintf("has no leader for %d of its %d partitions: their events wait",
-			leaderless, len(t.Partitions)), "bring back its brokers")
-	case inSync < least:
-		c.Fail(fmt.Sprintf("has %d replicas in sync and needs %d: it takes nothing", inSync, least),
-			"bring back its brokers")
-	case inSync < n:
-		c.Warn(fmt.Sprintf("has %d of %d replicas in sync", inSync, n),
-			"bring back its brokers, or see their load and disks")
-	}
+	c.Warn(n < goodReplicas, fmt.Sprintf("has %d of the 3 replicas that survive the loss of a broker", n),
+		"add replicas (kafka-reassign-partitions.sh), and "+set)
+	c.Warn(n >= goodReplicas && s != nil && least < minInSync, fmt.Sprintf(
+		"has min.insync.replicas=%d: an event may be acknowledged that is on one broker only", least), set)
+	c.Warn(n >= goodReplicas && least >= n,
+		fmt.Sprintf("has min.insync.replicas=%d: with one broker away it takes nothing", least), set)
+	c.Fail(leaderless > 0, fmt.Sprintf("has no leader for %d of its %d partitions: their events wait",
+		leaderless, len(t.Partitions)), "bring back its brokers")
+	c.Fail(leaderless == 0 && inSync < least,
+		fmt.Sprintf("has %d replicas in sync and needs %d: it takes nothing", inSync, least), "bring back its brokers")
+	c.Warn(leaderless == 0 && inSync >= least && inSync < n, fmt.Sprintf("has %d of %d replicas in sync", inSync, n),
+		"bring back its brokers, or see their load and disks")
 }
 
-// checkRights checks what the cluster says that we may do with a topic.
+// checkRights checks our rights on a topic. Without the right to describe it the cluster does not send the others.
 func checkRights(c *publishers.Checks, allowed int32) {
-	if allowed&mayDescribe == 0 { // without the right to describe it, it would seem missing: the cluster does not tell
-		c.Info("does not show who may write and read it", "try it with --probe")
-		return
-	}
-	if allowed&mayWrite == 0 {
-		c.Fail("may not be written to", "allow Write on it; deploy/kafka/acls.sh does")
-	}
-	if allowed&mayRead == 0 {
-		c.Warn("may not be read, so that events may be stored twice after a crash",
-			"allow Read on it; deploy/kafka/acls.sh does")
-	}
+	known := allowed&mayDescribe != 0
+	c.Info(!known, "does not show who may write and read it", "try it with --probe")
+	c.Fail(known && allowed&mayWrite == 0, "may not be written to", "allow Write on it; deploy/kafka/acls.sh does")
+	c.Warn(known && allowed&mayRead == 0, "may not be read, so that events may be stored twice after a crash",
+		"allow Read on it; deploy/kafka/acls.sh does")
 }
 
-// checkSettings checks those settings that can cost events. No dead letter replaces another, so those may be compacted.
+// checkSettings checks the settings that can cost events. Dead letters may be compacted: each has a key of its own.
 func (x *checker) checkSettings(c *publishers.Checks, topic string, s settings) {
-	if strings.Contains(s["cleanup.policy"], "compact") && topic != topicName(x.cfg.Prefix, bridge.Deadletters) {
-		c.Fail("is compacted (cleanup.policy): it keeps the last state of an order and loses those before",
-			"set cleanup.policy=delete on it")
-	}
-	if s["unclean.leader.election.enable"] == "true" {
-		c.Warn("may elect a leader that lacks acknowledged events (unclean.leader.election.enable)", "set it to false")
-	}
-	if most := s.number("max.message.bytes", math.MaxInt64); most < x.maxEvent {
-		c.Warn(fmt.Sprintf("takes messages up to %s, but the event of the largest postback may have %s",
-			publishers.SizeText(most), publishers.SizeText(x.maxEvent)),
-			"raise its max.message.bytes, or lower POSTBRIDGE_MAX_BODY")
-	}
-	if age := s.number("retention.ms", -1); age >= 0 && age < shortRetention.Milliseconds() {
-		c.Warn(fmt.Sprintf("keeps events for %s: a consumer that is away for longer misses them",
-			time.Duration(age)*time.Millisecond),
-			"raise its retention.ms to the longest time that a consumer may be away, a long weekend for one")
-	}
-	if most := s.number("retention.bytes", -1); most >= 0 {
-		c.Info(fmt.Sprintf("drops the oldest events of a partition that has %s (retention.bytes), read or not",
-			publishers.SizeText(most)), "see that this is more than comes in while a consumer may be away")
-	}
+	c.Fail(strings.Contains(s["cleanup.policy"], "compact") && topic != topicName(x.cfg.Prefix, bridge.Deadletters),
+		"is compacted (cleanup.policy): it keeps the last state of an order and loses those before",
+		"set cleanup.policy=delete on it")
+	c.Warn(s["unclean.leader.election.enable"] == "true",
+		"may elect a leader that lacks acknowledged events (unclean.leader.election.enable)", "set it to false")
+	c.MessageSize(s.number("max.message.bytes", math.MaxInt64), x.maxEvent, "its max.message.bytes")
+	const longest = math.MaxInt64 / int64(time.Millisecond)
+	c.Retention(time.Duration(min(s.number("retention.ms", -1), longest))*time.Millisecond, "retention.ms")
+	most := s.number("retention.bytes", -1)
+	c.Info(most >= 0, fmt.Sprintf("drops the oldest events of a partition that has %s (retention.bytes), read or not",
+		publishers.SizeText(most)), "see that this is more than comes in while a consumer may be away")
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 
@@ -170,8 +171,12 @@ func TestRealCheck(t *testing.T) {
 	createTopics(t, b, 1, map[string]string{
 		"unclean.leader.election.enable": "true", "cleanup.policy": "compact", "retention.ms": "3600000", "retention.bytes": "1048576",
 	})
-	results := checkBus(t, b.config)
 	what := "topic " + b.config.Prefix + ".orders"
+	var results []publishers.CheckResult
+	eventually(t, "metadata of the topics in all brokers", func() bool {
+		results = checkBus(t, b.config)
+		return !slices.ContainsFunc(results, func(r publishers.CheckResult) bool { return r.Text == "is missing" })
+	})
 	wantResult(t, results, publishers.Warn, what+" may elect a leader that lacks acknowledged events")
 	wantResult(t, results, publishers.Fail, what+" is compacted")
 	wantResult(t, results, publishers.Warn, what+" keeps events for 1h")

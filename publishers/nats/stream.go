@@ -263,7 +263,7 @@ func (p *Publisher) streamConfig(d *destination) jetstream.StreamConfig {
 	return c
 }
 
-// misfit is why events cannot go to an existing stream.
+// misfit returns why events cannot go to an existing stream.
 func (d *destination) misfit(c *jetstream.StreamConfig) error {
 	for _, r := range d.check(c, true) {
 		if r.Severity == publishers.Fail {
@@ -273,7 +273,7 @@ func (d *destination) misfit(c *jetstream.StreamConfig) error {
 	return nil
 }
 
-// warnings says how an existing stream may lose events.
+// warnings returns how an existing stream may lose events.
 func (d *destination) warnings(c *jetstream.StreamConfig, discardOld bool) string {
 	var all []string
 	for _, r := range d.check(c, discardOld) {
@@ -287,59 +287,35 @@ func (d *destination) warnings(c *jetstream.StreamConfig, discardOld bool) strin
 // check checks the configuration of an existing stream, which we never change: a failure if events cannot go there, and
 // a warning for each way to lose some.
 func (d *destination) check(c *jetstream.StreamConfig, discardOld bool) []publishers.CheckResult {
-	l := publishers.Checks{Area: "nats", What: "stream " + d.stream}
-	if why, do := d.unfit(c); why != "" {
-		l.Fail(why, do)
+	l := &publishers.Checks{Area: "nats", What: "stream " + d.stream}
+	l.Fail(c.Mirror != nil, "is a mirror, which takes no messages", "publish to another account or prefix, or remove it")
+	if t := c.SubjectTransform; t != nil {
+		l.Fail(renames(t, d.needed), fmt.Sprintf("renames what it stores (subject transform from %s to %s), "+
+			"so that neither consumers nor lookups find it", cmp.Or(t.Source, ">"), t.Destination), "remove the transform")
 	}
-	if c.Duplicates < duplicateWindow/4 {
-		l.Warn(fmt.Sprintf("has a duplicate window of %s, which is short: "+
-			"every retry that is older has to be looked up", c.Duplicates), "make it 2m")
-	}
-	if dropsOldest(c) && !discardOld {
-		l.Warn("drops its oldest events when it is full (discard old), read or not",
-			"set discard to new: events wait in the spool then")
-	}
-	if c.MaxMsgsPerSubject > 0 {
-		l.Warn(fmt.Sprintf("keeps %d states of an order only (max_msgs_per_subject)", c.MaxMsgsPerSubject),
-			"set it to -1")
-	}
-	if c.PersistMode == jetstream.AsyncPersistMode {
-		l.Warn("acknowledges before it writes (async persist mode)", "recreate it with the default persist mode")
-	}
+	l.Fail(c.AllowMsgCounter, "takes only counters (allow_msg_counter)", "recreate it without")
+	l.Fail(c.Sealed, "is sealed, which cannot be undone", "delete or rename it")
+	l.Fail(c.Mirror == nil && !takes(c.Subjects, d.needed),
+		fmt.Sprintf("takes subjects %s, which misses %s", strings.Join(c.Subjects, ","), d.needed), "add "+d.subjects)
+	l.Fail(c.NoAck, "does not acknowledge (no_ack), so that no event is known to be stored", "set no_ack to false")
+	l.Fail(c.Storage != jetstream.FileStorage, "keeps messages in memory, so that a restart of the server loses them",
+		"recreate it with file storage")
+	l.Fail(c.Retention == jetstream.WorkQueuePolicy, "drops messages when they are acknowledged (workqueue retention), "+
+		"so that each reaches one consumer only", "recreate it with limits retention")
+	l.Fail(c.Retention == jetstream.InterestPolicy, "drops messages without a subscriber (interest retention)",
+		"recreate it with limits retention")
+	l.Warn(c.Duplicates < duplicateWindow/4, fmt.Sprintf("has a duplicate window of %s, which is short: "+
+		"every retry that is older has to be looked up", c.Duplicates), "make it 2m")
+	l.Warn(dropsOldest(c) && !discardOld, "drops its oldest events when it is full (discard old), read or not",
+		"set discard to new: events wait in the spool then")
+	l.Warn(c.MaxMsgsPerSubject > 0,
+		fmt.Sprintf("keeps %d states of an order only (max_msgs_per_subject)", c.MaxMsgsPerSubject), "set it to -1")
+	l.Warn(c.PersistMode == jetstream.AsyncPersistMode, "acknowledges before it writes (async persist mode)",
+		"recreate it with the default persist mode")
 	return l.Results
 }
 
-// unfit says why events cannot go to a stream and what to do; empty if they can.
-func (d *destination) unfit(c *jetstream.StreamConfig) (why, do string) {
-	switch {
-	case c.Mirror != nil:
-		return "is a mirror, which takes no messages", "publish to another account or prefix, or remove it"
-	case c.SubjectTransform != nil && renames(c.SubjectTransform, d.needed):
-		return fmt.Sprintf("renames what it stores (subject transform from %s to %s), "+
-			"so that neither consumers nor look-ups find it",
-			cmp.Or(c.SubjectTransform.Source, ">"), c.SubjectTransform.Destination), "remove the transform"
-	case c.AllowMsgCounter:
-		return "takes only counters (allow_msg_counter)", "recreate it without"
-	case c.Sealed:
-		return "is sealed, which cannot be undone", "delete or rename it"
-	case !takes(c.Subjects, d.needed):
-		return fmt.Sprintf("takes subjects %s, which misses %s", strings.Join(c.Subjects, ","), d.needed),
-			"add " + d.subjects
-	case c.NoAck:
-		return "does not acknowledge (no_ack), so nothing would ever be known to be stored", "set no_ack to false"
-	case c.Storage != jetstream.FileStorage:
-		return "keeps messages in memory, so that they are gone with a restart of the server",
-			"recreate it with file storage"
-	case c.Retention == jetstream.WorkQueuePolicy:
-		return "drops messages when they are acknowledged (workqueue retention), " +
-			"so that each reaches one consumer only", "recreate it with limits retention"
-	case c.Retention != jetstream.LimitsPolicy:
-		return "drops messages that nobody is subscribed to (interest retention)", "recreate it with limits retention"
-	}
-	return "", ""
-}
-
-// dropsOldest reports whether a stream makes room by dropping.
+// dropsOldest reports whether a full stream drops its oldest messages.
 func dropsOldest(c *jetstream.StreamConfig) bool {
 	return c.Discard == jetstream.DiscardOld && (c.MaxBytes > 0 || c.MaxMsgs > 0)
 }
