@@ -52,25 +52,21 @@ func Inspect(fs FS) (*View, error) {
 // Repair quarantines each file that Open refuses, and returns the spool without them. It returns ErrLocked if a
 // process has the spool open. The callback moves one file out of the directory; the move must be durable when it
 // returns.
-func Repair(fs FS, quarantine func(Fault) error) (*View, error) {
+func Repair(fs FS, quarantine func(Fault) error) (v *View, err error) {
+	// The lock is held throughout: no process may append behind the fence while files are moved.
 	lock, err := fs.Lock(lockName)
 	if err != nil {
 		return nil, err
 	}
-	// The lock is held throughout: no process may append behind the fence while files are moved.
-	v, err := repair(fs, quarantine)
-	return v, errors.Join(err, lock.Close())
-}
-
-// repair loads the spool anew after each file: without it, others may be usable or refused.
-func repair(fs FS, quarantine func(Fault) error) (*View, error) {
+	defer func() { err = errors.Join(err, lock.Close()) }()
+	// The spool is loaded anew after each file: without it, others may be usable or refused.
 	for {
 		v, err := load(fs, false)
 		if err != nil {
 			return nil, err
 		}
-		f, refused := v.firstRefused()
-		if !refused {
+		refused := v.Refused()
+		if len(refused) == 0 {
 			return v, nil
 		}
 		// The fence must be durable before a segment is moved: without either, its sequences would be used again.
@@ -80,7 +76,7 @@ func repair(fs FS, quarantine func(Fault) error) (*View, error) {
 			return nil, err
 		}
 		// A crash after this line leaves a spool with one refused file less.
-		if err := quarantine(f); err != nil {
+		if err := quarantine(refused[0]); err != nil {
 			return nil, err
 		}
 	}
@@ -125,104 +121,102 @@ func (v *View) fence() error {
 // the end of its segment.
 func (v *View) Records() iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
-		w := walk{v: v, yield: yield, buffer: reuseBuffer()}
 		// One buffer serves all segments, so memory does not grow with their number.
-		for i := range v.Segments {
-			if !w.segment(&v.Segments[i]) {
-				return
-			}
+		w := walk{v: v, yield: yield, buffer: reuseBuffer()}
+		for i := 0; i < len(v.Segments) && !w.stopped; i++ {
+			w.segment(&v.Segments[i])
 		}
 	}
 }
 
-// walk is one iteration over the records. Its methods return false once yield has.
+// walk is one iteration over the records.
 type walk struct {
-	v      *View
-	yield  func(Record, error) bool
-	buffer func(int64) []byte
-	next   uint64  // the sequence that comes next; 0 before the first
-	gap    *Damage // damage whose range ends at a sequence not known yet; nil if none
+	v       *View
+	yield   func(Record, error) bool
+	stopped bool // yield has returned false
+	buffer  func(int64) []byte
+	next    uint64  // the sequence that comes next; 0 before the first
+	damage  *Damage // its range ends at a sequence not known yet; nil if none
 }
 
-// segment yields the records of one segment, and the gaps before and after them.
-func (w *walk) segment(g *SegmentInfo) bool {
-	if w.next != 0 && !w.advance(g, g.First) {
-		return false
+// emit yields a record or a missing part, unless the iteration is stopped.
+func (w *walk) emit(r Record, err error) { w.stopped = w.stopped || !w.yield(r, err) }
+
+// segment yields the records of one segment, and the missing parts before and after them.
+func (w *walk) segment(g *SegmentInfo) {
+	if w.next != 0 {
+		w.advance(g, g.First)
 	}
 	// Sequences before First belong to the previous segment, and advance has reported those that are missing.
 	w.next = g.First
 	err := g.err
+	// The records of other spools and versions cannot be verified. Any other unusable segment is read as far as
+	// possible.
 	if !errors.Is(err, ErrForeign) && !errors.Is(err, ErrNewer) && !errors.Is(err, ErrLostID) {
-		// The records of other spools and versions cannot be verified. Any other unusable segment is read as far as
-		// possible.
-		var more bool
-		if more, err = w.records(g); !more {
-			return false
-		}
+		err = w.records(g)
 	}
 	// Removed since the view was loaded: its records were published, so they are not missing.
 	if errors.Is(err, os.ErrNotExist) {
 		w.next = g.Last + 1
 	} else if err != nil {
-		w.gap = &Damage{Segment: g.Name, Bytes: g.Bytes, Err: err}
+		w.damage = &Damage{Segment: g.Name, Bytes: g.Bytes, Err: err}
 	}
-	return w.advance(g, g.Last+1)
+	w.advance(g, g.Last+1)
 }
 
 // records yields the records of a segment and its torn tail. It returns an error if the rest cannot be read.
-func (w *walk) records(g *SegmentInfo) (more bool, err error) {
+func (w *walk) records(g *SegmentInfo) error {
 	f, err := w.v.fs.Open(g.Name)
 	if err != nil {
-		return true, err
+		return err
 	}
 	defer f.Close()
 	// The tail ends at its last valid record; after that only what may have been acknowledged counts as damage.
-	end := g.Bytes
+	end, torn := g.Bytes, w.v.recovered
 	if g == w.v.tail {
-		end = w.v.recovered.end
+		end = torn.end
 	}
 	r := &segmentReader{id: w.v.id, file: f, next: g.First, offset: segmentHeaderLen, buffer: w.buffer}
-	for r.offset < end {
+	for r.offset < end && !w.stopped {
 		start := r.offset
 		sequence, payload, err := r.record(end, g.Last)
-		switch {
-		case err == nil:
-			if !w.advance(g, sequence) || !w.yield(Record{Sequence: sequence, Payload: payload}, nil) {
-				return false, nil
-			}
-			// The next record must be above this one; a gap between them is reported by advance.
-			w.next = sequence + 1
-		case errors.Is(err, ErrDamaged):
+		if errors.Is(err, ErrDamaged) {
 			damage, _, err := r.resync(end, g.Last)
 			if err != nil {
-				return true, err
+				return err
 			}
-			w.gap = &Damage{Segment: g.Name, Offset: start, Bytes: int64(len(damage)), Err: ErrDamaged}
-		default:
-			return true, err
+			w.damage = &Damage{Segment: g.Name, Offset: start, Bytes: int64(len(damage)), Err: ErrDamaged}
+			continue
 		}
+		if err != nil {
+			return err
+		}
+		w.advance(g, sequence)
+		w.emit(Record{Sequence: sequence, Payload: payload}, nil)
+		// The next record must be above this one; advance reports what is missing between them.
+		w.next = sequence + 1
 	}
 	// With a process at work the tail may be a write in progress. Without one it is damage only if it may have been
 	// acknowledged; Open will report the same sequences as lost.
-	if torn := w.v.recovered; g == w.v.tail && torn.highest > torn.last && !w.v.InUse {
-		w.gap = &Damage{Segment: g.Name, Offset: torn.end, Bytes: torn.tornBytes, Err: ErrDamaged}
-		return w.advance(g, torn.highest+1), nil
+	if g == w.v.tail && torn.highest > torn.last && !w.v.InUse {
+		w.damage = &Damage{Segment: g.Name, Offset: torn.end, Bytes: torn.tornBytes, Err: ErrDamaged}
+		w.advance(g, torn.highest+1)
 	}
-	return true, nil
+	return nil
 }
 
 // advance yields the pending damage, or a gap, if sequences before the given one are missing.
-func (w *walk) advance(g *SegmentInfo, sequence uint64) bool {
-	d := w.gap
-	w.gap = nil
+func (w *walk) advance(g *SegmentInfo, sequence uint64) {
+	d := w.damage
+	w.damage = nil
 	if d == nil {
 		if w.next >= sequence {
-			return true
+			return
 		}
 		d = &Damage{Segment: g.Name, Err: ErrGap}
 	}
 	// From > To is possible: damaged bytes without a missing sequence, such as a stale record.
 	d.From, d.To = w.next, sequence-1
 	w.next = max(w.next, sequence)
-	return w.yield(Record{}, d)
+	w.emit(Record{}, d)
 }

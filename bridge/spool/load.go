@@ -140,13 +140,9 @@ func (v *View) fault(file string, err error) {
 	}
 }
 
-// firstRefused returns the first fault for which Open fails.
-func (v *View) firstRefused() (Fault, bool) {
-	i := slices.IndexFunc(v.Faults, Fault.Refused)
-	if i < 0 {
-		return Fault{}, false
-	}
-	return v.Faults[i], true
+// Refused returns the faults for which Open fails.
+func (v *View) Refused() []Fault {
+	return slices.DeleteFunc(slices.Clone(v.Faults), func(f Fault) bool { return !f.Refused() })
 }
 
 // loadHeader adds a segment and reads its header. Segments must be added in the order of first.
@@ -224,7 +220,7 @@ func (v *View) scanTail() {
 			continue
 		}
 		// An unreadable file is not skipped by Open: it may be readable later.
-		if v.recovered, g.err = v.recover(g); g.err != nil {
+		if v.recovered, g.err = recoverSegment(v.fs, v.id, *g); g.err != nil {
 			v.fault(g.Name, g.err)
 			continue
 		}
@@ -235,16 +231,6 @@ func (v *View) scanTail() {
 			g.Last = v.recovered.last
 		}
 	}
-}
-
-// recover opens a segment and scans it with recoverSegment.
-func (v *View) recover(g *SegmentInfo) (recovered, error) {
-	f, err := v.fs.Open(g.Name)
-	if err != nil {
-		return recovered{}, err
-	}
-	defer f.Close()
-	return recoverSegment(v.id, f, g.First, g.Bytes)
 }
 
 // loadPosition reads a cursor or a high-water mark. A cursor ahead of the log is trusted: the bus has seen these

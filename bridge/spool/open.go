@@ -52,8 +52,8 @@ func (s *Spool) open() error {
 	if err != nil {
 		return err
 	}
-	if f, refused := v.firstRefused(); refused {
-		return fmt.Errorf("%s: %w ('postbridge spool repair' quarantines the file)", f.File, f.Err)
+	if refused := v.Refused(); len(refused) > 0 {
+		return fmt.Errorf("%s: %w ('postbridge spool repair' quarantines the file)", refused[0].File, refused[0].Err)
 	}
 	// Neither a .tmp file nor an unused preallocated segment has content that anything refers to.
 	for _, name := range v.leftovers {

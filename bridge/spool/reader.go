@@ -106,12 +106,18 @@ type recovered struct {
 	highest   uint64 // highest sequence that may have been acknowledged, as far as this segment shows
 }
 
-// recoverSegment scans the last segment, of size bytes, and changes nothing. Invalid bytes before a valid record are
+// recoverSegment scans the last segment and changes nothing. Invalid bytes before a valid record are
 // damage and stay for the cursors to report. Invalid bytes with no valid record after them are a torn tail: usually
 // the end of a write that was never acknowledged.
-func recoverSegment(id spoolID, f File, first uint64, size int64) (recovered, error) {
-	r := segmentReader{id: id, file: f, next: first, offset: segmentHeaderLen, buffer: reuseBuffer()}
-	found := recovered{end: segmentHeaderLen, last: first - 1, highest: first - 1}
+func recoverSegment(fs FS, id spoolID, g SegmentInfo) (recovered, error) {
+	found := recovered{end: segmentHeaderLen, last: g.First - 1, highest: g.First - 1}
+	f, err := fs.Open(g.Name)
+	if err != nil {
+		return found, err
+	}
+	defer f.Close()
+	size := g.Bytes
+	r := segmentReader{id: id, file: f, next: g.First, offset: segmentHeaderLen, buffer: reuseBuffer()}
 	for r.offset < size {
 		sequence, _, err := r.record(size, math.MaxUint64)
 		if errors.Is(err, errDamaged) {

@@ -66,10 +66,7 @@ func (p *process) spool(ctx context.Context, args []string) error {
 
 // inspectSpool parses the arguments of a subcommand and inspects the spool in the data directory.
 func (p *process) inspectSpool(flags *flag.FlagSet, args []string) (v *spool.View, dataDir string, err error) {
-	if err := parseFlags(flags, args); err != nil {
-		return nil, "", err
-	}
-	if err := noArguments(flags); err != nil {
+	if err := parseOnlyFlags(flags, args); err != nil {
 		return nil, "", err
 	}
 	c, err := parseConfig(p.env)
@@ -89,17 +86,14 @@ func (p *process) inspectSpool(flags *flag.FlagSet, args []string) (v *spool.Vie
 	return v, c.DataDir, nil
 }
 
-// spoolLs prints what the files of the spool show, without reading the records.
+// spoolLs prints the state of the spool without reading its records.
 func (p *process) spoolLs(args []string) error {
 	v, dataDir, err := p.inspectSpool(newFlags("spool ls"), args)
 	if err != nil {
 		return err
 	}
 	out := tabwriter.NewWriter(p.stdout, 0, 0, 2, ' ', 0)
-	state := "no process has it open"
-	if v.InUse {
-		state = "a process has it open"
-	}
+	state := map[bool]string{false: "no process has it open", true: "a process has it open"}[v.InUse]
 	fmt.Fprintf(out, "spool %s, %s\n", cmp.Or(v.ID, "without id"), state)
 	fmt.Fprint(out, "SEGMENT\tBYTES\tEVENTS\n")
 	for _, g := range v.Segments {
@@ -232,17 +226,19 @@ func (p *process) spoolRepair(args []string) error {
 	if err := checkRepair(v, dir); err != nil {
 		return fmt.Errorf("spool repair: %w", err)
 	}
-	to := filepath.Join(dir, "quarantine-"+time.Now().UTC().Format("20060102T150405Z"))
-	if !slices.ContainsFunc(v.Faults, spool.Fault.Refused) {
+	refused := v.Refused()
+	if len(refused) == 0 {
 		return p.print("no file has to be quarantined: serve can open the spool\n")
 	}
+	to := filepath.Join(dir, "quarantine-"+time.Now().UTC().Format("20060102T150405Z"))
+	log := func(done string, f spool.Fault) error {
+		return p.print(fmt.Sprintf("%s %s to %s: %v; %s\n", done, f.File, to, f.Err, consequence(f.File)))
+	}
 	if dryRun {
-		for _, f := range v.Faults {
-			if f.Refused() {
-				fmt.Fprintf(p.stdout, "would move %s to %s: %v; %s\n", f.File, to, f.Err, consequence(f.File))
-			}
+		for _, f := range refused {
+			err = errors.Join(err, log("would move", f))
 		}
-		return nil
+		return err
 	}
 	disk, err := spool.OSDir(dir)
 	if err == nil {
@@ -250,7 +246,7 @@ func (p *process) spoolRepair(args []string) error {
 			if err := moveFile(dir, f.File, to); err != nil {
 				return err
 			}
-			return p.print(fmt.Sprintf("moved %s to %s: %v; %s\n", f.File, to, f.Err, consequence(f.File)))
+			return log("moved", f)
 		})
 	}
 	if err != nil {
