@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	natsgo "github.com/nats-io/nats.go"
@@ -48,11 +49,14 @@ func Check(ctx context.Context, cfg Config, maxEvent int64) []publishers.CheckRe
 		return bus.Results
 	}
 	x.checkServer(bus)
-	all := bus.Results
-	for _, d := range newDestinations(cfg.Prefix) {
-		all = append(all, x.stream(ctx, d)...)
+	destinations := newDestinations(cfg.Prefix)
+	ofStreams := make([][]publishers.CheckResult, len(destinations))
+	var checks sync.WaitGroup
+	for i, d := range destinations {
+		checks.Go(func() { ofStreams[i] = x.stream(ctx, d) }) // concurrently: a denied request only times out
 	}
-	return all
+	checks.Wait()
+	return append(bus.Results, slices.Concat(ofStreams...)...)
 }
 
 // connect connects until ctx ends. It tries one server after the other: the library reports the last error only.
@@ -162,20 +166,13 @@ func (x *checker) checkSettings(c *publishers.Checks, d *destination, info *jets
 			c.Warn(peer.Offline, "lacks its replica on "+peer.Name+", which is offline", "bring that server back")
 		}
 	}
-	used := max(share(info.State.Bytes, config.MaxBytes), share(info.State.Msgs, config.MaxMsgs))
+	// Negative without a limit, which is -1 then.
+	used := max(float64(info.State.Bytes)/float64(config.MaxBytes), float64(info.State.Msgs)/float64(config.MaxMsgs))
 	const remedy = "raise its max_bytes or max_msgs, or lower its max_age"
 	refuses := !dropsOldest(config)
 	c.Fail(refuses && used >= 1, "is full, and refuses events, which wait in the spool", remedy)
 	c.Warn(refuses && used > 0.8 && used < 1,
 		fmt.Sprintf("is %.0f%% full, and refuses events when it is full", 100*used), remedy)
-}
-
-// share returns the used share of a limit; 0 without a limit.
-func share(used uint64, limit int64) float64 {
-	if limit <= 0 {
-		return 0
-	}
-	return float64(used) / float64(limit)
 }
 
 // checkRead looks up an event that does not exist, as serve looks up those that an earlier run may have published.
