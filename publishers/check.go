@@ -86,7 +86,7 @@ func (c *Checks) Retention(age time.Duration, setting string) {
 
 // MessageSize checks that a bus accepts the event of the largest postback. settings names the limits.
 func (c *Checks) MessageSize(limit, maxEvent int64, settings string) {
-	c.Warn(limit < maxEvent, fmt.Sprintf("takes messages up to %s, but the event of the largest postback may have %s",
+	c.Warn(limit < maxEvent, fmt.Sprintf("accepts messages up to %s, but the event of the largest postback may have %s",
 		SizeText(limit), SizeText(maxEvent)), "raise "+settings+", or lower POSTBRIDGE_MAX_BODY")
 }
 

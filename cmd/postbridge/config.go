@@ -14,9 +14,9 @@ const configHelp = `Check the configuration, as serve would, and print what is i
 Usage: postbridge config
 
 The configuration is the environment, names that start with POSTBRIDGE_; the table is in
-cmd/postbridge/README.md. A bad one is one line on stderr and exit code 2. Secrets may be given as
-files: the name with _FILE after it. Such files are read too, and must be good. The settings of
-NATS and of Kafka are printed for the buses in POSTBRIDGE_PUBLISH.
+cmd/postbridge/README.md. A bad one is one line on stderr and exit code 2. Secrets may be in files:
+the name with _FILE after it. These files are read and checked, too. The settings of NATS and of
+Kafka are printed for the buses in POSTBRIDGE_PUBLISH.
 
 Example:
   POSTBRIDGE_DHAN_TOKENS=dev-dhan-token postbridge config

@@ -19,21 +19,22 @@ import (
 	"github.com/postbridge/postbridge/publishers/nats"
 )
 
-const doctorHelp = `Check what the buses, the disk, the clock, the routes and the files of secrets really promise: one
-line for each result, with its severity and, unless it is ok, what to do. It reads the configuration
-of serve from the environment, may run beside it, ends within seconds, and changes nothing.
+const doctorHelp = `Check what delivery depends on: the buses, the disk, the clock, the routes and the files of secrets.
+Each result is one line: its severity, its area and, unless it is ok, the remedy. doctor reads the
+configuration of serve from the environment, may run beside it, ends within seconds, and changes
+nothing.
 
 Usage: postbridge doctor [flags]
 
   --json     one object: "grade", the worst severity, and "findings", each with "area", "what",
              "grade" (ok, info, warn or fail), "text" and "do"
-  --probe    also publish a probe on each bus, as serve publishes a dead letter, and wait until it
-             is stored. It never goes where orders go: its subject is deadletters.doctor, its key
-             on Kafka doctor.<id>, and its type postbridge.probe.v1
+  --probe    also publish a dead letter to each bus, as serve does, and wait until it is stored. Its
+             subject is deadletters.doctor, its key on Kafka doctor.<id>, and its type
+             postbridge.probe.v1
 
 The fsync is measured with a file in POSTBRIDGE_DATA_DIR, which is removed again. Beside serve,
-run it as the same user. serve itself checks the same every ten minutes, but for the fsync, the
-clock and the probe, and exports postbridge_doctor_grade: 0 ok, 1 warn, 2 fail.
+run it as the same user. serve repeats all checks but those of the fsync and the clock every ten
+minutes, and exports postbridge_doctor_grade: 0 ok, 1 warn, 2 fail.
 
 Exit code: 0 if all is ok, 3 with a warning, 1 with a failure, 2 for a bad configuration.
 

@@ -64,9 +64,9 @@ func TestDoctorRoutes(t *testing.T) {
 	for _, test := range []struct{ settings, begin, words string }{
 		{"KITE_SECRETS=1=s", "warn routes /kite has the checksum for its only proof", "set POSTBRIDGE_KITE_TOKENS"},
 		{"KITE_SECRETS=1=s KITE_TOKENS=" + long, "ok routes /kite/{token} needs a path token", ""},
-		{"KITE_SECRETS=1=s KITE_TOKENS=" + long + ",short", "warn routes /kite/{token} takes a token of less than 16", "POSTBRIDGE_KITE_TOKENS"},
+		{"KITE_SECRETS=1=s KITE_TOKENS=" + long + ",short", "warn routes /kite/{token} accepts a token of less than 16", "POSTBRIDGE_KITE_TOKENS"},
 		{"KITE_SECRETS=1=s", "!warn routes /dhan", ""},
-		{"DHAN_TOKENS=short", "warn routes /dhan/{token} takes a token of less than 16", "POSTBRIDGE_DHAN_TOKENS"},
+		{"DHAN_TOKENS=short", "warn routes /dhan/{token} accepts a token of less than 16", "POSTBRIDGE_DHAN_TOKENS"},
 		{"DHAN_TOKENS=" + long, "ok routes /dhan/{token} needs a path token", ""},
 	} {
 		results := newDoctor(t, test.settings).routes()

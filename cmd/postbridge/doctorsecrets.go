@@ -20,7 +20,7 @@ func (d *doctor) routes() []publishers.CheckResult {
 	if d.config.kiteOn() {
 		tokens := load(&d.credentials.kiteTokens)
 		kite.Warn(tokens == nil, "has the checksum for its only proof, which covers order id and time only: "+
-			"who saw a postback can send it again with other fields",
+			"a client that saw a postback can replay it with other fields",
 			"set POSTBRIDGE_KITE_TOKENS, and register /kite/<token>")
 		checkTokens(kite, "POSTBRIDGE_KITE_TOKENS", tokens)
 	}
@@ -33,7 +33,7 @@ func (d *doctor) routes() []publishers.CheckResult {
 
 func checkTokens(route *publishers.Checks, setting string, tokens []string) {
 	route.Warn(slices.ContainsFunc(tokens, func(t string) bool { return len(t) < shortToken }),
-		fmt.Sprintf("takes a token of less than %d characters, which can be guessed", shortToken),
+		fmt.Sprintf("accepts a token of less than %d characters, which can be guessed", shortToken),
 		"put one of 'openssl rand -hex 24' beside it in "+setting+", register that, and remove the short one")
 	route.OK("needs a path token")
 }

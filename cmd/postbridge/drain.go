@@ -17,11 +17,10 @@ postbridge to close the spool.
 
 Usage: postbridge drain
 
-The configuration is the environment, as for serve: POSTBRIDGE_DATA_DIR is the directory of the
-spool, and the settings of the buses tell where to publish. Those of the brokers are not needed. It
-never publishes to an embedded server, which would store the events on the same volume. Events that
-the bus has already are not stored twice. It may be stopped and run again. An empty volume has no
-events, and is a success.
+The configuration is the environment, as for serve: POSTBRIDGE_DATA_DIR and the settings of the
+buses are used, those of the brokers are not needed. drain never publishes to an embedded server,
+which would store the events on the same volume. Events that the bus has already are not stored
+twice. It may be stopped and run again. An empty volume has no events, and is a success.
 
 Exit code: 0 if every event is published, 2 for a bad configuration, 1 for any other end.
 

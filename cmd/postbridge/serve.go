@@ -125,7 +125,7 @@ func (c *config) checkSettings() (all []publishers.CheckResult) {
 			"beside the official one", "unset it once the sender signs as Kite documents")
 	files := openFiles()
 	warn(c.connections(files) < c.MaxConnections, "routes", "MAX_CONNECTIONS",
-		fmt.Sprintf("is %d, and this process may have %d files open, so %d connections are taken at once",
+		fmt.Sprintf("is %d, and this process may have %d files open, so it accepts %d connections",
 			c.MaxConnections, files, c.connections(files)),
 		"raise the limit of open files (ulimit -n, LimitNOFILE=), or set it lower")
 	host, _, _ := net.SplitHostPort(c.NATSListen) // checked by readConfig

@@ -66,12 +66,8 @@ func (x *checker) topics(ctx context.Context) ([]metadata.ResponseTopic, error) 
 		if err != nil {
 			return nil, err
 		}
-		m, ok := answer.(*metadata.Response)
-		if !ok {
-			return nil, fmt.Errorf("unexpected answer to Metadata: %T", answer)
-		}
 		x.broker = broker
-		return m.Topics, nil
+		return answer.(*metadata.Response).Topics, nil // the type of the answer to a metadata.Request
 	}
 	return firstAnswer(ctx, x.cfg.Brokers, ask)
 }
@@ -159,11 +155,11 @@ func checkReplicas(c *publishers.Checks, t *metadata.ResponseTopic, s settings) 
 	c.Warn(n >= goodReplicas && s != nil && least < minInSync, fmt.Sprintf(
 		"has min.insync.replicas=%d: an event may be acknowledged that is on one broker only", least), set)
 	c.Warn(n >= goodReplicas && least >= n,
-		fmt.Sprintf("has min.insync.replicas=%d: with one broker away it takes nothing", least), set)
+		fmt.Sprintf("has min.insync.replicas=%d: without one broker it accepts no events", least), set)
 	c.Fail(leaderless > 0, fmt.Sprintf("has no leader for %d of its %d partitions: their events wait",
 		leaderless, len(t.Partitions)), "bring back its brokers")
 	c.Fail(leaderless == 0 && inSync < least,
-		fmt.Sprintf("has %d replicas in sync and needs %d: it takes nothing", inSync, least), "bring back its brokers")
+		fmt.Sprintf("has %d replicas in sync and needs %d: it accepts no events", inSync, least), "bring back its brokers")
 	c.Warn(leaderless == 0 && inSync >= least && inSync < n, fmt.Sprintf("has %d of %d replicas in sync", inSync, n),
 		"bring back its brokers, or see their load and disks")
 }
@@ -189,5 +185,5 @@ func (x *checker) checkSettings(c *publishers.Checks, topic string, s settings) 
 	c.Retention(time.Duration(min(s.number("retention.ms", -1), longest))*time.Millisecond, "retention.ms")
 	most := s.number("retention.bytes", -1)
 	c.Info(most >= 0, fmt.Sprintf("drops the oldest events of a partition that has %s (retention.bytes), read or not",
-		publishers.SizeText(most)), "see that this is more than comes in while a consumer may be away")
+		publishers.SizeText(most)), "set it above what arrives while a consumer may be away")
 }

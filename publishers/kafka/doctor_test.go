@@ -92,7 +92,7 @@ func TestCheck(t *testing.T) {
 	wantResult(t, results, publishers.Warn, "topic orders", "min.insync.replicas=1")
 	wantResult(t, results, publishers.Fail, "topic orders is compacted")
 	wantResult(t, results, publishers.Warn, "topic orders keeps events for 1s")
-	wantResult(t, results, publishers.Warn, "topic orders takes messages up to 1000B", "max.message.bytes")
+	wantResult(t, results, publishers.Warn, "topic orders accepts messages up to 1000B", "max.message.bytes")
 	for _, topic := range []string{orders, "rejects", "deadletters"} {
 		if all := b.records(t, topic); len(all) > 0 {
 			t.Errorf("%d records in %s", len(all), topic)

@@ -51,7 +51,7 @@ func advice(code jetstream.ErrorCode) string {
 		server.JSStreamNotMatchErr: "take the subjects off the stream that has them, " +
 			"or remove the subject mapping that leads there",
 		server.JSStreamSealedErr:       "delete or rename the stream",
-		server.JSMessageIncrMissingErr: "the stream takes only counters: recreate it without allow_msg_counter",
+		server.JSMessageIncrMissingErr: "the stream accepts only counters: recreate it without allow_msg_counter",
 		server.JSStreamTooManyRequests: "the server is overloaded: see its disk and its load",
 	}[server.ErrorIdentifier(code)]
 }

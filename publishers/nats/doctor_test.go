@@ -128,7 +128,7 @@ func TestCheckStreams(t *testing.T) {
 		wantWorst(t, results, publishers.Warn, c.words)
 	}
 	results := nats.Check(t.Context(), nats.Config{URL: n.url(), Prefix: "good"}, 2<<20)
-	wantResult(t, results, publishers.Warn, "takes messages up to 1MiB", "max_payload")
+	wantResult(t, results, publishers.Warn, "accepts messages up to 1MiB", "max_payload")
 }
 
 func TestCheckMissing(t *testing.T) {

@@ -288,15 +288,15 @@ func (d *destination) warnings(c *jetstream.StreamConfig, discardOld bool) strin
 // a warning for each way to lose some.
 func (d *destination) check(c *jetstream.StreamConfig, discardOld bool) []publishers.CheckResult {
 	l := &publishers.Checks{Area: "nats", What: "stream " + d.stream}
-	l.Fail(c.Mirror != nil, "is a mirror, which takes no messages", "publish to another account or prefix, or remove it")
+	l.Fail(c.Mirror != nil, "is a mirror, which accepts no messages", "publish to another account or prefix, or remove it")
 	if t := c.SubjectTransform; t != nil {
 		l.Fail(renames(t, d.needed), fmt.Sprintf("renames what it stores (subject transform from %s to %s), "+
 			"so that neither consumers nor lookups find it", cmp.Or(t.Source, ">"), t.Destination), "remove the transform")
 	}
-	l.Fail(c.AllowMsgCounter, "takes only counters (allow_msg_counter)", "recreate it without")
+	l.Fail(c.AllowMsgCounter, "accepts only counters (allow_msg_counter)", "recreate it without")
 	l.Fail(c.Sealed, "is sealed, which cannot be undone", "delete or rename it")
 	l.Fail(c.Mirror == nil && !takes(c.Subjects, d.needed),
-		fmt.Sprintf("takes subjects %s, which misses %s", strings.Join(c.Subjects, ","), d.needed), "add "+d.subjects)
+		fmt.Sprintf("has subjects %s, which do not cover %s", strings.Join(c.Subjects, ","), d.needed), "add "+d.subjects)
 	l.Fail(c.NoAck, "does not acknowledge (no_ack), so that no event is known to be stored", "set no_ack to false")
 	l.Fail(c.Storage != jetstream.FileStorage, "keeps messages in memory, so that a restart of the server loses them",
 		"recreate it with file storage")

@@ -336,5 +336,5 @@ func TestCounterStream(t *testing.T) {
 	held := e.offer(order(1))
 	e.waitCause("stream ORDERS", "recreate it without")
 	undone(t, held)
-	wantResult(t, checkBus(t, cfg), publishers.Fail, "stream ORDERS takes only counters", "recreate it without")
+	wantResult(t, checkBus(t, cfg), publishers.Fail, "stream ORDERS accepts only counters", "recreate it without")
 }
