@@ -95,6 +95,7 @@ type Bridge struct {
 	metrics  *ingestMetrics
 	receiver *receiver
 	openDir  func(dir string) (spool.FS, error) // spool.OSDir; another disk in tests
+	lameDuck time.Duration                      // lameDuck; shorter in tests
 
 	ingest atomic.Pointer[connections] // nil until there is a listener
 	opened atomic.Pointer[opened]      // nil until the spool is open and the pumps run
@@ -109,7 +110,7 @@ type opened struct {
 // New returns a bridge that does nothing before Run or Drain.
 func New(o Options) *Bridge {
 	m := newIngestMetrics(o.Registry)
-	b := &Bridge{o: o, started: time.Now(), metrics: m, receiver: newReceiver(o, m), openDir: spool.OSDir}
+	b := &Bridge{o: o, started: time.Now(), metrics: m, receiver: newReceiver(o, m), openDir: spool.OSDir, lameDuck: lameDuck}
 	o.Registry.MustRegister(collector{b})
 	return b
 }
@@ -168,7 +169,7 @@ func (b *Bridge) Run(ctx context.Context) error {
 func (b *Bridge) stop(ingest *server, ps *pumps, stopPumps func(), s *spool.Spool, drain bool) error {
 	b.o.Log.Info("stopping: answering requests in flight, then publishing unpublished events")
 	b.receiver.leaving.Store(true)
-	pause(context.Background(), lameDuck)
+	pause(context.Background(), b.lameDuck)
 	ingest.stop(b.o.Log)
 	if drain {
 		b.waitForBuses()

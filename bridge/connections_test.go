@@ -196,7 +196,7 @@ func TestConnectionLimitWhileKeeping(t *testing.T) {
 	}
 	disk := &heldDisk{FS: osDisk}
 	ctx, cancel := context.WithCancel(t.Context())
-	b := bridge.OnDisk(o, disk)
+	b := bridge.OnDisk(o, disk).WithoutLameDuck()
 	_ = run(ctx, t, cancel, b, log)
 	ingest := log.waitFor(t, readyLine)[1]
 	disk.syncs.Lock()

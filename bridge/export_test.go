@@ -114,6 +114,12 @@ func OnDisk(o Options, disk spool.FS) *Bridge {
 	return b
 }
 
+// WithoutLameDuck makes the stop close the listener at once.
+func (b *Bridge) WithoutLameDuck() *Bridge {
+	b.lameDuck = 0
+	return b
+}
+
 // Working is how many connections keep a verified postback.
 func (b *Bridge) Working() int {
 	l := b.ingest.Load()

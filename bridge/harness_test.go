@@ -236,7 +236,7 @@ func start(t *testing.T, o bridge.Options, log *logBuffer) *running {
 func startUnready(t *testing.T, o bridge.Options, log *logBuffer) *running {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	return run(ctx, t, cancel, bridge.New(o), log)
+	return run(ctx, t, cancel, bridge.New(o).WithoutLameDuck(), log)
 }
 
 // run runs a bridge.

@@ -477,7 +477,9 @@ func TestOrderedStop(t *testing.T) {
 	f, log := newFakeBus(t), new(logBuffer)
 	o := testOptions(t, log)
 	o.Buses = []bridge.Bus{f.bus()}
-	r := start(t, o, log)
+	ctx, cancel := context.WithCancel(t.Context())
+	r := run(ctx, t, cancel, bridge.New(o), log)
+	log.waitFor(t, readyLine)
 	text := kiteBody("1", "OPEN", 1)
 	conn, err := net.Dial("tcp", strings.TrimPrefix(r.ingest, "http://"))
 	if err != nil {

@@ -24,6 +24,7 @@ import (
 
 	"github.com/postbridge/postbridge/bridge"
 	"github.com/postbridge/postbridge/bridge/spool"
+	"github.com/postbridge/postbridge/bridge/spool/crashfs"
 )
 
 // open opens a spool with one cursor.
@@ -275,9 +276,9 @@ func TestUnavailable(t *testing.T) {
 
 // TestRepeats holds the rule of repeats: against the last event of the order only, and for whoever asks at once.
 func TestRepeats(t *testing.T) {
-	o := testOptions(t, io.Discard)
-	s := open(t, o.DataDir, spool.Options{})
-	h, _ := bridge.Handler(o, s)
+	s := openOn(t, crashfs.New(t)) // in memory: thousands of fsyncs take a while
+	t.Cleanup(func() { _ = s.Close() })
+	h, _ := bridge.Handler(testOptions(t, io.Discard), s)
 	post := func(order, status string, price int) string {
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, httptest.NewRequest("POST", "/kite", strings.NewReader(kiteBody(order, status, price))))

@@ -163,9 +163,11 @@ func TestInFlightWindow(t *testing.T) {
 				f := newFakeBus(t)
 				f.setRule(of.rule)
 				b, s := pumping(t, f, crashfs.New(t))
-				for i := range of.events {
-					appendDelivery(t, s, bridge.NewDelivery(strconv.Itoa(i), of.size))
+				records := make([][]byte, of.events)
+				for i := range records {
+					records[i] = bridge.NewDelivery(strconv.Itoa(i), of.size)
 				}
+				appendDeliveries(t, s, records...)
 				time.Sleep(time.Minute)
 				up, waiting, causes := b.Bus("nats")
 				if up || waiting != uint64(of.events) ||
@@ -196,7 +198,7 @@ func TestDiskFails(t *testing.T) {
 	o := testOptions(t, log)
 	o.Buses = []bridge.Bus{f.bus()}
 	ctx, cancel := context.WithCancel(t.Context())
-	r := run(ctx, t, cancel, bridge.OnDisk(o, disk), log)
+	r := run(ctx, t, cancel, bridge.OnDisk(o, disk).WithoutLameDuck(), log)
 	log.waitFor(t, readyLine)
 	r.mustPost("/kite", kiteBody("1", "OPEN", 1))
 	f.waitStored(1)
