@@ -61,7 +61,8 @@ type Options struct {
 	Tracer Tracer
 	// Registry gets the metrics; /metrics serves it.
 	Registry *prometheus.Registry
-	Log      *slog.Logger
+	// Log must not block: lines are logged with locks held.
+	Log *slog.Logger
 }
 
 // Limits of a connection and of the stop.

@@ -21,6 +21,9 @@ const (
 // firstRetry is the first backoff after an error of the disk.
 const firstRetry = 100 * time.Millisecond
 
+// conditionInFlight blocks publishing while the in-flight window is full.
+const conditionInFlight = "window"
+
 // stuckAfter is how long the in-flight window may be full before the pump reports the event that it waits for.
 const stuckAfter = 5 * time.Second
 
@@ -401,6 +404,5 @@ func (p *pump) close() error {
 	err := p.publisher.Close()
 	p.rewind()
 	p.cursor.MarkDirty()
-	p.conditions.flush()
 	return err
 }
