@@ -111,7 +111,9 @@ type opened struct {
 // New returns a bridge that does nothing before Run or Drain.
 func New(o Options) *Bridge {
 	m := newIngestMetrics(o.Registry)
-	b := &Bridge{o: o, started: time.Now(), metrics: m, receiver: newReceiver(o, m), openDir: spool.OSDir, lameDuck: lameDuck}
+	b := &Bridge{
+		o: o, started: time.Now(), metrics: m, receiver: newReceiver(o, m), openDir: spool.OSDir, lameDuck: lameDuck,
+	}
 	o.Registry.MustRegister(collector{b})
 	return b
 }

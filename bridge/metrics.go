@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"slices"
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -131,81 +132,74 @@ func (m *ingestMetrics) broker(name string) *brokerMetrics {
 // collector exports what the bridge knows at the moment of the scrape.
 type collector struct{ b *Bridge }
 
-// desc describes a metric.
-func desc(name, help string, labels ...string) *prometheus.Desc {
-	return prometheus.NewDesc("postbridge_"+name, help, labels, nil)
-}
-
 // Describe describes nothing: what is exported depends on the state of the spool.
 func (collector) Describe(chan<- *prometheus.Desc) {}
 
 // Collect exports the state now.
 func (c collector) Collect(ch chan<- prometheus.Metric) {
-	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
-	}
-	counter := func(d *prometheus.Desc, v uint64, labels ...string) {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+	export := exporter(ch)
+	for name, m := range c.b.metrics.brokers {
+		// A postback in flight is received and has no fate yet, so received is read last.
+		for f := range numFates {
+			export.counter("postbacks_total", "Postbacks, by fate.", m.fates[f].Load(),
+				"broker", name, "fate", f.String())
+		}
+		export.counter("received_total", "Requests to a broker's routes.", m.received.Load(), "broker", name)
 	}
 	st := c.b.status()
-
-	received := desc("received_total", "Requests to a broker's routes.", "broker")
-	postbacks := desc("postbacks_total", "Postbacks, by fate.", "broker", "fate")
-	for name, b := range st.Postbacks {
-		counter(received, b.Received, name)
-		for f, n := range b.Fates() {
-			counter(postbacks, n, name, f)
-		}
-	}
-
-	gauge(desc("ready", "1 if the spool accepts postbacks."), oneIf(st.Ready))
+	export.gauge("ready", "1 if the spool accepts postbacks.", oneIf(st.Ready))
 	if l := c.b.ingest.Load(); l != nil {
-		gauge(desc("connections", "Open connections at POSTBRIDGE_LISTEN."), float64(l.number()))
-		gauge(desc("connections_limit", "Limit of open connections at POSTBRIDGE_LISTEN."), float64(l.limit))
-		counter(desc("connections_closed_total", "Connections closed at the limit, for new ones."), l.displaced.Load())
+		export.gauge("connections", "Open connections at POSTBRIDGE_LISTEN.", float64(l.number()))
+		export.gauge("connections_limit", "Limit of open connections at POSTBRIDGE_LISTEN.", float64(l.limit))
+		export.counter("connections_closed_total", "Connections closed at the limit, for new ones.", l.displaced.Load())
 	}
-	gauge(desc("spool_limit_bytes", "Limit of the spool's files on disk."), float64(st.Spool.LimitBytes))
+	export.gauge("spool_limit_bytes", "Limit of the spool's files on disk.", float64(st.Spool.LimitBytes))
 	if st.Spool.ID == "" {
 		return // not open yet
 	}
-	gauge(desc("spool_bytes", "Size of the spool's files."), float64(st.Spool.Bytes))
-	gauge(
-		desc("spool_waiting_bytes", "Bytes in the spool that are not on every bus yet."),
-		float64(st.Spool.WaitingBytes),
-	)
-	gauge(
-		desc("spool_disk_free_bytes", "Free space on the spool's disk, including the reserve."),
-		float64(st.Spool.FreeBytes),
-	)
-	gauge(
-		desc(
-			"spool_disk_reserve_bytes",
-			"Free space to keep on the spool's disk; below it, postbacks are answered 503.",
-		),
-		float64(st.Spool.ReserveBytes),
-	)
-	counter(desc("spool_last_sequence", "Sequence of the last event in the spool."), st.Spool.Last)
-
-	fates := desc("bus_events_total", "Events by their fate on the bus, since the spool was created.", "bus", "fate")
-	committed := desc("bus_committed_sequence", "Sequence up to which every event is done on the bus.", "bus")
-	waiting := desc("bus_waiting", "Events in the spool that are not done on the bus yet.", "bus")
-	oldest := desc("bus_oldest_waiting_seconds", "Age of the oldest event that is not done on the bus yet.", "bus")
-	up := desc("bus_up", "1 if no condition blocks publishing to the bus.", "bus")
-	rewound := desc(
-		"bus_rewound_total",
-		"Rewinds after the bus lost events; those still in the spool were published again.",
-		"bus",
-	)
+	export.gauge("spool_bytes", "Size of the spool's files.", float64(st.Spool.Bytes))
+	export.gauge("spool_waiting_bytes", "Bytes in the spool that are not on every bus yet.",
+		float64(st.Spool.WaitingBytes))
+	export.gauge("spool_disk_free_bytes", "Free space on the spool's disk, including the reserve.",
+		float64(st.Spool.FreeBytes))
+	export.gauge("spool_disk_reserve_bytes",
+		"Free space to keep on the spool's disk; below it, postbacks are answered 503.", float64(st.Spool.ReserveBytes))
+	export.counter("spool_last_sequence", "Sequence of the last event in the spool.", st.Spool.Last)
 	for name, b := range st.Buses {
-		for f, n := range b.Fates() {
-			counter(fates, n, name, f)
+		b.Stored += b.again // a counter does not fall: an event that is stored again after a loss counts again
+		for f := range numBusFates {
+			export.counter("bus_events_total", "Events by their fate on the bus, since the spool was created.",
+				*b.of(f), "bus", name, "fate", f.String())
 		}
-		counter(committed, b.Committed, name)
-		gauge(waiting, float64(b.Waiting), name)
-		gauge(oldest, b.OldestWaitingSeconds, name)
-		gauge(up, oneIf(b.Up), name)
-		counter(rewound, b.Rewound, name)
+		export.counter("bus_committed_sequence", "Sequence up to which every event is done on the bus.",
+			b.Committed, "bus", name)
+		export.gauge("bus_waiting", "Events in the spool that are not done on the bus yet.",
+			float64(b.Waiting), "bus", name)
+		export.gauge("bus_oldest_waiting_seconds", "Age of the oldest event that is not done on the bus yet.",
+			b.OldestWaitingSeconds, "bus", name)
+		export.gauge("bus_up", "1 if no condition blocks publishing to the bus.", oneIf(b.Up), "bus", name)
+		export.counter("bus_rewound_total",
+			"Rewinds after the bus lost events; those still in the spool were published again.", b.Rewound, "bus", name)
 	}
+}
+
+// exporter exports metrics. Labels are names, each followed by its value.
+type exporter chan<- prometheus.Metric
+
+func (e exporter) gauge(name, help string, v float64, labels ...string) {
+	e.export(prometheus.GaugeValue, name, help, v, labels)
+}
+
+func (e exporter) counter(name, help string, v uint64, labels ...string) {
+	e.export(prometheus.CounterValue, name, help, float64(v), labels)
+}
+
+func (e exporter) export(kind prometheus.ValueType, name, help string, v float64, labels []string) {
+	var names, values []string
+	for pair := range slices.Chunk(labels, 2) {
+		names, values = append(names, pair[0]), append(values, pair[1])
+	}
+	e <- prometheus.MustNewConstMetric(prometheus.NewDesc("postbridge_"+name, help, names, nil), kind, v, values...)
 }
 
 func oneIf(yes bool) float64 {

@@ -42,22 +42,18 @@ type pump struct {
 	// publisher is replaced by run only, while it is closed and mu is held.
 	publisher Publisher
 
-	mu              sync.Mutex
-	lost            *loss              // reported by the publisher and not rewound yet
-	stop            context.CancelFunc // ends the session with this publisher; nil before the first
-	rewinds         uint64             // since start
-	again           uint64             // events that were counted as stored and then lost
-	spaceAvailable  sync.Cond          // signalled when an event is done
-	refusedOrFull   sync.Cond          // signalled when quarantineRefused may have something to do
-	refused         int                // slots with a refusal
-	window          []slot             // a ring of the published events, by their number in the window
-	first           uint64             // number of the oldest event that is not done
-	next            uint64             // number that the next event gets
-	inFlight        int
-	inFlightBytes   int
-	committed       uint64              // sequence of the last committed event
-	fates           [numBusFates]uint64 // of all committed events; they add up to committed
-	stuckIsReported bool
+	mu             sync.Mutex
+	lost           *loss              // reported by the publisher and not rewound yet
+	stop           context.CancelFunc // ends the session with this publisher; nil before the first
+	rewinds        uint64             // since start
+	spaceAvailable sync.Cond          // signalled when an event is done
+	refusedOrFull  sync.Cond          // signalled when quarantineRefused may have something to do
+	refused        int                // slots with a refusal
+	window         []*slot            // the published events, from the oldest that is not done on
+	inFlight       int                // slots that are not done
+	inFlightBytes  int
+	committed      uint64      // sequence of the last committed event
+	fates          cursorState // of all committed events
 }
 
 // slot is one record in the in-flight window.
@@ -67,7 +63,7 @@ type slot struct {
 	published time.Time    // zero if the event is not traced
 	bytes     int
 	fate      busFate
-	done      bool
+	done      bool  // or abandoned by a rewind
 	refusal   error // why the bus can never accept the event; nil once it is quarantined
 }
 
@@ -129,16 +125,22 @@ func (p *pump) run(ctx context.Context) {
 
 // retry calls f until it succeeds, and reports its error as a condition until then. False means that ctx ended first.
 func (p *pump) retry(ctx context.Context, condition string, f func() error) bool {
-	for pace := RetryForever(firstRetry); ; pause(ctx, pace.NextBackOff()) {
+	if ctx.Err() != nil {
+		return false
+	}
+	err := f()
+	if err == nil {
+		return true
+	}
+	for pace := RetryForever(firstRetry); err != nil; err = f() {
 		if ctx.Err() != nil {
 			return false
 		}
-		err := f()
 		p.conditions.report(condition, err)
-		if err == nil {
-			return true
-		}
+		pause(ctx, pace.NextBackOff())
 	}
+	p.conditions.report(condition, nil)
+	return true
 }
 
 // carry publishes events until ctx ends.
@@ -148,22 +150,12 @@ func (p *pump) carry(ctx context.Context) {
 	var worker sync.WaitGroup
 	worker.Go(func() { p.quarantineRefused(ctx) })
 	defer worker.Wait()
-	retry, unread := RetryForever(firstRetry), false
-	for p.waitForSpace(ctx) {
-		r, err := p.cursor.Next(ctx)
-		switch {
-		case ctx.Err() != nil:
-			return
-		case err != nil:
-			unread = true
-			p.conditions.report("spool", err)
-			pause(ctx, retry.NextBackOff())
-			continue
-		case unread:
-			unread = false
-			p.conditions.report("spool", nil)
-			retry.Reset()
-		}
+	var r spool.Record
+	next := func() (err error) {
+		r, err = p.cursor.Next(ctx)
+		return err
+	}
+	for p.waitForSpace(ctx) && p.retry(ctx, "spool", next) {
 		p.publish(ctx, r)
 	}
 }
@@ -188,10 +180,7 @@ func (p *pump) waitForSpace(ctx context.Context) bool {
 	stuck := time.AfterFunc(stuckAfter, p.reportStuck)
 	defer func() {
 		stuck.Stop()
-		if p.stuckIsReported {
-			p.stuckIsReported = false
-			p.conditions.report(conditionInFlight, nil)
-		}
+		p.conditions.report(conditionInFlight, nil)
 	}()
 	for p.full() && ctx.Err() == nil {
 		p.spaceAvailable.Wait()
@@ -201,19 +190,17 @@ func (p *pump) waitForSpace(ctx context.Context) bool {
 
 // full reports whether the in-flight window has no space. Needs mu.
 func (p *pump) full() bool {
-	return p.inFlight >= maxInFlight || p.inFlightBytes >= maxInFlightBytes || p.next-p.first >= maxWindow
+	return p.inFlight >= maxInFlight || p.inFlightBytes >= maxInFlightBytes || len(p.window) >= maxWindow
 }
 
 func (p *pump) reportStuck() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.full() {
-		return
+	if p.full() {
+		p.conditions.report(conditionInFlight, fmt.Errorf(
+			"the in-flight window is full: the bus does not accept event %d of spool %s and others after it",
+			p.window[0].record.Sequence, p.spoolID))
 	}
-	p.stuckIsReported = true
-	p.conditions.report(conditionInFlight, fmt.Errorf(
-		"the in-flight window is full: the bus does not accept event %d of spool %s and others after it",
-		p.slot(p.first).record.Sequence, p.spoolID))
 }
 
 func (p *pump) wakeAll() {
@@ -240,78 +227,59 @@ func (p *pump) publish(ctx context.Context, r spool.Record) {
 		d = &Delivery{Deadletter: true, Data: payload} // of a version that this build does not know
 	}
 	d.Spool, d.Sequence, d.Redelivered = p.spoolID, r.Sequence, r.Redelivered
-	n := p.add(r, d, len(payload))
+	s := p.add(r, d, len(payload))
 	if err != nil {
-		p.refuse(n, err)
+		p.refuse(s, err)
 		return
 	}
-	p.publisher.Publish(ctx, d, func(err error) { p.answered(ctx, n, d, err) })
+	p.publisher.Publish(ctx, d, func(err error) { p.answered(ctx, s, d, err) })
 }
 
-// add puts a record into the in-flight window and returns its number there.
-func (p *pump) add(r spool.Record, d *Delivery, bytes int) uint64 {
+// add puts a record into the in-flight window.
+func (p *pump) add(r spool.Record, d *Delivery, bytes int) *slot {
+	s := &slot{record: r, delivery: d, bytes: bytes}
+	if p.tracer != nil && d != nil && sampled(d.TraceParent) {
+		s.published = time.Now()
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.next-p.first == uint64(len(p.window)) {
-		p.grow()
-	}
-	n := p.next
-	p.next++
-	*p.slot(n) = slot{record: r, delivery: d, bytes: bytes}
-	if p.tracer != nil && d != nil && sampled(d.TraceParent) {
-		p.slot(n).published = time.Now()
-	}
+	p.window = append(p.window, s)
 	p.inFlight++
 	p.inFlightBytes += bytes
 	p.wakeQuarantine() // the window may be full now
-	return n
-}
-
-// slot returns the slot of number n, from first to next-1. Needs mu.
-func (p *pump) slot(n uint64) *slot { return &p.window[n%uint64(len(p.window))] }
-
-// grow doubles the ring. Needs mu.
-func (p *pump) grow() {
-	larger := make([]slot, max(64, 2*len(p.window)))
-	for n := p.first; n < p.next; n++ {
-		larger[n%uint64(len(larger))] = *p.slot(n)
-	}
-	p.window = larger
+	return s
 }
 
 // answered handles the answer of the bus: the event is stored, or can never be. A refused event is published to the
 // dead letters, and one that is refused there too is quarantined. Neither blocks the events behind it.
-func (p *pump) answered(ctx context.Context, n uint64, d *Delivery, err error) {
+func (p *pump) answered(ctx context.Context, s *slot, d *Delivery, err error) {
 	switch {
 	case err == nil && d.Deadletter:
-		p.finish(n, deadlettered)
+		p.finish(s, deadlettered)
 	case err == nil:
-		p.finish(n, stored)
+		p.finish(s, stored)
 	case d.Deadletter:
-		p.refuse(n, err)
+		p.refuse(s, err)
 	default:
 		p.log.Error("the bus refuses an event for good; it is published to the dead letters",
 			"spool", d.Spool, "sequence", d.Sequence, "error", err)
 		dead := d.AsDeadletter()
-		p.publisher.Publish(ctx, dead, func(err error) { p.answered(ctx, n, dead, err) })
+		p.publisher.Publish(ctx, dead, func(err error) { p.answered(ctx, s, dead, err) })
 	}
 }
 
 // refuse leaves an event that the bus can never accept to quarantineRefused.
-func (p *pump) refuse(n uint64, cause error) {
+func (p *pump) refuse(s *slot, cause error) {
 	p.mu.Lock()
-	if n < p.first {
-		p.mu.Unlock()
-		return // abandoned by a rewind
+	defer p.mu.Unlock()
+	if s.done {
+		return
 	}
-	s := p.slot(n)
 	s.refusal = cause
 	p.refused++
 	p.wakeQuarantine()
-	sequence := s.record.Sequence
-	p.mu.Unlock()
 	p.log.Error("the bus refuses a dead letter for good; it is quarantined",
-		"spool", p.spoolID, "sequence", sequence, "file", p.quarantine.path, "error", cause)
+		"spool", p.spoolID, "sequence", s.record.Sequence, "file", p.quarantine.path, "error", cause)
 }
 
 // wakeQuarantine needs mu.
@@ -325,50 +293,56 @@ func (p *pump) wakeQuarantine() {
 // Those that are left then are published again after the next start.
 func (p *pump) quarantineRefused(ctx context.Context) {
 	for {
-		n, d, cause := p.nextRefused(ctx)
-		if d == nil || !p.retry(ctx, "quarantine", func() error { return p.quarantine.put(d, cause) }) {
+		s := p.nextRefused(ctx)
+		if s == nil || !p.retry(ctx, "quarantine", func() error { return p.quarantine.put(s.delivery, s.refusal) }) {
 			return
 		}
-		p.finish(n, quarantined)
+		p.finish(s, quarantined)
 	}
 }
 
 // nextRefused waits for an event to quarantine; nil means that ctx ended. It is the oldest of the window, so that it is
 // committed as soon as it is in the file and the next start does not quarantine it again. Only when the window is full,
 // one behind an event in flight goes first, since it must not block what is behind it.
-func (p *pump) nextRefused(ctx context.Context) (n uint64, d *Delivery, cause error) {
+func (p *pump) nextRefused(ctx context.Context) *slot {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for ctx.Err() == nil {
-		for n := p.first; p.refused > 0 && n < p.next && (n == p.first || p.full()); n++ {
-			if s := p.slot(n); s.refusal != nil {
-				return n, s.delivery, s.refusal
+		for i, s := range p.window {
+			if i > 0 && !p.full() {
+				break
+			}
+			if s.refusal != nil {
+				return s
 			}
 		}
 		p.refusedOrFull.Wait()
 	}
-	return 0, nil, nil
+	return nil
 }
 
 // finish marks an event as done, commits if it is the oldest, and reports it to the tracer and the debug log.
-func (p *pump) finish(n uint64, f busFate) {
-	d, published := p.markDone(n, f)
-	if !published.IsZero() {
-		p.tracer.Publish(Publication{Bus: p.bus, Fate: f.String(), Delivery: d, Offered: published, Done: time.Now()})
+func (p *pump) finish(s *slot, f busFate) {
+	d := p.markDone(s, f)
+	if d == nil {
+		return
 	}
-	if d != nil && p.log.Enabled(context.Background(), slog.LevelDebug) {
+	if !s.published.IsZero() {
+		p.tracer.Publish(Publication{Bus: p.bus, Fate: f.String(), Delivery: d, Offered: s.published, Done: time.Now()})
+	}
+	if p.log.Enabled(context.Background(), slog.LevelDebug) {
 		p.log.Debug("event "+f.String(), "broker", d.Broker, "id", d.ID, "order_id", d.OrderID, "sequence", d.Sequence)
 	}
 }
 
-func (p *pump) markDone(n uint64, f busFate) (d *Delivery, published time.Time) {
+// markDone returns the delivery; nil of a record that is missing in the spool, and after a rewind.
+func (p *pump) markDone(s *slot, f busFate) *Delivery {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if n < p.first {
-		return // abandoned by a rewind
+	if s.done {
+		return nil
 	}
-	s := p.slot(n)
-	d, published = s.delivery, s.published
+	d := s.delivery
 	if s.refusal != nil {
 		p.refused--
 	}
@@ -378,22 +352,22 @@ func (p *pump) markDone(n uint64, f busFate) (d *Delivery, published time.Time) 
 	p.commitPrefix()
 	p.spaceAvailable.Signal()
 	p.wakeQuarantine()
-	return d, published
+	return d
 }
 
 // commitPrefix commits the events at the start of the window that are done, up to the first that is not. Needs mu.
 func (p *pump) commitPrefix() {
-	first, last := p.first, spool.Record{}
-	for p.first < p.next && p.slot(p.first).done {
-		s := p.slot(p.first)
-		p.fates[s.fate]++
-		p.fates[skipped] += s.record.Lost
-		last = s.record
-		p.first++
+	n := 0
+	for ; n < len(p.window) && p.window[n].done; n++ {
+		s := p.window[n]
+		*p.fates.of(s.fate)++
+		p.fates.Skipped += s.record.Lost
 	}
-	if p.first == first {
+	if n == 0 {
 		return
 	}
+	last := p.window[n-1].record
+	p.window = p.window[n:]
 	p.committed = last.Sequence
 	// Commit point: the bus holds these events; after a crash before this line they are only published again.
 	p.cursor.Commit(last)

@@ -4,16 +4,24 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"time"
 )
 
-// cursorState is the first line of the state in a cursor file: the fates of all committed events, which add up to the
-// committed sequence. The publisher state follows it.
-type cursorState struct {
+// busFates counts the fates of all committed events of a bus. They add up to the committed sequence.
+type busFates struct {
 	Stored       uint64 `json:"stored"`
 	Deadlettered uint64 `json:"deadlettered"`
 	Quarantined  uint64 `json:"quarantined"`
 	Skipped      uint64 `json:"skipped"`
+}
+
+// of returns the count of a fate.
+func (c *busFates) of(f busFate) *uint64 {
+	return [numBusFates]*uint64{&c.Stored, &c.Deadlettered, &c.Quarantined, &c.Skipped}[f]
+}
+
+// cursorState is the first line of the state in a cursor file. The publisher state follows it.
+type cursorState struct {
+	busFates
 	// Again is how many more were counted as stored and then lost.
 	Again uint64 `json:"again"`
 }
@@ -23,15 +31,13 @@ func (p *pump) load() (publisher []byte, err error) {
 	committed, state := p.cursor.Committed()
 	p.committed = committed
 	if state == nil {
-		p.fates[skipped] = committed // the bus is new to this spool: its first event is the oldest that is kept
+		p.fates.Skipped = committed // the bus is new to this spool: its first event is the oldest that is kept
 		return nil, nil
 	}
 	line, publisher, _ := bytes.Cut(state, []byte("\n"))
-	var s cursorState
-	if err := json.Unmarshal(line, &s); err != nil {
+	if err := json.Unmarshal(line, &p.fates); err != nil {
 		return nil, fmt.Errorf("cannot read the publisher state in the cursor of %s: %w", p.bus, err)
 	}
-	p.fates, p.again = [numBusFates]uint64{s.Stored, s.Deadlettered, s.Quarantined, s.Skipped}, s.Again
 	if len(publisher) == 0 {
 		return nil, nil
 	}
@@ -42,31 +48,21 @@ func (p *pump) load() (publisher []byte, err error) {
 func (p *pump) snapshot() (committed uint64, state []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	state = fmt.Appendf(nil, "{\"stored\":%d,\"deadlettered\":%d,\"quarantined\":%d,\"skipped\":%d,\"again\":%d}\n",
-		p.fates[stored], p.fates[deadlettered], p.fates[quarantined], p.fates[skipped], p.again)
-	return p.committed, append(state, p.publisher.State(p.committed)...)
+	state, _ = json.Marshal(p.fates) // numbers
+	return p.committed, append(append(state, '\n'), p.publisher.State(p.committed)...)
 }
 
-// busState is the part of a bus in /status and the metrics that the pump knows.
-type busState struct {
-	committed uint64 // the sum of fates
-	fates     [numBusFates]uint64
-	oldest    time.Time // arrival of the oldest event in flight; zero if there is none
-	rewinds   uint64
-	again     uint64
-}
-
-func (p *pump) state() busState {
+// status returns what the pump knows of the bus.
+func (p *pump) status() busStatus {
+	causes, lastError := p.conditions.state()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	st := busState{fates: p.fates, rewinds: p.rewinds, again: p.again}
-	for _, n := range p.fates {
-		st.committed += n
+	st := busStatus{
+		Up: len(causes) == 0, Causes: causes, LastError: lastError,
+		Committed: p.committed, busFates: p.fates.busFates, again: p.fates.Again, Rewound: p.rewinds,
 	}
-	if p.first < p.next {
-		if d := p.slot(p.first).delivery; d != nil {
-			st.oldest = d.ReceivedAt
-		}
+	if len(p.window) > 0 && p.window[0].delivery != nil {
+		st.oldest = p.window[0].delivery.ReceivedAt
 	}
 	return st
 }

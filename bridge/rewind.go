@@ -64,34 +64,35 @@ func (p *pump) saveRewound() error {
 // position before the rewind with checkpoints after it would hide the loss from the next start.
 func (p *pump) rewind() (state []byte) {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	lost, before := p.lost, p.committed
 	p.lost = nil
 	if lost == nil {
-		p.mu.Unlock()
 		return nil
 	}
-	p.first, p.inFlight, p.inFlightBytes, p.refused = p.next, 0, 0, 0
+	for _, s := range p.window {
+		s.done = true
+	}
+	p.window, p.inFlight, p.inFlightBytes, p.refused = nil, 0, 0, 0
 	p.rewinds++
-	committed := p.cursor.Rewind(lost.committed)
-	p.uncount(before - committed)
-	p.committed = committed
-	p.publisher.Rewind(committed)
-	state = p.publisher.State(committed)
-	p.mu.Unlock()
+	p.committed = p.cursor.Rewind(lost.committed)
+	p.uncount(before - p.committed)
+	p.publisher.Rewind(p.committed)
 	p.log.Error("the bus has lost events that it had stored; those still in the spool are published again",
-		"cause", lost.cause, "spool", p.spoolID, "from", committed+1, "to", before,
-		"not_kept", committed-min(lost.committed, committed))
-	return state
+		"cause", lost.cause, "spool", p.spoolID, "from", p.committed+1, "to", before,
+		"not_kept", p.committed-min(lost.committed, p.committed))
+	return p.publisher.State(p.committed)
 }
 
 // uncount subtracts n events from the counts. The fate of each one is not known; most were stored. Needs mu.
 func (p *pump) uncount(n uint64) {
-	for _, f := range []busFate{stored, deadlettered, quarantined, skipped} {
-		less := min(n, p.fates[f])
-		p.fates[f] -= less
+	for f := range numBusFates {
+		count := p.fates.of(f)
+		less := min(n, *count)
+		*count -= less
 		n -= less
 		if f == stored {
-			p.again += less
+			p.fates.Again += less
 		}
 	}
 }

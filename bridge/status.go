@@ -28,14 +28,6 @@ type postbackStatus struct {
 	Failed   uint64 `json:"failed"`
 }
 
-// Fates returns the counts by fate.
-func (p postbackStatus) Fates() map[string]uint64 {
-	return map[string]uint64{
-		accepted.String(): p.Accepted, repeated.String(): p.Repeated,
-		refused.String(): p.Refused, failed.String(): p.Failed,
-	}
-}
-
 type spoolStatus struct {
 	ID           string `json:"id,omitempty"` // empty until the spool is open
 	Last         uint64 `json:"last"`
@@ -47,27 +39,17 @@ type spoolStatus struct {
 }
 
 type busStatus struct {
-	Up                   bool     `json:"up"`
-	Committed            uint64   `json:"committed"`
-	Waiting              uint64   `json:"waiting"`
-	Stored               uint64   `json:"stored"`
-	Deadlettered         uint64   `json:"deadlettered"`
-	Quarantined          uint64   `json:"quarantined"`
-	Skipped              uint64   `json:"skipped"`
+	Up        bool   `json:"up"`
+	Committed uint64 `json:"committed"`
+	Waiting   uint64 `json:"waiting"`
+	busFates
 	Rewound              uint64   `json:"rewound"` // number of rewinds since start
 	OldestWaitingSeconds float64  `json:"oldest_waiting_seconds"`
 	Causes               []string `json:"causes,omitempty"`     // the conditions that block publishing now
 	LastError            string   `json:"last_error,omitempty"` // since start; it may be over
 
-	again uint64 // events that were stored and lost, so that Stored does not count them
-}
-
-// Fates returns the counts by fate, which never decrease: an event that is stored again after a loss counts again.
-func (s busStatus) Fates() map[string]uint64 {
-	return map[string]uint64{
-		stored.String(): s.Stored + s.again, deadlettered.String(): s.Deadlettered,
-		quarantined.String(): s.Quarantined, skipped.String(): s.Skipped,
-	}
+	again  uint64    // events that were stored and lost, so that Stored does not count them
+	oldest time.Time // arrival of the oldest event in flight; zero if there is none
 }
 
 func (b *Bridge) status() status {
@@ -90,38 +72,25 @@ func (b *Bridge) status() status {
 	if o == nil {
 		return st
 	}
-	states := make([]busState, len(o.pumps))
-	for i, p := range o.pumps {
-		states[i] = p.state()
+	for _, p := range o.pumps {
+		st.Buses[p.bus] = p.status()
 	}
 	stats := o.spool.Stats() // after the pumps, so that none is ahead of the spool
-	for i, p := range o.pumps {
-		// WaitingSince is read after the last sequence, so that it is not that of an earlier event.
-		st.Buses[p.bus] = busStatusOf(states[i], p.conditions, stats.Last, p.cursor.WaitingSince())
+	for _, p := range o.pumps {
+		bus := st.Buses[p.bus]
+		if bus.Waiting = stats.Last - bus.Committed; bus.Waiting > 0 {
+			// WaitingSince is read after the last sequence, so that it is not that of an earlier event. An event that
+			// was not read yet has no known arrival, and the clock may have been set back since.
+			age := time.Since(p.cursor.WaitingSince())
+			if !bus.oldest.IsZero() {
+				age = max(age, time.Since(bus.oldest))
+			}
+			bus.OldestWaitingSeconds = age.Seconds()
+		}
+		st.Buses[p.bus] = bus
 	}
 	st.Spool.ID, st.Spool.Last, st.Spool.FreeBytes = o.spool.ID(), stats.Last, stats.Free
 	st.Spool.Bytes, st.Spool.WaitingBytes = stats.Bytes, stats.WaitingBytes
-	return st
-}
-
-func busStatusOf(s busState, c *conditions, last uint64, waitingSince time.Time) busStatus {
-	causes, lastError := c.state()
-	st := busStatus{
-		Up: len(causes) == 0, Causes: causes, LastError: lastError,
-		Committed: s.committed,
-		Waiting:   last - s.committed,
-		Stored:    s.fates[stored], Deadlettered: s.fates[deadlettered],
-		Quarantined: s.fates[quarantined], Skipped: s.fates[skipped],
-		Rewound: s.rewinds, again: s.again,
-	}
-	if st.Waiting > 0 {
-		// An event that was not read yet has no known arrival, and the clock may have been set back since.
-		age := time.Since(waitingSince)
-		if !s.oldest.IsZero() {
-			age = max(age, time.Since(s.oldest))
-		}
-		st.OldestWaitingSeconds = age.Seconds()
-	}
 	return st
 }
 
