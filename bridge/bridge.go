@@ -102,12 +102,6 @@ type Bridge struct {
 	opened atomic.Pointer[opened]      // nil until the spool is open and the pumps run
 }
 
-// opened holds what exists once the spool is open.
-type opened struct {
-	spool *spool.Spool
-	pumps []*pump
-}
-
 // New returns a bridge that does nothing before Run or Drain.
 func New(o Options) *Bridge {
 	m := newIngestMetrics(o.Registry)
@@ -130,87 +124,99 @@ func (b *Bridge) Run(ctx context.Context) error {
 	ingest.connections.rejected = func(reason string) { b.metrics.bad.WithLabelValues(reason).Inc() }
 	b.ingest.Store(ingest.connections)
 	ingest.serve(b.receiver, b.o.IdleTimeout, b.o.Log)
+	defer ingest.Close()
 	admin, err := b.listen("POSTBRIDGE_ADMIN_LISTEN", b.o.AdminListen, maxAdminConnections, nil)
 	if err != nil {
-		return errors.Join(err, ingest.Close())
+		return err
 	}
 	admin.serve(b.admin(), adminIdleTimeout, b.o.Log)
 	defer admin.Close()
 	b.o.Log.Info("listening", "ingest", ingest.addr.String(), "admin", admin.addr.String())
 
-	s, err := b.openSpool(ctx)
-	if err != nil {
-		_ = ingest.Close() // err is the cause
-		if ctx.Err() != nil {
-			return nil
-		}
+	s, err := b.open(ctx)
+	switch {
+	case errors.Is(err, context.Canceled):
+		return nil
+	case err != nil:
 		return err
 	}
-	pumpCtx, stopPumps := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopPumps()
-	pumps, err := b.startPumps(pumpCtx, s)
-	if err != nil {
-		_ = ingest.Close()
-		return errors.Join(err, s.Close())
-	}
-	b.opened.Store(&opened{s, pumps.all})
-	b.receiver.open(s)
+	b.receiver.open(s.spool)
 	b.o.Log.Info("ready: POST postbacks to " + b.postTo(ingest.addr))
 
 	var failure error
 	select {
 	case <-ctx.Done():
-	case <-s.Failed():
-		failure = s.Err()
+	case <-s.spool.Failed():
+		failure = s.spool.Err()
 	case failure = <-ingest.failed:
 	case failure = <-admin.failed:
 	}
-	return errors.Join(failure, b.stop(ingest, pumps, stopPumps, s, failure == nil))
-}
-
-// stop stops in the order of the path: the ingest, the buses, the spool.
-func (b *Bridge) stop(ingest *server, ps *pumps, stopPumps func(), s *spool.Spool, drain bool) error {
 	b.o.Log.Info("stopping: answering requests in flight, then publishing unpublished events")
 	b.receiver.leaving.Store(true)
 	pause(context.Background(), b.lameDuck)
 	ingest.stop(b.o.Log)
-	if drain {
-		b.waitForBuses()
+	if failure == nil {
+		ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+		defer cancel()
+		b.waitForBuses(ctx, stalled)
 	}
-	stopPumps()
-	err := ps.stop()
-	b.logWaiting()
-	return errors.Join(err, s.Close())
+	return errors.Join(failure, b.close(s))
 }
 
-// waitForBuses waits until every bus has all events, for drainTimeout at most. It waits for blocked buses only as long
-// as they make progress.
-func (b *Bridge) waitForBuses() {
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	moved, before := time.Now(), uint64(0)
-	for deadline := time.Now().Add(drainTimeout); time.Now().Before(deadline); <-tick.C {
-		waiting, up, committed := false, false, uint64(0)
-		for _, bus := range b.status().Buses {
-			waiting = waiting || bus.Waiting > 0
-			up = up || bus.Up && bus.Waiting > 0
-			committed += bus.Committed
-		}
-		if committed > before {
-			moved, before = time.Now(), committed
-		}
-		if !waiting || !up && time.Since(moved) > stalled {
-			return
-		}
-	}
+// opened holds what exists once the spool is open.
+type opened struct {
+	spool     *spool.Spool
+	pumps     []*pump
+	running   sync.WaitGroup
+	stopPumps context.CancelFunc
 }
 
-// logWaiting logs how many events stay in the spool for the next start.
-func (b *Bridge) logWaiting() {
+// open opens the spool and starts the pumps.
+func (b *Bridge) open(ctx context.Context) (*opened, error) {
+	s, err := b.openSpool(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return b.startPumps(s)
+}
+
+// startPumps starts the pump of each bus. If one cannot be opened, it closes the spool.
+func (b *Bridge) startPumps(s *spool.Spool) (*opened, error) {
+	ctx, stop := context.WithCancel(context.Background())
+	o := &opened{spool: s, stopPumps: stop}
+	for _, bus := range b.o.Buses {
+		p, err := newPump(b.o, bus, s)
+		if err != nil {
+			return nil, errors.Join(err, o.close())
+		}
+		o.pumps = append(o.pumps, p)
+	}
+	for _, p := range o.pumps {
+		o.running.Go(func() { p.run(ctx) })
+	}
+	b.opened.Store(o)
+	return o, nil
+}
+
+// close stops the pumps, and closes the publishers, then the spool.
+func (o *opened) close() error {
+	o.stopPumps()
+	o.running.Wait()
+	var errs []error
+	for _, p := range o.pumps {
+		errs = append(errs, p.close())
+	}
+	return errors.Join(append(errs, o.spool.Close())...)
+}
+
+// close closes what is open, and logs how many events stay in the spool for the next start.
+func (b *Bridge) close(o *opened) error {
+	err := o.close()
 	for name, bus := range b.status().Buses {
 		b.o.Log.Info(fmt.Sprintf("stopped: %d events stay in the spool for %s", bus.Waiting, name),
 			"bus", name, "waiting", bus.Waiting, "committed", bus.Committed)
 	}
+	return err
 }
 
 // openSpool opens the spool. It waits while another process holds the lock: a pod that terminates may still have the
@@ -242,43 +248,6 @@ func (b *Bridge) openSpool(ctx context.Context) (*spool.Spool, error) {
 	}
 }
 
-// pumps are the running pumps and their publishers.
-type pumps struct {
-	all     []*pump
-	running sync.WaitGroup
-}
-
-func (b *Bridge) startPumps(ctx context.Context, s *spool.Spool) (*pumps, error) {
-	ps := new(pumps)
-	for _, bus := range b.o.Buses {
-		c := newConditions(b.o.Log.With("bus", bus.Name))
-		q := &quarantine{path: filepath.Join(b.o.DataDir, "quarantine-"+bus.Name+".jsonl")}
-		p, err := newPump(bus, s, c, q, b.o.Log, b.o.Tracer)
-		if err != nil {
-			return nil, errors.Join(err, ps.close())
-		}
-		ps.all = append(ps.all, p)
-	}
-	for _, p := range ps.all {
-		ps.running.Go(func() { p.run(ctx) })
-	}
-	return ps, nil
-}
-
-// stop waits for the pumps, whose context has ended, and closes the publishers.
-func (ps *pumps) stop() error {
-	ps.running.Wait()
-	return ps.close()
-}
-
-func (ps *pumps) close() error {
-	var errs []error
-	for _, p := range ps.all {
-		errs = append(errs, p.close())
-	}
-	return errors.Join(errs...)
-}
-
 // server is one listening HTTP server.
 type server struct {
 	*http.Server
@@ -290,11 +259,12 @@ type server struct {
 // listen binds the address at once, so that an address in use is an error of the start. The setting names where the
 // address comes from.
 func (b *Bridge) listen(setting, addr string, limit int, t *tls.Config) (*server, error) {
-	l, err := listen(addr, limit, t, b.o.Log.With("at", setting))
+	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen; set %s to another address: %w", setting, err)
 	}
-	return &server{connections: l, addr: l.Addr(), failed: make(chan error, 1)}, nil
+	connections := newConnections(l.(*net.TCPListener), limit, t, b.o.Log.With("at", setting)) // it is for tcp
+	return &server{connections: connections, addr: l.Addr(), failed: make(chan error, 1)}, nil
 }
 
 // serve serves until the server is closed.

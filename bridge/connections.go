@@ -52,14 +52,6 @@ type connection struct {
 	bad      bool // is counted as a bad request
 }
 
-func listen(addr string, limit int, t *tls.Config, log *slog.Logger) (*connections, error) {
-	tcp, err := net.Listen("tcp", addr)
-	if err != nil {
-		return nil, err
-	}
-	return newConnections(tcp.(*net.TCPListener), limit, t, log), nil // it is for tcp
-}
-
 func newConnections(tcp *net.TCPListener, limit int, t *tls.Config, log *slog.Logger) *connections {
 	l := &connections{TCPListener: tcp, limit: limit, tls: t, log: log}
 	l.space.L = &l.mu

@@ -4,69 +4,68 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
-
-	"github.com/postbridge/postbridge/bridge/spool"
 )
 
 const (
-	drainPoll = 50 * time.Millisecond // interval of checks whether the spool is empty
-	drainLog  = 10 * time.Second      // interval of log lines
+	// pollInterval is the interval of checks whether the buses have all events.
+	pollInterval = 10 * time.Millisecond
+	// progressInterval is the interval of log lines meanwhile.
+	progressInterval = 10 * time.Second
 )
 
 // Drain publishes all unpublished events of the spool, however long that takes, and accepts no postbacks: it is for the
 // volume of a removed replica. Of the options it needs neither brokers nor listeners. It returns an error if events are
 // left, also when ctx ends.
 func (b *Bridge) Drain(ctx context.Context) error {
-	s, err := b.openSpool(ctx)
+	o, err := b.open(ctx)
 	if err != nil {
 		return err
 	}
-	pumpCtx, stopPumps := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopPumps()
-	pumps, err := b.startPumps(pumpCtx, s)
-	if err != nil {
-		return errors.Join(err, s.Close())
+	waiting := b.waitForBuses(ctx, math.MaxInt64)
+	if err = o.spool.Err(); err == nil && waiting > 0 {
+		err = fmt.Errorf("stopped before the end: %d events wait in %s; run it again", waiting, b.o.DataDir)
 	}
-	b.opened.Store(&opened{s, pumps.all})
-	err = b.waitUntilEmpty(ctx, s)
-	stopPumps()
-	err = errors.Join(err, pumps.stop())
-	b.logWaiting()
-	return errors.Join(err, s.Close())
+	return errors.Join(err, b.close(o))
 }
 
-// waitUntilEmpty waits until every bus has all events.
-func (b *Bridge) waitUntilEmpty(ctx context.Context, s *spool.Spool) error {
-	poll := time.NewTicker(drainPoll)
+// waitForBuses waits until every bus has all events, ctx ends or the spool fails. It waits for blocked buses only as
+// long as they make progress, or patience lasts. It returns the number of unpublished events of the bus that is
+// furthest behind.
+func (b *Bridge) waitForBuses(ctx context.Context, patience time.Duration) (waiting uint64) {
+	poll := time.NewTicker(pollInterval)
 	defer poll.Stop()
-	for logged := time.Now(); ; {
-		waiting := b.waiting()
-		if waiting == 0 {
-			return nil
+	moved, logged, before := time.Now(), time.Now(), uint64(0)
+	for {
+		up, committed := false, uint64(0)
+		waiting = 0
+		for _, bus := range b.status().Buses {
+			waiting = max(waiting, bus.Waiting)
+			up = up || bus.Up && bus.Waiting > 0
+			committed += bus.Committed
 		}
-		if time.Since(logged) >= drainLog {
+		if committed > before {
+			moved, before = time.Now(), committed
+		}
+		if waiting == 0 || !up && time.Since(moved) > patience {
+			return waiting
+		}
+		if time.Since(logged) >= progressInterval {
 			logged = time.Now()
 			b.logProgress()
 		}
 		select {
 		case <-poll.C:
-		case <-s.Failed():
-			return s.Err()
+		case <-b.opened.Load().spool.Failed():
+			return waiting
 		case <-ctx.Done():
-			return fmt.Errorf("stopped before the end: %d events wait in %s; run it again", waiting, b.o.DataDir)
+			return waiting
 		}
 	}
 }
 
-// waiting returns the number of unpublished events of the bus that is furthest behind.
-func (b *Bridge) waiting() (n uint64) {
-	for _, bus := range b.status().Buses {
-		n = max(n, bus.Waiting)
-	}
-	return n
-}
-
+// logProgress logs how far the buses are that lack events.
 func (b *Bridge) logProgress() {
 	for name, bus := range b.status().Buses {
 		if bus.Waiting > 0 {

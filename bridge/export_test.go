@@ -60,21 +60,22 @@ func AppendHead(d *Delivery) []byte { return d.appendHead(nil) }
 // Admin is the handler of the admin listener.
 func (b *Bridge) Admin() http.Handler { return b.admin() }
 
-// Pumping is a bridge without listeners: its pumps run on a spool.
-func Pumping(ctx context.Context, o Options, s *spool.Spool) (b *Bridge, stop func() error, err error) {
+// Pumping is a bridge without listeners: its pumps run on a spool, which stop closes.
+func Pumping(o Options, s *spool.Spool) (b *Bridge, stop func() error, err error) {
 	b = New(o)
-	ctx, cancel := context.WithCancel(ctx)
-	ps, err := b.startPumps(ctx, s)
+	running, err := b.startPumps(s)
 	if err != nil {
-		cancel()
 		return nil, nil, err
 	}
-	b.opened.Store(&opened{s, ps.all})
-	return b, func() error { cancel(); return ps.stop() }, nil
+	return b, running.close, nil
 }
 
 // WaitForBuses waits as the stop does.
-func (b *Bridge) WaitForBuses() { b.waitForBuses() }
+func (b *Bridge) WaitForBuses() {
+	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	defer cancel()
+	b.waitForBuses(ctx, stalled)
+}
 
 // Bus is what /status says of a bus.
 func (b *Bridge) Bus(name string) (up bool, waiting uint64, causes []string) {

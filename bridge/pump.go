@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -68,10 +69,12 @@ type slot struct {
 }
 
 // newPump opens the publisher of a bus where its cursor stands.
-func newPump(bus Bus, s *spool.Spool, c *conditions, q *quarantine, log *slog.Logger, tracer Tracer) (*pump, error) {
+func newPump(o Options, bus Bus, s *spool.Spool) (*pump, error) {
+	log := o.Log.With("bus", bus.Name)
 	p := &pump{
-		bus: bus.Name, spoolID: s.ID(), cursor: s.Cursor(bus.Name), conditions: c, quarantine: q,
-		log: log.With("bus", bus.Name), open: bus.Open, tracer: tracer,
+		bus: bus.Name, open: bus.Open, spoolID: s.ID(), cursor: s.Cursor(bus.Name),
+		conditions: newConditions(log), log: log, tracer: o.Tracer,
+		quarantine: &quarantine{path: filepath.Join(o.DataDir, "quarantine-"+bus.Name+".jsonl")},
 	}
 	p.spaceAvailable.L, p.refusedOrFull.L = &p.mu, &p.mu
 	publisherState, err := p.load()

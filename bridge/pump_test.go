@@ -241,13 +241,13 @@ func pumpOnce(t *testing.T, f *fakeBus, dataDir string) (b *bridge.Bridge, s *sp
 	o := testOptions(t, io.Discard)
 	o.DataDir, o.Buses, o.Log = dataDir, []bridge.Bus{f.bus()}, slog.New(slog.DiscardHandler)
 	s = open(t, dataDir, spool.Options{Cursors: []string{"nats"}, Log: o.Log})
-	b, stopPumps, err := bridge.Pumping(context.Background(), o, s)
+	b, stopPumps, err := bridge.Pumping(o, s)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return b, s, func() {
 		t.Helper()
-		if err := errors.Join(stopPumps(), s.Close()); err != nil {
+		if err := stopPumps(); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -41,15 +41,12 @@ func pumpingFrom(t *testing.T, s *spool.Spool, bus bridge.Bus, log *slog.Logger)
 	t.Helper()
 	o := testOptions(t, io.Discard)
 	o.Log, o.Buses = log, []bridge.Bus{bus}
-	b, stop, err := bridge.Pumping(context.Background(), o, s)
+	b, stop, err := bridge.Pumping(o, s)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		if err := stop(); err != nil {
-			t.Error(err)
-		}
-		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
 	})
