@@ -197,7 +197,7 @@ func (s *Seen) Compare(e *event.Event) (repeats bool) {
 type Recent struct{ r *recent }
 
 // NewRecent holds none yet.
-func NewRecent() *Recent { return &Recent{newRecent()} }
+func NewRecent() *Recent { return &Recent{new(recent)} }
 
 // The last events there are at most.
 const (

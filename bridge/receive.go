@@ -80,7 +80,7 @@ func newReceiver(o Options, m *ingestMetrics) *receiver {
 		limiter:    newRefusalLimiter(),
 	}
 	if o.AdminPage {
-		r.recent = newRecent()
+		r.recent = new(recent)
 	}
 	for _, b := range o.Brokers {
 		r.brokers[b.Name()] = &route{b, m.broker(b.Name())}
