@@ -286,10 +286,8 @@ func (s *server) serve(h http.Handler, idle time.Duration, log *slog.Logger) {
 			return context.WithValue(ctx, connectionKey{}, conn)
 		},
 		ConnState: func(conn net.Conn, state http.ConnState) {
-			switch c := conn.(*connection); state {
-			case http.StateActive:
-				c.wait()
-			case http.StateIdle:
+			if state == http.StateActive || state == http.StateIdle {
+				c := conn.(*connection)
 				c.handled = false
 				c.wait()
 			}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"container/list"
 	"crypto/tls"
-	"errors"
 	"log/slog"
 	"net"
 	"net/http"
@@ -28,7 +27,7 @@ type connections struct {
 	displaced atomic.Uint64
 	rejected  func(reason string) // counts a bad request; may be nil
 
-	mu         sync.Mutex // guards what follows, and the queues of all connections
+	mu         sync.Mutex // guards what follows, and the state of all connections
 	space      sync.Cond  // signaled when a connection is closed or waits again, and when the listener is closed
 	open       int
 	closed     bool
@@ -42,12 +41,12 @@ type connection struct {
 	wire     *wire
 	of       *connections
 
-	queue   *list.List // guarded by of.mu; nil if in none
-	element *list.Element
-	closed  bool // guarded by of.mu
+	// Guarded by of.mu.
+	element  *list.Element // in a queue, or in none any more
+	closed   bool
+	verified bool // has brought a verified postback
 
 	// Owned by the goroutine that serves the connection.
-	verified bool // has brought a verified postback
 	handled  bool // a handler has the request
 	bad      bool // is counted as a bad request
 }
@@ -69,39 +68,42 @@ func (l *connections) Accept() (net.Conn, error) {
 	if l.tls != nil {
 		c.Conn = tls.Server(c.wire, l.tls)
 	}
-	displaced, err := l.admit(c)
-	if err != nil {
-		return nil, errors.Join(err, tcp.Close()) // nothing was read from it
-	}
-	if displaced != nil && l.logged.allow("displaced") {
-		l.log.Warn("the limit of connections is reached: new ones displace those that wait; "+
-			"postbridge_connections_closed_total counts them at POSTBRIDGE_LISTEN", "limit", l.limit,
-			"from", displaced.RemoteAddr().String())
+	if !l.admit(c) {
+		_ = tcp.Close() // nothing was read from it
+		return nil, net.ErrClosed
 	}
 	return c, nil
 }
 
-// admit waits until the limit allows the connection, and returns the one that it displaces, if any.
-func (l *connections) admit(c *connection) (displaced *connection, err error) {
+// admit waits until the limit allows the connection. False means that the listener is closed.
+func (l *connections) admit(c *connection) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for l.open >= l.limit && !l.closed {
-		first := cmp.Or(l.unverified.Front(), l.idle.Front())
-		if first == nil {
+		if first := cmp.Or(l.unverified.Front(), l.idle.Front()); first != nil {
+			l.displace(first.Value.(*connection))
+		} else {
 			l.space.Wait()
-			continue
 		}
-		displaced = first.Value.(*connection)
-		l.displaced.Add(1)
-		displaced.forget()
-		_ = displaced.wire.Close() // without TLS close_notify, which may block
 	}
 	if l.closed {
-		return nil, net.ErrClosed
+		return false
 	}
 	l.open++
-	c.move(&l.unverified)
-	return displaced, nil
+	c.element = l.unverified.PushBack(c)
+	return true
+}
+
+// displace closes a connection at the limit. Needs mu.
+func (l *connections) displace(c *connection) {
+	l.displaced.Add(1)
+	c.forget()
+	_ = c.wire.Close() // without TLS close_notify, which may block
+	if l.logged.allow("displaced") {
+		l.log.Warn("the limit of connections is reached: new ones displace those that wait; "+
+			"postbridge_connections_closed_total counts them at POSTBRIDGE_LISTEN", "limit", l.limit,
+			"from", c.RemoteAddr().String())
+	}
 }
 
 // number returns how many connections are open.
@@ -129,46 +131,41 @@ func (c *connection) Close() error {
 	return err
 }
 
-// forget counts the connection as closed. Needs of.mu, as move does.
+// forget counts the connection as closed. Needs of.mu, as leave does.
 func (c *connection) forget() {
 	if !c.closed {
 		c.closed = true
 		c.of.open--
-		c.move(nil)
+		c.leave()
 		c.of.space.Signal()
 	}
 }
 
-// move puts the connection at the end of a queue, or in none.
-func (c *connection) move(to *list.List) {
-	if c.queue != nil {
-		c.queue.Remove(c.element)
-	}
-	if c.queue = to; to != nil {
-		c.element = to.PushBack(c)
-	}
+// leave removes the connection from its queue, if it is in one.
+func (c *connection) leave() {
+	c.of.unverified.Remove(c.element)
+	c.of.idle.Remove(c.element)
 }
 
 // wait marks the connection as waiting for a request, or for the rest of one. A connection without a verified postback
 // keeps its position, so that rejected requests do not extend its life.
 func (c *connection) wait() {
-	if c.verified {
-		c.of.mu.Lock()
-		defer c.of.mu.Unlock()
-		if !c.closed {
-			c.move(&c.of.idle)
-			c.of.space.Signal()
-		}
+	c.of.mu.Lock()
+	defer c.of.mu.Unlock()
+	if c.verified && !c.closed {
+		c.leave()
+		c.element = c.of.idle.PushBack(c)
+		c.of.space.Signal()
 	}
 }
 
 // work marks the connection as having a verified postback that is being stored. A nil connection is not counted.
 func (c *connection) work() {
 	if c != nil {
-		c.verified = true
 		c.of.mu.Lock()
 		defer c.of.mu.Unlock()
-		c.move(nil)
+		c.verified = true
+		c.leave()
 	}
 }
 

@@ -135,6 +135,7 @@ type AtLimit struct{ l *connections }
 // NewAtLimit has reached its limit.
 func NewAtLimit(limit int) *AtLimit {
 	a := &AtLimit{l: newConnections(nil, limit, nil, nil)}
+	a.l.logged.allow("displaced") // so that none is logged
 	for range limit {
 		a.Admit()
 	}
@@ -144,21 +145,25 @@ func NewAtLimit(limit int) *AtLimit {
 // Admit admits another connection, which brings a postback and is idle then, and reports whether it displaced one.
 func (a *AtLimit) Admit() bool {
 	c := &connection{of: a.l, wire: &wire{TCPConn: new(net.TCPConn)}}
-	displaced, err := a.l.admit(c)
+	before := a.l.displaced.Load()
+	admitted := a.l.admit(c)
 	c.work()
 	c.wait()
-	return err == nil && displaced != nil
+	return admitted && a.l.displaced.Load() > before
 }
 
 // Refusals counts what came from addresses.
-type Refusals struct{ limiter *refusalLimiter }
+type Refusals struct {
+	limiter *refusalLimiter
+	start   time.Time
+}
 
 // NewRefusals has counted nothing.
-func NewRefusals() Refusals { return Refusals{newRefusalLimiter()} }
+func NewRefusals() Refusals { return Refusals{newRefusalLimiter(), time.Now()} }
 
 // TooMany counts a refusal, so long after the first, and reports whether its source had too many.
 func (r Refusals) TooMany(address string, after time.Duration) bool {
-	return r.limiter.tooMany(address, r.limiter.start.Add(after))
+	return r.limiter.tooMany(address, r.start.Add(after))
 }
 
 // ClientPrefix is what an address is counted under.

@@ -3,7 +3,7 @@ package bridge
 import (
 	"hash/maphash"
 	"net/netip"
-	"sync/atomic"
+	"sync"
 	"time"
 )
 
@@ -22,30 +22,28 @@ const (
 // Addresses are hashed to a fixed number of slots, with a random seed, so that no flood of addresses grows it or
 // evicts a count. Addresses that share a slot share its limit.
 type refusalLimiter struct {
-	seed  maphash.Seed
-	start time.Time
-	// slots hold when the last refusal expires, in nanoseconds since start; each refusal adds refusalInterval.
-	slots [refusalSlots]atomic.Int64
+	seed maphash.Seed
+	mu   sync.Mutex
+	// slots hold when the last refusal expires; each refusal adds refusalInterval.
+	slots [refusalSlots]time.Time
 }
 
-func newRefusalLimiter() *refusalLimiter {
-	return &refusalLimiter{seed: maphash.MakeSeed(), start: time.Now()}
-}
+func newRefusalLimiter() *refusalLimiter { return &refusalLimiter{seed: maphash.MakeSeed()} }
 
 // tooMany counts a refusal of a postback from an address, and reports whether there were too many.
 func (l *refusalLimiter) tooMany(address string, now time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	slot := &l.slots[maphash.Comparable(l.seed, clientPrefix(address))%refusalSlots]
-	at := int64(now.Sub(l.start))
-	for {
-		until := slot.Load()
-		next := max(until, at) + int64(refusalInterval)
-		if next-at > int64(refusalsForgotten) {
-			return true
-		}
-		if slot.CompareAndSwap(until, next) {
-			return false
-		}
+	expires := now
+	if slot.After(now) {
+		expires = *slot
 	}
+	if expires = expires.Add(refusalInterval); expires.Sub(now) > refusalsForgotten {
+		return true
+	}
+	*slot = expires
+	return false
 }
 
 // clientPrefix returns the addresses that one client is assumed to have: an IPv4 address, or the /64 of an IPv6
