@@ -47,8 +47,8 @@ type connection struct {
 	verified bool // has brought a verified postback
 
 	// Owned by the goroutine that serves the connection.
-	handled  bool // a handler has the request
-	bad      bool // is counted as a bad request
+	handled bool // a handler has the request
+	bad     bool // is counted as a bad request
 }
 
 func newConnections(tcp *net.TCPListener, limit int, t *tls.Config, log *slog.Logger) *connections {
