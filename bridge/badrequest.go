@@ -19,8 +19,15 @@ const (
 	badHandshake  = "tls_handshake"
 )
 
-func badReasons() []string {
-	return []string{badHeaderSize, badMalformed, badPlainHTTP, badProxy, badHandshake}
+// remedies returns what the operator can do about bad requests, by reason.
+func remedies() map[string]string {
+	return map[string]string{
+		badHeaderSize: "let the proxy in front add less: a header is 16 KiB at most",
+		badMalformed:  "send HTTP/1.1; scanners can be ignored",
+		badPlainHTTP:  "post to https://, or unset POSTBRIDGE_TLS_CERT_FILE behind a proxy that terminates TLS",
+		badProxy:      "switch the PROXY protocol off at the load balancer",
+		badHandshake:  "clients need TLS 1.2 and have to trust the certificate; scanners can be ignored",
+	}
 }
 
 // wire is a connection below TLS. It remembers the first bytes received, as many as PROXY protocol v2 has in its
@@ -97,29 +104,13 @@ func (c *connection) reject(reason string, err error) {
 	if !c.of.logged.allow(reason) {
 		return
 	}
-	attrs := []any{"reason", reason, "from", c.RemoteAddr().String(), "remedy", remedy(reason)}
+	attrs := []any{"reason", reason, "from", c.RemoteAddr().String(), "remedy", remedies()[reason]}
 	if err != nil {
 		attrs = append(attrs, "error", err)
 	}
 	c.of.log.Warn(
 		"rejected requests that are not valid HTTP or TLS; postbridge_bad_requests_total counts them",
 		attrs...)
-}
-
-// remedy returns what the operator can do about bad requests.
-func remedy(reason string) string {
-	switch reason {
-	case badHeaderSize:
-		return "let the proxy in front add less: a header is 16 KiB at most"
-	case badPlainHTTP:
-		return "post to https://, or unset POSTBRIDGE_TLS_CERT_FILE behind a proxy that terminates TLS"
-	case badProxy:
-		return "switch the PROXY protocol off at the load balancer"
-	case badHandshake:
-		return "clients need TLS 1.2 and have to trust the certificate; scanners can be ignored"
-	default:
-		return "send HTTP/1.1; scanners can be ignored"
-	}
 }
 
 // logLimit allows one log line per subject and logInterval, so that clients cannot fill the log. The subjects are

@@ -126,29 +126,20 @@ func EscapeToken(id string) string {
 	if id == "" {
 		return "_"
 	}
-	extra := 0
-	for i := range len(id) {
-		if !plain(id[i]) {
-			extra += 2
+	const digits = "0123456789ABCDEF"
+	escaped := make([]byte, 0, maxToken+3)
+	for i := 0; i < len(id) && len(escaped) <= maxToken; i++ {
+		if c := id[i]; plain(c) {
+			escaped = append(escaped, c)
+		} else {
+			escaped = append(escaped, '%', digits[c>>4], digits[c&15])
 		}
 	}
-	if len(id)+extra > maxToken {
+	if len(escaped) > maxToken {
 		sum := sha256.Sum256([]byte(id))
 		return hex.EncodeToString(sum[:])
 	}
-	if extra == 0 {
-		return id
-	}
-	const digits = "0123456789ABCDEF"
-	b := make([]byte, 0, len(id)+extra)
-	for i := range len(id) {
-		if c := id[i]; plain(c) {
-			b = append(b, c)
-		} else {
-			b = append(b, '%', digits[c>>4], digits[c&15])
-		}
-	}
-	return string(b)
+	return string(escaped)
 }
 
 func plain(c byte) bool {
@@ -185,23 +176,16 @@ func ParseRecord(b []byte) (*Delivery, error) {
 		Deadletter: b[1] == 1,
 		ReceivedAt: time.Unix(0, int64(binary.LittleEndian.Uint64(b[2:]))),
 	}
-	texts := [...]*string{&d.TraceParent, &d.ID, &d.Broker, &d.UserID, &d.OrderID, (*string)(&d.Status)}
-	var from, to [len(texts)]int
-	end := 10
-	for i := range texts {
-		n, w := binary.Uvarint(b[end:])
-		if w <= 0 || n > uint64(len(b)-end-w) {
+	rest := b[10:]
+	for _, s := range [...]*string{&d.TraceParent, &d.ID, &d.Broker, &d.UserID, &d.OrderID, (*string)(&d.Status)} {
+		n, w := binary.Uvarint(rest)
+		if w <= 0 || n > uint64(len(rest)-w) {
 			return nil, errRecord
 		}
-		from[i] = end + w
-		to[i] = from[i] + int(n)
-		end = to[i]
+		end := w + int(n)
+		*s, rest = string(rest[w:end]), rest[end:]
 	}
-	all := string(b[:end]) // one allocation for all of them
-	for i, s := range texts {
-		*s = all[from[i]:to[i]]
-	}
-	d.Data = b[end:]
+	d.Data = rest
 	return d, nil
 }
 

@@ -75,7 +75,7 @@ func newIngestMetrics(r prometheus.Registerer) *ingestMetrics {
 		}),
 	}
 	r.MustRegister(m.refused, m.limited, m.bad, m.answerSeconds)
-	for _, reason := range badReasons() {
+	for _, reason := range remedies() {
 		m.bad.WithLabelValues(reason) // so that 0 is exported, too
 	}
 	both := prometheus.NewRegistry()

@@ -35,7 +35,7 @@ type pump struct {
 	spoolID    string
 	cursor     *spool.Cursor
 	conditions *conditions
-	quarantine *quarantine
+	quarantine string // path of the file
 	log        *slog.Logger
 	open       func(Opening) (Publisher, error)
 	tracer     Tracer // nil without tracing
@@ -74,7 +74,7 @@ func newPump(o Options, bus Bus, s *spool.Spool) (*pump, error) {
 	p := &pump{
 		bus: bus.Name, open: bus.Open, spoolID: s.ID(), cursor: s.Cursor(bus.Name),
 		conditions: newConditions(log), log: log, tracer: o.Tracer,
-		quarantine: &quarantine{path: filepath.Join(o.DataDir, "quarantine-"+bus.Name+".jsonl")},
+		quarantine: filepath.Join(o.DataDir, "quarantine-"+bus.Name+".jsonl"),
 	}
 	p.spaceAvailable.L, p.refusedOrFull.L = &p.mu, &p.mu
 	publisherState, err := p.load()
@@ -282,7 +282,7 @@ func (p *pump) refuse(s *slot, cause error) {
 	p.refused++
 	p.wakeQuarantine()
 	p.log.Error("the bus refuses a dead letter for good; it is quarantined",
-		"spool", p.spoolID, "sequence", s.record.Sequence, "file", p.quarantine.path, "error", cause)
+		"spool", p.spoolID, "sequence", s.record.Sequence, "file", p.quarantine, "error", cause)
 }
 
 // wakeQuarantine needs mu.
@@ -297,7 +297,8 @@ func (p *pump) wakeQuarantine() {
 func (p *pump) quarantineRefused(ctx context.Context) {
 	for {
 		s := p.nextRefused(ctx)
-		if s == nil || !p.retry(ctx, "quarantine", func() error { return p.quarantine.put(s.delivery, s.refusal) }) {
+		put := func() error { return quarantineEvent(p.quarantine, s.delivery, s.refusal) }
+		if s == nil || !p.retry(ctx, "quarantine", put) {
 			return
 		}
 		p.finish(s, quarantined)

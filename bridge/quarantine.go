@@ -6,18 +6,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"sync"
 
 	"github.com/postbridge/postbridge/bridge/spool"
 )
-
-// quarantine is the file of events that a bus can never accept, one line of JSON for each, for operators; no program
-// reads it. An event may have more than one line: the file is written before the cursor is saved, so after a kill or a
-// power cut between the two the event is published, refused and written again, as after a rewind or a failed fsync.
-type quarantine struct {
-	path string
-	mu   sync.Mutex // held while a line is written
-}
 
 // quarantinedEvent is one line of the file.
 type quarantinedEvent struct {
@@ -27,13 +18,14 @@ type quarantinedEvent struct {
 	Event    []byte `json:"event"` // in base64, since it may be damaged
 }
 
-// put appends the event. The line is durable when it returns nil.
-func (q *quarantine) put(d *Delivery, why error) error {
+// quarantineEvent appends an event to the quarantine file: the events that a bus can never accept, one line of JSON for
+// each, for operators; no program reads it. The line is durable when it returns nil. An event may have more than one
+// line: the file is written before the cursor is saved, so after a kill or a power cut between the two the event is
+// published, refused and written again, as after a rewind or a failed fsync.
+func quarantineEvent(path string, d *Delivery, why error) error {
 	line, err := json.Marshal(quarantinedEvent{d.Spool, d.Sequence, why.Error(), d.Data})
 	if err == nil {
-		q.mu.Lock()
-		defer q.mu.Unlock()
-		err = appendLine(q.path, line)
+		err = appendLine(path, line)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot write to the quarantine file: %w", err)

@@ -38,7 +38,7 @@ type receiver struct {
 	opened  chan struct{}               // closed when the spool is open
 	spool   atomic.Pointer[spool.Spool] // nil until then
 	opening sync.Mutex                  // guards waiting; held while the waiting events are appended
-	waiting []*earlyEvent               // events that wait for the spool, in the order of their arrival
+	waiting []*func(*spool.Spool)       // append the events that wait for the spool, in the order of their arrival
 	failing atomic.Bool                 // the last append failed; changes are logged
 	leaving atomic.Bool                 // the stop has begun: not ready, and each answer closes its connection
 	last    lastAccepted
@@ -216,12 +216,8 @@ func (r *receiver) append(e *event.Event, record []byte) (a answer, sequence uin
 	var err error
 	if s != nil {
 		ticket, repeats, err = r.last.append(s, e, record)
-	} else {
-		h := &earlyEvent{event: e, record: record}
-		if s = r.awaitSpool(h); s == nil {
-			return answer{status: http.StatusServiceUnavailable, fate: failed, detail: "not ready"}, 0
-		}
-		ticket, repeats, err = h.ticket, h.repeats, h.err
+	} else if s, ticket, repeats, err = r.appendEarly(e, record); s == nil {
+		return answer{status: http.StatusServiceUnavailable, fate: failed, detail: "not ready"}, 0
 	}
 	if err == nil {
 		sequence, err = s.Wait(ticket)
@@ -239,54 +235,41 @@ func (r *receiver) append(e *event.Event, record []byte) (a answer, sequence uin
 	}
 }
 
-// earlyEvent is an event that arrived before the spool was open, and the result of its append.
-type earlyEvent struct {
-	event  *event.Event
-	record []byte
-
-	ticket  spool.Ticket
-	repeats bool
-	err     error
-}
-
-func (h *earlyEvent) append(r *receiver, s *spool.Spool) {
-	h.ticket, h.repeats, h.err = r.last.append(s, h.event, h.record)
-}
-
 // open appends the events that waited for the spool, in the order of their arrival since they may be of one order, and
 // makes later ones use the spool directly.
 func (r *receiver) open(s *spool.Spool) {
 	r.opening.Lock()
 	defer r.opening.Unlock()
-	for _, h := range r.waiting {
-		h.append(r, s)
+	for _, appendTo := range r.waiting {
+		(*appendTo)(s)
 	}
 	r.waiting = nil
 	r.spool.Store(s)
 	close(r.opened)
 }
 
-// awaitSpool waits until open has appended the event, and returns the spool; nil after openWait. Only verified
+// appendEarly waits until open has appended the event, and returns the spool; nil after openWait. Only verified
 // postbacks wait, and each holds its connection and its share of the body budget meanwhile.
-func (r *receiver) awaitSpool(h *earlyEvent) *spool.Spool {
+func (r *receiver) appendEarly(
+	e *event.Event, record []byte,
+) (s *spool.Spool, ticket spool.Ticket, repeats bool, err error) {
+	appendTo := func(s *spool.Spool) { ticket, repeats, err = r.last.append(s, e, record) }
 	r.opening.Lock()
-	if s := r.spool.Load(); s != nil {
-		h.append(r, s)
+	if s = r.spool.Load(); s != nil { // by now
 		r.opening.Unlock()
-		return s
+		appendTo(s)
+		return s, ticket, repeats, err
 	}
-	r.waiting = append(r.waiting, h)
+	r.waiting = append(r.waiting, &appendTo)
 	r.opening.Unlock()
-	timeout := time.NewTimer(openWait)
-	defer timeout.Stop()
 	select {
 	case <-r.opened:
-	case <-timeout.C:
+	case <-time.After(openWait):
 	}
 	r.opening.Lock()
 	defer r.opening.Unlock()
-	r.waiting = slices.DeleteFunc(r.waiting, func(other *earlyEvent) bool { return other == h })
-	return r.spool.Load()
+	r.waiting = slices.DeleteFunc(r.waiting, func(other *func(*spool.Spool)) bool { return other == &appendTo })
+	return r.spool.Load(), ticket, repeats, err
 }
 
 // logFailing logs when verified postbacks begin and cease to be answered 503.

@@ -45,16 +45,15 @@ func (p *pump) reopen(ctx context.Context) {
 	// Nothing is published before the rewound cursor is on disk. Otherwise a crash leaves a cursor that is ahead of
 	// the bus, and a bus that holds other events at the checkpoints of the publisher state: no later run would find
 	// the loss.
-	if p.retry(ctx, "cursor", p.saveRewound) {
+	save := func() error {
+		if err := p.cursor.Save(); err != nil {
+			return fmt.Errorf("cannot save the rewound cursor, and nothing is published before it is on disk: %w", err)
+		}
+		return nil
+	}
+	if p.retry(ctx, "cursor", save) {
 		p.retry(ctx, "open", func() error { return p.openPublisher(state) })
 	}
-}
-
-func (p *pump) saveRewound() error {
-	if err := p.cursor.Save(); err != nil {
-		return fmt.Errorf("cannot save the rewound cursor, and nothing is published before it is on disk: %w", err)
-	}
-	return nil
 }
 
 // rewind moves the cursor back to before the loss, if there is one, and returns the publisher state as of there. The
