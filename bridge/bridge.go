@@ -185,7 +185,7 @@ func (b *Bridge) startPumps(s *spool.Spool) (*opened, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	o := &opened{spool: s, stopPumps: stop}
 	for _, bus := range b.o.Buses {
-		p, err := newPump(b.o, bus, s)
+		p, err := newPump(ctx, b.o, bus, s)
 		if err != nil {
 			return nil, errors.Join(err, o.close())
 		}

@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,10 +16,9 @@ import (
 type conditions struct {
 	log *slog.Logger // with the bus
 
-	mu        sync.Mutex // guards what follows
-	publisher int        // number of publishers closed
-	holding   map[string]*condition
-	last      string // the last error reported
+	mu      sync.Mutex // guards what follows
+	holding map[string]*condition
+	last    string // the last error reported
 }
 
 // condition is one condition, from when it begins until it ends.
@@ -48,32 +48,15 @@ func (c *conditions) forget() {
 	defer c.mu.Unlock()
 	clear(c.holding)
 	c.holding[conditionConnection] = &condition{errNotConnected, make(map[string]bool)}
-	c.publisher++
 }
 
-// forPublisher returns the Report of a publisher. It has no effect after the next forget.
-func (c *conditions) forPublisher() Report {
+// report sets a condition, or ends it if err is nil. It has no effect after ctx, the session of a publisher, has ended.
+func (c *conditions) report(ctx context.Context, name string, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	publisher := c.publisher
-	return func(name string, err error) {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if publisher == c.publisher {
-			c.set(name, err)
-		}
+	if ctx.Err() != nil {
+		return
 	}
-}
-
-// report is the Report of the pump itself.
-func (c *conditions) report(name string, err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.set(name, err)
-}
-
-// set needs mu.
-func (c *conditions) set(name string, err error) {
 	held := c.holding[name]
 	if err == nil {
 		delete(c.holding, name)

@@ -40,18 +40,19 @@ type pump struct {
 	open       func(Opening) (Publisher, error)
 	tracer     Tracer // nil without tracing
 
-	// publisher is replaced by run only, while it is closed and mu is held.
-	publisher Publisher
+	// publisher and its session are replaced by run only, while the publisher is closed and mu is held.
+	publisher  Publisher
+	session    context.Context
+	endSession context.CancelFunc
 
 	mu             sync.Mutex
-	lost           *loss              // reported by the publisher and not rewound yet
-	stop           context.CancelFunc // ends the session with this publisher; nil before the first
-	rewinds        uint64             // since start
-	spaceAvailable sync.Cond          // signalled when an event is done
-	refusedOrFull  sync.Cond          // signalled when quarantineRefused may have something to do
-	refused        int                // slots with a refusal
-	window         []*slot            // the published events, from the oldest that is not done on
-	inFlight       int                // slots that are not done
+	lost           *loss     // reported by the publisher and not rewound yet
+	rewinds        uint64    // since start
+	spaceAvailable sync.Cond // signalled when an event is done
+	refusedOrFull  sync.Cond // signalled when quarantineRefused may have something to do
+	refused        int       // slots with a refusal
+	window         []*slot   // the published events, from the oldest that is not done on
+	inFlight       int       // slots that are not done
 	inFlightBytes  int
 	committed      uint64      // sequence of the last committed event
 	fates          cursorState // of all committed events
@@ -69,7 +70,7 @@ type slot struct {
 }
 
 // newPump opens the publisher of a bus where its cursor stands.
-func newPump(o Options, bus Bus, s *spool.Spool) (*pump, error) {
+func newPump(ctx context.Context, o Options, bus Bus, s *spool.Spool) (*pump, error) {
 	log := o.Log.With("bus", bus.Name)
 	p := &pump{
 		bus: bus.Name, open: bus.Open, spoolID: s.ID(), cursor: s.Cursor(bus.Name),
@@ -81,20 +82,26 @@ func newPump(o Options, bus Bus, s *spool.Spool) (*pump, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := p.openPublisher(publisherState); err != nil {
+	if err := p.openPublisher(ctx, publisherState); err != nil {
 		return nil, err
 	}
 	p.cursor.SetSnapshot(p.snapshot)
 	return p, nil
 }
 
-// openPublisher opens a publisher with the publisher state of the one before it.
-func (p *pump) openPublisher(state []byte) error {
+// openPublisher opens a publisher with the publisher state of the one before it, and begins a session with it, which
+// ends with ctx or when the bus has lost events.
+func (p *pump) openPublisher(ctx context.Context, state []byte) error {
+	session, end := context.WithCancel(ctx)
+	p.mu.Lock()
+	p.session, p.endSession = session, end
+	p.mu.Unlock()
 	publisher, err := p.open(Opening{
-		Report: p.conditions.forPublisher(), Spool: p.spoolID, State: state,
-		SaveState: p.cursor.Save, Rewound: p.rewound,
+		Report: func(name string, err error) { p.conditions.report(session, name, err) },
+		Spool:  p.spoolID, State: state, SaveState: p.cursor.Save, Rewound: p.rewound,
 	})
 	if err != nil {
+		end()
 		return fmt.Errorf("cannot open %s: %w", p.bus, err)
 	}
 	p.mu.Lock()
@@ -108,11 +115,8 @@ func (p *pump) run(ctx context.Context) {
 	var reopened time.Time
 	retry := RetryForever(firstRetry)
 	for ctx.Err() == nil {
-		session, stop := context.WithCancel(ctx)
-		if p.beginSession(stop) {
-			p.carry(session)
-		}
-		stop()
+		p.carry(p.session)
+		p.endSession()
 		if ctx.Err() != nil {
 			return // close rewinds
 		}
@@ -139,10 +143,10 @@ func (p *pump) retry(ctx context.Context, condition string, f func() error) bool
 		if ctx.Err() != nil {
 			return false
 		}
-		p.conditions.report(condition, err)
+		p.conditions.report(ctx, condition, err)
 		pause(ctx, pace.NextBackOff())
 	}
-	p.conditions.report(condition, nil)
+	p.conditions.report(ctx, condition, nil)
 	return true
 }
 
@@ -180,10 +184,10 @@ func (p *pump) waitForSpace(ctx context.Context) bool {
 	if !p.full() {
 		return ctx.Err() == nil
 	}
-	stuck := time.AfterFunc(stuckAfter, p.reportStuck)
+	stuck := time.AfterFunc(stuckAfter, func() { p.reportStuck(ctx) })
 	defer func() {
 		stuck.Stop()
-		p.conditions.report(conditionInFlight, nil)
+		p.conditions.report(ctx, conditionInFlight, nil)
 	}()
 	for p.full() && ctx.Err() == nil {
 		p.spaceAvailable.Wait()
@@ -196,11 +200,11 @@ func (p *pump) full() bool {
 	return p.inFlight >= maxInFlight || p.inFlightBytes >= maxInFlightBytes || len(p.window) >= maxWindow
 }
 
-func (p *pump) reportStuck() {
+func (p *pump) reportStuck(ctx context.Context) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.full() {
-		p.conditions.report(conditionInFlight, fmt.Errorf(
+		p.conditions.report(ctx, conditionInFlight, fmt.Errorf(
 			"the in-flight window is full: the bus does not accept event %d of spool %s and others after it",
 			p.window[0].record.Sequence, p.spoolID))
 	}

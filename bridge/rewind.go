@@ -15,14 +15,6 @@ type loss struct {
 	cause     error
 }
 
-// beginSession remembers what ends the session with this publisher. False means that the bus has lost events already.
-func (p *pump) beginSession(stop context.CancelFunc) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.stop = stop
-	return p.lost == nil
-}
-
 // rewound implements Opening.Rewound.
 func (p *pump) rewound(committed uint64, cause error) {
 	p.mu.Lock()
@@ -30,9 +22,7 @@ func (p *pump) rewound(committed uint64, cause error) {
 	if p.lost == nil || committed < p.lost.committed {
 		p.lost = &loss{committed, cause}
 	}
-	if p.stop != nil {
-		p.stop()
-	}
+	p.endSession()
 }
 
 // reopen closes the publisher, rewinds the cursor to what the bus still holds, and opens another publisher.
@@ -52,7 +42,7 @@ func (p *pump) reopen(ctx context.Context) {
 		return nil
 	}
 	if p.retry(ctx, "cursor", save) {
-		p.retry(ctx, "open", func() error { return p.openPublisher(state) })
+		p.retry(ctx, "open", func() error { return p.openPublisher(ctx, state) })
 	}
 }
 
