@@ -12,7 +12,7 @@ import (
 const rememberedOrders = 1 << 15
 
 // lastAccepted is the dedup table: it holds the last accepted event of each order. An event is a repeat only of that
-// one, never of an earlier one: a state that comes back after another one is news.
+// one, never of an earlier one: a state that returns after another one is a new event.
 type lastAccepted struct {
 	seed maphash.Seed
 

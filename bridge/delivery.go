@@ -19,7 +19,7 @@ type Destination string
 const (
 	Orders      Destination = "orders"      // every understood event
 	Rejects     Destination = "rejects"     // a second copy of each event with status rejected
-	Deadletters Destination = "deadletters" // proven but not understood, or refused by the bus
+	Deadletters Destination = "deadletters" // verified but not understood, or refused by the bus
 )
 
 // Delivery is one event to publish: the encoded event, and its subject, key and headers on the bus. A spool record
@@ -190,7 +190,7 @@ func ParseRecord(b []byte) (*Delivery, error) {
 }
 
 // MaxEventSize is the size of the largest message that a postback of so many bytes can become on a bus, headers
-// included. Each byte of the body takes six at most: a control character of a text is escaped as \u0000; a byte of JSON
-// that is not UTF-8 is three bytes in raw, and three in the field that its member becomes. Base64 takes less. Headers
-// take 64 KiB on NATS.
+// included. Each byte of the body becomes six at most: a control character of a text is escaped as \u0000; a byte of
+// JSON that is not UTF-8 is three bytes in raw, and three in the field of its member. Base64 needs less. The limit of
+// headers is 64 KiB on NATS.
 func MaxEventSize(body int64) int64 { return 6*body + 128<<10 }

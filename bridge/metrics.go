@@ -7,14 +7,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// fate is what became of a postback: received = accepted + repeated + refused + failed, once none is in flight.
+// fate is the outcome of a postback: received = accepted + repeated + refused + failed, once none is in flight.
 type fate int
 
 const (
 	accepted fate = iota // on disk
-	repeated             // the order's last state once more; on disk already
-	refused              // nothing proved it, or it cannot be read
-	failed               // proven, but not kept: answered 503
+	repeated             // equal to the order's last event, which is on disk
+	refused              // not verified, or the body cannot be read
+	failed               // verified, but not stored: answered 503
 	numFates
 )
 
@@ -22,14 +22,14 @@ func (f fate) String() string {
 	return [...]string{"accepted", "repeated", "refused", "failed"}[f]
 }
 
-// busFate is what became of a sequence number on a bus: committed = stored + deadlettered + quarantined + skipped.
+// busFate is the outcome of a sequence number on a bus: committed = stored + deadlettered + quarantined + skipped.
 type busFate int
 
 const (
 	stored       busFate = iota // in all its destinations
 	deadlettered                // in deadletters
-	quarantined                 // in the quarantine file: the bus can take it nowhere
-	skipped                     // no record: damaged, or removed before this bus came
+	quarantined                 // in the quarantine file: the bus refused it as a dead letter, too
+	skipped                     // no record: damaged, or removed before this bus was configured
 	numBusFates
 )
 
@@ -37,14 +37,14 @@ func (f busFate) String() string {
 	return [...]string{"stored", "deadlettered", "quarantined", "skipped"}[f]
 }
 
-// ingestMetrics are what the receiver counts.
+// ingestMetrics are the metrics of the receiver.
 type ingestMetrics struct {
 	brokers       map[string]*brokerMetrics // complete before the first postback
 	refused       *prometheus.CounterVec
 	limited       *prometheus.CounterVec
 	bad           *prometheus.CounterVec
 	answerSeconds prometheus.Histogram
-	both          prometheus.Gatherer // these two alone, for the page
+	page          prometheus.Gatherer // refused and answerSeconds alone
 }
 
 // brokerMetrics count the postbacks of one broker.
@@ -78,27 +78,27 @@ func newIngestMetrics(r prometheus.Registerer) *ingestMetrics {
 	for _, reason := range remedies() {
 		m.bad.WithLabelValues(reason) // so that 0 is exported, too
 	}
-	both := prometheus.NewRegistry()
-	both.MustRegister(m.refused, m.answerSeconds)
-	m.both = both
+	page := prometheus.NewRegistry()
+	page.MustRegister(m.refused, m.answerSeconds)
+	m.page = page
 	return m
 }
 
-// answerTimes says how many answers took how long.
+// answerTimes is the histogram of the time to the answer.
 type answerTimes struct {
 	Count   uint64        `json:"count"`
-	Buckets []timesBucket `json:"buckets"` // the shorter ones first
+	Buckets []timesBucket `json:"buckets"` // by ascending time
 }
 
-// timesBucket counts the answers that took no longer.
+// timesBucket counts the answers within a time.
 type timesBucket struct {
 	Seconds float64 `json:"seconds"`
 	Count   uint64  `json:"count"`
 }
 
-// figures are the time to the answer, and the refusals by broker and reason.
+// figures returns the time to the answer, and the refusals by broker and reason.
 func (m *ingestMetrics) figures() (t answerTimes, refusals map[string]map[string]uint64, err error) {
-	families, err := m.both.Gather()
+	families, err := m.page.Gather()
 	refusals = make(map[string]map[string]uint64)
 	for _, family := range families {
 		for _, metric := range family.GetMetric() {
@@ -125,14 +125,14 @@ func (m *ingestMetrics) figures() (t answerTimes, refusals map[string]map[string
 func (m *ingestMetrics) broker(name string) *brokerMetrics {
 	b := new(brokerMetrics)
 	m.brokers[name] = b
-	m.limited.WithLabelValues(name) // 0 is to be seen, too
+	m.limited.WithLabelValues(name) // so that 0 is exported, too
 	return b
 }
 
-// collector exports what the bridge knows at the moment of the scrape.
+// collector exports the state of the bridge at the moment of the scrape.
 type collector struct{ b *Bridge }
 
-// Describe describes nothing: what is exported depends on the state of the spool.
+// Describe describes nothing: which metrics there are depends on the state of the spool.
 func (collector) Describe(chan<- *prometheus.Desc) {}
 
 // Collect exports the state now.

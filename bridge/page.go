@@ -8,18 +8,18 @@ import (
 	"time"
 )
 
-// pageFiles are the page: they come as they are, and hold no data.
+// pageFiles are the static files of the page. They hold no data.
 //
 //go:embed page
 var pageFiles embed.FS
 
 // pageSecurity is the Content-Security-Policy of the page: the browser runs and loads nothing but these files, makes
-// no HTML of text, and is shown in no other page. What events say comes from outside.
+// no HTML of text, and shows the page in no frame. The texts of events are untrusted.
 const pageSecurity = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
 	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; " +
 	"trusted-types 'none'"
 
-// pageFile is the file at a path of the page; none is at any other.
+// pageFile returns the file at a path of the page; not ok at any other path.
 func pageFile(path string) (name string, ok bool) {
 	switch path {
 	case "/":
@@ -31,8 +31,7 @@ func pageFile(path string) (name string, ok bool) {
 	}
 }
 
-// page serves the page, and what it asks for once a second. The files need no proof of who asks; the data is what the
-// rest of the admin address says, and what the events on the bus say.
+// page serves the files of the page, which need no token, and the data that it requests once a second.
 func (b *Bridge) page(mux *http.ServeMux) {
 	mux.HandleFunc("GET /", func(w http.ResponseWriter, req *http.Request) {
 		name, ok := pageFile(req.URL.Path)
@@ -56,10 +55,10 @@ func setPageHeaders(h http.Header) {
 	h.Set("Cache-Control", "no-store")
 }
 
-// pageData is what the page asks for. Numbers that grow begin anew with each run; the page makes rates of them.
+// pageData is the data of the page. Counters start at 0 with each run; the page computes rates from them.
 type pageData struct {
-	Run     string                       `json:"run"`     // names this run of the process
-	Seconds float64                      `json:"seconds"` // how long it has lasted
+	Run     string                       `json:"run"`     // identifies this run of the process
+	Seconds float64                      `json:"seconds"` // since its start
 	Status  status                       `json:"status"`
 	Answers answerTimes                  `json:"answers"`
 	Refused map[string]map[string]uint64 `json:"refused"` // by broker and reason
@@ -67,7 +66,7 @@ type pageData struct {
 	Last    uint64                       `json:"last"`    // index of the last, for the next request
 }
 
-// servePageData answers with the events after the index in the parameter after; without it, with all that are kept.
+// servePageData answers with the events after the index in the parameter after; without it, with all in memory.
 func (b *Bridge) servePageData(w http.ResponseWriter, req *http.Request) {
 	setPageHeaders(w.Header())
 	after := uint64(0)
@@ -90,5 +89,5 @@ func (b *Bridge) servePageData(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(d) // who no longer listens is not told
+	_ = json.NewEncoder(w).Encode(d) // the client has disconnected
 }

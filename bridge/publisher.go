@@ -8,30 +8,30 @@ import (
 	"github.com/cenkalti/backoff/v4"
 )
 
-// ErrRejected is wrapped by the error of an event that the bus can never take, however often it is offered: one that
-// is too large. Everything else is an outage.
+// ErrRejected is wrapped by the error of an event that the bus can never accept, however often it is published: one
+// that is too large. Every other error is an outage.
 var ErrRejected = errors.New("the bus can never take this event")
 
 // Publisher carries events to one bus.
 type Publisher interface {
-	// Publish takes deliveries in spool order and calls done exactly once for each, from any goroutine, in any
-	// order, but never from within Publish: nil once the bus stored it in all its destinations, or an error that
-	// wraps ErrRejected. Anything else the publisher retries itself, for ever, offering only the copies that are
-	// not stored yet, and keeping the order of each key.
+	// Publish is called in spool order, and calls done exactly once for each delivery, from any goroutine, in any
+	// order, but never from within Publish: with nil once the bus has stored it in all its destinations, or with an
+	// error that wraps ErrRejected. The publisher retries every other error itself, for ever, publishing only the
+	// copies that are not stored yet, in the order of each key.
 	//
-	// Publish does not wait for the bus; the caller bounds what is not done. A delivery made by AsDeadletter has
-	// no order among the others and may come from another goroutine at the same time. The delivery and its bytes
-	// belong to the publisher until done. After ctx ends, deliveries not done stay undone, and done is not called
-	// for them once Close has returned; the next start offers them again with the same ids and numbers.
+	// Publish does not wait for the bus; the caller limits the deliveries in flight. A delivery made by AsDeadletter
+	// has no order among the others and may come from another goroutine at the same time. The delivery and its
+	// bytes belong to the publisher until done. After ctx ends, deliveries not done stay undone, and done is not called
+	// for them once Close has returned; the next start publishes them again with the same ids and sequences.
 	Publish(ctx context.Context, d *Delivery, done func(error))
 
-	// State returns the publisher state: what the next start needs so that it stores no event twice. It is text,
+	// State returns the publisher state, with which the next start stores no event twice. It is text,
 	// saved with the cursor and passed to Open; nil if there is none. It is as of the moment when every event up to
 	// committed was done, or of an earlier one. It is called whenever the cursor is saved, a few times a second, with
 	// ascending sequences; it must not call back, and works after Close.
 	State(committed uint64) []byte
 
-	// Rewind removes from State what the bus has lost and what was stored after committed. It is called after Close, in
+	// Rewind removes from State the checkpoints after committed, which the bus has lost. It is called after Close, in
 	// one step with the rewind of the cursor: a cursor file with only one of the two would hide the loss from the next
 	// start.
 	Rewind(committed uint64)
@@ -51,7 +51,7 @@ func RetryForever(first time.Duration) *backoff.ExponentialBackOff {
 	)
 }
 
-// Pacer limits how often something is tried. It is for one goroutine.
+// Pacer limits the rate of attempts. It is for one goroutine.
 type Pacer struct {
 	backoff *backoff.ExponentialBackOff
 	next    time.Time
@@ -60,7 +60,7 @@ type Pacer struct {
 // NewPacer returns a Pacer with the backoff of RetryForever.
 func NewPacer(first time.Duration) *Pacer { return &Pacer{backoff: RetryForever(first)} }
 
-// Due reports whether it is time to try, and counts that as tried.
+// Due reports whether the next attempt is due, and counts it as made.
 func (r *Pacer) Due(now time.Time) bool {
 	if now.Before(r.next) {
 		return false

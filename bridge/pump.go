@@ -123,7 +123,7 @@ func (p *pump) run(ctx context.Context) {
 		if time.Since(reopened) > stableAfter {
 			retry.Reset()
 		} else {
-			pause(ctx, retry.NextBackOff()) // the bus loses again what it just got
+			pause(ctx, retry.NextBackOff()) // the bus loses again the events that it just stored
 		}
 		reopened = time.Now()
 		p.reopen(ctx)

@@ -328,5 +328,5 @@ func writeAnswer(w http.ResponseWriter, a answer) {
 	}
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(a.status)
-	_, _ = io.WriteString(w, body) // who no longer listens is not told
+	_, _ = io.WriteString(w, body) // the client has disconnected
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/postbridge/postbridge/bridge/event"
 )
 
-// The number of last events that the page shows, of last rejected ones, and the bytes of each text. All of it takes half
-// a megabyte, three if each text is as long as that, and 13 if all of them are control characters.
+// The number of the last events and of the last rejected events that the page shows, and the bytes of each text. The
+// memory for them is half a megabyte, three if each text is that long, and 13 if all of them are control characters.
 const (
 	recentEvents  = 500
 	recentRejects = 100
