@@ -19,7 +19,7 @@ type Destination string
 const (
 	Orders      Destination = "orders"      // every understood event
 	Rejects     Destination = "rejects"     // a second copy of each event with status rejected
-	Deadletters Destination = "deadletters" // verified but not understood, or refused by the bus
+	Deadletters Destination = "deadletters" // proven but not understood, or refused by the bus
 )
 
 // Delivery is one event to publish: the encoded event, and its subject, key and headers on the bus. A spool record
@@ -176,16 +176,23 @@ func ParseRecord(b []byte) (*Delivery, error) {
 		Deadletter: b[1] == 1,
 		ReceivedAt: time.Unix(0, int64(binary.LittleEndian.Uint64(b[2:]))),
 	}
-	rest := b[10:]
-	for _, s := range [...]*string{&d.TraceParent, &d.ID, &d.Broker, &d.UserID, &d.OrderID, (*string)(&d.Status)} {
-		n, w := binary.Uvarint(rest)
-		if w <= 0 || n > uint64(len(rest)-w) {
+	texts := [...]*string{&d.TraceParent, &d.ID, &d.Broker, &d.UserID, &d.OrderID, (*string)(&d.Status)}
+	var from, to [len(texts)]int
+	end := 10
+	for i := range texts {
+		n, w := binary.Uvarint(b[end:])
+		if w <= 0 || n > uint64(len(b)-end-w) {
 			return nil, errRecord
 		}
-		end := w + int(n)
-		*s, rest = string(rest[w:end]), rest[end:]
+		from[i] = end + w
+		to[i] = from[i] + int(n)
+		end = to[i]
 	}
-	d.Data = rest
+	all := string(b[:end]) // one allocation for all of them
+	for i, s := range texts {
+		*s = all[from[i]:to[i]]
+	}
+	d.Data = b[end:]
 	return d, nil
 }
 

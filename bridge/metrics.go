@@ -7,14 +7,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// fate is the outcome of a postback: received = accepted + repeated + refused + failed, once none is in flight.
+// fate is what became of a postback: received = accepted + repeated + refused + failed, once none is in flight.
 type fate int
 
 const (
 	accepted fate = iota // on disk
-	repeated             // equal to the order's last event, which is on disk
-	refused              // not verified, or the body cannot be read
-	failed               // verified, but not stored: answered 503
+	repeated             // the order's last state once more; on disk already
+	refused              // nothing proved it, or it cannot be read
+	failed               // proven, but not kept: answered 503
 	numFates
 )
 
@@ -22,14 +22,14 @@ func (f fate) String() string {
 	return [...]string{"accepted", "repeated", "refused", "failed"}[f]
 }
 
-// busFate is the outcome of a sequence number on a bus: committed = stored + deadlettered + quarantined + skipped.
+// busFate is what became of a sequence number on a bus: committed = stored + deadlettered + quarantined + skipped.
 type busFate int
 
 const (
 	stored       busFate = iota // in all its destinations
 	deadlettered                // in deadletters
-	quarantined                 // in the quarantine file: the bus refused it as a dead letter, too
-	skipped                     // no record: damaged, or removed before this bus was configured
+	quarantined                 // in the quarantine file: the bus can take it nowhere
+	skipped                     // no record: damaged, or removed before this bus came
 	numBusFates
 )
 
