@@ -275,60 +275,6 @@ func (p *pump) answered(ctx context.Context, s *slot, d *Delivery, err error) {
 	}
 }
 
-// refuse leaves an event that the bus can never accept to quarantineRefused.
-func (p *pump) refuse(s *slot, cause error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if s.done {
-		return
-	}
-	s.refusal = cause
-	p.refused++
-	p.wakeQuarantine()
-	p.log.Error("the bus refuses a dead letter for good; it is quarantined",
-		"spool", p.spoolID, "sequence", s.record.Sequence, "file", p.quarantine, "error", cause)
-}
-
-// wakeQuarantine needs mu.
-func (p *pump) wakeQuarantine() {
-	if p.refused > 0 {
-		p.refusedOrFull.Signal()
-	}
-}
-
-// quarantineRefused appends refused events to the quarantine file until ctx ends, and retries while the disk refuses.
-// Those that are left then are published again after the next start.
-func (p *pump) quarantineRefused(ctx context.Context) {
-	for {
-		s := p.nextRefused(ctx)
-		put := func() error { return quarantineEvent(p.quarantine, s.delivery, s.refusal) }
-		if s == nil || !p.retry(ctx, "quarantine", put) {
-			return
-		}
-		p.finish(s, quarantined)
-	}
-}
-
-// nextRefused waits for an event to quarantine; nil means that ctx ended. It is the oldest of the window, so that it is
-// committed as soon as it is in the file and the next start does not quarantine it again. Only when the window is full,
-// one behind an event in flight goes first, since it must not block what is behind it.
-func (p *pump) nextRefused(ctx context.Context) *slot {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for ctx.Err() == nil {
-		for i, s := range p.window {
-			if i > 0 && !p.full() {
-				break
-			}
-			if s.refusal != nil {
-				return s
-			}
-		}
-		p.refusedOrFull.Wait()
-	}
-	return nil
-}
-
 // finish marks an event as done, commits if it is the oldest, and reports it to the tracer and the debug log.
 func (p *pump) finish(s *slot, f busFate) {
 	d := p.markDone(s, f)
