@@ -28,6 +28,9 @@ func ShrinkAfter(d time.Duration) func(*Limits) { return func(l *Limits) { l.shr
 // BlindFor is for OpenWith.
 func BlindFor(d time.Duration) func(*Limits) { return func(l *Limits) { l.blindFor = d } }
 
+// CheckInterval is for OpenWith.
+func CheckInterval(d time.Duration) func(*Limits) { return func(l *Limits) { l.checkInterval = d } }
+
 // MaxIndexed is how many events Indexed returns at most for each partition.
 const MaxIndexed = maxIndexed
 

@@ -153,9 +153,11 @@ func Open(cfg Config, o bridge.Opening, log *slog.Logger) (*Publisher, error) {
 }
 
 // limits are the durations that tests shorten.
-type limits struct{ unsureFor, shrinkAfter, blindFor time.Duration }
+type limits struct{ unsureFor, shrinkAfter, blindFor, checkInterval time.Duration }
 
-func defaultLimits() limits { return limits{unsureFor, shrinkAfter, publishers.BlindFor} }
+func defaultLimits() limits {
+	return limits{unsureFor, shrinkAfter, publishers.BlindFor, checkInterval}
+}
 
 func open(cfg Config, o bridge.Opening, log *slog.Logger, limits limits) (*Publisher, error) {
 	if err := cfg.Validate(); err != nil {

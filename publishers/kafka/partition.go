@@ -174,7 +174,7 @@ func (w *partitionWriter) poke() {
 
 // run stores events until the publisher closes or the topic has another number of partitions.
 func (w *partitionWriter) run() {
-	w.due = time.NewTicker(checkInterval)
+	w.due = time.NewTicker(w.p.limits.checkInterval)
 	defer w.due.Stop()
 	for w.state != stateEnded {
 		w.state = next(w.state, w.work())
