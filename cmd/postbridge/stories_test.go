@@ -102,15 +102,18 @@ func (a *addresses) cmdListen(ts *testscript.TestScript, _ bool, names []string)
 	}
 }
 
-// eventually tries until it works, for a minute.
+// eventually retries until try succeeds, for a minute. The pause grows with the cost of a try, so that a story that
+// reads a whole stream leaves the processor to the programs it waits for.
 func eventually(ts *testscript.TestScript, what string, try func() error) {
 	err := errors.New("not tried")
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
+		begin := time.Now()
 		if err = try(); err == nil {
 			return
 		}
+		time.Sleep(min(max(20*time.Millisecond, 3*time.Since(begin)), time.Second))
 	}
-	ts.Fatalf("waited in vain for %s: %v", what, err)
+	ts.Fatalf("%s: not within a minute: %v", what, err)
 }
 
 // cmdAwait waits until a URL answers 200, or with ! until it does not.
