@@ -1,4 +1,4 @@
-# make run, make demo and make test need Go and make, nothing else. The tests against a real Kafka want Java and Maven, too.
+# make run, make demo and make test need only Go and make. Tests against a real Kafka also need Java and Maven.
 
 GOLANGCI_VERSION = v2.15.0
 GOLANGCI         = .tools/golangci-lint-$(GOLANGCI_VERSION)
@@ -6,7 +6,7 @@ PROMETHEUS_VERSION = v0.315.0
 PROMTOOL         = .tools/promtool-$(PROMETHEUS_VERSION)
 HELM_VERSION     = v4.3.1
 HELM             = .tools/helm-$(HELM_VERSION)
-# What it runs and checks the chart on: the control plane, and what watches it.
+# The Kubernetes control plane that the chart is tested on, and its monitoring.
 KUBERNETES_VERSION   := $(shell sed -n 's|.*k8s.io/kubernetes \(v[0-9.]*\).*|\1|p' helm/test/tools/go.mod)
 STATE_METRICS_VERSION = v2.18.0
 GATEWAY_API_VERSION   = v1.6.3
@@ -16,7 +16,7 @@ ACTIONLINT_VERSION = v1.7.12
 ACTIONLINT       = .tools/actionlint-$(ACTIONLINT_VERSION)
 FUZZTIME         = 30s
 
-# deploy/dev.env, with what is in the environment already taking precedence.
+# Exports the settings of deploy/dev.env; POSTBRIDGE_ variables of the environment take precedence.
 DEV = had=$$(export -p | grep ' POSTBRIDGE_'); set -a; . deploy/dev.env; eval "$$had"; set +a
 
 .PHONY: build release cross-build chart run demo kafka kafka-jars kafka-or-loud test test-long image-test rules-test unit-test workflow-test deploy-test page-test helm-test kube-test lint fmt bench fuzz clean
@@ -26,15 +26,14 @@ DEV = had=$$(export -p | grep ' POSTBRIDGE_'); set -a; . deploy/dev.env; eval "$
 build:
 	@go build -o bin/postbridge ./cmd/postbridge
 
-# The binary of a release, for deploy/Dockerfile too: static, and the same bytes from the same source, wherever it is built.
-# GOOS, GOARCH and VERSION say which; OUT, where to.
+# Builds the binary of a release, also for deploy/Dockerfile: static and reproducible. GOOS, GOARCH and VERSION select the
+# release, OUT is the output file.
 OUT = bin/postbridge
 release:
 	@CGO_ENABLED=0 GOOS=$(GOOS) GOARCH=$(GOARCH) GOFLAGS= \
 		go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o $(OUT) ./cmd/postbridge
 
-# Builds everything, and compiles the tests, for each platform that postbridge builds on. A release ships those of Linux
-# and macOS.
+# Builds postbridge and type-checks the tests for each supported platform. Releases contain Linux and macOS binaries.
 PLATFORMS = linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
 cross-build:
 	@set -e; export CGO_ENABLED=0; for platform in $(PLATFORMS); do \
@@ -44,15 +43,15 @@ cross-build:
 		go vet ./...; \
 	done
 
-# The chart of a release, which says that VERSION in its name, and takes the image of it.
+# Packages the chart of a release. VERSION is the version of the chart and the tag of its image.
 chart: $(HELM)
 	@$(HELM) package helm/postbridge --version $(VERSION:v%=%) --app-version $(VERSION) --destination $(dir $(OUT))
 
-# Serves the example Kite app and a Dhan token, with an embedded bus. Data is in data/.
+# Runs postbridge with the example Kite app, a Dhan token and an embedded NATS server. Data goes to data/.
 run: build
 	@$(DEV); exec bin/postbridge serve
 
-# In a second shell: sends the official samples of both brokers and shows what came of them on the bus.
+# Run in a second shell: sends the official samples of both brokers and prints their events from the bus.
 demo: build
 	@$(DEV); set -e; \
 	echo "--- sending deploy/samples/kite.json and deploy/samples/dhan.json"; \
@@ -62,12 +61,12 @@ demo: build
 	bin/postbridge tail --from start --order 220303000308932 --count 1 --timeout 10s; \
 	bin/postbridge tail --from start --order 112111182198 --count 1 --timeout 10s
 
-# A real Kafka on 127.0.0.1:9092, with its data in data/kafka. Needs Java 17, and Maven once, for the jars. It says how to
-# publish to it and how to look.
+# Starts Apache Kafka on 127.0.0.1:9092 with its data in data/kafka, and prints how to publish to it and read it. Needs
+# Java 17, and Maven once to fetch the jars.
 kafka:
 	@go run ./deploy/kafka
 
-# Fetches the jars beforehand, for tests without a network.
+# Fetches the jars, so that the tests need no network.
 kafka-jars:
 	@go run ./deploy/kafka -fetch
 
@@ -76,60 +75,67 @@ kafka-jars:
 # The race detector needs a C compiler.
 RACE = $$([ "$$(go env CGO_ENABLED)" = 1 ] && command -v $$(go env CC) >/dev/null && echo -race)
 
-# The linter vets; go test would first vet every dependency.
-GOTEST = race=$(RACE); \
-	[ "$$race" ] || echo "*** NO C COMPILER: TESTING WITHOUT THE RACE DETECTOR ***" >&2; \
-	go test $$race -vet=off -timeout 30m
+# Compiling takes most of the time of make test with a cold cache. Without DWARF, which go test strips anyway, and with a
+# larger heap, the compiler needs a third less for a large package. The flag is in GOFLAGS so that tests that run
+# go build share the cache; the heap does not change the output.
+FAST_BUILD = export GOFLAGS="$$(go env GOFLAGS) -gcflags=all=-dwarf=false"
+FAST_TOOLS = -toolexec 'env GOGC=400'
 
-# Where there can be no real Kafka, what is left out is said. The jars are fetched by a program that is built like the tests,
-# so that the packages of both are compiled once.
+# The linter runs vet; go test would first analyze every dependency.
+GOTEST = race=$(RACE); $(FAST_BUILD); \
+	[ "$$race" ] || echo "*** NO C COMPILER: TESTING WITHOUT THE RACE DETECTOR ***" >&2; \
+	go test $$race $(FAST_TOOLS) -vet=off -timeout 30m
+
+# Fetches the jars of Kafka, or reports which tests are skipped without them. The program is built with the flags of the
+# tests, so that common packages are compiled once.
 kafka-or-loud:
 	@if command -v java >/dev/null && command -v mvn >/dev/null; then \
-		go run $(RACE) ./deploy/kafka -fetch || { \
-			echo "*** THE JARS OF KAFKA ARE NOT THERE: THE TESTS THAT START A REAL KAFKA ARE LEFT OUT ***" >&2; \
+		$(FAST_BUILD); go run $(RACE) $(FAST_TOOLS) ./deploy/kafka -fetch || { \
+			echo "*** CANNOT FETCH THE JARS OF KAFKA: TESTS THAT START A REAL KAFKA ARE SKIPPED ***" >&2; \
 			[ "$$KAFKA_TEST_REQUIRED" != 1 ]; \
 		}; \
 	elif [ -z "$$KAFKA_TEST_BROKERS" ]; then \
-		echo "*** NO JAVA OR MAVEN, AND NO KAFKA_TEST_BROKERS: THE TESTS AGAINST A REAL KAFKA ARE LEFT OUT ***" >&2; \
+		echo "*** NO JAVA OR MAVEN, AND NO KAFKA_TEST_BROKERS: TESTS AGAINST A REAL KAFKA ARE SKIPPED ***" >&2; \
 		[ "$$KAFKA_TEST_REQUIRED" != 1 ]; \
 	fi
 
-# The short tests: few rounds of those that repeat something, and one Kafka node per package that needs a real one. Five
-# minutes on two cores, more than half of it the compiler's when its cache is cold. Many tests wait more than they compute,
-# so more of them run at once than there are processors.
-# KAFKA_TEST_REQUIRED=1 makes it fail without a real Kafka. KAFKA_TEST_BROKERS is one that runs, for tests that start none.
+# The short tests: fewer rounds and events, and one Kafka node for each package that needs a real one. Takes five minutes on
+# two cores; with a cold build cache, the compiler takes more than half of them. Many tests wait more than they compute, so
+# more run in parallel than there are processors.
+# KAFKA_TEST_REQUIRED=1 fails instead of skipping tests without a real Kafka. KAFKA_TEST_BROKERS is the address of a running
+# Kafka for the tests that share one.
 test: kafka-or-loud
 	@n=$$(getconf _NPROCESSORS_ONLN); $(GOTEST) -short -p $$((n + 1)) -parallel $$((2 * n)) ./...
 
-# All of them: every round, every fault, and Kafka clusters to stop, kill and secure, of three nodes, too. It fails where the
-# real Kafka cannot be started.
+# All tests: every round and every fault, and Kafka clusters, also with three nodes, that are stopped, killed and secured.
+# Fails if a real Kafka cannot be started.
 test-long: export KAFKA_TEST_REQUIRED = 1
 test-long: kafka-or-loud
 	@$(GOTEST) ./...
 
-# The image without a container engine: the rules of docker build --check, the same bytes twice, both architectures, and
-# the binary in an empty root that cannot be written, as a user without rights. Linux, and root for the namespaces.
+# Checks the image without a container engine: the rules of docker build --check, reproducible builds, both architectures,
+# and the binary in a read-only, empty root as an unprivileged user. Needs Linux, and root for the namespaces.
 image-test:
 	@cd deploy/image/lint && go run . ../../Dockerfile
 	go test -count=1 -tags image ./deploy/image
 
-# Each alert fires when it should, and does not when it should not.
+# Checks that each alert fires on its condition and only then.
 rules-test: $(PROMTOOL)
 	@$(PROMTOOL) check rules deploy/prometheus/rules.yaml
 	@$(PROMTOOL) test rules deploy/prometheus/rules_test.yaml
 
-# The unit file says what systemd knows, and leaves the process little to do harm with. The program need not be installed.
+# Checks the syntax and the sandboxing of the systemd unit. postbridge need not be installed.
 unit-test:
 	@if ! command -v systemd-analyze >/dev/null; then \
 		echo "*** NO SYSTEMD-ANALYZE: THE UNIT FILE IS NOT CHECKED ***" >&2; exit; \
 	fi; \
 	dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; \
 	sed 's|^ExecStart=[^ ]*|ExecStart=/bin/true|' deploy/systemd/postbridge.service >"$$dir/postbridge.service"; \
-	said=$$(systemd-analyze verify "$$dir/postbridge.service" 2>&1) && [ -z "$$said" ] || { echo "$$said" >&2; exit 1; }; \
-	systemd-analyze security --offline=yes --threshold=20 "$$dir/postbridge.service" >"$$dir/said" || { cat "$$dir/said" >&2; exit 1; }; \
-	tail -n 1 "$$dir/said"
+	output=$$(systemd-analyze verify "$$dir/postbridge.service" 2>&1) && [ -z "$$output" ] || { echo "$$output" >&2; exit 1; }; \
+	systemd-analyze security --offline=yes --threshold=20 "$$dir/postbridge.service" >"$$dir/output" || { cat "$$dir/output" >&2; exit 1; }; \
+	tail -n 1 "$$dir/output"
 
-# The workflows say what GitHub knows; with shellcheck about, so do the scripts in them.
+# Lints the GitHub workflows, and the scripts in them if shellcheck is installed.
 workflow-test: $(ACTIONLINT)
 	@$(ACTIONLINT) .github/workflows/*.yaml
 
@@ -137,27 +143,27 @@ $(ACTIONLINT):
 	GOBIN=$(CURDIR)/.tools go install github.com/rhysd/actionlint/cmd/actionlint@$(ACTIONLINT_VERSION)
 	@mv .tools/actionlint $@
 
-# The files for Compose, Prometheus and Grafana, without a container engine: what they name is there, the parsers of Compose
-# and Prometheus take them, and so does postbridge its settings.
+# Checks the files for Compose, Prometheus and Grafana without a container engine: the parsers of Compose and Prometheus
+# accept them, postbridge accepts its settings, and every file and metric they name exists.
 deploy-test: $(PROMTOOL)
 	@$(PROMTOOL) check config deploy/prometheus/prometheus.yaml
 	cd deploy/check && go test -count=1 ./...
 
-# The page at the admin address, in a real browser. SHOTS is a directory for pictures of it, to look at.
+# Tests the status page in a real browser. SHOTS is a directory for screenshots.
 page-test:
 	@if ! { command -v chromium || command -v google-chrome; } >/dev/null; then \
-		echo "*** NO CHROMIUM: THE TESTS OF THE PAGE ARE LEFT OUT ***" >&2; \
+		echo "*** NO CHROMIUM: THE TESTS OF THE PAGE ARE SKIPPED ***" >&2; \
 		[ "$$PAGE_TEST_REQUIRED" != 1 ]; exit; \
 	fi; \
 	cd deploy/page && go test -count=1 . $(if $(SHOTS),-shots $(abspath $(SHOTS)))
 
-# The chart, without running it: lint, its output over all examples and many settings, taken by a real API server, and what
-# of it has to be so. Its README and schema are held against its values.
+# Tests the chart without running it: helm lint, and its manifests for all examples and many values, which a real API server
+# has to accept. Compares its README and schema with its values.
 helm-test: $(HELM) $(KUBE)
 	cd helm/test && HELM=$(CURDIR)/$(HELM) KUBE_TOOLS=$(CURDIR)/$(KUBE) go test -count=1 ./render
 
-# The chart, running: installed, upgraded, scaled and broken on a real control plane whose pods are local processes. Linux,
-# and root for the namespaces.
+# Tests the chart running: installs, upgrades, scales and breaks it on a real control plane whose pods are local processes.
+# Needs Linux, and root for the namespaces.
 kube-test: $(HELM) $(KUBE) kafka-or-loud
 	cd helm/test && HELM=$(CURDIR)/$(HELM) KUBE_TOOLS=$(CURDIR)/$(KUBE) go test -count=1 -timeout 20m -parallel 4 $(if $(RUN),-v -run '$(RUN)') ./kube
 
@@ -165,14 +171,14 @@ $(HELM):
 	GOBIN=$(CURDIR)/.tools go install helm.sh/helm/v4/cmd/helm@$(HELM_VERSION)
 	@mv .tools/helm $@
 
-# $(call install,package,version,file): for what go install cannot build, since its module replaces others.
+# $(call install,package,version,file) builds a program that go install refuses, since its module has replace directives.
 install = mkdir -p $(dir $(3)); dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; cd "$$dir" && go mod init tool 2>/dev/null && \
-	{ go get $(1)@$(2) 2>said || { cat said >&2; false; }; } && go build -o $(CURDIR)/$(3) $(1)
+	{ go get $(1)@$(2) 2>errors || { cat errors >&2; false; }; } && go build -o $(CURDIR)/$(3) $(1)
 
 $(PROMTOOL):
 	@$(call install,github.com/prometheus/prometheus/cmd/promtool,$(PROMETHEUS_VERSION),$@)
 
-# helm/test/tools/go.mod pins those of Kubernetes. The directory is there only when all of it is.
+# helm/test/tools/go.mod pins the versions of Kubernetes. The directory exists only once it is complete.
 $(KUBE): helm/test/tools/go.mod
 	@rm -rf $@.new && mkdir -p $@.new/definitions
 	cd helm/test/tools && v=k8s.io/component-base/version && go build -o $(CURDIR)/$@.new/ -ldflags "-s -w \
@@ -187,7 +193,7 @@ $(KUBE): helm/test/tools/go.mod
 		cp monitoring.coreos.com_servicemonitors.yaml monitoring.coreos.com_prometheusrules.yaml $(CURDIR)/$@.new/definitions/
 	@chmod -R u+w $@.new && rm -rf $@ && mv $@.new $@
 
-# The modules of their own keep what only tests need out of go.mod.
+# Tests with many dependencies are modules of their own, to keep those out of go.mod.
 lint: $(GOLANGCI)
 	@set -e; for module in . deploy/check deploy/image/lint deploy/page helm/test; do \
 		(cd $$module && $(CURDIR)/$(GOLANGCI) run --config $(CURDIR)/.golangci.yml); \
@@ -200,7 +206,7 @@ $(GOLANGCI):
 	GOBIN=$(CURDIR)/.tools go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
 	@mv .tools/golangci-lint $@
 
-# Every fuzz target for FUZZTIME.
+# Runs every fuzz target for FUZZTIME.
 fuzz:
 	@set -e; for package in $$(go list ./...); do \
 		for target in $$(go test -list '^Fuzz' $$package | grep '^Fuzz'); do \
@@ -209,7 +215,7 @@ fuzz:
 		done; \
 	done
 
-# postbridge beside a bare HTTP server, in one go: ratios hold on any machine, requests per second do not.
+# Compares postbridge with a bare HTTP server in one run: ratios hold on any machine, requests per second do not.
 bench:
 	@go run ./deploy/bench
 
