@@ -36,7 +36,7 @@ import (
 func TestAsyncAPIOnBuses(t *testing.T) {
 	api := readAsyncAPI(t)
 	var all []*bridge.Delivery
-	for _, name := range []string{"natsOrder", "natsReject", "natsDeadletter"} { // those of Kafka are of the same events
+	for _, name := range []string{"natsOrder", "natsReject", "natsDeadletter"} { // Kafka's messages hold the same events
 		all = append(all, api.example(t, name))
 	}
 	log := slog.New(slog.DiscardHandler)
@@ -103,7 +103,7 @@ func readAsyncAPI(t *testing.T) *asyncAPI {
 	return api
 }
 
-// decode reads YAML, which JSON is too.
+// decode reads YAML or JSON.
 func decode(t *testing.T, text []byte) (value any) {
 	t.Helper()
 	if err := yaml.Unmarshal(text, &value); err != nil {

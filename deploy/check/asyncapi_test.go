@@ -31,7 +31,7 @@ func TestAsyncAPI(t *testing.T) {
 	references(t, "asyncapi.yaml", parse(t, "asyncapi.yaml"))
 }
 
-// references follows each reference in a part of the file.
+// references resolves each reference in a part of the file.
 func references(t *testing.T, file string, part any) {
 	t.Helper()
 	switch part := part.(type) {
@@ -49,7 +49,7 @@ func references(t *testing.T, file string, part any) {
 	}
 }
 
-// follow wants that there is what a reference in the file leads to.
+// follow checks that the target of a reference in the file exists.
 func follow(t *testing.T, file, to string) {
 	t.Helper()
 	other, pointer, _ := strings.Cut(to, "#")
@@ -66,7 +66,7 @@ func follow(t *testing.T, file, to string) {
 	}
 }
 
-// parse reads a file as YAML, which JSON is too.
+// parse reads a YAML or JSON file.
 func parse(t *testing.T, file string) (value any) {
 	t.Helper()
 	if err := yaml.Unmarshal([]byte(read(t, file)), &value); err != nil {

@@ -13,10 +13,10 @@ import (
 	"github.com/compose-spec/compose-go/v2/types"
 )
 
-const top = "../.." // of the repository
+const top = "../.." // root of the repository
 
-// TestCompose is that each way to run the Compose files is one that Compose takes, that leaves the containers little
-// to do harm with, and whose settings postbridge takes.
+// TestCompose checks each combination of the Compose files: Compose accepts it, its containers are confined, and
+// postbridge accepts its settings.
 func TestCompose(t *testing.T) {
 	program := build(t)
 	for _, files := range []string{"nats", "kafka", "nats monitoring", "kafka monitoring"} {
@@ -26,7 +26,7 @@ func TestCompose(t *testing.T) {
 				checkService(t, name, s)
 			}
 			for name, c := range p.Secrets {
-				// Not one that Compose would write into the root, which it cannot.
+				// Compose writes other secrets into the root of the container, which is read-only.
 				if dir := filepath.Join(p.WorkingDir, "secrets"); c.File != filepath.Join(dir, name) {
 					t.Errorf("secret %s is not a file in %s: %+v", name, dir, c)
 				}
@@ -36,7 +36,7 @@ func TestCompose(t *testing.T) {
 	}
 }
 
-// load reads Compose files as Compose does, which refuses what it does not know.
+// load reads Compose files as Compose does: unknown keys are errors.
 func load(t *testing.T, names []string) *types.Project {
 	t.Helper()
 	var paths []string
@@ -54,10 +54,10 @@ func load(t *testing.T, names []string) *types.Project {
 	return p
 }
 
-// checkService checks what holds for every container.
+// checkService checks the rules for every container.
 func checkService(t *testing.T, name string, s types.ServiceConfig) {
 	t.Helper()
-	if !s.ReadOnly && name != "kafka" { // its file says why
+	if !s.ReadOnly && name != "kafka" { // kafka.yaml has the reason
 		t.Errorf("%s can write to its root", name)
 	}
 	if fmt.Sprint(s.CapDrop) != "[ALL]" || len(s.CapAdd) > 0 || s.Privileged {
@@ -74,7 +74,7 @@ func checkService(t *testing.T, name string, s types.ServiceConfig) {
 			t.Errorf("%s: port %s is open to other machines", name, port.Published)
 		}
 	}
-	// The stop of postbridge takes 26 seconds at most.
+	// postbridge takes 26 seconds to stop, at most.
 	if d := s.StopGracePeriod; d == nil || time.Duration(*d) < 30*time.Second {
 		t.Errorf("%s is killed %v after it is asked to stop", name, d)
 	}
@@ -97,15 +97,14 @@ func checkService(t *testing.T, name string, s types.ServiceConfig) {
 	}
 }
 
-// takesSettings is that postbridge itself finds nothing wrong with its environment. It knows its own settings: a name
-// that is not one it refuses.
+// takesSettings checks that postbridge accepts the environment. postbridge rejects unknown names.
 func takesSettings(t *testing.T, program string, p *types.Project) {
 	t.Helper()
 	s, ok := p.Services["postbridge"]
 	if !ok {
 		t.Fatal("there is no postbridge")
 	}
-	// A volume with a name outlives the container, and belongs to whom /data of the image belongs to.
+	// A named volume outlives the container and gets the owner of /data in the image.
 	if v := s.Volumes; len(v) != 1 || v[0].Type != types.VolumeTypeVolume || v[0].Source == "" ||
 		v[0].Target != "/data" {
 		t.Errorf("postbridge has its data in %+v", v)
@@ -136,7 +135,7 @@ func takesSettings(t *testing.T, program string, p *types.Project) {
 	}
 }
 
-// build makes the program.
+// build builds postbridge.
 func build(t *testing.T) string {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "postbridge")

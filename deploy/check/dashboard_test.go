@@ -12,7 +12,7 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 )
 
-// panel is what the tests look at of one.
+// panel holds the fields of a Grafana panel that the tests check.
 type panel struct {
 	ID                       int
 	Type, Title, Description string
@@ -20,7 +20,7 @@ type panel struct {
 	Targets                  []struct{ RefID, Expr, LegendFormat string }
 }
 
-// overlaps reports whether two panels want the same place.
+// overlaps reports whether two panels overlap.
 func (p panel) overlaps(q panel) bool {
 	a, b := p.GridPos, q.GridPos
 	return a.X < b.X+b.W && b.X < a.X+a.W && a.Y < b.Y+b.H && b.Y < a.Y+a.H
@@ -62,8 +62,8 @@ func TestDashboard(t *testing.T) {
 	}
 }
 
-// TestDashboardQueries is that Prometheus understands each query, and that it looks at the chosen replicas only, and at
-// metrics of the kinds that the story alerts of cmd/postbridge looks for in a real program.
+// TestDashboardQueries checks that Prometheus parses each query, that each query selects the chosen replicas, and that
+// its metrics have the prefixes that the story "alerts" of cmd/postbridge checks in a running program.
 func TestDashboardQueries(t *testing.T) {
 	variables := strings.NewReplacer("$__rate_interval", "40s", "$job", ".*", "$instance", ".*")
 	ours := regexp.MustCompile(`\b(postbridge|process|go)_[a-z_]+\{job=~"\$job",instance=~"\$instance"[,}]`)

@@ -1,6 +1,6 @@
 //go:build linux && image
 
-// Package image tests what deploy/Dockerfile makes, without a container engine.
+// Package image tests the image of deploy/Dockerfile without a container engine.
 package image
 
 import (
@@ -22,16 +22,16 @@ import (
 	"time"
 )
 
-const top = "../.." // of the repository
+const top = "../.." // root of the repository
 
-// release makes the binary as the Dockerfile does, from the source in dir.
+// release builds the binary as the Dockerfile does, from the source in dir.
 func release(t *testing.T, dir, goarch string, environ ...string) []byte {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "postbridge")
 	cmd := exec.Command("make", "release", "GOOS=linux", "GOARCH="+goarch, "VERSION=v0.0.0-test", "OUT="+out)
 	cmd.Dir, cmd.Env = dir, append(os.Environ(), environ...)
-	if said, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("make release: %v\n%s", err, said)
+	if output, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("make release: %v\n%s", err, output)
 	}
 	b, err := os.ReadFile(out)
 	if err != nil {
@@ -59,7 +59,7 @@ func TestReproducible(t *testing.T) {
 	once := release(t, top, "amd64")
 	again := release(t, elsewhere, "amd64", "GOCACHE="+t.TempDir())
 	if !bytes.Equal(once, again) {
-		t.Errorf("%d and %d bytes that differ", len(once), len(again))
+		t.Errorf("two builds differ, of %d and %d bytes", len(once), len(again))
 	}
 }
 
@@ -70,17 +70,17 @@ func TestStatic(t *testing.T) {
 			t.Fatal(err)
 		}
 		if f.Machine != machine {
-			t.Errorf("%s: made for %v", goarch, f.Machine)
+			t.Errorf("%s: the binary is for %v", goarch, f.Machine)
 		}
 		for _, p := range f.Progs {
 			if p.Type == elf.PT_INTERP || p.Type == elf.PT_DYNAMIC {
-				t.Errorf("%s: it is linked with something: %v", goarch, p.Type)
+				t.Errorf("%s: the binary is linked dynamically: %v", goarch, p.Type)
 			}
 		}
 	}
 }
 
-// settings are what the last stage of the Dockerfile says.
+// settings returns the instructions of the last stage of the Dockerfile.
 func settings(t *testing.T) map[string]string {
 	t.Helper()
 	f, err := os.Open(top + "/deploy/Dockerfile")
@@ -99,10 +99,10 @@ func settings(t *testing.T) map[string]string {
 	return all
 }
 
-// TestRunsInEmptyRoot runs what is in the image as a container engine would, with a root that cannot be written.
+// TestRunsInEmptyRoot runs the image as a container engine would, with a read-only root.
 func TestRunsInEmptyRoot(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Fatal("run it as root: it needs namespaces, and another user")
+		t.Fatal("run it as root, to create namespaces and change the user")
 	}
 	image := settings(t)
 	if image["FROM"] != "scratch" {
@@ -134,12 +134,12 @@ exec chroot --userspec="$user" "$root" "$@"`
 		"PATH=" + os.Getenv("PATH"), image["ENV"], "POSTBRIDGE_KITE_SECRETS=1234=0hdv7iw5examplesecret",
 		"POSTBRIDGE_LISTEN=" + ingest, "POSTBRIDGE_ADMIN_LISTEN=" + admin, "POSTBRIDGE_NATS_LISTEN=" + bus,
 	}
-	var said bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &said, &said
+	var output bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &output, &output
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: syscall.CLONE_NEWPID, Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL,
 	}
-	runtime.LockOSThread() // on which the signal at the parent's death depends
+	runtime.LockOSThread() // Pdeathsig is sent when this thread ends
 	defer runtime.UnlockOSThread()
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -147,7 +147,7 @@ exec chroot --userspec="$user" "$root" "$@"`
 	defer func() {
 		_ = cmd.Process.Kill()
 		if t.Failed() {
-			t.Logf("it said:\n%s", &said)
+			t.Logf("output:\n%s", &output)
 		}
 	}()
 	wait(t, "ready", func() error { _, err := get("http://" + admin + "/readyz"); return err })
@@ -163,7 +163,7 @@ exec chroot --userspec="$user" "$root" "$@"`
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		t.Errorf("a genuine postback is answered %s", resp.Status)
+		t.Errorf("a valid postback is answered %s", resp.Status)
 	}
 	wait(t, "stored", func() error {
 		status, err := get("http://" + admin + "/status")
@@ -179,7 +179,7 @@ exec chroot --userspec="$user" "$root" "$@"`
 		t.Errorf("after SIGTERM: %v", err)
 	}
 	if written, err := os.ReadDir(root + "/data"); err != nil || len(written) > 0 {
-		t.Errorf("%d files are in the root itself: %v", len(written), err)
+		t.Errorf("%d files were written to the root: %v", len(written), err)
 	}
 	files, err := filepath.Glob(data + "/spool/*.seg")
 	if err != nil || len(files) == 0 {
@@ -196,7 +196,7 @@ exec chroot --userspec="$user" "$root" "$@"`
 	}
 }
 
-// checkConfined looks at whether the process has no rights, and a root that it cannot write.
+// checkConfined checks that the process has no capabilities and a read-only root.
 func checkConfined(t *testing.T, pid int, root string) {
 	t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
@@ -214,7 +214,7 @@ func checkConfined(t *testing.T, pid int, root string) {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(string(mounts)) {
-		// In a mount namespace of its own, seen from its root.
+		// mountinfo lists the mount namespace of the process, relative to its root.
 		if f := strings.Fields(line); f[4] == "/" && !strings.HasPrefix(f[5], "ro,") {
 			t.Errorf("the root %s can be written: %s", root, line)
 		}

@@ -1,4 +1,4 @@
-// Command kafka runs a real Apache Kafka on this machine, to try postbridge with.
+// Command kafka runs Apache Kafka on this machine, for trying out postbridge.
 package main
 
 import (
@@ -24,30 +24,32 @@ func main() {
 	}
 }
 
-// howTo says how to use the broker. The topics are those of all prefixes; a consumer looks for new ones each second.
+// howTo explains how to use the broker. The pattern matches the topics of all prefixes; the consumer looks for new topics
+// every second.
 const howTo = `Kafka %[1]s listens on %[2]s. For postbridge:
 
   export POSTBRIDGE_PUBLISH=kafka POSTBRIDGE_KAFKA_BROKERS=%[2]s
 
-To see what it publishes, with partition, key and headers:
+To read what it publishes, with partition, key and headers:
 
   java -cp '%[3]s/*' org.apache.kafka.tools.consumer.ConsoleConsumer --bootstrap-server %[2]s \
     --include '(.*\.)?(orders|rejects|deadletters)' --from-beginning --command-property metadata.max.age.ms=1000 \
-    --formatter-property print.partition=true --formatter-property print.key=true --formatter-property print.headers=true
+    --formatter-property print.partition=true --formatter-property print.key=true \
+    --formatter-property print.headers=true
 
-Its data and logs are in %[4]s. Ctrl-C ends it.
+Its data and logs are in %[4]s. Ctrl-C stops it.
 `
 
 func run(ctx context.Context, args []string, out io.Writer) error {
 	fs := flag.NewFlagSet("kafka", flag.ContinueOnError)
-	listen := fs.String("listen", "127.0.0.1:9092", "where to listen")
-	dir := fs.String("dir", "data/kafka", "where to keep the data, for the next time, too")
-	fetch := fs.Bool("fetch", false, "only fetch the jars, for another time without a network")
+	listen := fs.String("listen", "127.0.0.1:9092", "listen on this host:port")
+	dir := fs.String("dir", "data/kafka", "directory for data and logs; kept for the next run")
+	fetch := fs.Bool("fetch", false, "only fetch the jars, so that later runs need no network")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
 	if fs.NArg() > 0 {
-		return errors.New("it takes no arguments, only flags; run with -help")
+		return errors.New("no arguments are allowed, only flags; run with -help")
 	}
 	jars, err := kafkatest.Jars(ctx)
 	if err != nil || *fetch {
@@ -67,7 +69,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	}
 	fmt.Fprintf(out, howTo, kafkatest.Version, c.Brokers()[0], jars, data)
 	if err := c.Wait(ctx); err != nil {
-		return err // it has ended by itself
+		return err // Kafka has exited
 	}
 	return c.Stop(0)
 }

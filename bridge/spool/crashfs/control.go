@@ -25,23 +25,23 @@ const (
 	Close    Op = "Close"
 )
 
-// Outcome is what becomes of an operation that returns an error.
+// Outcome is the effect of an operation that returns an error.
 type Outcome string
 
 // The outcomes.
 const (
-	None     Outcome = ""         // there is no error
-	Failed   Outcome = "failed"   // it did not happen
-	Happened Outcome = "happened" // it did, all the same
-	Half     Outcome = "half"     // a write did as far as its middle; any other operation happened
+	None     Outcome = ""         // no error
+	Failed   Outcome = "failed"   // not applied
+	Happened Outcome = "happened" // applied
+	Half     Outcome = "half"     // half of a write is applied; other operations are applied
 )
 
 // Fault makes an operation return an error.
 type Fault struct {
 	Op      Op
-	Nth     int // which of the operations of this kind, counted from 1 since Inject
+	Nth     int // number of the operation of this kind, from 1 at Inject
 	Outcome Outcome
-	Sticky  bool // all of them from there on
+	Sticky  bool // every operation from Nth on
 }
 
 // Inject adds a fault.
@@ -51,14 +51,14 @@ func (d *FS) Inject(f Fault) {
 	d.faults = append(d.faults, &f)
 }
 
-// Heal takes all faults away.
+// Heal removes all faults.
 func (d *FS) Heal() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.faults = nil
 }
 
-// fault returns what an operation that starts now comes to.
+// fault counts an operation for all faults and returns its outcome.
 func (d *FS) fault(op Op) Outcome {
 	outcome := None
 	for _, f := range d.faults {
@@ -75,49 +75,49 @@ func (d *FS) fault(op Op) Outcome {
 
 func (f *Fault) hits() bool { return f.Nth == 0 || f.Sticky && f.Nth < 0 }
 
-// Before has f called before each operation, by the goroutine that is about to do it.
+// Before sets a function that each goroutine calls before an operation.
 func (d *FS) Before(f func(Op)) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.hook = f
 }
 
-// SetFree sets how many bytes more the disk can hold now. A write of more than there is room for fails.
+// SetFree sets the free space of the disk, in bytes. A write of more bytes fails with ENOSPC.
 func (d *FS) SetFree(n int64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.capacity = d.used() + n
 }
 
-// Count returns how many operations of a kind there were.
+// Count returns the number of operations of a kind.
 func (d *FS) Count(op Op) int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.counts[op]
 }
 
-// Counts returns how many operations of each kind there were.
+// Counts returns the number of operations of each kind.
 func (d *FS) Counts() map[Op]int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return maps.Clone(d.counts)
 }
 
-// Peak returns the most bytes that the files ever had together.
+// Peak returns the maximum of Size over time.
 func (d *FS) Peak() int64 {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.peak
 }
 
-// Size returns how many bytes the files have together.
+// Size returns the bytes of all files that have a name.
 func (d *FS) Size() int64 {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.size()
 }
 
-// OpenFiles returns the names of the open files, as they were when they were opened.
+// OpenFiles returns the names under which the open files were opened.
 func (d *FS) OpenFiles() []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -136,7 +136,7 @@ func (d *FS) Names() []string {
 	return slices.Sorted(maps.Keys(d.names))
 }
 
-// ReadFile returns the content of a file, nil if there is none.
+// ReadFile returns the content of a file, or nil if it does not exist.
 func (d *FS) ReadFile(name string) []byte {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -146,14 +146,14 @@ func (d *FS) ReadFile(name string) []byte {
 	return nil
 }
 
-// WriteFile makes a file that is durable.
+// WriteFile creates a durable file.
 func (d *FS) WriteFile(name string, content []byte) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.put(name, &inode{cache: slices.Clone(content), synced: slices.Clone(content)})
 }
 
-// RemoveFile removes a file for good.
+// RemoveFile removes a file durably.
 func (d *FS) RemoveFile(name string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

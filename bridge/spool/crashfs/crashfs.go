@@ -1,10 +1,10 @@
-// Package crashfs is a spool.FS in memory, for tests, that can lose power, run full and fail.
+// Package crashfs implements spool.FS in memory for tests, with power loss, full disks and injected faults.
 //
-// What a process sees is kept apart from what would survive: the content of a file survives its Sync, and the making,
-// renaming and removing of names survives SyncDir. CrashClone is the loss of power, Restart the death of the process
-// and Kill its death in the middle of a write.
+// It separates the page cache, which a process reads, from durable storage: content becomes durable with Sync; created,
+// renamed and removed names become durable with SyncDir. CrashClone simulates a power loss, Restart the death of the
+// process, and Kill its death during a write.
 //
-// It also polices the caller: what is never right on a disk is an error of the test.
+// It fails the test if the caller uses the disk in a way that is never correct, such as a rename before a sync.
 package crashfs
 
 import (
@@ -23,39 +23,39 @@ import (
 	"github.com/postbridge/postbridge/bridge/spool"
 )
 
-// FS is one directory.
+// FS is an in-memory directory. It implements spool.FS.
 type FS struct {
 	tb testing.TB
 
 	mu       sync.Mutex
-	names    map[string]*inode // as the process sees them
-	durable  map[string]*inode // as they are sure to survive
-	renames  []nameOp          // what leads from durable to names
+	names    map[string]*inode // in the page cache
+	durable  map[string]*inode // durable
+	renames  []nameOp          // operations that turn durable into names
 	locks    map[string]bool
 	open     map[*handle]bool
-	capacity int64 // bytes that the disk can hold
+	capacity int64 // of the disk, in bytes
 	peak     int64
 	counts   map[Op]int
 	faults   []*Fault
 	hook     func(Op)
 }
 
-// nameOp puts node at to, if that is not empty, and takes it away from from, likewise.
+// nameOp adds the name to for node and removes the name from, each unless it is empty.
 type nameOp struct {
 	from, to string
 	node     *inode
 }
 
-// inode is the content of a file, whatever it is called.
+// inode holds the content of a file, under any name.
 type inode struct {
-	cache   []byte   // what the process sees
-	synced  []byte   // what is sure to survive
-	pending []change // what has come since
-	failed  bool     // a Sync failed: this process may not touch what came since the one before
-	doubt   int64    // where that starts, if failed
+	cache   []byte   // page cache
+	synced  []byte   // durable content
+	pending []change // changes since the last Sync
+	failed  bool     // a Sync failed: this process may not use the pending content any more
+	doubt   int64    // offset of the pending content, if failed
 }
 
-// change is one write, or a cut at offset if data is nil.
+// change is one write, or a truncation to offset if data is nil.
 type change struct {
 	offset int64
 	data   []byte
@@ -71,9 +71,8 @@ func New(tb testing.TB) *FS {
 
 var _ spool.FS = (*FS)(nil)
 
-// CrashClone returns the disk as it may be found after the power was lost: what was synced, and of the rest each write
-// and each change of a name with the probability keep, in any combination, writes also in part. With keep zero no rng
-// is needed.
+// CrashClone returns a possible disk after a power loss: everything synced, and each unsynced write and name operation
+// with probability keep, independently; writes also in part. With keep 0, rng may be nil.
 func (d *FS) CrashClone(rng *rand.Rand, keep float64) *FS {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -98,8 +97,8 @@ func (d *FS) CrashClone(rng *rand.Rand, keep float64) *FS {
 	return c
 }
 
-// Restart returns the disk as the next process finds it when this one was killed: all that was written can be read, but
-// what was not synced is not durable yet, and what a failed Sync was about never will be.
+// Restart returns the disk after this process was killed: everything written can be read, but unsynced content is not
+// durable yet, and content of a failed Sync never will be.
 func (d *FS) Restart() *FS {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -118,8 +117,8 @@ func (d *FS) Restart() *FS {
 	return c
 }
 
-// Kill is Restart for a process that was killed in the middle of a write: of the last one to each file a prefix is
-// there, if it made the file longer and was not synced.
+// Kill is Restart for a process that was killed during a write: the last unsynced write that extended a file is cut
+// at a random length.
 func (d *FS) Kill(rng *rand.Rand) *FS {
 	c := d.Restart()
 	for _, name := range slices.Sorted(maps.Keys(c.names)) {
@@ -140,7 +139,7 @@ func (n *inode) interrupt(rng *rand.Rand) {
 	n.cache = n.cache[:ch.offset+int64(len(ch.data))]
 }
 
-// put makes a file that is durable.
+// put adds a durable file.
 func (d *FS) put(name string, n *inode) { d.names[name], d.durable[name] = n, n }
 
 func (n *inode) copy(copies map[*inode]*inode) *inode {
@@ -165,7 +164,7 @@ func (n *inode) crash(rng *rand.Rand, keep float64, survived map[*inode]*inode) 
 	return survived[n]
 }
 
-// part applies a change, or a part of it: the start, the end, some sectors, or only the new size.
+// part applies a change wholly or in part: its start, its end, some sectors, or only the new size.
 func (ch change) part(rng *rand.Rand, b []byte) []byte {
 	if len(ch.data) == 0 {
 		return ch.apply(b)
@@ -199,7 +198,7 @@ func (ch change) apply(b []byte) []byte {
 	return b
 }
 
-// grow returns b with at least size bytes, the new ones zero.
+// grow returns b extended with zeros to at least size bytes.
 func grow(b []byte, size int64) []byte {
 	if more := size - int64(len(b)); more > 0 {
 		b = append(b, make([]byte, more)...)
@@ -252,7 +251,7 @@ func (d *FS) Rename(from, to string) error {
 		}
 		n := d.names[from]
 		if len(n.pending) > 0 || n.failed {
-			d.tb.Errorf("%s gets the name %s before its content is synced", from, to)
+			d.tb.Errorf("%s is renamed to %s before its content is synced", from, to)
 		}
 		d.rename(nameOp{from: from, to: to, node: n})
 		return nil
@@ -340,7 +339,7 @@ func (d *FS) handle(name string, n *inode) *handle {
 	return h
 }
 
-// used is what the files take, those too that have no name any more but are open.
+// used returns the bytes of all files, including removed files that are open.
 func (d *FS) used() int64 {
 	seen, sum := map[*inode]bool{}, int64(0)
 	add := func(n *inode) {
@@ -382,7 +381,7 @@ func (h *handle) do(op Op, apply func(Outcome) error) error {
 func (h *handle) ReadAt(b []byte, offset int64) (n int, err error) {
 	err = h.do(Read, func(Outcome) error {
 		if h.node.failed && offset+int64(len(b)) > h.node.doubt {
-			h.d.tb.Errorf("%s is read back after a sync of it failed", h.name)
+			h.d.tb.Errorf("%s is read after a sync of it failed", h.name)
 		}
 		if offset < int64(len(h.node.cache)) {
 			n = copy(b, h.node.cache[offset:])
@@ -401,10 +400,10 @@ func (h *handle) WriteAt(b []byte, offset int64) (n int, err error) {
 		if outcome == Half {
 			n = len(b) / 2
 		}
-		full := error(nil)
+		var full error
 		more := offset + int64(n) - int64(len(h.node.cache))
-		if room := max(0, h.d.capacity-h.d.used()); more > room {
-			n -= int(min(int64(n), more-room))
+		if free := max(0, h.d.capacity-h.d.used()); more > free {
+			n -= int(min(int64(n), more-free))
 			full = syscall.ENOSPC
 		}
 		h.node.change(change{offset, append([]byte{}, b[:n]...)})
@@ -426,7 +425,7 @@ func (h *handle) Sync() error {
 		if outcome != None {
 			n.failed, n.doubt = true, n.firstPending()
 		}
-		// The system may take for written what it could not write: it is seen, and never reaches the disk.
+		// After a failed fsync the kernel may mark pages clean: they can be read, but never reach the disk.
 		if outcome != Failed {
 			for _, ch := range n.pending {
 				n.synced = ch.apply(n.synced)
@@ -457,11 +456,11 @@ func (n *inode) firstPending() int64 {
 	return first
 }
 
-// errInjected is what a Fault returns.
+// errInjected is the error of every Fault.
 var errInjected = errors.New("injected fault")
 
-// do counts an operation, and runs it unless a fault says otherwise. What a failed Sync does it
-// knows itself, and a file is closed in any case.
+// do counts an operation, and applies it unless a fault prevents it. Sync handles its own failure, and Close always
+// closes the file.
 func (d *FS) do(op Op, apply func(Outcome) error) error {
 	d.mu.Lock()
 	if hook := d.hook; hook != nil {
@@ -484,7 +483,7 @@ func (d *FS) do(op Op, apply func(Outcome) error) error {
 	return nil
 }
 
-// size is the size of all files that have a name.
+// size returns the bytes of all files that have a name.
 func (d *FS) size() (sum int64) {
 	for _, n := range d.names {
 		sum += int64(len(n.cache))

@@ -23,7 +23,7 @@ func main() {
 
 func run(args []string, out io.Writer) error {
 	if len(args) != 1 {
-		return errors.New("give it one Dockerfile")
+		return errors.New("pass one Dockerfile")
 	}
 	text, err := os.ReadFile(args[0])
 	if err != nil {
@@ -56,7 +56,7 @@ func run(args []string, out io.Writer) error {
 	return nil
 }
 
-// noImages says of each image that it has no settings of its own: the rules look at none.
+// noImages resolves every image to an empty configuration, which the rules do not use.
 type noImages struct{}
 
 func (noImages) ResolveImageConfig(_ context.Context, ref string, _ sourceresolver.Opt) (string, digest.Digest,
