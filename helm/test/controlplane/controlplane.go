@@ -1,4 +1,4 @@
-// Package controlplane runs a real Kubernetes control plane, without containers: etcd, the API server and, if wanted,
+// Package controlplane runs a real Kubernetes control plane without containers: etcd, the API server and, optionally,
 // the controllers and the scheduler are processes that listen on loopback.
 package controlplane
 
@@ -22,9 +22,9 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// ControlPlane is one that runs.
+// ControlPlane is a running control plane.
 type ControlPlane struct {
-	// Kubeconfig is a file for its administrator.
+	// Kubeconfig is the path of the administrator's kubeconfig.
 	Kubeconfig string
 	Config     *rest.Config
 	Client     kubernetes.Interface
@@ -33,8 +33,8 @@ type ControlPlane struct {
 	processes []*exec.Cmd
 }
 
-// Start starts one whose programs are in the directory tools, with all it writes in dir. Without the controllers
-// nothing comes of what is applied: it is only checked.
+// Start starts a control plane from the programs in the directory tools, with its data and logs in dir. Without
+// controllers, applied objects are validated and stored, but not acted on.
 func Start(ctx context.Context, tools, dir string, controllers bool) (*ControlPlane, error) {
 	c := &ControlPlane{Kubeconfig: filepath.Join(dir, "kubeconfig"), dir: dir}
 	if err := c.start(ctx, tools, controllers); err != nil {
@@ -75,7 +75,7 @@ func (c *ControlPlane) start(ctx context.Context, tools string, controllers bool
 	if c.Config, err = clientcmd.BuildConfigFromFlags("", c.Kubeconfig); err != nil {
 		return err
 	}
-	c.Config.QPS = -1 // the test is the only one
+	c.Config.QPS = -1 // no limit: the test is the only client
 	if c.Client, err = kubernetes.NewForConfig(c.Config); err != nil {
 		return err
 	}
@@ -92,7 +92,7 @@ func (c *ControlPlane) start(ctx context.Context, tools string, controllers bool
 		"--leader-elect=false")
 }
 
-// makeFiles makes what the programs read: the key of service accounts, the administrator's token, and a kubeconfig.
+// makeFiles writes the key of service accounts, the administrator's token, and a kubeconfig.
 func (c *ControlPlane) makeFiles(api string) (key, public string, err error) {
 	private, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
@@ -119,7 +119,7 @@ current-context: test
 	)
 }
 
-// Run runs a program until Stop, with what it says in a file of the control plane's directory.
+// Run runs a program until Stop. Its output goes to a file in the control plane's directory.
 func (c *ControlPlane) Run(program string, args ...string) error {
 	log, err := os.Create(filepath.Join(c.dir, filepath.Base(program)+".log"))
 	if err != nil {
@@ -153,7 +153,7 @@ func (c *ControlPlane) waitReady(ctx context.Context) error {
 	}
 }
 
-// Stop ends all processes.
+// Stop stops all processes.
 func (c *ControlPlane) Stop() {
 	for _, p := range c.processes {
 		_ = p.Process.Kill()
@@ -161,7 +161,7 @@ func (c *ControlPlane) Stop() {
 	}
 }
 
-// Define installs the definitions of resources in the YAML files of dir, and waits until the API server serves them.
+// Define installs the custom resource definitions in dir, and waits until the API server serves them.
 func (c *ControlPlane) Define(ctx context.Context, dir string) error {
 	files, err := filepath.Glob(filepath.Join(dir, "*.yaml"))
 	if err != nil {
@@ -183,7 +183,7 @@ func (c *ControlPlane) Define(ctx context.Context, dir string) error {
 	return nil
 }
 
-// freePorts finds free addresses on loopback.
+// freePorts returns free addresses on loopback.
 func freePorts(n int) ([]string, error) {
 	var all []string
 	for range n {
@@ -191,7 +191,7 @@ func freePorts(n int) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		defer func() { _ = l.Close() }() // when all are chosen, so that none is chosen twice
+		defer func() { _ = l.Close() }() // after all are chosen, so that no port is chosen twice
 		all = append(all, l.Addr().String())
 	}
 	return all, nil

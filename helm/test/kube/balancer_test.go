@@ -20,12 +20,12 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// endpointDelay is how long the balancer goes on with endpoints that have changed: as an ingress does, which has to
-// hear of the change and to reload.
+// endpointDelay is how long the balancer uses endpoints after they changed, like an ingress that has to watch the
+// change and reload.
 const endpointDelay = 3 * time.Second
 
-// balancer passes requests on to the ready endpoints of a Service in turn, over connections that it keeps. It tries
-// nothing twice: a request that an endpoint does not answer is answered 502.
+// balancer forwards requests to the ready endpoints of a Service in turn, over keep-alive connections. It does not
+// retry: a request that an endpoint does not answer is answered 502.
 type balancer struct {
 	server *httptest.Server
 	turn   atomic.Uint64
@@ -73,10 +73,10 @@ func startBalancer(ctx context.Context, client kubernetes.Interface, namespace, 
 	return b, nil
 }
 
-// noEndpoint is nobody's address.
+// noEndpoint is an address without a listener.
 const noEndpoint = "no-endpoint.invalid"
 
-// next is the endpoint whose turn it is.
+// next returns the next endpoint, round robin.
 func (b *balancer) next() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -27,7 +27,7 @@ import (
 	"github.com/postbridge/postbridge/publishers/kafka/kafkatest"
 )
 
-// natsServers are those of one story. They may be stopped and started again, with what they have stored.
+// natsServers are the NATS servers of one story. A restart keeps their streams.
 type natsServers struct {
 	options []*server.Options
 	running []*server.Server
@@ -47,7 +47,7 @@ func (n *natsServers) start() error {
 			return fmt.Errorf("NATS server %d is not ready", i)
 		}
 		if n.options[i].Port <= 0 {
-			n.options[i].Port = s.Addr().(*net.TCPAddr).Port // the next start is at the same
+			n.options[i].Port = s.Addr().(*net.TCPAddr).Port // a restart uses the same port
 		}
 	}
 	return nil
@@ -63,8 +63,8 @@ func (n *natsServers) stop() {
 
 // cmdNATS starts and stops the NATS of a story: `nats start` one server without a login; `nats start HOST USER` one
 // on port 4222 of the host, with a login for that user, whose password is <user>-secret; `nats cluster` three with
-// TLS and credentials as examples/nats.yaml has it, with nats-ca.crt and NATS_CREDS in the story's directory; `nats
-// stop`. The environment is set for who reads from it.
+// TLS and credentials as in examples/nats.yaml, with nats-ca.crt and NATS_CREDS in the story's directory; `nats
+// stop`. It sets the environment for commands that read from NATS.
 func (s *suite) cmdNATS(ts *testscript.TestScript, _ bool, args []string) {
 	st := storyOf(ts)
 	switch args[0] {
@@ -96,7 +96,7 @@ func (s *suite) cmdNATS(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// secureCluster are three servers at nats.nats:4222.
+// secureCluster starts three servers at nats.nats:4222.
 func secureCluster(dir string) ([]*server.Options, error) {
 	config, err := serverTLS(dir+"/nats-ca.crt", "nats.nats")
 	if err != nil {
@@ -126,7 +126,7 @@ func secureCluster(dir string) ([]*server.Options, error) {
 	return all, nil
 }
 
-// makeAccount makes an account with JetStream and a user of it, and writes the user's credentials to a file.
+// makeAccount creates an account with JetStream and a user, and writes the user's credentials to a file.
 func makeAccount(file string) (func(*server.Options), error) {
 	var failure error
 	key := func(create func() (nkeys.KeyPair, error)) (nkeys.KeyPair, string) {
@@ -135,7 +135,7 @@ func makeAccount(file string) (func(*server.Options), error) {
 			failure = err
 			return nil, ""
 		}
-		public, _ := k.PublicKey() // of a key just made
+		public, _ := k.PublicKey() // cannot fail for a new key
 		return k, public
 	}
 	operator, operatorID := key(nkeys.CreateOperator)
@@ -174,7 +174,7 @@ func makeAccount(file string) (func(*server.Options), error) {
 	}, os.WriteFile(file, creds, 0o600)
 }
 
-// serverTLS makes a certificate for the name, and writes that of its CA to a file.
+// serverTLS creates a certificate for the name, and writes the certificate of its CA to a file.
 func serverTLS(caFile, name string) (*tls.Config, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -195,8 +195,9 @@ func serverTLS(caFile, name string) (*tls.Config, error) {
 	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}, nil
 }
 
-// cmdKafka starts the Kafka of a story, as examples/kafka.yaml has it: three nodes with TLS and SASL. It writes
-// kafka-ca.crt and KAFKA_PASSWORD into the story's directory, and sets the environment for who reads from it.
+// cmdKafka starts the Kafka of a story as in examples/kafka.yaml: three nodes with TLS and SASL. It writes
+// kafka-ca.crt and KAFKA_PASSWORD into the story's directory, and sets the environment for commands that read from
+// Kafka.
 func (s *suite) cmdKafka(ts *testscript.TestScript, _ bool, _ []string) {
 	brokers := []string{"kafka-0.kafka:9093", "kafka-1.kafka:9093", "kafka-2.kafka:9093"}
 	cluster := kafkatest.StartFor(storyOf(ts).t, kafkatest.Options{

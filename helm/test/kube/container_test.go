@@ -19,11 +19,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// asContainer is the name under which this program runs as the first process of a container, until it becomes the
-// program in it.
+// asContainer is the argv[0] with which this program runs as the first process of a container, before it executes the
+// container's program.
 const asContainer = "kube-test-container"
 
-// containerSpec is what that process is told.
+// containerSpec configures the first process of a container.
 type containerSpec struct {
 	Hostname                          string
 	Address                           string // on the bridge
@@ -37,20 +37,20 @@ type containerSpec struct {
 }
 
 type mount struct {
-	From, To string // a path here, and one in the container
+	From, To string // path on the host, path in the container
 	ReadOnly bool
 }
 
-// container is one that runs.
+// container is a running container.
 type container struct {
 	cmd  *exec.Cmd
 	spec containerSpec
-	done chan struct{} // closed at its end
+	done chan struct{} // closed when it has ended
 
 	started time.Time
 }
 
-// startContainer runs a program as the spec says, and writes what it prints to log.
+// startContainer runs a program in a new container, and writes its output to log.
 func startContainer(spec containerSpec, log *os.File) (*container, error) {
 	for _, m := range spec.Mounts {
 		if err := makeTarget(m.From, filepath.Join(spec.Root, m.To)); err != nil {
@@ -68,7 +68,8 @@ func startContainer(spec containerSpec, log *os.File) (*container, error) {
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = []*os.File{r}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNET | syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC,
+		Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNET | syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS |
+			syscall.CLONE_NEWIPC,
 	}
 	err = cmd.Start()
 	_ = r.Close()
@@ -77,7 +78,7 @@ func startContainer(spec containerSpec, log *os.File) (*container, error) {
 	}
 	c := &container{cmd: cmd, spec: spec, done: make(chan struct{}), started: time.Now()}
 	go func() {
-		_ = cmd.Wait() // its end is in ProcessState
+		_ = cmd.Wait() // the result is in ProcessState
 		close(c.done)
 	}()
 	if err := errors.Join(connect(cmd.Process.Pid), json.NewEncoder(w).Encode(spec)); err != nil {
@@ -87,7 +88,7 @@ func startContainer(spec containerSpec, log *os.File) (*container, error) {
 	return c, nil
 }
 
-// makeTarget makes what a mount of from is put on.
+// makeTarget creates the mount point for from.
 func makeTarget(from, to string) error {
 	info, err := os.Stat(from)
 	if err != nil {
@@ -99,7 +100,7 @@ func makeTarget(from, to string) error {
 	return errors.Join(os.MkdirAll(filepath.Dir(to), 0o755), os.WriteFile(to, nil, 0o644))
 }
 
-// connect gives the network of a process a link to the bridge, eth0 there.
+// connect links the network namespace of a process to the bridge, as eth0.
 func connect(pid int) error {
 	bridge, err := netlink.LinkByName(bridgeName)
 	if err != nil {
@@ -120,7 +121,7 @@ func connect(pid int) error {
 	return netlink.LinkSetUp(made)
 }
 
-// exec is a command beside the program in the container, as kubectl exec runs it.
+// exec returns a command to run in the container, as kubectl exec does.
 func (c *container) exec(ctx context.Context, args []string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, "nsenter", append([]string{
 		"--target", fmt.Sprint(c.cmd.Process.Pid), "--mount", "--net", "--pid", "--ipc", "--uts", "--root", "--wd",
@@ -132,7 +133,7 @@ func (c *container) exec(ctx context.Context, args []string) *exec.Cmd {
 
 func (c *container) signal(s syscall.Signal) { _ = c.cmd.Process.Signal(s) }
 
-// exitCode is that of a container which is done; as a shell counts if it was killed.
+// exitCode returns the exit code of an ended container: 128 plus the signal if it was killed.
 func (c *container) exitCode() int32 {
 	status := c.cmd.ProcessState.Sys().(syscall.WaitStatus)
 	if status.Signaled() {
@@ -141,15 +142,15 @@ func (c *container) exitCode() int32 {
 	return int32(status.ExitStatus())
 }
 
-// becomeContainer is what runs under the name asContainer. It does not return but with an error.
+// becomeContainer is the main function under the name asContainer. It returns only on errors.
 func becomeContainer() error {
-	runtime.LockOSThread() // which becomes the program: what follows is of one thread
+	runtime.LockOSThread() // namespaces and credentials are set for one thread, which then executes the program
 	var spec containerSpec
-	told := os.NewFile(3, "spec")
-	if err := json.NewDecoder(told).Decode(&spec); err != nil {
-		return fmt.Errorf("the container is not told what to run: %w", err)
+	file := os.NewFile(3, "spec")
+	if err := json.NewDecoder(file).Decode(&spec); err != nil {
+		return fmt.Errorf("read the container spec: %w", err)
 	}
-	_ = told.Close()
+	_ = file.Close()
 	if err := errors.Join(syscall.Sethostname([]byte(spec.Hostname)), setUpNetwork(spec.Address),
 		enterRoot(spec)); err != nil {
 		return err

@@ -1,9 +1,9 @@
 //go:build linux
 
-// Package kube tries the chart by running it. A real control plane runs on loopback; a small kubelet of our own runs
-// the pods of each node as local processes, with the environment, mounts, probes, hooks and grace that their specs
-// say; a balancer follows the readiness of endpoints, as a Service and an ingress do. All of it is in namespaces of
-// its own (network, mounts, processes), so that nothing is reachable from outside and nothing outlives the test.
+// Package kube tests the chart by running it. A real control plane runs on loopback; a small kubelet runs the pods of
+// each node as local processes, with the environment, mounts, probes, hooks and grace periods of their specs; a
+// balancer follows the readiness of endpoints, as a Service and an ingress do. Everything runs in new network, mount
+// and PID namespaces, so that nothing is reachable from outside and nothing outlives the test.
 //
 //	              sandbox: network 10.244.0.0/16 on a bridge
 //	┌────────────────────────────────────────────────────────────────────┐

@@ -34,27 +34,27 @@ import (
 
 const (
 	leaseRenewal  = 10 * time.Second
-	secretRefresh = 500 * time.Millisecond // a minute or so on a real node
-	retryInterval = 250 * time.Millisecond // of what cannot be started, and of a container that ended
+	secretRefresh = 500 * time.Millisecond // about a minute on a real node
+	retryInterval = 250 * time.Millisecond // between attempts to start a container
 )
 
-// kubelet runs the pods of one node as processes. It does what the chart relies on: volumes, environment, users,
-// probes, preStop, grace, restarts, status. It has no requests and limits, and no images: a program is one file.
+// kubelet runs the pods of one node as processes. It implements what the chart relies on: volumes, environment, users,
+// probes, preStop, grace periods, restarts, status. It has no resource limits and no images: a program is one file.
 type kubelet struct {
 	client    kubernetes.Interface
 	node      string
-	image     func(name string) string // the file that is the program in it
+	image     func(name string) string // path of the program in the image
 	dir       string
 	addresses *addresses
-	server    *httptest.Server // what the API server asks
+	server    *httptest.Server // requests of the API server
 
 	running sync.WaitGroup // of pods
 
 	mu   sync.Mutex
-	pods map[types.UID]*podWorker // guarded by mu; also those that have ended, until they are gone from the API
+	pods map[types.UID]*podWorker // guarded by mu; includes ended pods that the API still has
 }
 
-// addresses gives out those of pods.
+// addresses allocates pod addresses.
 type addresses struct {
 	mu   sync.Mutex
 	next int // guarded by mu
@@ -95,7 +95,7 @@ func (k *kubelet) start(ctx context.Context, t *testing.T) error {
 	return nil
 }
 
-// register makes the node.
+// register creates the Node.
 func (k *kubelet) register(ctx context.Context) error {
 	u, err := url.Parse(k.server.URL)
 	if err != nil {
@@ -127,7 +127,7 @@ func (k *kubelet) register(ctx context.Context) error {
 	return err
 }
 
-// renew says again and again that the node lives.
+// renew renews the Lease of the node.
 func (k *kubelet) renew(ctx context.Context) {
 	for {
 		lease := coordinationv1.Lease(k.node, corev1.NamespaceNodeLease).WithSpec(coordinationv1.LeaseSpec().
@@ -164,7 +164,7 @@ func (k *kubelet) update(ctx context.Context, pod *corev1.Pod) {
 	}
 }
 
-// forget ends a pod that is no more.
+// forget stops a pod that the API has deleted.
 func (k *kubelet) forget(uid types.UID) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -174,7 +174,7 @@ func (k *kubelet) forget(uid types.UID) {
 	}
 }
 
-// remove takes a pod whose container has ended out of the API.
+// remove deletes a pod whose container has ended from the API.
 func (k *kubelet) remove(ctx context.Context, pod *corev1.Pod) {
 	none := int64(0)
 	k.untilDone(ctx, pod, func() error {
@@ -184,14 +184,14 @@ func (k *kubelet) remove(ctx context.Context, pod *corev1.Pod) {
 	})
 }
 
-// untilDone tries what concerns a pod until the API has taken it, or has the pod no more.
+// untilDone retries a request about a pod until it succeeds or the API has no such pod.
 func (k *kubelet) untilDone(ctx context.Context, pod *corev1.Pod, try func() error) {
-	for said := false; ; said = true {
+	for logged := false; ; logged = true {
 		err := try()
 		if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 			return
 		}
-		if !said && ctx.Err() == nil {
+		if !logged && ctx.Err() == nil {
 			log.Printf("node %s: pod %s/%s: %v", k.node, pod.Namespace, pod.Name, err)
 		}
 		if !sleep(ctx, retryInterval) {
@@ -200,7 +200,7 @@ func (k *kubelet) untilDone(ctx context.Context, pod *corev1.Pod, try func() err
 	}
 }
 
-// containerOf is the container of a pod, nil if none runs.
+// containerOf returns the running container of a pod, or nil.
 func (k *kubelet) containerOf(namespace, name string) *container {
 	for _, w := range k.workers(namespace, name) {
 		if c := w.running(); c != nil {
@@ -210,7 +210,7 @@ func (k *kubelet) containerOf(namespace, name string) *container {
 	return nil
 }
 
-// workers are those of a pod: more than one while a pod that was deleted by force is not yet gone.
+// workers returns the workers of a pod name: more than one while a force-deleted pod still ends.
 func (k *kubelet) workers(namespace, name string) (all []*podWorker) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -222,7 +222,7 @@ func (k *kubelet) workers(namespace, name string) (all []*podWorker) {
 	return all
 }
 
-// handler answers what the API server asks of a node: for kubectl logs and kubectl exec.
+// handler serves the kubelet API for kubectl logs, exec and port-forward.
 func (k *kubelet) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", func(w http.ResponseWriter, r *http.Request) {
@@ -259,7 +259,7 @@ func (k *kubelet) handler() http.Handler {
 	return mux
 }
 
-// forwarder passes on to the ports of a pod, whose address it is.
+// forwarder forwards to the ports of the pod at this address.
 type forwarder string
 
 func (f forwarder) PortForward(ctx context.Context, _, _ string, port int32, from io.ReadWriteCloser) error {
@@ -272,34 +272,34 @@ func (f forwarder) PortForward(ctx context.Context, _, _ string, port int32, fro
 		_ = to.Close()
 	}()
 	if _, err = io.Copy(from, to); errors.Is(err, net.ErrClosed) {
-		return nil // the one who asked went first, which is no error: kubectl would end with it
+		return nil // the client closed first; kubectl would report an error and end
 	}
 	return err
 }
 
-// executor runs commands beside the program in a container.
+// executor runs commands in a container.
 type executor struct{ c *container }
 
 func (e executor) ExecInContainer(ctx context.Context, _, _, _ string, args []string, in io.Reader, out,
-	said io.WriteCloser, _ bool, _ <-chan remotecommand.TerminalSize, _ time.Duration) error {
+	stderr io.WriteCloser, _ bool, _ <-chan remotecommand.TerminalSize, _ time.Duration) error {
 	cmd := e.c.exec(ctx, args)
 	cmd.Stdin = in
 	if out != nil {
 		cmd.Stdout = out
 	}
-	if said != nil {
-		cmd.Stderr = said
+	if stderr != nil {
+		cmd.Stderr = stderr
 	}
 	return cmd.Run()
 }
 
-// patchStatus says how a pod is.
+// patchStatus patches the status of a pod.
 func (k *kubelet) patchStatus(ctx context.Context, pod *corev1.Pod, status corev1.PodStatus) {
 	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": pod.UID}, "status": status})
 	if err != nil {
 		panic(err)
 	}
-	// By this kind of patch conditions that others have set stay.
+	// A strategic merge keeps the conditions that others have set.
 	k.untilDone(ctx, pod, func() error {
 		_, err := k.client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, patch,
 			metav1.PatchOptions{}, "status")

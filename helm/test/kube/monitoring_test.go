@@ -15,15 +15,14 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// Where they listen, in the sandbox.
+// Listen addresses in the sandbox.
 const (
 	prometheusAddress   = "127.0.0.1:9091"
 	stateMetricsAddress = "127.0.0.1:9092"
 )
 
 // startMonitoring starts a Prometheus that scrapes all replicas and kube-state-metrics, and has the alerts of the
-// project. It looks each second, and what an alert would wait for is left out: a story has less patience than the
-// people who are paged.
+// project. It evaluates them every second, without their "for" durations, to keep the story short.
 func (s *suite) startMonitoring(dir, binaries, rules string) error {
 	text, err := os.ReadFile(rules)
 	if err != nil {
@@ -60,7 +59,7 @@ scrape_configs:
 	)
 }
 
-// firing is how many alerts of that name fire in the namespace.
+// firing returns how many alerts of that name fire in the namespace.
 func firing(name, namespace string) (n int, err error) {
 	resp, err := http.Get("http://" + prometheusAddress + "/api/v1/alerts")
 	if err != nil {
@@ -86,7 +85,7 @@ func firing(name, namespace string) (n int, err error) {
 	return n, nil
 }
 
-// seen reports whether Prometheus has seen a claim of the namespace. Before that, that nothing fires says nothing.
+// seen reports whether Prometheus has scraped a claim of the namespace. Until then, no alert can fire.
 func seen(namespace string) (bool, error) {
 	query := url.Values{"query": {fmt.Sprintf("kube_persistentvolumeclaim_info{namespace=%q}", namespace)}}
 	resp, err := http.Get("http://" + prometheusAddress + "/api/v1/query?" + query.Encode())
@@ -99,7 +98,7 @@ func seen(namespace string) (bool, error) {
 	return len(answer.Data.Result) > 0, err
 }
 
-// cmdAlert waits until an alert fires for the story, or does not: `alert NAME`, `! alert NAME`.
+// cmdAlert waits until an alert fires for the story, or with ! until it does not: `alert NAME`, `! alert NAME`.
 func (s *suite) cmdAlert(ts *testscript.TestScript, neg bool, args []string) {
 	eventually(ts, "a look at the claims", func() error {
 		ok, err := seen(ts.Getenv("NAMESPACE"))

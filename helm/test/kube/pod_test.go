@@ -20,19 +20,19 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
-// podWorker runs one pod, from its volumes to its end.
+// podWorker runs one pod, from the mounting of its volumes to its removal.
 type podWorker struct {
 	k       *kubelet
-	pod     *corev1.Pod // as it was first seen
+	pod     *corev1.Pod // as first read from the API
 	address string
 	dir     string
 
-	ctx  context.Context // of all it does; ends when the pod is gone from the API
+	ctx  context.Context // ends when the API has deleted the pod
 	stop context.CancelFunc
 
 	once        sync.Once
-	terminating chan struct{} // closed when the pod is to go
-	grace       time.Duration // written before terminating is closed
+	terminating chan struct{} // closed when the pod is to terminate
+	grace       time.Duration // set before terminating is closed
 
 	mu        sync.Mutex
 	container *container // guarded by mu; nil while none runs
@@ -50,7 +50,7 @@ func newPodWorker(ctx context.Context, k *kubelet, pod *corev1.Pod) *podWorker {
 	return w
 }
 
-// terminate begins the end of the pod.
+// terminate starts the termination of the pod.
 func (w *podWorker) terminate(grace time.Duration) {
 	w.once.Do(func() {
 		w.grace = grace
@@ -90,7 +90,7 @@ func (w *podWorker) run() {
 	}
 }
 
-// runContainer follows a container to its end, and reports whether that is the end of the pod.
+// runContainer waits for a container to end, and reports whether the pod ends, too.
 func (w *podWorker) runContainer(c *container) (over bool) {
 	ctx, cancel := context.WithCancel(w.ctx)
 	w.setContainer(c)
@@ -117,7 +117,7 @@ func (w *podWorker) runContainer(c *container) (over bool) {
 	}
 }
 
-// endInOrder ends a container as the kubelet does: its hook, SIGTERM, and SIGKILL when the grace is over.
+// endInOrder stops a container as the kubelet does: preStop hook, SIGTERM, and SIGKILL after the grace period.
 func (w *podWorker) endInOrder(c *container) {
 	over, cancel := context.WithTimeout(w.ctx, w.grace)
 	defer cancel()
@@ -137,7 +137,7 @@ func (w *podWorker) endInOrder(c *container) {
 	<-c.done
 }
 
-// ended says how a container ended, and reports whether the pod is over, too.
+// ended patches how a container ended into the status, and reports whether the pod ends, too.
 func (w *podWorker) ended(c *container) (over bool) {
 	state := corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{
 		ExitCode: c.exitCode(), StartedAt: metav1.Time{Time: c.started}, FinishedAt: metav1.Now(), Reason: "Completed",
@@ -166,7 +166,7 @@ func (w *podWorker) setContainer(c *container) {
 	w.container, w.readySince = c, metav1.Time{}
 }
 
-// logFile is a pod's own: one of the same name that comes later has another.
+// logFile returns the log file of a pod. A later pod of the same name has another.
 func (w *podWorker) logFile() string { return filepath.Join(w.k.dir, "logs", string(w.pod.UID)+".log") }
 
 func (w *podWorker) spec() *corev1.Container { return &w.pod.Spec.Containers[0] }
@@ -198,8 +198,10 @@ func (w *podWorker) startContainer() (*container, error) {
 		Hostname: w.pod.Name, Address: w.address, Root: root, ReadOnlyRoot: *security.ReadOnlyRootFilesystem,
 		NoNewPrivileges:  !*security.AllowPrivilegeEscalation,
 		DropCapabilities: slices.Contains(security.Capabilities.Drop, "ALL"),
-		UID:              int(*podSecurity.RunAsUser), GID: int(*podSecurity.RunAsGroup), Groups: []int{int(*podSecurity.FSGroup)},
-		Args: append([]string{"/postbridge"}, w.spec().Args...), Env: environment,
+		UID:              int(*podSecurity.RunAsUser),
+		GID:              int(*podSecurity.RunAsGroup),
+		Groups:           []int{int(*podSecurity.FSGroup)},
+		Args:             append([]string{"/postbridge"}, w.spec().Args...), Env: environment,
 		Mounts: []mount{{From: program, To: "/postbridge", ReadOnly: true},
 			{From: "/etc/hosts", To: "/etc/hosts", ReadOnly: true}},
 	}
@@ -214,7 +216,8 @@ func (w *podWorker) startContainer() (*container, error) {
 	return startContainer(spec, log)
 }
 
-// supported refuses what a real kubelet would do and this one does not: a story must not pass because of that.
+// supported rejects specs that use features of a real kubelet which this one lacks, so that no story passes for lack of
+// a feature.
 func supported(pod *corev1.Pod) error {
 	s := pod.Spec
 	if len(s.Containers) != 1 || len(s.InitContainers) > 0 || s.SecurityContext == nil {
@@ -230,7 +233,8 @@ func supported(pod *corev1.Pod) error {
 		return errors.New("of hooks, the kubelet of the test knows a preStop that sleeps")
 	case security == nil || security.RunAsUser != nil || security.ReadOnlyRootFilesystem == nil ||
 		security.AllowPrivilegeEscalation == nil || security.Capabilities == nil:
-		return errors.New("the kubelet of the test wants a container that says what it may do, as the user of the pod")
+		return errors.New("the kubelet of the test needs a container with the user of the pod, and with " +
+			"readOnlyRootFilesystem, allowPrivilegeEscalation and capabilities")
 	case podSecurity.RunAsUser == nil || podSecurity.RunAsGroup == nil || podSecurity.FSGroup == nil:
 		return errors.New("the kubelet of the test wants a pod with a user, a group and a group of its volumes")
 	}
@@ -259,8 +263,8 @@ func openLog(path string) (*os.File, error) {
 	return os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 }
 
-// environment is that of the spec, and, if the spec does not say otherwise, what Kubernetes adds for each Service of
-// the namespace.
+// environment returns the variables of the spec and, unless the spec disables them, the variables that Kubernetes adds
+// for each Service of the namespace.
 func (w *podWorker) environment() ([]string, error) {
 	var all []string
 	if links := w.pod.Spec.EnableServiceLinks; links == nil || *links {
@@ -283,13 +287,13 @@ func (w *podWorker) refreshSecrets(ctx context.Context) {
 	for sleep(ctx, secretRefresh) {
 		for _, v := range w.pod.Spec.Volumes {
 			if v.Secret != nil {
-				_ = w.k.writeSecret(ctx, w.pod, v.Secret, volumeDir(w.dir, v)) // what cannot be read stays as it is
+				_ = w.k.writeSecret(ctx, w.pod, v.Secret, volumeDir(w.dir, v)) // on an error the old files stay
 			}
 		}
 	}
 }
 
-// probe asks a container whether it is ready and whether it lives, and kills one that does not.
+// probe runs the readiness and liveness probes of a container, and kills it after a failed liveness probe.
 func (w *podWorker) probe(ctx context.Context, c *container) {
 	spec := w.spec()
 	if spec.ReadinessProbe == nil {
@@ -300,7 +304,7 @@ func (w *podWorker) probe(ctx context.Context, c *container) {
 	if spec.LivenessProbe != nil {
 		w.ask(ctx, spec.LivenessProbe, func(ok bool) {
 			select {
-			case <-w.terminating: // nobody asks any more
+			case <-w.terminating: // probes end with the termination
 			default:
 				if !ok {
 					c.signal(syscall.SIGTERM)
@@ -310,7 +314,7 @@ func (w *podWorker) probe(ctx context.Context, c *container) {
 	}
 }
 
-// ask asks at the probe's intervals, and tells each answer that counts.
+// ask probes at the probe's interval, and reports each result that reaches a threshold.
 func (w *podWorker) ask(ctx context.Context, p *corev1.Probe, tell func(ok bool)) {
 	client := &http.Client{
 		Timeout:   time.Duration(p.TimeoutSeconds) * time.Second,
@@ -342,7 +346,7 @@ func (w *podWorker) port(port intstr.IntOrString) int32 {
 	return port.IntVal
 }
 
-// setReady says whether a container is ready, if that is news.
+// setReady patches the readiness of a container if it changed.
 func (w *podWorker) setReady(c *container, ready bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -364,14 +368,14 @@ func waiting(reason, message string) corev1.ContainerState {
 	return corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason, Message: message}}
 }
 
-// patch says in the API how the pod is.
+// patch patches the status of the pod.
 func (w *podWorker) patch(phase corev1.PodPhase, state corev1.ContainerState) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.patchLocked(phase, state)
 }
 
-// patchLocked is called with mu held, which it keeps until the API knows: what is said later is later.
+// patchLocked is patch for callers that hold mu, which stays locked until the API answers, to keep the order.
 func (w *podWorker) patchLocked(phase corev1.PodPhase, state corev1.ContainerState) {
 	ready, since := corev1.ConditionFalse, metav1.Now()
 	if !w.readySince.IsZero() {

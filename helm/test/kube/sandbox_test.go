@@ -15,13 +15,13 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// inSandbox is set in the process that runs the tests.
+// inSandbox is a variable set in the process that runs the tests.
 const inSandbox = "KUBE_TEST_SANDBOX"
 
-// bridgeName is the link that all pods are on.
+// bridgeName is the bridge that all pods are attached to.
 const bridgeName = "pods"
 
-// hosts are the names of what runs beside the cluster. Each has an address of its own on the bridge.
+// hosts are the names of servers outside the cluster. Each has its own address on the bridge.
 func hosts() map[string][]string {
 	return map[string][]string{
 		"10.244.0.1": {"nats.nats", "kafka-0.kafka"},
@@ -40,7 +40,7 @@ func hostsFile() []byte {
 	return b
 }
 
-// runInSandbox runs this test again, in namespaces of its own, and returns its exit code.
+// runInSandbox runs this test binary again in new namespaces, and returns its exit code.
 func runInSandbox() int {
 	if os.Geteuid() != 0 {
 		fmt.Fprintln(os.Stderr, "kube: run it as root: it needs namespaces, networks and mounts of its own")
@@ -57,10 +57,10 @@ func runInSandbox() int {
 		return 1
 	}
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), inSandbox+"="+dir, "TMPDIR="+dir) // which is removed, however it ends
+	cmd.Env = append(os.Environ(), inSandbox+"="+dir, "TMPDIR="+dir) // dir is removed in any case
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		// With the first process of its namespace all others end.
+		// The kernel kills all processes of the namespace with its first.
 		Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNET | syscall.CLONE_NEWNS,
 		Pdeathsig:  syscall.SIGKILL,
 	}
@@ -75,31 +75,31 @@ func runInSandbox() int {
 	return 0
 }
 
-// The versions of postbridge that there are images of.
+// Versions of postbridge with an image.
 const (
 	firstVersion = "v0.1.0"
 	nextVersion  = "v0.1.1"
 )
 
-// buildImages makes what the image postbridge:<version> is made of: the binary of that release.
+// buildImages builds the binary of each image postbridge:<version>.
 func buildImages(dir string) error {
 	for _, version := range []string{firstVersion, nextVersion} {
 		cmd := exec.Command("make", "--no-print-directory", "release", "VERSION="+version,
 			"OUT="+image(dir, "postbridge:"+version))
 		cmd.Dir = top
-		if said, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("make release: %w\n%s", err, said)
+		if output, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("make release: %w\n%s", err, output)
 		}
 	}
 	return nil
 }
 
-// image is the binary in the image.
+// image returns the path of the binary in the image.
 func image(dir, name string) string {
 	return filepath.Join(dir, "images", strings.ReplaceAll(name, ":", "-"))
 }
 
-// enterSandbox makes the namespaces that this process was started in usable.
+// enterSandbox sets up mounts and network in the namespaces of this process.
 func enterSandbox(dir string) error {
 	hosts := filepath.Join(dir, "hosts")
 	return errors.Join(
@@ -116,8 +116,8 @@ func makeBridge() error {
 	if err != nil {
 		return err
 	}
-	// Without an address of its own the bridge takes the lowest of its ports', and a pod that comes or goes may
-	// change that: for half a minute the others would send to the one that was.
+	// By default a bridge takes the lowest MAC address of its ports. When a pod that starts or ends changes it, the
+	// others would send to the old one for half a minute.
 	address := net.HardwareAddr{0x02, 0, 0, 0, 0, 0x01}
 	bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: bridgeName, HardwareAddr: address}}
 	if err := errors.Join(netlink.LinkSetUp(lo), netlink.LinkAdd(bridge)); err != nil {

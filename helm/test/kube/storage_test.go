@@ -17,8 +17,8 @@ import (
 
 const storageClass = "standard"
 
-// storage gives each claim a directory, which any node can reach, as a disk in the network would be. It keeps what is
-// on it even when the claim is deleted, for the tests to look at.
+// storage provisions a directory for each claim, reachable from every node like a network disk. It keeps the directory
+// after the claim is deleted, for checks.
 type storage struct {
 	client kubernetes.Interface
 	dir    string
@@ -51,7 +51,9 @@ func (s *storage) provide(ctx context.Context, claim *corev1.PersistentVolumeCla
 			AccessModes:                   claim.Spec.AccessModes,
 			StorageClassName:              storageClass,
 			PersistentVolumeReclaimPolicy: corev1.PersistentVolumeReclaimRetain,
-			PersistentVolumeSource:        corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: filepath.Join(s.dir, name)}},
+			PersistentVolumeSource: corev1.PersistentVolumeSource{
+				HostPath: &corev1.HostPathVolumeSource{Path: filepath.Join(s.dir, name)},
+			},
 			ClaimRef: &corev1.ObjectReference{Namespace: claim.Namespace, Name: claim.Name,
 				UID: claim.UID},
 		},

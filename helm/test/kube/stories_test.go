@@ -27,7 +27,7 @@ import (
 	"github.com/postbridge/postbridge/helm/test/controlplane"
 )
 
-const top = "../../.." // of the repository
+const top = "../../.." // root of the repository
 
 func TestMain(m *testing.M) {
 	if os.Args[0] == asContainer {
@@ -45,7 +45,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// suite is what all stories share.
+// suite holds what all stories share.
 type suite struct {
 	*controlplane.ControlPlane
 	dir   string // of the sandbox
@@ -53,18 +53,18 @@ type suite struct {
 	nodes []*kubelet
 }
 
-// story is what one story has.
+// story holds the state of one story.
 type story struct {
 	t    testing.TB
-	nats *natsServers // nil until it is started
+	nats *natsServers // nil until started
 }
 
 type storyKey struct{}
 
 func storyOf(ts *testscript.TestScript) *story { return ts.Value(storyKey{}).(*story) }
 
-// TestStories does with the chart what a platform team does: stories/ has one story a file. Each has a namespace of its
-// own that enforces the Pod Security Standard "restricted".
+// TestStories uses the chart as a platform team does, with one story per file in stories/. Each story has its own
+// namespace, which enforces the Pod Security Standard "restricted".
 func TestStories(t *testing.T) {
 	s := startSuite(t)
 	testscript.Run(t, testscript.Params{
@@ -164,7 +164,7 @@ func (s *suite) setUp(e *testscript.Env) error {
 		if st.t.Failed() {
 			st.t.Log(s.state(namespace))
 		}
-		// What still ran would be in the way of the other stories.
+		// Pods that still run would slow the other stories.
 		if err := s.Client.CoreV1().Namespaces().Delete(context.Background(), namespace,
 			metav1.DeleteOptions{}); err != nil {
 			st.t.Error(err)
@@ -175,11 +175,11 @@ func (s *suite) setUp(e *testscript.Env) error {
 	})
 	return errors.Join(
 		clientcmd.WriteToFile(*config, e.WorkDir+"/.kubeconfig"),
-		os.Symlink(root+"/helm", e.WorkDir+"/helm"), // for commands as they are written in the README
+		os.Symlink(root+"/helm", e.WorkDir+"/helm"), // the README uses this path
 	)
 }
 
-// state is what there is in a namespace, for a story that fails.
+// state describes the objects of a namespace, for a failed story.
 func (s *suite) state(namespace string) string {
 	var b strings.Builder
 	for _, args := range [][]string{
@@ -188,8 +188,8 @@ func (s *suite) state(namespace string) string {
 	} {
 		cmd := exec.Command(filepath.Join(s.tools, "kubectl"),
 			append([]string{"--kubeconfig", s.Kubeconfig, "--namespace", namespace}, args...)...)
-		said, _ := cmd.CombinedOutput() // if that fails, it says so
-		fmt.Fprintf(&b, "kubectl %s\n%s\n", strings.Join(args, " "), said)
+		output, _ := cmd.CombinedOutput() // has the error, too
+		fmt.Fprintf(&b, "kubectl %s\n%s\n", strings.Join(args, " "), output)
 	}
 	return b.String()
 }
@@ -220,7 +220,7 @@ func (s *suite) cmdCrash(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Fatalf("no container of %s runs", args[0])
 }
 
-// cmdEventually runs a command until it prints what is wanted: `eventually TEXT COMMAND...`.
+// cmdEventually runs a command until its output contains a text: `eventually TEXT COMMAND...`.
 func (s *suite) cmdEventually(ts *testscript.TestScript, _ bool, args []string) {
 	eventually(ts, strings.Join(args, " "), func() error {
 		cmd := exec.Command(args[1], args[2:]...)
@@ -230,16 +230,16 @@ func (s *suite) cmdEventually(ts *testscript.TestScript, _ bool, args []string) 
 		if program, err := exec.LookPath(filepath.Join(s.tools, args[1])); err == nil {
 			cmd.Path, cmd.Err = program, nil
 		}
-		said, err := cmd.CombinedOutput()
-		if !strings.Contains(string(said), args[0]) {
-			return fmt.Errorf("it ended with %v and says %s", err, said) //nolint:errorlint // nil, too
+		output, err := cmd.CombinedOutput()
+		if !strings.Contains(string(output), args[0]) {
+			return fmt.Errorf("it ended with %v; output: %s", err, output) //nolint:errorlint // nil, too
 		}
 		return nil
 	})
 }
 
-// cmdStored looks for what send has noted as acknowledged on the bus that the environment says, each once: `stored
-// FILE`.
+// cmdStored checks that each event in FILE, which send has written for acknowledged postbacks, is stored exactly once
+// on the bus of the environment: `stored FILE`.
 func (s *suite) cmdStored(ts *testscript.TestScript, _ bool, args []string) {
 	acked := make(map[string]bool)
 	for line := range strings.Lines(ts.ReadFile(args[0])) {
@@ -255,11 +255,11 @@ func (s *suite) cmdStored(ts *testscript.TestScript, _ bool, args []string) {
 		for _, name := range busSettings() {
 			cmd.Env = append(cmd.Env, name+"="+ts.Getenv(name))
 		}
-		var said bytes.Buffer
-		cmd.Stderr = &said
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
 		out, err := cmd.Output()
 		if err != nil {
-			return fmt.Errorf("tail: %w: %s", err, &said)
+			return fmt.Errorf("tail: %w: %s", err, &stderr)
 		}
 		seen := make(map[string]bool)
 		for lines := bufio.NewScanner(bytes.NewReader(out)); lines.Scan(); {
@@ -284,7 +284,7 @@ func (s *suite) cmdStored(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Logf("%d acknowledged, %d stored, each once", len(acked), stored)
 }
 
-// busSettings are what nats and kafka set, for whom reads from the bus.
+// busSettings are the variables that nats and kafka set for readers of the bus.
 func busSettings() []string {
 	return []string{
 		"POSTBRIDGE_PUBLISH", "POSTBRIDGE_NATS_URL", "POSTBRIDGE_NATS_USER", "POSTBRIDGE_NATS_PASSWORD",
@@ -308,8 +308,8 @@ func eventually(ts *testscript.TestScript, what string, try func() error) {
 	}
 }
 
-// cmdReadme does what a section of the chart's README says, as it is written there: YAML that begins with the name of a
-// file is written to it, and commands are run. `readme SECTION`.
+// cmdReadme follows a section of the chart's README: it writes YAML that begins with the name of a file to that file,
+// and runs commands. `readme SECTION`.
 func (s *suite) cmdReadme(ts *testscript.TestScript, _ bool, args []string) {
 	text, err := os.ReadFile(top + "/helm/postbridge/README.md")
 	ts.Check(err)
@@ -320,7 +320,7 @@ func (s *suite) cmdReadme(ts *testscript.TestScript, _ bool, args []string) {
 	section, _, _ = strings.Cut(section, "\n## ")
 	blocks := regexp.MustCompile("(?s)```(sh|yaml)\n(.*?)```").FindAllStringSubmatch(section, -1)
 	if len(blocks) == 0 {
-		ts.Fatalf("the section %s says nothing to do", args[0])
+		ts.Fatalf("the section %s has no file and no command", args[0])
 	}
 	for _, block := range blocks {
 		if block[1] == "yaml" {

@@ -16,7 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// mountVolumes makes the volumes of a pod, and returns the directory of each by name.
+// mountVolumes creates the volumes of a pod, and returns the directory of each by name.
 func (k *kubelet) mountVolumes(ctx context.Context, pod *corev1.Pod, dir string) (map[string]string, error) {
 	all := make(map[string]string)
 	for _, v := range pod.Spec.Volumes {
@@ -40,10 +40,10 @@ func (k *kubelet) mountVolumes(ctx context.Context, pod *corev1.Pod, dir string)
 	return all, nil
 }
 
-// volumeDir is where a volume is that belongs to the pod alone.
+// volumeDir returns the directory of a volume that only the pod uses.
 func volumeDir(dir string, v corev1.Volume) string { return filepath.Join(dir, "volumes", v.Name) }
 
-// claimed is the directory of a claim's volume, which the group of the pod may write to.
+// claimed returns the directory of a claim's volume, and makes it writable for the group of the pod.
 func (k *kubelet) claimed(ctx context.Context, pod *corev1.Pod, name string) (string, error) {
 	claim, err := k.client.CoreV1().PersistentVolumeClaims(pod.Namespace).Get(ctx, name, metav1.GetOptions{})
 	if err != nil {
@@ -63,8 +63,8 @@ func (k *kubelet) claimed(ctx context.Context, pod *corev1.Pod, name string) (st
 	return at, err
 }
 
-// writeSecret writes the files of a Secret as the kubelet does: all at once, by changing what the link ..data leads to.
-// What is there already and the same stays.
+// writeSecret writes the files of a Secret as the kubelet does: atomically, by replacing the link ..data, and only if
+// they changed.
 func (k *kubelet) writeSecret(ctx context.Context, pod *corev1.Pod, source *corev1.SecretVolumeSource,
 	at string) error {
 	secret, err := k.client.CoreV1().Secrets(pod.Namespace).Get(ctx, source.SecretName, metav1.GetOptions{})

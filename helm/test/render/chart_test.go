@@ -26,13 +26,13 @@ import (
 )
 
 const (
-	top   = "../../.." // of the repository
+	top   = "../../.." // root of the repository
 	chart = top + "/helm/postbridge"
 )
 
 var update = flag.Bool("update", false, "write testdata/*.yaml and the table in the README of the chart anew")
 
-// rendering is what the chart makes of one set of values.
+// rendering is the chart rendered with one set of values.
 type rendering struct {
 	name string
 	args []string // of helm
@@ -47,7 +47,7 @@ func examples(t *testing.T) []string {
 	return files
 }
 
-// renderings are those of all examples, and of switches in all states that change what is rendered.
+// renderings returns the renderings of all examples, and of all values that switch objects on and off.
 func renderings(t *testing.T) (all []rendering) {
 	t.Helper()
 	switches := map[string][]string{
@@ -85,7 +85,7 @@ func renderings(t *testing.T) (all []rendering) {
 			"networkPolicy.busPorts={4222,9092}", "--set-json", `networkPolicy.adminFrom=[]`},
 		"logins": {"--set", "secret.existingSecret=s,secret.keys={KITE_SECRETS,KITE_TOKENS,DHAN_TOKENS,NATS_CREDS,NATS_PASSWORD,NATS_TOKEN,KAFKA_PASSWORD},drain.ordinals={3}", "--set", `publish=nats\,kafka,nats.url=nats://nats-2\,nats://10.0.0.5\,nats://nats-1:4333/,kafka.brokers={a:9092}`},
 	}
-	// What is left in the Secret of a bus that is not published to any more.
+	// The Secret still has keys of a bus that is no longer published to.
 	onBus["moved"] = append(slices.Clone(onBus["logins"][:2]), "--set",
 		"publish=kafka,kafka.brokers={a:9092},drain.ordinals={3}")
 	for _, file := range examples(t) {
@@ -101,14 +101,14 @@ func renderings(t *testing.T) (all []rendering) {
 	return all
 }
 
-// helm runs helm, and returns what it prints.
+// helm runs helm and returns its output.
 func helm(args ...string) (string, error) {
 	cmd := exec.Command(os.Getenv("HELM"), args...) // see the Makefile
-	var out, said bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &said
+	var out, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &stderr
 	err := cmd.Run()
 	if err != nil {
-		err = fmt.Errorf("%w: %s", err, &said)
+		err = fmt.Errorf("%w: %s", err, &stderr)
 	}
 	return out.String(), err
 }
@@ -127,7 +127,7 @@ func (r rendering) render(t *testing.T) string {
 	return text
 }
 
-// objects are the resources in what was rendered.
+// objects returns the objects in rendered manifests.
 func objects(t *testing.T, text string) (all []*unstructured.Unstructured) {
 	t.Helper()
 	for d := yaml.NewYAMLOrJSONDecoder(strings.NewReader(text), 4096); ; {
@@ -143,7 +143,7 @@ func objects(t *testing.T, text string) (all []*unstructured.Unstructured) {
 	}
 }
 
-// of are the objects of a kind.
+// of returns the objects of a kind.
 func of[T any](t *testing.T, all []*unstructured.Unstructured, kind string) (found []*T) {
 	t.Helper()
 	for _, u := range all {
@@ -161,13 +161,13 @@ func of[T any](t *testing.T, all []*unstructured.Unstructured, kind string) (fou
 
 func TestLint(t *testing.T) {
 	for _, file := range append(examples(t), chart+"/values.yaml") {
-		if said, err := helm("lint", "--strict", chart, "--values", file); err != nil {
-			t.Errorf("%s: %v\n%s", file, err, said)
+		if output, err := helm("lint", "--strict", chart, "--values", file); err != nil {
+			t.Errorf("%s: %v\n%s", file, err, output)
 		}
 	}
 }
 
-// TestGolden shows what the examples make. -update writes it anew.
+// TestGolden compares the rendered examples with golden files. -update rewrites them.
 func TestGolden(t *testing.T) {
 	for _, file := range examples(t) {
 		text, err := template("--values", file, "--set", "prometheusRule.enabled=false,dashboard.enabled=false")
@@ -191,7 +191,7 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-// TestRefused has all values that would not work, and what is said of them.
+// TestRefused checks that values which cannot work are rejected, and the errors.
 func TestRefused(t *testing.T) {
 	kite := "secret.data.KITE_SECRETS=1=2"
 	for set, want := range map[string]string{
@@ -233,7 +233,7 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// TestInvariants looks for what has to be so with all values.
+// TestInvariants checks the rules that hold for all values.
 func TestInvariants(t *testing.T) {
 	for _, r := range renderings(t) {
 		t.Run(r.name, func(t *testing.T) {
@@ -315,7 +315,7 @@ func checkStatefulSet(t *testing.T, s *appsv1.StatefulSet) {
 	}
 }
 
-// checkPod wants what the Pod Security Standard "restricted" does, and more.
+// checkPod checks the Pod Security Standard "restricted", and more.
 func checkPod(t *testing.T, pod *corev1.PodTemplateSpec) {
 	t.Helper()
 	s := pod.Spec
@@ -366,7 +366,7 @@ func checkPod(t *testing.T, pod *corev1.PodTemplateSpec) {
 	}
 }
 
-// fileIsThere reports whether a file is in a volume that is mounted, as far as the pod says.
+// fileIsThere reports whether a file is in a mounted volume, according to the pod spec.
 func fileIsThere(path string, mounted map[string]string, volumes map[string]corev1.Volume) bool {
 	v, ok := volumes[mounted[filepath.Dir(path)]]
 	if !ok || v.Secret == nil {
@@ -376,7 +376,7 @@ func fileIsThere(path string, mounted map[string]string, volumes map[string]core
 		func(i corev1.KeyToPath) bool { return i.Path == filepath.Base(path) })
 }
 
-// checkDrain wants a Job to have the volume of a replica, its bus, and nothing of brokers.
+// checkDrain checks that a Job has the volume of a replica and the settings of its bus, and none of brokers.
 func checkDrain(t *testing.T, s *appsv1.StatefulSet, j *batchv1.Job) {
 	t.Helper()
 	pod := &j.Spec.Template
@@ -420,7 +420,7 @@ func environment(pod *corev1.PodTemplateSpec) map[string]string {
 	return all
 }
 
-// checkService wants postbacks to reach replicas only, and nobody outside the admin port.
+// checkService checks that postbacks reach only replicas, and that the admin port is not exposed.
 func checkService(t *testing.T, s *corev1.Service, set *appsv1.StatefulSet, jobs []*batchv1.Job) {
 	t.Helper()
 	selects := func(labels map[string]string) bool {
@@ -451,12 +451,13 @@ func checkService(t *testing.T, s *corev1.Service, set *appsv1.StatefulSet, jobs
 	if got := s.Spec.Ports[0].AppProtocol; got == nil || *got != want {
 		t.Errorf("the Service %s speaks %v, not %s", s.Name, got, want)
 	}
-	if headless := s.Spec.ClusterIP == corev1.ClusterIPNone; headless != (s.Spec.Ports[0].TargetPort.StrVal == "admin") || len(s.Spec.Ports) != 1 {
+	headless := s.Spec.ClusterIP == corev1.ClusterIPNone
+	if headless != (s.Spec.Ports[0].TargetPort.StrVal == "admin") || len(s.Spec.Ports) != 1 {
 		t.Errorf("the Service %s has the ports %+v", s.Name, s.Spec.Ports)
 	}
 }
 
-// checkServiceMonitor wants one to select the headless Service alone, and a port that it has.
+// checkServiceMonitor checks that it selects only the headless Service, and one of its ports.
 func checkServiceMonitor(t *testing.T, all []*unstructured.Unstructured) {
 	t.Helper()
 	for _, u := range all {
@@ -487,7 +488,7 @@ func checkServiceMonitor(t *testing.T, all []*unstructured.Unstructured) {
 	}
 }
 
-// checkBuses wants no setting of a bus that is not published to, which the program refuses.
+// checkBuses checks that a bus without publishing has no settings, which postbridge would reject.
 func checkBuses(t *testing.T, environ map[string]string) {
 	t.Helper()
 	for name := range environ {
@@ -498,7 +499,7 @@ func checkBuses(t *testing.T, environ map[string]string) {
 	}
 }
 
-// checkNetworkPolicy wants DNS and the ports of the bus to be open, and no other.
+// checkNetworkPolicy checks that only DNS and the ports of the bus are open.
 func checkNetworkPolicy(t *testing.T, p *networkingv1.NetworkPolicy, environ map[string]string) {
 	t.Helper()
 	want := map[int32]bool{53: true, 5353: true}
@@ -539,9 +540,9 @@ func checkIngress(t *testing.T, i *networkingv1.Ingress) {
 	}
 }
 
-// TestEnvironment holds the names of settings in the chart against those of the program, both ways.
+// TestEnvironment compares the names of settings in the chart and in the program, both ways.
 func TestEnvironment(t *testing.T) {
-	readme, err := os.ReadFile(top + "/cmd/postbridge/README.md") // a test holds its table against the program
+	readme, err := os.ReadFile(top + "/cmd/postbridge/README.md") // a test compares its table with the program
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -566,7 +567,7 @@ func TestEnvironment(t *testing.T) {
 		}
 	}
 	for name := range known {
-		// A secret is either in the environment or in a file.
+		// A secret is set by value or by file.
 		if base := strings.TrimSuffix(name, "_FILE"); !inChart[base] && !inChart[base+"_FILE"] {
 			t.Errorf("the chart cannot set %s", name)
 		}

@@ -1,3 +1,2 @@
-// Package render looks at what the chart renders, and has a real API server take it. It runs nothing of it: package
-// kube does.
+// Package render checks the rendered chart, also with a real API server. It runs nothing; package kube does.
 package render

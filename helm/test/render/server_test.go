@@ -17,8 +17,8 @@ import (
 	"github.com/postbridge/postbridge/helm/test/controlplane"
 )
 
-// TestTaken has a real API server take all renderings: every field is known to it, every value allowed, and the pods
-// are "restricted". It says so of what is wrong with one, too.
+// TestTaken checks that a real API server accepts all renderings: every field is known, every value allowed, and the
+// pods satisfy the Pod Security Standard "restricted". It rejects wrong renderings.
 func TestTaken(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
@@ -36,34 +36,34 @@ func TestTaken(t *testing.T) {
 	}}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	// A Pod needs it. In a cluster a controller creates it, which does not run here.
+	// A Pod needs a service account. Its controller does not run here.
 	if _, err := server.Client.CoreV1().ServiceAccounts("orders").Create(ctx, &corev1.ServiceAccount{
 		ObjectMeta: metav1.ObjectMeta{Name: "default"},
 	}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	// apply has the server check what was rendered, and returns what it says if it is not content.
+	// apply returns the errors and warnings of the server for a rendering.
 	apply := func(text string) string {
 		cmd := exec.CommandContext(ctx, filepath.Join(tools, "kubectl"), "--kubeconfig", server.Kubeconfig,
 			"--namespace", "orders",
 			"apply", "--dry-run=server", "--validate=strict", "--filename", "-")
 		cmd.Stdin = strings.NewReader(text)
-		said, err := cmd.CombinedOutput()
-		if err != nil || strings.Contains(string(said), "Warning") {
-			return string(said) + " "
+		output, err := cmd.CombinedOutput()
+		if err != nil || strings.Contains(string(output), "Warning") {
+			return string(output) + " "
 		}
 		return ""
 	}
 	for _, r := range renderings(t) {
-		if said := apply(r.render(t)); said != "" {
-			t.Errorf("%s: %s", r.name, said)
+		if errs := apply(r.render(t)); errs != "" {
+			t.Errorf("%s: %s", r.name, errs)
 		}
 	}
-	if said := apply(repairManifest(t)); said != "" {
-		t.Errorf("the Pod that repairs a spool, in the README: %s", said)
+	if errs := apply(repairManifest(t)); errs != "" {
+		t.Errorf("the Pod that repairs a spool, in the README: %s", errs)
 	}
 	good := rendering{args: []string{"--values", chart + "/examples/nats.yaml"}}.render(t)
-	for from, bad := range map[string]struct{ to, said string }{
+	for from, bad := range map[string]struct{ to, want string }{
 		"enableServiceLinks:": {"enableServiceLink:",
 			`unknown field "spec.template.spec.enableServiceLink"`},
 		"runAsNonRoot: true": {"runAsNonRoot: false", "runAsNonRoot != true"},
@@ -74,8 +74,8 @@ func TestTaken(t *testing.T) {
 		"persistentVolumeClaimRetention": {"persistentVolumeClaimRetain",
 			`unknown field "spec.persistentVolumeClaimRetainPolicy"`},
 	} {
-		if said := apply(strings.ReplaceAll(good, from, bad.to)); !strings.Contains(said, bad.said) {
-			t.Errorf("of %q in place of %q the server says %q", bad.to, from, said)
+		if errs := apply(strings.ReplaceAll(good, from, bad.to)); !strings.Contains(errs, bad.want) {
+			t.Errorf("%q instead of %q: errors %q, want %q", bad.to, from, errs, bad.want)
 		}
 	}
 }

@@ -12,10 +12,10 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// value is one of values.yaml, with the comment above it.
+// value is a value of values.yaml, with the comment above it.
 type value struct{ path, text, meaning string }
 
-// chartValues reads values.yaml: each that is not a map of others, and each map that is empty or may have any keys.
+// chartValues reads the leaves of values.yaml, and the maps that are empty or may have any keys.
 func chartValues(t *testing.T) (all []value) {
 	t.Helper()
 	text, err := os.ReadFile(chart + "/values.yaml")
@@ -55,16 +55,16 @@ func collect(t *testing.T, m *yaml.Node, prefix, above string, all *[]value) {
 			}
 		}
 		*all = append(*all, value{path, strings.TrimSpace(string(text)), strings.TrimSpace(above + " " + meaning)})
-		above = "" // what is said of a group is said at its first
+		above = "" // the comment of a group belongs to its first value
 	}
 }
 
-// free reports whether a map may have any keys: it is one value.
+// free reports whether a map may have any keys; it counts as one value.
 func free(path string) bool {
 	return slices.Contains([]string{"resources", "podSecurityContext", "securityContext", "dashboard.labels"}, path)
 }
 
-// meaningOf is a comment in one line, without the lines that only divide the file.
+// meaningOf returns a comment in one line, without section headings.
 func meaningOf(comment string) string {
 	var words []string
 	for line := range strings.Lines(comment) {
@@ -76,7 +76,7 @@ func meaningOf(comment string) string {
 	return strings.Join(words, " ")
 }
 
-// TestReadme holds the table in the chart's README against values.yaml.
+// TestReadme compares the table in the chart's README with values.yaml.
 func TestReadme(t *testing.T) {
 	const path, begin, end = chart + "/README.md", "<!-- values -->\n", "<!-- /values -->"
 	var table bytes.Buffer
@@ -102,7 +102,7 @@ func TestReadme(t *testing.T) {
 	}
 }
 
-// TestSchema holds the schema against values.yaml: the same values in both, and no others allowed.
+// TestSchema checks that the schema allows exactly the values of values.yaml.
 func TestSchema(t *testing.T) {
 	text, err := os.ReadFile(chart + "/values.schema.json")
 	if err != nil {
@@ -112,7 +112,7 @@ func TestSchema(t *testing.T) {
 	if err := json.Unmarshal(text, &root); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"global", "enabled"} { // of charts that have this one in them
+	for _, name := range []string{"global", "enabled"} { // set by parent charts
 		delete(root.Properties, name)
 	}
 	var inSchema, inValues []string
@@ -149,7 +149,7 @@ func (s schema) walk(path string, visit func(string, schema)) {
 	}
 }
 
-// obvious are values that every Kubernetes user knows, and of which the chart has nothing to say.
+// obvious are values that every Kubernetes user knows, without a comment in the chart.
 func obvious(path string) bool {
 	last := path[strings.LastIndex(path, ".")+1:]
 	return slices.Contains([]string{
@@ -161,7 +161,7 @@ func obvious(path string) bool {
 	}, last)
 }
 
-// TestFiles holds the copies in the chart against what they are of: a chart cannot read files outside of itself.
+// TestFiles compares the files that the chart copies from elsewhere with their originals.
 func TestFiles(t *testing.T) {
 	for copied, from := range map[string]string{
 		"files/rules.yaml": "deploy/prometheus/rules.yaml", "files/dashboard.json": "deploy/grafana/dashboard.json",
