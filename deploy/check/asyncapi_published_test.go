@@ -36,7 +36,8 @@ import (
 func TestAsyncAPIOnBuses(t *testing.T) {
 	api := readAsyncAPI(t)
 	var all []*bridge.Delivery
-	for _, name := range []string{"natsOrder", "natsReject", "natsDeadletter"} { // Kafka's messages hold the same events
+	// Kafka's messages hold the same events.
+	for _, name := range []string{"natsOrder", "natsReject", "natsDeadletter"} {
 		all = append(all, api.example(t, name))
 	}
 	log := slog.New(slog.DiscardHandler)

@@ -24,8 +24,8 @@ func main() {
 	}
 }
 
-// howTo explains how to use the broker. The pattern matches the topics of all prefixes; the consumer looks for new topics
-// every second.
+// howTo explains how to use the broker. The pattern matches the topics of all prefixes; the consumer looks for new
+// topics every second.
 const howTo = `Kafka %[1]s listens on %[2]s. For postbridge:
 
   export POSTBRIDGE_PUBLISH=kafka POSTBRIDGE_KAFKA_BROKERS=%[2]s

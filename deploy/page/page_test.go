@@ -57,10 +57,13 @@ func TestFills(t *testing.T) {
 	if !eval[bool](b, `document.activeElement === window.row || !window.row.isConnected`) {
 		t.Error("the focus is lost when events come in")
 	}
-	if !eval[bool](b, `(n => n.every((v, i) => i === 0 || v < n[i-1]))([...document.querySelectorAll("#events tbody tr td:nth-child(1)")].map(e => Number(e.innerText.replaceAll(",", ""))))`) {
+	if !eval[bool](b, `(n => n.every((v, i) => i === 0 || v < n[i-1]))(
+		[...document.querySelectorAll("#events tbody tr td:nth-child(1)")]
+			.map(e => Number(e.innerText.replaceAll(",", ""))))`) {
 		t.Error("the events are not the newest first")
 	}
-	b.await(`document.querySelectorAll("#events tbody tr").length === 200 && $("#events caption").includes("newest 200 of")`)
+	b.await(`document.querySelectorAll("#events tbody tr").length === 200 &&
+		$("#events caption").includes("newest 200 of")`)
 
 	// Held still, nothing moves, and everything else goes on.
 	b.click("#pause")
@@ -100,7 +103,8 @@ func TestBus(t *testing.T) {
 	b.await(`$("article .state").startsWith("down: connection: ")`)
 	b.await(`/; [0-9,]+ unpublished events, the oldest for [0-9]+ s$/.test($("article .state"))`)
 	b.await(`Number($("article dl div:nth-child(1) dd")) > 100 && $("article dl div:nth-child(3) dd") === "0"`)
-	b.await(`$("#announcement").includes("nats is down") && document.querySelectorAll("article .chart rect.waiting").length > 1`)
+	b.await(`$("#announcement").includes("nats is down") &&
+		document.querySelectorAll("article .chart rect.waiting").length > 1`)
 	if ready := eval[string](b, `$("#ready")`); ready != "ready" {
 		t.Errorf("while the bus is down the page shows %q", ready)
 	}
@@ -152,7 +156,8 @@ func TestFilter(t *testing.T) {
 	b.await(`document.querySelector("#history").open && $("#history-title") === "Order 220303000308932"`)
 	const states = `[...document.querySelectorAll("#states li .state")].map(e => e.innerText).join()`
 	b.await(states + ` === "open,partially_filled,filled"`)
-	b.await(`$("#states li:nth-child(2)").includes("4/10 filled") && $("#states li:nth-child(3)").includes("average 469.55")`)
+	b.await(`$("#states li:nth-child(2)").includes("4/10 filled") &&
+		$("#states li:nth-child(3)").includes("average 469.55")`)
 	b.await(`$("#history-note").includes("kite, user AB1234")`)
 	b.shoot("history")
 
@@ -219,7 +224,8 @@ func TestTime(t *testing.T) {
 	s.post(map[string]any{"order_id": "1", "status": "OPEN"})
 	s.post(map[string]any{"order_id": "2", "status": "OPEN"})
 	b := open(t, shifted.URL)
-	b.await(`/^2 Jan\s+[0-9:.]+$/.test($("#events tbody tr:nth-child(2) time")) && /^[0-9:.]+$/.test($("#events tbody tr:nth-child(1) time"))`)
+	b.await(`/^2 Jan\s+[0-9:.]+$/.test($("#events tbody tr:nth-child(2) time")) &&
+		/^[0-9:.]+$/.test($("#events tbody tr:nth-child(1) time"))`)
 	b.click("#events tbody tr:nth-child(2) button")
 	b.await(`/^2 Jan\s+[0-9:.]+$/.test($("#states time"))`)
 	b.click("#close")
@@ -248,7 +254,8 @@ func TestUntrusted(t *testing.T) {
 	s.post(map[string]any{"user_id": script, "order_id": image, "status": "REJECTED", "status_message": image +
 		script + "\u202e\x00\x1b[2J"})
 	b := open(t, s.admin)
-	b.await(`document.querySelectorAll("#events tbody tr").length === 2 && document.querySelectorAll("#rejects tbody tr").length === 1`)
+	b.await(`document.querySelectorAll("#events tbody tr").length === 2 &&
+		document.querySelectorAll("#rejects tbody tr").length === 1`)
 	b.enter("#user", "<SCRIPT>")
 	b.await(`document.querySelectorAll("#events tbody tr").length === 2`)
 	b.click("#events tbody tr:nth-child(1) button")
@@ -276,8 +283,11 @@ func TestUntrusted(t *testing.T) {
 	b.calm(s.admin)
 
 	// The content security policy makes the browser reject HTML from text.
-	if said := eval[string](b, `(() => { try { document.body.innerHTML = "<b>x</b>" } catch (e) { return e.name } })() ?? "done"`); said != "TypeError" {
-		t.Errorf("innerHTML: %s", said)
+	result := eval[string](b, `(() => {
+		try { document.body.innerHTML = "<b>x</b>" } catch (e) { return e.name }
+	})() ?? "done"`)
+	if result != "TypeError" {
+		t.Errorf("innerHTML: %s", result)
 	}
 }
 
@@ -308,7 +318,9 @@ func TestToken(t *testing.T) {
 	b.await(`$("article .state") === "up" && document.querySelector("#login").hidden`)
 	b.do(chromedp.Reload())
 	b.await(`$("article .state") === "up" && document.querySelector("#login").hidden`)
-	if kept := eval[string](b, `sessionStorage.token + localStorage.length + document.cookie + location.search + location.hash`); kept != "right0" {
+	kept := eval[string](b, `sessionStorage.token + localStorage.length + document.cookie + location.search +
+		location.hash`)
+	if kept != "right0" {
 		t.Errorf("the browser keeps %q", kept)
 	}
 	b.calm(guarded.URL)
@@ -349,7 +361,8 @@ func TestLooks(t *testing.T) {
 		b.shoot(look.name)
 		b.run(`document.querySelector("#rejects tbody button").click()`)
 		b.await(`document.querySelector("#history").open`)
-		if wide := eval[int](b, `Math.ceil(document.querySelector("#history").getBoundingClientRect().right)`); wide > int(look.width) {
+		wide := eval[int](b, `Math.ceil(document.querySelector("#history").getBoundingClientRect().right)`)
+		if wide > int(look.width) {
 			t.Errorf("%s: the order history ends at %d", look.name, wide)
 		}
 		b.shoot(look.name + "-history")
@@ -359,13 +372,17 @@ func TestLooks(t *testing.T) {
 		t.Errorf("light and dark mode have the backgrounds %v", backgrounds)
 	}
 	for what, js := range map[string]string{
-		"tables have captions":        `[...document.querySelectorAll("table")].every(t => t.caption.innerText !== "")`,
-		"columns have heads":          `[...document.querySelectorAll("thead th")].every(h => h.scope === "col" && h.textContent !== "")`,
-		"fields have labels":          `[...document.querySelectorAll("input, select, meter")].every(f => f.labels.length === 1)`,
-		"charts have names":           `[...document.querySelectorAll("svg")].every(s => s.getAttribute("aria-label") !== "")`,
-		"there is one title":          `document.querySelectorAll("h1").length === 1`,
-		"each section has a headline": `[...document.querySelectorAll("section")].every(s => document.getElementById(s.getAttribute("aria-labelledby")).tagName === "H2")`,
-		"the language is named":       `document.documentElement.lang === "en"`,
+		"tables have captions": `[...document.querySelectorAll("table")].every(t => t.caption.innerText !== "")`,
+		"columns have heads": `[...document.querySelectorAll("thead th")]
+			.every(h => h.scope === "col" && h.textContent !== "")`,
+		"fields have labels": `[...document.querySelectorAll("input, select, meter")]
+			.every(f => f.labels.length === 1)`,
+		"charts have names": `[...document.querySelectorAll("svg")]
+			.every(s => s.getAttribute("aria-label") !== "")`,
+		"there is one title": `document.querySelectorAll("h1").length === 1`,
+		"each section has a headline": `[...document.querySelectorAll("section")].every(
+			s => document.getElementById(s.getAttribute("aria-labelledby")).tagName === "H2")`,
+		"the language is named": `document.documentElement.lang === "en"`,
 	} {
 		if !eval[bool](b, js) {
 			t.Errorf("false: %s", what)

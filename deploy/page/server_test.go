@@ -34,8 +34,8 @@ var build = sync.OnceValues(func() (string, error) {
 	out := filepath.Join(dir, "postbridge")
 	cmd := exec.Command("go", "build", "-o", out, "./cmd/postbridge")
 	cmd.Dir = top
-	if said, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%w\n%s", err, said)
+	if output, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w\n%s", err, output)
 	}
 	return out, nil
 })

@@ -54,17 +54,21 @@ func renderings(t *testing.T) (all []rendering) {
 		"plain":      nil,
 		"monitoring": {"--set", "serviceMonitor.enabled=true,prometheusRule.enabled=true,dashboard.enabled=true"},
 		"labels": {"--set-json", `serviceMonitor={"enabled":true,"labels":{"release":"a"}}`, "--set-json",
-			`prometheusRule={"enabled":true,"labels":{"release":"a"},"runbook":"https://runbooks.example.com/postbridge"}`,
+			`prometheusRule={"enabled":true,"labels":{"release":"a"},` +
+				`"runbook":"https://runbooks.example.com/postbridge"}`,
 			"--set-json", `podLabels={"team":"orders"}`, "--set-json", `podAnnotations={"note":"x"}`, "--set-json",
 			`serviceAccount={"annotations":{"a":"b"}}`},
-		"ingress": {"--set", "ingress.enabled=true,ingress.host=postbacks.example.com,ingress.className=nginx,ingress.tlsSecret=tls", "--set-json", `ingress.annotations={"a":"b"}`},
+		"ingress": {"--set", "ingress.enabled=true,ingress.host=postbacks.example.com,ingress.className=nginx," +
+			"ingress.tlsSecret=tls", "--set-json", `ingress.annotations={"a":"b"}`},
 		"httproute": {"--set", "httpRoute.enabled=true,httpRoute.hostnames={postbacks.example.com}", "--set-json",
 			`httpRoute.parentRefs=[{"name":"public","namespace":"gateway"}]`},
-		"off": {"--set", "networkPolicy.enabled=false,podDisruptionBudget.enabled=false,topologySpreadConstraints=null"},
+		"off": {"--set", "networkPolicy.enabled=false,podDisruptionBudget.enabled=false," +
+			"topologySpreadConstraints=null"},
 		"pods": {"--set-json", `nodeSelector={"disk":"ssd"}`, "--set-json",
 			`tolerations=[{"key":"edge","operator":"Exists"}]`, "--set",
 			"priorityClassName=system-cluster-critical,imagePullSecrets={registry}",
-			"--set-json", `affinity={"nodeAffinity":{"requiredDuringSchedulingIgnoredDuringExecution":{"nodeSelectorTerms":[{"matchExpressions":[{"key":"disk","operator":"Exists"}]}]}}}`,
+			"--set-json", `affinity={"nodeAffinity":{"requiredDuringSchedulingIgnoredDuringExecution":` +
+				`{"nodeSelectorTerms":[{"matchExpressions":[{"key":"disk","operator":"Exists"}]}]}}}`,
 			"--set-json", `resources={"limits":{"cpu":"1","memory":"1Gi"}}`, "--set", "image.digest=sha256:" +
 				strings.Repeat("0", 64)},
 		"extra": {"--set-json", `extraEnv=[{"name":"GOMEMLIMIT","value":"400MiB"}]`, "--set-json",
@@ -72,18 +76,28 @@ func renderings(t *testing.T) (all []rendering) {
 			`extraVolumeMounts=[{"name":"more","mountPath":"/more"}]`},
 		"service": {"--set", "service.type=LoadBalancer,service.port=8443,fullnameOverride=edge", "--set-json",
 			`service.annotations={"a":"b"}`},
-		"tls":     {"--set", "tls.existingSecret=edge-tls,maxConnections=4096,idleTimeout=75s"},
-		"token":   {"--set", "secret.data=null,secret.existingSecret=s,secret.keys={KITE_SECRETS,ADMIN_TOKEN},serviceMonitor.enabled=true"},
-		"storage": {"--set", "persistence.storageClass=fast,persistence.accessMode=ReadWriteOncePod,persistence.size=100Gi"},
+		"tls": {"--set", "tls.existingSecret=edge-tls,maxConnections=4096,idleTimeout=75s"},
+		"token": {"--set", "secret.data=null,secret.existingSecret=s,secret.keys={KITE_SECRETS,ADMIN_TOKEN}," +
+			"serviceMonitor.enabled=true"},
+		"storage": {"--set", "persistence.storageClass=fast,persistence.accessMode=ReadWriteOncePod," +
+			"persistence.size=100Gi"},
 		"settings": {"--set-string", "dhan.clientIds={1000000001,1000000002}", "--set",
-			"secret.data=null,secret.existingSecret=s,secret.keys={KITE_SECRETS,DHAN_TOKENS},kite.checksum=user_id,prefix=desk1,nats.maxBytes=10GiB,log.level=debug,log.format=text"},
+			"secret.data=null,secret.existingSecret=s,secret.keys={KITE_SECRETS,DHAN_TOKENS},kite.checksum=user_id," +
+				"prefix=desk1,nats.maxBytes=10GiB,log.level=debug,log.format=text"},
 	}
 	onBus := map[string][]string{
 		"drain": {"--set", "drain.ordinals={3,4}"},
-		"both":  {"--set", `publish=nats\,kafka,nats.url=tls://a:4222\,tls://b:4223,nats.user=edge,kafka.brokers={a:9092,b:9093},nats.tls.existingSecret=n,nats.tls.cert=tls.crt,nats.tls.key=tls.key,kafka.tls.existingSecret=k,kafka.tls.cert=tls.crt,kafka.tls.key=tls.key,drain.ordinals={5}`},
+		"both": {"--set", `publish=nats\,kafka,nats.url=tls://a:4222\,tls://b:4223,nats.user=edge,` +
+			`kafka.brokers={a:9092,b:9093},nats.tls.existingSecret=n,nats.tls.cert=tls.crt,nats.tls.key=tls.key,` +
+			`kafka.tls.existingSecret=k,kafka.tls.cert=tls.crt,kafka.tls.key=tls.key,drain.ordinals={5}`},
 		"peers": {"--set-json", `networkPolicy.busTo=[{"ipBlock":{"cidr":"10.0.0.0/8"}}]`, "--set",
 			"networkPolicy.busPorts={4222,9092}", "--set-json", `networkPolicy.adminFrom=[]`},
-		"logins": {"--set", "secret.existingSecret=s,secret.keys={KITE_SECRETS,KITE_TOKENS,DHAN_TOKENS,NATS_CREDS,NATS_PASSWORD,NATS_TOKEN,KAFKA_PASSWORD},drain.ordinals={3}", "--set", `publish=nats\,kafka,nats.url=nats://nats-2\,nats://10.0.0.5\,nats://nats-1:4333/,kafka.brokers={a:9092}`},
+		"logins": {
+			"--set", "secret.existingSecret=s,secret.keys={KITE_SECRETS,KITE_TOKENS,DHAN_TOKENS,NATS_CREDS," +
+				"NATS_PASSWORD,NATS_TOKEN,KAFKA_PASSWORD},drain.ordinals={3}",
+			"--set", `publish=nats\,kafka,nats.url=nats://nats-2\,nats://10.0.0.5\,nats://nats-1:4333/,` +
+				`kafka.brokers={a:9092}`,
+		},
 	}
 	// The Secret still has keys of a bus that is no longer published to.
 	onBus["moved"] = append(slices.Clone(onBus["logins"][:2]), "--set",
