@@ -12,7 +12,7 @@ import (
 	"github.com/postbridge/postbridge/bridge/spool"
 )
 
-const benchSize = 1500 // bytes of an event, about
+const benchSize = 1500 // typical size of an event, in bytes
 
 func benchSpool(b *testing.B) *spool.Spool {
 	fs, err := spool.OSDir(b.TempDir())
@@ -26,7 +26,8 @@ func benchSpool(b *testing.B) *spool.Spool {
 	return s
 }
 
-// BenchmarkAppend is what a record costs by how many wait at the same time; compare it with BenchmarkWriteAndSync.
+// BenchmarkAppend measures the cost of a record by the number of concurrent appends. Compare it with
+// BenchmarkWriteAndSync.
 func BenchmarkAppend(b *testing.B) {
 	for _, writers := range []int{1, 8, 64} {
 		b.Run(fmt.Sprintf("writers=%d", writers), func(b *testing.B) {
@@ -48,7 +49,7 @@ func BenchmarkAppend(b *testing.B) {
 	}
 }
 
-// share has b.N operations done by some goroutines.
+// share divides b.N operations among goroutines.
 func share(b *testing.B, goroutines int, operation func()) {
 	var all sync.WaitGroup
 	for g := range goroutines {
@@ -61,7 +62,7 @@ func share(b *testing.B, goroutines int, operation func()) {
 	all.Wait()
 }
 
-// BenchmarkWriteAndSync is the least that a durable record costs alone: one write at the end of a file and one fsync.
+// BenchmarkWriteAndSync measures the minimum for one durable record: one write at the end of a file and one fsync.
 func BenchmarkWriteAndSync(b *testing.B) {
 	f, err := os.Create(filepath.Join(b.TempDir(), "file"))
 	if err != nil {
@@ -80,7 +81,7 @@ func BenchmarkWriteAndSync(b *testing.B) {
 	}
 }
 
-// BenchmarkNext is what a bus pays for a record that waits.
+// BenchmarkNext measures the cost of reading an unpublished record.
 func BenchmarkNext(b *testing.B) {
 	s := benchSpool(b)
 	payload := make([]byte, benchSize)

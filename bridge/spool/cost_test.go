@@ -17,7 +17,7 @@ import (
 	"github.com/postbridge/postbridge/bridge/spool/crashfs"
 )
 
-// TestWaitingAppendsShareOneSync: what comes in during a sync is one write and one sync, however much it is.
+// TestWaitingAppendsShareOneSync: all records appended during a sync share one write and one sync.
 func TestWaitingAppendsShareOneSync(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fs := crashfs.New(t)
@@ -42,7 +42,7 @@ func TestWaitingAppendsShareOneSync(t *testing.T) {
 		all.Wait()
 		after := fs.Counts()
 		before[crashfs.Write]++
-		before[crashfs.Sync] += 2 // the one that was held was not counted yet
+		before[crashfs.Sync] += 2 // the blocked sync is not counted yet
 		if fmt.Sprint(after) != fmt.Sprint(before) {
 			t.Errorf("64 records came to\n%v after\n%v", after, before)
 		}
@@ -64,8 +64,8 @@ func TestOneAppendIsOneWriteAndOneSync(t *testing.T) {
 	closeSpool(t, s)
 }
 
-// TestAStuckRecordHoldsLittle reads far ahead of a record that is never committed, and keeps one payload in 32, as if
-// an order or a partition were stuck: the cursor holds a limited amount of what is done.
+// TestAStuckRecordHoldsLittle reads far ahead of a record that is never committed, and keeps one payload in 32, as with
+// a blocked order or partition: the cursor keeps a limited amount of committed payloads.
 func TestAStuckRecordHoldsLittle(t *testing.T) {
 	const records, size, limit = 16384, 8 << 10, 40 << 20
 	fs, err := spool.OSDir(t.TempDir())
@@ -115,7 +115,7 @@ func TestAStuckRecordHoldsLittle(t *testing.T) {
 	}
 }
 
-// TestIdle: a spool with nothing to do leaves the disk alone, but for a look at the room it has.
+// TestIdle: an idle spool does not use the disk, except to measure free space.
 func TestIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fs := crashfs.New(t)
@@ -141,7 +141,7 @@ func TestIdle(t *testing.T) {
 }
 
 // TestAMillionWaiting opens a spool with a million records on a real disk: it reads the last segment and the headers of
-// the others, and holds none of them.
+// the others, and keeps none of the records in memory.
 func TestAMillionWaiting(t *testing.T) {
 	const (
 		records    = 1_000_000
@@ -172,7 +172,7 @@ func TestAMillionWaiting(t *testing.T) {
 		t.Errorf("%+v", st)
 	}
 
-	// The bus reads ahead a little.
+	// The bus reads a few records ahead.
 	fs.read.Store(0)
 	for i := range uint64(1000) {
 		if r, err := s.Cursor("bus").Next(t.Context()); err != nil || r.Sequence != i+1 || string(r.Payload) != "x" {
@@ -185,7 +185,7 @@ func TestAMillionWaiting(t *testing.T) {
 	closeSpool(t, s)
 }
 
-// writeMillion writes the files of a spool, and returns how many segments it has.
+// writeMillion writes the files of a spool, and returns the number of its segments.
 func writeMillion(t *testing.T, dir string, records, inASegment int) (segments int) {
 	write := func(name string, b []byte) {
 		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
@@ -204,7 +204,7 @@ func writeMillion(t *testing.T, dir string, records, inASegment int) (segments i
 	return segments
 }
 
-// meteredFS counts what is read.
+// meteredFS counts the bytes read.
 type meteredFS struct {
 	spool.FS
 	read atomic.Int64

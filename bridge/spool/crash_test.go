@@ -23,9 +23,9 @@ import (
 	"github.com/postbridge/postbridge/bridge/spool/crashfs"
 )
 
-// TestCrash has many goroutines append, read and commit, loses the power or is killed at some operation on the disk,
-// opens what is left and goes on with that, a few times. In some runs an operation fails before. The buses are on the
-// same machine: they acknowledge at once, sync within CursorDelay, and lose power together with the spool.
+// TestCrash appends, reads and commits in many goroutines, simulates a power loss or a kill at a random disk operation,
+// opens the remaining files and continues, several times. In some runs an operation fails before the crash. The buses
+// run on the same machine: they acknowledge at once, sync within CursorDelay, and lose power together with the spool.
 func TestCrash(t *testing.T) {
 	seeds := 300
 	if testing.Short() {
@@ -36,7 +36,7 @@ func TestCrash(t *testing.T) {
 		t.Run(fmt.Sprint(shard), func(t *testing.T) {
 			t.Parallel()
 			for seed := shard; seed < seeds && !t.Failed(); seed += shards {
-				synctest.Test(t, func(t *testing.T) { // it does not return if it fails
+				synctest.Test(t, func(t *testing.T) { // does not return if the test fails
 					defer func() {
 						if t.Failed() {
 							t.Logf("seed %d", seed)
@@ -49,41 +49,41 @@ func TestCrash(t *testing.T) {
 	}
 }
 
-// story is one spool through several crashes, and what was said of it.
+// story is one spool through several crashes, with the results that its callers saw.
 type story struct {
 	t *testing.T
 	o spool.Options
 
-	rng       *rand.Rand // of the goroutine that tells the story
+	rng       *rand.Rand // of the main goroutine
 	fs        *crashfs.FS
-	syncFails bool // what is read after that and before the power is lost may be lost, though a bus has seen it
+	syncFails bool // records read between a failed sync and the power loss may be lost, though a bus has seen them
 
-	unnoted atomic.Bool // it was said that what was offered could not be noted
+	unnoted atomic.Bool // a warning was logged that the high-water mark could not be saved
 
-	lost map[uint64]bool // numbers without a record, as found by the last check
+	lost map[uint64]bool // sequences without a record, as of the last check
 
-	mu     sync.Mutex  // held while the power is lost
-	dice   *rand.Rand  // says what is left then
-	known              // in the life of the process
-	left   *crashfs.FS // the disk after the power was lost
-	killed bool        // the power was not lost, only the process
-	atEnd  known       // what was known then; what was said later has no consequences
+	mu     sync.Mutex  // held during the crash
+	dice   *rand.Rand  // decides which unsynced data survives the crash
+	known              // in the life of the current process
+	left   *crashfs.FS // the disk after the crash
+	killed bool        // the crash was a kill, not a power loss
+	atEnd  known       // known at the crash; later results do not count
 }
 
-// known is what was said to anybody.
+// known holds the results that callers saw.
 type known struct {
-	acked     map[uint64]string // what Wait returned
-	attempted map[string]bool   // what was given to Append
-	seen      map[uint64]string // what a cursor returned
-	offered   map[offer]bool    // the same, by cursor
-	committed map[string]uint64 // the highest, by cursor
-	held      holdings          // what the buses acknowledged and still hold
+	acked     map[uint64]string // records for which Wait returned, by sequence
+	attempted map[string]bool   // payloads passed to Append
+	seen      map[uint64]string // records that any cursor returned, by sequence
+	offered   map[offer]bool    // records that each cursor returned
+	committed map[string]uint64 // highest committed sequence, by cursor
+	held      holdings          // records that the buses acknowledged and still have
 }
 
-// holdings is when a bus has synced what it acknowledged, by record and bus.
+// holdings holds the time at which a bus syncs an acknowledged record, by record and bus.
 type holdings map[offer]time.Time
 
-// crash removes what is not synced and does not survive by chance.
+// crash removes unsynced records, each with probability 1-keep.
 func (h holdings) crash(dice *rand.Rand, keep float64) {
 	now := time.Now()
 	offers := slices.SortedFunc(maps.Keys(h), func(a, b offer) int {
@@ -96,7 +96,7 @@ func (h holdings) crash(dice *rand.Rand, keep float64) {
 	}
 }
 
-// sync has a bus hold for good what it acknowledged up to a number.
+// sync syncs the records that a bus acknowledged, up to a sequence.
 func (h holdings) sync(cursor string, upTo uint64) {
 	for o, at := range h {
 		if now := time.Now(); o.cursor == cursor && o.sequence <= upTo && at.After(now) {
@@ -105,7 +105,7 @@ func (h holdings) sync(cursor string, upTo uint64) {
 	}
 }
 
-// offer is a record that a cursor returned.
+// offer identifies a record that a cursor returned.
 type offer struct {
 	cursor   string
 	sequence uint64
@@ -136,7 +136,7 @@ func newStory(t *testing.T, seed uint64) *story {
 	return st
 }
 
-// Write takes what is logged.
+// Write receives the log.
 func (st *story) Write(line []byte) (int, error) {
 	if bytes.Contains(line, []byte("it may store some twice")) {
 		st.unnoted.Store(true)
@@ -158,7 +158,7 @@ func (st *story) run() {
 	}
 }
 
-// plan decides on an operation that fails, and on the one at which the power is lost.
+// plan chooses an operation that fails, and the operation at which the crash happens.
 func (st *story) plan() {
 	st.left, st.dice = nil, rand.New(rand.NewPCG(st.rng.Uint64(), 4))
 	if st.rng.IntN(3) == 0 {
@@ -183,7 +183,7 @@ func (st *story) plan() {
 	})
 }
 
-// losePower keeps what would be left if the power were lost now, or the process killed. The first time in a generation
+// losePower saves the disk as a power loss or a kill would leave it now. Only the first call in the life of a process
 // counts.
 func (st *story) losePower() {
 	st.mu.Lock()
@@ -201,7 +201,7 @@ func (st *story) losePower() {
 	st.atEnd.held.crash(st.dice, keep)
 }
 
-// closeBuses has the buses sync all they have, as an embedded server does before the spool is closed.
+// closeBuses syncs the buses, as an embedded server does before the spool is closed.
 func (st *story) closeBuses() {
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -210,7 +210,7 @@ func (st *story) closeBuses() {
 	}
 }
 
-// work has writers append and buses read until the writers are done.
+// work runs writers and buses until the writers are done.
 func (st *story) work(s *spool.Spool, generation int) {
 	ctx, cancel := context.WithCancel(st.t.Context())
 	var writers, buses sync.WaitGroup
@@ -228,7 +228,7 @@ func (st *story) work(s *spool.Spool, generation int) {
 	buses.Wait()
 }
 
-// write appends a few records at a time, with their numbers in its own order in front.
+// write appends a few records at a time. Each payload begins with its number in the order of this writer.
 func (st *story) write(s *spool.Spool, rng *rand.Rand, name string) {
 	for i := 0; i < 30; {
 		tickets := map[spool.Ticket]string{}
@@ -257,7 +257,7 @@ func (st *story) write(s *spool.Spool, rng *rand.Rand, name string) {
 	}
 }
 
-// append tries for a while if the spool is full.
+// append retries for a while if the spool is full.
 func (st *story) append(s *spool.Spool, payload string) (spool.Ticket, error) {
 	st.mu.Lock()
 	st.attempted[payload] = true
@@ -271,16 +271,16 @@ func (st *story) append(s *spool.Spool, payload string) (spool.Ticket, error) {
 	}
 }
 
-// consume is a bus: it reads, and says for some of the records that all up to there are done. Sometimes it loses some.
+// consume simulates a bus: it reads records and commits some of them. Sometimes it loses records.
 func (st *story) consume(ctx context.Context, c *spool.Cursor, name string, rng *rand.Rand) {
 	start, _ := c.Committed() // a crash may have left holes before it, where only some removed segments came back
 	last, bus := start, busOf(c)
-	var taken []offer // and not acknowledged
+	var taken []offer // not yet acknowledged
 	for {
 		if rng.IntN(60) == 0 {
 			var saved bool
 			if last, saved = st.rewind(bus, name, start+uint64(rng.Int64N(int64(last-start)+1))); !saved {
-				return // nothing may be published again before that
+				return // no record may be published again before the rewind
 			}
 			taken = nil
 		}
@@ -314,15 +314,15 @@ func (st *story) consume(ctx context.Context, c *spool.Cursor, name string, rng 
 	}
 }
 
-// rewind has a bus come back from its own disk without what is behind the number. It returns where the cursor stands,
-// and whether its file says so.
+// rewind restores a bus without the records after the sequence. It returns the position of the cursor, and whether its
+// file has that position.
 func (st *story) rewind(bus *bus, name string, to uint64) (stands uint64, saved bool) {
 	st.mu.Lock()
 	st.held.sync(name, to)
 	st.mu.Unlock()
 	stands = bus.rewind(to)
 	if bus.cursor.Save() != nil {
-		return stands, false // after a crash the bus itself has to find out again
+		return stands, false // after a crash the bus has to detect the loss again
 	}
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -330,7 +330,7 @@ func (st *story) rewind(bus *bus, name string, to uint64) (stands uint64, saved 
 	return stands, true
 }
 
-// see checks one record that a cursor returned after that of the given number, and remembers it. Needs mu.
+// see checks a record that a cursor returned after the given sequence, and remembers it. Needs mu.
 func (st *story) see(name string, after uint64, r spool.Record) {
 	if r.Sequence-r.Lost != after+1 {
 		st.t.Errorf("after %d comes %d with %d lost", after, r.Sequence, r.Lost)
@@ -358,7 +358,7 @@ func (st *story) see(name string, after uint64, r spool.Record) {
 	st.offered[o] = true
 }
 
-// check opens what was left and compares it with what was known.
+// check opens the remaining files and compares them with what was known.
 func (st *story) check() {
 	o := st.o
 	o.Cursors = append([]string{"audit"}, o.Cursors...)
@@ -379,7 +379,7 @@ func (st *story) check() {
 	}
 }
 
-// checkCursors returns the lowest of what the cursors say is done.
+// checkCursors returns the lowest committed sequence of the cursors.
 func (st *story) checkCursors(s *spool.Spool) uint64 {
 	least := uint64(math.MaxUint64)
 	for _, name := range st.o.Cursors {
@@ -408,8 +408,8 @@ func (st *story) checkCursors(s *spool.Spool) uint64 {
 	return least
 }
 
-// checkRecords checks that all that was acknowledged and that some bus has not done is there, once, and that the order
-// is that of each writer.
+// checkRecords checks that each acknowledged record that some bus has not committed is present once, in the order of
+// its writer.
 func (st *story) checkRecords(records []spool.Record, least uint64) {
 	found := map[uint64]string{}
 	times := map[string]int{}
@@ -439,7 +439,7 @@ func (st *story) checkRecords(records []spool.Record, least uint64) {
 	}
 }
 
-// checkLost checks that no number is lost to a process that is killed, whatever it was doing.
+// checkLost checks that a kill loses no sequence.
 func (st *story) checkLost(records []spool.Record) {
 	lost := map[uint64]bool{}
 	for _, r := range records {
@@ -453,8 +453,8 @@ func (st *story) checkLost(records []spool.Record) {
 	st.lost = lost
 }
 
-// TestFailedSyncThatIsSeenAllTheSame is the worst that a kernel does: after a failed fsync the next process reads what
-// never reaches the disk. Nothing acknowledged behind it is lost when the power goes later.
+// TestFailedSyncThatIsSeenAllTheSame: after a failed fsync the next process reads data that never reaches the disk. No
+// record acknowledged after it is lost in a later power loss.
 func TestFailedSyncThatIsSeenAllTheSame(t *testing.T) {
 	fs := crashfs.New(t)
 	s := open(t, fs, options())

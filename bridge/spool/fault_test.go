@@ -12,7 +12,7 @@ import (
 	"github.com/postbridge/postbridge/bridge/spool/crashfs"
 )
 
-// TestFaults has each kind of operation fail at each step, alone, and says what must come of it.
+// TestFaults fails each kind of operation at each step, alone, and checks the result.
 func TestFaults(t *testing.T) {
 	const (
 		opens = "Open fails"
@@ -69,7 +69,7 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// faultRun is the life of one spool.
+// faultRun runs one spool with a fault.
 type faultRun struct {
 	t     *testing.T
 	fs    *crashfs.FS
@@ -77,10 +77,10 @@ type faultRun struct {
 	s     *spool.Spool
 	acked map[uint64]string
 	tried []string
-	done  uint64 // up to here the bus has done all
+	done  uint64 // committed sequence
 }
 
-// run goes through all steps and has the fault in one of them.
+// run executes all steps, one of them with the fault.
 func (f *faultRun) run(step string, fault crashfs.Fault) string {
 	f.o = options()
 	f.o.Keep = 0
@@ -104,9 +104,9 @@ func (f *faultRun) run(step string, fault crashfs.Fault) string {
 			f.fs.Inject(fault)
 		}
 		err := next.do()
-		synctest.Wait() // for what nobody waits for
+		synctest.Wait() // for background work
 		if err == nil && f.s.Err() != nil {
-			err = f.s.Err() // with nobody waiting
+			err = f.s.Err() // no call returned the error
 		}
 		switch {
 		case errors.Is(err, spool.ErrFailed):
@@ -126,7 +126,7 @@ func (f *faultRun) open() (err error) {
 	return err
 }
 
-// append appends two records of a size, in one batch.
+// append appends two records of the size in one batch.
 func (f *faultRun) append(size int) error {
 	var tickets []spool.Ticket
 	for range 2 {
@@ -152,7 +152,7 @@ func (f *faultRun) commit() {
 	c := f.s.Cursor("bus")
 	bus := busOf(c)
 	for last := f.s.Stats().Last; f.done < last; {
-		if r, err := c.Next(f.t.Context()); err == nil { // or else once more
+		if r, err := c.Next(f.t.Context()); err == nil { // otherwise retry
 			bus.commit(r, "state")
 			f.done = r.Sequence
 		}
@@ -160,13 +160,13 @@ func (f *faultRun) commit() {
 	time.Sleep(time.Second)
 }
 
-// failed checks that a failure is the end: nothing is taken, and whoever asks is told.
+// failed checks that a failure is final: every call returns it.
 func (f *faultRun) failed(err error) {
 	<-f.s.Failed()
 	if got := f.s.Err(); got == nil || got.Error() != err.Error() {
-		f.t.Errorf("Err = %v, and Append said %v", got, err)
+		f.t.Errorf("Err = %v, and Append returned %v", got, err)
 	}
-	synctest.Wait() // what is under way comes to its end
+	synctest.Wait() // operations in flight end
 	before := segments(f.fs)
 	for range 3 {
 		if _, err := f.s.Append([]byte("late")); !errors.Is(err, spool.ErrFailed) {
@@ -193,7 +193,7 @@ func segments(fs *crashfs.FS) string {
 	return b.String()
 }
 
-// check opens what is left in each way and looks for what was acknowledged.
+// check opens the remaining files after each kind of crash and checks the acknowledged records.
 func (f *faultRun) check() {
 	f.fs.Heal()
 	if names := f.fs.OpenFiles(); names != nil {
@@ -231,7 +231,7 @@ func (f *faultRun) check() {
 	}
 }
 
-// TestFaultAnywhere has every single operation of a run fail, once or from there on, and checks what is left.
+// TestFaultAnywhere fails every single operation of a run, once or from then on, and checks the remaining files.
 func TestFaultAnywhere(t *testing.T) {
 	counts := map[crashfs.Op]int{}
 	synctest.Test(t, func(t *testing.T) {
@@ -244,7 +244,7 @@ func TestFaultAnywhere(t *testing.T) {
 			for _, outcome := range []crashfs.Outcome{crashfs.Failed, crashfs.Happened, crashfs.Half} {
 				for _, sticky := range []bool{false, true} {
 					if sticky && (op == crashfs.Open || op == crashfs.Read) {
-						continue // the bus would try for ever
+						continue // the bus would retry forever
 					}
 					synctest.Test(t, func(t *testing.T) {
 						f := faultRun{t: t, fs: crashfs.New(t), acked: map[uint64]string{}}
@@ -261,7 +261,7 @@ func TestFaultAnywhere(t *testing.T) {
 	}
 }
 
-// TestFailureReachesAll: whoever waits for the batch that fails, and for the one behind it, is told.
+// TestFailureReachesAll: all waiters of the failed batch and of the batch after it get the error.
 func TestFailureReachesAll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fs := crashfs.New(t)
@@ -278,28 +278,28 @@ func TestFailureReachesAll(t *testing.T) {
 				<-hold
 			}
 		})
-		told := make(chan error, 20)
-		for range cap(told) / 2 { // the first batch
+		errs := make(chan error, 20)
+		for range cap(errs) / 2 { // the first batch
 			ticket, err := s.Append([]byte("x"))
 			if err != nil {
 				t.Fatal(err)
 			}
-			go func() { _, err := s.Wait(ticket); told <- err }()
+			go func() { _, err := s.Wait(ticket); errs <- err }()
 		}
 		synctest.Wait()
 		var late []spool.Ticket
-		for range cap(told) / 2 { // the second one
+		for range cap(errs) / 2 { // the second one
 			ticket, err := s.Append([]byte("y"))
 			if err != nil {
 				t.Fatal(err)
 			}
 			late = append(late, ticket)
-			go func() { _, err := s.Wait(ticket); told <- err }()
+			go func() { _, err := s.Wait(ticket); errs <- err }()
 		}
 		synctest.Wait()
 		close(hold)
-		for range cap(told) {
-			if err := <-told; !errors.Is(err, spool.ErrFailed) {
+		for range cap(errs) {
+			if err := <-errs; !errors.Is(err, spool.ErrFailed) {
 				t.Errorf("Wait: %v", err)
 			}
 		}
@@ -316,7 +316,7 @@ func TestFailureReachesAll(t *testing.T) {
 	})
 }
 
-// TestNothingIsDoneAfterAFailure: the disk is left alone, whatever is asked for.
+// TestNothingIsDoneAfterAFailure: after a failure no call uses the disk.
 func TestNothingIsDoneAfterAFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fs := crashfs.New(t)
@@ -347,7 +347,7 @@ func TestNothingIsDoneAfterAFailure(t *testing.T) {
 	})
 }
 
-// TestFailureInClose is told by Close, as nobody else may be there.
+// TestFailureInClose: Close returns the error, since no other caller may see it.
 func TestFailureInClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fs := crashfs.New(t)
@@ -362,7 +362,7 @@ func TestFailureInClose(t *testing.T) {
 	})
 }
 
-// TestACursorThatCannotBeSaved is tried again, not in a hurry, and said once.
+// TestACursorThatCannotBeSaved: saving is retried with a pause, and logged once.
 func TestACursorThatCannotBeSaved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fs, o := crashfs.New(t), options()
@@ -378,7 +378,7 @@ func TestACursorThatCannotBeSaved(t *testing.T) {
 			t.Errorf("it is tried %d times in a minute", n)
 		}
 		if n := log.count(); n != 1 {
-			t.Errorf("it is said %d times", n)
+			t.Errorf("logged %d times, want once", n)
 		}
 		appendAll(t, s, "b")
 		fs.Heal()
@@ -390,7 +390,7 @@ func TestACursorThatCannotBeSaved(t *testing.T) {
 	})
 }
 
-// TestNextAfterAFailedRead: the bus that could not read a record gets it when the disk can again.
+// TestNextAfterAFailedRead: after a failed read, Next returns the record once the disk works again.
 func TestNextAfterAFailedRead(t *testing.T) {
 	for _, op := range []crashfs.Op{crashfs.Open, crashfs.Read} {
 		fs := threeSegments(t)

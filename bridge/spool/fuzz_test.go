@@ -10,10 +10,10 @@ import (
 	"github.com/postbridge/postbridge/bridge/spool/crashfs"
 )
 
-// numbered is the payload that the record of a number has in the fuzz tests.
+// numbered returns the payload for a sequence in the fuzz tests.
 func numbered(n uint64) string { return fmt.Sprintf("the payload of %d", n) }
 
-// FuzzSegment has any bytes as a segment, with another one behind it and as the last one.
+// FuzzSegment opens a spool with fuzzed bytes as a segment, as the last one and before another.
 func FuzzSegment(f *testing.F) {
 	whole := segmentFile(1, numbered(1), numbered(2), numbered(3), numbered(4))
 	f.Add(whole, false)
@@ -37,7 +37,7 @@ func FuzzSegment(f *testing.F) {
 		o.MaxBytes += 10 * int64(len(b))
 		s, err := spool.Open(fs, o)
 		if err != nil {
-			return // of another spool, or newer
+			return // of another spool or a newer format
 		}
 		appended := appendNumbered(t, s)
 		records := drain(t, s.Cursor("bus"))
@@ -52,7 +52,7 @@ func FuzzSegment(f *testing.F) {
 	})
 }
 
-// appendNumbered appends a record with the payload of its number.
+// appendNumbered appends a record with the payload for its sequence.
 func appendNumbered(t *testing.T, s *spool.Spool) uint64 {
 	next := s.Stats().Last + 1
 	if n := appendAll(t, s, numbered(next)); n != next {
@@ -76,7 +76,7 @@ func wantNumbered(t *testing.T, records []spool.Record, last uint64) {
 	}
 }
 
-// FuzzCursor has any bytes as a cursor: what is not one is told from one, and kept.
+// FuzzCursor opens a spool with fuzzed bytes as a cursor: invalid files are recognized and kept.
 func FuzzCursor(f *testing.F) {
 	f.Add(cursorFile(1, testID, 4, "state"))
 	f.Add(cursorFile(1, testID, 12, ""))
@@ -106,7 +106,8 @@ func FuzzCursor(f *testing.F) {
 	})
 }
 
-// FuzzOffered has any bytes as what a bus was offered: what does not check is all that there is.
+// FuzzOffered opens a spool with fuzzed bytes as a high-water mark. If it is invalid, any record may have been returned
+// before.
 func FuzzOffered(f *testing.F) {
 	f.Add(offeredFile(1, testID, 4))
 	f.Add(offeredFile(1, testID, 1<<40))
@@ -125,7 +126,7 @@ func FuzzOffered(f *testing.F) {
 		}
 		n := redelivered(t, drain(t, s.Cursor("bus")))
 		if n != 9 && !bytes.Equal(b, offeredFile(1, testID, uint64(n))) {
-			t.Errorf("%q says that %d were offered", b, n)
+			t.Errorf("%q gives a high-water mark of %d", b, n)
 		}
 		closeSpool(t, s)
 	})

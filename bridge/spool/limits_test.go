@@ -19,7 +19,8 @@ import (
 // thousand is the payload of a record of 1000 bytes.
 var thousand = make([]byte, 1000-recordHeaderLen)
 
-// fill appends records of 1000 bytes until the spool is full, and returns how many. The background goroutine keeps up.
+// fill appends records of 1000 bytes until the spool is full, and returns their number. The background goroutine keeps
+// up.
 func fill(t testing.TB, s *spool.Spool) (n int) {
 	t.Helper()
 	for {
@@ -38,10 +39,10 @@ func fill(t testing.TB, s *spool.Spool) (n int) {
 	}
 }
 
-// saved is when the cursors have been saved, and what they let go has been removed.
+// saved is the time after which cursors are saved and published segments removed.
 const saved = time.Second
 
-// publishAll has the bus do all that there is.
+// publishAll commits all records of the bus.
 func publishAll(t testing.TB, c *spool.Cursor) {
 	t.Helper()
 	records := drain(t, c)
@@ -54,7 +55,7 @@ func TestFullAndRoomAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := open(t, crashfs.New(t), options())
 		defer s.Close()
-		// 48 KiB are for segments, and there must be room for an ordinary record of 4 KiB.
+		// 48 KiB are for segments, which must have space for an ordinary record of 4 KiB.
 		if n := fill(t, s); n != 45 {
 			t.Errorf("there was room for %d records, want 45", n)
 		}
@@ -73,20 +74,20 @@ func TestFullAndRoomAgain(t *testing.T) {
 		s.Cursor("bus").Commit(records[7]) // the last of the oldest segment
 		time.Sleep(saved)
 		if st := s.Stats(); st.Full != nil {
-			t.Errorf("a spool that has made room says that it is full: %v", st.Full)
+			t.Errorf("Stats reports a full spool after it freed space: %v", st.Full)
 		}
 		if n := fill(t, s); n != 8 {
 			t.Errorf("there was room for %d records again, want 8", n)
 		}
 		publishAll(t, s.Cursor("bus"))
 		time.Sleep(saved)
-		if n := fill(t, s); n != 40 { // the segment being written holds five that are done
+		if n := fill(t, s); n != 40 { // the active segment holds five committed records
 			t.Errorf("with all done there was room for %d records, want 40", n)
 		}
 	})
 }
 
-// wantTaken checks that an ordinary record is taken, or refused, and that Stats says so.
+// wantTaken checks that an ordinary record is accepted, or refused, and that Stats agrees.
 func wantTaken(t *testing.T, s *spool.Spool, want bool, when string) {
 	t.Helper()
 	full := s.Stats().Full
@@ -98,12 +99,12 @@ func wantTaken(t *testing.T, s *spool.Spool, want bool, when string) {
 		t.Fatal(err)
 	}
 	if (full == nil) != want || (err == nil) != want {
-		t.Errorf("%s: Stats says %v, and Append %v", when, full, err)
+		t.Errorf("%s: Stats reports %v, and Append %v", when, full, err)
 	}
 }
 
-// TestFullUntilThereIsSlack: between what is refused and what is taken again lies a 64th of the limit, or else a spool
-// near its limit would say now this and now that.
+// TestFullUntilThereIsSlack: a full spool accepts records again only after a 64th of the limit is free, so that it does
+// not flap near its limit.
 func TestFullUntilThereIsSlack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fs, o := crashfs.New(t), options()
@@ -137,7 +138,7 @@ func TestFullUntilThereIsSlack(t *testing.T) {
 	})
 }
 
-// TestFullDiskUntilThereIsSlack: the same for the reserve, from the first record on that was refused.
+// TestFullDiskUntilThereIsSlack: the same for the reserve of disk space, from the first refused record on.
 func TestFullDiskUntilThereIsSlack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fs, o := crashfs.New(t), options()
@@ -186,7 +187,7 @@ func TestTheSegmentBeingWrittenGoesToo(t *testing.T) {
 		s = open(t, fs.CrashClone(nil, 0), o)
 		defer s.Close()
 		wantCommitted(t, s.Cursor("bus"), 20, "")
-		time.Sleep(saved) // a segment that came back goes again
+		time.Sleep(saved) // a restored segment is removed again
 		if last := appendAll(t, s, "new"); last != 21 {
 			t.Errorf("the next number is %d, want 21", last)
 		}
@@ -203,15 +204,15 @@ func TestMaxBytesIsNeverExceeded(t *testing.T) {
 			refused := 0
 			for range 2000 {
 				synctest.Wait()
-				said := s.Stats().Full
+				full := s.Stats().Full
 				_, err := s.Append(make([]byte, rng.IntN(2500)))
 				if errors.Is(err, spool.ErrFull) {
 					refused++
 				} else if err != nil {
 					t.Fatal(err)
 				}
-				if (said == nil) != (err == nil) {
-					t.Errorf("Stats said %v, and Append %v", said, err)
+				if (full == nil) != (err == nil) {
+					t.Errorf("Stats reported %v, and Append %v", full, err)
 				}
 				if rng.IntN(40) == 0 {
 					synctest.Wait()
@@ -245,7 +246,7 @@ func TestDamageIsNotKeptBeyondTheLimit(t *testing.T) {
 		s := open(t, fs, options())
 		fill(t, s)
 		closeSpool(t, s)
-		for nth := range 4 { // more than there is room for
+		for nth := range 4 { // more than there is space for
 			flip(fs, segmentName(1), 32+1000*nth)
 		}
 		s = open(t, fs, options())
@@ -273,13 +274,13 @@ func TestReserveOfTheDisk(t *testing.T) {
 		if st := s.Stats(); !errors.Is(st.Full, spool.ErrFull) || !strings.Contains(st.Full.Error(), "reserve") {
 			t.Errorf("a full disk: %v", st.Full)
 		}
-		// What is published goes before anything is refused.
+		// Published segments are removed before a record is refused.
 		publishAll(t, s.Cursor("bus"))
 		time.Sleep(saved)
 		if n := fill(t, s); n < 8 {
 			t.Errorf("with all done there was room for %d records", n)
 		}
-		// Somebody else makes room, which is seen a moment later.
+		// Another process frees space, which is measured a moment later.
 		fs.SetFree(o.MinFree + 8_500)
 		time.Sleep(1100 * time.Millisecond)
 		if n := fill(t, s); n != 5 {
@@ -291,7 +292,7 @@ func TestReserveOfTheDisk(t *testing.T) {
 	})
 }
 
-// TestReserveCountsWhatIsPromised: what was appended and is not written yet is not free, whenever it is measured.
+// TestReserveCountsWhatIsPromised: space for appended, unwritten records does not count as free.
 func TestReserveCountsWhatIsPromised(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fs, o := crashfs.New(t), options()
@@ -328,7 +329,7 @@ func TestReserveCountsWhatIsPromised(t *testing.T) {
 	})
 }
 
-// TestADiskThatCannotBeMeasured is said once, and the last measure holds.
+// TestADiskThatCannotBeMeasured: the failure is logged once, and the last measured free space is used.
 func TestADiskThatCannotBeMeasured(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fs, o := crashfs.New(t), options()
@@ -340,12 +341,12 @@ func TestADiskThatCannotBeMeasured(t *testing.T) {
 		time.Sleep(time.Minute)
 		appendAll(t, s, "a")
 		if n := log.count(); n != 1 {
-			t.Errorf("it is said %d times", n)
+			t.Errorf("logged %d times, want once", n)
 		}
 	})
 }
 
-// TestAFullDiskIsNoFailure: the segment being written stays if there is no room for the one that would take over.
+// TestAFullDiskIsNoFailure: the active segment stays active if there is no space for the next one.
 func TestAFullDiskIsNoFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fs, o := crashfs.New(t), options()
@@ -395,7 +396,7 @@ func TestAFullDiskStillOpens(t *testing.T) {
 	}
 }
 
-// TestAFullDiskThatLies is one with no reserve: the write that finds it full is a failure, and opening anew recovers.
+// TestAFullDiskThatLies: without a reserve, a write that fails with ENOSPC is a failure, and reopening recovers.
 func TestAFullDiskThatLies(t *testing.T) {
 	fs := crashfs.New(t)
 	s := open(t, fs, options())
@@ -418,7 +419,7 @@ func TestAFullDiskThatLies(t *testing.T) {
 	closeSpool(t, s)
 }
 
-// TestAFullDiskAtTheStartOfASegment leaves nothing behind that keeps the spool from opening.
+// TestAFullDiskAtTheStartOfASegment: the spool can be opened afterwards.
 func TestAFullDiskAtTheStartOfASegment(t *testing.T) {
 	fs := crashfs.New(t)
 	s := open(t, fs, options())
@@ -441,7 +442,7 @@ func TestAFullDiskAtTheStartOfASegment(t *testing.T) {
 	closeSpool(t, s)
 }
 
-// TestNumbersSkippedOnAFullDisk stay skipped when the segment is removed before the next record.
+// TestNumbersSkippedOnAFullDisk: sequences stay skipped when the segment is removed before the next record.
 func TestNumbersSkippedOnAFullDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fs := threeSegments(t)
@@ -451,7 +452,7 @@ func TestNumbersSkippedOnAFullDisk(t *testing.T) {
 		publishAll(t, s.Cursor("bus"))
 		fs.SetFree(1 << 20)
 		time.Sleep(2 * time.Second)
-		_, _ = s.Append(make([]byte, 1<<20)) // has a new segment begin
+		_, _ = s.Append(make([]byte, 1<<20)) // starts a new segment
 		time.Sleep(saved)
 		publishAll(t, s.Cursor("bus"))
 		time.Sleep(saved)
@@ -465,7 +466,7 @@ func TestNumbersSkippedOnAFullDisk(t *testing.T) {
 	})
 }
 
-// evictAll has all that is published removed, by asking for more room than there can be.
+// evictAll removes all published segments, by requesting more space than the limit.
 func evictAll(t *testing.T, s *spool.Spool) {
 	t.Helper()
 	if _, err := s.Append(make([]byte, 1<<20)); !errors.Is(err, spool.ErrFull) {
@@ -477,7 +478,7 @@ func evictAll(t *testing.T, s *spool.Spool) {
 	}
 }
 
-// keeps makes a spool with two segments of which the first is published.
+// keeps creates a spool with two segments, the first of them published.
 func keeps(t *testing.T, fs *crashfs.FS, o spool.Options) *spool.Spool {
 	s := open(t, fs, o)
 	for range 9 { // eight in a segment
@@ -541,8 +542,8 @@ func TestOnlyConfiguredBusesHoldBack(t *testing.T) {
 	})
 }
 
-// TestRemovedSegmentsAreLetGo: a bus that waits behind the last record keeps no removed file open, which would hold its
-// bytes.
+// TestRemovedSegmentsAreLetGo: a bus that waits for the next record keeps no removed file open, which would occupy disk
+// space.
 func TestRemovedSegmentsAreLetGo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fs := crashfs.New(t)
@@ -570,9 +571,9 @@ func TestRemovedSegmentsAreLetGo(t *testing.T) {
 	})
 }
 
-// TestAPublishedSegmentThatCannotBeRemoved is no reason to wait for ever, is tried again, and is logged once.
+// TestAPublishedSegmentThatCannotBeRemoved: removal does not block appends, is retried, and is logged once.
 func TestAPublishedSegmentThatCannotBeRemoved(t *testing.T) {
-	for _, op := range []crashfs.Op{crashfs.Remove, crashfs.Rename} { // of the segment, of the cursor before it
+	for _, op := range []crashfs.Op{crashfs.Remove, crashfs.Rename} { // the segment, the cursor before it
 		synctest.Test(t, func(t *testing.T) {
 			fs, o, log := crashfs.New(t), options(), new(lines)
 			o.Log = log.logger()
@@ -599,8 +600,8 @@ func TestAPublishedSegmentThatCannotBeRemoved(t *testing.T) {
 	}
 }
 
-// TestWhatIsSavedIsEnough: a cursor that stood behind a segment when it was last saved lets it go, even if it cannot be
-// saved now, for want of the very room.
+// TestWhatIsSavedIsEnough: a segment before the saved position of a cursor can be removed, even if the cursor cannot be
+// saved now because the disk is full.
 func TestWhatIsSavedIsEnough(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fs := crashfs.New(t)
@@ -635,8 +636,8 @@ func TestASegmentRemovedBySomebodyElse(t *testing.T) {
 	})
 }
 
-// TestAppendWaitsForNoRemoval: with the disk stuck in the removal of a segment, records are taken as long as there is
-// room, and refused at once when there is none.
+// TestAppendWaitsForNoRemoval: while the removal of a segment hangs, records are accepted as long as there is space,
+// and then refused at once.
 func TestAppendWaitsForNoRemoval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fs := crashfs.New(t)
@@ -657,14 +658,14 @@ func TestAppendWaitsForNoRemoval(t *testing.T) {
 			t.Errorf("there was room for %d records, removing: %v", n, removing)
 		}
 		close(hold)
-		if n := fill(t, s); n != 24 { // the three segments that are done hold so many
+		if n := fill(t, s); n != 24 { // capacity of the three published segments
 			t.Errorf("there was room for %d records, want 24", n)
 		}
 		closeSpool(t, s)
 	})
 }
 
-// TestSegmentsGoAheadOfNeed: what is published makes room before it is needed, and no more than that.
+// TestSegmentsGoAheadOfNeed: published segments are removed before their space is needed, and no more than needed.
 func TestSegmentsGoAheadOfNeed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fs := crashfs.New(t)
@@ -682,7 +683,7 @@ func TestSegmentsGoAheadOfNeed(t *testing.T) {
 	})
 }
 
-// TestStatsChangesNothing: who looks while the disk is short of space does not change what Append says later.
+// TestStatsChangesNothing: Stats on a nearly full disk does not change the results of Append.
 func TestStatsChangesNothing(t *testing.T) {
 	for _, looks := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -729,7 +730,7 @@ func TestALowerLimit(t *testing.T) {
 	})
 }
 
-// TestALimitOfOneRecord: what Stats expects of the removal of all there is holds to the byte.
+// TestALimitOfOneRecord: Stats predicts the space after the removal of all segments to the byte.
 func TestALimitOfOneRecord(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for room, want := range map[int64]bool{4<<10 - 1: false, 4 << 10: true} {
@@ -738,9 +739,9 @@ func TestALimitOfOneRecord(t *testing.T) {
 			appendAll(t, s, string(thousand))
 			publishAll(t, s.Cursor("bus"))
 			closeSpool(t, s)
-			o.MaxBytes = 16<<10 + 32 + room // for the other files, and for the header of the segment that takes over
+			o.MaxBytes = 16<<10 + 32 + room // the other files, and the header of the next segment
 			s = open(t, fs, o)
-			_, _ = s.Append(make([]byte, room)) // with its header it never fits, but asks for all there is
+			_, _ = s.Append(make([]byte, room)) // never fits with its header, but evicts all segments
 			time.Sleep(saved)
 			wantTaken(t, s, want, fmt.Sprintf("with room for %d bytes", room))
 			closeSpool(t, s)
@@ -748,7 +749,7 @@ func TestALimitOfOneRecord(t *testing.T) {
 	})
 }
 
-// TestCursorDelay keeps the file of a cursor behind for so long, and not after Close; an idle cursor catches up.
+// TestCursorDelay: the file of a cursor lags by CursorDelay until Close; an idle cursor catches up.
 func TestCursorDelay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fs := crashfs.New(t)

@@ -11,10 +11,10 @@ import (
 	"github.com/postbridge/postbridge/bridge/spool/crashfs"
 )
 
-// offeredStep is how far ahead is noted what was offered.
+// offeredStep is how far the high-water mark is ahead of the records returned.
 const offeredStep = 1 << 14
 
-// redelivered counts the records of which it is said that they may have been returned before: the first ones, or none.
+// redelivered counts the records marked as possibly returned before, which must be the first ones.
 func redelivered(t *testing.T, records []spool.Record) (n int) {
 	t.Helper()
 	for i, r := range records {
@@ -28,8 +28,8 @@ func redelivered(t *testing.T, records []spool.Record) (n int) {
 	return n
 }
 
-// TestRedelivered has a process die that never committed: what it was offered is told from what it was not, but for a
-// step at most.
+// TestRedelivered kills a process that never committed: the next one knows which records had been returned, with an
+// error of one step at most.
 func TestRedelivered(t *testing.T) {
 	const there = 3 * offeredStep
 	fs := crashfs.New(t)
@@ -42,7 +42,7 @@ func TestRedelivered(t *testing.T) {
 	for _, step := range []struct {
 		read, least, most int
 	}{
-		{0, there, there}, // without a file, all that is there may have been
+		{0, there, there}, // without a file, every record may have been returned
 		{1, offeredStep + 1, offeredStep + 1},
 		{offeredStep / 2, offeredStep + 1, offeredStep + 1},
 		{offeredStep + 1, offeredStep + 1, 2 * offeredStep},
@@ -112,7 +112,7 @@ func TestNextDoesNotWaitForTheMark(t *testing.T) {
 	})
 }
 
-// TestRedeliveredFile has a file that says too little, or nothing.
+// TestRedeliveredFile opens a high-water mark that is too low, or missing.
 func TestRedeliveredFile(t *testing.T) {
 	const name = "offered-bus"
 	for _, c := range []struct {
@@ -154,7 +154,7 @@ func TestRedeliveredFile(t *testing.T) {
 	}
 }
 
-// TestRedeliveredOnFullDisk: a disk that does not take the note holds nothing up, and leaves none that says too little.
+// TestRedeliveredOnFullDisk: a high-water mark that cannot be saved blocks nothing, and leaves no file that is too low.
 func TestRedeliveredOnFullDisk(t *testing.T) {
 	for _, op := range []crashfs.Op{crashfs.Create, crashfs.Write, crashfs.Sync, crashfs.Rename} {
 		fs := threeSegments(t)
@@ -176,7 +176,7 @@ func TestRedeliveredOnFullDisk(t *testing.T) {
 	}
 }
 
-// blockingLog waits at each line until it is closed.
+// blockingLog blocks at each line until it is closed.
 type blockingLog struct {
 	slog.Handler
 	blocked, release chan struct{}
@@ -190,7 +190,7 @@ func (h blockingLog) Handle(context.Context, slog.Record) error {
 	return nil
 }
 
-// TestOfferedWithLogBlocked: cursors are saved while the log blocks at the line that says that the note is not.
+// TestOfferedWithLogBlocked: cursors are saved while the log line for an unsaved high-water mark blocks.
 func TestOfferedWithLogBlocked(t *testing.T) {
 	fs, o := threeSegments(t), options()
 	fs.WriteFile("offered-bus", offeredFile(1, testID, 0))
@@ -218,7 +218,7 @@ func TestOfferedWithLogBlocked(t *testing.T) {
 	closeSpool(t, s)
 }
 
-// TestRedeliveredByBus: what one bus was offered says nothing of another.
+// TestRedeliveredByBus: each bus has its own high-water mark.
 func TestRedeliveredByBus(t *testing.T) {
 	fs := crashfs.New(t)
 	o := options()

@@ -20,7 +20,7 @@ import (
 	"github.com/postbridge/postbridge/bridge/spool/crashfs"
 )
 
-// The format, written a second time, from the byte maps in DESIGN.md.
+// An independent implementation of the format, from the byte maps in DESIGN.md.
 
 const testID = 0x5b001dea
 
@@ -68,7 +68,7 @@ func idFile(version int, id uint32) []byte {
 
 func segmentName(first uint64) string { return fmt.Sprintf("%020d.seg", first) }
 
-// threeSegments is a spool of the records 1:a to 9:i, three to a segment, of which the bus has done none.
+// threeSegments creates a spool with the records 1:a to 9:i, three per segment, none of them committed.
 func threeSegments(t testing.TB) *crashfs.FS {
 	fs := crashfs.New(t)
 	fs.WriteFile("spool", idFile(1, testID))
@@ -83,7 +83,7 @@ const (
 	recordSize = recordHeaderLen + 1 // of these
 )
 
-// at is where the nth record of a segment starts, from 0.
+// at returns the offset of the nth record of a segment, from 0.
 func at(nth int) int { return 32 + nth*recordSize }
 
 // change changes bytes of a file.
@@ -104,8 +104,8 @@ func TestRecovery(t *testing.T) {
 	tests := []struct {
 		name    string
 		corrupt func(*crashfs.FS)
-		want    string // what the bus gets, and then the number of the next record
-		bad     string // what is kept
+		want    string // records that the bus reads, and the sequence of the next record
+		bad     string // quarantined files
 	}{
 		{"nothing", func(*crashfs.FS) {}, all + " 10:new", ""},
 		{"zero-filled tail", func(fs *crashfs.FS) {
@@ -260,7 +260,7 @@ func wantRecovered(t *testing.T, fs *crashfs.FS, want, bad string) {
 	if s.ID() != fmt.Sprintf("%08x", testID) {
 		t.Errorf("the id is %s", s.ID())
 	}
-	// Opened and closed without anything new, numbers that were given up are not found again.
+	// Without new records, skipped sequences are not reported again.
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -333,7 +333,7 @@ func TestDamageIsKeptAsItWas(t *testing.T) {
 	closeSpool(t, s)
 }
 
-// TestDamageFoundByTwoAtOnce is kept once and said once.
+// TestDamageFoundByTwoAtOnce: damage that two cursors find is quarantined once and logged once.
 func TestDamageFoundByTwoAtOnce(t *testing.T) {
 	for range 100 {
 		fs := threeSegments(t)
@@ -350,14 +350,14 @@ func TestDamageFoundByTwoAtOnce(t *testing.T) {
 		}
 		both.Wait()
 		if n := s.Stats().Bytes - before; n != recordSize || log.count() != 1 {
-			t.Errorf("it counts %d bytes and is said %d times", n, log.count())
+			t.Errorf("counted %d bytes and logged %d times", n, log.count())
 		}
 		closeSpool(t, s)
 	}
 }
 
-// TestTornAtEveryByte cuts the last segment at every length: whole records stay, and the number of the one that was not
-// finished is used again.
+// TestTornAtEveryByte cuts the last segment at every length: complete records stay, and the sequence of the torn record
+// is used again.
 func TestTornAtEveryByte(t *testing.T) {
 	whole := segmentFile(7, "g", "h", "i")
 	for size := range len(whole) {
@@ -373,8 +373,8 @@ func TestTornAtEveryByte(t *testing.T) {
 	}
 }
 
-// TestEndOfTheLog has something follow the last record: a write that was not finished, which nobody was told of and no
-// bus has seen, burns no number and is no warning; what is damaged may have been told and seen.
+// TestEndOfTheLog appends bytes to the last record. A torn write was neither acknowledged nor read: it skips no
+// sequence and logs no warning. A damaged record may have been both.
 func TestEndOfTheLog(t *testing.T) {
 	const payload = "a payload that takes a while to write"
 	batch := slices.Concat(record(testID, 10, "j"), record(testID, 11, payload))
@@ -422,7 +422,7 @@ func TestEndOfTheLog(t *testing.T) {
 		for offset := recordSize; offset < recordSize+recordHeaderLen && size >= recordSize+recordHeaderLen; offset++ {
 			want := "10:j lost(11-11) 12:new"
 			if offset >= recordSize+20 {
-				want = "10:j 11:new" // the checksum of what is not there
+				want = "10:j 11:new" // the checksum of a missing payload
 			}
 			name := fmt.Sprintf("a batch cut at %d with a flip at %d", size, offset)
 			tests = append(tests, test{name, flipped(batch[:size], offset), want})
@@ -444,7 +444,7 @@ func TestEndOfTheLog(t *testing.T) {
 	}
 }
 
-// TestFlipOfEveryBit flips each bit of the last segment: never more than one record is lost, and none is made up.
+// TestFlipOfEveryBit flips each bit of the last segment: at most one record is lost, and none is invented.
 func TestFlipOfEveryBit(t *testing.T) {
 	for bit := range 8 * len(segmentFile(7, "g", "h", "i")) {
 		fs := threeSegments(t)
@@ -486,7 +486,7 @@ func TestWhatIsNewerIsRefused(t *testing.T) {
 	}
 }
 
-// contents writes out all files but the lock.
+// contents describes all files except the lock.
 func contents(fs *crashfs.FS) string {
 	var b strings.Builder
 	for _, name := range fs.Names() {
@@ -511,7 +511,7 @@ func TestForeignSegmentIsRefused(t *testing.T) {
 	}
 }
 
-// TestLostIDIsRefused: without the id no record can be checked, and a guess would have them all cut off.
+// TestLostIDIsRefused: without the spool id no record can be verified, and a wrong id would truncate them all.
 func TestLostIDIsRefused(t *testing.T) {
 	fs := crashfs.New(t)
 	fs.WriteFile(segmentName(1), segmentFile(1, "a"))
@@ -525,7 +525,8 @@ func TestLostIDIsRefused(t *testing.T) {
 	}
 }
 
-// TestForgedRecord has payloads that look like records; when the one around it is damaged, none comes out of it.
+// TestForgedRecord stores payloads that look like records: if the outer record is damaged, they are not read as
+// records.
 func TestForgedRecord(t *testing.T) {
 	for name, forged := range map[string][]byte{
 		"no id":      record(0, 3, "forged"),
@@ -554,7 +555,7 @@ func TestForgedRecord(t *testing.T) {
 
 var update = flag.Bool("update", false, "write testdata anew")
 
-// TestGolden reads a spool as the first release wrote it, and writes the same bytes.
+// TestGolden reads a spool written by the first release, and writes the same bytes.
 func TestGolden(t *testing.T) {
 	fs := crashfs.New(t)
 	fs.WriteFile("spool", idFile(1, testID))

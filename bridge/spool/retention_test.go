@@ -21,8 +21,8 @@ func countSegments(fs *crashfs.FS) (n int) {
 	return n
 }
 
-// TestSegmentsAreKeptSideBySide: Keep runs for each segment from when it is published, not from when the one before is
-// gone.
+// TestSegmentsAreKeptSideBySide: Keep starts for each segment when it is published, not when the previous one is
+// removed.
 func TestSegmentsAreKeptSideBySide(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fs, o := crashfs.New(t), options()
@@ -51,7 +51,7 @@ func TestSegmentsAreKeptSideBySide(t *testing.T) {
 	})
 }
 
-// TestSegmentsOutlastCursorDelay: what a bus may lose with the power is not removed, whatever asks for space.
+// TestSegmentsOutlastCursorDelay: records that a bus may lose in a power loss are not removed, even for lack of space.
 func TestSegmentsOutlastCursorDelay(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -88,7 +88,7 @@ func TestSegmentsOutlastCursorDelay(t *testing.T) {
 				}
 				closeSpool(t, left)
 				time.Sleep(time.Second)
-				drain(t, s.Cursor("bus")) // lets go of the file that was removed
+				drain(t, s.Cursor("bus")) // closes the removed file
 				time.Sleep(2 * time.Second)
 				if _, err := s.Append(thousand); err != nil {
 					t.Errorf("when the bus has them for good: %v", err)
@@ -99,7 +99,7 @@ func TestSegmentsOutlastCursorDelay(t *testing.T) {
 	}
 }
 
-// TestRewindBeginsKeepAnew: what is published again is kept for as long as if it had never been published before.
+// TestRewindBeginsKeepAnew: Keep starts again for records that are published again.
 func TestRewindBeginsKeepAnew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fs, o := crashfs.New(t), options()
@@ -122,7 +122,7 @@ func TestRewindBeginsKeepAnew(t *testing.T) {
 	})
 }
 
-// TestRewindWhileTheFileIsWritten: the file of a cursor that is taken back meanwhile lets nothing go.
+// TestRewindWhileTheFileIsWritten: a cursor that is rewound while its file is written allows no removal.
 func TestRewindWhileTheFileIsWritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fs, o := crashfs.New(t), options()

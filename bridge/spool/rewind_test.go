@@ -51,7 +51,7 @@ func TestRewind(t *testing.T) {
 			}
 			bus.set(c.stands, "another state")
 			again := wantRecords(t, cursor, c.want)
-			if n := redelivered(t, again); n != len(again) { // in a spool of before, all may have been
+			if n := redelivered(t, again); n != len(again) { // of an older version: all may have been
 				t.Errorf("%d of %d may have been returned before", n, len(again))
 			}
 			closeSpool(t, s)
@@ -63,7 +63,7 @@ func TestRewind(t *testing.T) {
 	}
 }
 
-// TestRewindRedelivers: what was returned in this run counts, too, and what was not does not.
+// TestRewindRedelivers: records returned in this run are marked as redelivered, too; others are not.
 func TestRewindRedelivers(t *testing.T) {
 	s := open(t, crashfs.New(t), options())
 	defer s.Close()
@@ -81,7 +81,7 @@ func TestRewindRedelivers(t *testing.T) {
 	wantRecords(t, c, "")
 }
 
-// TestRewindWhileSaved: who was asked before it moved back does not have the last word.
+// TestRewindWhileSaved: a save that began before the rewind does not overwrite it.
 func TestRewindWhileSaved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fs, o := crashfs.New(t), options()
@@ -119,7 +119,7 @@ func TestRewindWhileSaved(t *testing.T) {
 	})
 }
 
-// TestRewindHoldsSegments: what is to be published again is not removed, and what is removed already is not waited for.
+// TestRewindHoldsSegments: segments to publish again are not removed, and removed ones are not waited for.
 func TestRewindHoldsSegments(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := options()
@@ -131,7 +131,7 @@ func TestRewindHoldsSegments(t *testing.T) {
 		c := s.Cursor("bus")
 		records := drain(t, c)
 		c.Commit(records[19])
-		time.Sleep(2 * time.Second) // the segments before it go
+		time.Sleep(2 * time.Second) // the segments before it are removed
 		stands := c.Rewind(3)
 		if stands == 3 || stands > 19 {
 			t.Fatalf("it stands at %d", stands)

@@ -20,7 +20,7 @@ import (
 	"github.com/postbridge/postbridge/bridge/spool/crashfs"
 )
 
-// options are those of most tests: segments of 8 KiB, published records kept, one bus.
+// options returns the options of most tests: segments of 8 KiB, published records kept, one bus.
 func options() spool.Options {
 	return spool.Options{
 		MaxBytes: 64 << 10, Keep: time.Hour, Cursors: []string{"bus"}, Log: slog.New(slog.DiscardHandler),
@@ -58,7 +58,7 @@ func appendAll(t testing.TB, s *spool.Spool, payloads ...string) (last uint64) {
 	return last
 }
 
-// drain returns what the cursor finds until there is nothing more.
+// drain returns all records after the cursor.
 func drain(t testing.TB, c *spool.Cursor) (records []spool.Record) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -75,7 +75,7 @@ func drain(t testing.TB, c *spool.Cursor) (records []spool.Record) {
 	}
 }
 
-// describe writes records as "1:a 2:b lost(3-4) 5:e".
+// describe formats records as "1:a 2:b lost(3-4) 5:e".
 func describe(records []spool.Record) string {
 	var words []string
 	for _, r := range records {
@@ -238,7 +238,7 @@ func TestALargeRecordIsAlone(t *testing.T) {
 			}
 		})
 		var last spool.Ticket
-		for _, size := range []int{6, 6, 9000, 6, 6} { // the first is a batch of its own
+		for _, size := range []int{6, 6, 9000, 6, 6} { // the first is its own batch
 			ticket, err := s.Append(make([]byte, size))
 			if err != nil {
 				t.Fatal(err)
@@ -279,7 +279,7 @@ func TestCursorsAreIndependent(t *testing.T) {
 	closeSpool(t, s)
 }
 
-// TestSave brings a state to disk at once, before anything is committed too.
+// TestSave writes the publisher state to disk at once, even before the first commit.
 func TestSave(t *testing.T) {
 	fs, o := crashfs.New(t), options()
 	o.CursorDelay = time.Hour
@@ -302,7 +302,7 @@ func TestSave(t *testing.T) {
 	wantCommitted(t, again.Cursor("bus"), 1, "third")
 }
 
-// bus is who reads from a cursor, and notes something.
+// bus reads from a cursor and has a publisher state.
 type bus struct {
 	cursor *spool.Cursor
 
@@ -329,7 +329,7 @@ func (b *bus) commit(r spool.Record, state string) {
 	b.cursor.Commit(r)
 }
 
-// rewind takes the cursor back, and notes where it stands.
+// rewind rewinds the cursor, and saves its position in the state.
 func (b *bus) rewind(to uint64) uint64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -490,7 +490,7 @@ func TestStatsAreExact(t *testing.T) {
 	closeSpool(t, s)
 
 	s = open(t, fs, o)
-	want(4, 152, 152) // until the cursors have found their places
+	want(4, 152, 152) // until the cursors have found their positions
 	drain(t, s.Cursor("nats"))
 	drain(t, s.Cursor("kafka"))
 	want(4, 152, 30)
@@ -508,7 +508,7 @@ func TestStatsAcrossSegments(t *testing.T) {
 		}
 		for i, r := range drain(t, s.Cursor("bus")) {
 			s.Cursor("bus").Commit(r)
-			waiting := int64(4-i)*2000 + 32 // and the header of the second segment
+			waiting := int64(4-i)*2000 + 32 // plus the header of the second segment
 			if i == 4 {
 				waiting = 0
 			}
@@ -596,7 +596,7 @@ func TestAFailedOpenLetsGoOfTheLock(t *testing.T) {
 	closeSpool(t, open(t, fs, options()))
 }
 
-// lines is a log that counts warnings and errors.
+// lines counts the warnings and errors of a log.
 type lines struct{ n atomic.Int64 }
 
 func (l *lines) logger() *slog.Logger {
@@ -681,7 +681,7 @@ func TestAllAtOnce(t *testing.T) {
 	closeSpool(t, s)
 }
 
-// TestSavesDoNotMeet: the writer saves a cursor before it removes a segment, while the saver may be at it.
+// TestSavesDoNotMeet: the writer saves a cursor before it removes a segment, while the saver may be saving it.
 func TestSavesDoNotMeet(t *testing.T) {
 	fs := crashfs.New(t)
 	s := open(t, fs, options())
