@@ -161,5 +161,5 @@ func after(first int32, n int) int32 { return int32((int64(first) + int64(n)) & 
 
 // rejection returns the error of an event that Kafka can never take.
 func rejection(topic string, err error) error {
-	return fmt.Errorf("%w: topic %s: %w", bridge.ErrRejected, topic, explain(err))
+	return fmt.Errorf("%w: topic %s: %w", bridge.ErrRejected, topic, Plain(err))
 }

@@ -59,7 +59,7 @@ func (w *partitionWriter) checkIfDue(ctx context.Context, leader string) error {
 	loss, err := w.p.checkpoints.Check(w.stream)
 	switch {
 	case errors.Is(err, kafkago.TopicAuthorizationFailed):
-		w.p.sayUnread(w.topic, err)
+		w.topic.logUnread(err)
 	case err != nil:
 		return err
 	case loss != nil:

@@ -34,30 +34,28 @@ func (p *Publisher) watch() {
 		} else {
 			wait = min(pace.NextBackOff(), dialRetry)
 		}
-		p.pause(metadataPause)
-		timer := time.NewTimer(wait)
-		select {
-		case <-timer.C:
-		case <-p.refresh:
-		case <-p.ctx.Done():
-		}
-		timer.Stop()
+		p.wait(metadataPause, nil)
+		p.wait(wait, p.refresh)
 	}
 }
 
-func (p *Publisher) pause(d time.Duration) {
+// wait waits for d, or until it is woken or the publisher closes. It reports whether it was woken.
+func (p *Publisher) wait(d time.Duration, wake <-chan struct{}) (woken bool) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
+	case <-wake:
+		return true
 	case <-timer.C:
 	case <-p.ctx.Done():
 	}
+	return false
 }
 
-// wantMetadata asks for fresh metadata: a leader that does not take a batch may be one no more.
-func (p *Publisher) wantMetadata() {
+// signal wakes the goroutine that waits for a channel of capacity 1.
+func signal(wake chan<- struct{}) {
 	select {
-	case p.refresh <- struct{}{}:
+	case wake <- struct{}{}:
 	default:
 	}
 }
@@ -109,20 +107,15 @@ func (p *Publisher) connected(m *kafkago.MetadataResponse, err error) (controlle
 			p.brokers = append(p.brokers, b)
 		}
 	}
-	if back {
+	if back { // end every wait for a retry
 		p.session++
-		p.pokeAll()
-	}
-	return cmp.Or(HostPort(m.Controller), p.brokers[0])
-}
-
-// pokeAll ends every wait for a retry. Guarded by mu.
-func (p *Publisher) pokeAll() {
-	for _, t := range p.topics {
-		for _, l := range t.writers {
-			l.poke()
+		for _, t := range p.topics {
+			for _, w := range t.writers {
+				signal(w.wake)
+			}
 		}
 	}
+	return cmp.Or(HostPort(m.Controller), p.brokers[0])
 }
 
 // metadata asks one broker after the other.
@@ -137,13 +130,14 @@ func (p *Publisher) metadata() (*kafkago.MetadataResponse, error) {
 	return firstAnswer(p.ctx, brokers, func(ctx context.Context, broker string) (*kafkago.MetadataResponse, error) {
 		m, err := p.client.Metadata(ctx, &kafkago.MetadataRequest{Addr: kafkago.TCP(broker), Topics: names})
 		if err == nil && len(m.Brokers) == 0 {
-			err = &brokerError{broker: broker, op: "Metadata", cause: errors.New("it knows no brokers yet")}
+			err = &brokerError{broker, "Metadata", errors.New("it knows no brokers yet")}
 		}
 		return m, err
 	})
 }
 
-// firstAnswer asks one broker after the other until one answers or ctx ends.
+// firstAnswer asks one broker after the other until one answers or ctx ends. It returns the first error, or that of
+// the first broker that was reached.
 func firstAnswer[T any](
 	ctx context.Context, brokers []string, ask func(ctx context.Context, broker string) (T, error),
 ) (none T, failed error) {
@@ -154,7 +148,7 @@ func firstAnswer[T any](
 		if err == nil {
 			return answer, nil
 		}
-		if failed == nil || loginError(err) && !loginError(failed) { // a refused login says most
+		if e := new(brokerError); failed == nil || errors.As(failed, &e) && e.op == opDial {
 			failed = Plain(err)
 		}
 		if ctx.Err() != nil {
@@ -164,40 +158,30 @@ func firstAnswer[T any](
 	return none, failed
 }
 
-// learnTopic takes what the cluster says of a topic, and creates it if need be.
+// learnTopic takes the leaders of a topic's partitions, or creates the topic if it is missing.
 func (p *Publisher) learnTopic(t *topic, m *kafkago.MetadataResponse, controller string) {
 	i := slices.IndexFunc(m.Topics, func(found kafkago.Topic) bool { return found.Name == t.name })
 	var err error
 	switch {
 	case i < 0 || errors.Is(m.Topics[i].Error, kafkago.UnknownTopicOrPartition):
-		err = p.createTopic(t, controller, len(m.Brokers))
+		err = p.createTopic(t, controller)
 	case m.Topics[i].Error != nil:
-		err = explain(m.Topics[i].Error)
-	}
-	if p.ctx.Err() != nil || errors.Is(err, errNothingNew) {
-		return
-	}
-	p.report("topic "+t.name, err)
-	if err == nil && i >= 0 && len(m.Topics[i].Partitions) > 0 {
-		t.create = bridge.NewPacer(firstRetry)
+		err = m.Topics[i].Error
+	case len(m.Topics[i].Partitions) > 0:
 		t.checkPartitions(m.Topics[i])
-		t.checkReplicas(m.Topics[i])
+	}
+	if p.ctx.Err() == nil {
+		p.report("topic "+t.name, err)
 	}
 }
 
 // createTopicRemedy is what to do about a missing topic that we do not create.
 const createTopicRemedy = "create it, or set POSTBRIDGE_KAFKA_CREATE_TOPICS=true"
 
-// errNothingNew is that there is no more to say of a topic that is missing than before.
-var errNothingNew = errors.New("nothing new")
-
-// createTopic creates a missing topic, or says why that cannot be.
-func (p *Publisher) createTopic(t *topic, controller string, brokers int) error {
+// createTopic creates a missing topic. The next metadata has it.
+func (p *Publisher) createTopic(t *topic, controller string) error {
 	if !p.cfg.CreateTopics {
 		return errors.New("it is missing: " + createTopicRemedy)
-	}
-	if !t.create.Due(time.Now()) {
-		return errNothingNew
 	}
 	c := kafkago.TopicConfig{Topic: t.name, NumPartitions: p.cfg.Partitions, ReplicationFactor: p.cfg.Replication}
 	if p.cfg.Replication > minInSync {
@@ -205,60 +189,26 @@ func (p *Publisher) createTopic(t *topic, controller string, brokers int) error 
 			{ConfigName: "min.insync.replicas", ConfigValue: strconv.Itoa(minInSync)},
 		}
 	}
-	t.sending.Lock() // what was sent before that look is answered, so that the new topic does not take it
+	t.sending.Lock() // every batch sent before is answered, so that the new topic does not take it unchecked
 	p.mu.Lock()
 	t.made++
 	p.mu.Unlock()
 	t.sending.Unlock()
 	ctx, cancel := context.WithTimeout(p.ctx, requestTimeout)
 	defer cancel()
-	resp, err := p.client.CreateTopics(
-		ctx,
-		&kafkago.CreateTopicsRequest{Addr: kafkago.TCP(controller), Topics: []kafkago.TopicConfig{c}},
-	)
+	request := &kafkago.CreateTopicsRequest{Addr: kafkago.TCP(controller), Topics: []kafkago.TopicConfig{c}}
+	resp, err := p.client.CreateTopics(ctx, request)
 	if err == nil {
 		err = resp.Errors[t.name]
 	}
 	switch {
 	case err == nil:
 		p.log.Info("created topic", "topic", t.name, "partitions", c.NumPartitions, "replication", c.ReplicationFactor)
-		p.wantMetadata()
-		return errNothingNew
-	case errors.Is(err, kafkago.TopicAlreadyExists):
-		p.wantMetadata()
-		return errNothingNew
-	case errors.Is(err, kafkago.InvalidReplicationFactor):
-		return fmt.Errorf(
-			"cannot create it with %d replicas: the cluster has %d Kafka brokers; "+
-				"lower POSTBRIDGE_KAFKA_REPLICATION or add some",
-			c.ReplicationFactor, brokers,
-		)
-	case errors.Is(err, kafkago.TopicAuthorizationFailed), errors.Is(err, kafkago.ClusterAuthorizationFailed):
-		return fmt.Errorf(
-			"it is missing, and there is no permission to create it: create it, or allow Create on it: %w",
-			Plain(err),
-		)
-	default:
-		return fmt.Errorf("cannot create it: %w", explain(err))
+	case !errors.Is(err, kafkago.TopicAlreadyExists):
+		return fmt.Errorf("cannot create it: %w", Plain(err))
 	}
-}
-
-// checkReplicas warns of a topic that is kept less safe than it should be. An existing topic is never changed.
-func (t *topic) checkReplicas(m kafkago.Topic) {
-	least := len(m.Partitions[0].Replicas)
-	for _, part := range m.Partitions {
-		least = min(least, len(part.Replicas))
-	}
-	few := least < t.p.cfg.Replication
-	if few && !t.warned {
-		t.p.log.Warn(
-			"the topic has fewer replicas than POSTBRIDGE_KAFKA_REPLICATION; add some, or events may be lost with a broker",
-			"topic", t.name,
-			"replicas", least,
-			"wanted", t.p.cfg.Replication,
-		)
-	}
-	t.warned = few
+	signal(p.refresh)
+	return nil
 }
 
 // HostPort returns the address of a broker; empty if there is none.

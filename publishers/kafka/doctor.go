@@ -126,7 +126,7 @@ func (x *checker) topic(t *metadata.ResponseTopic, s settings) []publishers.Chec
 		missing := code == kafkago.UnknownTopicOrPartition
 		c.Info(missing && x.cfg.CreateTopics, "is missing", "start 'postbridge serve', which creates it")
 		c.Fail(missing && !x.cfg.CreateTopics, "is missing", createTopicRemedy)
-		c.Fail(!missing, "cannot be used: "+explain(code).Error(),
+		c.Fail(!missing, "cannot be used: "+code.Error(),
 			"see the Kafka brokers' logs; deploy/kafka/acls.sh grants all rights")
 		return c.Results
 	}

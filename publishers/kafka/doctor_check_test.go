@@ -93,7 +93,7 @@ func TestCheckTopic(t *testing.T) {
 		"no write":    {rights(mayRead | mayDescribe), fail, "may not be written to"},
 		"no read":     {rights(mayWrite | mayDescribe), warn, "stored twice"},
 		"old cluster": {rights(-1 << 31), info, "does not show who may"},
-		"denied":      {code(kafkago.TopicAuthorizationFailed), fail, "cannot be used: no permission"},
+		"denied":      {code(kafkago.TopicAuthorizationFailed), fail, "cannot be used: [29] Topic Authorization Failed"},
 		"missing":     {code(kafkago.UnknownTopicOrPartition), info, "is missing: start 'postbridge serve'"},
 		"left out":    {func(m *metadata.Response, _ settings) { m.Topics = nil }, info, "is missing: start"},
 	} {

@@ -156,7 +156,7 @@ func TestCheckRights(t *testing.T) {
 	wantResult(t, results, publishers.Warn, "topic orders may not be read", "allow Read on it")
 	wantResult(t, results, publishers.Info, "topic orders does not show its settings", "DescribeConfigs")
 	wantResult(t, results, publishers.Fail, "topic rejects may not be written to", "allow Write on it")
-	wantResult(t, results, publishers.Fail, "topic deadletters cannot be used", "allow Write, Describe and Read")
+	wantResult(t, results, publishers.Fail, "topic deadletters cannot be used", "Topic Authorization Failed")
 }
 
 // TestRealCheck is that a real Kafka shows what is checked.

@@ -38,16 +38,14 @@
 //	probing      sends it although an earlier batch may still land, which makes every answer doubtful
 //	             acked → verifying, refused → verifying, mismatched → verifying, unanswered → probing
 //	verifying    recovery scan: is the batch stored, whatever the broker answered?
-//	             done → idle (the scan tells), refused → rejecting (it is not), mismatched → backing-off (not yet),
+//	             done → idle (the scan tells, or not yet), refused → rejecting (it is not),
 //	             forgotten → renewing (the broker does not know the producer any more),
 //	             truncated → registering, denied → renewing
 //	settling     records the new position, completes the events of the batch
 //	             done → idle
-//	rejecting    halves the batch, or completes its one event as rejected
-//	             done → idle, refused → backing-off (every event is refused as invalid: an outage)
-//	renewing     gets a new producer id and saves it
+//	rejecting    halves the batch, or completes its one event as rejected; waits if every event is refused as invalid
 //	             done → idle
-//	backing-off  waits
+//	renewing     gets a new producer id and saves it
 //	             done → idle
 //	ended        gives pending events to the writers that come next
 //

@@ -15,79 +15,61 @@ import (
 	"github.com/segmentio/kafka-go/sasl/scram"
 )
 
-// login is one SASL exchange on a connection. kafka-go's own has no deadline and does not return the session lifetime.
-type login struct {
-	*connection
-	op       string // in errors
-	password string // which no error may show
-}
-
-// login logs in with the password as it is now.
+// login logs in with the password as it is now. kafka-go's own login has no deadline and does not return the session
+// lifetime.
 func (t *transport) login(ctx context.Context, c *connection) error {
-	l := &login{c, fmt.Sprintf("login of user %q (%s)", t.cfg.User, t.cfg.SASLMechanism), t.cfg.Password()}
-	mechanism, err := newMechanism(t.cfg.SASLMechanism, t.cfg.User, l.password)
-	if err != nil {
-		// Its text shows the character.
-		return l.refused(ctx, errors.New("a character is not allowed in the user or the password"))
+	password := t.cfg.Password()
+	mechanism, err := newMechanism(t.cfg.SASLMechanism, t.cfg.User, password)
+	if err == nil {
+		err = c.authenticate(ctx, mechanism)
 	}
-	offer, err := call[*saslhandshake.Response](c, &saslhandshake.Request{Mechanism: mechanism.Name()})
-	if err != nil {
-		return l.refused(ctx, err)
+	if err == nil {
+		return nil
 	}
-	if code := kafkago.Error(offer.ErrorCode); code != 0 {
-		e := c.failed(ctx, l.op, code, "POSTBRIDGE_KAFKA_SASL_MECHANISM and the port")
-		if len(offer.Mechanisms) > 0 {
-			e.cause = fmt.Errorf("%w; the broker offers %s", code, strings.Join(offer.Mechanisms, ", "))
-		}
-		e.login = true
-		return e
+	if password != "" && strings.Contains(err.Error(), password) {
+		err = errors.New("the broker's message holds the password")
 	}
-	return l.authenticate(ctx, mechanism)
+	return c.failed(ctx, fmt.Sprintf("login of user %q (%s)", t.cfg.User, t.cfg.SASLMechanism), err)
 }
 
 // authenticate exchanges messages until the mechanism is satisfied: the broker has to prove itself, too.
-func (l *login) authenticate(ctx context.Context, mechanism sasl.Mechanism) error {
+func (c *connection) authenticate(ctx context.Context, mechanism sasl.Mechanism) error {
+	offer, err := call[*saslhandshake.Response](c, &saslhandshake.Request{Mechanism: mechanism.Name()})
+	if err != nil {
+		return err
+	}
+	if code := kafkago.Error(offer.ErrorCode); code != 0 {
+		return fmt.Errorf("%w; the broker offers %q", code, offer.Mechanisms)
+	}
 	state, message, err := mechanism.Start(ctx)
 	for done := false; err == nil && !done; {
-		var answer *saslauthenticate.Response
-		answer, err = call[*saslauthenticate.Response](l.connection, &saslauthenticate.Request{AuthBytes: message})
-		if err != nil {
-			break
+		answer, failed := call[*saslauthenticate.Response](c, &saslauthenticate.Request{AuthBytes: message})
+		if failed != nil {
+			return failed
 		}
 		if code := kafkago.Error(answer.ErrorCode); code != 0 {
-			err = fmt.Errorf("%w: %s", code, answer.ErrorMessage)
-			break
+			return fmt.Errorf("%w: %s", code, answer.ErrorMessage)
 		}
 		if lifetime := time.Duration(answer.SessionLifetimeMs) * time.Millisecond; lifetime > 0 {
 			// After its lifetime (KIP-368), the broker closes the connection at the next request.
-			l.expires = time.Now().Add(lifetime / 10 * 9)
+			c.expires = time.Now().Add(lifetime / 10 * 9)
 		}
 		done, message, err = state.Next(ctx, answer.AuthBytes)
 	}
-	if err != nil {
-		return l.refused(ctx, err)
-	}
-	return nil
+	return err
 }
 
-// refused is the error of a broker that was reached and does not accept the login. A broker may also just close the
-// connection; one that does not answer in time refuses nothing.
-func (l *login) refused(ctx context.Context, err error) error {
-	if l.password != "" && strings.Contains(err.Error(), l.password) {
-		err = errors.New("the broker's message holds the password")
-	}
-	e := l.failed(ctx, l.op, err, "POSTBRIDGE_KAFKA_USER and POSTBRIDGE_KAFKA_PASSWORD")
-	e.login = ctx.Err() == nil
-	return e
-}
-
-func newMechanism(name, user, password string) (sasl.Mechanism, error) {
+func newMechanism(name, user, password string) (mechanism sasl.Mechanism, err error) {
 	switch name {
 	case mechanismScram256:
-		return scram.Mechanism(scram.SHA256, user, password)
+		mechanism, err = scram.Mechanism(scram.SHA256, user, password)
 	case mechanismScram512:
-		return scram.Mechanism(scram.SHA512, user, password)
+		mechanism, err = scram.Mechanism(scram.SHA512, user, password)
 	default:
 		return saslplain.Mechanism{Username: user, Password: password}, nil
 	}
+	if err != nil { // its text shows the character
+		err = errors.New("a character is not allowed in the user or the password")
+	}
+	return mechanism, err
 }

@@ -53,9 +53,9 @@ func TestLogin(t *testing.T) {
 				},
 			)
 			err := fails(t, tr, addr, "Kafka broker "+addr.String()+`: login of user "edge" (`+mechanism+
-				"): the broker closed the connection; check POSTBRIDGE_KAFKA_USER and POSTBRIDGE_KAFKA_PASSWORD")
-			if !loginError(err) || strings.Contains(err.Error(), wrong) {
-				t.Errorf("login error: %t: %v", loginError(err), err)
+				"): the broker closed the connection")
+			if strings.Contains(err.Error(), wrong) {
+				t.Errorf("%v", err)
 			}
 			password.Store(right)
 			mustAsk(t, tr, addr)
@@ -65,9 +65,7 @@ func TestLogin(t *testing.T) {
 			password.Store(wrong)
 			mustAsk(t, tr, addr)
 			tr.renew()
-			if err := ask(t.Context(), tr, addr); !loginError(err) {
-				t.Errorf("%v", err)
-			}
+			fails(t, tr, addr, "login of user")
 		})
 	}
 }
@@ -80,12 +78,12 @@ func TestLoginRefused(t *testing.T) {
 		want   string
 	}{
 		"password": {&saslauthenticate.Response{ErrorCode: 58, ErrorMessage: "invalid credentials"}, `login of user "edge" (PLAIN): [58] SASL Authentication Failed: ` +
-			"SASL Authentication failed: invalid credentials; check POSTBRIDGE_KAFKA_USER and POSTBRIDGE_KAFKA_PASSWORD"},
+			"SASL Authentication failed: invalid credentials"},
 		"no words":     {&saslauthenticate.Response{ErrorCode: 58}, ": [58] SASL Authentication Failed: "},
 		"indiscretion": {&saslauthenticate.Response{ErrorCode: 58, ErrorMessage: "not " + password}, "the broker's message holds the password"},
 		"mechanism": {&saslhandshake.Response{ErrorCode: 33, Mechanisms: []string{"GSSAPI", "SCRAM-SHA-512"}},
-			"; the broker offers GSSAPI, SCRAM-SHA-512; check POSTBRIDGE_KAFKA_SASL_MECHANISM"},
-		"no login":         {&saslhandshake.Response{ErrorCode: 34}, "check POSTBRIDGE_KAFKA_SASL_MECHANISM and the port"},
+			`; the broker offers ["GSSAPI" "SCRAM-SHA-512"]`},
+		"no login":         {&saslhandshake.Response{ErrorCode: 34}, ": [34] Illegal SASL State: "},
 		"something else":   {&saslhandshake.Response{ErrorCode: -1}, ": [-1] Unknown"},
 		"closed":           {(*saslauthenticate.Response)(nil), "the broker closed the connection"},
 		"closed even then": {(*saslhandshake.Response)(nil), "the broker closed the connection"},
@@ -102,8 +100,8 @@ func TestLoginRefused(t *testing.T) {
 			})
 			tr := openTransport(t, Config{SASLMechanism: mechanismPlain, User: "edge", Password: constant(password)})
 			err := fails(t, tr, s.addr, "Kafka broker "+s.addr.String()+": ", test.want)
-			if !loginError(err) || strings.Contains(err.Error(), password) {
-				t.Errorf("login error: %t: %v", loginError(err), err)
+			if strings.Contains(err.Error(), password) {
+				t.Errorf("%v", err)
 			}
 		})
 	}
@@ -123,9 +121,7 @@ func TestLoginUnproven(t *testing.T) {
 		return nil, true
 	})
 	tr := openTransport(t, Config{SASLMechanism: mechanismScram256, User: "edge", Password: constant("hunter2")})
-	if err := fails(t, tr, s.addr, "server validation failed"); !loginError(err) {
-		t.Errorf("%v", err)
-	}
+	fails(t, tr, s.addr, "login of user", "server validation failed")
 }
 
 // The library's error shows the character.
@@ -133,10 +129,8 @@ func TestLoginCharacter(t *testing.T) {
 	t.Parallel()
 	s := startScripted(t, asUsual)
 	tr := openTransport(t, Config{SASLMechanism: mechanismScram256, User: "edge", Password: constant("hunter\u0007")})
-	if err := fails(t, tr, s.addr, "a character is not allowed in the user or the password; check POSTBRIDGE_KAFKA_USER and POSTBRIDGE_KAFKA_PASSWORD"); !loginError(
-		err,
-	) ||
-		strings.Contains(err.Error(), "0007") {
+	err := fails(t, tr, s.addr, "login of user", "a character is not allowed in the user or the password")
+	if strings.Contains(err.Error(), "0007") {
 		t.Errorf("%v", err)
 	}
 }
@@ -145,7 +139,7 @@ func TestLoginWanted(t *testing.T) {
 	t.Parallel()
 	cluster := startKfake(t, kfake.NumBrokers(1), kfake.EnableSASL(), kfake.Superuser(mechanismPlain, "edge", "secret"))
 	tr, addr := openTransport(t, Config{}), kafkago.TCP(cluster.ListenAddrs()...)
-	fails(t, tr, addr, ": Metadata: the broker closed the connection; check POSTBRIDGE_KAFKA_SASL_MECHANISM")
+	fails(t, tr, addr, ": Metadata: the broker closed the connection")
 }
 
 // A login may be for a time; the connection is not used after that.
@@ -192,22 +186,21 @@ func TestLoginKafka(t *testing.T) {
 		brokers []string
 		config  Config
 		want    string // empty if it lets us in
-		login   bool
 	}{
-		"plain":                   {c.Brokers(), Config{}, "", false},
-		"PLAIN":                   {c.SecureBrokers(), as(ca, mechanismPlain, right), "", false},
-		"SCRAM-SHA-256":           {c.SecureBrokers(), as(ca, mechanismScram256, right), "", false},
-		"SCRAM-SHA-512":           {c.SecureBrokers(), as(ca, mechanismScram512, right), "", false},
-		"certificate":             {c.ClientAuthBrokers(), own, "", false},
-		"wrong password, PLAIN":   {c.SecureBrokers(), as(ca, mechanismPlain, wrong), "Authentication failed", true},
-		"wrong password, SCRAM":   {c.SecureBrokers(), as(ca, mechanismScram512, wrong), "Authentication failed", true},
-		"no login":                {c.SecureBrokers(), ca, "check POSTBRIDGE_KAFKA_SASL_MECHANISM", false},
-		"login at the plain port": {c.Brokers(), as(Config{}, mechanismScram512, right), "check POSTBRIDGE_KAFKA_SASL_MECHANISM and the port", true},
-		"TLS at the plain port":   {c.Brokers(), Config{TLS: true}, "TLS handshake: the broker closed the connection; check POSTBRIDGE_KAFKA_TLS", false},
-		"plain at the TLS port":   {c.SecureBrokers(), Config{}, "check POSTBRIDGE_KAFKA_TLS and the port", false},
-		"no certificate":          {c.ClientAuthBrokers(), ca, "remote error: tls: bad certificate; check POSTBRIDGE_KAFKA_TLS_CERT_FILE", true},
-		"stranger's certificate":  {c.ClientAuthBrokers(), stranger, "; check POSTBRIDGE_KAFKA_TLS_CERT_FILE", true},
-		"another authority":       {c.SecureBrokers(), Config{TLS: true}, "check POSTBRIDGE_KAFKA_TLS_CA_FILE", false},
+		"plain":                   {c.Brokers(), Config{}, ""},
+		"PLAIN":                   {c.SecureBrokers(), as(ca, mechanismPlain, right), ""},
+		"SCRAM-SHA-256":           {c.SecureBrokers(), as(ca, mechanismScram256, right), ""},
+		"SCRAM-SHA-512":           {c.SecureBrokers(), as(ca, mechanismScram512, right), ""},
+		"certificate":             {c.ClientAuthBrokers(), own, ""},
+		"wrong password, PLAIN":   {c.SecureBrokers(), as(ca, mechanismPlain, wrong), "Authentication failed"},
+		"wrong password, SCRAM":   {c.SecureBrokers(), as(ca, mechanismScram512, wrong), "Authentication failed"},
+		"no login":                {c.SecureBrokers(), ca, "Metadata: the broker closed the connection"},
+		"login at the plain port": {c.Brokers(), as(Config{}, mechanismScram512, right), "login of user"},
+		"TLS at the plain port":   {c.Brokers(), Config{TLS: true}, "TLS handshake: the broker closed the connection"},
+		"plain at the TLS port":   {c.SecureBrokers(), Config{}, "ApiVersions: the broker closed the connection"},
+		"no certificate":          {c.ClientAuthBrokers(), ca, "remote error: tls: bad certificate"},
+		"stranger's certificate":  {c.ClientAuthBrokers(), stranger, "remote error: tls: "},
+		"another authority":       {c.SecureBrokers(), Config{TLS: true}, "unknown authority"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -217,8 +210,8 @@ func TestLoginKafka(t *testing.T) {
 				return
 			}
 			err := fails(t, tr, addr, test.want)
-			if loginError(err) != test.login || strings.Contains(err.Error(), wrong) {
-				t.Errorf("login error: %t: %v", loginError(err), err)
+			if strings.Contains(err.Error(), wrong) {
+				t.Errorf("%v", err)
 			}
 		})
 	}

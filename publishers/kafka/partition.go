@@ -37,7 +37,6 @@ const (
 	stateSettling    writerState = "settling"
 	stateRejecting   writerState = "rejecting"
 	stateRenewing    writerState = "renewing"
-	stateBackingOff  writerState = "backing-off"
 	stateEnded       writerState = "ended"
 )
 
@@ -79,8 +78,7 @@ func next(s writerState, e writerEvent) writerState {
 	case in{stateLocating, eventSaved}, in{stateRegistering, eventDone}:
 		return stateScanning
 	case in{stateScanning, eventDone}, in{stateBatching, eventDone}, in{stateVerifying, eventDone},
-		in{stateSettling, eventDone}, in{stateRejecting, eventDone}, in{stateRenewing, eventDone},
-		in{stateBackingOff, eventDone}:
+		in{stateSettling, eventDone}, in{stateRejecting, eventDone}, in{stateRenewing, eventDone}:
 		return stateIdle
 	case in{stateIdle, eventDone}:
 		return stateBatching
@@ -97,8 +95,6 @@ func next(s writerState, e writerEvent) writerState {
 		return stateVerifying
 	case in{stateSending, eventRefused}, in{stateVerifying, eventRefused}:
 		return stateRejecting
-	case in{stateRejecting, eventRefused}, in{stateVerifying, eventMismatched}:
-		return stateBackingOff
 	case in{stateLocating, eventFresh}, in{stateScanning, eventDenied}, in{stateVerifying, eventDenied},
 		in{stateVerifying, eventForgotten}:
 		return stateRenewing
@@ -118,7 +114,7 @@ type partitionWriter struct {
 	p         *Publisher
 	topic     *topic
 	partition int
-	poked     chan struct{} // wakes the goroutine, as something changed; capacity 1
+	wake      chan struct{} // wakes the goroutine, as something changed; capacity 1
 
 	queue []*entry // guarded by Publisher.mu
 
@@ -138,7 +134,6 @@ type partitionWriter struct {
 	limit   int                         // records in a batch
 	invalid int                         // events rejected as invalid since the last acknowledgement
 	pace    *backoff.ExponentialBackOff // of retries of an event that is refused as invalid
-	wait    time.Duration               // how long to back off
 	// throttled is until when the broker does not read what we send; mismatched is since when it refuses our sequence
 	// numbers, zero if it does not.
 	throttled, mismatched time.Time
@@ -152,7 +147,7 @@ type partitionWriter struct {
 
 func newPartitionWriter(t *topic, partition int) *partitionWriter {
 	return &partitionWriter{
-		p: t.p, topic: t, partition: partition, poked: make(chan struct{}, 1), state: stateStarting,
+		p: t.p, topic: t, partition: partition, wake: make(chan struct{}, 1), state: stateStarting,
 		limit: batchRecords, pace: bridge.RetryForever(firstRetry), index: newIndex(), encoder: newEncoder(),
 	}
 }
@@ -161,14 +156,7 @@ func newPartitionWriter(t *topic, partition int) *partitionWriter {
 func (w *partitionWriter) push(e *entry) {
 	w.queue = append(w.queue, e)
 	if len(w.queue) == 1 {
-		w.poke()
-	}
-}
-
-func (w *partitionWriter) poke() {
-	select {
-	case w.poked <- struct{}{}:
-	default:
+		signal(w.wake)
 	}
 }
 
@@ -201,7 +189,7 @@ func (w *partitionWriter) work() writerEvent {
 	case stateBatching:
 		return w.attempt(w.nextBatch)
 	case stateSending, stateResending, stateProbing:
-		w.p.pause(time.Until(w.throttled))
+		w.p.wait(time.Until(w.throttled), nil)
 		return w.attempt(w.send)
 	case stateVerifying:
 		return w.attempt(w.verify)
@@ -209,9 +197,6 @@ func (w *partitionWriter) work() writerEvent {
 		return w.settle()
 	case stateRejecting:
 		return w.reject()
-	case stateBackingOff:
-		w.p.pause(w.wait)
-		return eventDone
 	default:
 		return eventStopped
 	}
@@ -227,13 +212,13 @@ func (w *partitionWriter) collect() writerEvent {
 			return eventStopped
 		case len(w.pending) > 0 && !ending && !lingered && w.canLinger():
 			lingered = true
-			w.p.pause(linger)
+			w.p.wait(linger, nil)
 		case len(w.pending) > 0, !w.checked:
 			return eventDone
 		default:
 			w.unblock()
 			select {
-			case <-w.poked:
+			case <-w.wake:
 			case <-w.due.C:
 				w.checked = false
 			case <-w.p.ctx.Done():
@@ -275,14 +260,14 @@ func (w *partitionWriter) attempt(
 	case w.retry == nil:
 		w.retry = bridge.RetryForever(firstRetry) // leaders move: one failure is not reported
 	default:
-		w.block(explain(err))
+		w.block(Plain(err))
 	}
-	w.p.wantMetadata()
+	signal(w.p.refresh)
 	wait := w.retry.NextBackOff()
 	if !fromBroker(err) {
 		wait = min(wait, dialRetry)
 	}
-	if w.pause(wait) {
+	if w.p.wait(wait, w.wake) {
 		w.retry.Reset() // perhaps there is another leader
 	}
 	return event
@@ -299,20 +284,6 @@ func (w *partitionWriter) leader() (addr string, ending bool) {
 	wanted := w.topic.wanted
 	uncertain := w.state == stateResending || w.state == stateProbing || w.state == stateVerifying
 	return addr, w.p.ctx.Err() != nil || wanted > 0 && (w.partition >= wanted || addr == "" && !uncertain)
-}
-
-// pause waits, and reports whether it was cut short because something changed.
-func (w *partitionWriter) pause(d time.Duration) (poked bool) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return false
-	case <-w.poked:
-		return true
-	case <-w.p.ctx.Done():
-		return false
-	}
 }
 
 // block reports what blocks the partition. That no broker can be reached is one condition, reported by

@@ -53,8 +53,7 @@ func TestNext(t *testing.T) {
 	table, documented := writerTable(t)
 	states := []writerState{
 		stateStarting, stateLocating, stateRegistering, stateScanning, stateIdle, stateBatching, stateSending,
-		stateResending, stateProbing, stateVerifying, stateSettling, stateRejecting, stateRenewing,
-		stateBackingOff, stateEnded,
+		stateResending, stateProbing, stateVerifying, stateSettling, stateRejecting, stateRenewing, stateEnded,
 	}
 	events := []writerEvent{
 		eventDone, eventFailed, eventStopped, eventSaved, eventUnsaved, eventFresh, eventTruncated, eventDenied,

@@ -144,6 +144,37 @@ func (p *Publisher) produce(
 	return resp, resp.Error
 }
 
+// verdict is the meaning of the answer to a batch.
+type verdict int
+
+const (
+	again   verdict = iota // send it again as it is: it may be stored
+	stored                 // it is stored
+	refused                // the broker can never take it
+	unsure                 // the broker knows other sequence numbers: scan the partition
+)
+
+// judge returns what the error of a batch means. An event is not refused for what an operator can mend, except for
+// the size limits of the topic.
+func judge(err error) verdict {
+	var code kafkago.Error
+	switch {
+	case err == nil:
+		return stored
+	case !errors.As(err, &code):
+		return again
+	}
+	switch code {
+	case kafkago.MessageSizeTooLarge, kafkago.RecordListTooLarge, kafkago.InvalidRecord:
+		return refused
+	case kafkago.OutOfOrderSequenceNumber, kafkago.DuplicateSequenceNumber,
+		kafkago.InvalidProducerEpoch, kafkago.UnknownProducerId:
+		return unsure
+	default:
+		return again
+	}
+}
+
 // acked handles the acknowledgement that the batch is stored at an offset.
 func (w *partitionWriter) acked(offset int64) writerEvent {
 	if offset < w.at.offset {
@@ -202,9 +233,9 @@ func (w *partitionWriter) verify(ctx context.Context, leader string) (writerEven
 		w.unfenced = true // an earlier attempt may still land
 		return eventRefused, nil
 	case errors.Is(answer, kafkago.OutOfOrderSequenceNumber) && time.Since(w.mismatched) < w.p.limits.unsureFor:
-		w.block(explain(answer))
-		w.wait = 10 * firstRetry
-		return eventMismatched, nil
+		w.block(Plain(answer))
+		w.p.wait(10*firstRetry, nil)
+		return eventDone, nil
 	default:
 		w.p.log.Warn("the broker no longer knows what this producer wrote; going on as a new one",
 			"topic", w.topic.name, "partition", w.partition, "producer", w.at.producer.id, "why", Plain(answer).Error())
@@ -221,9 +252,9 @@ func (w *partitionWriter) reject() writerEvent {
 	}
 	if errors.Is(w.sent.answer, kafkago.InvalidRecord) {
 		if w.invalid == maxInvalid {
-			w.block(explain(w.sent.answer))
-			w.wait = w.pace.NextBackOff()
-			return eventRefused
+			w.block(Plain(w.sent.answer))
+			w.p.wait(w.pace.NextBackOff(), nil)
+			return eventDone
 		}
 		w.invalid++
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -133,41 +132,6 @@ func TestJudge(t *testing.T) {
 		if got := judge(c.err); got != c.want {
 			t.Errorf("%v: %d, want %d", c.err, got, c.want)
 		}
-	}
-}
-
-// TestExplain: what an operator can mend is said with the setting to mend it by, and with Kafka's own words.
-func TestExplain(t *testing.T) {
-	t.Parallel()
-	for code, words := range map[kafkago.Error][]string{
-		kafkago.InvalidTimestamp:             {"clocks", "message.timestamp.before.max.ms", "message.timestamp.after.max.ms"},
-		kafkago.MessageSizeTooLarge:          {"max.message.bytes"},
-		kafkago.RecordListTooLarge:           {"segment.bytes"},
-		kafkago.InvalidRecord:                {"schema validation"},
-		kafkago.PolicyViolation:              {"create.topic.policy.class.name"},
-		kafkago.KafkaStorageError:            {"disk"},
-		kafkago.NotEnoughReplicas:            {"min.insync.replicas"},
-		kafkago.NotEnoughReplicasAfterAppend: {"min.insync.replicas"},
-		kafkago.ThrottlingQuotaExceeded:      {"quota"},
-		kafkago.TopicAuthorizationFailed:     {"allow Write, Describe and Read"},
-		kafkago.ClusterAuthorizationFailed:   {"allow Write"},
-		kafkago.UnsupportedCompressionType:   {"lz4"},
-		kafkago.UnsupportedForMessageFormat:  {"message.format.version"},
-		kafkago.InvalidConfiguration:         {"create the topic yourself"},
-		kafkago.InvalidTopic:                 {"POSTBRIDGE_KAFKA_PREFIX"},
-	} {
-		err := explain(fmt.Errorf("%w: as the broker says", code))
-		for _, word := range append(words, code.Error(), "as the broker says") {
-			if !strings.Contains(err.Error(), word) {
-				t.Errorf("%v, want %q", err, word)
-			}
-		}
-		if !errors.Is(err, code) {
-			t.Errorf("%v wraps no code", err)
-		}
-	}
-	if err := explain(kafkago.Unknown); err.Error() != kafkago.Unknown.Error() {
-		t.Error(err)
 	}
 }
 

@@ -120,7 +120,7 @@ func (w *partitionWriter) scan(ctx context.Context, leader string) (writerEvent,
 				return eventTruncated, nil
 			}
 		case errors.Is(err, kafkago.TopicAuthorizationFailed):
-			w.p.sayUnread(w.topic, err)
+			w.topic.logUnread(err)
 			// The old producer may not go on: the broker would acknowledge new events as a repeat of stored ones
 			// that have the same sequence numbers, and they would be lost.
 			w.unfenced = false
@@ -199,7 +199,7 @@ func (w *partitionWriter) moveWindow(ctx context.Context, leader string) error {
 		for at := c.begin; at < c.end; {
 			var err error
 			if at, err = w.rescan(ctx, leader, at, c.end); errors.Is(err, kafkago.TopicAuthorizationFailed) {
-				w.p.sayUnread(w.topic, err)
+				w.topic.logUnread(err)
 				w.index = newIndex() // the window is incomplete
 				return nil
 			} else if err != nil {

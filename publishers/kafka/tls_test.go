@@ -140,9 +140,7 @@ func TestTLSCARotated(t *testing.T) {
 	)
 	cfg := Config{TLSCAFile: filepath.Join(t.TempDir(), "ca.pem")}
 	tr := openTransport(t, cfg)
-	if err := fails(t, tr, addr, "TLS files: ", "ca.pem", "; check POSTBRIDGE_KAFKA_TLS_CA_FILE"); loginError(err) {
-		t.Errorf("%v", err)
-	}
+	fails(t, tr, addr, "TLS files: ", "ca.pem")
 	replace(t, cfg.TLSCAFile, before.pem)
 	mustAsk(t, tr, addr)
 
@@ -150,7 +148,7 @@ func TestTLSCARotated(t *testing.T) {
 	mustAsk(t, tr, addr) // the connection is there
 	tr.renew()
 	fails(t, tr, addr, "Kafka broker "+addr.String()+": TLS handshake: tls: failed to verify certificate: x509: ",
-		"unknown authority", "; check POSTBRIDGE_KAFKA_TLS_CA_FILE")
+		"unknown authority")
 	replace(t, cfg.TLSCAFile, after.pem)
 	if !tr.certificates.Changed() {
 		t.Error("a new CA is no change")
@@ -173,16 +171,7 @@ func TestTLSClientCertificate(t *testing.T) {
 			addr := startTLSKfake(t, config)
 			cfg := Config{TLSCAFile: ca.caFile()}
 
-			err := fails(
-				t,
-				openTransport(t, cfg),
-				addr,
-				"; check POSTBRIDGE_KAFKA_TLS_CERT_FILE and ",
-				": remote error: tls: ",
-			)
-			if loginError(err) != (version == tls.VersionTLS13) { // the alert of TLS 1.2 may mean something else
-				t.Errorf("%v", err)
-			}
+			fails(t, openTransport(t, cfg), addr, ": remote error: tls: ")
 
 			cfg.TLSCertFile, cfg.TLSKeyFile = filepath.Join(
 				t.TempDir(),
@@ -195,10 +184,7 @@ func TestTLSClientCertificate(t *testing.T) {
 			replace(t, cfg.TLSCertFile, cert)
 			replace(t, cfg.TLSKeyFile, key)
 			tr := openTransport(t, cfg)
-			err = fails(t, tr, addr, "; check POSTBRIDGE_KAFKA_TLS_CERT_FILE and ", ": remote error: tls: ")
-			if !loginError(err) {
-				t.Errorf("%v", err)
-			}
+			fails(t, tr, addr, ": remote error: tls: ")
 
 			for _, name := range []string{"one", "two"} {
 				cert, key := ca.issue(name, time.Hour)
@@ -234,9 +220,7 @@ func TestTLSLogin(t *testing.T) {
 		t.Error(err)
 	}
 	cfg.Password = constant("wrong")
-	if err := ask(t.Context(), openTransport(t, cfg), kafkago.TCP(cfg.Brokers...)); !loginError(err) {
-		t.Errorf("%v", err)
-	}
+	fails(t, openTransport(t, cfg), kafkago.TCP(cfg.Brokers...), "login of user")
 }
 
 func TestTLSErrors(t *testing.T) {
@@ -253,33 +237,33 @@ func TestTLSErrors(t *testing.T) {
 		config Config
 		want   string
 	}{
-		"the system's authorities": {addr, Config{TLS: true}, "unknown authority; check POSTBRIDGE_KAFKA_TLS_CA_FILE"},
+		"the system's authorities": {addr, Config{TLS: true}, "unknown authority"},
 		"another name": {kafkago.TCP("localhost:" + port), Config{TLSCAFile: file},
-			"x509: certificate is not valid for any names, but wanted to match localhost; check POSTBRIDGE_KAFKA_BROKERS"},
+			"x509: certificate is not valid for any names, but wanted to match localhost"},
 		"expired": {startTLSKfake(t, ca.server(-time.Minute)), Config{TLSCAFile: file},
 			`x509: certificate has expired or is not yet valid: that of "broker" is valid from `},
 		"plain to TLS": {
 			addr,
 			Config{},
-			" ApiVersions: the broker closed the connection; check POSTBRIDGE_KAFKA_TLS and the port",
+			" ApiVersions: the broker closed the connection",
 		},
 		"closes on TLS": {
 			startRaw(t, func(conn net.Conn) { io.ReadFull(conn, make([]byte, 4)) }).addr,
 			Config{TLS: true},
-			" TLS handshake: the broker closed the connection; check POSTBRIDGE_KAFKA_TLS and the port",
+			" TLS handshake: the broker closed the connection",
 		},
 		"answers in plain": {startRaw(t, func(conn net.Conn) {
 			io.ReadFull(conn, make([]byte, 4))
 			io.WriteString(conn, "HTTP/1.1 400 Bad Request\r\n\r\n")
 			io.Copy(io.Discard, conn)
-		}).addr, Config{TLS: true}, " TLS handshake: tls: first record does not look like a TLS handshake; check POSTBRIDGE_KAFKA_TLS and the port"},
+		}).addr, Config{TLS: true}, " TLS handshake: tls: first record does not look like a TLS handshake"},
 	}
 	for name, test := range cases {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			tr := openTransport(t, test.config)
 			err := fails(t, tr, test.addr, "Kafka broker "+test.addr.String()+": ", test.want)
-			if loginError(err) || strings.Contains(err.Error(), "\n") {
+			if strings.Contains(err.Error(), "\n") {
 				t.Errorf("%v", err)
 			}
 		})

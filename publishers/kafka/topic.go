@@ -36,10 +36,6 @@ type topic struct {
 
 	// sending is held for reading from the look at what the topic has stored to the answer to a batch.
 	sending sync.RWMutex
-
-	// Owned by Publisher.watch.
-	create *bridge.Pacer // when to try that again
-	warned bool          // that it has too few replicas
 }
 
 // shrinkAfter is how long a topic has to have fewer partitions before that is believed. A broker that just started may
@@ -47,7 +43,7 @@ type topic struct {
 const shrinkAfter = 5 * time.Second
 
 func newTopic(p *Publisher, dest bridge.Destination) *topic {
-	t := &topic{p: p, dest: dest, name: topicName(p.cfg.Prefix, dest), create: bridge.NewPacer(firstRetry)}
+	t := &topic{p: p, dest: dest, name: topicName(p.cfg.Prefix, dest)}
 	t.failing = publishers.Condition[*partitionWriter]{Name: "publishing to " + t.name, Report: p.report}
 	return t
 }
@@ -99,7 +95,7 @@ func (t *topic) learn(m kafkago.Topic) (before int) {
 	t.leaders = leaders
 	for i, l := range t.writers {
 		if i < len(leaders) && leaders[i] != "" && (i >= len(old) || leaders[i] != old[i]) {
-			l.poke()
+			signal(l.wake)
 		}
 	}
 	return before
@@ -121,7 +117,7 @@ func (t *topic) adopt(n int) (before int) {
 	default:
 		t.wanted, t.ended, t.fewer = n, 0, time.Time{}
 		for _, l := range t.writers {
-			l.poke()
+			signal(l.wake)
 		}
 		return now
 	}
@@ -154,5 +150,17 @@ func (t *topic) end(left []*entry) {
 	t.ended++
 	if t.ended == len(t.writers) {
 		t.begin(t.wanted)
+	}
+}
+
+// logUnread warns, once for a topic, that there is no permission to read it. It is called without mu.
+func (t *topic) logUnread(err error) {
+	t.p.mu.Lock()
+	logged := t.unread
+	t.unread = true
+	t.p.mu.Unlock()
+	if !logged {
+		t.p.log.Warn("no permission to read what the topic holds: events may be stored twice after a crash; "+
+			"allow Read on it", "topic", t.name, "error", Plain(err))
 	}
 }

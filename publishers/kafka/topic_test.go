@@ -59,11 +59,11 @@ func TestLeaders(t *testing.T) {
 			if got, _ := l.leader(); got != leaders[i] {
 				t.Errorf("the leader of %d is %q, want %q", i, got, leaders[i])
 			}
-			if got := len(l.poked) > 0; got != poked[i] {
+			if got := len(l.wake) > 0; got != poked[i] {
 				t.Errorf("writer %d was poked: %t", i, got)
 			}
 			select {
-			case <-l.poked:
+			case <-l.wake:
 			default:
 			}
 		}

@@ -50,14 +50,14 @@ type transport struct {
 
 	mu sync.Mutex
 	// Guarded by mu.
-	idle  map[string][]*connection // by address; the one used last is last
-	epoch int                      // counts renewals
+	idle  []*connection // the one used last is last
+	epoch int           // counts renewals
 }
 
 var _ kafkago.RoundTripper = (*transport)(nil)
 
 func newTransport(cfg Config, certificates *tlsfiles.Files) *transport {
-	t := &transport{cfg: cfg, certificates: certificates, idle: make(map[string][]*connection)}
+	t := &transport{cfg: cfg, certificates: certificates}
 	t.ctx, t.end = context.WithCancel(context.Background())
 	return t
 }
@@ -70,7 +70,7 @@ func (t *transport) RoundTrip(ctx context.Context, addr net.Addr, req kafkago.Re
 	defer context.AfterFunc(t.ctx, cancel)()
 	answer, err := t.roundTrip(ctx, addr.String(), req)
 	if err != nil && t.ctx.Err() != nil {
-		err = &brokerError{broker: addr.String(), op: req.ApiKey().String(), cause: net.ErrClosed}
+		err = &brokerError{addr.String(), req.ApiKey().String(), net.ErrClosed}
 	}
 	return answer, err
 }
@@ -83,7 +83,7 @@ func (t *transport) roundTrip(ctx context.Context, address string, req protocol.
 	op := req.ApiKey().String()
 	if _, ok := c.versions[req.ApiKey()]; !ok {
 		t.put(c)
-		return nil, c.failed(ctx, op, kafkago.UnsupportedVersion, "")
+		return nil, c.failed(ctx, op, kafkago.UnsupportedVersion)
 	}
 	stop := context.AfterFunc(ctx, c.close)
 	answer, err := c.exchange(req)
@@ -91,14 +91,9 @@ func (t *transport) roundTrip(ctx context.Context, address string, req protocol.
 	if err != nil && !errors.Is(err, protocol.ErrNoRecord) { // which is found before anything is sent
 		c.close()
 		t.drop(address)
-		check := ""
-		if !c.used && ended(err) && t.cfg.SASLMechanism == "" {
-			check = "POSTBRIDGE_KAFKA_SASL_MECHANISM"
-		}
-		return nil, c.failed(ctx, op, err, check)
+		return nil, c.failed(ctx, op, err)
 	}
 	if open {
-		c.used = true
 		t.put(c)
 	}
 	return answer, err
@@ -115,48 +110,43 @@ func (t *transport) renew() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.epoch++
-	for _, idle := range t.idle {
-		closeAll(idle)
+	t.closeIdle(func(*connection) bool { return true })
+}
+
+// take returns the connection to the address that was used last, or a new one.
+func (t *transport) take(ctx context.Context, address string) (*connection, error) {
+	t.mu.Lock()
+	now := time.Now()
+	// Also connections to brokers that get no request any more.
+	t.closeIdle(func(c *connection) bool { return now.After(c.until) })
+	epoch := t.epoch // read before the password and the certificates
+	for i, c := range slices.Backward(t.idle) {
+		if c.address == address {
+			t.idle = slices.Delete(t.idle, i, i+1)
+			t.mu.Unlock()
+			return c, nil
+		}
 	}
-	clear(t.idle)
+	t.mu.Unlock()
+	return t.connect(ctx, address, epoch)
 }
 
 // drop closes the idle connections to an address: when one of them fails, the others are most likely dead.
 func (t *transport) drop(address string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	closeAll(t.idle[address])
-	delete(t.idle, address)
+	t.closeIdle(func(c *connection) bool { return c.address == address })
 }
 
-// take returns the connection to the address that was used last, or a new one.
-func (t *transport) take(ctx context.Context, address string) (*connection, error) {
-	t.mu.Lock()
-	t.expire(time.Now())
-	epoch := t.epoch // read before the password and the certificates
-	var c *connection
-	if idle := t.idle[address]; len(idle) > 0 {
-		c, t.idle[address] = idle[len(idle)-1], idle[:len(idle)-1]
-	}
-	t.mu.Unlock()
-	if c == nil {
-		return t.connect(ctx, address, epoch)
-	}
-	return c, nil
-}
-
-// expire closes connections that were idle for too long, also those to brokers that get no request any more. The caller
-// holds mu.
-func (t *transport) expire(now time.Time) {
-	for address, idle := range t.idle {
-		t.idle[address] = slices.DeleteFunc(idle, func(c *connection) bool {
-			over := now.After(c.until)
-			if over {
-				c.close()
-			}
-			return over
-		})
-	}
+// closeIdle closes some idle connections. The caller holds mu.
+func (t *transport) closeIdle(some func(*connection) bool) {
+	t.idle = slices.DeleteFunc(t.idle, func(c *connection) bool {
+		over := some(c)
+		if over {
+			c.close()
+		}
+		return over
+	})
 }
 
 // put keeps a connection for the next request.
@@ -171,7 +161,7 @@ func (t *transport) put(c *connection) {
 	if !c.expires.IsZero() && c.expires.Before(c.until) {
 		c.until = c.expires
 	}
-	t.idle[c.address] = append(t.idle[c.address], c)
+	t.idle = append(t.idle, c)
 }
 
 // connect returns a new connection that is ready for requests.
@@ -181,12 +171,12 @@ func (t *transport) connect(ctx context.Context, address string, epoch int) (*co
 	c := &connection{address: address, epoch: epoch}
 	var err error
 	if c.conn, err = new(net.Dialer).DialContext(ctx, "tcp", address); err != nil {
-		return nil, c.failed(ctx, "dial", err, "")
+		return nil, c.failed(ctx, opDial, err)
 	}
 	stop := context.AfterFunc(ctx, c.close)
 	err = t.handshake(ctx, c)
 	if !stop() && err == nil {
-		err = c.failed(ctx, "connect", ctx.Err(), "")
+		err = c.failed(ctx, "connect", ctx.Err())
 	}
 	if err != nil {
 		c.close()
@@ -205,13 +195,13 @@ func (t *transport) handshake(ctx context.Context, c *connection) error {
 		}
 		secure := tls.Client(c.conn, config)
 		if err := secure.HandshakeContext(ctx); err != nil {
-			return c.tlsFailed(ctx, "TLS handshake", err)
+			return c.failed(ctx, "TLS handshake", err)
 		}
 		stream = secure
 	}
 	c.protocol = protocol.NewConn(&answers{Conn: stream, reader: bufio.NewReader(stream)}, "postbridge")
 	if err := c.negotiate(); err != nil {
-		return c.tlsFailed(ctx, "ApiVersions", err) // in TLS 1.3, a broker rejects a client certificate here
+		return c.failed(ctx, "ApiVersions", err) // in TLS 1.3, a broker rejects a client certificate here
 	}
 	if t.cfg.SASLMechanism == "" {
 		return nil
@@ -221,20 +211,14 @@ func (t *transport) handshake(ctx context.Context, c *connection) error {
 
 // tlsConfig reads the TLS files as they are now.
 func (t *transport) tlsConfig(ctx context.Context, c *connection) (*tls.Config, error) {
-	host, _, err := net.SplitHostPort(c.address)
-	if err != nil {
-		return nil, c.failed(ctx, "address", err, "")
-	}
+	host, _, _ := net.SplitHostPort(c.address) // was dialed
 	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: host}
 	if t.certificates == nil {
 		return config, nil
 	}
 	pool, pair, err := t.certificates.Current()
 	if err != nil {
-		return nil, fmt.Errorf(
-			"TLS files: %w; check POSTBRIDGE_KAFKA_TLS_CA_FILE, _TLS_CERT_FILE and _TLS_KEY_FILE",
-			err,
-		)
+		return nil, c.failed(ctx, "TLS files", err)
 	}
 	config.RootCAs = pool
 	if t.certificates.HasPair() {
@@ -253,19 +237,19 @@ type connection struct {
 	versions map[protocol.ApiKey]int16 // of the requests that both sides support
 	expires  time.Time                 // end of the login; zero if it has none
 
-	// Owned by the request that uses the connection.
-	used  bool      // a request was answered
 	until time.Time // close it if it is still idle then
+}
+
+// failed returns the error of an operation. If ctx ended, that is the cause: it closes the connection.
+func (c *connection) failed(ctx context.Context, op string, err error) error {
+	if ctx.Err() != nil {
+		err = ctx.Err()
+	}
+	return &brokerError{c.address, op, err}
 }
 
 // close closes the TCP connection at once. A TLS close notification could block on a broker that does not read.
 func (c *connection) close() { _ = c.conn.Close() }
-
-func closeAll(connections []*connection) {
-	for _, c := range connections {
-		c.close()
-	}
-}
 
 // negotiate chooses a version of each request. A broker that gets one in a version it does not support closes the
 // connection without an answer.
@@ -302,12 +286,8 @@ func (c *connection) exchange(req protocol.Message) (answer protocol.Message, er
 // call is exchange for a request whose type of answer is known.
 func call[T protocol.Message](c *connection, req protocol.Message) (answer T, err error) {
 	m, err := c.exchange(req)
-	if err != nil {
-		return answer, err
-	}
-	answer, ok := m.(T)
-	if !ok {
-		err = fmt.Errorf("unexpected %T", m)
+	if err == nil {
+		answer = m.(T) // kafka-go decodes each answer by its request
 	}
 	return answer, err
 }

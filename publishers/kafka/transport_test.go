@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -172,7 +173,7 @@ func isClosed(t *testing.T, conn net.Conn) {
 func (t *transport) idleTo(addr net.Addr) []*connection {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return append([]*connection(nil), t.idle[addr.String()]...)
+	return slices.DeleteFunc(slices.Clone(t.idle), func(c *connection) bool { return c.address != addr.String() })
 }
 
 // held is a broker that answers metadata requests one by one when told to.
@@ -251,7 +252,7 @@ func TestDeadConnectionsDropped(t *testing.T) {
 		(<-h.accepted).Close()
 	}
 	err := ask(t.Context(), tr, h.addr)
-	if err == nil || !ended(err) || loginError(err) ||
+	if err == nil || !ended(err) ||
 		err.Error() != "Kafka broker "+h.addr.String()+": Metadata: the broker closed the connection" {
 		t.Errorf("%v", err)
 	}
@@ -404,8 +405,8 @@ func TestHandshakeDeadline(t *testing.T) {
 		timeout time.Duration // of the request
 		want    string
 	}{
-		"says nothing":        {silent, Config{}, time.Second, "ApiVersions: no answer in time; check POSTBRIDGE_KAFKA_TLS"},
-		"says nothing to TLS": {silent, Config{TLS: true}, time.Second, "TLS handshake: no answer in time; check POSTBRIDGE_KAFKA_TLS"},
+		"says nothing":        {silent, Config{}, time.Second, "ApiVersions: no answer in time"},
+		"says nothing to TLS": {silent, Config{TLS: true}, time.Second, "TLS handshake: no answer in time"},
 		"no login handshake":  {stalls(protocol.SaslHandshake), login, time.Second, `login of user "edge" (SCRAM-SHA-512): no answer in time`},
 		"no login":            {stalls(protocol.SaslAuthenticate), login, 0, `login of user "edge" (SCRAM-SHA-512): no answer in time`},
 	} {
@@ -425,7 +426,7 @@ func TestHandshakeDeadline(t *testing.T) {
 			if own := ctx.Err() != nil; own != (test.timeout > 0) {
 				t.Errorf("the time of the request was over: %v", own)
 			}
-			if !errors.Is(err, context.DeadlineExceeded) || loginError(err) ||
+			if !errors.Is(err, context.DeadlineExceeded) ||
 				!strings.Contains(err.Error(), test.want) ||
 				strings.Contains(err.Error(), password) {
 				t.Errorf("%v, want %q", err, test.want)
@@ -477,7 +478,7 @@ func TestBadAnswers(t *testing.T) {
 		"too short":       {"\x00\x00\x00\x02ab", "closed the connection"},
 		"empty":           {"\x00\x00\x00\x00", "closed the connection"},
 		"HTTP":            {"HTTP/1.1 400 Bad Request\r\n\r\n", `the answer is not Kafka's: it starts with "HTTP"`},
-		"TLS alert":       {"\x15\x03\x03\x00\x02\x02\x46", `it starts with "\x15\x03\x03\x00"; check POSTBRIDGE_KAFKA_TLS and the port`},
+		"TLS alert":       {"\x15\x03\x03\x00\x02\x02\x46", `it starts with "\x15\x03\x03\x00"`},
 		"other id":        {"\x00\x00\x00\x0a\x00\x00\x00\x63\x00\x00\x00\x00\x00\x00", "correlation id"},
 		"version refused": {"\x00\x00\x00\x0a\x00\x00\x00\x01\x00\x23\x00\x00\x00\x00", "[35] Unsupported Version"},
 	} {
