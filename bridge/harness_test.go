@@ -157,7 +157,7 @@ func (f *fakeBus) Publish(ctx context.Context, d *bridge.Delivery, done func(err
 // State is the number itself.
 func (f *fakeBus) State(committed uint64) []byte { return fmt.Append(nil, committed) }
 
-func (f *fakeBus) Rewind(uint64) {}
+func (f *fakeBus) Rewind() {}
 
 func (f *fakeBus) Close() error {
 	if f.closing != nil {

@@ -31,10 +31,9 @@ type Publisher interface {
 	// ascending sequences; it must not call back, and works after Close.
 	State(committed uint64) []byte
 
-	// Rewind removes from State what the bus has lost and what was stored after committed. It is called after Close, in
-	// one step with the rewind of the cursor: a cursor file with only one of the two would hide the loss from the next
-	// start.
-	Rewind(committed uint64)
+	// Rewind removes from State what the bus has lost. It is called after Close, in one step with the rewind of the
+	// cursor: a cursor file with only one of the two would hide the loss from the next start.
+	Rewind()
 
 	// Close ends the connection. It waits neither for the bus nor for deliveries in flight.
 	Close() error

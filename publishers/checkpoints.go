@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	// keep limits the checkpoints of a stream. A bus may have hundreds of partitions, and all checkpoints are written a
-	// few times a second. Five reach back over 100,000 events in steps that grow by a factor of about 18.
+	// keep limits the checkpoints of a stream, all of which are written a few times a second. Five reach back over
+	// 100,000 events in steps that grow by a factor of about 18.
 	keep = 5
 	// confirmFor is how long a loss must persist: a newly elected leader may answer before it has applied its log.
 	confirmFor = 3 * time.Second
@@ -46,16 +46,6 @@ const (
 	Unknown
 )
 
-// Stream is a JetStream stream or a Kafka partition in one session with the bus.
-type Stream struct {
-	name   string
-	lookup func(Checkpoint) (Presence, error)
-	last   outcome   // of the last check
-	since  time.Time // every check since has had the last outcome
-}
-
-type outcome struct{ failed, lost bool }
-
 // Loss reports that a stream lost events with a spool sequence above RewindTo. Cause names the first missing
 // checkpoint.
 type Loss struct {
@@ -74,116 +64,50 @@ type Checkpoints struct {
 	log      *slog.Logger
 
 	mu      sync.Mutex
-	streams map[string]*history
+	streams map[string]*Stream
 }
 
-// history holds the checkpoints of one stream.
-type history struct {
+// Stream is a JetStream stream or a Kafka partition with its checkpoints. Checkpoints.mu guards its fields.
+type Stream struct {
+	name  string
 	saved []Checkpoint // in the state, oldest first
-	last  Checkpoint   // of the stored event with the highest position; zero if none is known
-	// appended says that this run stored an event. Until then it has found only what an earlier run had stored, and
-	// events that were found as well, and committed, may lie behind the last.
-	appended bool
-	// intact is the position up to which the last check found the stream intact.
-	intact uint64
-	stream *Stream // of the last session; nil before
+	// last is that of the stored event with the highest position; zero if none is known. Its Committed is 0 until it
+	// is saved, if it was stored now.
+	last Checkpoint
+
+	lookup  func(Checkpoint) (Presence, error) // of the last session with the bus; nil before
+	intact  uint64                             // the position up to which the last check found the stream intact
+	outcome outcome                            // of the last check
+	since   time.Time                          // every check since has had this outcome
 }
+
+type outcome struct{ failed, lost bool }
 
 // LoadCheckpoints reads the checkpoints in a publisher state, and returns its other lines. blindFor is BlindFor
 // except in tests.
 func LoadCheckpoints(state []byte, blindFor time.Duration, log *slog.Logger) (c *Checkpoints, rest []byte) {
-	c = &Checkpoints{blindFor: blindFor, log: log, streams: make(map[string]*history)}
+	c = &Checkpoints{blindFor: blindFor, log: log, streams: make(map[string]*Stream)}
 	for line := range bytes.Lines(state) {
-		var word, stream string
+		var word, name string
 		var k Checkpoint
-		_, err := fmt.Sscan(string(line), &word, &stream, &k.Identity, &k.Position, &k.Sequence, &k.Committed)
+		_, err := fmt.Sscan(string(line), &word, &name, &k.Identity, &k.Position, &k.Sequence, &k.Committed)
 		if err != nil || word != "checkpoint" && word != "landmark" {
 			rest = append(rest, line...)
 			continue
 		}
-		h := c.history(stream)
-		h.last = k
-		h.add(k)
+		s := c.stream(name)
+		s.last = k
+		s.add(k)
 	}
 	return c, rest
 }
 
-// history returns the history of a stream, new if there is none. Guarded by mu.
-func (c *Checkpoints) history(stream string) *history {
-	h := c.streams[stream]
-	if h == nil {
-		h = &history{intact: math.MaxUint64}
-		c.streams[stream] = h
+// stream returns the stream of a name, new if there is none. Guarded by mu.
+func (c *Checkpoints) stream(name string) *Stream {
+	if c.streams[name] == nil {
+		c.streams[name] = &Stream{name: name, intact: math.MaxUint64}
 	}
-	return h
-}
-
-// Stored records that an event was stored now. False means that the stream had stored an event at or behind the
-// position before, so it has lost events and must be checked.
-func (c *Checkpoints) Stored(stream, identity string, position, sequence uint64) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	h := c.history(stream)
-	if h.last.Identity == identity && h.last.Position >= position {
-		return false
-	}
-	h.last, h.appended = Checkpoint{Identity: identity, Position: position, Sequence: sequence}, true
-	return true
-}
-
-// Found records that a lookup found an event stored earlier. Without a checkpoint before it, it is ignored: it does not
-// prove that earlier events are stored.
-func (c *Checkpoints) Found(stream, identity string, position, sequence uint64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if h := c.history(stream); h.last.Identity == identity && h.last.Position < position {
-		h.last = Checkpoint{Identity: identity, Position: position, Sequence: sequence}
-	}
-}
-
-// State returns the lines of the publisher state when every event up to committed is done.
-func (c *Checkpoints) State(committed uint64) (lines []byte) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, stream := range slices.Sorted(maps.Keys(c.streams)) {
-		h := c.streams[stream]
-		h.save(committed)
-		for _, k := range h.saved {
-			lines = fmt.Appendf(lines, "checkpoint %s %s %d %d %d\n",
-				stream, k.Identity, k.Position, k.Sequence, k.Committed)
-		}
-	}
-	return lines
-}
-
-// save adds the last checkpoint to the state. While nothing is committed, no rewind needs one.
-func (h *history) save(committed uint64) {
-	n := len(h.saved)
-	if h.last == (Checkpoint{}) || n > 0 && h.saved[n-1] == h.last || committed == 0 {
-		return
-	}
-	if !h.appended {
-		committed = h.saved[n-1].Committed
-	}
-	h.last.Committed = committed
-	h.add(h.last)
-}
-
-// add evicts the most redundant checkpoint above the limit: the one whose neighbors are closest to each other in
-// proportion to how much a rewind to them would publish again. So their distances grow exponentially.
-func (h *history) add(k Checkpoint) {
-	h.saved = append(h.saved, k)
-	if len(h.saved) <= keep {
-		return
-	}
-	distance := func(i int) float64 { return float64(k.Committed) - float64(h.saved[i].Committed) + 1 }
-	evict := 1
-	for i := 2; i < keep; i++ {
-		if distance(i-1)/distance(i+1) < distance(evict-1)/distance(evict+1) {
-			evict = i
-		}
-	}
-	h.saved = slices.Delete(h.saved, evict, evict+1)
+	return c.streams[name]
 }
 
 // NewStream begins a session with a stream, whose name has no spaces. lookup looks up the event of a checkpoint; an
@@ -191,9 +115,76 @@ func (h *history) add(k Checkpoint) {
 func (c *Checkpoints) NewStream(name string, lookup func(Checkpoint) (Presence, error)) *Stream {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s := &Stream{name: name, lookup: lookup}
-	c.history(name).stream = s
+	s := c.stream(name)
+	s.lookup, s.since = lookup, time.Time{}
 	return s
+}
+
+// Stored records that an event was stored now. False means that the stream had stored an event at or behind the
+// position before, so it has lost events and must be checked.
+func (c *Checkpoints) Stored(stream, identity string, position, sequence uint64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.stream(stream)
+	if s.last.Identity == identity && s.last.Position >= position {
+		return false
+	}
+	s.last = Checkpoint{Identity: identity, Position: position, Sequence: sequence}
+	return true
+}
+
+// Found records that a lookup found an event stored earlier. It proves no more than the checkpoint before it about
+// other events, which may have been stored behind it, and is ignored without one.
+func (c *Checkpoints) Found(stream, identity string, position, sequence uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s := c.stream(stream); s.last.Identity == identity && s.last.Position < position {
+		s.last.Position, s.last.Sequence = position, sequence
+	}
+}
+
+// State returns the lines of the publisher state when every event up to committed is done.
+func (c *Checkpoints) State(committed uint64) (lines []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, name := range slices.Sorted(maps.Keys(c.streams)) {
+		s := c.streams[name]
+		s.save(committed)
+		for _, k := range s.saved {
+			lines = fmt.Appendf(lines, "checkpoint %s %s %d %d %d\n",
+				name, k.Identity, k.Position, k.Sequence, k.Committed)
+		}
+	}
+	return lines
+}
+
+// save adds the last checkpoint to the state. While nothing is committed, no rewind needs one.
+func (s *Stream) save(committed uint64) {
+	n := len(s.saved)
+	if s.last == (Checkpoint{}) || n > 0 && s.saved[n-1] == s.last || committed == 0 {
+		return
+	}
+	if s.last.Committed == 0 {
+		s.last.Committed = committed
+	}
+	s.add(s.last)
+}
+
+// add evicts the most redundant checkpoint above the limit: the one whose neighbors are closest to each other in
+// proportion to how much a rewind to them would publish again. So their distances grow exponentially.
+func (s *Stream) add(k Checkpoint) {
+	s.saved = append(s.saved, k)
+	if len(s.saved) <= keep {
+		return
+	}
+	distance := func(i int) float64 { return float64(k.Committed) - float64(s.saved[i].Committed) + 1 }
+	evict := 1
+	for i := 2; i < keep; i++ {
+		if distance(i-1)/distance(i+1) < distance(evict-1)/distance(evict+1) {
+			evict = i
+		}
+	}
+	s.saved = slices.Delete(s.saved, evict, evict+1)
 }
 
 // Check looks up the checkpoints of a stream. On an error, events must wait and the check must be repeated. It
@@ -201,10 +192,13 @@ func (c *Checkpoints) NewStream(name string, lookup func(Checkpoint) (Presence, 
 // blindFor: a stream that cannot be read must not block writes.
 func (c *Checkpoints) Check(s *Stream) (*Loss, error) {
 	loss, err := c.lookupAll(s)
-	if now := (outcome{err != nil, loss != nil}); s.since.IsZero() || s.last != now {
-		s.last, s.since = now, time.Now()
+	c.mu.Lock()
+	if now := (outcome{err != nil, loss != nil}); s.since.IsZero() || s.outcome != now {
+		s.outcome, s.since = now, time.Now()
 	}
-	switch age := time.Since(s.since); {
+	age := time.Since(s.since)
+	c.mu.Unlock()
+	switch {
 	case err != nil && age < c.blindFor:
 		return nil, fmt.Errorf("cannot check whether it still has what it stored: %w", err)
 	case err != nil:
@@ -221,32 +215,31 @@ func (c *Checkpoints) Check(s *Stream) (*Loss, error) {
 // may have been stored after the loss.
 func (c *Checkpoints) lookupAll(s *Stream) (loss *Loss, err error) {
 	c.mu.Lock()
-	h := c.history(s.name)
-	checkpoints := slices.Compact(append(slices.Clone(h.saved), h.last))
+	checkpoints, lookup := slices.Clone(s.saved), s.lookup
+	if s.last != (Checkpoint{}) {
+		checkpoints = append(checkpoints, s.last)
+	}
 	c.mu.Unlock()
-	intact, rewindTo := uint64(0), uint64(0)
-	for _, k := range checkpoints {
-		if k == (Checkpoint{}) {
-			continue // nothing was stored
-		}
-		presence, err := s.lookup(k)
+	var present Checkpoint // the last one
+	intact := uint64(math.MaxUint64)
+	for _, k := range slices.Compact(checkpoints) {
+		presence, err := lookup(k)
 		if err != nil {
 			return nil, err
 		}
 		if presence == Present {
-			intact, rewindTo = k.Position, k.Committed
+			present = k
 		}
 		if presence == Missing {
-			loss = &Loss{rewindTo, fmt.Errorf("%s no longer has event %d at %d", s.name, k.Sequence, k.Position)}
+			intact = present.Position
+			cause := fmt.Errorf("%s no longer has event %d at %d", s.name, k.Sequence, k.Position)
+			loss = &Loss{present.Committed, cause}
 			break
 		}
 	}
-	if loss == nil {
-		intact = math.MaxUint64
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	h.intact = intact
+	s.intact = intact
 	return loss, nil
 }
 
@@ -254,12 +247,7 @@ func (c *Checkpoints) lookupAll(s *Stream) (loss *Loss, err error) {
 // covers all; a stream that does not answer is left to the next publisher.
 func (c *Checkpoints) RewindTo(loss *Loss) uint64 {
 	c.mu.Lock()
-	var all []*Stream
-	for _, h := range c.streams {
-		if h.stream != nil {
-			all = append(all, h.stream)
-		}
-	}
+	all := slices.DeleteFunc(slices.Collect(maps.Values(c.streams)), func(s *Stream) bool { return s.lookup == nil })
 	c.mu.Unlock()
 	sequence, begin := loss.RewindTo, time.Now()
 	for _, s := range all {
@@ -273,18 +261,17 @@ func (c *Checkpoints) RewindTo(loss *Loss) uint64 {
 	return sequence
 }
 
-// Rewind drops the checkpoints that are missing and those above committed, and returns the streams that lost events.
-// Until then they stay in the state, so that a run which starts from it finds the loss again.
-func (c *Checkpoints) Rewind(committed uint64) (lost map[string]bool) {
+// Rewind drops the checkpoints of lost events, and returns the streams that lost some. Until then they stay in the
+// state, so that a run which starts from it finds the loss again. All others stay: a stream that did not answer may have
+// lost older events.
+func (c *Checkpoints) Rewind() (lost map[string]bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	lost = make(map[string]bool)
-	for stream, h := range c.streams {
-		lost[stream] = h.intact < math.MaxUint64
-		h.last = Checkpoint{}
-		h.saved = slices.DeleteFunc(h.saved, func(k Checkpoint) bool {
-			return k.Position > h.intact || k.Committed > committed
-		})
+	for name, s := range c.streams {
+		lost[name] = s.intact < math.MaxUint64
+		s.last = Checkpoint{}
+		s.saved = slices.DeleteFunc(s.saved, func(k Checkpoint) bool { return k.Position > s.intact })
 	}
 	return lost
 }
@@ -293,5 +280,7 @@ func (c *Checkpoints) Rewind(committed uint64) (lost map[string]bool) {
 func (c *Checkpoints) Forget() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	clear(c.streams)
+	for _, s := range c.streams {
+		s.saved, s.last = nil, Checkpoint{}
+	}
 }

@@ -104,7 +104,7 @@ func TestCheckpoints(t *testing.T) {
 				committed := uint64(5)
 				if test.lost {
 					committed = test.rewindTo
-					if lost := c.Rewind(committed); !lost["ORDERS"] {
+					if lost := c.Rewind(); !lost["ORDERS"] {
 						t.Errorf("lost: %v", lost)
 					}
 				}
@@ -133,11 +133,11 @@ func TestCheckpoints(t *testing.T) {
 func TestRewindToMany(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const (
-			orders      = "checkpoint ORDERS a 10 1 1\n"
+			orders      = "checkpoint ORDERS a 10 1 1\ncheckpoint ORDERS a 40 4 4\n"
 			rejects     = "checkpoint REJECTS a 1 2 2\n"
-			deadletters = "checkpoint DEADLETTERS a 1 1 1\n"
+			deadletters = "checkpoint DEADLETTERS a 1 1 1\ncheckpoint DEADLETTERS a 2 5 5\n"
 		)
-		c := load(orders + "checkpoint ORDERS a 40 4 4\ncheckpoint ORDERS a 50 5 5\n" +
+		c := load(orders + "checkpoint ORDERS a 50 5 5\n" +
 			rejects + "checkpoint REJECTS a 2 3 3\n" + deadletters)
 		c.NewStream("REJECTS", upTo("a", 1))
 		c.NewStream("DEADLETTERS", func(publishers.Checkpoint) (publishers.Presence, error) {
@@ -146,7 +146,7 @@ func TestRewindToMany(t *testing.T) {
 		if rewindTo := mustLose(t, c, upTo("a", 45)); rewindTo != 2 {
 			t.Errorf("rewind to %d", rewindTo)
 		}
-		if lost := c.Rewind(2); !lost["ORDERS"] || !lost["REJECTS"] || lost["DEADLETTERS"] {
+		if lost := c.Rewind(); !lost["ORDERS"] || !lost["REJECTS"] || lost["DEADLETTERS"] {
 			t.Errorf("lost: %v", lost)
 		}
 		if state := string(c.State(2)); state != deadletters+orders+rejects {
@@ -270,7 +270,7 @@ func TestCheckpointsOfOneCommit(t *testing.T) {
 		c.State(90)
 		left := places{95: 95}.until(97)
 		rewindTo := mustLose(t, c, left)
-		c.Rewind(rewindTo)
+		c.Rewind()
 		if loss := check(load(string(c.State(rewindTo))), left); rewindTo != 90 || loss != nil {
 			t.Errorf("rewind to %d, and then %+v", rewindTo, loss)
 		}
@@ -284,7 +284,7 @@ func TestRewindToOldestKept(t *testing.T) {
 		if rewindTo := mustLose(t, c, upTo("b", 0)); rewindTo != 0 {
 			t.Errorf("rewind to %d", rewindTo)
 		}
-		c.Rewind(5)
+		c.Rewind()
 		if loss := check(load(string(c.State(5))), upTo("b", 0)); loss != nil {
 			t.Errorf("%+v", loss)
 		}

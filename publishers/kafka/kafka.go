@@ -234,7 +234,7 @@ func (p *Publisher) State(committed uint64) []byte {
 }
 
 // Rewind implements bridge.Publisher.
-func (p *Publisher) Rewind(committed uint64) { p.saved.rewind(p.checkpoints.Rewind(committed)) }
+func (p *Publisher) Rewind() { p.saved.rewind(p.checkpoints.Rewind()) }
 
 // Close stops the publisher and abandons deliveries that are in flight. It must not be called from a done function.
 func (p *Publisher) Close() error {

@@ -37,4 +37,4 @@ func (p *Publisher) State(committed uint64) []byte {
 }
 
 // Rewind implements bridge.Publisher.
-func (p *Publisher) Rewind(committed uint64) { p.checkpoints.Rewind(committed) }
+func (p *Publisher) Rewind() { p.checkpoints.Rewind() }

@@ -91,7 +91,7 @@ func (r *Trial) GoBack() *Trial {
 	for _, l := range r.Lost() {
 		committed = min(committed, l.Committed)
 	}
-	r.publisher.Rewind(committed)
+	r.publisher.Rewind()
 	return open(r.t, r.bus, cursor{committed, r.publisher.State(committed)}, r.offered)
 }
 
