@@ -72,10 +72,9 @@ func (p *Publisher) learn() bool {
 	}
 	if err == nil && m.ClusterID != "" && !p.saved.setCluster(m.ClusterID) {
 		p.log.Warn(
-			"the Kafka cluster has changed, and does not hold the events stored before; only unpublished events go to it. "+
-				"To publish all events in the spool again, stop postbridge, remove spool/cursor-kafka and start it",
-			"cluster", m.ClusterID,
-		)
+			"the Kafka cluster has changed, and does not hold the events stored before; only unpublished events go "+
+				"to it. To publish all events in the spool again, stop postbridge, remove spool/cursor-kafka and start it",
+			"cluster", m.ClusterID)
 		p.checkpoints.Forget()
 	}
 	controller := p.connected(m, err)

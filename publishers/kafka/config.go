@@ -1,11 +1,11 @@
 package kafka
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
 	"net"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -55,35 +55,18 @@ const (
 func (c *Config) Validate() error {
 	if c.Prefix != "" && bridge.EscapeToken(c.Prefix) != c.Prefix {
 		return fmt.Errorf(
-			"POSTBRIDGE_PREFIX: %q cannot be part of a topic; use letters, digits, _ and -, at most 64 of them",
-			c.Prefix,
-		)
+			"POSTBRIDGE_PREFIX: %q cannot be part of a topic; use letters, digits, _ and -, at most 64 of them", c.Prefix)
 	}
 	if len(c.Brokers) == 0 {
 		return errors.New("POSTBRIDGE_KAFKA_BROKERS: is not set; write host:port, several with commas")
 	}
 	for _, broker := range c.Brokers {
 		if !isHostPort(broker) {
-			return fmt.Errorf(
-				"POSTBRIDGE_KAFKA_BROKERS: %s is not a broker; write host:port, several with commas",
-				quoteBroker(broker),
-			)
+			return fmt.Errorf("POSTBRIDGE_KAFKA_BROKERS: %s is not a broker; write host:port, several with commas",
+				quoteBroker(broker))
 		}
 	}
-	if err := c.validateLogin(); err != nil {
-		return err
-	}
-	switch {
-	case c.TLSCertFile != "" && c.TLSKeyFile == "":
-		return errors.New(
-			"POSTBRIDGE_KAFKA_TLS_CERT_FILE: is set without its key; set POSTBRIDGE_KAFKA_TLS_KEY_FILE, too",
-		)
-	case c.TLSCertFile == "" && c.TLSKeyFile != "":
-		return errors.New(
-			"POSTBRIDGE_KAFKA_TLS_KEY_FILE: is set without its certificate; set POSTBRIDGE_KAFKA_TLS_CERT_FILE, too",
-		)
-	}
-	return c.validateTopics()
+	return cmp.Or(c.validateLogin(), c.validateTopics())
 }
 
 func (c *Config) validateTopics() error {
@@ -93,47 +76,43 @@ func (c *Config) validateTopics() error {
 	case c.Partitions < 1:
 		return fmt.Errorf("POSTBRIDGE_KAFKA_PARTITIONS: %d is too few; a topic has 1 at least", c.Partitions)
 	case c.Partitions > maxPartitions:
-		return fmt.Errorf(
-			"POSTBRIDGE_KAFKA_PARTITIONS: %d is too many; set it to %d at most",
-			c.Partitions,
-			maxPartitions,
-		)
+		return fmt.Errorf("POSTBRIDGE_KAFKA_PARTITIONS: %d is too many; set it to %d at most",
+			c.Partitions, maxPartitions)
 	case c.Replication < 1:
 		return fmt.Errorf("POSTBRIDGE_KAFKA_REPLICATION: %d is too few; a topic has 1 at least", c.Replication)
 	case c.Replication > maxReplication:
-		return fmt.Errorf(
-			"POSTBRIDGE_KAFKA_REPLICATION: %d is too many; set it to the number of Kafka brokers at most",
-			c.Replication,
-		)
+		return fmt.Errorf("POSTBRIDGE_KAFKA_REPLICATION: %d is too many; set it to the number of Kafka brokers at most",
+			c.Replication)
 	}
 	return nil
 }
 
 func (c *Config) validateLogin() error {
-	mechanisms := []string{mechanismPlain, mechanismScram256, mechanismScram512}
+	const mechanisms = mechanismPlain + ", " + mechanismScram256 + ", " + mechanismScram512
+	switch c.SASLMechanism {
+	case "", mechanismPlain, mechanismScram256, mechanismScram512:
+	default:
+		return fmt.Errorf("POSTBRIDGE_KAFKA_SASL_MECHANISM: %q is not known; use one of %s",
+			c.SASLMechanism, mechanisms)
+	}
 	switch {
-	case c.SASLMechanism != "" && !slices.Contains(mechanisms, c.SASLMechanism):
-		return fmt.Errorf(
-			"POSTBRIDGE_KAFKA_SASL_MECHANISM: %q is not known; use one of %s",
-			c.SASLMechanism,
-			strings.Join(mechanisms, ", "),
-		)
 	case c.User == "" && c.Password != nil:
 		return errors.New(
-			"POSTBRIDGE_KAFKA_PASSWORD or its _FILE is set without POSTBRIDGE_KAFKA_USER; set both, or neither",
-		)
+			"POSTBRIDGE_KAFKA_PASSWORD or its _FILE is set without POSTBRIDGE_KAFKA_USER; set both, or neither")
 	case c.User != "" && c.Password == nil:
 		return errors.New("POSTBRIDGE_KAFKA_USER: is set without a password; set POSTBRIDGE_KAFKA_PASSWORD, too")
 	case c.User == "" && c.SASLMechanism != "":
-		return errors.New(
-			"POSTBRIDGE_KAFKA_SASL_MECHANISM: is set without a user; " +
-				"set POSTBRIDGE_KAFKA_USER and POSTBRIDGE_KAFKA_PASSWORD, too",
-		)
+		return errors.New("POSTBRIDGE_KAFKA_SASL_MECHANISM: is set without a user; " +
+			"set POSTBRIDGE_KAFKA_USER and POSTBRIDGE_KAFKA_PASSWORD, too")
 	case c.User != "" && c.SASLMechanism == "":
-		return fmt.Errorf(
-			"POSTBRIDGE_KAFKA_USER: is set without a way to log in; set POSTBRIDGE_KAFKA_SASL_MECHANISM to one of %s",
-			strings.Join(mechanisms, ", "),
-		)
+		return errors.New("POSTBRIDGE_KAFKA_USER: is set without a way to log in; " +
+			"set POSTBRIDGE_KAFKA_SASL_MECHANISM to one of " + mechanisms)
+	case c.TLSCertFile != "" && c.TLSKeyFile == "":
+		return errors.New(
+			"POSTBRIDGE_KAFKA_TLS_CERT_FILE: is set without its key; set POSTBRIDGE_KAFKA_TLS_KEY_FILE, too")
+	case c.TLSCertFile == "" && c.TLSKeyFile != "":
+		return errors.New(
+			"POSTBRIDGE_KAFKA_TLS_KEY_FILE: is set without its certificate; set POSTBRIDGE_KAFKA_TLS_CERT_FILE, too")
 	}
 	return nil
 }

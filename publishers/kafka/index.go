@@ -9,16 +9,11 @@ import (
 	"github.com/postbridge/postbridge/bridge"
 )
 
-const (
-	// maxIndexed is how many events of a partition are in memory at a time: as many as the bridge has in flight.
-	maxIndexed = 8192
-	// maxChunks is how many chunks a partition has. At one fetch a chunk they cover 2 GiB; beyond that, chunks are
-	// merged in pairs.
-	maxChunks = 4096
-)
+// maxIndexed is how many events of a partition are in memory at a time: as many as the bridge has in flight.
+const maxIndexed = 8192
 
-// index knows which events of our spool a partition holds. Its memory is bounded: chunks have the range of sequences
-// in a range of offsets, and only the events of one window of sequences are in memory.
+// index knows which events of our spool a partition holds. Chunks have the range of sequences in a range of offsets,
+// and only the events of one window of sequences are in memory. A chunk of 32 bytes describes one fetch of half a MiB.
 //
 // The recovery scan reads the partition once and fills the chunks. It opens the window at the events that are
 // pending, and the window ends where memory does. When a pending event lies outside, the window moves there, and the
@@ -63,9 +58,6 @@ func (x *index) add(sequence uint64, id string, offset int64) {
 	x.low, x.high = min(x.low, sequence), max(x.high, sequence)
 	if x.sealed {
 		x.sealed = false
-		if len(x.chunks) == maxChunks {
-			x.merge()
-		}
 		x.chunks = append(x.chunks, chunk{begin: offset, low: math.MaxUint64})
 	}
 	c := &x.chunks[len(x.chunks)-1]
@@ -75,16 +67,6 @@ func (x *index) add(sequence uint64, id string, offset int64) {
 
 // seal ends a chunk, as one fetch ends.
 func (x *index) seal() { x.sealed = true }
-
-// merge merges chunks in pairs.
-func (x *index) merge() {
-	n := len(x.chunks) / 2
-	for i := range n {
-		a, b := x.chunks[2*i], x.chunks[2*i+1]
-		x.chunks[i] = chunk{min(a.begin, b.begin), max(a.end, b.end), min(a.low, b.low), max(a.high, b.high)}
-	}
-	x.chunks = x.chunks[:n]
-}
 
 // hold adds an event to the window if its sequence is in the range. A window that gets too large loses the half
 // without the target.

@@ -572,7 +572,7 @@ func TestRealLeaderKilled(t *testing.T) {
 		}
 		bus.kill(t, leader)
 		if last {
-			waitCause(l.Trial, "publishing to orders", "fewer replicas are in sync than min.insync.replicas")
+			waitCause(l.Trial, "publishing to orders", "Not Enough Replicas")
 			bus.alter(t, orders, "min.insync.replicas", "2")
 		}
 		l.more(maxUndone + 1) // with the node away
