@@ -62,44 +62,50 @@ const (
 	eventForgotten  writerEvent = "forgotten"
 )
 
-// next is the transition function of a partition writer. It panics at an event that the state cannot have.
-func next(s writerState, e writerEvent) writerState {
-	type in struct {
-		writerState
-		writerEvent
+// transitions are the transitions of all states, but for those that every state has.
+type transitions map[writerState]map[writerEvent]writerState
+
+func newTransitions() transitions {
+	return transitions{
+		stateStarting: {eventDone: stateLocating},
+		stateLocating: {
+			eventDone: stateStarting, eventSaved: stateScanning,
+			eventUnsaved: stateRegistering, eventFresh: stateRenewing,
+		},
+		stateRegistering: {eventDone: stateScanning},
+		stateScanning:    {eventDone: stateIdle, eventTruncated: stateRegistering, eventDenied: stateRenewing},
+		stateIdle:        {eventDone: stateBatching},
+		stateBatching: {
+			eventBatched: stateSending, eventUnfenced: stateProbing, eventDone: stateIdle, eventMoved: stateStarting,
+		},
+		stateSending: {
+			eventAcked: stateSettling, eventRefused: stateRejecting,
+			eventMismatched: stateVerifying, eventUnanswered: stateResending,
+		},
+		stateResending: {
+			eventAcked: stateSettling, eventRefused: stateVerifying,
+			eventMismatched: stateVerifying, eventUnanswered: stateResending,
+		},
+		stateProbing: {
+			eventAcked: stateVerifying, eventRefused: stateVerifying,
+			eventMismatched: stateVerifying, eventUnanswered: stateProbing,
+		},
+		stateVerifying: {
+			eventDone: stateIdle, eventRefused: stateRejecting, eventForgotten: stateRenewing,
+			eventTruncated: stateRegistering, eventDenied: stateRenewing,
+		},
+		stateSettling:  {eventDone: stateIdle},
+		stateRejecting: {eventDone: stateIdle},
+		stateRenewing:  {eventDone: stateIdle},
 	}
-	switch (in{s, e}) {
-	case in{stateStarting, eventDone}:
-		return stateLocating
-	case in{stateLocating, eventDone}, in{stateBatching, eventMoved}:
-		return stateStarting
-	case in{stateLocating, eventUnsaved}, in{stateScanning, eventTruncated}, in{stateVerifying, eventTruncated}:
-		return stateRegistering
-	case in{stateLocating, eventSaved}, in{stateRegistering, eventDone}:
-		return stateScanning
-	case in{stateScanning, eventDone}, in{stateBatching, eventDone}, in{stateVerifying, eventDone},
-		in{stateSettling, eventDone}, in{stateRejecting, eventDone}, in{stateRenewing, eventDone}:
-		return stateIdle
-	case in{stateIdle, eventDone}:
-		return stateBatching
-	case in{stateBatching, eventBatched}:
-		return stateSending
-	case in{stateBatching, eventUnfenced}, in{stateProbing, eventUnanswered}:
-		return stateProbing
-	case in{stateSending, eventUnanswered}, in{stateResending, eventUnanswered}:
-		return stateResending
-	case in{stateSending, eventAcked}, in{stateResending, eventAcked}:
-		return stateSettling
-	case in{stateProbing, eventAcked}, in{stateProbing, eventRefused}, in{stateProbing, eventMismatched},
-		in{stateResending, eventRefused}, in{stateResending, eventMismatched}, in{stateSending, eventMismatched}:
-		return stateVerifying
-	case in{stateSending, eventRefused}, in{stateVerifying, eventRefused}:
-		return stateRejecting
-	case in{stateLocating, eventFresh}, in{stateScanning, eventDenied}, in{stateVerifying, eventDenied},
-		in{stateVerifying, eventForgotten}:
-		return stateRenewing
-	}
+}
+
+// next returns the next state. It panics at an event that the state cannot have.
+func (t transitions) next(s writerState, e writerEvent) writerState {
+	to := t[s][e]
 	switch {
+	case to != "":
+		return to
 	case s != stateEnded && e == eventFailed:
 		return s
 	case s != stateEnded && e == eventStopped:
@@ -164,8 +170,8 @@ func (w *partitionWriter) push(e *entry) {
 func (w *partitionWriter) run() {
 	w.due = time.NewTicker(w.p.limits.checkInterval)
 	defer w.due.Stop()
-	for w.state != stateEnded {
-		w.state = next(w.state, w.work())
+	for t := newTransitions(); w.state != stateEnded; {
+		w.state = t.next(w.state, w.work())
 	}
 	w.unblock()
 	w.p.mu.Lock()

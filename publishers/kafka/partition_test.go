@@ -64,13 +64,14 @@ func TestNext(t *testing.T) {
 	if got := slices.Sorted(maps.Keys(documented)); !slices.Equal(got, states) {
 		t.Errorf("documented states: %q, want %q", got, states)
 	}
+	transitions := newTransitions()
 	nextOrPanic := func(s writerState, e writerEvent) (to writerState) {
 		defer func() {
 			if recover() != nil {
 				to = ""
 			}
 		}()
-		return next(s, e)
+		return transitions.next(s, e)
 	}
 	found := 0
 	for _, s := range states {

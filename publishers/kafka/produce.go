@@ -200,7 +200,7 @@ func (w *partitionWriter) settle() writerEvent {
 	}
 	w.at.next = after(w.at.next, n)
 	w.at.offset = w.sent.offset + int64(n)
-	w.p.saved.advance(w.topic.name, w.partition, highest, w.at)
+	w.p.saved.advance(w.name(), highest, w.at)
 	if !w.p.checkpoints.Stored(w.name(), identity, uint64(w.at.offset), w.pending[n-1].delivery.Sequence) {
 		w.checked = false
 	}

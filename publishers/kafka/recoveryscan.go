@@ -32,7 +32,7 @@ func (w *partitionWriter) locate(ctx context.Context, leader string) (writerEven
 		return eventDone, nil
 	}
 	w.cluster, w.index = w.p.saved.clusterID(), newIndex()
-	w.at, w.unfenced = w.p.saved.position(w.topic.name, w.partition)
+	w.at, w.unfenced = w.p.saved.position(w.name())
 	known, redelivered := w.unfenced, w.pending[0].delivery.Redelivered
 	event, err := eventSaved, error(nil)
 	switch {
@@ -58,7 +58,7 @@ func (w *partitionWriter) register(ctx context.Context, leader string) (writerEv
 		return eventFailed, err
 	}
 	w.at.producer, w.at.next, w.mismatched = id, 0, time.Time{}
-	w.p.saved.setProducer(w.topic.name, w.partition, w.at)
+	w.p.saved.setProducer(w.name(), w.at)
 	if err := w.p.saveState(); err != nil {
 		return eventFailed, err
 	}
@@ -128,7 +128,7 @@ func (w *partitionWriter) scan(ctx context.Context, leader string) (writerEvent,
 		case err != nil:
 			return eventFailed, err
 		case w.at.offset >= end:
-			w.p.saved.advance(w.topic.name, w.partition, w.index.high, w.at)
+			w.p.saved.advance(w.name(), w.index.high, w.at)
 			return eventDone, nil
 		}
 	}
