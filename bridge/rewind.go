@@ -66,7 +66,7 @@ func (p *pump) rewind() (state []byte) {
 	p.rewinds++
 	p.committed = p.cursor.Rewind(lost.committed)
 	p.uncount(before - p.committed)
-	p.publisher.Rewind(p.committed)
+	p.publisher.Rewind()
 	p.log.Error("the bus has lost events that it had stored; those still in the spool are published again",
 		"cause", lost.cause, "spool", p.spoolID, "from", p.committed+1, "to", before,
 		"not_kept", p.committed-min(lost.committed, p.committed))

@@ -3,8 +3,6 @@ package kafka
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
-	"fmt"
 	"hash/crc32"
 	"math"
 	"strconv"
@@ -57,7 +55,7 @@ const (
 
 // encode returns the record set of a batch of these events, by the producer at that position and without what stamp
 // sets. It is valid until the next call.
-func (b *encoder) encode(events []*entry, at position) ([]byte, error) {
+func (b *encoder) encode(events []*entry, at position) []byte {
 	b.records = b.records[:0]
 	for i, e := range events {
 		b.record = appendRecord(b.record[:0], i, e)
@@ -66,13 +64,11 @@ func (b *encoder) encode(events []*entry, at position) ([]byte, error) {
 	b.encoded.Reset()
 	b.encoded.Write(make([]byte, atRecords))
 	b.lz4.Reset(&b.encoded)
-	_, err := b.lz4.Write(b.records)
-	if err = errors.Join(err, b.lz4.Close()); err != nil {
-		return nil, fmt.Errorf("%w: cannot encode a batch: %w", bridge.ErrRejected, err)
-	}
+	_, _ = b.lz4.Write(b.records) // in memory, which cannot fail
+	_ = b.lz4.Close()
 	set := b.encoded.Bytes()
 	appendHead(set[:0], len(set), len(events), at)
-	return set, nil
+	return set
 }
 
 // stamp sets the time of the records and the checksum, each time that the batch is sent: Kafka counts the retention
@@ -128,38 +124,25 @@ func appendBytes[T string | []byte](b []byte, text T) []byte {
 // recordBytes estimates the size of a record, without compression.
 func recordBytes(d *bridge.Delivery) int { return len(d.Data) + 512 }
 
-// ownSequence returns the sequence of a record whose event is of the spool; ok is false for any other record.
-func ownSequence(headers []protocol.Header, spool string) (number uint64, ok bool) {
-	var from, sequence string
+// ownEvent returns the sequence and the id of the event in a record; ok is false if it is not of the spool.
+func ownEvent(headers []protocol.Header, spool string) (sequence uint64, id string, ok bool) {
+	var from, number string
 	for _, h := range headers {
 		switch h.Key {
 		case headerSpool:
 			from = string(h.Value)
 		case headerSequence:
-			sequence = string(h.Value)
+			number = string(h.Value)
+		case headerID:
+			id = string(h.Value)
 		}
 	}
 	if from != spool {
-		return 0, false
+		return 0, "", false
 	}
-	number, err := strconv.ParseUint(sequence, 10, 64)
-	return number, err == nil
-}
-
-// eventID returns the id of the event in a record; empty if there is none.
-func eventID(headers []protocol.Header) string {
-	for _, h := range headers {
-		if h.Key == headerID {
-			return string(h.Value)
-		}
-	}
-	return ""
+	sequence, err := strconv.ParseUint(number, 10, 64)
+	return sequence, id, err == nil
 }
 
 // after returns the sequence number that follows n records from first on. It wraps around to 0.
 func after(first int32, n int) int32 { return int32((int64(first) + int64(n)) & math.MaxInt32) }
-
-// rejection returns the error of an event that Kafka can never take.
-func rejection(topic string, err error) error {
-	return fmt.Errorf("%w: topic %s: %w", bridge.ErrRejected, topic, Plain(err))
-}

@@ -43,17 +43,12 @@ func (w *partitionWriter) checkIfDue(ctx context.Context, leader string) error {
 	now := visit{w.p.session, w.topic.made, leader}
 	w.p.mu.Unlock()
 	if w.visit != now {
-		w.visit, w.checked = now, false
+		w.visit, w.checkAt = now, time.Time{}
 		w.stream = w.p.checkpoints.NewStream(w.name(), func(k publishers.Checkpoint) (publishers.Presence, error) {
 			return w.lookUp(ctx, leader, k)
 		})
 	}
-	select {
-	case <-w.due.C:
-		w.checked = false
-	default:
-	}
-	if w.checked {
+	if time.Now().Before(w.checkAt) {
 		return nil
 	}
 	loss, err := w.p.checkpoints.Check(w.stream)
@@ -66,7 +61,7 @@ func (w *partitionWriter) checkIfDue(ctx context.Context, leader string) error {
 		w.p.rewound(w.p.checkpoints.RewindTo(loss), loss.Cause)
 		<-w.p.ctx.Done()
 	}
-	w.checked = true
+	w.checkAt = time.Now().Add(w.p.limits.checkInterval)
 	return ctx.Err()
 }
 
@@ -79,7 +74,7 @@ func (w *partitionWriter) lookUp(
 	end, err := w.fetch(ctx, leader, at, oneRecord, func(r *protocol.Record) {
 		if r.Offset == at {
 			found = publishers.Missing
-			if n, ok := ownSequence(r.Headers, w.p.spool); ok && n == k.Sequence {
+			if n, _, ok := ownEvent(r.Headers, w.p.spool); ok && n == k.Sequence {
 				found = publishers.Present
 			}
 		}

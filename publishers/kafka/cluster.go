@@ -62,7 +62,7 @@ func signal(wake chan<- struct{}) {
 
 // learn asks the cluster, and reports whether it answered.
 func (p *Publisher) learn() bool {
-	if p.certificates != nil && p.certificates.Changed() {
+	if p.transport.certificatesChanged() {
 		p.log.Info("renewing the connections: the TLS files changed")
 		p.transport.renew()
 	}

@@ -18,7 +18,7 @@
 //
 //	starting     waits for events, or until the checkpoints are due; the position is not known
 //	             done → locating
-//	locating     checks the checkpoints, finds the position to go on at
+//	locating     finds the position to go on at
 //	             done → starting (nothing is pending), saved → scanning, unsaved → registering (an earlier run may have
 //	             sent events all the same), fresh → renewing (none did)
 //	registering  gets a new producer id and saves it
@@ -28,7 +28,7 @@
 //	             denied → renewing (no permission to read)
 //	idle         waits for events, or until the checkpoints are due
 //	             done → batching
-//	batching     checks the checkpoints, completes events that the index has as stored, or encodes the next batch
+//	batching     completes events that the index has as stored, or encodes the next batch
 //	             batched → sending, unfenced → probing (an earlier batch may still land), done → idle (no batch),
 //	             moved → starting (this is another cluster)
 //	sending      sends the batch for the first time
@@ -50,8 +50,9 @@
 //	ended        gives pending events to the writers that come next
 //
 // Any other state has two more: failed → the same state, after a wait with exponential backoff; stopped → ended, as the
-// publisher closes or the topic has another number of partitions. mismatched: the broker refuses the sequence numbers,
-// or takes the batch for an older one. unanswered: no answer tells whether the batch is stored.
+// publisher closes or the topic has another number of partitions. Each state that asks the leader checks the
+// checkpoints first, if they are due (checkpoints.go). mismatched: the broker refuses the sequence numbers, or takes the
+// batch for an older one. unanswered: no answer tells whether the batch is stored.
 //
 // # Permissions
 //
@@ -70,7 +71,6 @@ import (
 
 	"github.com/postbridge/postbridge/bridge"
 	"github.com/postbridge/postbridge/publishers"
-	"github.com/postbridge/postbridge/publishers/tlsfiles"
 )
 
 // Limits of batches and requests.
@@ -90,23 +90,22 @@ const (
 
 // Publisher publishes to one Kafka cluster.
 type Publisher struct {
-	cfg          Config
-	log          *slog.Logger
-	limits       limits
-	saveState    func() error
-	transport    *transport
-	client       *kafkago.Client
-	certificates *tlsfiles.Files // nil without TLS files
-	topics       map[bridge.Destination]*topic
-	ctx          context.Context
-	stop         context.CancelFunc
-	running      sync.WaitGroup // every goroutine of the publisher
-	refresh      chan struct{}  // asks for fresh metadata; capacity 1
-	saved        savedState
-	spool        string // id of the spool of all events
-	checkpoints  *publishers.Checkpoints
-	rewound      func(committed uint64, why error)
-	report       bridge.Report
+	cfg         Config
+	log         *slog.Logger
+	limits      limits
+	saveState   func() error
+	transport   *transport
+	client      *kafkago.Client
+	topics      map[bridge.Destination]*topic
+	ctx         context.Context
+	stop        context.CancelFunc
+	running     sync.WaitGroup // every goroutine of the publisher
+	refresh     chan struct{}  // asks for fresh metadata; capacity 1
+	saved       savedState
+	spool       string // id of the spool of all events
+	checkpoints *publishers.Checkpoints
+	rewound     func(committed uint64, why error)
+	report      bridge.Report
 
 	// mu is not locked while a line is logged or a function of the Opening is called, since both may block. Report
 	// does not.
@@ -177,13 +176,8 @@ func open(cfg Config, o bridge.Opening, log *slog.Logger, limits limits) (*Publi
 	if err := p.saved.parse(positions); err != nil {
 		log.Error("cannot read the publisher state; events may be stored twice", "error", err)
 	}
-	p.certificates = tlsfiles.New(cfg.TLSCAFile, cfg.TLSCertFile, cfg.TLSKeyFile, func(err error) {
-		p.report("certificate", err)
-	})
-	if p.certificates != nil {
-		p.certificates.Changed() // the first reading is no change
-	}
-	p.transport = newTransport(cfg, p.certificates)
+	p.transport = newTransport(cfg, func(err error) { p.report("certificate", err) })
+	p.transport.certificatesChanged()                                           // the first reading is no change
 	p.client = &kafkago.Client{Transport: p.transport, Timeout: produceTimeout} // half of it is for the broker
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	p.topics = make(map[bridge.Destination]*topic)

@@ -14,7 +14,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 
 	"github.com/postbridge/postbridge/publishers/kafka/kafkatest"
-	"github.com/postbridge/postbridge/publishers/tlsfiles"
 )
 
 func startKfake(t *testing.T, opts ...kfake.Opt) *kfake.Cluster {
@@ -25,10 +24,6 @@ func startKfake(t *testing.T, opts ...kfake.Opt) *kfake.Cluster {
 	}
 	t.Cleanup(cluster.Close)
 	return cluster
-}
-
-func newFiles(cfg Config) *tlsfiles.Files {
-	return tlsfiles.New(cfg.TLSCAFile, cfg.TLSCertFile, cfg.TLSKeyFile, func(error) {})
 }
 
 func constant(text string) func() string { return func() string { return text } }

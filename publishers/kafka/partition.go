@@ -147,8 +147,7 @@ type partitionWriter struct {
 	// Of the checkpoints; see checkIfDue.
 	visit   visit
 	stream  *publishers.Stream // to check in this visit
-	checked bool               // nothing asks for another check in this visit
-	due     *time.Ticker       // asks for another check
+	checkAt time.Time          // when the next check is due; zero if something asks for it now
 }
 
 func newPartitionWriter(t *topic, partition int) *partitionWriter {
@@ -168,8 +167,6 @@ func (w *partitionWriter) push(e *entry) {
 
 // run stores events until the publisher closes or the topic has another number of partitions.
 func (w *partitionWriter) run() {
-	w.due = time.NewTicker(w.p.limits.checkInterval)
-	defer w.due.Stop()
 	for t := newTransitions(); w.state != stateEnded; {
 		w.state = t.next(w.state, w.work())
 	}
@@ -219,16 +216,11 @@ func (w *partitionWriter) collect() writerEvent {
 		case len(w.pending) > 0 && !ending && !lingered && w.canLinger():
 			lingered = true
 			w.p.wait(linger, nil)
-		case len(w.pending) > 0, !w.checked:
+		case len(w.pending) > 0, !time.Now().Before(w.checkAt):
 			return eventDone
 		default:
 			w.unblock()
-			select {
-			case <-w.wake:
-			case <-w.due.C:
-				w.checked = false
-			case <-w.p.ctx.Done():
-			}
+			w.p.wait(time.Until(w.checkAt), w.wake)
 		}
 	}
 }
@@ -244,18 +236,18 @@ func (w *partitionWriter) dequeue() (ending bool) {
 	return false
 }
 
-// attempt does something at the leader of the partition. If that fails it waits, with exponential backoff, before it
-// returns the event.
-func (w *partitionWriter) attempt(
-	do func(ctx context.Context, leader string) (writerEvent, error),
-) writerEvent {
+// action does the work of a state at the leader of the partition.
+type action func(ctx context.Context, leader string) (writerEvent, error)
+
+// attempt does the work of a state. If that fails it waits, with exponential backoff, before it returns the event.
+func (w *partitionWriter) attempt(do action) writerEvent {
 	leader, ending := w.leader()
 	if ending {
 		return eventStopped
 	}
 	event, err := eventFailed, errNoLeader
 	if leader != "" {
-		event, err = do(w.p.ctx, leader)
+		event, err = w.atLeader(leader, do)
 	}
 	switch {
 	case w.p.ctx.Err() != nil:
@@ -277,6 +269,17 @@ func (w *partitionWriter) attempt(
 		w.retry.Reset() // perhaps there is another leader
 	}
 	return event
+}
+
+// atLeader does the work of a state once the checkpoints are known to be stored. The topic is not created anew before
+// it ends, so a batch is never stored in a new topic unchecked.
+func (w *partitionWriter) atLeader(leader string, do action) (writerEvent, error) {
+	w.topic.sending.RLock()
+	defer w.topic.sending.RUnlock()
+	if err := w.checkIfDue(w.p.ctx, leader); err != nil {
+		return eventFailed, err
+	}
+	return do(w.p.ctx, leader)
 }
 
 // leader returns the address of the partition's leader; empty if there is none. The writer is ending if the topic no

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
+	"github.com/postbridge/postbridge/bridge"
 	kafkago "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
 )
@@ -35,9 +37,6 @@ func (w *partitionWriter) nextBatch(ctx context.Context, leader string) (writerE
 	if w.cluster != w.p.saved.clusterID() {
 		return eventMoved, nil
 	}
-	if err := w.checkIfDue(ctx, leader); err != nil {
-		return eventFailed, err
-	}
 	switch {
 	case len(w.pending) == 0:
 		return eventDone, nil
@@ -50,11 +49,7 @@ func (w *partitionWriter) nextBatch(ctx context.Context, leader string) (writerE
 		return eventDone, nil
 	}
 	n := w.fit()
-	set, err := w.encoder.encode(w.pending[:n], w.at)
-	if err != nil { // no record of ours
-		w.complete(n, err)
-		return eventDone, nil
-	}
+	set := w.encoder.encode(w.pending[:n], w.at)
 	w.sent = sentBatch{set: set, events: n, seen: w.index.seen, next: w.at.next}
 	if w.unfenced {
 		return eventUnfenced, nil
@@ -101,77 +96,52 @@ func (w *partitionWriter) canLinger() bool {
 	return w.fit() == len(w.pending) && time.Since(w.pending[0].delivery.ReceivedAt) > late
 }
 
-// send sends the batch. Until the broker has answered, the partition is neither created anew nor left unchecked.
+// send sends the batch and handles the answer.
 func (w *partitionWriter) send(ctx context.Context, leader string) (writerEvent, error) {
-	w.topic.sending.RLock()
-	defer w.topic.sending.RUnlock()
-	if err := w.checkIfDue(ctx, leader); err != nil {
-		return eventFailed, err
-	}
 	stamp(w.sent.set, time.Now())
-	resp, err := w.p.produce(ctx, leader, w.topic.name, w.partition, w.sent.set)
+	answering, cancel := context.WithTimeout(ctx, produceTimeout)
+	defer cancel()
+	resp, err := w.p.client.RawProduce(answering, &kafkago.RawProduceRequest{
+		Addr:         kafkago.TCP(leader),
+		Topic:        w.topic.name,
+		Partition:    w.partition,
+		RequiredAcks: kafkago.RequireAll,
+		RawRecords:   protocol.RawRecordSet{Reader: bytes.NewReader(w.sent.set)},
+	})
+	if err == nil {
+		err = resp.Error
+	}
 	w.sent.answer = err
-	switch judge(err) {
-	case stored:
+	switch event := judge(err); event {
+	case eventAcked:
 		w.throttled = time.Now().Add(resp.Throttle)
 		return w.acked(resp.BaseOffset), nil
-	case refused:
-		return eventRefused, nil
-	case unsure:
-		return eventMismatched, nil
+	case eventUnanswered:
+		w.checkAt = time.Time{} // the leader may come back with an older copy
+		return event, err
 	default:
-		w.checked = false // the leader may come back with an older copy
-		return eventUnanswered, err
+		return event, nil
 	}
 }
-
-// produce sends a batch and returns the answer of the broker.
-func (p *Publisher) produce(
-	ctx context.Context, leader, topic string, partition int, set []byte,
-) (*kafkago.ProduceResponse, error) {
-	ctx, cancel := context.WithTimeout(ctx, produceTimeout)
-	defer cancel()
-	resp, err := p.client.RawProduce(ctx, &kafkago.RawProduceRequest{
-		Addr:         kafkago.TCP(leader),
-		Topic:        topic,
-		Partition:    partition,
-		RequiredAcks: kafkago.RequireAll,
-		RawRecords:   protocol.RawRecordSet{Reader: bytes.NewReader(set)},
-	})
-	if err != nil {
-		return nil, err
-	}
-	return resp, resp.Error
-}
-
-// verdict is the meaning of the answer to a batch.
-type verdict int
-
-const (
-	again   verdict = iota // send it again as it is: it may be stored
-	stored                 // it is stored
-	refused                // the broker can never take it
-	unsure                 // the broker knows other sequence numbers: scan the partition
-)
 
 // judge returns what the error of a batch means. An event is not refused for what an operator can mend, except for
 // the size limits of the topic.
-func judge(err error) verdict {
+func judge(err error) writerEvent {
 	var code kafkago.Error
 	switch {
 	case err == nil:
-		return stored
+		return eventAcked
 	case !errors.As(err, &code):
-		return again
+		return eventUnanswered
 	}
 	switch code {
 	case kafkago.MessageSizeTooLarge, kafkago.RecordListTooLarge, kafkago.InvalidRecord:
-		return refused
+		return eventRefused
 	case kafkago.OutOfOrderSequenceNumber, kafkago.DuplicateSequenceNumber,
 		kafkago.InvalidProducerEpoch, kafkago.UnknownProducerId:
-		return unsure
+		return eventMismatched
 	default:
-		return again
+		return eventUnanswered
 	}
 }
 
@@ -180,7 +150,7 @@ func (w *partitionWriter) acked(offset int64) writerEvent {
 	if offset < w.at.offset {
 		// All before was scanned: the broker takes the batch for a repeat of another one with the same sequence
 		// numbers, or the partition is a new one.
-		w.sent.answer, w.checked = kafkago.DuplicateSequenceNumber, false
+		w.sent.answer, w.checkAt = kafkago.DuplicateSequenceNumber, time.Time{}
 		w.at.offset = max(0, offset)
 		return eventMismatched
 	}
@@ -202,7 +172,7 @@ func (w *partitionWriter) settle() writerEvent {
 	w.at.offset = w.sent.offset + int64(n)
 	w.p.saved.advance(w.name(), highest, w.at)
 	if !w.p.checkpoints.Stored(w.name(), identity, uint64(w.at.offset), w.pending[n-1].delivery.Sequence) {
-		w.checked = false
+		w.checkAt = time.Time{}
 	}
 	w.complete(n, nil)
 	return eventDone
@@ -210,15 +180,12 @@ func (w *partitionWriter) settle() writerEvent {
 
 // verify scans the partition for what its answer does not tell for sure: whether the batch is stored.
 func (w *partitionWriter) verify(ctx context.Context, leader string) (writerEvent, error) {
-	if err := w.checkIfDue(ctx, leader); err != nil {
-		return eventFailed, err
-	}
 	event, err := w.scan(ctx, leader)
 	if err != nil || event != eventDone {
 		return event, err
 	}
 	answer := w.sent.answer
-	if judge(answer) == unsure && w.mismatched.IsZero() {
+	if judge(answer) == eventMismatched && w.mismatched.IsZero() {
 		w.mismatched = time.Now()
 	}
 	switch {
@@ -229,7 +196,7 @@ func (w *partitionWriter) verify(ctx context.Context, leader string) (writerEven
 	case w.at.next != w.sent.next || w.index.seen != w.sent.seen: // something landed: the batch, or what was in its way
 		w.mismatched = time.Time{}
 		return eventDone, nil
-	case judge(answer) == refused:
+	case judge(answer) == eventRefused:
 		w.unfenced = true // an earlier attempt may still land
 		return eventRefused, nil
 	case errors.Is(answer, kafkago.OutOfOrderSequenceNumber) && time.Since(w.mismatched) < w.p.limits.unsureFor:
@@ -258,6 +225,6 @@ func (w *partitionWriter) reject() writerEvent {
 		}
 		w.invalid++
 	}
-	w.complete(1, rejection(w.topic.name, w.sent.answer))
+	w.complete(1, fmt.Errorf("%w: topic %s: %w", bridge.ErrRejected, w.topic.name, Plain(w.sent.answer)))
 	return eventDone
 }

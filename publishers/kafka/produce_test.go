@@ -102,35 +102,35 @@ func TestJudge(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		err  error
-		want verdict
+		want writerEvent
 	}{
-		{nil, stored},
-		{errors.New("connection refused"), again},
-		{fmt.Errorf("%w: told so", kafkago.MessageSizeTooLarge), refused},
-		{kafkago.RecordListTooLarge, refused},
-		{kafkago.InvalidRecord, refused},
-		{kafkago.OutOfOrderSequenceNumber, unsure},
-		{kafkago.DuplicateSequenceNumber, unsure},
-		{kafkago.InvalidProducerEpoch, unsure},
-		{kafkago.UnknownProducerId, unsure},
-		{kafkago.NotLeaderForPartition, again},
-		{kafkago.TopicAuthorizationFailed, again},
-		{kafkago.RequestTimedOut, again},
-		{kafkago.InvalidMessage, again}, // what arrived is not what was sent
-		{kafkago.InvalidTimestamp, again},
-		{kafkago.PolicyViolation, again},
-		{kafkago.NotEnoughReplicas, again},
-		{kafkago.NotEnoughReplicasAfterAppend, again},
-		{kafkago.KafkaStorageError, again},
-		{kafkago.ThrottlingQuotaExceeded, again},
-		{kafkago.UnsupportedCompressionType, again},
-		{kafkago.UnsupportedForMessageFormat, again},
-		{kafkago.InvalidTopic, again},
-		{kafkago.InvalidRequiredAcks, again},
-		{kafkago.Unknown, again},
+		{nil, eventAcked},
+		{errors.New("connection refused"), eventUnanswered},
+		{fmt.Errorf("%w: told so", kafkago.MessageSizeTooLarge), eventRefused},
+		{kafkago.RecordListTooLarge, eventRefused},
+		{kafkago.InvalidRecord, eventRefused},
+		{kafkago.OutOfOrderSequenceNumber, eventMismatched},
+		{kafkago.DuplicateSequenceNumber, eventMismatched},
+		{kafkago.InvalidProducerEpoch, eventMismatched},
+		{kafkago.UnknownProducerId, eventMismatched},
+		{kafkago.NotLeaderForPartition, eventUnanswered},
+		{kafkago.TopicAuthorizationFailed, eventUnanswered},
+		{kafkago.RequestTimedOut, eventUnanswered},
+		{kafkago.InvalidMessage, eventUnanswered}, // what arrived is not what was sent
+		{kafkago.InvalidTimestamp, eventUnanswered},
+		{kafkago.PolicyViolation, eventUnanswered},
+		{kafkago.NotEnoughReplicas, eventUnanswered},
+		{kafkago.NotEnoughReplicasAfterAppend, eventUnanswered},
+		{kafkago.KafkaStorageError, eventUnanswered},
+		{kafkago.ThrottlingQuotaExceeded, eventUnanswered},
+		{kafkago.UnsupportedCompressionType, eventUnanswered},
+		{kafkago.UnsupportedForMessageFormat, eventUnanswered},
+		{kafkago.InvalidTopic, eventUnanswered},
+		{kafkago.InvalidRequiredAcks, eventUnanswered},
+		{kafkago.Unknown, eventUnanswered},
 	} {
 		if got := judge(c.err); got != c.want {
-			t.Errorf("%v: %d, want %d", c.err, got, c.want)
+			t.Errorf("%v: %s, want %s", c.err, got, c.want)
 		}
 	}
 }
@@ -161,6 +161,7 @@ func TestPaceOfRetries(t *testing.T) {
 	t.Parallel()
 	newPublisher := func(t *testing.T) *Publisher {
 		p := &Publisher{report: func(string, error) {}, refresh: make(chan struct{}, 1), brokers: []string{"broker:1"}}
+		p.transport = newTransport(Config{}, func(error) {})
 		p.checkpoints, _ = publishers.LoadCheckpoints(nil, publishers.BlindFor, nil)
 		p.ctx, p.stop = context.WithCancel(t.Context())
 		return p

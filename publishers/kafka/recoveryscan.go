@@ -25,9 +25,6 @@ const (
 // locate finds the position to go on at: the saved one, or the first offset at which an earlier run may have stored a
 // pending event.
 func (w *partitionWriter) locate(ctx context.Context, leader string) (writerEvent, error) {
-	if err := w.checkIfDue(ctx, leader); err != nil {
-		return eventFailed, err
-	}
 	if len(w.pending) == 0 {
 		return eventDone, nil
 	}
@@ -51,33 +48,26 @@ func (w *partitionWriter) locate(ctx context.Context, leader string) (writerEven
 	return event, nil
 }
 
-// register makes the partition writer a new producer, and saves that before it sends anything.
+// register makes the partition writer a new producer, and saves that before it sends anything. Any broker gives out
+// producer ids.
 func (w *partitionWriter) register(ctx context.Context, leader string) (writerEvent, error) {
-	id, err := w.p.newProducer(ctx, leader)
-	if err != nil {
-		return eventFailed, err
+	answering, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	resp, err := w.p.client.InitProducerID(answering,
+		&kafkago.InitProducerIDRequest{Addr: kafkago.TCP(leader), ProducerID: -1, ProducerEpoch: -1})
+	if err == nil {
+		err = resp.Error // with an id of -1, for which brokers do not check sequence numbers
 	}
-	w.at.producer, w.at.next, w.mismatched = id, 0, time.Time{}
+	if err != nil {
+		return eventFailed, fmt.Errorf("cannot get a producer id: %w", Plain(err))
+	}
+	w.at.producer = producer{int64(resp.Producer.ProducerID), int16(resp.Producer.ProducerEpoch)}
+	w.at.next, w.mismatched = 0, time.Time{}
 	w.p.saved.setProducer(w.name(), w.at)
 	if err := w.p.saveState(); err != nil {
 		return eventFailed, err
 	}
 	return eventDone, nil
-}
-
-// newProducer asks any broker for a producer id.
-func (p *Publisher) newProducer(ctx context.Context, broker string) (producer, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	resp, err := p.client.InitProducerID(ctx,
-		&kafkago.InitProducerIDRequest{Addr: kafkago.TCP(broker), ProducerID: -1, ProducerEpoch: -1})
-	if err == nil {
-		err = resp.Error // with an id of -1, for which brokers do not check sequence numbers
-	}
-	if err != nil {
-		return producer{}, fmt.Errorf("cannot get a producer id: %w", Plain(err))
-	}
-	return producer{int64(resp.Producer.ProducerID), int16(resp.Producer.ProducerEpoch)}, nil
 }
 
 // offset asks the leader for an offset of the partition; see OffsetAt.
@@ -161,8 +151,8 @@ func (w *partitionWriter) scanOnce(ctx context.Context, leader string) (end int6
 // addRecord indexes a record if it is an event of ours, and moves the position behind it.
 func (w *partitionWriter) addRecord(r *protocol.Record) {
 	w.at.offset = r.Offset + 1
-	if sequence, ok := ownSequence(r.Headers, w.p.spool); ok {
-		w.index.add(sequence, eventID(r.Headers), r.Offset)
+	if sequence, id, ok := ownEvent(r.Headers, w.p.spool); ok {
+		w.index.add(sequence, id, r.Offset)
 		w.p.checkpoints.Found(w.name(), identity, uint64(w.at.offset), sequence)
 	}
 }
@@ -179,7 +169,7 @@ func (w *partitionWriter) backInRange(ctx context.Context, leader string) (trunc
 	if first >= before {
 		return false, nil
 	}
-	w.checked = false
+	w.checkAt = time.Time{}
 	if err := w.checkIfDue(ctx, leader); err != nil {
 		return false, err
 	}
@@ -215,8 +205,8 @@ func (w *partitionWriter) rescan(ctx context.Context, leader string, at, end int
 	next = at
 	highWatermark, err := w.fetch(ctx, leader, at, fetchBytes, func(r *protocol.Record) {
 		next = r.Offset + 1
-		if sequence, ok := ownSequence(r.Headers, w.p.spool); ok && r.Offset < end {
-			w.index.hold(sequence, eventID(r.Headers), r.Offset)
+		if sequence, id, ok := ownEvent(r.Headers, w.p.spool); ok && r.Offset < end {
+			w.index.hold(sequence, id, r.Offset)
 		}
 	}, nil)
 	switch {

@@ -16,7 +16,6 @@ import (
 // owned.
 type topic struct {
 	p    *Publisher
-	dest bridge.Destination
 	name string
 
 	writers    []*partitionWriter // by partition; nil until the topic is known
@@ -32,9 +31,9 @@ type topic struct {
 
 	failing publishers.Condition[*partitionWriter] // blocks writers
 	made    int                                    // creations begun; changed while holding sending, too
-	unread  bool                                   // logged that we may not read it
+	unread  sync.Once                              // logs that we may not read it
 
-	// sending is held for reading from the look at what the topic has stored to the answer to a batch.
+	// sending is held for reading from the check of the checkpoints to the answer to a batch.
 	sending sync.RWMutex
 }
 
@@ -43,9 +42,9 @@ type topic struct {
 const shrinkAfter = 5 * time.Second
 
 func newTopic(p *Publisher, dest bridge.Destination) *topic {
-	t := &topic{p: p, dest: dest, name: topicName(p.cfg.Prefix, dest)}
-	t.failing = publishers.Condition[*partitionWriter]{Name: "publishing to " + t.name, Report: p.report}
-	return t
+	name := topicName(p.cfg.Prefix, dest)
+	failing := publishers.Condition[*partitionWriter]{Name: "publishing to " + name, Report: p.report}
+	return &topic{p: p, name: name, failing: failing}
 }
 
 func topicName(prefix string, dest bridge.Destination) string {
@@ -61,11 +60,11 @@ func (t *topic) push(e *entry) {
 		t.waiting = append(t.waiting, e)
 		return
 	}
-	t.laneOf(e.key).push(e)
+	t.writerOf(e.key).push(e)
 }
 
-// laneOf chooses the partition of a key as Java clients do.
-func (t *topic) laneOf(key string) *partitionWriter {
+// writerOf chooses the partition of a key as Java clients do.
+func (t *topic) writerOf(key string) *partitionWriter {
 	return t.writers[kafkago.Murmur2Balancer{}.Balance(kafkago.Message{Key: []byte(key)}, t.partitions...)]
 }
 
@@ -132,10 +131,9 @@ func (t *topic) begin(n int) {
 	}
 	waiting := t.waiting
 	t.waiting = nil
-	slices.SortStableFunc(
-		waiting,
-		func(a, b *entry) int { return cmp.Compare(a.delivery.Sequence, b.delivery.Sequence) },
-	)
+	slices.SortStableFunc(waiting, func(a, b *entry) int {
+		return cmp.Compare(a.delivery.Sequence, b.delivery.Sequence)
+	})
 	for _, e := range waiting {
 		t.push(e)
 	}
@@ -153,14 +151,10 @@ func (t *topic) end(left []*entry) {
 	}
 }
 
-// logUnread warns, once for a topic, that there is no permission to read it. It is called without mu.
+// logUnread warns, once for a topic, that there is no permission to read it.
 func (t *topic) logUnread(err error) {
-	t.p.mu.Lock()
-	logged := t.unread
-	t.unread = true
-	t.p.mu.Unlock()
-	if !logged {
+	t.unread.Do(func() {
 		t.p.log.Warn("no permission to read what the topic holds: events may be stored twice after a crash; "+
 			"allow Read on it", "topic", t.name, "error", Plain(err))
-	}
+	})
 }

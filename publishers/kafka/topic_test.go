@@ -30,7 +30,7 @@ func TestPartitionOfKey(t *testing.T) {
 			tp.writers, tp.partitions = append(tp.writers, newPartitionWriter(tp, i)), append(tp.partitions, i)
 		}
 		for key, hash := range vectors() {
-			if got, want := tp.laneOf(key).partition, int(hash&0x7fffffff)%n; got != want {
+			if got, want := tp.writerOf(key).partition, int(hash&0x7fffffff)%n; got != want {
 				t.Errorf("%s (%s): partition %d of %d, want %d", key, hex.EncodeToString([]byte(key)), got, n, want)
 			}
 		}

@@ -35,7 +35,7 @@ const (
 // to the first configured one. The password and the TLS files are read again at each connect. end closes the
 // connections.
 func NewClient(cfg Config) (client *kafkago.Client, end func()) {
-	t := newTransport(cfg, tlsfiles.New(cfg.TLSCAFile, cfg.TLSCertFile, cfg.TLSKeyFile, func(error) {}))
+	t := newTransport(cfg, func(error) {})
 	return &kafkago.Client{Addr: kafkago.TCP(cfg.Brokers[0]), Transport: t}, t.close
 }
 
@@ -56,8 +56,9 @@ type transport struct {
 
 var _ kafkago.RoundTripper = (*transport)(nil)
 
-func newTransport(cfg Config, certificates *tlsfiles.Files) *transport {
-	t := &transport{cfg: cfg, certificates: certificates}
+// newTransport returns a transport; report is called with the error or nil of each reading of the TLS files.
+func newTransport(cfg Config, report func(error)) *transport {
+	t := &transport{cfg: cfg, certificates: tlsfiles.New(cfg.TLSCAFile, cfg.TLSCertFile, cfg.TLSKeyFile, report)}
 	t.ctx, t.end = context.WithCancel(context.Background())
 	return t
 }
@@ -103,6 +104,11 @@ func (t *transport) roundTrip(ctx context.Context, address string, req protocol.
 func (t *transport) close() {
 	t.end()
 	t.renew()
+}
+
+// certificatesChanged reads the TLS files, and reports whether they changed.
+func (t *transport) certificatesChanged() bool {
+	return t.certificates != nil && t.certificates.Changed()
 }
 
 // renew has every later request use a connection made after now: a secret or a certificate changed.

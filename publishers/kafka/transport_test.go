@@ -113,7 +113,7 @@ func asUsual(protocol.Message) (protocol.Message, bool) { return nil, true }
 
 func openTransport(t *testing.T, cfg Config) *transport {
 	t.Helper()
-	tr := newTransport(cfg, newFiles(cfg))
+	tr := newTransport(cfg, func(error) {})
 	t.Cleanup(tr.close)
 	return tr
 }
