@@ -109,6 +109,9 @@ func (x *index) open(from, target uint64) []chunk {
 	return overlap
 }
 
+// shut has the window end before it begins, until it is opened again.
+func (x *index) shut() { x.from, x.to = 1, 0 }
+
 // ends reports whether the window ends before a chunk, the next of those that open returned. A window that is half
 // full and holds the target is made to end there.
 func (x *index) ends(next chunk) bool {

@@ -99,3 +99,37 @@ func TestRecoveryIsBounded(t *testing.T) {
 	r.WaitDone(more...)
 	wantOnce(t, bus.testBus, orders, append(all, more...))
 }
+
+// TestRecoveryInterrupted fails many fetches of a recovery: an event that was not read then is not stored twice.
+func TestRecoveryInterrupted(t *testing.T) {
+	t.Parallel()
+	const size, inFlight = kafka.MaxIndexed + 4000, 2000
+	bus := startBus(t, 1)
+	bus.config.Partitions = 1
+	r := publishertest.Open(t, bus)
+	all := ordersOnly(publishertest.Events(1, size, 500))
+	random := randomOf(t)
+	for _, d := range all {
+		d.Data = fmt.Appendf(nil, `{"raw":"%016x%016x%016x%016x"}`,
+			random.Uint64(), random.Uint64(), random.Uint64(), random.Uint64())
+	}
+	offer := func() {
+		for some := range slices.Chunk(all, inFlight) {
+			r.Publish(some...)
+			r.WaitDone(some...)
+		}
+	}
+	offer()
+	r.Close()
+	var fetches atomic.Int64
+	bus.setTap(tap{answer: func(req request, frame []byte) []byte {
+		if req.key == int16(kmsg.Fetch) && !req.looksUpCheckpoint(t) && fetches.Add(1)%3 == 0 {
+			bus.Cut()
+			return nil
+		}
+		return frame
+	}})
+	r = r.ReopenWith("")
+	offer()
+	wantOnce(t, bus, orders, all)
+}

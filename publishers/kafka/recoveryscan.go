@@ -180,14 +180,19 @@ func (w *partitionWriter) backInRange(ctx context.Context, leader string) (trunc
 	return true, nil
 }
 
-// moveWindow moves the window of the index to the first pending event, and fetches the chunks again that overlap it.
-func (w *partitionWriter) moveWindow(ctx context.Context, leader string) error {
+// moveWindow moves the window of the index to the first pending event, and fetches the chunks again that overlap it. If
+// that fails, the index covers nothing of the window: an event that was not read may be stored all the same.
+func (w *partitionWriter) moveWindow(ctx context.Context, leader string) (err error) {
+	defer func() {
+		if err != nil {
+			w.index.shut()
+		}
+	}()
 	for _, c := range w.index.open(w.firstPending(), w.pending[0].delivery.Sequence) {
 		if w.index.ends(c) {
 			return nil
 		}
 		for at := c.begin; at < c.end; {
-			var err error
 			if at, err = w.rescan(ctx, leader, at, c.end); errors.Is(err, kafkago.TopicAuthorizationFailed) {
 				w.topic.logUnread(err)
 				w.index = newIndex() // the window is incomplete
