@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -89,7 +88,7 @@ func (t *transport) roundTrip(ctx context.Context, address string, req protocol.
 	stop := context.AfterFunc(ctx, c.close)
 	answer, err := c.exchange(req)
 	open := stop()
-	if err != nil && !errors.Is(err, protocol.ErrNoRecord) { // which is found before anything is sent
+	if err != nil {
 		c.close()
 		t.drop(address)
 		return nil, c.failed(ctx, op, err)
@@ -97,7 +96,7 @@ func (t *transport) roundTrip(ctx context.Context, address string, req protocol.
 	if open {
 		t.put(c)
 	}
-	return answer, err
+	return answer, nil
 }
 
 // close closes all connections, also those with a request in flight. Requests fail from then on.

@@ -21,7 +21,6 @@ import (
 	"github.com/segmentio/kafka-go/protocol/apiversions"
 	"github.com/segmentio/kafka-go/protocol/createtopics"
 	"github.com/segmentio/kafka-go/protocol/metadata"
-	"github.com/segmentio/kafka-go/protocol/produce"
 	"github.com/segmentio/kafka-go/protocol/saslauthenticate"
 	"github.com/segmentio/kafka-go/protocol/saslhandshake"
 	"github.com/twmb/franz-go/pkg/kfake"
@@ -445,28 +444,6 @@ func TestDialErrors(t *testing.T) {
 	tr := openTransport(t, Config{})
 	fails(t, tr, listener.Addr(), "Kafka broker "+listener.Addr().String()+": dial: connect: connection refused")
 	fails(t, tr, kafkago.TCP("nobody.invalid:9092"), "Kafka broker nobody.invalid:9092: dial: lookup nobody.invalid: ")
-}
-
-// A request without records is not sent, and the connection as good as before.
-func TestNoRecord(t *testing.T) {
-	t.Parallel()
-	s := startScripted(t, asUsual)
-	tr := openTransport(t, Config{})
-	_, err := tr.RoundTrip(
-		t.Context(),
-		s.addr,
-		&produce.Request{Acks: 1, Topics: []produce.RequestTopic{{Topic: "orders",
-			Partitions: []produce.RequestPartition{
-				{RecordSet: protocol.RecordSet{Records: protocol.NewRecordReader()}},
-			}}}},
-	)
-	if !errors.Is(err, protocol.ErrNoRecord) {
-		t.Errorf("%v", err)
-	}
-	mustAsk(t, tr, s.addr)
-	if len(s.accepted) != 1 {
-		t.Error("connected again")
-	}
 }
 
 // No answer takes the process down.
