@@ -271,11 +271,8 @@ func (w *partitionWriter) attempt(do action) writerEvent {
 	return event
 }
 
-// atLeader does the work of a state once the checkpoints are known to be stored. The topic is not created anew before
-// it ends, so a batch is never stored in a new topic unchecked.
+// atLeader does the work of a state once the checkpoints are known to be stored.
 func (w *partitionWriter) atLeader(leader string, do action) (writerEvent, error) {
-	w.topic.sending.RLock()
-	defer w.topic.sending.RUnlock()
 	if err := w.checkIfDue(w.p.ctx, leader); err != nil {
 		return eventFailed, err
 	}

@@ -96,8 +96,14 @@ func (w *partitionWriter) canLinger() bool {
 	return w.fit() == len(w.pending) && time.Since(w.pending[0].delivery.ReceivedAt) > late
 }
 
-// send sends the batch and handles the answer.
+// send sends the batch and handles the answer. Until then the topic is not created anew, so that a new topic never
+// takes a batch unchecked.
 func (w *partitionWriter) send(ctx context.Context, leader string) (writerEvent, error) {
+	w.topic.sending.RLock()
+	defer w.topic.sending.RUnlock()
+	if err := w.checkIfDue(ctx, leader); err != nil {
+		return eventFailed, err
+	}
 	stamp(w.sent.set, time.Now())
 	answering, cancel := context.WithTimeout(ctx, produceTimeout)
 	defer cancel()
