@@ -262,8 +262,8 @@ func (c *Checkpoints) RewindTo(loss *Loss) uint64 {
 }
 
 // Rewind drops the checkpoints of lost events, and returns the streams that lost some. Until then they stay in the
-// state, so that a run which starts from it finds the loss again. All others stay: a stream that did not answer may have
-// lost older events.
+// state, so that a run which starts from it finds the loss again. All others stay: a stream that did not answer may
+// have lost older events.
 func (c *Checkpoints) Rewind() (lost map[string]bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

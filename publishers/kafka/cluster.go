@@ -24,7 +24,7 @@ const (
 	minInSync = 2
 )
 
-// watch keeps up with the cluster: where its brokers are, who leads each partition, and whether it takes us at all.
+// watch refreshes the metadata until the publisher closes: the brokers, the topics and the leaders of their partitions.
 func (p *Publisher) watch() {
 	pace := bridge.RetryForever(firstRetry)
 	for p.ctx.Err() == nil {
@@ -72,8 +72,8 @@ func (p *Publisher) learn() bool {
 	}
 	if err == nil && m.ClusterID != "" && !p.saved.setCluster(m.ClusterID) {
 		p.log.Warn(
-			"the Kafka cluster has changed, and does not hold the events stored before; only unpublished events go "+
-				"to it. To publish all events in the spool again, stop postbridge, remove spool/cursor-kafka and start it",
+			"the Kafka cluster has changed, and does not hold the events stored before; only unpublished events go to "+
+				"it. To publish all events in the spool again, stop postbridge, remove spool/cursor-kafka and start it",
 			"cluster", m.ClusterID)
 		p.checkpoints.Forget()
 	}
@@ -87,7 +87,7 @@ func (p *Publisher) learn() bool {
 	return true
 }
 
-// connected takes whether the cluster answers and, if so, who its brokers are. It returns the one that creates topics.
+// connected records whether the cluster answers, and its brokers. It returns the one that creates topics.
 func (p *Publisher) connected(m *kafkago.MetadataResponse, err error) (controller string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -157,7 +157,7 @@ func firstAnswer[T any](
 	return none, failed
 }
 
-// learnTopic takes the leaders of a topic's partitions, or creates the topic if it is missing.
+// learnTopic updates the leaders of a topic's partitions, or creates the topic if it is missing.
 func (p *Publisher) learnTopic(t *topic, m *kafkago.MetadataResponse, controller string) {
 	i := slices.IndexFunc(m.Topics, func(found kafkago.Topic) bool { return found.Name == t.name })
 	var err error

@@ -55,7 +55,8 @@ const (
 func (c *Config) Validate() error {
 	if c.Prefix != "" && bridge.EscapeToken(c.Prefix) != c.Prefix {
 		return fmt.Errorf(
-			"POSTBRIDGE_PREFIX: %q cannot be part of a topic; use letters, digits, _ and -, at most 64 of them", c.Prefix)
+			"POSTBRIDGE_PREFIX: %q cannot be part of a topic; use letters, digits, _ and -, at most 64 of them",
+			c.Prefix)
 	}
 	if len(c.Brokers) == 0 {
 		return errors.New("POSTBRIDGE_KAFKA_BROKERS: is not set; write host:port, several with commas")

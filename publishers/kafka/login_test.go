@@ -192,7 +192,7 @@ func TestLoginKafka(t *testing.T) {
 		"no login":                {c.SecureBrokers(), ca, "Metadata: the broker closed the connection"},
 		"login at the plain port": {c.Brokers(), as(Config{}, mechanismScram512, right), "login of user"},
 		"TLS at the plain port":   {c.Brokers(), Config{TLS: true}, "TLS handshake: the broker closed the connection"},
-		"plain at the TLS port":   {c.SecureBrokers(), Config{}, `ApiVersions: the answer is not Kafka's: it starts with "\x15\x03`},
+		"plain at the TLS port":   {c.SecureBrokers(), Config{}, `the answer is not Kafka's: it starts with "\x15\x03`},
 		"no certificate":          {c.ClientAuthBrokers(), ca, "remote error: tls: bad certificate"},
 		"stranger's certificate":  {c.ClientAuthBrokers(), stranger, "remote error: tls: "},
 		"another authority":       {c.SecureBrokers(), Config{TLS: true}, "unknown authority"},

@@ -12,8 +12,7 @@ import (
 	"github.com/postbridge/postbridge/publishers"
 )
 
-// topic is where one destination goes. All of it is guarded by Publisher.mu, but for what never changes and what is
-// owned.
+// topic is the topic of one destination. Publisher.mu guards the fields that change, except unread and sending.
 type topic struct {
 	p    *Publisher
 	name string
@@ -33,7 +32,7 @@ type topic struct {
 	made    int                                    // creations begun; changed while holding sending, too
 	unread  sync.Once                              // logs that we may not read it
 
-	// sending is held for reading from the check of the checkpoints to the answer to a batch.
+	// sending is locked for reading from the check of the checkpoints to the answer to a batch.
 	sending sync.RWMutex
 }
 
@@ -68,8 +67,7 @@ func (t *topic) writerOf(key string) *partitionWriter {
 	return t.writers[kafkago.Murmur2Balancer{}.Balance(kafkago.Message{Key: []byte(key)}, t.partitions...)]
 }
 
-// checkPartitions takes what the cluster says of the partitions, and warns if there are more or fewer of them. It is
-// called without mu.
+// checkPartitions updates the partitions, and logs a warning if their number changed. It is called without mu.
 func (t *topic) checkPartitions(m kafkago.Topic) {
 	t.p.mu.Lock()
 	before := t.learn(m)
@@ -81,7 +79,7 @@ func (t *topic) checkPartitions(m kafkago.Topic) {
 	}
 }
 
-// learn takes what the cluster says of the topic. It returns how many partitions there were if that changed, else 0.
+// learn updates the partitions and their leaders. It returns the former number of partitions if it changed, else 0.
 func (t *topic) learn(m kafkago.Topic) (before int) {
 	leaders := make([]string, len(m.Partitions))
 	for _, part := range m.Partitions {
