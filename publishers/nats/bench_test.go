@@ -40,7 +40,7 @@ func benchmarkPublish(b *testing.B, keys int) {
 	server := &nats.EmbeddedConfig{Listen: "127.0.0.1:0", StoreDir: b.TempDir()}
 	p, err := nats.Open(
 		nats.Config{Embedded: server, CreateStreams: true},
-		bridge.Opening{Report: func(string, error) {}, SaveState: func() error { return nil }},
+		bridge.Opening{Report: func(string, error) {}, Spool: "0badcafe", SaveState: func() error { return nil }},
 		slog.New(slog.DiscardHandler),
 	)
 	if err != nil {

@@ -51,7 +51,7 @@ func checking(t *testing.T, info func() (*jetstream.StreamInfo, error)) (p *Publ
 	}
 	state := []byte("checkpoint ORDERS 1000000000 100 100 100\n")
 	p.checkpoints, _ = publishers.LoadCheckpoints(state, publishers.BlindFor, p.log)
-	p.session = session{js: &answering{info: info}, up: true, ctx: t.Context()}
+	p.session = session{js: &answering{info: info}, ctx: t.Context()}
 	d = newDestination(bridge.Orders, "", "*.*.*")
 	d.lookups, d.ready = t.Context(), true
 	d.checked = p.checkpoints.NewStream(d.stream, func(k publishers.Checkpoint) (publishers.Presence, error) {

@@ -1,6 +1,8 @@
 package nats
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/url"
@@ -123,10 +125,10 @@ func ParseURL(text string) (servers []*url.URL, err error) {
 	return servers, nil
 }
 
-// hosts returns the addresses of the servers, for messages, without user info.
+// hosts returns the addresses of the servers, for messages and the publisher state, without user info.
 func (c *Config) hosts() string {
 	if c.Embedded != nil {
-		return "this process"
+		return "embedded"
 	}
 	servers, _ := ParseURL(c.URL) // validated
 	var hosts []string
@@ -139,7 +141,12 @@ func (c *Config) hosts() string {
 // ConnectOptions returns the login and TLS options of a valid configuration, for another client of the same bus.
 // Secrets and files are read at each connect.
 func ConnectOptions(c Config) []natsgo.Option {
-	return c.connectOptions(newCertificates(c, func(error) {}))
+	return c.connectOptions(c.certificates(func(error) {}))
+}
+
+// certificates returns the configured TLS files; nil if there are none.
+func (c *Config) certificates(report func(error)) *tlsfiles.Files {
+	return tlsfiles.New(c.TLSCAFile, c.TLSCertFile, c.TLSKeyFile, report)
 }
 
 func (c *Config) connectOptions(files *tlsfiles.Files) (options []natsgo.Option) {
@@ -151,8 +158,21 @@ func (c *Config) connectOptions(files *tlsfiles.Files) (options []natsgo.Option)
 	case c.User != "":
 		options = append(options, natsgo.UserInfoHandler(func() (string, string) { return c.User, c.Password() }))
 	}
-	if files != nil {
-		options = append(options, withCertificates(files))
+	if files == nil {
+		return options
 	}
-	return options
+	return append(options, func(o *natsgo.Options) error {
+		o.Secure, o.TLSConfig = true, &tls.Config{MinVersion: tls.VersionTLS12}
+		o.RootCAsCB = func() (*x509.CertPool, error) {
+			pool, _, err := files.Current()
+			return pool, err
+		}
+		if files.HasPair() {
+			o.TLSCertCB = func() (tls.Certificate, error) {
+				_, pair, err := files.Current()
+				return pair, err
+			}
+		}
+		return nil
+	})
 }

@@ -29,10 +29,11 @@ const (
 // does not know, like "Maximum Payload Violation" after a server's limit was lowered: they close the connection for
 // good.
 func (p *Publisher) stayConnected() {
+	options := p.options()
 	for attempt := 1; p.ctx.Err() == nil; attempt++ {
 		closed := make(chan struct{})
 		onClosed := natsgo.ClosedHandler(func(*natsgo.Conn) { close(closed) })
-		conn, err := natsgo.Connect(p.cfg.URL, append(p.options(), onClosed)...)
+		conn, err := natsgo.Connect(p.cfg.URL, append(options, onClosed)...)
 		if err == nil {
 			p.supervise(conn, closed)
 			conn.Close()
@@ -119,30 +120,20 @@ func reconnectWait(attempt int) time.Duration {
 // up begins a session on a connect or reconnect. It locks mu.
 func (p *Publisher) up(conn *natsgo.Conn) {
 	p.mu.Lock()
-	js := p.session.js
-	if p.session.conn != conn {
-		js = nil
-	}
-	p.mu.Unlock()
-	if js == nil {
-		var err error
-		if js, err = p.newJetStream(conn); err != nil {
-			p.log.Error("cannot use JetStream", "error", err) // an error in options only
-			return
-		}
-	}
-	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.ctx.Err() != nil {
 		return
 	}
 	p.session.end()
-	p.session = session{conn: conn, js: js, up: true, epoch: p.session.epoch + 1}
+	if p.session.conn != conn {
+		p.session.conn, p.session.js = conn, p.newJetStream(conn)
+	}
 	p.session.ctx, p.session.end = context.WithCancel(p.ctx)
 	p.report("connection", nil)
+	js := p.session.js
 	for _, d := range p.destinations {
 		d.ready, d.refused = false, true // it may be another server's stream, or changed
-		d.forgetSample()
+		d.verified, d.sample = false, nil
 		d.lookupDenied = false
 		lookups, end := context.WithCancel(p.session.ctx)
 		d.lookups, d.endLookups = lookups, end
@@ -153,8 +144,8 @@ func (p *Publisher) up(conn *natsgo.Conn) {
 	}
 }
 
-func (p *Publisher) newJetStream(conn *natsgo.Conn) (jetstream.JetStream, error) {
-	return jetstream.New(conn,
+func (p *Publisher) newJetStream(conn *natsgo.Conn) jetstream.JetStream {
+	js, _ := jetstream.New(conn, // fails only with an invalid option
 		jetstream.WithDefaultTimeout(ackTimeout),
 		jetstream.WithPublishAsyncTimeout(ackTimeout), // else it waits for a lost acknowledgement forever
 		// The library blocks the sender at its limit; maxInFlight is reached first.
@@ -162,13 +153,13 @@ func (p *Publisher) newJetStream(conn *natsgo.Conn) (jetstream.JetStream, error)
 		jetstream.WithPublishAsyncAckHandler(p.acked),
 		jetstream.WithPublishAsyncErrHandler(p.failed),
 	)
+	return js
 }
 
 // down ends a session after a disconnect. It locks mu.
 func (p *Publisher) down(conn *natsgo.Conn, err error) {
 	p.mu.Lock()
 	if p.session.conn == conn {
-		p.session.up = false
 		p.session.end()
 	}
 	p.mu.Unlock()
@@ -185,7 +176,7 @@ func (p *Publisher) stillDown(err error) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.session.up && p.ctx.Err() == nil {
+	if p.session.ctx.Err() != nil && p.ctx.Err() == nil {
 		p.report("connection", fmt.Errorf("bus at %s: %w", p.hosts, lasting(err)))
 	}
 }
@@ -211,34 +202,25 @@ func (p *Publisher) asyncError(err error) {
 	}
 }
 
-// dialer dials the connections of one natsgo.Conn and closes them at the end of ctx. The library dials, and waits
-// for the server's INFO, with its lock held; without this, Close would wait for both. Nor does the library close a
-// connection whose login failed: the next Dial does.
+// dialer dials connections, one after the other, and closes each at the next dial or at the end of ctx. The library
+// dials, and waits for the server's INFO, with its lock held; without this, Close would wait for both. Nor does the
+// library close a connection whose login failed.
 type dialer struct {
-	ctx     context.Context
-	timeout time.Duration
-	last    *abortableConn // nil before the first
+	ctx       context.Context
+	timeout   time.Duration
+	closeLast func() // nil before the first
 }
 
 // Dial is called by the library, one call at a time.
 func (d *dialer) Dial(network, address string) (net.Conn, error) {
-	if d.last != nil {
-		_ = d.last.Close() // it may be closed already
+	if d.closeLast != nil {
+		d.closeLast()
 	}
 	conn, err := (&net.Dialer{Timeout: d.timeout}).DialContext(d.ctx, network, address)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		ctx, closeConn := context.WithCancel(d.ctx)
+		context.AfterFunc(ctx, func() { _ = conn.Close() }) // it may be closed already
+		d.closeLast = closeConn
 	}
-	d.last = &abortableConn{conn, context.AfterFunc(d.ctx, func() { _ = conn.Close() })}
-	return d.last, nil
-}
-
-type abortableConn struct {
-	net.Conn
-	stop func() bool
-}
-
-func (c *abortableConn) Close() error {
-	c.stop()
-	return c.Conn.Close()
+	return conn, err
 }

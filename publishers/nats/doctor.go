@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	natsgo "github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -99,7 +100,7 @@ type publishRights struct{ Allow, Deny []string }
 
 // cover reports whether all subjects of a pattern are allowed and none of them is denied.
 func (r publishRights) cover(pattern string) bool {
-	denied := slices.ContainsFunc(r.Deny, func(subject string) bool { return overlap(subject, pattern) })
+	denied := slices.ContainsFunc(r.Deny, func(subject string) bool { return server.SubjectsCollide(subject, pattern) })
 	return !denied && (len(r.Allow) == 0 || takes(r.Allow, pattern))
 }
 

@@ -1,6 +1,7 @@
 package nats
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -8,7 +9,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -30,7 +30,7 @@ type EmbeddedConfig struct {
 type embedded struct {
 	server   *server.Server
 	storeDir string
-	log      *serverLog
+	log      *slog.Logger
 }
 
 // syncInterval is how often the embedded server syncs its files.
@@ -53,9 +53,6 @@ func startEmbedded(cfg EmbeddedConfig, log *slog.Logger) (*embedded, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkFree(cfg.Listen); err != nil {
-		return nil, err
-	}
 	s, err := server.NewServer(&server.Options{
 		ServerName: embeddedName,
 		Host:       host,
@@ -73,10 +70,8 @@ func startEmbedded(cfg EmbeddedConfig, log *slog.Logger) (*embedded, error) {
 	if err != nil {
 		return nil, fmt.Errorf("embedded NATS server: %w", err)
 	}
-	l := &serverLog{log: log, fatal: make(chan string, 1), logged: make(map[string]time.Time)}
-	e := &embedded{s, cfg.StoreDir, l}
-	s.SetLoggerV2(e.log, false, false, false)
-	if err := e.start(); err != nil {
+	e := &embedded{s, cfg.StoreDir, log}
+	if err := e.start(&serverLog{log: log, fatal: make(chan string, 1), logged: make(map[string]bool)}); err != nil {
 		e.shutdown()
 		return nil, fmt.Errorf("%w (it listens on %s and stores in %s)", err, cfg.Listen, cfg.StoreDir)
 	}
@@ -84,37 +79,21 @@ func startEmbedded(cfg EmbeddedConfig, log *slog.Logger) (*embedded, error) {
 	return e, nil
 }
 
-// checkFree fails if the address is in use, before the server opens its store, with a shorter error than the server's.
-func checkFree(listen string) error {
-	l, err := net.Listen("tcp", listen)
-	if err == nil {
-		return l.Close()
-	}
-	var call *os.SyscallError
-	if errors.As(err, &call) {
-		err = call.Err
-	}
-	return fmt.Errorf("the embedded NATS server cannot listen on %s: %w; set POSTBRIDGE_NATS_LISTEN", listen, err)
-}
-
 // InProcessConn implements natsgo.InProcessConnProvider: a connection without a socket.
 func (e *embedded) InProcessConn() (net.Conn, error) { return e.server.InProcessConn() }
 
-func (e *embedded) start() error {
-	started := make(chan bool, 1)
-	go func() {
-		e.server.Start()
-		started <- e.server.ReadyForConnections(30 * time.Second)
-	}()
+func (e *embedded) start(l *serverLog) error {
+	e.server.SetLoggerV2(l, false, false, false)
+	e.server.Start()
 	select {
-	case ok := <-started:
-		if ok && e.server.JetStreamEnabled() {
-			return nil
-		}
-		return errors.New("embedded NATS server: it does not become ready")
-	case text := <-e.log.fatal:
+	case text := <-l.fatal:
 		return errors.New(text)
+	default:
 	}
+	if !e.server.ReadyForConnections(30*time.Second) || !e.server.JetStreamEnabled() {
+		return errors.New("embedded NATS server: it does not become ready")
+	}
+	return nil
 }
 
 // shutdown stops the server, waits until its streams are closed, and fsyncs their files, since the final cursor does
@@ -133,22 +112,30 @@ func (e *embedded) shutdown() {
 		return errors.Join(f.Sync(), f.Close())
 	})
 	if err != nil {
-		e.log.log.Error("cannot sync the files of the embedded NATS server", "error", err)
+		e.log.Error("cannot sync the files of the embedded NATS server", "error", err)
 	}
 }
 
+// splitListen returns the parts of the address. It fails if that is in use, with a shorter error than the server's and
+// before the server opens its store.
 func splitListen(listen string) (host string, port int, err error) {
-	host, text, err := net.SplitHostPort(listen)
+	host, service, err := net.SplitHostPort(listen)
 	if err == nil {
-		port, err = strconv.Atoi(text)
+		port, err = net.LookupPort("tcp", service)
 	}
-	if err != nil || port < 0 || port > 65535 {
+	if err != nil {
 		return "", 0, fmt.Errorf("%q is not host:port", listen)
 	}
-	if port == 0 {
-		port = server.RANDOM_PORT // 0 would be 4222
+	l, err := net.Listen("tcp", listen)
+	if err == nil {
+		// 0 would be 4222.
+		return host, cmp.Or(port, server.RANDOM_PORT), l.Close()
 	}
-	return host, port, nil
+	var call *os.SyscallError
+	if errors.As(err, &call) {
+		err = call.Err
+	}
+	return "", 0, fmt.Errorf("the embedded NATS server cannot listen on %s: %w; set POSTBRIDGE_NATS_LISTEN", listen, err)
 }
 
 // serverLog writes the server's log to slog. A fatal message does not exit the process, as in the server's own
@@ -158,32 +145,23 @@ type serverLog struct {
 	fatal chan string // the first fatal message
 
 	mu     sync.Mutex
-	logged map[string]time.Time // the last time of each warning; guarded by mu
+	since  time.Time       // when logged was cleared; guarded by mu
+	logged map[string]bool // the warnings logged since; guarded by mu
 }
-
-// maxLogged bounds the memory for logged warnings.
-const maxLogged = 100
 
 // warn logs a warning at most once a minute: the same one comes with each retry.
 func (l *serverLog) warn(text string) {
-	if l.due(text) {
+	l.mu.Lock()
+	if time.Since(l.since) >= time.Minute {
+		clear(l.logged)
+		l.since = time.Now()
+	}
+	repeated := l.logged[text]
+	l.logged[text] = true
+	l.mu.Unlock()
+	if !repeated {
 		l.log.Warn(text)
 	}
-}
-
-// due reports whether a warning is to be logged now, and records the time.
-func (l *serverLog) due(text string) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	now := time.Now()
-	if now.Sub(l.logged[text]) < time.Minute {
-		return false
-	}
-	if len(l.logged) > maxLogged {
-		clear(l.logged)
-	}
-	l.logged[text] = now
-	return true
 }
 
 func (l *serverLog) Noticef(format string, v ...any) { l.log.Debug(text(format, v)) }

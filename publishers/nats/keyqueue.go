@@ -15,8 +15,7 @@ type keyQueue struct {
 	key        string
 	head, tail *entry
 
-	queued bool      // in Publisher.ready
-	next   *keyQueue // in Publisher.ready
+	queued bool // in Publisher.ready
 
 	// found is the stream sequence of the last event found by a lookup, per destination: the next one is behind it.
 	found map[*destination]uint64
@@ -116,25 +115,4 @@ func (l *keyQueue) stopTimer() {
 		l.timer.Stop()
 		l.timer = nil
 	}
-}
-
-// readyQueue is a linked list of key queues, first in, first out.
-type readyQueue struct{ head, tail *keyQueue }
-
-func (q *readyQueue) push(l *keyQueue) {
-	if q.tail == nil {
-		q.head = l
-	} else {
-		q.tail.next = l
-	}
-	q.tail = l
-}
-
-func (q *readyQueue) pop() *keyQueue {
-	l := q.head
-	q.head, l.next = l.next, nil
-	if q.head == nil {
-		q.tail = nil
-	}
-	return l
 }

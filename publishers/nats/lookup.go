@@ -19,12 +19,13 @@ const maxLookups = 3
 // errLookupDenied ends a lookup without permission.
 var errLookupDenied = errors.New("no permission to look up what the stream holds")
 
-// startRequest runs ask on a goroutine of its own and passes its error to answered, with mu held. ask must not
-// access the copy. The caller holds mu and has called beginAttempt.
+// startRequest begins an attempt: it runs ask on a goroutine of its own and passes its error to answered, with mu held.
+// ask must not access the copy. Guarded by mu.
 func (p *Publisher) startRequest(
 	c *eventCopy, ask func(context.Context, jetstream.Stream) error, answered func(*eventCopy, error),
 ) {
-	session, lookups, stream, attempt := p.session.ctx, c.dest.lookups, c.dest.handle, c.attempt
+	session, lookups, stream, attempt := p.session.ctx, c.dest.lookups, c.dest.handle, new(natsgo.Msg)
+	p.beginAttempt(c, attempt)
 	p.running.Go(func() {
 		ctx, cancel := context.WithTimeout(lookups, ackTimeout)
 		defer cancel()
@@ -40,7 +41,7 @@ func (p *Publisher) startRequest(
 	})
 }
 
-// startLookup looks up a copy for which needsLookup. The caller holds mu and has called beginAttempt.
+// startLookup looks up a copy for which needsLookup. Guarded by mu.
 func (p *Publisher) startLookup(c *eventCopy) {
 	var at uint64
 	asked := time.Now()

@@ -1,6 +1,9 @@
 package nats
 
 import (
+	"fmt"
+	"strings"
+
 	natsgo "github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -15,77 +18,51 @@ const (
 	headerTraceParent = "traceparent"
 )
 
-// maxHeaderValue limits a header value, in bytes. A stream refuses headers of more than 64 KiB together; longer ids are
-// escaped as in the subject.
+// maxHeaderValue limits a header value, in bytes before it is encoded. A stream refuses headers of more than 64 KiB
+// together; longer ids are escaped as in the subject.
 const maxHeaderValue = 8 << 10
 
-// headers builds the headers of all messages in one map: nats.go encodes them before PublishMsgAsync returns and
-// does not read them again. Owned by the sender goroutine.
-type headers struct {
-	header natsgo.Header
-	msgID  []string
-	stream []string
-	names  []string // of the CloudEvents attributes, in the order of Delivery.Attributes
-	values [][]string
-	trace  []string
+// message returns the message that publishes the copy.
+func (c *eventCopy) message() *natsgo.Msg {
+	d := c.entry.delivery
+	return &natsgo.Msg{Subject: c.subject(), Header: headers(d, c.dest.stream), Data: d.Data}
 }
 
-func newHeaders() *headers {
-	h := &headers{
-		header: make(natsgo.Header), msgID: make([]string, 1), stream: make([]string, 1), trace: make([]string, 1),
+// headers returns the headers of d for a stream: the CloudEvents attributes in binary mode, the message id, the trace
+// context, and the expected stream, so that no other stores it.
+func headers(d *bridge.Delivery, stream string) natsgo.Header {
+	h := natsgo.Header{
+		jetstream.MsgIDHeader:          {d.MsgID()},
+		jetstream.ExpectedStreamHeader: {stream},
+		headerContentType:              {bridge.ContentType},
 	}
-	for _, attribute := range new(bridge.Delivery).Attributes() {
-		value := make([]string, 1)
-		h.names = append(h.names, "ce-"+attribute[0])
-		h.values = append(h.values, value)
-		h.header["ce-"+attribute[0]] = value
-	}
-	h.header[jetstream.MsgIDHeader] = h.msgID
-	h.header[jetstream.ExpectedStreamHeader] = h.stream
-	h.header[headerContentType] = []string{bridge.ContentType}
-	return h
-}
-
-// of returns the headers of d for a stream: the CloudEvents attributes in binary mode, the message id, the trace
-// context, and the expected stream, so that no other stores it. They are valid until the next call.
-func (h *headers) of(d *bridge.Delivery, stream string) natsgo.Header {
-	h.msgID[0], h.stream[0] = d.MsgID(), stream
-	for i, attribute := range d.Attributes() {
-		h.values[i][0] = percentEncode(attribute[1])
-		if len(h.values[i][0]) > maxHeaderValue { // only ids from the broker can be so long
-			h.values[i][0] = percentEncode(bridge.EscapeToken(d.UserID) + "/" + bridge.EscapeToken(d.OrderID))
+	for _, attribute := range d.Attributes() {
+		value := attribute[1]
+		if len(value) > maxHeaderValue { // only ids from the broker can be so long
+			value = bridge.EscapeToken(d.UserID) + "/" + bridge.EscapeToken(d.OrderID)
 		}
+		h["ce-"+attribute[0]] = []string{percentEncode(value)}
 	}
-	delete(h.header, headerTraceParent)
 	if d.TraceParent != "" {
-		h.trace[0] = d.TraceParent
-		h.header[headerTraceParent] = h.trace
+		h[headerTraceParent] = []string{d.TraceParent}
 	}
-	return h.header
+	return h
 }
 
 // percentEncode encodes a value for the CloudEvents binding of NATS: every byte of its UTF-8 that is not printable
 // ASCII, and space, " and %, become % and two hex digits.
 func percentEncode(s string) string {
-	extra := 0
-	for i := range len(s) {
-		if escaped(s[i]) {
-			extra += 2
-		}
-	}
-	if extra == 0 {
+	escaped := func(c rune) bool { return c <= ' ' || c > '~' || c == '"' || c == '%' }
+	if !strings.ContainsFunc(s, escaped) {
 		return s
 	}
-	const digits = "0123456789ABCDEF"
-	b := make([]byte, 0, len(s)+extra)
-	for i := range len(s) {
-		if c := s[i]; escaped(c) {
-			b = append(b, '%', digits[c>>4], digits[c&15])
+	var b strings.Builder
+	for _, c := range []byte(s) {
+		if escaped(rune(c)) {
+			fmt.Fprintf(&b, "%%%02X", c)
 		} else {
-			b = append(b, c)
+			b.WriteByte(c)
 		}
 	}
-	return string(b)
+	return b.String()
 }
-
-func escaped(c byte) bool { return c <= ' ' || c > '~' || c == '"' || c == '%' }

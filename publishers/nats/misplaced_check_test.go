@@ -36,7 +36,7 @@ func TestMisplaced(t *testing.T) {
 		{deadletters, d, "deadletters.kite", false},
 		{deadletters, d, "deadletters.dhan", true},
 	} {
-		m := &jetstream.RawStreamMsg{Subject: c.subject, Header: newHeaders().of(c.d, c.dest.stream)}
+		m := &jetstream.RawStreamMsg{Subject: c.subject, Header: headers(c.d, c.dest.stream)}
 		if got := c.dest.misplaced(m); got != c.want {
 			t.Errorf("%s: misplaced %t", c.subject, got)
 		}
@@ -46,7 +46,7 @@ func TestMisplaced(t *testing.T) {
 	}
 }
 
-func TestOverlap(t *testing.T) {
+func TestRenames(t *testing.T) {
 	for _, c := range []struct {
 		a, b string
 		want bool
@@ -59,8 +59,11 @@ func TestOverlap(t *testing.T) {
 		{"rejects.>", "orders.*.*.*", false},
 		{"orders", "orders.*.*.*", false},
 	} {
-		if overlap(c.a, c.b) != c.want || overlap(c.b, c.a) != c.want {
-			t.Errorf("%q overlaps %q: %t", c.a, c.b, !c.want)
+		from := func(source string) *jetstream.SubjectTransformConfig {
+			return &jetstream.SubjectTransformConfig{Source: source, Destination: "elsewhere"}
+		}
+		if renames(from(c.a), c.b) != c.want || renames(from(c.b), c.a) != c.want {
+			t.Errorf("a transform of %q renames %q: %t", c.a, c.b, !c.want)
 		}
 	}
 }
@@ -89,7 +92,7 @@ func TestLetGo(t *testing.T) {
 func sampling(orders ...string) (p *Publisher, d *destination, queues []*keyQueue) {
 	p = &Publisher{
 		wake: make(chan struct{}, 1), queues: make(map[string]*keyQueue), inFlight: make(map[*natsgo.Msg]*eventCopy),
-		session: session{up: true}, log: slog.New(slog.DiscardHandler), report: func(string, error) {},
+		session: session{ctx: context.Background()}, log: slog.New(slog.DiscardHandler), report: func(string, error) {},
 	}
 	d = newDestination(bridge.Orders, "", "*.*.*")
 	d.ready, d.window, d.lookups = true, time.Hour, context.Background()
@@ -107,10 +110,9 @@ func sampling(orders ...string) (p *Publisher, d *destination, queues []*keyQueu
 }
 
 func (p *Publisher) sent() (ids []string) {
-	var b batch
-	p.nextBatch(&b)
-	for _, o := range b.copies {
-		ids = append(ids, o.copy.entry.delivery.OrderID)
+	_, batch := p.nextBatch()
+	for _, m := range batch {
+		ids = append(ids, p.inFlight[m].entry.delivery.OrderID)
 	}
 	return ids
 }
@@ -160,9 +162,9 @@ func TestSampleFound(t *testing.T) {
 	}
 	p.endAttempt(&queues[0].head.copies[0], func(c *eventCopy) { p.finish(c, bridge.ErrRejected) })
 	// b was sent before, and a lookup finds it.
+	p.ready[0].queued, p.ready = false, p.ready[1:]
 	b := &queues[1].head.copies[0]
-	p.ready.pop().queued = false
-	p.beginAttempt(b)
+	p.beginAttempt(b, new(natsgo.Msg))
 	p.endAttempt(b, func(c *eventCopy) { p.finish(c, nil) })
 	if got := p.sent(); len(got) != 1 || got[0] != "c" {
 		t.Errorf("sent %q, want c", got)
@@ -176,7 +178,7 @@ func TestSampleStale(t *testing.T) {
 		t.Fatalf("sent %q", got)
 	}
 	b := &queues[1].head.copies[0]
-	p.beginAttempt(b)
+	p.beginAttempt(b, new(natsgo.Msg))
 	p.endAttempt(b, func(c *eventCopy) { p.finish(c, nil) }) // a lookup found it
 	p.endAttempt(&queues[0].head.copies[0], func(c *eventCopy) { p.finish(c, bridge.ErrRejected) })
 	if got := p.sent(); len(got) != 1 || got[0] != "c" {

@@ -69,11 +69,10 @@ type Publisher struct {
 	cfg          Config
 	log          *slog.Logger
 	server       *embedded // nil if the bus is another process
-	hosts        string    // of the bus, without user info, for messages
+	hosts        string    // Config.hosts
 	destinations map[bridge.Destination]*destination
 	certificates *tlsfiles.Files // nil without TLS files
 	spool        string          // that all events come from
-	servers      string          // for the note
 	checkpoints  *publishers.Checkpoints
 	rewound      func(committed uint64, why error)
 	report       bridge.Report
@@ -83,33 +82,28 @@ type Publisher struct {
 	running sync.WaitGroup // every goroutine of the publisher
 	wake    chan struct{}  // signals the sender that a copy may be sendable; capacity 1
 
-	// life is read-locked while a result is processed and done is called. Close write-locks it, so that no done is
-	// called after Close returns. Acquired before mu.
-	life   sync.RWMutex
-	closed bool // guarded by life
+	// life is read-locked while a result is processed and done is called. Close ends ctx with it write-locked, so that
+	// no done is called after Close returns. Acquired before mu.
+	life sync.RWMutex
 
 	writing sync.Mutex // held by the sender while it collects and writes a batch; acquired before mu
 
 	mu sync.Mutex
 	// Guarded by mu:
 	queues   map[string]*keyQueue       // by key; empty queues are removed
-	ready    readyQueue                 // queues whose head may be sendable
-	inFlight map[*natsgo.Msg]*eventCopy // by attempt
-	attempts int                        // unfinished: publishes, lookups and read-backs
+	ready    []*keyQueue                // queues whose head may be sendable, first in, first out
+	inFlight map[*natsgo.Msg]*eventCopy // by attempt: a publish, a lookup or a read-back
 	session  session                    // the current or last one
 	inbox    error                      // why responses cannot arrive: no permission to subscribe to them
 }
 
 var _ bridge.Publisher = (*Publisher)(nil)
 
-// session lasts from a connect to the next.
+// session lasts from a connect to the disconnect.
 type session struct {
-	conn  *natsgo.Conn
-	js    jetstream.JetStream
-	up    bool
-	epoch int // counts connects
-
-	// ctx ends with the session; the library would wait for a response across a reconnect.
+	conn *natsgo.Conn
+	js   jetstream.JetStream
+	// ctx ends with the disconnect; the library would wait for a response across a reconnect.
 	ctx context.Context
 	end context.CancelFunc
 }
@@ -147,7 +141,7 @@ func Open(cfg Config, o bridge.Opening, log *slog.Logger) (*Publisher, error) {
 	for _, d := range newDestinations(cfg.Prefix) {
 		p.destinations[d.name] = d
 	}
-	p.certificates = newCertificates(cfg, func(err error) { p.report("certificate", err) })
+	p.certificates = cfg.certificates(func(err error) { p.report("certificate", err) })
 	if cfg.Embedded != nil {
 		var err error
 		if p.server, err = startEmbedded(*cfg.Embedded, log); err != nil {
@@ -155,7 +149,8 @@ func Open(cfg Config, o bridge.Opening, log *slog.Logger) (*Publisher, error) {
 		}
 	}
 	p.ctx, p.stop = context.WithCancel(context.Background())
-	p.session.end = func() {}
+	p.session.ctx, p.session.end = context.WithCancel(p.ctx)
+	p.session.end() // not connected
 	p.running.Go(p.stayConnected)
 	p.running.Go(p.send)
 	for _, d := range p.destinations {
@@ -191,9 +186,8 @@ func (p *Publisher) Publish(ctx context.Context, d *bridge.Delivery, done func(e
 // abandoned. It must not be called from a done.
 func (p *Publisher) Close() error {
 	p.life.Lock()
-	p.closed = true
-	p.life.Unlock()
 	p.stop()
+	p.life.Unlock()
 	p.running.Wait()
 
 	p.mu.Lock()

@@ -37,68 +37,33 @@ const (
 	misplacedDo  = "remove the subject mapping of the account, or of an import, that renames them"
 )
 
-// admit reports whether the copy may be sent. Until an event of the destination was read back, only the sample may.
+// admit reports whether the copy may be sent. Until an event of the destination was read back, only the sample may. The
+// others wait in their queues; the end of the sample's attempt enqueues them.
 func (d *destination) admit(c *eventCopy) bool {
-	if d.verified || d.sample == c {
-		return true
+	if !d.verified && d.sample == nil {
+		d.sample = c
 	}
-	if d.sample != nil {
-		d.waiting = append(d.waiting, c.entry.queue)
-		return false
-	}
-	d.sample = c
-	return true
+	return d.verified || d.sample == c
 }
 
-// markVerified records that the sample is stored under its subject, and enqueues the events that waited for it.
-func (p *Publisher) markVerified(d *destination) {
-	d.verified, d.sample = true, nil
-	for _, l := range d.waiting {
-		p.enqueue(l)
-	}
-	d.waiting = nil
-}
-
-// nextSample enqueues the next candidate if there is no sample: the last was not stored, or a lookup found it stored.
-func (p *Publisher) nextSample(d *destination) {
-	for d.sample == nil && len(d.waiting) > 0 {
-		l := d.waiting[0]
-		d.waiting = d.waiting[1:]
-		if l.head != nil {
-			p.enqueue(l)
-			return
-		}
-	}
-}
-
-// forgetSample requires a new sample. The waiting queues are enqueued when the stream is found to fit.
-func (d *destination) forgetSample() {
-	d.verified, d.sample, d.waiting = false, nil, nil
-}
-
-// startReadBack reads an event that was acknowledged. The caller holds mu and has called beginAttempt.
+// startReadBack reads an event that was acknowledged. Guarded by mu.
 func (p *Publisher) startReadBack(c *eventCopy, ack *jetstream.PubAck) {
 	var m *jetstream.RawStreamMsg
-	sample, stream, subject := !c.dest.verified, c.dest.stream, c.subject()
+	stream, subject := c.dest.stream, c.subject()
 	p.startRequest(c, func(ctx context.Context, s jetstream.Stream) (err error) {
-		m, err = readBack(ctx, s, ack.Sequence, func(m *jetstream.RawStreamMsg) bool {
-			return m.Subject == subject || !ofMirror(m, stream)
-		})
-		if sample && err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) && ctx.Err() == nil {
-			p.log.Warn("cannot read back what the stream stored, so a subject mapping would not be noticed",
-				"stream", stream, "error", err)
-		}
+		m, err = readBack(ctx, s, ack.Sequence, stream, subject)
 		return err
 	}, func(c *eventCopy, err error) { p.finishReadBack(c, ack, m, err) })
 }
 
-// readBack reads the message at a sequence. An answer that is not conclusive counts as not found.
+// readBack reads the message at a sequence of a stream. The subject in a mirror's answer is not conclusive unless it is
+// the expected one; else that counts as not found.
 func readBack(
-	ctx context.Context, s jetstream.Stream, sequence uint64, conclusive func(*jetstream.RawStreamMsg) bool,
+	ctx context.Context, s jetstream.Stream, sequence uint64, stream, subject string,
 ) (m *jetstream.RawStreamMsg, err error) {
 	for range readBackTries {
 		m, err = s.GetMsg(ctx, sequence)
-		if err == nil && !conclusive(m) {
+		if err == nil && m.Subject != subject && ofMirror(m, stream) {
 			err = jetstream.ErrMsgNotFound
 		}
 		if !errors.Is(err, jetstream.ErrMsgNotFound) {

@@ -13,30 +13,12 @@ import (
 	"github.com/postbridge/postbridge/bridge"
 )
 
-// batch holds the copies that the sender writes at a time.
-type batch struct {
-	js     jetstream.JetStream
-	epoch  int
-	copies []outgoing
-}
-
-type outgoing struct {
-	msg  *natsgo.Msg
-	copy *eventCopy
-}
-
 // send publishes batches until Close. It is the only goroutine that publishes, so messages are written in order; the
 // library calls acked and failed on other goroutines. It waits while no copy is sendable: every change of that
 // signals wake.
 func (p *Publisher) send() {
-	b := batch{copies: make([]outgoing, 0, sendBatch+1)}
-	h := newHeaders()
 	for p.ctx.Err() == nil {
-		p.writing.Lock()
-		p.nextBatch(&b)
-		p.write(&b, h)
-		p.writing.Unlock()
-		if len(b.copies) > 0 {
+		if p.sendBatch() {
 			continue
 		}
 		select {
@@ -46,33 +28,37 @@ func (p *Publisher) send() {
 	}
 }
 
-// nextBatch fills b with sendable copies, up to the limits of the batch and of the in-flight window. It locks mu.
-func (p *Publisher) nextBatch(b *batch) {
-	clear(b.copies)
-	b.copies = b.copies[:0]
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	b.js, b.epoch = p.session.js, p.session.epoch
-	now := time.Now()
-	for p.session.up && p.ready.head != nil && p.attempts < maxInFlight && len(b.copies) < sendBatch {
-		l := p.ready.pop()
-		l.queued = false
-		p.addHead(l, now, b)
-	}
-}
-
-func (p *Publisher) write(b *batch, h *headers) {
-	// The library's own retry would send an event after its successors.
-	once := jetstream.WithRetryAttempts(0)
-	for _, o := range b.copies {
-		d := o.copy.entry.delivery
-		o.msg.Subject = o.copy.subject()
-		o.msg.Header = h.of(d, o.copy.dest.stream)
-		o.msg.Data = d.Data
-		if _, err := b.js.PublishMsgAsync(o.msg, once); err != nil {
-			p.notSent(o.msg, err, b.epoch)
+// sendBatch publishes sendable copies, and reports whether there were any. It locks mu.
+func (p *Publisher) sendBatch() bool {
+	p.writing.Lock()
+	defer p.writing.Unlock()
+	s, batch := p.nextBatch()
+	for _, m := range batch {
+		// The library's own retry would send an event after its successors.
+		if _, err := s.js.PublishMsgAsync(m, jetstream.WithRetryAttempts(0)); err != nil {
+			p.notSent(m, err, s)
 		}
 	}
+	return len(batch) > 0
+}
+
+// nextBatch begins to send copies, up to the limits of the batch and of the in-flight window, and returns the session to
+// write their messages to. It locks mu.
+func (p *Publisher) nextBatch() (s session, batch []*natsgo.Msg) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s = p.session
+	if s.ctx.Err() != nil {
+		return s, nil
+	}
+	now := time.Now()
+	for len(p.ready) > 0 && len(p.inFlight) < maxInFlight && len(batch) < sendBatch {
+		l := p.ready[0]
+		p.ready = p.ready[1:]
+		l.queued = false
+		batch = p.addHead(l, now, batch)
+	}
+	return s, batch
 }
 
 // pause stops sending to a destination until a check finds that its stream fits, and waits for the batch being
@@ -85,11 +71,11 @@ func (p *Publisher) pause(d *destination) {
 	defer p.writing.Unlock()
 }
 
-// addHead adds the sendable copies of the queue's head to b and starts the lookups that it needs. A copy whose
-// stream is not ready stays; the check of the stream enqueues its queue again.
-func (p *Publisher) addHead(l *keyQueue, now time.Time, b *batch) {
+// addHead appends the messages of the sendable copies of the queue's head and starts the lookups that it needs. A copy
+// whose stream is not ready stays; the check of the stream enqueues its queue again.
+func (p *Publisher) addHead(l *keyQueue, now time.Time, batch []*natsgo.Msg) []*natsgo.Msg {
 	if l.head == nil {
-		return // finished after it was enqueued for a retry
+		return batch // finished after it was enqueued for a retry
 	}
 	for i := range l.head.n {
 		c := &l.head.copies[i]
@@ -97,7 +83,6 @@ func (p *Publisher) addHead(l *keyQueue, now time.Time, b *batch) {
 			continue
 		}
 		if c.needsLookup(now) {
-			p.beginAttempt(c)
 			p.startLookup(c)
 			continue
 		}
@@ -108,23 +93,24 @@ func (p *Publisher) addHead(l *keyQueue, now time.Time, b *batch) {
 			c.absentAt = now
 		}
 		c.sent++
-		p.beginAttempt(c)
-		b.copies = append(b.copies, outgoing{c.attempt, c})
+		m := c.message()
+		p.beginAttempt(c, m)
+		batch = append(batch, m)
 	}
+	return batch
 }
 
-// beginAttempt registers an attempt of the copy: a publish, a lookup or a read-back.
-func (p *Publisher) beginAttempt(c *eventCopy) {
-	c.attempt = new(natsgo.Msg)
-	p.inFlight[c.attempt] = c
-	p.attempts++
+// beginAttempt registers an attempt of the copy: the publish of a message, or a request with none.
+func (p *Publisher) beginAttempt(c *eventCopy, m *natsgo.Msg) {
+	c.attempt = m
+	p.inFlight[m] = c
 }
 
 // enqueue makes the queue ready and signals the sender. Guarded by mu, as all functions below that do not lock it.
 func (p *Publisher) enqueue(l *keyQueue) {
 	if !l.queued {
 		l.queued = true
-		p.ready.push(l)
+		p.ready = append(p.ready, l)
 	}
 	p.signal()
 }
@@ -134,14 +120,6 @@ func (p *Publisher) signal() {
 	case p.wake <- struct{}{}:
 	default:
 	}
-}
-
-// wakeAll ends every wait for a retry and enqueues all queues, the oldest event first.
-func (p *Publisher) wakeAll() {
-	for _, l := range p.queues {
-		l.stopTimer()
-	}
-	p.wakeIdle()
 }
 
 // wakeIdle enqueues the queues whose head does not wait for a retry, the oldest event first.
@@ -172,7 +150,6 @@ func (p *Publisher) acked(_ jetstream.JetStream, m *natsgo.Msg, ack *jetstream.P
 				"the data directory is an older copy, or another process has a copy of it",
 				bridge.ErrRejected, c.dest.stream, ack.Sequence))
 		case !c.dest.lookupDenied && (!c.dest.verified || ack.Duplicate || d.Redelivered):
-			p.beginAttempt(c)
 			p.startReadBack(c, ack)
 		default:
 			p.stored(c, ack)
@@ -182,8 +159,8 @@ func (p *Publisher) acked(_ jetstream.JetStream, m *natsgo.Msg, ack *jetstream.P
 
 // stored finishes a copy that is stored under its subject, as far as could be verified.
 func (p *Publisher) stored(c *eventCopy, ack *jetstream.PubAck) {
-	if !c.dest.verified && (c.dest.sample == nil || c.dest.sample == c) {
-		p.markVerified(c.dest)
+	if c.dest.sample == nil || c.dest.sample == c {
+		c.dest.verified = true
 	}
 	c.misplaced = false
 	d := c.entry.delivery
@@ -203,14 +180,9 @@ func (p *Publisher) failed(_ jetstream.JetStream, m *natsgo.Msg, err error) {
 }
 
 // notSent handles the error of a message that was not written. It locks mu.
-func (p *Publisher) notSent(m *natsgo.Msg, err error, epoch int) {
+func (p *Publisher) notSent(m *natsgo.Msg, err error, s session) {
 	if disconnected(err) {
-		p.mu.Lock()
-		if p.session.epoch == epoch {
-			// The disconnect callback will follow. Retrying before that would be a busy loop.
-			p.session.up = false
-		}
-		p.mu.Unlock()
+		s.end() // The disconnect callback will follow. Retrying before that would be a busy loop.
 	}
 	p.resolve(m, func(c *eventCopy) { p.handleError(c, err) })
 }
@@ -220,7 +192,7 @@ func (p *Publisher) notSent(m *natsgo.Msg, err error, epoch int) {
 func (p *Publisher) resolve(attempt *natsgo.Msg, outcome func(*eventCopy)) {
 	p.life.RLock()
 	defer p.life.RUnlock()
-	if p.closed {
+	if p.ctx.Err() != nil {
 		return
 	}
 	p.mu.Lock()
@@ -240,19 +212,18 @@ func (p *Publisher) resolve(attempt *natsgo.Msg, outcome func(*eventCopy)) {
 func (p *Publisher) endAttempt(c *eventCopy, outcome func(*eventCopy)) *entry {
 	delete(p.inFlight, c.attempt)
 	c.attempt = nil
-	p.attempts--
 	outcome(c)
 	if c.dest.sample == c && c.attempt == nil && (c.finished || !c.misplaced) {
 		c.dest.sample = nil
+		p.wakeIdle() // the queues that waited for the sample
 	}
-	p.nextSample(c.dest)
 	e := c.entry
 	if e.finished() {
 		p.advance(e.queue)
 	} else {
 		e = nil
 	}
-	if p.ready.head != nil {
+	if len(p.ready) > 0 {
 		p.signal() // the in-flight window has space again
 	}
 	return e
@@ -289,16 +260,11 @@ func (p *Publisher) handleError(c *eventCopy, err error) {
 			"and that no subject mapping of the account leads elsewhere", c.dest.subjects, stream))
 	case errors.Is(err, jetstream.ErrAsyncPublishTimeout):
 		p.retry(c, failing, p.noAnswer(fmt.Errorf("stream %s does not answer", stream)))
-	case code == errCodeStoreFailed:
-		p.retry(c, failing, fmt.Errorf("stream %s takes no more: %w", stream, advised(err)))
 	case code == errCodeOtherStream:
 		c.dest.requestCheck()
 		p.retry(c, failing, fmt.Errorf("what is published to %s reaches another stream than %s: %w",
 			c.dest.subjects, stream, advised(err)))
 	default:
-		if code == errCodeSealed || code == errCodeNotCounter {
-			c.dest.requestCheck() // which refuses it
-		}
 		p.retry(c, failing, fmt.Errorf("stream %s: %w", stream, advised(err)))
 	}
 }

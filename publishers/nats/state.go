@@ -15,11 +15,7 @@ const serversWord = "servers "
 func (p *Publisher) loadState(state []byte) {
 	var rest []byte
 	p.checkpoints, rest = publishers.LoadCheckpoints(state, publishers.BlindFor, p.log)
-	p.servers = "embedded"
-	if p.cfg.Embedded == nil {
-		p.servers = p.cfg.hosts()
-	}
-	now := strings.Split(p.servers, ",")
+	now := strings.Split(p.hosts, ",")
 	before, known := strings.CutPrefix(string(bytes.TrimSpace(rest)), serversWord)
 	configured := func(server string) bool { return slices.Contains(now, server) }
 	if known && !slices.ContainsFunc(strings.Split(before, ","), configured) {
@@ -33,7 +29,7 @@ func (p *Publisher) loadState(state []byte) {
 
 // State implements bridge.Publisher.
 func (p *Publisher) State(committed uint64) []byte {
-	return append([]byte(serversWord+p.servers+"\n"), p.checkpoints.State(committed)...)
+	return append([]byte(serversWord+p.hosts+"\n"), p.checkpoints.State(committed)...)
 }
 
 // Rewind implements bridge.Publisher.

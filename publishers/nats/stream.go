@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	natsgo "github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -15,8 +17,8 @@ import (
 	"github.com/postbridge/postbridge/publishers"
 )
 
-// duplicateWindow is how long a stream that we create remembers message ids, at about 170 bytes each. Older events are
-// looked up.
+// duplicateWindow is how long a stream that we create remembers message ids, at about 170 bytes each: the server's
+// default. Older events are looked up.
 const duplicateWindow = 2 * time.Minute
 
 // destination is the stream of a bridge.Destination, and what is known of it.
@@ -45,7 +47,6 @@ type destination struct {
 	cancelCheck  context.CancelCauseFunc // cancels the running check; nil if there is none
 	verified     bool                    // an event was read back under its subject, or cannot be read
 	sample       *eventCopy              // the only copy sent before; nil if there is none yet
-	waiting      []*keyQueue             // queues that wait for the sample
 	failing      condition               // the stream stores nothing
 	denied       condition               // no permission to publish to some subjects
 }
@@ -117,7 +118,7 @@ func (p *Publisher) watchStream(d *destination) {
 func (p *Publisher) checkStream(d *destination) bool {
 	p.mu.Lock()
 	s := p.session
-	if !s.up {
+	if s.ctx.Err() != nil {
 		p.mu.Unlock()
 		return true // the next connect requests a check
 	}
@@ -172,10 +173,11 @@ func (p *Publisher) resume(d *destination) {
 	d.ready = true
 	if d.refused {
 		d.refused = false
-		p.wakeAll()
-	} else {
-		p.wakeIdle()
+		for _, l := range p.queues {
+			l.stopTimer()
+		}
 	}
+	p.wakeIdle()
 }
 
 // findStream returns the stream, created if it is missing, or why it cannot be used.
@@ -221,11 +223,7 @@ func lookupError(err error) error {
 	return advised(err)
 }
 
-func (p *Publisher) createStream(
-	ctx context.Context,
-	js jetstream.JetStream,
-	d *destination,
-) (jetstream.Stream, error) {
+func (p *Publisher) createStream(ctx context.Context, js jetstream.JetStream, d *destination) (jetstream.Stream, error) {
 	s, err := js.CreateStream(ctx, p.streamConfig(d))
 	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 		return js.Stream(ctx, d.stream) // another replica was faster
@@ -236,7 +234,8 @@ func (p *Publisher) createStream(
 	return s, err
 }
 
-// streamConfig returns the configuration of a stream that we create.
+// streamConfig returns the configuration of a stream that we create. The server's default for Duplicates is
+// duplicateWindow, or MaxAge if that is shorter, as it requires.
 func (p *Publisher) streamConfig(d *destination) jetstream.StreamConfig {
 	c := jetstream.StreamConfig{
 		Name:        d.stream,
@@ -246,19 +245,12 @@ func (p *Publisher) streamConfig(d *destination) jetstream.StreamConfig {
 		Retention:   jetstream.LimitsPolicy,
 		Discard:     jetstream.DiscardNew,
 		AllowDirect: true,
-		Duplicates:  duplicateWindow,
-		Replicas:    max(p.cfg.Replicas, 1),
+		Replicas:    p.cfg.Replicas,
 		MaxAge:      p.cfg.MaxAge,
-		MaxBytes:    -1,
+		MaxBytes:    p.cfg.MaxBytes,
 	}
 	if p.cfg.DiscardOld {
 		c.Discard = jetstream.DiscardOld
-	}
-	if p.cfg.MaxBytes > 0 {
-		c.MaxBytes = p.cfg.MaxBytes
-	}
-	if c.MaxAge > 0 && c.MaxAge < c.Duplicates {
-		c.Duplicates = c.MaxAge // the server requires it
 	}
 	return c
 }
@@ -322,45 +314,10 @@ func dropsOldest(c *jetstream.StreamConfig) bool {
 
 // takes reports whether one of the stream's subjects takes all that the pattern does.
 func takes(subjects []string, pattern string) bool {
-	for _, s := range subjects {
-		if covers(s, pattern) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(subjects, func(s string) bool { return server.SubjectMatchesFilter(pattern, s) })
 }
 
 // renames reports whether a transform changes a subject of those that the pattern takes.
 func renames(t *jetstream.SubjectTransformConfig, pattern string) bool {
-	return t.Source != t.Destination && overlap(cmp.Or(t.Source, ">"), pattern)
-}
-
-// overlap reports whether some subject is taken by both patterns.
-func overlap(a, b string) bool {
-	as, bs := strings.Split(a, "."), strings.Split(b, ".")
-	for i := range min(len(as), len(bs)) {
-		switch {
-		case as[i] == ">" || bs[i] == ">":
-			return true
-		case as[i] != "*" && bs[i] != "*" && as[i] != bs[i]:
-			return false
-		}
-	}
-	return len(as) == len(bs)
-}
-
-// covers reports whether subject a takes everything that subject b takes.
-func covers(a, b string) bool {
-	as, bs := strings.Split(a, "."), strings.Split(b, ".")
-	for i, t := range as {
-		switch {
-		case t == ">":
-			return len(bs) > i
-		case i >= len(bs), bs[i] == ">":
-			return false
-		case t != "*" && t != bs[i]:
-			return false
-		}
-	}
-	return len(as) == len(bs)
+	return t.Source != t.Destination && server.SubjectsCollide(cmp.Or(t.Source, ">"), pattern)
 }

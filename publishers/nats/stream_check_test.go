@@ -83,7 +83,7 @@ func TestWarnings(t *testing.T) {
 	}
 }
 
-func TestCovers(t *testing.T) {
+func TestTakes(t *testing.T) {
 	for _, c := range []struct {
 		a, b string
 		want bool
@@ -102,8 +102,8 @@ func TestCovers(t *testing.T) {
 		{"orders.*", "orders.>", false},
 		{"orders.>", "orders.>", true},
 	} {
-		if got := covers(c.a, c.b); got != c.want {
-			t.Errorf("%q covers %q: %v", c.a, c.b, got)
+		if got := takes([]string{c.a}, c.b); got != c.want {
+			t.Errorf("%q takes %q: %v", c.a, c.b, got)
 		}
 	}
 }

@@ -2,7 +2,6 @@
 package tlsfiles
 
 import (
-	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
@@ -18,7 +17,7 @@ type Files struct {
 	mu sync.Mutex
 	// Guarded by mu.
 	loaded  bool
-	content [3][]byte
+	content [3]string
 	pool    *x509.CertPool
 	pair    tls.Certificate
 }
@@ -31,9 +30,6 @@ func New(ca, cert, key string, report func(error)) *Files {
 	}
 	return &Files{files: [3]string{ca, cert, key}, report: report}
 }
-
-// HasCA reports whether a CA replaces the system's.
-func (f *Files) HasCA() bool { return f.files[0] != "" }
 
 // HasPair reports whether there is a client certificate.
 func (f *Files) HasPair() bool { return f.files[1] != "" }
@@ -54,59 +50,44 @@ func (f *Files) Current() (*x509.CertPool, tls.Certificate, error) {
 func (f *Files) Changed() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	fresh, _ := f.load()
-	return fresh
+	changed, _ := f.load()
+	return changed
 }
 
 // load reads the files, and reports whether they changed. On an error the last loaded files stay. Guarded by mu.
-func (f *Files) load() (fresh bool, err error) {
-	content, err := f.read()
-	if err == nil && !f.same(content) {
-		err = f.parse(content)
-		fresh = err == nil
-	}
-	f.report(err)
-	return fresh, err
-}
-
-func (f *Files) read() (content [3][]byte, err error) {
+func (f *Files) load() (changed bool, err error) {
+	defer func() { f.report(err) }()
+	var content [3]string
 	for i, file := range f.files {
 		if file == "" {
 			continue
 		}
-		if content[i], err = os.ReadFile(file); err != nil {
-			return content, err
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return false, err
 		}
+		content[i] = string(b)
 	}
-	return content, nil
-}
-
-func (f *Files) same(content [3][]byte) bool {
-	if !f.loaded {
-		return false
+	if f.loaded && content == f.content {
+		return false, nil
 	}
-	for i := range content {
-		if !bytes.Equal(content[i], f.content[i]) {
-			return false
-		}
-	}
-	return true
+	err = f.parse(content)
+	return err == nil, err
 }
 
 // parse replaces the loaded files if all of them are valid. A certificate and a key that are replaced one after the
 // other do not match in between.
-func (f *Files) parse(content [3][]byte) error {
+func (f *Files) parse(content [3]string) (err error) {
 	var pool *x509.CertPool
 	var pair tls.Certificate
-	var err error
-	if f.HasCA() {
+	if f.files[0] != "" {
 		pool = x509.NewCertPool()
-		if !pool.AppendCertsFromPEM(content[0]) {
+		if !pool.AppendCertsFromPEM([]byte(content[0])) {
 			return fmt.Errorf("%s: no PEM certificate in it", f.files[0])
 		}
 	}
 	if f.HasPair() {
-		if pair, err = tls.X509KeyPair(content[1], content[2]); err != nil {
+		if pair, err = tls.X509KeyPair([]byte(content[1]), []byte(content[2])); err != nil {
 			return fmt.Errorf("%s, %s: %w", f.files[1], f.files[2], err)
 		}
 	}
