@@ -17,8 +17,8 @@ import (
 	"github.com/postbridge/postbridge/brokers/kite"
 )
 
-// TestWorkload holds that what is sent is what it is said to be: every postback is proven by its checksum and
-// understood, and no two have the same id. A load that is refused or repeated would cost less.
+// TestWorkload: every postback is verified by its checksum and understood, and no two have the same id. A load that is
+// rejected or repeated would cost less.
 func TestWorkload(t *testing.T) {
 	broker := kite.New(kite.Config{
 		Checksum: kite.OrderTimestamp,
@@ -114,7 +114,7 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// TestReport compares two figures of the same round only: the machine may be another in the next.
+// TestReport: figures are compared within a round only, since the speed of the machine may change between rounds.
 func TestReport(t *testing.T) {
 	bare := &row{name: "bare", figures: []*figures{{rate: 100}, {rate: 10}, {rate: 1000}}}
 	own := &row{name: "own", baseline: bare, figures: []*figures{{rate: 50}, {rate: 6}, {rate: 400}}}

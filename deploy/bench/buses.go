@@ -22,9 +22,9 @@ import (
 type bus struct {
 	name string   // in POSTBRIDGE_PUBLISH and /status
 	env  []string // settings of postbridge
-	// held returns how many events the bus has stored; nil if the bus is down.
-	held  func(context.Context) (uint64, error)
-	close func() error
+	// stored returns how many events the bus has stored; nil if the bus is down.
+	stored func(context.Context) (uint64, error)
+	close  func() error
 
 	url   string // of JetStream
 	topic string // of Kafka
@@ -48,7 +48,7 @@ func (b *bench) openJetStream(ctx context.Context) (*bus, error) {
 	}
 	to := &bus{name: "nats", url: "nats://" + s.ingest.String()}
 	to.env = []string{"POSTBRIDGE_NATS_URL=" + to.url}
-	to.held = to.inJetStream
+	to.stored = to.storedInJetStream
 	to.close = func() error { return errors.Join(s.stop(), os.RemoveAll(store)) }
 	return to, nil
 }
@@ -71,9 +71,9 @@ func serveNATS(ctx context.Context, store string) error {
 	return nil
 }
 
-// inJetStream returns how many events the stream has stored. It began empty.
-func (b *bus) inJetStream(ctx context.Context) (uint64, error) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+// storedInJetStream returns how many events the stream has stored; it was created empty.
+func (b *bus) storedInJetStream(ctx context.Context) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
 	js, end, err := b.jetStream()
 	if err != nil {
@@ -87,9 +87,9 @@ func (b *bus) inJetStream(ctx context.Context) (uint64, error) {
 	return stream.CachedInfo().State.LastSeq, nil
 }
 
-// jetStream connects.
+// jetStream returns a JetStream client on a connection of its own, and what closes that.
 func (b *bus) jetStream(options ...jetstream.JetStreamOpt) (js jetstream.JetStream, end func(), err error) {
-	conn, err := nats.Connect(b.url, nats.Timeout(askTimeout))
+	conn, err := nats.Connect(b.url, nats.Timeout(statusTimeout))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -142,12 +142,12 @@ func (c *cluster) open(ctx context.Context) (*bus, error) {
 		env:   []string{"POSTBRIDGE_KAFKA_BROKERS=" + c.Brokers()[0], "POSTBRIDGE_PREFIX=" + prefix},
 		close: func() error { return nil },
 	}
-	b.held = func(ctx context.Context) (held uint64, err error) {
+	b.stored = func(ctx context.Context) (stored uint64, err error) {
 		ends, err := c.ends(ctx, b.topic)
 		for _, n := range ends {
-			held += uint64(n)
+			stored += uint64(n)
 		}
-		return held, err
+		return stored, err
 	}
 	conn, err := kafka.DialContext(ctx, "tcp", c.Brokers()[0])
 	if err != nil {

@@ -98,7 +98,7 @@ func (b *bench) drain(ctx context.Context, bin binary, open func(context.Context
 func (b *bench) filled(ctx context.Context, bin binary) (data string, err error) {
 	data = filepath.Join(b.dir, "full-"+bin.label)
 	if err := os.Mkdir(data, 0o755); err != nil {
-		return data, nil // it is there
+		return data, nil // an earlier call has filled it
 	}
 	srv, err := startReady(ctx, bin.path, data, unreachable())
 	if err != nil {
@@ -132,7 +132,7 @@ func (s *server) timeDrain(ctx context.Context, events uint64, limit time.Durati
 	}
 	end, err := s.cpu()
 	if err == nil && took < leastDrain {
-		err = fmt.Errorf("%d events were stored within %v, too fast to measure: raise -events", events, took)
+		err = fmt.Errorf("%d events were stored within %v, too fast to measure; raise -events", events, took)
 	}
 	return eventFigures(events, took, end-begin), errors.Join(err, s.checkStored(ctx, events))
 }
@@ -233,15 +233,15 @@ func (b *bench) natsLoop(ctx context.Context, c jetstream.StreamConfig, all []*n
 			return ctx.Err()
 		}
 	})
-	return f, errors.Join(err, awaitHeld(ctx, to, uint64(len(all)), 0)) // an acknowledgement may be an error
+	return f, errors.Join(err, awaitStored(ctx, to, uint64(len(all)))) // an acknowledgement may be an error
 }
 
-// awaitHeld waits until the bus holds exactly that many events.
-func awaitHeld(ctx context.Context, by *bus, events uint64, limit time.Duration) error {
-	return poll(ctx, max(limit, askTimeout), func() (bool, error) {
-		held, err := by.held(ctx)
-		if err == nil && held != events {
-			err = fmt.Errorf("%d events were published, %s holds %d", events, by.name, held)
+// awaitStored waits until the bus has stored exactly that many events.
+func awaitStored(ctx context.Context, to *bus, events uint64) error {
+	return poll(ctx, statusTimeout, func() (bool, error) {
+		stored, err := to.stored(ctx)
+		if err == nil && stored != events {
+			err = fmt.Errorf("%d events were published, %s has stored %d", events, to.name, stored)
 		}
 		return err == nil, err
 	})
@@ -290,7 +290,7 @@ func (c *cluster) loop(ctx context.Context, partitions [][]kafka.Message, events
 		running.Wait()
 		return errors.Join(errs...)
 	})
-	return f, errors.Join(err, awaitHeld(ctx, to, uint64(events), 0))
+	return f, errors.Join(err, awaitStored(ctx, to, uint64(events)))
 }
 
 // produce publishes to one partition.

@@ -48,7 +48,7 @@ const bodyTemplate = `{"user_id":"AB@@@@","unfilled_quantity":0,"app_id":` + app
 	`"pending_quantity":PENDING,"cancelled_quantity":0,"market_protection":0,"meta":{},` +
 	`"tag":"desk1-momentum-20d-7","guid":"28183Xbz8tOGnLmXrY"}`
 
-// workload hands out orders, each once.
+// workload issues the numbers of the orders to send, each once.
 type workload struct {
 	next  atomic.Int64
 	limit int64 // 0 for none
@@ -111,13 +111,13 @@ func (r *request) fill(order int64) {
 	hex.Encode(r.text[r.sum:], sum[:])
 }
 
-// plan says how to load a server.
+// plan configures the load of a server.
 type plan struct {
 	connections, threads int
 	warmup, duration     time.Duration
 }
 
-// result is what the load saw.
+// result holds the counts and the latencies of a load.
 type result struct {
 	answered  uint64 // with 200, the warm-up included
 	latencies times  // of the postbacks sent, or due, after the warm-up
@@ -338,8 +338,8 @@ func (c *conn) receive() (whole bool, err error) {
 	return checkAnswer(c.answer[:c.got])
 }
 
-// checkAnswer reports whether the answer is whole. It reads no more of it than tells a 200 from all else and one answer
-// from the next.
+// checkAnswer reports whether the answer is whole. It parses only the status and the length. Any status but 200 is an
+// error.
 func checkAnswer(answer []byte) (whole bool, err error) {
 	head, body, whole := bytes.Cut(answer, []byte("\r\n\r\n"))
 	if !whole {

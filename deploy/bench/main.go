@@ -46,7 +46,7 @@ func main() {
 	}
 }
 
-// bench is one run.
+// bench holds the configuration and the state of one run.
 type bench struct {
 	plan
 	rows     []string // ids to measure
@@ -63,9 +63,9 @@ type bench struct {
 // binary is a postbridge to measure.
 type binary struct{ label, path string }
 
-// rowIDs returns what can be measured, each beside its baseline.
+// rowIDs returns the ids of all rows.
 func rowIDs() []string {
-	return []string{"unreachable", "jetstream", "kafka", "latency", "drain-jetstream", "drain-kafka", "waiting"}
+	return []string{"unreachable", "jetstream", "kafka", "latency", "drain-jetstream", "drain-kafka"}
 }
 
 func parse(args []string, out io.Writer) (*bench, error) {

@@ -34,13 +34,11 @@ type row struct {
 
 // figures holds one measurement. Zero is not measured.
 type figures struct {
-	rate           float64       // answers or events a second
-	p50, p99       time.Duration // until the answer
-	stored         time.Duration // from arrival to stored in the stream, p50
-	cpu, senderCPU time.Duration // for each answer or event
-	memory         float64       // resident, MiB
-	ready          time.Duration // after the start
-	backlog        float64       // percent of the accepted events that were unpublished when the load ended
+	rate     float64       // answers or events a second
+	p50, p99 time.Duration // until the answer
+	stored   time.Duration // from arrival to stored in the stream, p50
+	cpu      time.Duration // for each answer or event
+	backlog  float64       // percent of the accepted events that were unpublished when the load ended
 }
 
 // measure measures the rows of a group. Each round begins with another row, so that none always follows the same one.
@@ -59,15 +57,7 @@ func (b *bench) measure(ctx context.Context, g *group) error {
 				return fmt.Errorf("%s: %w", r.name, err)
 			}
 			r.figures = append(r.figures, f)
-		}
-		for _, r := range g.rows {
-			fmt.Fprintf(b.out, "round %d  %-34s", round+1, r.name)
-			for _, c := range columns() {
-				if v, ok := c.of(r, round); ok {
-					fmt.Fprintf(b.out, "  %s "+c.format, c.title, v)
-				}
-			}
-			fmt.Fprintln(b.out)
+			fmt.Fprintf(b.out, "round %d of %d  %s\n", round+1, b.rounds, r.name)
 		}
 	}
 	return nil
@@ -100,9 +90,7 @@ func columns() []column {
 	rate := func(f *figures) float64 { return f.rate }
 	p50 := func(f *figures) float64 { return millis(f.p50) }
 	p99 := func(f *figures) float64 { return millis(f.p99) }
-	cpu := func(f *figures) float64 { return micros(f.cpu) }
-	memory := func(f *figures) float64 { return f.memory }
-	ready := func(f *figures) float64 { return millis(f.ready) }
+	cpu := func(f *figures) float64 { return float64(f.cpu) / float64(time.Microsecond) }
 	return []column{
 		{"per second", "%.0f", value(rate)},
 		{"ratio", "%.3f", compared(rate, ratio)},
@@ -113,12 +101,7 @@ func columns() []column {
 		{"stored p50 ms", "%.2f", value(func(f *figures) float64 { return millis(f.stored) })},
 		{"CPU µs each", "%.1f", value(cpu)},
 		{"times", "%.2f", compared(cpu, ratio)},
-		{"sender's", "%.1f", value(func(f *figures) float64 { return micros(f.senderCPU) })},
 		{"backlog %", "%.1f", value(func(f *figures) float64 { return f.backlog })},
-		{"MiB", "%.1f", value(memory)},
-		{"more", "%+.1f", compared(memory, difference)},
-		{"ready ms", "%.0f", value(ready)},
-		{"more", "%+.0f", compared(ready, difference)},
 	}
 }
 
@@ -179,7 +162,8 @@ func (b *bench) describe() error {
 	}
 	life := orderLife(netip.MustParseAddrPort("127.0.0.1:65535"))
 	fmt.Fprintf(b.out, "machine   %d cores, %s, %s; 4 KiB and an fsync take %.2f ms (p50), %.2f ms (p99)\n"+
-		"load      %d keep-alive connections, %d sending thread(s) on the same cores; %d rounds of %s after %s of warm-up;\n"+
+		"load      %d keep-alive connections, %d sending thread(s) on the same cores;\n"+
+		"          %d rounds of %s after %s of warm-up;\n"+
 		"          signed Kite postbacks of some %d bytes, %d states for each order, no repeat\n"+
 		"open loop %d a second; time counts from when a postback was due\n"+
 		"drain     %d events\n"+
@@ -209,5 +193,3 @@ func fsyncTimes(dir string) (t times, err error) {
 }
 
 func millis(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
-
-func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }

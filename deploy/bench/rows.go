@@ -23,9 +23,6 @@ func (b *bench) groups() (groups []*group) {
 	latency := &group{title: "open loop"}
 	paced := &row{name: "bare net/http", measure: b.bare(b.openRate)}
 	b.addRow(latency, paced, "latency", "JetStream", b.postbridge(b.openRate, b.openJetStream))
-	waiting := &group{title: "start"}
-	empty := &row{name: "no event in the spool", measure: b.startEmpty}
-	b.addRow(waiting, empty, "waiting", "all events in the spool", b.startFull)
 	groups = append(groups, rates, latency)
 	if b.wants("drain-jetstream") {
 		groups = append(groups, b.drainGroup("nats.go", b.openJetStream, b.readJetStream))
@@ -33,7 +30,7 @@ func (b *bench) groups() (groups []*group) {
 	if b.wants("drain-kafka") {
 		groups = append(groups, b.drainGroup("kafka-go", b.kafka.open, b.readKafka))
 	}
-	return append(groups, waiting)
+	return groups
 }
 
 // addRow adds a row for each binary, and the baseline before the first, if the row is wanted.
@@ -64,15 +61,16 @@ func (b *bench) bare(rate int) func(context.Context) (*figures, error) {
 	}
 }
 
-// postbridge measures one on a bus that is opened for it, with an empty data directory.
-func (b *bench) postbridge(rate int, open func(context.Context) (*bus, error)) func(context.Context,
-	binary) (*figures, error) {
+// postbridge measures a postbridge with an empty data directory, on a bus that is opened for it.
+func (b *bench) postbridge(
+	rate int, open func(context.Context) (*bus, error),
+) func(context.Context, binary) (*figures, error) {
 	return func(ctx context.Context, bin binary) (_ *figures, err error) {
-		data, remove, err := b.dataDir()
+		data, err := os.MkdirTemp(b.dir, "data-")
 		if err != nil {
 			return nil, err
 		}
-		defer func() { err = errors.Join(err, remove()) }()
+		defer func() { err = errors.Join(err, os.RemoveAll(data)) }()
 		to, err := open(ctx)
 		if err != nil {
 			return nil, err
@@ -94,21 +92,17 @@ func (b *bench) postbridge(rate int, open func(context.Context) (*bus, error)) f
 	}
 }
 
-func (b *bench) dataDir() (dir string, remove func() error, err error) {
-	dir, err = os.MkdirTemp(b.dir, "data-")
-	return dir, func() error { return os.RemoveAll(dir) }, err
-}
-
-// load loads a server, and reads the processor times at both ends of the measurement.
+// load loads a server, and reads its processor time at both ends of the measurement.
 func (b *bench) load(ctx context.Context, srv *server, rate int) (*figures, *result, error) {
-	var begin, end usage
+	var begin, end time.Duration
+	var err1, err2 error
 	over := make(chan struct{})
 	go func() {
 		defer close(over)
 		time.Sleep(b.warmup)
-		begin = usageNow(srv)
+		begin, err1 = srv.cpu()
 		time.Sleep(b.duration)
-		end = usageNow(srv)
+		end, err2 = srv.cpu()
 	}()
 	r, err := b.run(ctx, srv.ingest, new(workload), rate)
 	if err != nil {
@@ -116,26 +110,14 @@ func (b *bench) load(ctx context.Context, srv *server, rate int) (*figures, *res
 	}
 	<-over
 	n := time.Duration(len(r.latencies))
-	if err := errors.Join(begin.err, end.err); err != nil || n == 0 {
+	if err := errors.Join(err1, err2); err != nil || n == 0 {
 		return nil, nil, fmt.Errorf("nothing was measured: %w", err)
 	}
 	return &figures{
 		rate: float64(n) / b.duration.Seconds(),
 		p50:  r.latencies.quantile(0.5), p99: r.latencies.quantile(0.99),
-		cpu: (end.server - begin.server) / n, senderCPU: (end.sender - begin.sender) / n,
+		cpu: (end - begin) / n,
 	}, r, nil
-}
-
-// usage is the processor time used so far.
-type usage struct {
-	server, sender time.Duration
-	err            error
-}
-
-func usageNow(srv *server) (u usage) {
-	u.server, u.err = srv.cpu()
-	u.sender = ownCPU()
-	return u
 }
 
 // timeToStored returns the median of the time from the arrival of a postback to its event in the stream, read
@@ -155,44 +137,4 @@ func timeToStored(ctx context.Context, from *bus, r *result) (time.Duration, err
 		return err
 	})
 	return took.quantile(0.5), err
-}
-
-// startEmpty measures a start on an empty spool.
-func (b *bench) startEmpty(ctx context.Context) (_ *figures, err error) {
-	data, remove, err := b.dataDir()
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, remove()) }()
-	return b.timeStart(ctx, b.binaries[0], data)
-}
-
-// startFull measures a start on a spool that holds all events.
-func (b *bench) startFull(ctx context.Context, bin binary) (*figures, error) {
-	data, err := b.filled(ctx, bin)
-	if err != nil {
-		return nil, err
-	}
-	return b.timeStart(ctx, bin, data)
-}
-
-// readAhead is the time after a start in which postbridge has read ahead as far as it does.
-const readAhead = 3 * time.Second
-
-// timeStart starts postbridge without a bus.
-func (b *bench) timeStart(ctx context.Context, bin binary, data string) (f *figures, err error) {
-	from := time.Now()
-	srv, err := startReady(ctx, bin.path, data, unreachable())
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, srv.stop()) }()
-	f = &figures{ready: time.Since(from)}
-	select {
-	case <-time.After(readAhead):
-		f.memory, err = srv.resident()
-	case <-ctx.Done():
-		err = ctx.Err()
-	}
-	return f, err
 }

@@ -25,29 +25,35 @@ import (
 
 const (
 	startTimeout = 20 * time.Second
-	stopTimeout  = 40 * time.Second // postbridge itself gives its stop 25 seconds
-	askTimeout   = 5 * time.Second  // for one look at its status
-	askInterval  = 10 * time.Millisecond
+	stopTimeout  = 40 * time.Second // postbridge stops within 25 seconds
+	// statusTimeout limits one request for the state of postbridge or of a bus, which is polled every pollInterval.
+	statusTimeout = 5 * time.Second
+	pollInterval  = 10 * time.Millisecond
 )
 
 // server is one process under load.
 type server struct {
 	ingest netip.AddrPort
 	cmd    *exec.Cmd
-	log    string // path of its stderr
-	bus    *bus   // it publishes to; nil for none
+	log    string             // path of its stderr
+	signal context.CancelFunc // sends SIGTERM
 
-	admin string // host:port; of postbridge only
+	// Of postbridge only:
+	admin string // host:port
+	bus   *bus   // the bus to publish to
 }
 
-// command makes the command of the process. stop ends it, also when ctx is over. If this process is killed, it is, too.
+// command sets the command of the process. It runs until stop, also when ctx has ended, or until this process is killed.
 func (s *server) command(ctx context.Context, env []string, name string, args ...string) error {
 	log, err := os.Create(s.log)
 	if err != nil {
 		return err
 	}
 	defer log.Close()
-	s.cmd = exec.CommandContext(context.WithoutCancel(ctx), name, args...)
+	ctx, s.signal = context.WithCancel(context.WithoutCancel(ctx))
+	s.cmd = exec.CommandContext(ctx, name, args...)
+	s.cmd.Cancel = func() error { return s.cmd.Process.Signal(syscall.SIGTERM) }
+	s.cmd.WaitDelay = stopTimeout
 	s.cmd.Env = env
 	s.cmd.Stderr = log
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -56,21 +62,11 @@ func (s *server) command(ctx context.Context, env []string, name string, args ..
 
 // stop ends the process with SIGTERM, and by force after stopTimeout.
 func (s *server) stop() error {
-	if s.cmd.Process == nil {
-		return nil
+	s.signal()
+	if err := s.cmd.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("%w; the end of its log:\n%s", err, s.logTail())
 	}
-	force := time.AfterFunc(stopTimeout, func() { _ = s.cmd.Process.Kill() })
-	defer force.Stop()
-	_ = s.cmd.Process.Signal(syscall.SIGTERM) // if it has ended already, Wait returns why
-	err := s.cmd.Wait()
-	if status, ok := s.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() &&
-		status.Signal() == syscall.SIGTERM {
-		err = nil // it does not handle the signal
-	}
-	if err != nil {
-		err = fmt.Errorf("%w; the end of its log:\n%s", err, s.logTail())
-	}
-	return err
+	return nil
 }
 
 // logTail returns the last 2,000 bytes of the log.
@@ -93,19 +89,7 @@ func (s *server) cpu() (time.Duration, error) {
 	return time.Duration(user+system) * tick, errors.Join(err1, err2)
 }
 
-// resident returns the memory of the process, in MiB.
-func (s *server) resident() (float64, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid))
-	if err != nil {
-		return 0, err
-	}
-	_, rest, _ := strings.Cut(string(text), "VmRSS:")
-	line, _, _ := strings.Cut(rest, "kB")
-	kib, err := strconv.Atoi(strings.TrimSpace(line))
-	return float64(kib) / 1024, err
-}
-
-// serveBare is the whole of the server that postbridge is compared with.
+// serveBare runs the server that postbridge is compared with.
 func serveBare(ctx context.Context) error {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -180,8 +164,8 @@ func startReady(ctx context.Context, binary, data string, to *bus) (*server, err
 	}
 	err = poll(ctx, startTimeout, func() (bool, error) {
 		st, err := s.status(ctx)
-		if err == nil && st.Ready && to.held != nil {
-			_, err = to.held(ctx)
+		if err == nil && st.Ready && to.stored != nil {
+			_, err = to.stored(ctx)
 		}
 		return err == nil && st.Ready, err
 	})
@@ -210,15 +194,15 @@ func freePorts(n int) (ports []netip.AddrPort, err error) {
 	return ports, nil
 }
 
-// poll asks until the answer is yes; an error is a no. Its own error wraps the last one.
-func poll(ctx context.Context, limit time.Duration, ask func() (bool, error)) error {
+// poll calls check until it returns true; its error wraps the last one of check.
+func poll(ctx context.Context, limit time.Duration, check func() (bool, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	tick := time.NewTicker(askInterval)
+	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	for {
-		yes, err := ask()
-		if yes {
+		done, err := check()
+		if done {
 			return nil
 		}
 		select {
@@ -244,7 +228,7 @@ type status struct {
 }
 
 func (s *server) status(ctx context.Context) (*status, error) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.admin+"/status", nil)
 	if err != nil {
@@ -259,8 +243,8 @@ func (s *server) status(ctx context.Context) (*status, error) {
 	return st, json.NewDecoder(resp.Body).Decode(st)
 }
 
-// check holds postbridge to its promise: it accepted what it answered 200, and all of that is stored within the limit,
-// or in the spool if there is no bus. It returns the percentage that was unpublished at first.
+// check checks that postbridge has accepted every postback that it answered 200, and that all of them are stored on the
+// bus within the limit, or spooled if there is no bus. It returns the percentage that was unpublished at first.
 func (s *server) check(ctx context.Context, answered uint64, limit time.Duration) (backlog float64, err error) {
 	st, err := s.status(ctx)
 	if err != nil {
@@ -271,7 +255,7 @@ func (s *server) check(ctx context.Context, answered uint64, limit time.Duration
 		return 0, fmt.Errorf("%d postbacks were answered 200, postbridge counts %d accepted of %d received",
 			answered, kite.Accepted, kite.Received)
 	}
-	if s.bus.held == nil {
+	if s.bus.stored == nil {
 		if bus.Up || bus.Stored > 0 || bus.Waiting != answered {
 			return 0, fmt.Errorf("without a bus, %d events are stored and %d of %d unpublished", bus.Stored,
 				bus.Waiting, answered)
@@ -305,10 +289,10 @@ func (s *server) checkStored(ctx context.Context, events uint64) error {
 	if err != nil {
 		return err
 	}
-	held, err := s.bus.held(ctx)
-	if stored := st.Buses[s.bus.name].Stored; err == nil && (stored != events || held != events) {
-		err = fmt.Errorf("of %d accepted events postbridge counts %d stored, %s holds %d", events, stored, s.bus.name,
-			held)
+	onBus, err := s.bus.stored(ctx)
+	if stored := st.Buses[s.bus.name].Stored; err == nil && (stored != events || onBus != events) {
+		err = fmt.Errorf("of %d accepted events postbridge counts %d stored, %s has stored %d", events, stored,
+			s.bus.name, onBus)
 	}
 	return err
 }
