@@ -106,7 +106,7 @@ func (p *Publisher) options() []natsgo.Option {
 		natsgo.ErrorHandler(func(_ *natsgo.Conn, _ *natsgo.Subscription, err error) { p.asyncError(err) }),
 	}
 	if p.server != nil {
-		options = append(options, natsgo.InProcessServer(p.server))
+		options = append(options, natsgo.InProcessServer(p.server.server))
 	}
 	return append(options, p.cfg.connectOptions(p.certificates)...)
 }

@@ -79,9 +79,6 @@ func startEmbedded(cfg EmbeddedConfig, log *slog.Logger) (*embedded, error) {
 	return e, nil
 }
 
-// InProcessConn implements natsgo.InProcessConnProvider: a connection without a socket.
-func (e *embedded) InProcessConn() (net.Conn, error) { return e.server.InProcessConn() }
-
 func (e *embedded) start(l *serverLog) error {
 	e.server.SetLoggerV2(l, false, false, false)
 	e.server.Start()

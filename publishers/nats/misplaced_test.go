@@ -171,13 +171,23 @@ func TestMisplacedBefore(t *testing.T) {
 	e.publish(order(3))
 	undone(t, held)
 	c := streamConfig(t, js, "ORDERS")
-	c.Duplicates = 100 * time.Millisecond
-	if _, err := js.UpdateStream(t.Context(), c); err != nil {
-		t.Fatal(err)
-	}
-	if err := e.wait(held); err != nil {
-		t.Error(err)
-	}
+	tries := 0
+	eventually(t, "event 2 under its own subject", func() bool {
+		tries++
+		c.Duplicates = time.Duration(100+tries%2) * time.Millisecond // changed until it takes effect, as in forgetAll
+		if _, err := js.UpdateStream(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case err := <-held:
+			if err != nil {
+				t.Error(err)
+			}
+			return true
+		default:
+			return false
+		}
+	}, func() any { return e.all() })
 	e.waitNoCauses()
 	wantStored(t, js, "ORDERS", 1, 2, 3, 2)
 }

@@ -151,17 +151,12 @@ func (p *Publisher) checkStream(d *destination) bool {
 		p.report("stream "+d.stream, p.noAnswer(err))
 		return false
 	}
-	p.streamFits(d, stream)
-	return true
-}
-
-// streamFits records what the check found and resumes the destination. Guarded by mu.
-func (p *Publisher) streamFits(d *destination, s jetstream.Stream) {
 	p.report("stream "+d.stream, nil)
 	p.inboxHeard()
-	d.handle, d.identity = s, identity(s.CachedInfo())
-	d.window = s.CachedInfo().Config.Duplicates
+	info := stream.CachedInfo()
+	d.handle, d.identity, d.window = stream, identity(info), info.Config.Duplicates
 	p.resume(d)
+	return true
 }
 
 // resume makes the destination ready and enqueues its events. Backoffs are cut short only after a failed check: a
@@ -190,9 +185,10 @@ func (p *Publisher) findStream(ctx context.Context, js jetstream.JetStream, d *d
 			return nil, fmt.Errorf("stream %s is missing: %s", d.stream, d.createRemedy())
 		}
 		p.pause(d) // a recreated stream must be checked for lost events first
-		if s, err = p.createStream(ctx, js, d); err != nil {
+		if s, err = js.CreateStream(ctx, p.streamConfig(d)); err != nil {
 			return nil, fmt.Errorf("cannot create stream %s: %w", d.stream, advised(err))
 		}
+		p.log.Info("created stream", "stream", d.stream, "subjects", d.subjects)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot look up stream %s: %w", d.stream, lookupError(err))
@@ -221,17 +217,6 @@ func lookupError(err error) error {
 		return errors.New("JetStream does not answer; is it enabled on the server, and for the account?")
 	}
 	return advised(err)
-}
-
-func (p *Publisher) createStream(ctx context.Context, js jetstream.JetStream, d *destination) (jetstream.Stream, error) {
-	s, err := js.CreateStream(ctx, p.streamConfig(d))
-	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-		return js.Stream(ctx, d.stream) // another replica was faster
-	}
-	if err == nil {
-		p.log.Info("created stream", "stream", d.stream, "subjects", d.subjects)
-	}
-	return s, err
 }
 
 // streamConfig returns the configuration of a stream that we create. The server's default for Duplicates is
