@@ -132,7 +132,8 @@ func splitListen(listen string) (host string, port int, err error) {
 	if errors.As(err, &call) {
 		err = call.Err
 	}
-	return "", 0, fmt.Errorf("the embedded NATS server cannot listen on %s: %w; set POSTBRIDGE_NATS_LISTEN", listen, err)
+	return "", 0, fmt.Errorf("the embedded NATS server cannot listen on %s: %w; set POSTBRIDGE_NATS_LISTEN",
+		listen, err)
 }
 
 // serverLog writes the server's log to slog. A fatal message does not exit the process, as in the server's own

@@ -42,8 +42,8 @@ func (p *Publisher) sendBatch() bool {
 	return len(batch) > 0
 }
 
-// nextBatch begins to send copies, up to the limits of the batch and of the in-flight window, and returns the session to
-// write their messages to. It locks mu.
+// nextBatch begins to send copies, up to the limits of the batch and of the in-flight window. It returns their messages
+// and the session to write them to. It locks mu.
 func (p *Publisher) nextBatch() (s session, batch []*natsgo.Msg) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
