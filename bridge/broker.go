@@ -13,8 +13,9 @@ type Broker interface {
 	Verify(p *Postback) (verifiedBy string, err error)
 
 	// Normalize returns the order that the members of the body describe, which are in the sequence of the body. It is
-	// called after Verify, and only if the body is a JSON object. An error means that the members cannot be understood;
-	// the postback becomes a dead letter.
+	// called after Verify, and only if the body is a JSON object, or empty: then there are no members. The error
+	// NotAnOrder means that the body is recognized and is no order update; it is published as such. Any other error
+	// means that the members cannot be understood; the postback becomes a dead letter.
 	Normalize(members []event.Member) (event.Order, error)
 
 	// State returns the part of the order's state in one member of the body, in one spelling for all values that mean
@@ -23,6 +24,12 @@ type Broker interface {
 	// changes is not published. A member that the adapter does not know returns its value.
 	State(m event.Member) string
 }
+
+// NotAnOrder is the error of a body that an adapter recognizes and that is no order update. Its text is the kind of the
+// body, lower-case letters and _ only: one of a fixed list of the adapter, and the event's member other.
+type NotAnOrder string
+
+func (n NotAnOrder) Error() string { return "the body is no order update but " + string(n) }
 
 // Refusal is the error of a postback that is not verified.
 type Refusal struct {

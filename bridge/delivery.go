@@ -19,7 +19,7 @@ type Destination string
 const (
 	Orders      Destination = "orders"      // every understood event
 	Rejects     Destination = "rejects"     // a second copy of each event with status rejected
-	Deadletters Destination = "deadletters" // proven but not understood, or refused by the bus
+	Deadletters Destination = "deadletters" // verified but not understood or no order, or refused by the bus
 )
 
 // Delivery is one event to publish: the encoded event, and its subject, key and headers on the bus. A spool record
@@ -39,12 +39,13 @@ type Delivery struct {
 	// TraceParent is the W3C trace context of the postback.
 	TraceParent string
 
-	// Deadletter is true for a postback that was not understood, and for an event that the bus refused.
+	// Deadletter is true for a postback that was not understood or is no order update, and for an event that the bus
+	// refused.
 	Deadletter bool
 
 	// Data is the event: one line of JSON.
 	Data []byte
-	// Type is the CloudEvents type; empty is CloudEventsType. It is not part of the record: only events are spooled.
+	// Type is the CloudEvents type; empty is CloudEventsType. Of the others only OtherType is spooled.
 	Type string
 }
 
@@ -94,8 +95,11 @@ func (d *Delivery) SequenceText() string {
 	return "00000000000000000000"[len(text):] + text
 }
 
-// CloudEventsType is the CloudEvents type of every event.
+// CloudEventsType is the CloudEvents type of the events of orders and of dead letters.
 const CloudEventsType = "postbridge.order.v1"
+
+// OtherType is the CloudEvents type of a recognized postback that is no order update.
+const OtherType = "postbridge.other.v1"
 
 // Attributes returns the CloudEvents 1.0 attributes of the event, without the prefix of a binding. It leaves out
 // datacontenttype, which each binding spells its own way, and traceparent, which has no prefix.
@@ -149,14 +153,25 @@ func plain(c byte) bool {
 // recordVersion is the first byte of a record. This build reads no other version.
 const recordVersion = 1
 
-// appendHead appends the head of a spool record to b: version, flags, received (Unix nanoseconds, little endian), then
+// The second byte of a record: how the event is published.
+const (
+	recordOrder = iota
+	recordDeadletter
+	recordOther // as recordDeadletter, with OtherType; builds before this kind quarantine the record
+	numRecordKinds
+)
+
+// appendHead appends the head of a spool record to b: version, kind, received (Unix nanoseconds, little endian), then
 // the texts, each after its length as a uvarint. The event follows to the end of the record.
 func (d *Delivery) appendHead(b []byte) []byte {
-	var flags byte
-	if d.Deadletter {
-		flags = 1
+	kind := byte(recordOrder)
+	switch {
+	case d.Type == OtherType:
+		kind = recordOther
+	case d.Deadletter:
+		kind = recordDeadletter
 	}
-	b = append(b, recordVersion, flags)
+	b = append(b, recordVersion, kind)
 	b = binary.LittleEndian.AppendUint64(b, uint64(d.ReceivedAt.UnixNano()))
 	for _, s := range [...]string{d.TraceParent, d.ID, d.Broker, d.UserID, d.OrderID, string(d.Status)} {
 		b = binary.AppendUvarint(b, uint64(len(s)))
@@ -169,12 +184,15 @@ var errRecord = errors.New("the record has a version that this postbridge does n
 
 // ParseRecord decodes a spool record. Data shares the bytes of b, which must not change any more.
 func ParseRecord(b []byte) (*Delivery, error) {
-	if len(b) < 10 || b[0] != recordVersion || b[1] > 1 {
+	if len(b) < 10 || b[0] != recordVersion || b[1] >= numRecordKinds {
 		return nil, errRecord
 	}
 	d := &Delivery{
-		Deadletter: b[1] == 1,
+		Deadletter: b[1] != recordOrder,
 		ReceivedAt: time.Unix(0, int64(binary.LittleEndian.Uint64(b[2:]))),
+	}
+	if b[1] == recordOther {
+		d.Type = OtherType
 	}
 	texts := [...]*string{&d.TraceParent, &d.ID, &d.Broker, &d.UserID, &d.OrderID, (*string)(&d.Status)}
 	var from, to [len(texts)]int

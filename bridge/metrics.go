@@ -7,27 +7,29 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// fate is what became of a postback: received = accepted + repeated + refused + failed, once none is in flight.
+// fate is what became of a postback: received = accepted + repeated + other + refused + failed, once none is
+// in flight.
 type fate int
 
 const (
 	accepted fate = iota // on disk
 	repeated             // the order's last state once more; on disk already
+	other                // no order update; on disk
 	refused              // nothing proved it, or it cannot be read
 	failed               // proven, but not kept: answered 503
 	numFates
 )
 
 func (f fate) String() string {
-	return [...]string{"accepted", "repeated", "refused", "failed"}[f]
+	return [...]string{"accepted", "repeated", "other", "refused", "failed"}[f]
 }
 
 // busFate is what became of a sequence number on a bus: committed = stored + deadlettered + quarantined + skipped.
 type busFate int
 
 const (
-	stored       busFate = iota // in all its destinations
-	deadlettered                // in deadletters
+	stored       busFate = iota // in all its destinations, which of no order update is deadletters
+	deadlettered                // in deadletters: not understood, or refused by the bus
 	quarantined                 // in the quarantine file: the bus can take it nowhere
 	skipped                     // no record: damaged, or removed before this bus came
 	numBusFates

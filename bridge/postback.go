@@ -43,9 +43,9 @@ func (p *Postback) Members() ([]event.Member, error) {
 	return p.members, p.err
 }
 
-// Normalize makes the event of a verified postback; verifiedBy is the result of Verify. A postback that cannot be
-// normalized becomes an event too, with status unknown and no order id: see event.Event.Understood. The event may
-// refer to p.Body.
+// Normalize makes the event of a verified postback; verifiedBy is the result of Verify. A postback that is no order
+// update or cannot be normalized becomes an event too, with status unknown and no order id: see event.Event.Understood.
+// The event may refer to p.Body.
 func Normalize(b Broker, p *Postback, verifiedBy string, received time.Time) *event.Event {
 	e := &event.Event{
 		Broker:     b.Name(),
@@ -56,10 +56,13 @@ func Normalize(b Broker, p *Postback, verifiedBy string, received time.Time) *ev
 	members, err := p.Members()
 	setRaw(e, p.Body, !errors.Is(err, scan.ErrNotJSON))
 	var order event.Order
-	if err == nil {
+	if err == nil || len(bytes.TrimSpace(p.Body)) == 0 {
 		order, err = b.Normalize(members)
 	}
 	if err != nil {
+		if kind, ok := errors.AsType[NotAnOrder](err); ok {
+			e.Other = string(kind)
+		}
 		e.Status = event.StatusUnknown
 		e.ID = event.OfBody(e.Broker, p.Body)
 		return e

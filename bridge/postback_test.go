@@ -79,6 +79,23 @@ func TestNormalizeNotUnderstood(t *testing.T) {
 	}
 }
 
+// TestNormalizeNotAnOrder keeps the kind of a body that is no order update. An empty body is normalized too.
+func TestNormalizeNotAnOrder(t *testing.T) {
+	b := stubBroker{order: event.Order{OrderID: "half read"}, normalizeErr: NotAnOrder("position")}
+	for _, body := range []string{"{}", `{"a":1}`, "", " \n"} {
+		e := Normalize(b, &Postback{Body: []byte(body)}, "token", eventAt())
+		if e.Understood() || e.Other != "position" || e.Status != event.StatusUnknown ||
+			e.ID != event.OfBody("stub", []byte(body)) || !strings.Contains(string(e.Append(nil)), `"other":"position"`) {
+			t.Errorf("%q became %+v", body, e)
+		}
+	}
+	for _, body := range []string{"x", "[]", "null", "\xff"} { // nothing that an adapter could recognize
+		if e := Normalize(b, &Postback{Body: []byte(body)}, "token", eventAt()); e.Other != "" || e.Understood() {
+			t.Errorf("%q became %+v", body, e)
+		}
+	}
+}
+
 func TestRaw(t *testing.T) {
 	for _, v := range []struct{ name, body, want string }{
 		{"JSON", `{"a":[1, 2.0]}`, `"raw":{"a":[1, 2.0]}`},

@@ -261,7 +261,7 @@ func (p *pump) add(r spool.Record, d *Delivery, bytes int) *slot {
 // dead letters, and one that is refused there too is quarantined. Neither blocks the events behind it.
 func (p *pump) answered(ctx context.Context, s *slot, d *Delivery, err error) {
 	switch {
-	case err == nil && d.Deadletter:
+	case err == nil && d.Deadletter && d.Type != OtherType:
 		p.finish(s, deadlettered)
 	case err == nil:
 		p.finish(s, stored)

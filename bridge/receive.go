@@ -230,6 +230,8 @@ func (r *receiver) append(e *event.Event, record []byte) (a answer, sequence uin
 		return answer{status: http.StatusServiceUnavailable, fate: failed, detail: "cannot be stored now; retry"}, 0
 	case repeats:
 		return answer{status: http.StatusOK, fate: repeated, id: e.ID}, sequence
+	case e.Other != "":
+		return answer{status: http.StatusOK, fate: other, id: e.ID}, sequence
 	default:
 		return answer{status: http.StatusOK, fate: accepted, id: e.ID}, sequence
 	}
@@ -292,6 +294,9 @@ func appendRecord(b []byte, e *event.Event, arrival time.Time, traceParent strin
 		ReceivedAt:  arrival,
 		TraceParent: traceParent,
 		Deadletter:  !e.Understood(),
+	}
+	if e.Other != "" {
+		d.Type = OtherType
 	}
 	return e.Append(d.appendHead(b))
 }

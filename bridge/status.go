@@ -24,6 +24,7 @@ type postbackStatus struct {
 	Received uint64 `json:"received"`
 	Accepted uint64 `json:"accepted"`
 	Repeated uint64 `json:"repeated"`
+	Other    uint64 `json:"other"`
 	Refused  uint64 `json:"refused"`
 	Failed   uint64 `json:"failed"`
 }
@@ -62,6 +63,7 @@ func (b *Bridge) status() status {
 		// A postback in flight is received and has no fate yet, so received is read last.
 		var p postbackStatus
 		p.Accepted, p.Repeated = m.fates[accepted].Load(), m.fates[repeated].Load()
+		p.Other = m.fates[other].Load()
 		p.Refused, p.Failed = m.fates[refused].Load(), m.fates[failed].Load()
 		p.Received = m.received.Load()
 		st.Postbacks[name] = p

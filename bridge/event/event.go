@@ -45,7 +45,7 @@ func Statuses() []Status {
 type Event struct {
 	// The same state of the same order has the same id, however often it is sent: 32 hex digits, a hash of every member
 	// of the body except the few known to differ between two deliveries of one state. Of a postback that was not
-	// understood: a hash of broker and body.
+	// understood or is no order update: a hash of broker and body.
 	ID string `json:"id"`
 	// The stock broker that sent the postback: kite or dhan.
 	Broker string `json:"broker"`
@@ -59,6 +59,9 @@ type Event struct {
 	VerifiedBy string `json:"verified_by"`
 	// Where the event comes from: postback.
 	Source string `json:"source"`
+	// What the body is, if it is recognized and is no order update: gtt_order, position or holding (Upstox), probe
+	// (Fyers). Such an event has no order; its CloudEvents type is postbridge.other.v1.
+	Other string `json:"other,omitzero"`
 	// The broker's body, if it is JSON; bytes that are not UTF-8 as U+FFFD. It may contain \u0000 and unpaired
 	// surrogates (\ud800), as the broker sent them, and any text taken from it may contain \u0000. PostgreSQL's jsonb
 	// refuses both; its json and text do not.
@@ -183,5 +186,6 @@ const TimeFormat = "2006-01-02T15:04:05.000000000Z"
 const SourcePostback = "postback"
 
 // Understood reports whether the postback was normalized: the event has an order id and a status. Otherwise it has
-// only the raw body, with StatusUnknown, and is published to the dead-letter destination.
+// only the raw body, with StatusUnknown, and is published to the dead-letter destination; Other is empty if the postback
+// was not understood.
 func (e *Event) Understood() bool { return e.OrderID != "" }

@@ -17,6 +17,7 @@ func (e *Event) Append(b []byte) []byte {
 	w.text("received_at", e.ReceivedAt)
 	w.text("verified_by", e.VerifiedBy)
 	w.text("source", e.Source)
+	w.text("other", e.Other)
 	if e.Raw != nil {
 		w.name("raw")
 		w = append(w, e.Raw...)

@@ -211,6 +211,8 @@ func textSchema(name string) schemaDoc {
 		s.Pattern = "^[0-9a-f]{32}$"
 	case "broker":
 		s.Pattern = "^[a-z]+$"
+	case "other":
+		s.Pattern = "^[a-z_]+$"
 	case "verified_by":
 		s.Enum = []string{"checksum", "checksum:user_id", "token", "checksum+token", "checksum:user_id+token"}
 	case "source":

@@ -8,7 +8,7 @@ const chartSpan = 120 // seconds of a chart
 const keptEvents = 500 // the same number as on the server
 const keptRejects = 100
 const shownRows = 200
-const fates = ["accepted", "repeated", "refused", "failed"]
+const fates = ["accepted", "repeated", "other", "refused", "failed"]
 const late = 2 // age in seconds above which the oldest unpublished event is reported
 
 let run = "" // id of the server process

@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -37,6 +38,8 @@ type Suite struct {
 	PathToken string
 	// Dir is the directory of the bodies and of the golden files, usually testdata.
 	Dir string
+	// Others names the genuine bodies that the broker recognizes as no order update, without .json.
+	Others []string
 	// Change names the genuine bodies whose fields are changed one by one, for testdata/changes.
 	Change []string
 	// Members has every member that the broker documents or that a body contains. The value is the reason why a
@@ -133,6 +136,9 @@ func (s Suite) testGolden(t *testing.T) {
 			if err != nil {
 				t.Fatalf("a genuine postback was refused: %v", err)
 			}
+			if got, want := e.Other != "", slices.Contains(s.Others, b.name); got != want || got && e.Understood() {
+				t.Errorf("it became %q with order %q; no order update: want %v", e.Other, e.OrderID, want)
+			}
 			check(t, b, e)
 		})
 	}
@@ -177,7 +183,8 @@ func compareGolden(t testing.TB, file string, got []byte) {
 	}
 }
 
-// testTruncated truncates each body at every byte. The rest must never be read as an order.
+// testTruncated truncates each body at every byte. The rest must never be read as an order, nor be recognized, unless it
+// is empty: that may be a probe.
 func (s Suite) testTruncated(t *testing.T) {
 	for _, b := range s.genuine(t) {
 		whole := len(bytes.TrimRight(b.body, " \t\r\n"))
@@ -187,8 +194,8 @@ func (s Suite) testTruncated(t *testing.T) {
 				checkRefusal(t, err)
 				continue
 			}
-			if e.Understood() {
-				t.Errorf("%s, cut after %d bytes, became an order", b.name, n)
+			if e.Understood() || e.Other != "" && n > 0 {
+				t.Errorf("%s, cut after %d bytes, became an order or %q", b.name, n, e.Other)
 			}
 			encode(t, e)
 		}

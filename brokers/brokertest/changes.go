@@ -83,6 +83,8 @@ func (s Suite) outcome(t *testing.T, original *event.Event, body []byte) string 
 	}
 	encode(t, e)
 	switch {
+	case e.Other != "":
+		return "accepted, " + e.Other
 	case !e.Understood():
 		return "accepted, dead letter"
 	case e.ID == original.ID:

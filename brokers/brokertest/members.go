@@ -41,6 +41,18 @@ func (s Suite) testSpellings(t *testing.T) {
 			}
 		}
 	}
+	for _, b := range s.genuine(t) {
+		members, isObject := parseObject(b.body)
+		if !isObject || !slices.Contains(s.Others, b.name) {
+			continue
+		}
+		kind := s.unverified(b.body).Other
+		for _, spelled := range members.spellings(t) {
+			if got := s.unverified(spelled).Other; got != kind {
+				t.Errorf("%s becomes %q instead of %q when it is spelled\n%s", b.name, got, kind, spelled)
+			}
+		}
+	}
 }
 
 // readOrder is a sample that is an order.

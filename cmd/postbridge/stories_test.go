@@ -407,9 +407,10 @@ func lookUp(v any, path string) any {
 // balance checks the accounts of a status in which nothing is in flight.
 func balance(all map[string]any) error {
 	num := func(path string) int { f, _ := lookUp(all, path).(float64); return int(f) }
-	for _, broker := range []string{"kite", "dhan"} {
+	brokers, _ := all["postbacks"].(map[string]any)
+	for broker := range brokers {
 		p := "postbacks." + broker + "."
-		if r := num(p + "received"); r != num(p+"accepted")+num(p+"repeated")+num(p+"refused")+num(p+"failed") {
+		if r := num(p + "received"); r != num(p+"accepted")+num(p+"repeated")+num(p+"other")+num(p+"refused")+num(p+"failed") {
 			return fmt.Errorf("%d postbacks of %s do not balance: %v", r, broker, lookUp(all, "postbacks."+broker))
 		}
 	}
