@@ -47,7 +47,7 @@ type Event struct {
 	// of the body except the few known to differ between two deliveries of one state. Of a postback that was not
 	// understood or is no order update: a hash of broker and body.
 	ID string `json:"id"`
-	// The stock broker that sent the postback: kite or dhan.
+	// The stock broker that sent the postback: kite, dhan, upstox or fyers.
 	Broker string `json:"broker"`
 
 	Order
@@ -74,7 +74,7 @@ type Event struct {
 
 // Order is what a broker says of one order at one time. The zero value of a field is "not known".
 type Order struct {
-	// The broker's id of the user (Kite user_id, Dhan dhanClientId).
+	// The broker's id of the user (Kite user_id, Dhan dhanClientId, Upstox placed_by, Fyers clientId).
 	UserID string `json:"user_id,omitzero"`
 	// The broker's id of the order.
 	OrderID string `json:"order_id,omitzero"`
@@ -103,7 +103,7 @@ type Order struct {
 	Exchange string `json:"exchange,omitzero"`
 	// The trading symbol.
 	Symbol string `json:"symbol,omitzero"`
-	// The broker's id of the instrument (Kite instrument_token, Dhan securityId).
+	// The broker's id of the instrument (Kite instrument_token, Dhan securityId, Upstox instrument_key, Fyers fyToken).
 	InstrumentID string `json:"instrument_id,omitzero"`
 	// The side: buy or sell.
 	Side string `json:"side,omitzero"`
