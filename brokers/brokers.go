@@ -7,13 +7,18 @@ import (
 	"github.com/postbridge/postbridge/bridge"
 	"github.com/postbridge/postbridge/brokers/dhan"
 	"github.com/postbridge/postbridge/brokers/kite"
+	"github.com/postbridge/postbridge/brokers/upstox"
 )
 
 // Config has what each broker needs. Only that of the brokers that are made is looked at.
 type Config struct {
-	Kite kite.Config
-	Dhan func() dhan.Credentials
+	Kite   kite.Config
+	Dhan   func() dhan.Credentials
+	Upstox func() upstox.Credentials
 }
+
+// Names returns the names of all brokers.
+func Names() []string { return []string{"kite", "dhan", "upstox"} }
 
 // New makes the broker of that name.
 func New(name string, c Config) (bridge.Broker, error) {
@@ -22,6 +27,8 @@ func New(name string, c Config) (bridge.Broker, error) {
 		return kite.New(c.Kite), nil
 	case "dhan":
 		return dhan.New(c.Dhan), nil
+	case "upstox":
+		return upstox.New(c.Upstox), nil
 	default:
 		return nil, fmt.Errorf("no broker is called %q", name)
 	}

@@ -7,7 +7,7 @@ import (
 )
 
 func TestNew(t *testing.T) {
-	for _, name := range []string{"kite", "dhan"} {
+	for _, name := range brokers.Names() {
 		b, err := brokers.New(name, brokers.Config{})
 		if err != nil || b.Name() != name {
 			t.Errorf("%s: %v, %v", name, b, err)

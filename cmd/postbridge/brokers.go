@@ -2,61 +2,110 @@ package main
 
 import (
 	"strings"
+	"sync/atomic"
 
 	"github.com/postbridge/postbridge/bridge"
 	"github.com/postbridge/postbridge/brokers"
 	"github.com/postbridge/postbridge/brokers/dhan"
 	"github.com/postbridge/postbridge/brokers/kite"
+	"github.com/postbridge/postbridge/brokers/upstox"
 )
 
 // brokerNames returns the names of all brokers.
-func brokerNames() []string { return []string{"kite", "dhan"} }
+func brokerNames() []string { return brokers.Names() }
+
+// sentBrokers returns the names of the brokers whose postbacks send can make.
+func sentBrokers() []string { return []string{"kite", "dhan"} }
 
 // unknownBroker returns the error for a --broker that is not in brokerNames.
 func unknownBroker(name string) error {
 	return misuse("--broker %q is not known; set it to %s", name, strings.Join(brokerNames(), " or "))
 }
 
+// tokenBroker describes a broker that signs nothing: a path token proves its postbacks.
+type tokenBroker struct {
+	name, title string
+	tokens      secretList
+	tokensFile  string
+	current     func(*credentials) *atomic.Pointer[[]string]
+	idsSetting  string // the setting of the accepted users, without POSTBRIDGE_
+	ids         list
+}
+
+// tokenBrokers returns the brokers whose only proof is a path token, on or off.
+func (c *config) tokenBrokers() []tokenBroker {
+	return []tokenBroker{
+		{"dhan", "Dhan", c.DhanTokens, c.DhanTokensFile,
+			func(c *credentials) *atomic.Pointer[[]string] { return &c.dhanTokens },
+			"DHAN_CLIENT_IDS", c.DhanClientIDs},
+		{"upstox", "Upstox", c.UpstoxTokens, c.UpstoxTokensFile,
+			func(c *credentials) *atomic.Pointer[[]string] { return &c.upstoxTokens },
+			"UPSTOX_USER_IDS", c.UpstoxUserIDs},
+	}
+}
+
+func (b *tokenBroker) on() bool { return b.tokens != "" || b.tokensFile != "" }
+
+func (b *tokenBroker) route() string { return "/" + b.name + "/{token}" }
+
+// tokensSetting returns the name of the setting of the path tokens, without POSTBRIDGE_.
+func (b *tokenBroker) tokensSetting() string { return strings.ToUpper(b.name) + "_TOKENS" }
+
 func (c *config) kiteOn() bool { return c.KiteSecrets != "" || c.KiteSecretsFile != "" }
 
-func (c *config) dhanOn() bool { return c.DhanTokens != "" || c.DhanTokensFile != "" }
-
 func (c *config) checkBrokers() error {
+	on, alternatives := c.kiteOn(), []string{}
+	for _, b := range c.tokenBrokers() {
+		on = on || b.on()
+		alternatives = append(alternatives, envPrefix+b.tokensSetting())
+		if !b.on() && b.ids != nil {
+			return bad(b.idsSetting, "is set but %s is off; set POSTBRIDGE_%s, too", b.title, b.tokensSetting())
+		}
+		for i, id := range b.ids { // not secret, but as easily mistyped
+			if err := checkSecret(id); err != nil {
+				return bad(b.idsSetting, "entry %d %v", i+1, err)
+			}
+		}
+	}
 	switch {
-	case !c.kiteOn() && !c.dhanOn():
-		return misuse("no broker to take postbacks from; set POSTBRIDGE_KITE_SECRETS to app_id=api_secret, " +
-			"or POSTBRIDGE_DHAN_TOKENS")
+	case !on:
+		return misuse("no broker to take postbacks from; set POSTBRIDGE_KITE_SECRETS to app_id=api_secret, or %s",
+			strings.Join(alternatives, " or "))
 	case !c.kiteOn() && (c.KiteTokens != "" || c.KiteTokensFile != ""):
 		return bad("KITE_TOKENS", "is set but Kite is off; set POSTBRIDGE_KITE_SECRETS to app_id=api_secret, too")
-	case !c.dhanOn() && c.DhanClientIDs != nil:
-		return bad("DHAN_CLIENT_IDS", "is set but Dhan is off; set POSTBRIDGE_DHAN_TOKENS, too")
-	}
-	for i, id := range c.DhanClientIDs { // not secret, but as easily mistyped
-		if err := checkSecret(id); err != nil {
-			return bad("DHAN_CLIENT_IDS", "entry %d %v", i+1, err)
-		}
 	}
 	return checkChoice("KITE_CHECKSUM", c.KiteChecksum, "order_timestamp", "user_id")
 }
 
 // brokers returns the configured brokers and their routes, with {token} in place of a token.
 func (c *config) brokers(credentials *credentials) (all []bridge.Broker, routes []string, err error) {
-	on := map[string]bool{"kite": c.kiteOn(), "dhan": c.dhanOn()}
-	route := map[string]string{"kite": c.kiteRoute(), "dhan": "/dhan/{token}"}
-	for _, name := range brokerNames() {
-		if !on[name] {
+	adapters := brokers.Config{
+		Kite: kite.Config{Checksum: kite.Formula(c.KiteChecksum), Credentials: credentials.kite},
+		Dhan: func() dhan.Credentials {
+			return dhan.Credentials{Tokens: load(&credentials.dhanTokens), ClientIDs: c.DhanClientIDs}
+		},
+		Upstox: func() upstox.Credentials {
+			return upstox.Credentials{Tokens: load(&credentials.upstoxTokens), UserIDs: c.UpstoxUserIDs}
+		},
+	}
+	on := make(map[string]string) // the routes of the brokers that are on
+	if c.kiteOn() {
+		on["kite"] = c.kiteRoute()
+	}
+	for _, b := range c.tokenBrokers() {
+		if b.on() {
+			on[b.name] = b.route()
+		}
+	}
+	for _, name := range brokers.Names() {
+		if on[name] == "" {
 			continue
 		}
-		b, err := brokers.New(name, brokers.Config{
-			Kite: kite.Config{Checksum: kite.Formula(c.KiteChecksum), Credentials: credentials.kite},
-			Dhan: func() dhan.Credentials {
-				return dhan.Credentials{Tokens: load(&credentials.dhanTokens), ClientIDs: c.DhanClientIDs}
-			},
-		})
+		b, err := brokers.New(name, adapters)
 		if err != nil {
 			return nil, nil, err
 		}
-		all, routes = append(all, b), append(routes, route[name])
+		all, routes = append(all, b), append(routes, on[name])
 	}
 	return all, routes, nil
 }

@@ -68,6 +68,8 @@ func TestDoctorRoutes(t *testing.T) {
 		{"KITE_SECRETS=1=s", "!warn routes /dhan", ""},
 		{"DHAN_TOKENS=short", "warn routes /dhan/{token} accepts a token of less than 16", "POSTBRIDGE_DHAN_TOKENS"},
 		{"DHAN_TOKENS=" + long, "ok routes /dhan/{token} needs a path token", ""},
+		{"UPSTOX_TOKENS=short", "warn routes /upstox/{token} takes a token of less than 16", "POSTBRIDGE_UPSTOX_TOKENS"},
+		{"UPSTOX_TOKENS=" + long, "ok routes /upstox/{token} needs a path token", ""},
 	} {
 		results := newDoctor(t, test.settings).routes()
 		wantSaid(t, results, test.begin, test.words)

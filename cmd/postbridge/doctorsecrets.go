@@ -24,11 +24,15 @@ func (d *doctor) routes() []publishers.CheckResult {
 			"set POSTBRIDGE_KITE_TOKENS, and register /kite/<token>")
 		checkTokens(kite, "POSTBRIDGE_KITE_TOKENS", tokens)
 	}
-	dhan := &publishers.Checks{Area: "routes", What: "/dhan/{token}"}
-	if d.config.dhanOn() {
-		checkTokens(dhan, "POSTBRIDGE_DHAN_TOKENS", load(&d.credentials.dhanTokens))
+	all := kite.Results
+	for _, b := range d.config.tokenBrokers() {
+		if b.on() {
+			route := &publishers.Checks{Area: "routes", What: b.route()}
+			checkTokens(route, envPrefix+b.tokensSetting(), load(b.current(d.credentials)))
+			all = append(all, route.Results...)
+		}
 	}
-	return slices.Concat(kite.Results, dhan.Results)
+	return all
 }
 
 func checkTokens(route *publishers.Checks, setting string, tokens []string) {

@@ -15,13 +15,15 @@ import (
 
 // credentials holds the current secrets. Those in files change while postbridge runs; each is replaced atomically.
 type credentials struct {
-	certificate            atomic.Pointer[tls.Certificate]
-	adminToken             atomic.Pointer[string]
-	kiteSecrets            atomic.Pointer[[]kite.Secret]
-	kiteTokens, dhanTokens atomic.Pointer[[]string]
-	natsPassword           atomic.Pointer[string]
-	natsToken              atomic.Pointer[string]
-	kafkaPassword          atomic.Pointer[string]
+	certificate   atomic.Pointer[tls.Certificate]
+	adminToken    atomic.Pointer[string]
+	kiteSecrets   atomic.Pointer[[]kite.Secret]
+	kiteTokens    atomic.Pointer[[]string]
+	dhanTokens    atomic.Pointer[[]string]
+	upstoxTokens  atomic.Pointer[[]string]
+	natsPassword  atomic.Pointer[string]
+	natsToken     atomic.Pointer[string]
+	kafkaPassword atomic.Pointer[string]
 
 	files *secretFiles
 }
@@ -43,14 +45,17 @@ func (c *config) httpSecrets() []secretSource {
 }
 
 func (c *config) brokerSecrets() []secretSource {
-	return []secretSource{
+	all := []secretSource{
 		{"KITE_SECRETS", string(c.KiteSecrets), c.KiteSecretsFile, "",
 			func(c *credentials, text string) error { return set(&c.kiteSecrets, text, parseKiteSecrets) }},
 		{"KITE_TOKENS", string(c.KiteTokens), c.KiteTokensFile, "",
 			func(c *credentials, text string) error { return set(&c.kiteTokens, text, parseTokens) }},
-		{"DHAN_TOKENS", string(c.DhanTokens), c.DhanTokensFile, "",
-			func(c *credentials, text string) error { return set(&c.dhanTokens, text, parseTokens) }},
 	}
+	for _, b := range c.tokenBrokers() {
+		all = append(all, secretSource{b.tokensSetting(), string(b.tokens), b.tokensFile, "",
+			func(c *credentials, text string) error { return set(b.current(c), text, parseTokens) }})
+	}
+	return all
 }
 
 func (c *config) busSecrets() []secretSource {

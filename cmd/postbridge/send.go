@@ -205,8 +205,8 @@ func (p *process) sendSettings(o *sendOptions) error {
 
 func (o *sendOptions) check() error {
 	switch {
-	case !slices.Contains(brokerNames(), o.broker):
-		return unknownBroker(o.broker)
+	case !slices.Contains(sentBrokers(), o.broker):
+		return misuse("--broker %q is not known; set it to %s", o.broker, strings.Join(sentBrokers(), " or "))
 	case o.count < 0 || o.duration < 0 || o.rate < 0:
 		return misuse("--count, --for and --rate must not be negative; 0 is no limit")
 	case o.timeout <= 0:

@@ -65,6 +65,13 @@ type config struct {
 	DhanTokensFile string `env:"DHAN_TOKENS_FILE"`
 	// If set, only these Dhan client ids are accepted, separated by commas.
 	DhanClientIDs list `env:"DHAN_CLIENT_IDS"`
+	// Path tokens, separated by commas; all are valid. Upstox posts to `/upstox/{token}` and signs nothing. Without it
+	// Upstox is off.
+	UpstoxTokens secretList `env:"UPSTOX_TOKENS"`
+	// A file with the same, separated by commas or lines; reloaded when it changes.
+	UpstoxTokensFile string `env:"UPSTOX_TOKENS_FILE"`
+	// If set, only orders of these Upstox users (UCC, `placed_by`) are accepted, separated by commas.
+	UpstoxUserIDs list `env:"UPSTOX_USER_IDS"`
 
 	// The buses to publish to: `nats`, `kafka` or `nats,kafka`; each gets every event at its own pace.
 	Publish list `env:"PUBLISH" envDefault:"nats"`
