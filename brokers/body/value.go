@@ -63,6 +63,19 @@ func Fold(dst []byte, word string) []byte {
 	return dst
 }
 
+// Lower appends a name with its ASCII letters in lower case. A switch over string(Lower(…)) does not
+// allocate.
+func Lower(dst []byte, name string) []byte {
+	for i := range len(name) {
+		c := name[i]
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		dst = append(dst, c)
+	}
+	return dst
+}
+
 // Member returns the value of a member of an object, the last one if the name is repeated, or "" if there is none.
 func (v Value) Member(name string) (of Value) {
 	if len(v) > len("{}") && v[0] == '{' {
@@ -168,10 +181,13 @@ func (r *TimeReader) Time(v Value) string {
 }
 
 // Time returns a time in RFC 3339, always in Indian time, so that one instant has one text; "" for any other value.
-// Brokers send "2006-01-02 15:04:05" in Indian time, or RFC 3339.
+// Brokers send "2006-01-02 15:04:05" or "02-Jan-2006 15:04:05" in Indian time, or RFC 3339.
 func (v Value) Time() string {
 	s := strings.TrimSpace(v.Text())
 	wall, err := time.Parse(time.DateTime, s)
+	if err != nil {
+		wall, err = time.Parse("02-Jan-2006 15:04:05", s)
+	}
 	if err != nil {
 		t, err := time.Parse(time.RFC3339, s)
 		if err != nil {

@@ -75,6 +75,8 @@ func TestTime(t *testing.T) {
 		"2022-03-03T09:24:25+0530":  "2022-03-03T09:24:25+05:30",
 		"2021-12-31T20:00:00Z":      "2022-01-01T01:30:00+05:30",
 		"0001-01-01 00:00:00":       "", "0001-01-01T00:00:00Z": "", "0000-12-31T23:00:00Z": "", "9999-12-31T23:00:00Z": "",
+		"18-Jul-2023 11:44:29": "2023-07-18T11:44:29+05:30", " 09-MAR-2023 09:34:38 ": "2023-03-09T09:34:38+05:30",
+		"30-Feb-2023 11:44:29": "", "18-07-2023 11:44:29": "", "01-Jan-0001 00:00:00": "", "18-Jul-2023": "",
 		"2022-02-30 09:24:25": "", "09:24:25": "", "2022-03-03": "", "NA": "", "": "", "yesterday": "",
 	} {
 		if got := Value(strconv.Quote(sent)).Time(); got != want {
@@ -112,6 +114,14 @@ func TestFold(t *testing.T) {
 		}
 		if got := string(Fold([]byte("x "), word)); got != "x "+want {
 			t.Errorf("%q behind another text became %q", word, got)
+		}
+	}
+}
+
+func TestLower(t *testing.T) {
+	for name, want := range map[string]string{"fyToken": "fytoken", "ORDER_ID": "order_id", "": "", "É1": "É1"} {
+		if got := string(Lower([]byte("x"), name)); got != "x"+want {
+			t.Errorf("%q became %q, want x%s", name, got, want)
 		}
 	}
 }

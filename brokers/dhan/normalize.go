@@ -59,7 +59,7 @@ func (o *order) fillPrice() string {
 // order API.
 func (o *order) member(name string, v body.Value) {
 	var buf [32]byte
-	switch string(lower(buf[:0], name)) {
+	switch string(body.Lower(buf[:0], name)) {
 	case "dhanclientid":
 		o.UserID = v.Text()
 	case "orderid":
@@ -121,23 +121,11 @@ func (o *order) member(name string, v body.Value) {
 	}
 }
 
-// lower appends the name with its ASCII letters in lower case. strings.ToLower would allocate for each member.
-func lower(dst []byte, name string) []byte {
-	for i := range len(name) {
-		c := name[i]
-		if 'A' <= c && c <= 'Z' {
-			c += 'a' - 'A'
-		}
-		dst = append(dst, c)
-	}
-	return dst
-}
-
 // State excludes no member: none is known to differ between two postbacks of one state.
 func (*Broker) State(m event.Member) string {
 	v := body.Value(m.Value)
 	var buf [32]byte
-	switch string(lower(buf[:0], m.Name)) {
+	switch string(body.Lower(buf[:0], m.Name)) {
 	case "orderstatus":
 		return v.StateWord()
 	case "quantity", "disclosedquantity", "filled_qty", "filledqty", "remainingquantity", "price", "triggerprice",

@@ -1,0 +1,28 @@
+// Package fyers reads the postbacks of the Fyers API v3.
+//
+// The documentation is https://myapi.fyers.in/docsv3, section Webhooks. A postback is one JSON object for one order. A
+// webhook has a secret, but the documentation does not describe how Fyers uses it, so what proves the origin is a token
+// in the registered URL. After an answer other than 200, Fyers sends nothing to the URL for half an hour.
+package fyers
+
+import "github.com/postbridge/postbridge/bridge"
+
+// Credentials are what proves a postback. They are immutable once returned.
+type Credentials struct {
+	// Tokens are the path tokens. Without one, no postback is verified.
+	Tokens []string
+	// ClientIDs are the Fyers clients whose orders are accepted; empty accepts all.
+	ClientIDs []string
+}
+
+// Broker reads Fyers' postbacks.
+type Broker struct{ credentials func() Credentials }
+
+var _ bridge.Broker = (*Broker)(nil)
+
+// New makes the adapter. The function returns the credentials in force; it is called once for each postback, from any
+// goroutine.
+func New(credentials func() Credentials) *Broker { return &Broker{credentials} }
+
+// Name is fyers.
+func (*Broker) Name() string { return "fyers" }
