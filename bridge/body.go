@@ -41,23 +41,30 @@ func (r *receiver) release(in *intake) {
 }
 
 // readBody reads the body, decodes it and skips a byte order mark. No more than maxBody bytes are read or decoded. It
-// ignores the Content-Type: some brokers send a wrong one.
-func (r *receiver) readBody(w http.ResponseWriter, req *http.Request, in *intake) ([]byte, *answer) {
+// ignores the Content-Type: some brokers send a wrong one. To keep an unreadable body is to read it in any case, and to
+// return what arrived beside the answer that refuses it.
+func (r *receiver) readBody(
+	w http.ResponseWriter, req *http.Request, in *intake, keepUnreadable bool,
+) ([]byte, *answer) {
 	gzipped, ok := contentCoding(req.Header)
-	if !ok {
+	var no *answer
+	switch {
+	case !ok:
 		w.Header().Set("Accept-Encoding", "gzip")
-		return nil, refuse(http.StatusUnsupportedMediaType, "encoding", "the only Content-Encoding accepted is gzip")
-	}
-	if req.ContentLength > r.maxBody {
+		no = refuse(http.StatusUnsupportedMediaType, "encoding", "the only Content-Encoding accepted is gzip")
+	case req.ContentLength > r.maxBody:
 		w.Header().Set("Connection", "close")
-		return nil, tooLarge()
+		no = tooLarge()
+	}
+	if no != nil && !keepUnreadable {
+		return nil, no
 	}
 	from, body := http.MaxBytesReader(w, req.Body, r.maxBody), in.body[:]
 	n, err := fill(body, from)
 	if err == nil {
 		size := r.maxBody
 		if req.ContentLength >= 0 {
-			size = req.ContentLength
+			size = min(req.ContentLength, r.maxBody)
 		}
 		share := size + 1
 		if gzipped {
@@ -77,16 +84,19 @@ func (r *receiver) readBody(w http.ResponseWriter, req *http.Request, in *intake
 	switch {
 	case errors.Is(err, io.EOF):
 	case err == nil || errors.As(err, &over):
-		return nil, tooLarge()
+		no = tooLarge()
 	default:
-		return nil, refuse(http.StatusBadRequest, "incomplete", "the body did not arrive whole")
+		no = refuse(http.StatusBadRequest, "incomplete", "the body did not arrive whole")
 	}
 	body = body[:n]
-	if gzipped && n > 0 {
-		var no *answer
-		if body, no = r.decode(in, body); no != nil {
-			return nil, no
+	if gzipped && n > 0 && no == nil {
+		var decoded []byte
+		if decoded, no = r.decode(in, body); no == nil {
+			body = decoded
 		}
+	}
+	if no != nil {
+		return body, no
 	}
 	return bytes.TrimPrefix(body, []byte("\uFEFF")), nil
 }

@@ -31,6 +31,32 @@ type NotAnOrder string
 
 func (n NotAnOrder) Error() string { return "the body is no order update but " + string(n) }
 
+// PolicyBroker is a Broker that is received under a Policy of its own. The others have the zero Policy.
+type PolicyBroker interface {
+	Broker
+	Policy() Policy
+}
+
+// Policy holds what the receipt of one broker's postbacks needs beyond the methods of Broker.
+type Policy struct {
+	// AnswerProbes has GET and HEAD on every path below /<broker> answered 200 without a proof: the broker requests a
+	// URL before it accepts it as the address of postbacks.
+	AnswerProbes bool
+	// KeepUnreadable has a verified postback whose body cannot be read (too large, incomplete, or not encoded as its
+	// header says) answered 200 and kept as a dead letter, as far as it arrived; the others are refused.
+	KeepUnreadable bool
+	// Personal names the members, in lower case, that are personal data. No event contains them. State has to return ""
+	// for them: an id that depends on a short secret reveals it.
+	Personal []string
+}
+
+func policyOf(b Broker) Policy {
+	if p, ok := b.(PolicyBroker); ok {
+		return p.Policy()
+	}
+	return Policy{}
+}
+
 // Refusal is the error of a postback that is not verified.
 type Refusal struct {
 	// Status is the HTTP status of the answer: 400, 401, 403 or 404.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"time"
 	"unicode/utf8"
 
@@ -43,6 +44,13 @@ func (p *Postback) Members() ([]event.Member, error) {
 	return p.members, p.err
 }
 
+// markUnreadable makes Members fail: the body is only a part of the one that was sent, or its encoded form.
+func (p *Postback) markUnreadable() {
+	p.scanned, p.members, p.err = true, p.members[:0], errUnreadable
+}
+
+var errUnreadable = fmt.Errorf("the body cannot be read: %w", scan.ErrNotJSON)
+
 // Normalize makes the event of a verified postback; verifiedBy is the result of Verify. A postback that is no order
 // update or cannot be normalized becomes an event too, with status unknown and no order id: see event.Event.Understood.
 // The event may refer to p.Body.
@@ -53,10 +61,11 @@ func Normalize(b Broker, p *Postback, verifiedBy string, received time.Time) *ev
 		VerifiedBy: verifiedBy,
 		Source:     event.SourcePostback,
 	}
+	body := scan.RemoveMembers(p.Body, policyOf(b).Personal)
 	members, err := p.Members()
-	setRaw(e, p.Body, !errors.Is(err, scan.ErrNotJSON))
+	setRaw(e, body, !errors.Is(err, scan.ErrNotJSON))
 	var order event.Order
-	if err == nil || len(bytes.TrimSpace(p.Body)) == 0 {
+	if err == nil || len(bytes.TrimSpace(p.Body)) == 0 && !errors.Is(err, errUnreadable) {
 		order, err = b.Normalize(members)
 	}
 	if err != nil {
@@ -64,7 +73,7 @@ func Normalize(b Broker, p *Postback, verifiedBy string, received time.Time) *ev
 			e.Other = string(kind)
 		}
 		e.Status = event.StatusUnknown
-		e.ID = event.OfBody(e.Broker, p.Body)
+		e.ID = event.OfBody(e.Broker, body)
 		return e
 	}
 	e.Order = order

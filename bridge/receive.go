@@ -51,7 +51,8 @@ type receiver struct {
 // route is the route of one broker.
 type route struct {
 	Broker
-	count *brokerMetrics
+	policy Policy
+	count  *brokerMetrics
 }
 
 // answer is the answer to one postback, and the fate it is counted under.
@@ -59,7 +60,7 @@ type answer struct {
 	status int
 	fate   fate
 	reason string // of a refusal
-	id     string // of the event, if status is 200
+	id     string // of the event, if status is 200 and the request is a postback
 	detail string // otherwise
 	order  string // its id, if it is known
 }
@@ -83,7 +84,7 @@ func newReceiver(o Options, m *ingestMetrics) *receiver {
 		r.recent = new(recent)
 	}
 	for _, b := range o.Brokers {
-		r.brokers[b.Name()] = &route{b, m.broker(b.Name())}
+		r.brokers[b.Name()] = &route{b, policyOf(b), m.broker(b.Name())}
 	}
 	return r
 }
@@ -100,8 +101,7 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	if req.Method != http.MethodPost {
-		w.Header().Set("Allow", http.MethodPost)
-		writeAnswer(w, answer{status: http.StatusMethodNotAllowed, detail: "a postback is a POST"})
+		writeAnswer(w, to.answerOther(w, req.Method))
 		return
 	}
 	to.count.received.Add(1)
@@ -152,24 +152,44 @@ func (r *receiver) route(req *http.Request) (to *route, pathToken string, found 
 	return r.brokers[name], pathToken, !strings.Contains(pathToken, "/")
 }
 
+// answerOther returns the answer to a request that is not a POST.
+func (to *route) answerOther(w http.ResponseWriter, method string) answer {
+	allowed := []string{http.MethodPost}
+	if to.policy.AnswerProbes {
+		allowed = append(allowed, http.MethodGet, http.MethodHead)
+	}
+	if slices.Contains(allowed, method) {
+		return answer{status: http.StatusOK}
+	}
+	w.Header().Set("Allow", strings.Join(allowed, ", "))
+	return answer{status: http.StatusMethodNotAllowed, detail: "a postback is a POST"}
+}
+
 // receive is the path of a postback up to its answer.
 func (r *receiver) receive(
 	w http.ResponseWriter, req *http.Request, to *route, pathToken string, arrival time.Time, traceParent string,
 ) answer {
 	in := r.intakes.Get().(*intake)
 	defer r.release(in)
-	body, no := r.readBody(w, req, in)
-	if no != nil {
+	body, no := r.readBody(w, req, in, to.policy.KeepUnreadable)
+	if no != nil && (!to.policy.KeepUnreadable || no.status == http.StatusServiceUnavailable) {
 		return *no
 	}
 	p := &in.postback
 	p.Reset(pathToken, queryToken(req), body)
+	if no != nil {
+		p.markUnreadable()
+	}
 	verifiedBy, err := r.verify(to, p)
 	if err != nil {
 		return refusal(err)
 	}
+	if no != nil && r.logged.allow(to.Name()+" unreadable") {
+		r.log.Warn("a verified postback cannot be read and becomes a dead letter",
+			"broker", to.Name(), "detail", no.detail, "from", req.RemoteAddr)
+	}
 	connectionOf(req).work()
-	e := Normalize(to, p, verifiedBy, arrival)
+	e := Normalize(to.Broker, p, verifiedBy, arrival)
 	in.record = appendRecord(in.record[:0], e, arrival, traceParent)
 	a, sequence := r.append(e, in.record)
 	a.order = e.OrderID
@@ -319,10 +339,13 @@ func writeAnswer(w http.ResponseWriter, a answer) {
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
 	var body string
-	if a.status == http.StatusOK {
-		body = `{"status":"ok","id":"` + a.id + `"}` + "\n"
-	} else {
+	switch {
+	case a.status != http.StatusOK:
 		body = `{"status":"error","error":` + strconv.Quote(a.detail) + "}\n"
+	case a.id == "":
+		body = `{"status":"ok"}` + "\n"
+	default:
+		body = `{"status":"ok","id":"` + a.id + `"}` + "\n"
 	}
 	switch a.status {
 	case http.StatusServiceUnavailable:

@@ -18,7 +18,7 @@ type Credentials struct {
 // Broker reads Fyers' postbacks.
 type Broker struct{ credentials func() Credentials }
 
-var _ bridge.Broker = (*Broker)(nil)
+var _ bridge.PolicyBroker = (*Broker)(nil)
 
 // New makes the adapter. The function returns the credentials in force; it is called once for each postback, from any
 // goroutine.
@@ -26,3 +26,9 @@ func New(credentials func() Credentials) *Broker { return &Broker{credentials} }
 
 // Name is fyers.
 func (*Broker) Name() string { return "fyers" }
+
+// Policy answers the request with which Fyers checks a URL before it is registered, and keeps what cannot be read, to
+// answer 200 to it. The tax number (PAN) of the client is personal data.
+func (*Broker) Policy() bridge.Policy {
+	return bridge.Policy{AnswerProbes: true, KeepUnreadable: true, Personal: []string{"pan"}}
+}
