@@ -19,7 +19,7 @@ func newBroker(tokens, clientIDs []string) *fyers.Broker {
 func suite() brokertest.Suite {
 	return brokertest.Suite{
 		Broker: newBroker([]string{"other", token}, nil), PathToken: token, Dir: "testdata",
-		Change: []string{"official"}, Members: members(),
+		Others: []string{"empty", "blank", "empty-object"}, Change: []string{"official"}, Members: members(),
 	}
 }
 
@@ -45,7 +45,7 @@ func TestContract(t *testing.T) { brokertest.Run(t, suite()) }
 func TestContractWithClientIDs(t *testing.T) {
 	brokertest.Run(t, brokertest.Suite{
 		Broker: newBroker([]string{token}, []string{"FX00002", "FX00001"}), PathToken: token, Dir: "testdata/client_ids",
-		Change: []string{"official"}, Members: members(),
+		Others: []string{"empty"}, Change: []string{"official"}, Members: members(),
 	})
 }
 

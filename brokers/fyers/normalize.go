@@ -6,13 +6,17 @@ import (
 	"strings"
 	"time"
 
+	"github.com/postbridge/postbridge/bridge"
 	"github.com/postbridge/postbridge/bridge/event"
 	"github.com/postbridge/postbridge/brokers/body"
 )
 
 // Normalize reads the order. Names are matched without regard to case: the documentation has fyToken and fytoken. Of
-// names that are then the same, the last counts.
+// names that are then the same, the last counts. A body without members is a probe of the URL.
 func (*Broker) Normalize(members []event.Member) (event.Order, error) {
+	if len(members) == 0 {
+		return event.Order{}, bridge.NotAnOrder("probe")
+	}
 	var o order
 	for _, m := range members {
 		o.member(m.Name, body.Value(m.Value))

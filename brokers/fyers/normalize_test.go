@@ -71,7 +71,7 @@ func TestPartialFill(t *testing.T) {
 
 func TestNotUnderstood(t *testing.T) {
 	for _, text := range []string{
-		``, `[]`, `null`, `{}`, `{"id":"1"}`, `{"status":6}`, `{"id":null,"status":6}`, `{"id":"","status":6}`,
+		``, `[]`, `null`, `{"id":"1"}`, `{"status":6}`, `{"id":null,"status":6}`, `{"id":"","status":6}`,
 		`{"id":"1","status":"NA"}`, `{"id":[1],"status":6}`, `{"id":"1","status":null}`, `{"id":"1","status":6,"pan":}`,
 	} {
 		if order, err := orderOf(text); err == nil {
