@@ -54,6 +54,7 @@ func Run(t *testing.T, s Suite) {
 	t.Run("members", s.testMembers)
 	t.Run("spellings", s.testSpellings)
 	t.Run("truncated", s.testTruncated)
+	t.Run("personal data", s.testPersonalData)
 	t.Run("wrong token", s.testWrongToken)
 	t.Run("owns no bytes", s.testOwnsNoBytes)
 	t.Run("concurrent", s.testConcurrent)
@@ -198,6 +199,31 @@ func (s Suite) testTruncated(t *testing.T) {
 				t.Errorf("%s, cut after %d bytes, became an order or %q", b.name, n, e.Other)
 			}
 			encode(t, e)
+		}
+	}
+}
+
+// testPersonalData adds the members that the adapter declares as personal data to each body, whole and truncated. No
+// event may contain them, and no id of an order may depend on them.
+func (s Suite) testPersonalData(t *testing.T) {
+	p, ok := s.Broker.(bridge.PolicyBroker)
+	if !ok {
+		return
+	}
+	for _, name := range p.Policy().Personal {
+		personal := member{name, `"#####"`}
+		for _, b := range append(s.genuine(t), s.samples(t, "unproven")...) {
+			members, _ := parseObject(b.body)
+			members = slices.DeleteFunc(members, func(m member) bool { return strings.EqualFold(m.name, name) })
+			body := members.and(personal)
+			for n := range len(body) + 1 {
+				if e := encode(t, s.unverified(body[:n])); bytes.ContainsRune(e, '#') {
+					t.Errorf("%s, cut after %d bytes, has %s in its event:\n%s", b.name, n, name, e)
+				}
+			}
+			if _, err := s.order(body); err == nil && s.id(t, body) != s.id(t, members.text()) {
+				t.Errorf("%s: the id depends on %s", b.name, name)
+			}
 		}
 	}
 }
