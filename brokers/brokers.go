@@ -6,6 +6,7 @@ import (
 
 	"github.com/postbridge/postbridge/bridge"
 	"github.com/postbridge/postbridge/brokers/dhan"
+	"github.com/postbridge/postbridge/brokers/fyers"
 	"github.com/postbridge/postbridge/brokers/kite"
 	"github.com/postbridge/postbridge/brokers/upstox"
 )
@@ -15,10 +16,11 @@ type Config struct {
 	Kite   kite.Config
 	Dhan   func() dhan.Credentials
 	Upstox func() upstox.Credentials
+	Fyers  func() fyers.Credentials
 }
 
 // Names returns the names of all brokers.
-func Names() []string { return []string{"kite", "dhan", "upstox"} }
+func Names() []string { return []string{"kite", "dhan", "upstox", "fyers"} }
 
 // New makes the broker of that name.
 func New(name string, c Config) (bridge.Broker, error) {
@@ -29,6 +31,8 @@ func New(name string, c Config) (bridge.Broker, error) {
 		return dhan.New(c.Dhan), nil
 	case "upstox":
 		return upstox.New(c.Upstox), nil
+	case "fyers":
+		return fyers.New(c.Fyers), nil
 	default:
 		return nil, fmt.Errorf("no broker is called %q", name)
 	}

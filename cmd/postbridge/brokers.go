@@ -7,6 +7,7 @@ import (
 	"github.com/postbridge/postbridge/bridge"
 	"github.com/postbridge/postbridge/brokers"
 	"github.com/postbridge/postbridge/brokers/dhan"
+	"github.com/postbridge/postbridge/brokers/fyers"
 	"github.com/postbridge/postbridge/brokers/kite"
 	"github.com/postbridge/postbridge/brokers/upstox"
 )
@@ -41,6 +42,9 @@ func (c *config) tokenBrokers() []tokenBroker {
 		{"upstox", "Upstox", c.UpstoxTokens, c.UpstoxTokensFile,
 			func(c *credentials) *atomic.Pointer[[]string] { return &c.upstoxTokens },
 			"UPSTOX_USER_IDS", c.UpstoxUserIDs},
+		{"fyers", "Fyers", c.FyersTokens, c.FyersTokensFile,
+			func(c *credentials) *atomic.Pointer[[]string] { return &c.fyersTokens },
+			"FYERS_CLIENT_IDS", c.FyersClientIDs},
 	}
 }
 
@@ -86,6 +90,9 @@ func (c *config) brokers(credentials *credentials) (all []bridge.Broker, routes 
 		},
 		Upstox: func() upstox.Credentials {
 			return upstox.Credentials{Tokens: load(&credentials.upstoxTokens), UserIDs: c.UpstoxUserIDs}
+		},
+		Fyers: func() fyers.Credentials {
+			return fyers.Credentials{Tokens: load(&credentials.fyersTokens), ClientIDs: c.FyersClientIDs}
 		},
 	}
 	on := make(map[string]string) // the routes of the brokers that are on

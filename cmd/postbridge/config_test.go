@@ -35,10 +35,10 @@ func TestConfigErrors(t *testing.T) {
 	for _, test := range []struct{ environ, want string }{
 		{"",
 			"no broker to take postbacks from; set POSTBRIDGE_KITE_SECRETS to app_id=api_secret, or " +
-				"POSTBRIDGE_DHAN_TOKENS or POSTBRIDGE_UPSTOX_TOKENS"},
+				"POSTBRIDGE_DHAN_TOKENS or POSTBRIDGE_UPSTOX_TOKENS or POSTBRIDGE_FYERS_TOKENS"},
 		{"KITE_SECRETS= DHAN_TOKENS=",
 			"no broker to take postbacks from; set POSTBRIDGE_KITE_SECRETS to app_id=api_secret, or " +
-				"POSTBRIDGE_DHAN_TOKENS or POSTBRIDGE_UPSTOX_TOKENS"},
+				"POSTBRIDGE_DHAN_TOKENS or POSTBRIDGE_UPSTOX_TOKENS or POSTBRIDGE_FYERS_TOKENS"},
 		{"KITE_SECRET=1234=s3cret",
 			"POSTBRIDGE_KITE_SECRET: there is no such setting; did you mean POSTBRIDGE_KITE_SECRETS?"},
 		{kite + "PORTS=1", "POSTBRIDGE_PORTS: there is no such setting; unset it"},
@@ -81,6 +81,12 @@ func TestConfigErrors(t *testing.T) {
 		{"UPSTOX_TOKENS=s3cret,", "POSTBRIDGE_UPSTOX_TOKENS: entry 2 is empty; write it like token1,token2"},
 		{"UPSTOX_TOKENS=t UPSTOX_TOKENS_FILE=/no/such",
 			"POSTBRIDGE_UPSTOX_TOKENS: is set together with POSTBRIDGE_UPSTOX_TOKENS_FILE; unset one of them"},
+		{"DHAN_TOKENS=t FYERS_CLIENT_IDS=1",
+			"POSTBRIDGE_FYERS_CLIENT_IDS: is set but Fyers is off; set POSTBRIDGE_FYERS_TOKENS, too"},
+		{"FYERS_TOKENS=t FYERS_CLIENT_IDS=1,'2'", "POSTBRIDGE_FYERS_CLIENT_IDS: entry 2 is in quotes; remove them"},
+		{"FYERS_TOKENS=s3cret,", "POSTBRIDGE_FYERS_TOKENS: entry 2 is empty; write it like token1,token2"},
+		{"FYERS_TOKENS=t FYERS_TOKENS_FILE=/no/such",
+			"POSTBRIDGE_FYERS_TOKENS: is set together with POSTBRIDGE_FYERS_TOKENS_FILE; unset one of them"},
 
 		{kite + "LISTEN=8080", "POSTBRIDGE_LISTEN: \"8080\" is not an address; write it like 127.0.0.1:8080 or :8080"},
 		{kite + "ADMIN_LISTEN=:http",

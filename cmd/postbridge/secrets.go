@@ -21,6 +21,7 @@ type credentials struct {
 	kiteTokens    atomic.Pointer[[]string]
 	dhanTokens    atomic.Pointer[[]string]
 	upstoxTokens  atomic.Pointer[[]string]
+	fyersTokens   atomic.Pointer[[]string]
 	natsPassword  atomic.Pointer[string]
 	natsToken     atomic.Pointer[string]
 	kafkaPassword atomic.Pointer[string]

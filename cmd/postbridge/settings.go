@@ -72,6 +72,14 @@ type config struct {
 	UpstoxTokensFile string `env:"UPSTOX_TOKENS_FILE"`
 	// If set, only orders of these Upstox users (UCC, `placed_by`) are accepted, separated by commas.
 	UpstoxUserIDs list `env:"UPSTOX_USER_IDS"`
+	// Path tokens, separated by commas; all are valid. Fyers posts to `/fyers/{token}` and signs nothing. Without it
+	// Fyers is off.
+	FyersTokens secretList `env:"FYERS_TOKENS"`
+	// A file with the same, separated by commas or lines; reloaded when it changes.
+	FyersTokensFile string `env:"FYERS_TOKENS_FILE"`
+	// If set, only orders of these Fyers client ids are accepted, separated by commas. List all clients of the app:
+	// Fyers sends nothing for half an hour after a postback is refused.
+	FyersClientIDs list `env:"FYERS_CLIENT_IDS"`
 
 	// The buses to publish to: `nats`, `kafka` or `nats,kafka`; each gets every event at its own pace.
 	Publish list `env:"PUBLISH" envDefault:"nats"`

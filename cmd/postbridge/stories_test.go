@@ -58,6 +58,7 @@ func TestStories(t *testing.T) {
 			"runbook":   cmdRunbook,
 			"post":      cmdPost,
 			"get":       cmdGet,
+			"head":      cmdHead,
 			"stored":    cmdStored,
 			"supervise": cmdSupervise,
 			"status":    cmdStatus,
@@ -220,8 +221,13 @@ func cmdPost(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 // cmdGet gets a URL: get URL [HEADER:VALUE]. The answer goes to stdout; with ! it has to be an error.
-func cmdGet(ts *testscript.TestScript, neg bool, args []string) {
-	req, err := http.NewRequest(http.MethodGet, args[0], nil)
+func cmdGet(ts *testscript.TestScript, neg bool, args []string) { request(ts, http.MethodGet, neg, args) }
+
+// cmdHead is cmdGet with HEAD.
+func cmdHead(ts *testscript.TestScript, neg bool, args []string) { request(ts, http.MethodHead, neg, args) }
+
+func request(ts *testscript.TestScript, method string, neg bool, args []string) {
+	req, err := http.NewRequest(method, args[0], nil)
 	ts.Check(err)
 	for _, header := range args[1:] {
 		name, value, _ := strings.Cut(header, ":")

@@ -21,7 +21,7 @@ the event as it is (JSON) in a pipe. Waits for a bus, a stream or a topic that i
 Usage: postbridge tail [flags]
 
   --bus NAME            nats or kafka (default the first of POSTBRIDGE_PUBLISH)
-  --broker NAME         only of this broker: kite, dhan, upstox
+  --broker NAME         only of this broker: kite, dhan, upstox, fyers
   --user ID             only of this user
   --order ID            only of this order
   --status WORD,...     only with this status: open, filled, rejected, ...; may be repeated

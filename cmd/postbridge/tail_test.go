@@ -295,7 +295,7 @@ func TestTailMisuse(t *testing.T) {
 	for _, test := range []struct{ args, want string }{
 		{"--bus redis", "--bus \"redis\" is not known; set it to nats or kafka"},
 		{"--bus kafka", "--bus kafka is not in POSTBRIDGE_PUBLISH; set that to kafka or nats,kafka, too"},
-		{"--broker zerodha", "--broker \"zerodha\" is not known; set it to kite or dhan or upstox"},
+		{"--broker zerodha", "--broker \"zerodha\" is not known; set it to kite or dhan or upstox or fyers"},
 		{"--destination trades",
 			"--destination \"trades\" is not known; set it to one of orders, rejects, deadletters"},
 		{"--status complete",
