@@ -53,7 +53,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- $keys := include "postbridge.secretKeys" . | fromJsonArray -}}
 {{- $paths := list -}}
 {{- if has "KITE_SECRETS" $keys }}{{ $paths = append $paths "/kite" }}{{ end -}}
-{{- if has "DHAN_TOKENS" $keys }}{{ $paths = append $paths "/dhan" }}{{ end -}}
+{{- range list "dhan" "upstox" "fyers" }}
+{{- if has (printf "%s_TOKENS" (upper .)) $keys }}{{ $paths = append $paths (printf "/%s" .) }}{{ end -}}
+{{- end -}}
 {{- $paths | toJson -}}
 {{- end -}}
 
@@ -89,7 +91,7 @@ drain, which accepts no postbacks. Settings of a bus that is not published to ar
 {{- if $v.tls.existingSecret -}}
 {{- $_ = merge $set (dict "TLS_CERT_FILE" (printf "/etc/postbridge/tls/%s" $v.tls.cert) "TLS_KEY_FILE" (printf "/etc/postbridge/tls/%s" $v.tls.key)) -}}
 {{- end -}}
-{{- $_ = merge $set (dict "KITE_CHECKSUM" $v.kite.checksum "DHAN_CLIENT_IDS" (join "," $v.dhan.clientIds)) -}}
+{{- $_ = merge $set (dict "KITE_CHECKSUM" $v.kite.checksum "DHAN_CLIENT_IDS" (join "," $v.dhan.clientIds) "UPSTOX_USER_IDS" (join "," $v.upstox.userIds) "FYERS_CLIENT_IDS" (join "," $v.fyers.clientIds)) -}}
 {{- end -}}
 {{- if eq $v.publish "embedded" -}}
 {{- $_ = merge $set (dict "PUBLISH" "nats" "NATS_LISTEN" $v.nats.listen) -}}

@@ -81,8 +81,10 @@ func renderings(t *testing.T) (all []rendering) {
 			"serviceMonitor.enabled=true"},
 		"storage": {"--set", "persistence.storageClass=fast,persistence.accessMode=ReadWriteOncePod," +
 			"persistence.size=100Gi"},
-		"settings": {"--set-string", "dhan.clientIds={1000000001,1000000002}", "--set",
-			"secret.data=null,secret.existingSecret=s,secret.keys={KITE_SECRETS,DHAN_TOKENS},kite.checksum=user_id," +
+		"settings": {"--set-string",
+			"dhan.clientIds={1000000001,1000000002},upstox.userIds={7ABC12},fyers.clientIds={XA00001,XA00002}", "--set",
+			"secret.data=null,secret.existingSecret=s,secret.keys={KITE_SECRETS,DHAN_TOKENS,UPSTOX_TOKENS,FYERS_TOKENS}," +
+				"kite.checksum=user_id," +
 				"prefix=desk1,nats.maxBytes=10GiB,log.level=debug,log.format=text"},
 	}
 	onBus := map[string][]string{
@@ -93,8 +95,8 @@ func renderings(t *testing.T) (all []rendering) {
 		"peers": {"--set-json", `networkPolicy.busTo=[{"ipBlock":{"cidr":"10.0.0.0/8"}}]`, "--set",
 			"networkPolicy.busPorts={4222,9092}", "--set-json", `networkPolicy.adminFrom=[]`},
 		"logins": {
-			"--set", "secret.existingSecret=s,secret.keys={KITE_SECRETS,KITE_TOKENS,DHAN_TOKENS,NATS_CREDS," +
-				"NATS_PASSWORD,NATS_TOKEN,KAFKA_PASSWORD},drain.ordinals={3}",
+			"--set", "secret.existingSecret=s,secret.keys={KITE_SECRETS,KITE_TOKENS,DHAN_TOKENS,UPSTOX_TOKENS,FYERS_TOKENS," +
+				"NATS_CREDS,NATS_PASSWORD,NATS_TOKEN,KAFKA_PASSWORD},drain.ordinals={3}",
 			"--set", `publish=nats\,kafka,nats.url=nats://nats-2\,nats://10.0.0.5\,nats://nats-1:4333/,` +
 				`kafka.brokers={a:9092}`,
 		},
@@ -213,6 +215,8 @@ func TestRefused(t *testing.T) {
 		"secret.data.NATS_TOKEN=x":   "no broker is enabled",
 		"secret.keys={KITE_SECRETS}": "secret.keys is set without secret.existingSecret",
 		kite + ",secret.data.DHAN_TOKENS=x,nats.url=nats://a,dhan.clientIds=1":  "/dhan/clientIds",
+		kite + ",nats.url=nats://a,upstox.userIds={7ABC12}":                     "put UPSTOX_TOKENS into the Secret",
+		kite + ",nats.url=nats://a,fyers.clientIds={XA00001}":                   "put FYERS_TOKENS into the Secret",
 		"secret.data.DHAN_TOKENS=x,secret.data.KITE_TOKENS=y,nats.url=nats://a": "Kite needs both",
 		kite + ",publish=embedded,replicaCount=1,nats.replicas=3":               "set nats.replicas to 1",
 		"secret.existingSecret=s," + kite:                                       "set only one",
@@ -413,8 +417,8 @@ func checkDrain(t *testing.T, s *appsv1.StatefulSet, j *batchv1.Job) {
 		if replica[name] != value {
 			t.Errorf("%s is %q for the drain, %q for the replica", name, value, replica[name])
 		}
-		if strings.Contains(name, "KITE") || strings.Contains(name, "DHAN") ||
-			strings.HasPrefix(name, "POSTBRIDGE_TLS_") || strings.Contains(name, "ADMIN") {
+		if strings.Contains(name, "KITE") || strings.Contains(name, "DHAN") || strings.Contains(name, "UPSTOX") ||
+			strings.Contains(name, "FYERS") || strings.HasPrefix(name, "POSTBRIDGE_TLS_") || strings.Contains(name, "ADMIN") {
 			t.Errorf("the drain has %s", name)
 		}
 	}
@@ -548,7 +552,7 @@ func checkNetworkPolicy(t *testing.T, p *networkingv1.NetworkPolicy, environ map
 func checkIngress(t *testing.T, i *networkingv1.Ingress) {
 	t.Helper()
 	for _, p := range i.Spec.Rules[0].HTTP.Paths {
-		if p.Path != "/kite" && p.Path != "/dhan" || p.Backend.Service.Port.Name != "ingest" {
+		if !slices.Contains([]string{"/kite", "/dhan", "/upstox", "/fyers"}, p.Path) || p.Backend.Service.Port.Name != "ingest" {
 			t.Errorf("the Ingress passes on %s to %s", p.Path, p.Backend.Service.Port.Name)
 		}
 	}
