@@ -221,10 +221,14 @@ func cmdPost(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 // cmdGet gets a URL: get URL [HEADER:VALUE]. The answer goes to stdout; with ! it has to be an error.
-func cmdGet(ts *testscript.TestScript, neg bool, args []string) { request(ts, http.MethodGet, neg, args) }
+func cmdGet(ts *testscript.TestScript, neg bool, args []string) {
+	request(ts, http.MethodGet, neg, args)
+}
 
 // cmdHead is cmdGet with HEAD.
-func cmdHead(ts *testscript.TestScript, neg bool, args []string) { request(ts, http.MethodHead, neg, args) }
+func cmdHead(ts *testscript.TestScript, neg bool, args []string) {
+	request(ts, http.MethodHead, neg, args)
+}
 
 func request(ts *testscript.TestScript, method string, neg bool, args []string) {
 	req, err := http.NewRequest(method, args[0], nil)
