@@ -47,7 +47,7 @@ func TestAsyncAPIOnBuses(t *testing.T) {
 	publish(t, nats.NewBus(nats.Config{URL: url, CreateStreams: true}, log), all)
 	topics := kafka.Config{Brokers: brokers, CreateTopics: true, Partitions: 1, Replication: 1}
 	publish(t, kafka.NewBus(topics, log), all)
-	for dest, n := range map[string]int{"Orders": 3, "Rejects": 1, "Deadletters": 2} {
+	for dest, n := range map[string]int{"Orders": 4, "Rejects": 1, "Deadletters": 3} {
 		api.check(t, "nats"+dest, n, inStream(t, url, api.Channels["nats"+dest].Stream))
 		api.check(t, "kafka"+dest, n, inTopic(t, brokers, api.Channels["kafka"+dest].Address))
 	}
