@@ -61,8 +61,8 @@ func policyOf(b Broker) Policy {
 type Refusal struct {
 	// Status is the HTTP status of the answer: 400, 401, 403 or 404.
 	Status int
-	// Reason is the label of postbridge_refused_total: route, not_json, token, app_id, checksum, repeated_key or
-	// client_id. The bridge's own are route, too_large, incomplete, encoding and busy. It is counted when the answer is
+	// Reason is the label of postbridge_refused_total: route, not_json, token, app_id, checksum, repeated_key,
+	// client_id or user_id. The bridge's own are route, too_large, incomplete, encoding and busy. It is counted when the answer is
 	// 429, too.
 	Reason string
 	// Detail is the sentence in the answer and in the log. It never contains an expected value.
