@@ -47,11 +47,11 @@ cross-build:
 chart: $(HELM)
 	@$(HELM) package helm/postbridge --version $(VERSION:v%=%) --app-version $(VERSION) --destination $(dir $(OUT))
 
-# Runs postbridge with the example Kite app, a Dhan token and an embedded NATS server. Data goes to data/.
+# Runs postbridge with the example Kite app, a token for each other broker and an embedded NATS server. Data goes to data/.
 run: build
 	@$(DEV); exec bin/postbridge serve
 
-# Run in a second shell: sends the official samples of both brokers and prints their events from the bus.
+# Run in a second shell: sends the official samples of Kite and Dhan and prints their events from the bus.
 demo: build
 	@$(DEV); set -e; \
 	echo "--- sending deploy/samples/kite.json and deploy/samples/dhan.json"; \
