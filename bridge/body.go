@@ -41,8 +41,8 @@ func (r *receiver) release(in *intake) {
 }
 
 // readBody reads the body, decodes it and skips a byte order mark. No more than maxBody bytes are read or decoded. It
-// ignores the Content-Type: some brokers send a wrong one. To keep an unreadable body is to read it in any case, and to
-// return what arrived beside the answer that refuses it.
+// ignores the Content-Type: some brokers send a wrong one. With keepUnreadable it reads every body, and returns the part
+// that arrived together with the answer that refuses it.
 func (r *receiver) readBody(
 	w http.ResponseWriter, req *http.Request, in *intake, keepUnreadable bool,
 ) ([]byte, *answer) {

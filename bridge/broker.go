@@ -31,25 +31,26 @@ type NotAnOrder string
 
 func (n NotAnOrder) Error() string { return "the body is no order update but " + string(n) }
 
-// PolicyBroker is a Broker that is received under a Policy of its own. The others have the zero Policy.
+// PolicyBroker is a Broker with a Policy. The others have the zero Policy.
 type PolicyBroker interface {
 	Broker
 	Policy() Policy
 }
 
-// Policy holds what the receipt of one broker's postbacks needs beyond the methods of Broker.
+// Policy holds the rules of one broker that differ from the usual ones of the receiver.
 type Policy struct {
-	// AnswerProbes has GET and HEAD on every path below /<broker> answered 200 without a proof: the broker requests a
+	// AnswerProbes answers GET and HEAD on every path below /<broker> with 200, without a proof: the broker requests a
 	// URL before it accepts it as the address of postbacks.
 	AnswerProbes bool
-	// KeepUnreadable has a verified postback whose body cannot be read (too large, incomplete, or not encoded as its
-	// header says) answered 200 and kept as a dead letter, as far as it arrived; the others are refused.
+	// KeepUnreadable answers 200 to a verified postback whose body cannot be read (too large, incomplete, or not encoded
+	// as its header says), and publishes the part that arrived as a dead letter. Otherwise such a postback is refused.
 	KeepUnreadable bool
-	// Personal names the members, in lower case, that are personal data. No event contains them. State has to return ""
-	// for them: an id that depends on a short secret reveals it.
+	// Personal lists the names, in lower case, of members that are personal data. No event contains them. State returns
+	// "" for them, because a short secret can be guessed from a hash.
 	Personal []string
 }
 
+// policyOf returns the policy of an adapter. A type that wraps the adapter hides the policy.
 func policyOf(b Broker) Policy {
 	if p, ok := b.(PolicyBroker); ok {
 		return p.Policy()

@@ -101,7 +101,7 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	if req.Method != http.MethodPost {
-		writeAnswer(w, to.answerOther(w, req.Method))
+		writeAnswer(w, to.answerMethod(w, req.Method))
 		return
 	}
 	to.count.received.Add(1)
@@ -152,8 +152,8 @@ func (r *receiver) route(req *http.Request) (to *route, pathToken string, found 
 	return r.brokers[name], pathToken, !strings.Contains(pathToken, "/")
 }
 
-// answerOther returns the answer to a request that is not a POST.
-func (to *route) answerOther(w http.ResponseWriter, method string) answer {
+// answerMethod returns the answer to a request that is not a POST.
+func (to *route) answerMethod(w http.ResponseWriter, method string) answer {
 	allowed := []string{http.MethodPost}
 	if to.policy.AnswerProbes {
 		allowed = append(allowed, http.MethodGet, http.MethodHead)

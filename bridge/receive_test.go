@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -25,6 +26,7 @@ import (
 	"github.com/postbridge/postbridge/bridge"
 	"github.com/postbridge/postbridge/bridge/spool"
 	"github.com/postbridge/postbridge/bridge/spool/crashfs"
+	"github.com/postbridge/postbridge/brokers/fyers"
 )
 
 // open opens a spool with one cursor.
@@ -432,8 +434,12 @@ func FuzzReceive(f *testing.F) {
 	}
 	f.Add("/dhan/"+dhanToken, "", []byte(`{"legName": ,}`))
 	f.Add("/kite", "token=%zz", []byte("\xff"))
+	f.Add("/fyers/"+fyersToken, "", []byte(fyersOrder))
+	f.Add("/fyers", "token="+fyersToken, []byte(`{"clientId":`))
 	o := bridge.Options{
-		Brokers:  testBrokers(kiteToken),
+		Brokers: append(testBrokers(kiteToken), fyers.New(func() fyers.Credentials {
+			return fyers.Credentials{Tokens: []string{fyersToken}}
+		})),
 		MaxBody:  64 << 10,
 		Registry: prometheus.NewRegistry(),
 		Log:      slog.New(slog.DiscardHandler),
@@ -456,8 +462,11 @@ func FuzzReceive(f *testing.F) {
 		parts := strings.FieldsFunc(req.URL.EscapedPath(), func(c rune) bool { return c == '/' })
 		path = "/" + strings.Join(parts, "/")
 		if w.Code == 200 && path != "/kite/"+kiteToken && path != "/dhan/"+dhanToken &&
-			req.URL.Query().Get("token") != dhanToken {
+			path != "/fyers/"+fyersToken && !slices.Contains([]string{dhanToken, fyersToken}, req.URL.Query().Get("token")) {
 			t.Fatalf("%s?%s was answered %d", path, query, w.Code)
+		}
+		if w.Code != 200 && path == "/fyers/"+fyersToken {
+			t.Fatalf("a verified postback of Fyers was answered %d %s", w.Code, w.Body)
 		}
 		if news == 1 {
 			if d := nextEvent(t, s); !strings.Contains(w.Body.String(), d.ID) || !json.Valid(d.Data) {

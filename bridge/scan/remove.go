@@ -8,14 +8,15 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// RemoveMembers returns text without the members of these names, at any depth and without regard to case. Of text that is not
-// JSON, such as a body that is cut off, it removes what it recognizes. It returns text itself if it removes nothing.
+// RemoveMembers returns text without the members that have one of the names, at any depth and without regard to case.
+// From text that is not JSON, such as a truncated body, it removes the members it recognizes. It returns text itself if
+// it removes nothing.
 func RemoveMembers(text []byte, names []string) []byte {
 	if len(names) == 0 {
 		return text
 	}
 	var kept []byte
-	rest := 0 // the beginning of what is neither kept nor removed yet
+	rest := 0 // the start of the text that is neither kept nor removed yet
 	for at := 0; at < len(text); {
 		if text[at] != '"' {
 			at++

@@ -37,7 +37,7 @@ type order struct {
 	message      string
 }
 
-// market is an exchange and a segment, in Fyers' numbers.
+// market is an exchange and a segment in Fyers' numbers.
 type market struct{ exchange, segment int64 }
 
 // settle derives the fields that depend on more than one member.
