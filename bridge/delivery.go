@@ -153,27 +153,23 @@ func plain(c byte) bool {
 // recordVersion is the first byte of a record. This build reads no other version.
 const recordVersion = 1
 
-// The second byte of a record: how the event is published.
-const (
-	recordOrder = iota
-	recordDeadletter
-	recordOther // as recordDeadletter, with OtherType; builds before this kind quarantine the record
-	numRecordKinds
-)
+// recordOther is the status in the record of an event of OtherType, which is a dead letter to a release before that type.
+const recordOther = "other"
 
-// appendHead appends the head of a spool record to b: version, kind, received (Unix nanoseconds, little endian), then
+// appendHead appends the head of a spool record to b: version, flags, received (Unix nanoseconds, little endian), then
 // the texts, each after its length as a uvarint. The event follows to the end of the record.
 func (d *Delivery) appendHead(b []byte) []byte {
-	kind := byte(recordOrder)
-	switch {
-	case d.Type == OtherType:
-		kind = recordOther
-	case d.Deadletter:
-		kind = recordDeadletter
+	var flags byte
+	if d.Deadletter {
+		flags = 1
 	}
-	b = append(b, recordVersion, kind)
+	status := string(d.Status)
+	if d.Type == OtherType {
+		status = recordOther
+	}
+	b = append(b, recordVersion, flags)
 	b = binary.LittleEndian.AppendUint64(b, uint64(d.ReceivedAt.UnixNano()))
-	for _, s := range [...]string{d.TraceParent, d.ID, d.Broker, d.UserID, d.OrderID, string(d.Status)} {
+	for _, s := range [...]string{d.TraceParent, d.ID, d.Broker, d.UserID, d.OrderID, status} {
 		b = binary.AppendUvarint(b, uint64(len(s)))
 		b = append(b, s...)
 	}
@@ -184,15 +180,12 @@ var errRecord = errors.New("the record has a version that this postbridge does n
 
 // ParseRecord decodes a spool record. Data shares the bytes of b, which must not change any more.
 func ParseRecord(b []byte) (*Delivery, error) {
-	if len(b) < 10 || b[0] != recordVersion || b[1] >= numRecordKinds {
+	if len(b) < 10 || b[0] != recordVersion || b[1] > 1 {
 		return nil, errRecord
 	}
 	d := &Delivery{
-		Deadletter: b[1] != recordOrder,
+		Deadletter: b[1] == 1,
 		ReceivedAt: time.Unix(0, int64(binary.LittleEndian.Uint64(b[2:]))),
-	}
-	if b[1] == recordOther {
-		d.Type = OtherType
 	}
 	texts := [...]*string{&d.TraceParent, &d.ID, &d.Broker, &d.UserID, &d.OrderID, (*string)(&d.Status)}
 	var from, to [len(texts)]int
@@ -209,6 +202,9 @@ func ParseRecord(b []byte) (*Delivery, error) {
 	all := string(b[:end]) // one allocation for all of them
 	for i, s := range texts {
 		*s = all[from[i]:to[i]]
+	}
+	if d.Deadletter && d.Status == recordOther {
+		d.Type, d.Status = OtherType, event.StatusUnknown
 	}
 	d.Data = b[end:]
 	return d, nil

@@ -63,7 +63,7 @@ func TestRecord(t *testing.T) {
 	order := someDelivery()
 	dead, other := order, order
 	dead.Deadletter = true
-	other.Deadletter, other.Type = true, OtherType
+	other.Deadletter, other.Type, other.Status = true, OtherType, event.StatusUnknown
 	for _, d := range []Delivery{order, dead, other} {
 		record := append(d.appendHead([]byte("before")), d.Data...)
 		got, err := ParseRecord(record[len("before"):])
@@ -82,13 +82,13 @@ func TestRecordBytes(t *testing.T) {
 		ID: "i", Broker: "b", UserID: "u", OrderID: "o", Status: "open", ReceivedAt: time.Unix(0, 1), TraceParent: "t",
 		Deadletter: true, Data: []byte("{}"),
 	}
-	const rest = "0100000000000000" + "0174" + "0169" + "0162" + "0175" + "016f" + "046f70656e" + "7b7d"
-	if got := hex.EncodeToString(append(d.appendHead(nil), d.Data...)); got != "0101"+rest {
-		t.Errorf("got %s, want %s", got, "0101"+rest)
+	const head = "01" + "01" + "0100000000000000" + "0174" + "0169" + "0162" + "0175" + "016f"
+	if got := hex.EncodeToString(append(d.appendHead(nil), d.Data...)); got != head+"046f70656e"+"7b7d" {
+		t.Errorf("got %s", got)
 	}
-	d.Type = OtherType
-	if got := hex.EncodeToString(append(d.appendHead(nil), d.Data...)); got != "0102"+rest {
-		t.Errorf("got %s, want %s", got, "0102"+rest)
+	d.Type = OtherType // a dead letter to the release before
+	if got := hex.EncodeToString(append(d.appendHead(nil), d.Data...)); got != head+"056f74686572"+"7b7d" {
+		t.Errorf("got %s", got)
 	}
 }
 
@@ -103,9 +103,9 @@ func TestRecordTorn(t *testing.T) {
 	}
 	for _, at := range []int{0, 1} { // another version, unknown flags
 		other := bytes.Clone(record)
-		other[at] = 3
+		other[at] = 9
 		if _, err := ParseRecord(other); err == nil {
-			t.Errorf("3 at byte %d was read", at)
+			t.Errorf("9 at byte %d was read", at)
 		}
 	}
 	if _, err := ParseRecord(append(bytes.Repeat([]byte{1}, 2), bytes.Repeat([]byte{0xff}, 30)...)); err == nil {
