@@ -105,7 +105,7 @@ kafka-or-loud:
 # KAFKA_TEST_REQUIRED=1 fails instead of skipping tests without a real Kafka. KAFKA_TEST_BROKERS is the address of a running
 # Kafka for the tests that share one.
 test: kafka-or-loud
-	@n=$$(getconf _NPROCESSORS_ONLN); $(GOTEST) -short -p $$((n + 1)) -parallel $$((2 * n)) ./...
+	@n=$$(getconf _NPROCESSORS_ONLN); $(GOTEST) -short -p $$((n + 1)) -parallel $$((3 * n)) ./...
 
 # All tests: every round and every fault, and Kafka clusters, also with three nodes, that are stopped, killed and secured.
 # Fails if a real Kafka cannot be started.

@@ -68,9 +68,9 @@ func TestDoctorRoutes(t *testing.T) {
 		{"KITE_SECRETS=1=s", "!warn routes /dhan", ""},
 		{"DHAN_TOKENS=short", "warn routes /dhan/{token} accepts a token of less than 16", "POSTBRIDGE_DHAN_TOKENS"},
 		{"DHAN_TOKENS=" + long, "ok routes /dhan/{token} needs a path token", ""},
-		{"UPSTOX_TOKENS=short", "warn routes /upstox/{token} takes a token of less than 16", "POSTBRIDGE_UPSTOX_TOKENS"},
+		{"UPSTOX_TOKENS=short", "warn routes /upstox/{token} accepts a token of less than 16", "POSTBRIDGE_UPSTOX_TOKENS"},
 		{"UPSTOX_TOKENS=" + long, "ok routes /upstox/{token} needs a path token", ""},
-		{"FYERS_TOKENS=short", "warn routes /fyers/{token} takes a token of less than 16", "POSTBRIDGE_FYERS_TOKENS"},
+		{"FYERS_TOKENS=short", "warn routes /fyers/{token} accepts a token of less than 16", "POSTBRIDGE_FYERS_TOKENS"},
 		{"FYERS_TOKENS=" + long, "ok routes /fyers/{token} needs a path token", ""},
 		{"FYERS_TOKENS=" + long, "!ok routes /kite", ""},
 	} {

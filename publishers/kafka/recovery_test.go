@@ -43,6 +43,9 @@ func (r request) looksUpCheckpoint(t *testing.T) bool {
 // TestRecoveryIsBounded offers again what a partition holds, after the cursor was lost: whatever that is, no more of it
 // is held in memory than is in flight, and reading it costs no more than reading the partition three times.
 func TestRecoveryIsBounded(t *testing.T) {
+	if testing.Short() {
+		t.Skip("run by make test-long: more events than the index holds")
+	}
 	t.Parallel()
 	const size, inFlight = 3 * kafka.MaxIndexed, 2000
 	bus := &opened{testBus: startBus(t, 1)}
@@ -102,6 +105,9 @@ func TestRecoveryIsBounded(t *testing.T) {
 
 // TestRecoveryInterrupted fails many fetches of a recovery: an event that was not read then is not stored twice.
 func TestRecoveryInterrupted(t *testing.T) {
+	if testing.Short() {
+		t.Skip("run by make test-long: more events than the index holds")
+	}
 	t.Parallel()
 	const size, inFlight = kafka.MaxIndexed + 4000, 2000
 	bus := startBus(t, 1)
