@@ -15,9 +15,6 @@ import (
 // brokerNames returns the names of all brokers.
 func brokerNames() []string { return brokers.Names() }
 
-// sentBrokers returns the names of the brokers whose postbacks send can make.
-func sentBrokers() []string { return []string{"kite", "dhan"} }
-
 // unknownBroker returns the error for a --broker that is not in brokerNames.
 func unknownBroker(name string) error {
 	return misuse("--broker %q is not known; set it to %s", name, strings.Join(brokerNames(), " or "))

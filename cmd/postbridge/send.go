@@ -22,9 +22,9 @@ is sent after the answer to the one before. A postback without an answer is not 
 Usage: postbridge send [flags] [file ...]
 
   --url URL, --ca FILE  postbridge (default: POSTBRIDGE_LISTEN on this machine); the CA of its https
-  --broker NAME         kite or dhan (default kite)
+  --broker NAME         kite, dhan, upstox or fyers (default kite)
   --secret APP=SECRET   Kite app to sign with (default first of POSTBRIDGE_KITE_SECRETS)
-  --token TOKEN         path token (default first of POSTBRIDGE_KITE_TOKENS or _DHAN_TOKENS)
+  --token TOKEN         path token (default first of POSTBRIDGE_<BROKER>_TOKENS)
   --sign                sign the files as the app that they name, else the first; a file - is stdin
   --replay FILE         the output of tail, at its own pace; --speed N: N times as fast, or max
   --worst NAMES         all, or some of doubled,words,cancels,late,storm,split; checks the buses
@@ -182,7 +182,10 @@ func (p *process) sendSettings(o *sendOptions) error {
 		return err
 	}
 	o.profile = profiles()[o.broker]
-	o.tokens = map[string][]string{"kite": load(&secrets.kiteTokens), "dhan": load(&secrets.dhanTokens)}
+	o.tokens = map[string][]string{"kite": load(&secrets.kiteTokens)}
+	for _, b := range c.tokenBrokers() {
+		o.tokens[b.name] = load(b.current(secrets))
+	}
 	if o.token != "" {
 		o.tokens[o.broker] = []string{o.token}
 	}
@@ -205,8 +208,8 @@ func (p *process) sendSettings(o *sendOptions) error {
 
 func (o *sendOptions) check() error {
 	switch {
-	case !slices.Contains(sentBrokers(), o.broker):
-		return misuse("--broker %q is not known; set it to %s", o.broker, strings.Join(sentBrokers(), " or "))
+	case !slices.Contains(brokerNames(), o.broker):
+		return unknownBroker(o.broker)
 	case o.count < 0 || o.duration < 0 || o.rate < 0:
 		return misuse("--count, --for and --rate must not be negative; 0 is no limit")
 	case o.timeout <= 0:

@@ -23,8 +23,13 @@ import (
 	"github.com/postbridge/postbridge/bridge"
 	"github.com/postbridge/postbridge/bridge/event"
 	"github.com/postbridge/postbridge/brokers/dhan"
+	"github.com/postbridge/postbridge/brokers/fyers"
 	"github.com/postbridge/postbridge/brokers/kite"
+	"github.com/postbridge/postbridge/brokers/upstox"
 )
+
+// edgeSecrets are the settings with the secrets that an edge accepts.
+const edgeSecrets = "KITE_SECRETS=1234=s3cret DHAN_TOKENS=t0ken UPSTOX_TOKENS=t0ken FYERS_TOKENS=t0ken"
 
 // edge accepts postbacks as postbridge does, and records their events.
 type edge struct {
@@ -47,7 +52,9 @@ func newEdge(t *testing.T) *edge {
 			return kite.Credentials{Secrets: []kite.Secret{{AppID: "1234", Secret: "s3cret"},
 				{AppID: "98", Secret: "0ther"}}}
 		}}),
-		"dhan": dhan.New(func() dhan.Credentials { return dhan.Credentials{Tokens: []string{"t0ken"}} }),
+		"dhan":   dhan.New(func() dhan.Credentials { return dhan.Credentials{Tokens: []string{"t0ken"}} }),
+		"upstox": upstox.New(func() upstox.Credentials { return upstox.Credentials{Tokens: []string{"t0ken"}} }),
+		"fyers":  fyers.New(func() fyers.Credentials { return fyers.Credentials{Tokens: []string{"t0ken"}} }),
 	}}
 	e.Server = httptest.NewServer(e)
 	t.Cleanup(func() {
@@ -117,7 +124,7 @@ func (e *edge) accept(r *http.Request) (*event.Event, error) {
 func (e *edge) sent(t *testing.T, code int, args ...string) *summary {
 	t.Helper()
 	args = append([]string{"send", "--url", e.URL, "--json"}, args...)
-	got := runWith(t, environ("KITE_SECRETS=1234=s3cret DHAN_TOKENS=t0ken"), args...)
+	got := runWith(t, environ(edgeSecrets), args...)
 	r := new(summary)
 	if err := json.Unmarshal([]byte(got.stdout), r); err != nil || got.code != code {
 		t.Fatalf("%+v", got)
@@ -127,7 +134,7 @@ func (e *edge) sent(t *testing.T, code int, args ...string) *summary {
 
 // TestSendLives sends many orders at once and checks the events of each.
 func TestSendLives(t *testing.T) {
-	for _, broker := range []string{"kite", "dhan"} {
+	for _, broker := range brokerNames() {
 		t.Run(broker, func(t *testing.T) {
 			e := newEdge(t)
 			e.pairs = make(chan struct{})
@@ -184,7 +191,7 @@ func checkLives(t *testing.T, orders map[string][]*event.Event) {
 
 // TestSendRepeats checks that a state with another status is the same event.
 func TestSendRepeats(t *testing.T) {
-	for _, broker := range []string{"kite", "dhan"} {
+	for _, broker := range brokerNames() {
 		e := newEdge(t)
 		e.sent(t, 0, "--broker", broker, "--count", "1000", "--repeats", "1", "--seed", "4")
 		for id, events := range e.orders {
@@ -273,7 +280,7 @@ func TestSendFiles(t *testing.T) {
 	e.errors = nil // of the wrong one
 	got := runInput(t.Context(), right, nil, "send", "--url", e.URL, "-")
 	if got.code != 0 || !matches(got.stdout,
-		`^sent 1 postbacks in 0\.[0-9]*s, 1 acknowledged, [0-9]+/s\n  status 200: 1\nlatency `) {
+		`^sent 1 postback in 0\.[0-9]*s, 1 acknowledged, [0-9]+/s\n  status 200: 1\nlatency `) {
 		t.Errorf("%+v", got)
 	}
 }
@@ -460,11 +467,13 @@ func TestSendMisuse(t *testing.T) {
 			"no Kite app to sign with; set --secret or POSTBRIDGE_KITE_SECRETS to app_id=api_secret"},
 		{"--secret s3cret", "no Kite app to sign with; set --secret or POSTBRIDGE_KITE_SECRETS to app_id=api_secret"},
 		{"--broker dhan", "the route of dhan needs a path token; set --token or POSTBRIDGE_DHAN_TOKENS"},
-		{"--broker x", "--broker \"x\" is not known; set it to kite or dhan"},
+		{"--broker fyers", "the route of fyers needs a path token; set --token or POSTBRIDGE_FYERS_TOKENS"},
+		{"--broker x", "--broker \"x\" is not known; set it to kite or dhan or upstox or fyers"},
 		{"--count -1", "--count, --for and --rate must not be negative; 0 is no limit"},
 		{"--connections 0", "--connections and --users must be at least 1"},
 		{"--late 2", "--repeats and --late are fractions; set them between 0 and 1"},
 		{"--sign", "--sign is for files of --broker kite; leave it out"},
+		{"--sign --broker upstox /no/such", "--sign is for files of --broker kite; leave it out"},
 		{"--secret 1=2 --url x /no/such", "--url \"x\" is not a URL; write it like http://127.0.0.1:8080"},
 		{"--secret 1=2 --url 127.0.0.1:8080",
 			"--url \"127.0.0.1:8080\" is not a URL; write it like http://127.0.0.1:8080"},

@@ -41,8 +41,8 @@ func (p *process) sendCanary(ctx context.Context, o *sender) error {
 	defer w.close()
 	// No consumer can act on the order: it is cancelled, and its user and its symbol do not exist.
 	order := &order{
-		id: c.OrderID, user: o.user, symbol: "CANARY", side: "BUY", tag: "canary", quantity: 1, paise: 100, placed: now,
-		states: []state{{step: cancelled, cancelled: 1}},
+		id: c.OrderID, user: o.user, symbol: "CANARY", side: o.profile.sides[0], tag: "canary", quantity: 1, paise: 100,
+		placed: now, states: []state{{step: cancelled, cancelled: 1}},
 	}
 	began := time.Now()
 	if err = c.answered(o.target.post(o.route, order.body(o.sendOptions, 0), o.timeout), began); err == nil {

@@ -70,7 +70,7 @@ func (o *sendOptions) newTarget(ctx context.Context) (*target, error) {
 	}}
 	for broker, profile := range profiles() {
 		token := append(o.tokens[broker], "")[0]
-		if token != "" || !profile.needsToken {
+		if token != "" || profile.signed {
 			t.routes[broker] = &route{u.JoinPath(broker, url.PathEscape(token)).String(), token}
 		}
 	}

@@ -49,11 +49,12 @@ func (p *process) readFile(name string) ([]byte, error) {
 // bodyOrderID returns the order id in a body, or "-".
 func bodyOrderID(body []byte) string {
 	var ids struct {
-		Kite string `json:"order_id"`
-		Dhan string `json:"orderId"`
+		Kite  string `json:"order_id"` // and Upstox
+		Dhan  string `json:"orderId"`
+		Fyers string `json:"id"`
 	}
 	_ = json.Unmarshal(body, &ids) // a body that is not JSON is sent, too
-	return cmp.Or(ids.Kite, ids.Dhan, "-")
+	return cmp.Or(ids.Kite, ids.Dhan, ids.Fyers, "-")
 }
 
 // sign replaces the checksum in a body of Kite by that of the app which the body names, and changes no other byte. If

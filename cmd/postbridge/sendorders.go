@@ -48,11 +48,12 @@ type order struct {
 // profile describes how a broker's postbacks are generated, addressed and signed. Its sample body is
 // samples/<broker>.json, with a $name for each value to replace; its route is /<broker>, and below it a path token.
 type profile struct {
-	userID     string            // format of the id of a generated user
-	statuses   [6]string         // by step
-	synonyms   map[string]string // other statuses for the same state, of a broker that reports one change as two
-	needsToken bool              // there is no route without a path token
-	signed     bool              // each body has a checksum made with the secret of an app
+	userID   string            // format of the id of a generated user
+	time     string            // layout of Indian times without a zone
+	sides    [2]string         // buy and sell
+	statuses [6]string         // by step
+	synonyms map[string]string // other statuses for the same state, of a broker that reports one change as two
+	signed   bool              // each body has a checksum made with the secret of an app; else the URL needs a path token
 }
 
 // profiles returns the profile of each broker.
@@ -60,14 +61,29 @@ func profiles() map[string]profile {
 	return map[string]profile{
 		"kite": {
 			userID:   "AB%04d",
+			time:     time.DateTime,
+			sides:    [...]string{"BUY", "SELL"},
 			statuses: [...]string{"PUT ORDER REQ RECEIVED", "OPEN", "UPDATE", "COMPLETE", "CANCELLED", "REJECTED"},
 			synonyms: map[string]string{"OPEN": "UPDATE", "UPDATE": "OPEN"},
 			signed:   true,
 		},
 		"dhan": {
-			userID:     "1%09d",
-			statuses:   [...]string{"TRANSIT", "PENDING", "PART_TRADED", "TRADED", "CANCELLED", "REJECTED"},
-			needsToken: true,
+			userID:   "1%09d",
+			time:     time.DateTime,
+			sides:    [...]string{"BUY", "SELL"},
+			statuses: [...]string{"TRANSIT", "PENDING", "PART_TRADED", "TRADED", "CANCELLED", "REJECTED"},
+		},
+		"upstox": {
+			userID:   "7AB%04d",
+			time:     time.DateTime,
+			sides:    [...]string{"BUY", "SELL"},
+			statuses: [...]string{"put order req received", "open", "open", "complete", "cancelled", "rejected"},
+		},
+		"fyers": {
+			userID:   "XA%05d",
+			time:     "02-Jan-2006 15:04:05",
+			sides:    [...]string{"1", "-1"},
+			statuses: [...]string{"4", "6", "6", "2", "1", "5"},
 		},
 	}
 }
@@ -179,7 +195,7 @@ func (g *generator) order(i uint64) *order {
 		id:       strconv.FormatUint(1e18+r.Uint64N(8e18), 10), // 19 digits, the longest that brokers use
 		user:     fmt.Sprintf(g.profile.userID, r.IntN(g.users)+1),
 		symbol:   [...]string{"SBIN", "INFY", "TATAMOTORS", "BANKNIFTY2660236800CE"}[r.IntN(4)],
-		side:     [...]string{"BUY", "SELL"}[r.IntN(2)],
+		side:     g.profile.sides[r.IntN(2)],
 		quantity: 10 * (1 + r.IntN(50)),
 		paise:    5 * (1000 + r.IntN(40000)),
 		placed:   g.start.Add(time.Duration(i) * time.Millisecond).UTC(),
@@ -262,12 +278,11 @@ func (o *order) body(to *sendOptions, n int) []byte {
 		status = cmp.Or(to.profile.synonyms[status], status)
 	}
 	sample, _ := samples.ReadFile("samples/" + to.broker + ".json") // embedded
-	// Both brokers write Indian time without a zone.
-	at := o.placed.Add(5*time.Hour + 30*time.Minute + time.Duration(s.second)*time.Second).Format(time.DateTime)
+	at := o.placed.Add(5*time.Hour + 30*time.Minute + time.Duration(s.second)*time.Second).Format(to.profile.time)
 	values := map[string]string{
 		"user": o.user, "order": o.id, "exchange_order": o.id[3:], "symbol": o.symbol, "side": o.side, "time": at,
 		"quantity": strconv.Itoa(o.quantity), "filled": strconv.Itoa(s.filled), "pending": strconv.Itoa(s.pending),
-		"cancelled": strconv.Itoa(s.cancelled), "price": rupees(o.paise),
+		"cancelled": strconv.Itoa(s.cancelled), "unfilled": strconv.Itoa(s.pending + s.cancelled), "price": rupees(o.paise),
 		"average_price": rupees(o.paise * min(s.filled, 1)), "status": status, "guid": "s",
 		"reason_code": "null", "reason": "null", "reason_raw": "null", "tag": "null", "correlation": o.tag,
 		"app": cmp.Or(app.AppID, `""`), "checksum": checksum(o.id, at, app.Secret),

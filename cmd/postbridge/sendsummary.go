@@ -86,7 +86,11 @@ func (s *summary) text(asJSON bool) string {
 		return string(text) + "\n"
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "sent %d postbacks in %.2fs, %d acknowledged, %.0f/s\n", s.Sent, s.Seconds, s.OK, s.Rate)
+	noun := "postbacks"
+	if s.Sent == 1 {
+		noun = "postback"
+	}
+	fmt.Fprintf(&b, "sent %d %s in %.2fs, %d acknowledged, %.0f/s\n", s.Sent, noun, s.Seconds, s.OK, s.Rate)
 	for _, status := range slices.Sorted(maps.Keys(s.Statuses)) {
 		fmt.Fprintf(&b, "  status %d: %d\n", status, s.Statuses[status])
 	}
