@@ -51,15 +51,18 @@ chart: $(HELM)
 run: build
 	@$(DEV); exec bin/postbridge serve
 
-# Run in a second shell: sends the official samples of Kite and Dhan and prints their events from the bus.
+# Run in a second shell: sends the official sample of each broker and prints its event from the bus.
 demo: build
 	@$(DEV); set -e; \
-	echo "--- sending deploy/samples/kite.json and deploy/samples/dhan.json"; \
-	bin/postbridge send deploy/samples/kite.json || { echo "demo: run 'make run' in another shell first" >&2; exit 1; }; \
-	bin/postbridge send --broker dhan deploy/samples/dhan.json; \
+	for broker in kite dhan upstox fyers; do \
+		echo "--- sending deploy/samples/$$broker.json"; \
+		bin/postbridge send --broker $$broker deploy/samples/$$broker.json || \
+			{ echo "demo: run 'make run' in another shell first" >&2; exit 1; }; \
+	done; \
 	echo "--- the events on the bus (postbridge tail --headers shows subject or key and headers, too)"; \
-	bin/postbridge tail --from start --order 220303000308932 --count 1 --timeout 10s; \
-	bin/postbridge tail --from start --order 112111182198 --count 1 --timeout 10s
+	for order in 220303000308932 112111182198 240221025997024 23071800238607; do \
+		bin/postbridge tail --from start --order $$order --count 1 --timeout 10s; \
+	done
 
 # Starts Apache Kafka on 127.0.0.1:9092 with its data in data/kafka, and prints how to publish to it and read it. Needs
 # Java 17, and Maven once to fetch the jars.
