@@ -25,7 +25,16 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(kafkatest.Main(m)) }
 
+// skipShort skips a test that starts a JVM, which takes more processor time than the test: make test-long runs it.
+func skipShort(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("skipped by -short: it starts a Kafka of its own")
+	}
+}
+
 func TestPlain(t *testing.T) {
+	skipShort(t)
 	t.Parallel()
 	ctx := context.Background()
 	brokers := kafkatest.Plain(t)
@@ -200,6 +209,7 @@ func TestThreeNodes(t *testing.T) {
 }
 
 func TestStartSaysWhatIsWrong(t *testing.T) {
+	skipShort(t)
 	t.Parallel()
 	kafkatest.Require(t)
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
@@ -225,6 +235,7 @@ func TestStartSaysWhatIsWrong(t *testing.T) {
 }
 
 func TestStartThatIsCancelledLeavesNothing(t *testing.T) {
+	skipShort(t)
 	t.Parallel()
 	kafkatest.Require(t)
 	ctx, cancel := context.WithCancel(t.Context())
