@@ -49,9 +49,10 @@ type eventCopy struct {
 	// absentAt is the latest time at which the stream is known not to hold the copy; zero if unknown. A copy sent since
 	// is deduplicated while the duplicate window reaches back to absentAt. Compared on the monotonic clock only.
 	absentAt      time.Time
-	earlier       bool // an earlier run may have sent it, at an unknown time
-	sent          int  // publishes by this run
-	failedLookups int  // since the last answer
+	lookedUp      time.Time // time of the answer that the stream does not hold it; zero once sent
+	earlier       bool      // an earlier run may have sent it, at an unknown time
+	sent          int       // publishes by this run
+	failedLookups int       // since the last answer
 
 	// misplaced means that the stream holds the copy under another subject.
 	misplaced bool
@@ -78,9 +79,11 @@ func (e *entry) finished() bool {
 
 // needsLookup reports whether the copy may be stored, and a retry not be deduplicated by the stream: an earlier run
 // may have sent it, or this run sent it more than half a duplicate window ago; the other half covers the delay of
-// the retry. Dead letters share a subject, where a lookup is expensive: they rely on the duplicate window.
+// the retry. A copy that was just looked up is sent, even if the lookup took longer than that: else slow lookups would
+// block it for ever. Dead letters share a subject, where a lookup is expensive: they rely on the duplicate window.
 func (c *eventCopy) needsLookup(now time.Time) bool {
-	if c.dest.lookupDenied || c.failedLookups >= maxLookups || c.dest.name == bridge.Deadletters {
+	if c.dest.lookupDenied || c.failedLookups >= maxLookups || c.dest.name == bridge.Deadletters ||
+		now.Sub(c.lookedUp) < lookupValid {
 		return false
 	}
 	return c.earlier || !c.absentAt.IsZero() && now.Sub(c.absentAt) > c.dest.window/2

@@ -12,9 +12,13 @@ import (
 	"github.com/postbridge/postbridge/bridge"
 )
 
-// maxLookups limits the failed lookups of a copy. Then it is sent without: storing an event twice is better than
-// blocking it.
-const maxLookups = 3
+const (
+	// maxLookups limits the failed lookups of a copy. Then it is sent without: storing an event twice is better than
+	// blocking it.
+	maxLookups = 3
+	// lookupValid is how long a copy may be sent after the answer to its lookup. It covers the way through the sender.
+	lookupValid = time.Second
+)
 
 // errLookupDenied ends a lookup without permission.
 var errLookupDenied = errors.New("no permission to look up what the stream holds")
@@ -64,7 +68,7 @@ func (p *Publisher) finishLookup(c *eventCopy, asked time.Time, at uint64, err e
 		p.checkpoints.Found(c.dest.stream, c.dest.identity, at, c.entry.delivery.Sequence)
 		p.finish(c, nil)
 	case err == nil:
-		c.absentAt, c.earlier = asked, false
+		c.absentAt, c.lookedUp, c.earlier = asked, time.Now(), false
 		p.enqueue(l)
 	case disconnected(err), errors.Is(err, errLookupDenied):
 		p.enqueue(l)

@@ -169,6 +169,20 @@ func TestOutageLongerThanWindow(t *testing.T) {
 	wantStored(t, js, "ORDERS", 1, 2, 3)
 }
 
+// TestSlowLookup: an event is sent once a lookup found that the stream does not hold it, also if the lookup took longer
+// than the stream's duplicate window.
+func TestSlowLookup(t *testing.T) {
+	t.Parallel()
+	n := startServer(t, nil)
+	js := n.admin(t)
+	shortWindow(t, js)
+	proxy := publishertest.NewProxy(t, n.url()[len("nats://"):])
+	proxy.DelayAnswers(250 * time.Millisecond)
+	e := openEdge(t, nats.Config{URL: "nats://" + proxy.Addr(), CreateStreams: true})
+	e.publish(old(1)...)
+	wantStored(t, js, "ORDERS", 1)
+}
+
 // Whoever may not look is not held up for ever: an event may then be stored twice.
 func TestLookUpDenied(t *testing.T) {
 	t.Parallel()

@@ -93,6 +93,7 @@ func (p *Publisher) addHead(l *keyQueue, now time.Time, batch []*natsgo.Msg) []*
 			c.absentAt = now
 		}
 		c.sent++
+		c.lookedUp = time.Time{}
 		m := c.message()
 		p.beginAttempt(c, m)
 		batch = append(batch, m)

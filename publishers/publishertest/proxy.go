@@ -6,13 +6,16 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
-// Proxy is a TCP proxy between a publisher and a server. It can cut connections and drop the responses of the server.
+// Proxy is a TCP proxy between a publisher and a server. It can cut connections, and drop or delay the responses of the
+// server.
 type Proxy struct {
 	listener net.Listener
 	target   string
 	lose     atomic.Bool
+	delay    atomic.Int64 // of each read of the responses, in nanoseconds
 
 	mu sync.Mutex
 	// Guarded by mu.
@@ -59,6 +62,9 @@ func (p *Proxy) Refuse(refuse bool) {
 // LoseAnswers drops the responses of the server while lose is true.
 func (p *Proxy) LoseAnswers(lose bool) { p.lose.Store(lose) }
 
+// DelayAnswers delays the responses of the server.
+func (p *Proxy) DelayAnswers(delay time.Duration) { p.delay.Store(int64(delay)) }
+
 func (p *Proxy) accept() {
 	for {
 		client, err := p.listener.Accept()
@@ -76,7 +82,7 @@ func (p *Proxy) accept() {
 			continue
 		}
 		go p.pipe(server, client, client)
-		go p.pipe(client, server, answers{server, &p.lose})
+		go p.pipe(client, server, answers{server, p})
 	}
 }
 
@@ -103,14 +109,15 @@ func (p *Proxy) pipe(to, other net.Conn, from io.Reader) {
 // answers reads the responses of the server, except while they are dropped.
 type answers struct {
 	server io.Reader
-	lose   *atomic.Bool
+	proxy  *Proxy
 }
 
 // Read implements io.Reader.
 func (a answers) Read(b []byte) (int, error) {
 	for {
 		n, err := a.server.Read(b)
-		if err != nil || !a.lose.Load() {
+		time.Sleep(time.Duration(a.proxy.delay.Load()))
+		if err != nil || !a.proxy.lose.Load() {
 			return n, err
 		}
 	}
