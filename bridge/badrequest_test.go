@@ -49,6 +49,19 @@ func (r *running) totalBad() (n int) {
 // over opens connections, with TLS or without.
 type over func() net.Conn
 
+// TestNoBadRequests: each reason is exported before the first bad request, so that a rate sees that one, too.
+func TestNoBadRequests(t *testing.T) {
+	t.Parallel()
+	r, _ := startOver(t, "http")
+	for _, reason := range []string{"header_too_large", "malformed", "plain_http", "proxy_protocol", "tls_handshake"} {
+		r.bad(reason, 0)
+	}
+	_, metrics := r.get("/metrics")
+	if n := strings.Count(metrics, "\npostbridge_bad_requests_total{"); n != 5 {
+		t.Errorf("%d reasons are exported, want 5", n)
+	}
+}
+
 // TestBadRequests sends what net/http answers by itself, with TLS and without: each leaves a count and one log line,
 // whatever came before it on the connection, and none is counted as a postback.
 func TestBadRequests(t *testing.T) {

@@ -77,7 +77,7 @@ func newIngestMetrics(r prometheus.Registerer) *ingestMetrics {
 		}),
 	}
 	r.MustRegister(m.refused, m.limited, m.bad, m.answerSeconds)
-	for _, reason := range remedies() {
+	for reason := range remedies() {
 		m.bad.WithLabelValues(reason) // so that 0 is exported, too
 	}
 	page := prometheus.NewRegistry()
