@@ -53,8 +53,8 @@ type Options struct {
 	// SpoolKeep is how long published events stay, space permitting, for a rewind after a bus lost them.
 	SpoolKeep time.Duration
 
-	// Reload reads the secret files again, unless that was done a moment ago, and reports whether any changed. It is
-	// called before a postback or an admin request is refused; nil without secret files.
+	// Reload has the secret files read again, and reports whether any changed. It is called before a postback or an
+	// admin request is refused, by many at a time if many are; nil without secret files.
 	Reload func() bool
 
 	// Tracer gets a span for each postback and event; nil without tracing.

@@ -18,6 +18,9 @@ import (
 const (
 	// pollInterval is the time between two reads of the secret files.
 	pollInterval = 2 * time.Second
+	// readPause is the least time between two reads: anybody can post without a valid secret, and a read of a few files
+	// costs more than the rest of such a request.
+	readPause = 20 * time.Millisecond
 	// recentChange is how long reload reports a change: longer than a caller takes from loading a secret to reload.
 	recentChange = 2 * time.Second
 	// maxSecretFile limits the size of a secret file, in bytes.
@@ -34,6 +37,7 @@ type secretFiles struct {
 	mu sync.Mutex
 	// Guarded by mu, and so are the files.
 	all       []*secretFile
+	readAt    time.Time // when the last read began
 	changedAt time.Time // last change of a secret
 }
 
@@ -86,13 +90,19 @@ func (s *secretFiles) poll(ctx context.Context) {
 	}
 }
 
-// reload reads all files. It reports whether a secret has changed within recentChange, so that a caller also learns of
-// a change that another call or the poll found after the caller had loaded the old secret.
+// reload reads all files, or waits for a read that begins after the call: concurrent calls share one, and readPause is
+// between two. It reports whether a secret has changed within recentChange, so that a caller also learns of a change
+// that another call or the poll found after the caller had loaded the old secret.
 func (s *secretFiles) reload() bool {
+	called := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, f := range s.all {
-		s.refresh(f)
+	if !s.readAt.After(called) {
+		time.Sleep(time.Until(s.readAt.Add(readPause)))
+		s.readAt = time.Now()
+		for _, f := range s.all {
+			s.refresh(f)
+		}
 	}
 	return time.Since(s.changedAt) < recentChange
 }

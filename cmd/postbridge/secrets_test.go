@@ -285,6 +285,32 @@ func TestReload(t *testing.T) {
 	})
 }
 
+// TestReloadFlood: refused postbacks, which anybody can send, have the files read at a limited rate. They share reads.
+func TestReloadFlood(t *testing.T) {
+	path := write(t, "kite", "1=s3cret1")
+	synctest.Test(t, func(t *testing.T) {
+		w := newWatched(t, path, "")
+		w.files.reload()
+		begin := time.Now()
+		for range 10 {
+			w.files.reload()
+		}
+		if took := time.Since(begin); took != 10*readPause {
+			t.Errorf("10 reads took %s, want %s", took, 10*readPause)
+		}
+	})
+	w := newWatched(t, path, "")
+	begin := time.Now()
+	var calls sync.WaitGroup
+	for range 1000 {
+		calls.Go(func() { w.files.reload() })
+	}
+	calls.Wait()
+	if took := time.Since(begin); took > 500*readPause {
+		t.Errorf("1000 concurrent calls took %s", took)
+	}
+}
+
 // TestBusPassword holds that each connection to a bus gets the password that is in the file at that time.
 func TestBusPassword(t *testing.T) {
 	path := write(t, "password", "s3cret1\n")
