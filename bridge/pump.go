@@ -48,6 +48,7 @@ type pump struct {
 	mu             sync.Mutex
 	lost           *loss     // reported by the publisher and not rewound yet
 	rewinds        uint64    // since start
+	waiting        bool      // for space in the window
 	spaceAvailable sync.Cond // signalled when an event is done
 	refusedOrFull  sync.Cond // signalled when quarantineRefused may have something to do
 	refused        int       // slots with a refusal
@@ -184,8 +185,10 @@ func (p *pump) waitForSpace(ctx context.Context) bool {
 	if !p.full() {
 		return ctx.Err() == nil
 	}
+	p.waiting = true
 	stuck := time.AfterFunc(stuckAfter, func() { p.reportStuck(ctx) })
 	defer func() {
+		p.waiting = false
 		stuck.Stop()
 		p.conditions.report(ctx, conditionInFlight, nil)
 	}()
@@ -200,10 +203,12 @@ func (p *pump) full() bool {
 	return p.inFlight >= maxInFlight || p.inFlightBytes >= maxInFlightBytes || len(p.window) >= maxWindow
 }
 
+// reportStuck reports the event that holds up the window. Unless waitForSpace waits, nothing would end the condition:
+// the timer may fire at the moment when the wait ends.
 func (p *pump) reportStuck(ctx context.Context) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.full() {
+	if p.waiting && p.full() {
 		p.conditions.report(ctx, conditionInFlight, fmt.Errorf(
 			"the in-flight window is full: the bus does not accept event %d of spool %s and others after it",
 			p.window[0].record.Sequence, p.spoolID))
