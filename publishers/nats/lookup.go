@@ -68,7 +68,7 @@ func (p *Publisher) finishLookup(c *eventCopy, asked time.Time, at uint64, err e
 		p.checkpoints.Found(c.dest.stream, c.dest.identity, at, c.entry.delivery.Sequence)
 		p.finish(c, nil)
 	case err == nil:
-		c.absentAt, c.lookedUp, c.earlier = asked, time.Now(), false
+		c.absentAt, c.lookedUp, c.earlier, c.failedLookups = asked, time.Now(), false, 0
 		p.enqueue(l)
 	case disconnected(err), errors.Is(err, errLookupDenied):
 		p.enqueue(l)

@@ -118,3 +118,20 @@ func TestLookFirst(t *testing.T) {
 		})
 	}
 }
+
+// TestFailedLookups: an answer ends a series of failed lookups. Those of one outage do not count in the next.
+func TestFailedLookups(t *testing.T) {
+	d := &destination{name: bridge.Orders, window: 2 * time.Minute}
+	p := &Publisher{destinations: map[bridge.Destination]*destination{bridge.Orders: d}}
+	e := p.newEntry(&bridge.Delivery{Redelivered: true}, nil)
+	new(keyQueue).push(e)
+	c := &e.copies[0]
+	c.failedLookups = maxLookups - 1
+	long := time.Now().Add(-time.Hour)
+	p.finishLookup(c, long, 0, nil)
+	c.lookedUp = long
+	c.failedLookups++
+	if !c.needsLookup(time.Now()) {
+		t.Error("one failed lookup after an answer is the last")
+	}
+}
