@@ -61,7 +61,8 @@ func Normalize(b Broker, p *Postback, verifiedBy string, received time.Time) *ev
 		VerifiedBy: verifiedBy,
 		Source:     event.SourcePostback,
 	}
-	body := scan.RemoveMembers(p.Body, policyOf(b).Personal)
+	personal := policyOf(b).Personal
+	body := scan.RemoveMembers(p.Body, personal)
 	members, err := p.Members()
 	setRaw(e, body, !errors.Is(err, scan.ErrNotJSON))
 	var order event.Order
@@ -77,8 +78,21 @@ func Normalize(b Broker, p *Postback, verifiedBy string, received time.Time) *ev
 		return e
 	}
 	e.Order = order
-	e.ID = p.ids.Of(e.Broker, members, b.State)
+	e.ID = p.ids.Of(e.Broker, members, stateWithout(personal, b.State))
 	return e
+}
+
+// stateWithout returns the function for the state of a member without the personal data that is nested in its value.
+func stateWithout(personal []string, state func(event.Member) string) func(event.Member) string {
+	if len(personal) == 0 {
+		return state
+	}
+	return func(m event.Member) string {
+		if m.Value[0] == '{' || m.Value[0] == '[' {
+			m.Value = string(scan.RemoveMembers([]byte(m.Value), personal))
+		}
+		return state(m)
+	}
 }
 
 // setRaw keeps the broker's body in the event: JSON on one line, other UTF-8 as text, anything else as bytes.

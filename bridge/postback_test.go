@@ -33,6 +33,27 @@ func (b stubBroker) Normalize([]event.Member) (event.Order, error) { return b.or
 
 func (stubBroker) State(m event.Member) string { return m.Value }
 
+// personalBroker has a member that is personal data.
+type personalBroker struct{ stubBroker }
+
+func (personalBroker) Policy() Policy { return Policy{Personal: []string{"pan"}} }
+
+// TestPersonalDataIsNotInTheID: whoever has the event could guess a short secret from a hash of both.
+func TestPersonalDataIsNotInTheID(t *testing.T) {
+	id := func(body string) string {
+		b := personalBroker{stubBroker{order: event.Order{OrderID: "1"}}}
+		return Normalize(b, &Postback{Body: []byte(body)}, "token", eventAt()).ID
+	}
+	for _, v := range []string{`{"id":1,"more":{"pan":"A","x":2}}`, `{"id":1,"more":[{"x":2,"PAN":"A"}]}`} {
+		if id(v) != id(strings.Replace(v, `"A"`, `"B"`, 1)) {
+			t.Errorf("the id of %s depends on personal data", v)
+		}
+		if id(v) == id(strings.Replace(v, "2", "3", 1)) {
+			t.Errorf("the id of %s does not depend on the other members", v)
+		}
+	}
+}
+
 func eventAt() time.Time {
 	return time.Date(2026, 1, 8, 15, 23, 46, 120, time.FixedZone("IST", 19800))
 }
