@@ -1,4 +1,4 @@
-// Package brokers knows the stock brokers whose postbacks postbridge takes.
+// Package brokers lists the adapters of all stock brokers and makes them by name.
 package brokers
 
 import (
@@ -11,7 +11,7 @@ import (
 	"github.com/postbridge/postbridge/brokers/upstox"
 )
 
-// Config has what each broker needs. Only that of the brokers that are made is looked at.
+// Config has the configuration of each adapter. New reads only that of the broker it makes.
 type Config struct {
 	Kite   kite.Config
 	Dhan   func() dhan.Credentials
@@ -19,10 +19,10 @@ type Config struct {
 	Fyers  func() fyers.Credentials
 }
 
-// Names returns the names of all brokers.
+// Names returns the names of all brokers, in the sequence of the routes and of error messages.
 func Names() []string { return []string{"kite", "dhan", "upstox", "fyers"} }
 
-// New makes the broker of that name.
+// New returns the adapter of a broker; an error if no broker has the name.
 func New(name string, c Config) (bridge.Broker, error) {
 	switch name {
 	case "kite":

@@ -184,8 +184,8 @@ func compareGolden(t testing.TB, file string, got []byte) {
 	}
 }
 
-// testTruncated truncates each body at every byte. The rest must never be read as an order, nor be recognized, unless it
-// is empty: that may be a probe.
+// testTruncated truncates each body at every byte. The rest must never be read as an order, nor be recognized, unless
+// it is empty: that may be a probe.
 func (s Suite) testTruncated(t *testing.T) {
 	for _, b := range s.genuine(t) {
 		whole := len(bytes.TrimRight(b.body, " \t\r\n"))

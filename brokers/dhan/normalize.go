@@ -11,14 +11,10 @@ import (
 // Normalize returns the order in a body. Member names match without regard to case, because the documentation and the
 // postbacks differ in it; the last of several equal names counts. The error is that of body.Complete.
 func (*Broker) Normalize(members []event.Member) (event.Order, error) {
-	var o order
-	for _, m := range members {
-		o.member(m.Name, body.Value(m.Value))
-	}
+	o := read(members)
 	if err := body.Complete(&o.Order); err != nil {
 		return event.Order{}, err
 	}
-	o.derive()
 	return o.Order, nil
 }
 
@@ -31,6 +27,15 @@ type order struct {
 	misspelledCode          string
 	camelCaseFilled         event.Quantity
 	averagePrice, lastPrice string
+}
+
+// read collects the members and derives the fields that depend on more than one.
+func read(members []event.Member) (o order) {
+	for _, m := range members {
+		o.member(m.Name, body.Value(m.Value))
+	}
+	o.derive()
+	return o
 }
 
 // derive sets the fields that depend on more than one member.

@@ -5,7 +5,6 @@ import (
 	"net/http"
 
 	"github.com/postbridge/postbridge/bridge"
-	"github.com/postbridge/postbridge/brokers/body"
 	"github.com/postbridge/postbridge/brokers/proof"
 )
 
@@ -21,10 +20,7 @@ func (b *Broker) Verify(p *bridge.Postback) (how string, err error) {
 		return "token", nil
 	}
 	members, err := p.Members()
-	var o order
-	for _, m := range members {
-		o.member(m.Name, body.Value(m.Value))
-	}
+	o := read(members)
 	if err == nil && !proof.OneOf(o.UserID, cred.ClientIDs) {
 		return "", bridge.Refuse(http.StatusForbidden, "client_id", "the client id is not a known one")
 	}

@@ -11,37 +11,43 @@ import (
 	"github.com/postbridge/postbridge/brokers/body"
 )
 
-// Normalize reads the order. Names are matched without regard to case: the documentation has fyToken and fytoken. Of
-// names that are then the same, the last counts. A body without members is a probe of the URL.
+// Normalize returns the order in a body. Member names match without regard to case, because the documentation has
+// fyToken and fytoken; the last of several equal names counts. A body without members is a probe of the URL, and
+// bridge.NotAnOrder. Other errors are that of body.Complete.
 func (*Broker) Normalize(members []event.Member) (event.Order, error) {
 	if len(members) == 0 {
 		return event.Order{}, bridge.NotAnOrder("probe")
 	}
-	var o order
-	for _, m := range members {
-		o.member(m.Name, body.Value(m.Value))
-	}
+	o := read(members)
 	if err := body.Complete(&o.Order); err != nil {
 		return event.Order{}, err
 	}
-	o.settle()
 	return o.Order, nil
 }
 
-// order is an order while its body is read.
+// order collects the members of a body.
 type order struct {
 	event.Order
-	status       int64
+	status       int64 // Fyers' number; 0 if there is none
 	market       market
 	disclosedQty event.Quantity // the other spelling of discloseQty
 	message      string
 }
 
-// market is an exchange and a segment in Fyers' numbers.
+// market holds Fyers' numbers of an exchange and a segment.
 type market struct{ exchange, segment int64 }
 
-// settle derives the fields that depend on more than one member.
-func (o *order) settle() {
+// read collects the members and derives the fields that depend on more than one.
+func read(members []event.Member) (o order) {
+	for _, m := range members {
+		o.member(m.Name, body.Value(m.Value))
+	}
+	o.derive()
+	return o
+}
+
+// derive sets the fields that depend on more than one member.
+func (o *order) derive() {
 	o.DisclosedQuantity = cmp.Or(o.DisclosedQuantity, o.disclosedQty)
 	o.Status = o.normalizedStatus()
 	o.Exchange = o.exchangeName()
@@ -52,7 +58,8 @@ func (o *order) settle() {
 	}
 }
 
-// member reads one member of the sample and the field table, or one that the order book and the socket add.
+// member sets the field for one member, by the sample and the field table of the documentation, and by the names that
+// the order book and the WebSocket add.
 func (o *order) member(name string, v body.Value) {
 	var buf [32]byte
 	switch string(body.Lower(buf[:0], name)) {
@@ -107,14 +114,14 @@ func (o *order) member(name string, v body.Value) {
 	}
 }
 
-// number returns an enumerated value, which Fyers sends as a number; 0, which is no value of any, if it is none.
+// number returns an enumerated value, which Fyers sends as a number; 0, which no enumeration has, if it is not one.
 func number(v body.Value) int64 {
 	n, _ := v.Quantity().Get()
 	return n
 }
 
-// timeOf returns the value of a time in a form that package body reads. The sample has 18-Jul-2023 11:44:29, and the
-// field table has seconds since 1970.
+// timeOf returns the value of a time in a form that package body parses. The sample has 18-Jul-2023 11:44:29; the field
+// table has seconds since 1970, which become RFC 3339.
 func timeOf(v body.Value) body.Value {
 	seconds := number(v)
 	if seconds < 1e9 || seconds >= 1e10 { // 2001 to 2286
@@ -123,9 +130,9 @@ func timeOf(v body.Value) body.Value {
 	return body.Value(strconv.Quote(time.Unix(seconds, 0).UTC().Format(time.RFC3339)))
 }
 
-// State leaves out pan, the tax number of a person, because the other members are in the event and the id, a hash of
-// all, would let it be guessed. It leaves out ch, chp and lp, the last price of the instrument and its change, which
-// rows of the order book have. No other member is known to differ between two postbacks of one state.
+// State excludes pan, a person's tax number: the id is a hash of all members, and the event has the others, so the
+// number could be guessed. It excludes ch, chp and lp, the last price of the instrument and its change, which rows of
+// the order book have. No other member is known to differ between two postbacks of one state.
 func (*Broker) State(m event.Member) string {
 	v := body.Value(m.Value)
 	var buf [32]byte
@@ -142,8 +149,8 @@ func (*Broker) State(m event.Member) string {
 	}
 }
 
-// normalizedStatus reads Fyers' number. The documentation calls 3 not used. A stop order that waits for its trigger is
-// a 6 too, as far as is known. Whether a 2 may have a remainder is not documented; then the quantities decide.
+// normalizedStatus maps Fyers' number. The documentation calls 3 not used. As far as is known, a stop order that waits
+// for its trigger is a 6, too. Whether a 2 may have a remainder is not documented, so the quantities decide.
 func (o *order) normalizedStatus() event.Status {
 	switch o.status {
 	case 1:
@@ -157,7 +164,7 @@ func (o *order) normalizedStatus() event.Status {
 		return body.PartialFill(event.StatusPending, o.FilledQuantity, o.Quantity)
 	case 5:
 		return event.StatusRejected
-	case 6:
+	case 6: // pending
 		return body.PartialFill(event.StatusOpen, o.FilledQuantity, o.Quantity)
 	case 7:
 		return event.StatusExpired
@@ -166,8 +173,8 @@ func (o *order) normalizedStatus() event.Status {
 	}
 }
 
-// exchangeName returns the exchange as Kite writes it. Of a pair that is not known it is what the symbol begins with,
-// NSE:, or else Fyers' own value.
+// exchangeName maps Fyers' exchange and segment to the exchange names that Kite uses. For an unknown pair it returns
+// the prefix of the symbol (NSE:), or else Fyers' own value.
 func (o *order) exchangeName() string {
 	switch o.market {
 	case market{10, 10}:
@@ -228,7 +235,8 @@ func product(v body.Value) string {
 	}
 }
 
-// tag returns the tag of the client, which Fyers prefixes with 1:. Fyers' own tag has the prefix 2:, as in 2:Untagged.
+// tag returns the client's tag without Fyers' prefix 1:, and "" for Fyers' own tag, which has the prefix 2:, as in
+// 2:Untagged.
 func tag(text string) string {
 	if strings.HasPrefix(text, "2:") {
 		return ""

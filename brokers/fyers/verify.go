@@ -9,8 +9,9 @@ import (
 	"github.com/postbridge/postbridge/brokers/proof"
 )
 
-// Verify checks the token in the path or the query, and that the client is listed, if clients are listed. A body that
-// neither names a client nor is an order is verified by the token alone.
+// Verify checks the token, in the path or in the query, and, if client ids are configured, the client id in the body.
+// The token alone verifies a body that names no client and is no order, such as a probe, and a body that is not a JSON
+// object.
 func (b *Broker) Verify(p *bridge.Postback) (how string, err error) {
 	cred := b.credentials()
 	if !proof.OneOf(cmp.Or(p.PathToken, p.QueryToken), cred.Tokens) {
@@ -20,10 +21,7 @@ func (b *Broker) Verify(p *bridge.Postback) (how string, err error) {
 		return "token", nil
 	}
 	members, _ := p.Members() // none if the body is not an object
-	var o order
-	for _, m := range members {
-		o.member(m.Name, body.Value(m.Value))
-	}
+	o := read(members)
 	if (o.UserID != "" || body.Complete(&o.Order) == nil) && !proof.OneOf(o.UserID, cred.ClientIDs) {
 		return "", bridge.Refuse(http.StatusForbidden, "client_id", "the client id is not a known one")
 	}

@@ -12,8 +12,9 @@ import (
 
 var errUpdateType = errors.New("the body has an unknown update_type")
 
-// Normalize reads the order. Names are matched exactly; of a name that is repeated the last counts. GTT orders, which
-// are rules for orders to come, positions and holdings are no order updates.
+// Normalize returns the order in a body. Member names match exactly; the last of several equal names counts. A GTT
+// order (a rule for future orders), a position and a holding are bridge.NotAnOrder. Other errors are that of
+// body.Complete and errUpdateType.
 func (*Broker) Normalize(members []event.Member) (event.Order, error) {
 	o := read(members)
 	switch o.kind {
@@ -29,28 +30,28 @@ func (*Broker) Normalize(members []event.Member) (event.Order, error) {
 	return o.Order, nil
 }
 
-// order is an order while its body is read.
+// order collects the members of a body.
 type order struct {
 	event.Order
-	kind  string // the update_type: order, gtt_order, position or holding; empty if it is another
+	kind  string // order, gtt_order, position or holding; empty if the update_type is none of them
 	times body.TimeReader
 
-	// Other names of one value, used where the first has none.
+	// Values of alternative member names, used if the first name has no value.
 	userID, oldUserID, oldSymbol, oldInstrument string
 }
 
-// read reads all members.
-func read(members []event.Member) *order {
-	o := &order{kind: "order"} // bodies of 2023 have no update_type
+// read collects the members and derives the fields that depend on more than one.
+func read(members []event.Member) (o order) {
+	o.kind = "order" // bodies of 2023 have no update_type
 	for _, m := range members {
 		o.member(m.Name, body.Value(m.Value))
 	}
-	o.complete()
+	o.derive()
 	return o
 }
 
-// complete sets the fields that depend on more than one member.
-func (o *order) complete() {
+// derive sets the fields that depend on more than one member.
+func (o *order) derive() {
 	o.UserID = cmp.Or(o.UserID, o.userID, o.oldUserID)
 	o.Symbol = cmp.Or(o.Symbol, o.oldSymbol)
 	o.InstrumentID = cmp.Or(o.InstrumentID, o.oldInstrument)
@@ -59,8 +60,8 @@ func (o *order) complete() {
 	o.Status = body.PartialFill(status(o.BrokerStatus), o.FilledQuantity, o.Quantity)
 }
 
-// member reads one member of the order in https://upstox.com/developer/api-documentation/webhook. The user is
-// placed_by, which the order book has too; user_id and userId are in postbacks only.
+// member sets the field for one member, by the sample in https://upstox.com/developer/api-documentation/webhook. The
+// user is placed_by, which the order book has too; user_id and userId are in postbacks only.
 func (o *order) member(name string, v body.Value) {
 	switch name {
 	case "update_type":
@@ -126,7 +127,7 @@ func (o *order) member(name string, v body.Value) {
 	}
 }
 
-// State omits no member: none is known to differ between two postbacks of one state. No capture of a postback is
+// State excludes no member: none is known to differ between two postbacks of one state. No capture of a postback is
 // public, so nothing is known of guid, order_ref_id and order_request_id either.
 func (*Broker) State(m event.Member) string {
 	v := body.Value(m.Value)
@@ -143,8 +144,8 @@ func (*Broker) State(m event.Member) string {
 	}
 }
 
-// kind returns the kind of an update: order, gtt_order, position or holding. An update_type without a value is that of
-// an order. The result is empty if the type is another.
+// kind maps the update_type to order, gtt_order, position or holding, and to "" if it is none of them. Without a value
+// the update is an order.
 func kind(updateType body.Value) string {
 	var buf [32]byte
 	switch string(body.Fold(buf[:0], updateType.Literal())) {
@@ -163,16 +164,16 @@ func kind(updateType body.Value) string {
 	return ""
 }
 
-// status maps the 17 words of https://upstox.com/developer/api-documentation/appendix/order-status. There is none for
-// an order that is filled in part, and none for one that expired.
+// status maps the 17 words of https://upstox.com/developer/api-documentation/appendix/order-status. None of them means
+// partially filled or expired.
 func status(word string) event.Status {
 	var buf [64]byte
 	switch string(body.Fold(buf[:0], word)) {
 	case "put order req received", "validation pending", "open pending", "after market order req received",
-		"modify after market order req received": // an order rests in this word until the market opens
+		"modify after market order req received": // the order waits for the market to open
 		return event.StatusPending
 	case "open", "modified",
-		"not modified", "not cancelled": // the exchange refused a request, and the order stands as it was
+		"not modified", "not cancelled": // the exchange refused the request; the order is unchanged
 		return event.StatusOpen
 	case "trigger pending":
 		return event.StatusTriggerPending
@@ -203,7 +204,8 @@ func orderType(v body.Value) string {
 	}
 }
 
-// product maps Upstox's product. D (delivery) is also the product of derivatives that are carried overnight.
+// product maps Upstox's product to the names that Kite uses. D (delivery) is also the product of derivatives that are
+// carried overnight.
 func product(word, exchange string) string {
 	switch {
 	case word == "i":

@@ -8,9 +8,10 @@ import (
 	"github.com/postbridge/postbridge/brokers/proof"
 )
 
-// Verify checks the token, in the path or in the query, and the user if users are listed. A body that is no order needs
-// the token only if it names no user, as GTT orders, positions and holdings do not: no order is made of it.
-func (b *Broker) Verify(p *bridge.Postback) (verifiedBy string, err error) {
+// Verify checks the token, in the path or in the query, and, if user ids are configured, the user id in the body. The
+// token alone verifies a body that names no user and is no order update, such as a GTT order, and a body that is not a
+// JSON object.
+func (b *Broker) Verify(p *bridge.Postback) (how string, err error) {
 	cred := b.credentials()
 	if !proof.OneOf(cmp.Or(p.PathToken, p.QueryToken), cred.Tokens) {
 		return "", bridge.Refuse(http.StatusUnauthorized, "token", "the token is missing or wrong")
@@ -20,7 +21,7 @@ func (b *Broker) Verify(p *bridge.Postback) (verifiedBy string, err error) {
 	}
 	members, err := p.Members()
 	if err != nil {
-		return "token", nil // a dead letter
+		return "token", nil // becomes a dead letter
 	}
 	o := read(members)
 	if o.UserID == "" && o.kind != "order" {
