@@ -21,11 +21,11 @@ const (
 	budgetWait = 2 * time.Second
 )
 
-// intake is the memory of one request while it is received. It is pooled.
+// intake is the memory of one request while it is received. Intakes are pooled.
 type intake struct {
 	body     [smallBody + 1]byte // as it arrives, if it is small
 	decoded  []byte              // smallBody+1 bytes; nil until needed
-	taken    int64               // of the budget
+	taken    int64               // bytes acquired from the budget
 	postback Postback
 	record   []byte
 }
@@ -41,8 +41,8 @@ func (r *receiver) release(in *intake) {
 }
 
 // readBody reads the body, decodes it and skips a byte order mark. No more than maxBody bytes are read or decoded. It
-// ignores the Content-Type: some brokers send a wrong one. With keepUnreadable it reads every body, and returns the part
-// that arrived together with the answer that refuses it.
+// ignores the Content-Type: some brokers send a wrong one. With keepUnreadable it reads every body, and returns the
+// part that arrived together with the answer that refuses it.
 func (r *receiver) readBody(
 	w http.ResponseWriter, req *http.Request, in *intake, keepUnreadable bool,
 ) ([]byte, *answer) {
@@ -179,6 +179,7 @@ func contentCoding(h http.Header) (gzipped, ok bool) {
 	return gzipped, true
 }
 
+// refuse returns the answer that refuses a body, before it is verified.
 func refuse(status int, reason, detail string) *answer {
 	return &answer{status: status, fate: refused, reason: reason, detail: detail}
 }
@@ -187,12 +188,12 @@ func tooLarge() *answer {
 	return refuse(http.StatusRequestEntityTooLarge, "too_large", "the body is too large")
 }
 
-// busy is the answer to a body that got no share of the budget. It is not verified, so it counts as refused.
+// busy returns the answer to a body that got no share of the budget. It is not verified, so it counts as refused.
 func busy() *answer {
 	return refuse(http.StatusServiceUnavailable, "busy", "too many large bodies at once; retry")
 }
 
-// budget is a semaphore in bytes.
+// budget is a semaphore whose unit is the byte.
 type budget struct {
 	mu    sync.Mutex
 	left  int64
@@ -223,6 +224,7 @@ func (b *budget) take(n int64) bool {
 	}
 }
 
+// give returns n bytes and wakes all that wait for bytes.
 func (b *budget) give(n int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -89,7 +89,7 @@ const (
 	lockInterval = 250 * time.Millisecond
 )
 
-// Bridge is the whole path of an event, from the listener to the buses.
+// Bridge runs the whole path of an event, from the listener to the buses.
 type Bridge struct {
 	o        Options
 	started  time.Time
@@ -263,7 +263,7 @@ func (b *Bridge) listen(setting, addr string, limit int, t *tls.Config) (*server
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen; set %s to another address: %w", setting, err)
 	}
-	connections := newConnections(l.(*net.TCPListener), limit, t, b.o.Log.With("at", setting)) // it is for tcp
+	connections := newConnections(l.(*net.TCPListener), limit, t, b.o.Log.With("at", setting)) // as for any tcp network
 	return &server{connections: connections, addr: l.Addr(), failed: make(chan error, 1)}, nil
 }
 

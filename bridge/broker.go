@@ -5,7 +5,7 @@ import "github.com/postbridge/postbridge/bridge/event"
 // Broker turns the postbacks of one stock broker into orders. An implementation is pure: it does no I/O, keeps no
 // state between calls and is safe for concurrent use. It owns none of the bytes it is given and keeps none of them.
 type Broker interface {
-	// Name is the broker's word in routes, subjects and metrics: lower-case letters only.
+	// Name returns the name of the broker in routes, subjects and metrics: lower-case letters only.
 	Name() string
 
 	// Verify checks that the postback is genuine and returns what proves it (the event's verified_by). An error is a
@@ -25,25 +25,26 @@ type Broker interface {
 	State(m event.Member) string
 }
 
-// NotAnOrder is the error of a body that an adapter recognizes and that is no order update. Its text is the kind of the
-// body, lower-case letters and _ only: one of a fixed list of the adapter, and the event's member other.
+// NotAnOrder is the error of Normalize for a body that the adapter recognizes and that is no order update. Its value is
+// the kind of the body, one of a fixed list of the adapter, in lower-case letters and _. The event has it as other.
 type NotAnOrder string
 
 func (n NotAnOrder) Error() string { return "the body is no order update but " + string(n) }
 
-// PolicyBroker is a Broker with a Policy. The others have the zero Policy.
+// PolicyBroker is a Broker with a Policy. A Broker without the method has the zero Policy.
 type PolicyBroker interface {
 	Broker
 	Policy() Policy
 }
 
-// Policy holds the rules of one broker that differ from the usual ones of the receiver.
+// Policy changes how the receiver treats the requests of one broker. The zero value changes nothing.
 type Policy struct {
-	// AnswerProbes answers GET and HEAD on every path below /<broker> with 200, without a proof: the broker requests a
-	// URL before it accepts it as the address of postbacks.
+	// AnswerProbes answers GET and HEAD on every path below /<broker> with 200, unverified: the broker requests a URL
+	// before it is registered as the address of postbacks.
 	AnswerProbes bool
-	// KeepUnreadable answers 200 to a verified postback whose body cannot be read (too large, incomplete, or not encoded
-	// as its header says), and publishes the part that arrived as a dead letter. Otherwise such a postback is refused.
+	// KeepUnreadable answers 200 to a verified postback whose body cannot be read (too large, incomplete, or not
+	// encoded as its header says), and publishes the part that arrived as a dead letter. Otherwise such a postback is
+	// refused.
 	KeepUnreadable bool
 	// Personal lists the names, in lower case, of members that are personal data. No event contains them. State returns
 	// "" for them, because a short secret can be guessed from a hash.
@@ -58,13 +59,13 @@ func policyOf(b Broker) Policy {
 	return Policy{}
 }
 
-// Refusal is the error of a postback that is not verified.
+// Refusal is the error of Verify for a postback that is not genuine.
 type Refusal struct {
 	// Status is the HTTP status of the answer: 400, 401, 403 or 404.
 	Status int
 	// Reason is the label of postbridge_refused_total: route, not_json, token, app_id, checksum, repeated_key,
-	// client_id or user_id. The bridge's own are route, too_large, incomplete, encoding and busy. It is counted when the answer is
-	// 429, too.
+	// client_id or user_id. The bridge's own are route, too_large, incomplete, encoding and busy. It is counted when
+	// the answer is 429, too.
 	Reason string
 	// Detail is the sentence in the answer and in the log. It never contains an expected value.
 	Detail string

@@ -12,14 +12,14 @@ import (
 	"github.com/postbridge/postbridge/bridge/event"
 )
 
-// Destination is where a copy of an event goes: a JetStream stream or a Kafka topic.
+// Destination names a JetStream stream or a Kafka topic that copies of events go to.
 type Destination string
 
 // The destinations.
 const (
 	Orders      Destination = "orders"      // every understood event
 	Rejects     Destination = "rejects"     // a second copy of each event with status rejected
-	Deadletters Destination = "deadletters" // verified but not understood or no order, or refused by the bus
+	Deadletters Destination = "deadletters" // not understood, no order update, or refused by the bus for good
 )
 
 // Delivery is one event to publish: the encoded event, and its subject, key and headers on the bus. A spool record
@@ -45,7 +45,7 @@ type Delivery struct {
 
 	// Data is the event: one line of JSON.
 	Data []byte
-	// Type is the CloudEvents type; empty is CloudEventsType. Of the others only OtherType is spooled.
+	// Type is the CloudEvents type; empty means CloudEventsType. A record keeps no other type than OtherType.
 	Type string
 }
 
@@ -153,7 +153,8 @@ func plain(c byte) bool {
 // recordVersion is the first byte of a record. This build reads no other version.
 const recordVersion = 1
 
-// recordOther is the status in the record of an event of OtherType, which is a dead letter to a release before that type.
+// recordOther is the status in the record of an event of OtherType, which is a dead letter to a release before that
+// type.
 const recordOther = "other"
 
 // appendHead appends the head of a spool record to b: version, flags, received (Unix nanoseconds, little endian), then
@@ -210,8 +211,8 @@ func ParseRecord(b []byte) (*Delivery, error) {
 	return d, nil
 }
 
-// MaxEventSize is the size of the largest message that a postback of so many bytes can become on a bus, headers
-// included. Each byte of the body becomes six at most: a control character of a text is escaped as \u0000; a byte of
-// JSON that is not UTF-8 is three bytes in raw, and three in the field of its member. Base64 needs less. The limit of
-// headers is 64 KiB on NATS.
+// MaxEventSize returns the maximum size in bytes of the message that a postback of so many bytes becomes on a bus,
+// headers included. Each byte of the body becomes six at most: a control character of a text is escaped as \u0000; a
+// byte of JSON that is not UTF-8 is three bytes in raw, and three in the field of its member. Base64 needs less. The
+// limit of headers is 64 KiB on NATS.
 func MaxEventSize(body int64) int64 { return 6*body + 128<<10 }

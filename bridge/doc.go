@@ -9,7 +9,7 @@
 //   - delivery: an event on its way to a bus, as the spool holds it.
 //   - spool: the log on local disk between the 200 and the bus.
 //   - bus: NATS JetStream or Kafka.
-//   - publisher: what carries events from the spool to one bus.
+//   - publisher: the component that carries events from the spool to one bus.
 //   - destination: orders, rejects or deadletters: a JetStream stream or a Kafka topic.
 //
 // # The path
@@ -17,7 +17,7 @@
 //	             bridge/receive.go                                    bridge/pump.go, one per bus
 //	POST ──► route ─► verify ─► normalize ─► spool.Append ─► 200      spool.Next ─► Publish ─► Commit
 //	         token    broker     broker       one fsync for                        nats │ kafka
-//	                  proof      fields       all who wait                         retry for ever
+//	                  proof      fields       the batch                            retry for ever
 //
 // # The promise
 //

@@ -7,16 +7,16 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// fate is what became of a postback: received = accepted + repeated + other + refused + failed, once none is
-// in flight.
+// fate is the outcome of a postback: received = accepted + repeated + other + refused + failed, once none is in
+// flight.
 type fate int
 
 const (
 	accepted fate = iota // on disk
-	repeated             // the order's last state once more; on disk already
-	other                // no order update; on disk
-	refused              // nothing proved it, or it cannot be read
-	failed               // proven, but not kept: answered 503
+	repeated             // a repeat of the order's last event; on disk already
+	other                // recognized, and no order update; on disk
+	refused              // not verified, or unreadable
+	failed               // verified, but not stored: answered 503
 	numFates
 )
 
@@ -24,14 +24,14 @@ func (f fate) String() string {
 	return [...]string{"accepted", "repeated", "other", "refused", "failed"}[f]
 }
 
-// busFate is what became of a sequence number on a bus: committed = stored + deadlettered + quarantined + skipped.
+// busFate is the outcome of a sequence number on a bus: committed = stored + deadlettered + quarantined + skipped.
 type busFate int
 
 const (
-	stored       busFate = iota // in all its destinations, which of no order update is deadletters
+	stored       busFate = iota // in all its destinations; for no order update that is deadletters
 	deadlettered                // in deadletters: not understood, or refused by the bus
-	quarantined                 // in the quarantine file: the bus can take it nowhere
-	skipped                     // no record: damaged, or removed before this bus came
+	quarantined                 // in the quarantine file: the bus rejects it in every destination
+	skipped                     // no record: damaged, or removed before this bus was added
 	numBusFates
 )
 
@@ -39,7 +39,7 @@ func (f busFate) String() string {
 	return [...]string{"stored", "deadlettered", "quarantined", "skipped"}[f]
 }
 
-// ingestMetrics are the metrics of the receiver.
+// ingestMetrics holds the metrics of the receiver.
 type ingestMetrics struct {
 	brokers       map[string]*brokerMetrics // complete before the first postback
 	refused       *prometheus.CounterVec
@@ -49,7 +49,7 @@ type ingestMetrics struct {
 	page          prometheus.Gatherer // refused and answerSeconds alone
 }
 
-// brokerMetrics count the postbacks of one broker.
+// brokerMetrics counts the postbacks of one broker.
 type brokerMetrics struct {
 	received atomic.Uint64
 	fates    [numFates]atomic.Uint64
@@ -124,6 +124,7 @@ func (m *ingestMetrics) figures() (t answerTimes, refusals map[string]map[string
 	return t, refusals, err
 }
 
+// broker adds a broker and returns its counters, which begin at 0.
 func (m *ingestMetrics) broker(name string) *brokerMetrics {
 	b := new(brokerMetrics)
 	m.brokers[name] = b

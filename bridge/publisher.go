@@ -25,10 +25,10 @@ type Publisher interface {
 	// for them once Close has returned; the next start publishes them again with the same ids and sequences.
 	Publish(ctx context.Context, d *Delivery, done func(error))
 
-	// State returns the publisher state, with which the next start stores no event twice. It is text,
-	// saved with the cursor and passed to Open; nil if there is none. It is as of the moment when every event up to
-	// committed was done, or of an earlier one. It is called whenever the cursor is saved, a few times a second, with
-	// ascending sequences; it must not call back, and works after Close.
+	// State returns the publisher state, with which the next start stores no event twice: text that is saved with the
+	// cursor and passed to Open, or nil. It describes the moment when every event up to committed was done, or an
+	// earlier one. It is called whenever the cursor is saved, a few times a second, with ascending sequences. It must
+	// not call back, and works after Close.
 	State(committed uint64) []byte
 
 	// Rewind removes from State what the bus has lost. It is called after Close, in one step with the rewind of the

@@ -168,6 +168,7 @@ func (p *pump) carry(ctx context.Context) {
 	}
 }
 
+// pause waits for d, or until ctx ends.
 func pause(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -215,6 +216,7 @@ func (p *pump) reportStuck(ctx context.Context) {
 	}
 }
 
+// wakeAll wakes the goroutines of carry, so that they see the end of their context.
 func (p *pump) wakeAll() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -222,7 +224,7 @@ func (p *pump) wakeAll() {
 	p.refusedOrFull.Broadcast()
 }
 
-// publish hands one record to the publisher.
+// publish passes one record to the publisher.
 func (p *pump) publish(ctx context.Context, r spool.Record) {
 	if r.Lost > 0 || r.Payload == nil {
 		p.log.Error("events are missing in the spool and are skipped",
@@ -294,7 +296,8 @@ func (p *pump) finish(s *slot, f busFate) {
 	}
 }
 
-// markDone returns the delivery; nil of a record that is missing in the spool, and after a rewind.
+// markDone marks an event as done and commits what it can. It returns the delivery; nil if the record is missing in the
+// spool, and after a rewind.
 func (p *pump) markDone(s *slot, f busFate) *Delivery {
 	p.mu.Lock()
 	defer p.mu.Unlock()

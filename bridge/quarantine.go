@@ -25,7 +25,7 @@ func (p *pump) refuse(s *slot, cause error) {
 		"spool", p.spoolID, "sequence", s.record.Sequence, "file", p.quarantine, "error", cause)
 }
 
-// wakeQuarantine needs mu.
+// wakeQuarantine wakes quarantineRefused if an event is refused. Needs mu.
 func (p *pump) wakeQuarantine() {
 	if p.refused > 0 {
 		p.refusedOrFull.Signal()

@@ -136,7 +136,7 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 }
 
-// logRefused logs a refusal.
+// logRefused logs a refusal, once a minute for each broker and reason.
 func (r *receiver) logRefused(broker string, a answer, from string) {
 	if r.logged.allow(broker + " " + a.reason) {
 		r.log.Warn("postbacks refused; postbridge_refused_total counts them",
@@ -165,7 +165,7 @@ func (to *route) answerMethod(w http.ResponseWriter, method string) answer {
 	return answer{status: http.StatusMethodNotAllowed, detail: "a postback is a POST"}
 }
 
-// receive is the path of a postback up to its answer.
+// receive reads, verifies, normalizes and stores one postback, and returns the answer.
 func (r *receiver) receive(
 	w http.ResponseWriter, req *http.Request, to *route, pathToken string, arrival time.Time, traceParent string,
 ) answer {
@@ -199,6 +199,7 @@ func (r *receiver) receive(
 	return a
 }
 
+// queryToken returns the parameter token of the query, or "".
 func queryToken(req *http.Request) string {
 	if req.URL.RawQuery == "" {
 		return ""

@@ -53,6 +53,7 @@ type busStatus struct {
 	oldest time.Time // arrival of the oldest event in flight; zero if there is none
 }
 
+// status returns the state of the bridge now. Its counts may be of slightly different moments.
 func (b *Bridge) status() status {
 	st := status{
 		Postbacks: make(map[string]postbackStatus),

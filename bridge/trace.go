@@ -17,9 +17,9 @@ type Tracer interface {
 
 // RequestSpan is the span of one request. It belongs to one goroutine.
 type RequestSpan interface {
-	// TraceParent is the W3C trace context of the span, which goes with the event to its consumers.
+	// TraceParent returns the W3C trace context of the span, which goes with the event to its consumers.
 	TraceParent() string
-	// End ends the span when the answer is given. Called once.
+	// End ends the span when the answer is given. It is called once.
 	End(o RequestOutcome)
 }
 

@@ -62,13 +62,13 @@ type Event struct {
 	// What the body is, if it is recognized and is no order update: gtt_order, position or holding (Upstox), probe
 	// (Fyers). Such an event has no order; its CloudEvents type is postbridge.other.v1.
 	Other string `json:"other,omitzero"`
-	// The broker's body, if it is JSON; bytes that are not UTF-8 as U+FFFD. Personal data that is no part of the order is
-	// removed, at any depth: pan, a person's tax number (Fyers). It may contain \u0000 and unpaired surrogates (\ud800),
-	// as the broker sent them, and any text taken from it may contain \u0000. PostgreSQL's jsonb refuses both; its json
-	// and text do not.
+	// The broker's body, if it is JSON; bytes that are not UTF-8 as U+FFFD. Personal data that is no part of the order
+	// is removed, at any depth: pan, a person's tax number (Fyers). It may contain \u0000 and unpaired surrogates
+	// (\ud800), as the broker sent them, and any text taken from it may contain \u0000. PostgreSQL's jsonb refuses
+	// both; its json and text do not.
 	Raw json.RawMessage `json:"raw,omitzero"`
-	// The broker's body, if it is text but not JSON, or if only a part of it could be read; without personal data, as in
-	// raw.
+	// The broker's body, if it is text but not JSON, or if only a part of it could be read; without personal data, as
+	// in raw.
 	RawText string `json:"raw_text,omitzero"`
 	// The broker's body in base64, if it is neither JSON nor text, such as one in an encoding that cannot be read;
 	// personal data in it is not removed.
@@ -188,7 +188,7 @@ const TimeFormat = "2006-01-02T15:04:05.000000000Z"
 // SourcePostback is the Event.Source of an event that was made from a postback.
 const SourcePostback = "postback"
 
-// Understood reports whether the postback was normalized: the event has an order id and a status. Otherwise it has
-// only the raw body, with StatusUnknown, and is published to the dead-letter destination; Other is empty if the postback
-// was not understood.
+// Understood reports whether the postback was normalized: the event has an order id and a status. Otherwise it has only
+// the raw body, with StatusUnknown, and is published to the dead-letter destination; Other is empty if the postback was
+// not understood.
 func (e *Event) Understood() bool { return e.OrderID != "" }

@@ -45,6 +45,7 @@ func RemoveMembers(text []byte, names []string) []byte {
 
 const space = " \t\r\n"
 
+// skipSpace returns the index of the next byte that is not white space.
 func skipSpace(text []byte, at int) int {
 	return len(text) - len(bytes.TrimLeft(text[at:], space))
 }
@@ -90,6 +91,7 @@ func valueEnd(text []byte, at int) int {
 	return len(text)
 }
 
+// isOneOf reports whether a JSON string, with its quotes, is one of the names without regard to case.
 func isOneOf(quoted []byte, names []string) bool {
 	name := quoted[1 : len(quoted)-1]
 	if bytes.IndexByte(name, '\\') >= 0 {
