@@ -65,8 +65,8 @@ func advised(err error) error {
 	return err
 }
 
-// never reports whether an error means that the bus can never store the message.
-func never(err error) bool {
+// permanent reports whether an error means that the bus can never store the message.
+func permanent(err error) bool {
 	// nats-server's description of a message that its file store cannot hold: one of more than 32 MiB.
 	const storeTooLarge = "message too large"
 	var api *jetstream.APIError

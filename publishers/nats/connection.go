@@ -18,7 +18,7 @@ import (
 const (
 	// dialTimeout limits a dial and the handshake with the server.
 	dialTimeout = 5 * time.Second
-	// Reconnects begin at once, as most interruptions are short, and back off to every two seconds.
+	// minReconnectWait is short, as most interruptions are; the wait doubles up to maxReconnectWait.
 	minReconnectWait = 50 * time.Millisecond
 	maxReconnectWait = 2 * time.Second
 	// pollInterval is how often the certificates and a failing connection are checked.
@@ -211,7 +211,7 @@ type dialer struct {
 	closeLast func() // nil before the first
 }
 
-// Dial is called by the library, one call at a time.
+// Dial implements natsgo.CustomDialer. The library calls it from one goroutine at a time.
 func (d *dialer) Dial(network, address string) (net.Conn, error) {
 	if d.closeLast != nil {
 		d.closeLast()

@@ -95,13 +95,13 @@ func (x *checker) unreachable(bus *publishers.Checks, err error) {
 			"POSTBRIDGE_NATS_TLS_CERT_FILE and POSTBRIDGE_NATS_TLS_KEY_FILE")
 }
 
-// publishRights are subjects that a user may or may not publish to. No allowed subject allows all.
+// publishRights holds the subjects that a user may and may not publish to. An empty Allow allows all.
 type publishRights struct{ Allow, Deny []string }
 
 // cover reports whether all subjects of a pattern are allowed and none of them is denied.
 func (r publishRights) cover(pattern string) bool {
 	denied := slices.ContainsFunc(r.Deny, func(subject string) bool { return server.SubjectsCollide(subject, pattern) })
-	return !denied && (len(r.Allow) == 0 || takes(r.Allow, pattern))
+	return !denied && (len(r.Allow) == 0 || covers(r.Allow, pattern))
 }
 
 // checkServer checks what applies to all streams, and requests our rights.

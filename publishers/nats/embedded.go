@@ -26,7 +26,7 @@ type EmbeddedConfig struct {
 	MaxPayload int32
 }
 
-// embedded is a JetStream server in this process, for a single machine. Other NATS clients can connect to it.
+// embedded runs a JetStream server in this process, for a single machine. Other NATS clients can connect to it.
 type embedded struct {
 	server   *server.Server
 	storeDir string
@@ -162,6 +162,7 @@ func (l *serverLog) warn(text string) {
 	}
 }
 
+// Noticef and the methods below implement server.Logger.
 func (l *serverLog) Noticef(format string, v ...any) { l.log.Debug(text(format, v)) }
 func (l *serverLog) Debugf(format string, v ...any)  { l.log.Debug(text(format, v)) }
 func (l *serverLog) Tracef(format string, v ...any)  { l.log.Debug(text(format, v)) }

@@ -92,30 +92,30 @@ func (c *eventCopy) needsLookup(now time.Time) bool {
 // subject returns the subject to publish the copy to.
 func (c *eventCopy) subject() string { return c.dest.prefix + c.entry.delivery.Subject(c.dest.name) }
 
-func (l *keyQueue) push(e *entry) {
-	e.queue = l
-	if l.tail == nil {
-		l.head = e
+func (q *keyQueue) push(e *entry) {
+	e.queue = q
+	if q.tail == nil {
+		q.head = e
 	} else {
-		l.tail.next = e
+		q.tail.next = e
 	}
-	l.tail = e
+	q.tail = e
 }
 
 // pop removes the head and its backoff.
-func (l *keyQueue) pop() {
-	l.head = l.head.next
-	if l.head == nil {
-		l.tail = nil
+func (q *keyQueue) pop() {
+	q.head = q.head.next
+	if q.head == nil {
+		q.tail = nil
 	}
-	l.stopTimer()
-	l.backoff = nil
+	q.stopTimer()
+	q.backoff = nil
 }
 
 // stopTimer cancels the wait for a retry.
-func (l *keyQueue) stopTimer() {
-	if l.timer != nil {
-		l.timer.Stop()
-		l.timer = nil
+func (q *keyQueue) stopTimer() {
+	if q.timer != nil {
+		q.timer.Stop()
+		q.timer = nil
 	}
 }

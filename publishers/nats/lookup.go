@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// maxLookups limits the failed lookups of a copy. Then it is sent without: storing an event twice is better than
-	// blocking it.
+	// maxLookups limits the failed lookups of a copy. After that it is sent without a lookup: storing an event twice is
+	// better than blocking it.
 	maxLookups = 3
 	// lookupValid is how long a copy may be sent after the answer to its lookup. It covers the way through the sender.
 	lookupValid = time.Second
@@ -24,7 +24,7 @@ const (
 var errLookupDenied = errors.New("no permission to look up what the stream holds")
 
 // startRequest begins an attempt: it runs ask on a goroutine of its own and passes its error to answered, with mu held.
-// ask must not access the copy. Guarded by mu.
+// ask must not access the copy. Needs mu.
 func (p *Publisher) startRequest(
 	c *eventCopy, ask func(context.Context, jetstream.Stream) error, answered func(*eventCopy, error),
 ) {
@@ -45,7 +45,7 @@ func (p *Publisher) startRequest(
 	})
 }
 
-// startLookup looks up a copy for which needsLookup. Guarded by mu.
+// startLookup looks up a copy for which needsLookup. Needs mu.
 func (p *Publisher) startLookup(c *eventCopy) {
 	var at uint64
 	asked := time.Now()
@@ -56,22 +56,22 @@ func (p *Publisher) startLookup(c *eventCopy) {
 	}, func(c *eventCopy, err error) { p.finishLookup(c, asked, at, err) })
 }
 
-// finishLookup handles the result of a lookup. Guarded by mu.
+// finishLookup handles the result of a lookup. Needs mu.
 func (p *Publisher) finishLookup(c *eventCopy, asked time.Time, at uint64, err error) {
-	l := c.entry.queue
+	q := c.entry.queue
 	switch {
 	case at > 0:
-		if l.found == nil {
-			l.found = make(map[*destination]uint64)
+		if q.found == nil {
+			q.found = make(map[*destination]uint64)
 		}
-		l.found[c.dest] = at
+		q.found[c.dest] = at
 		p.checkpoints.Found(c.dest.stream, c.dest.identity, at, c.entry.delivery.Sequence)
 		p.finish(c, nil)
 	case err == nil:
 		c.absentAt, c.lookedUp, c.earlier, c.failedLookups = asked, time.Now(), false, 0
-		p.enqueue(l)
+		p.enqueue(q)
 	case disconnected(err), errors.Is(err, errLookupDenied):
-		p.enqueue(l)
+		p.enqueue(q)
 	default:
 		c.failedLookups++
 		err = fmt.Errorf("cannot look up an event in stream %s: %w", c.dest.stream, err)

@@ -171,14 +171,14 @@ func (p *Publisher) Publish(ctx context.Context, d *bridge.Delivery, done func(e
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	e := p.newEntry(d, done)
-	l := p.queues[key]
-	if l == nil {
-		l = &keyQueue{key: key}
-		p.queues[key] = l
+	q := p.queues[key]
+	if q == nil {
+		q = &keyQueue{key: key}
+		p.queues[key] = q
 	}
-	l.push(e)
-	if l.head == e {
-		p.enqueue(l)
+	q.push(e)
+	if q.head == e {
+		p.enqueue(q)
 	}
 }
 
@@ -192,8 +192,8 @@ func (p *Publisher) Close() error {
 
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, l := range p.queues {
-		l.stopTimer()
+	for _, q := range p.queues {
+		q.stopTimer()
 	}
 	if p.server != nil {
 		p.server.shutdown()

@@ -11,7 +11,7 @@ import (
 	"github.com/postbridge/postbridge/bridge"
 )
 
-// noAnswer returns the denied subscription for answers as the cause, or else err. Guarded by mu.
+// noAnswer returns the denied subscription for answers as the cause, or else err. Needs mu.
 func (p *Publisher) noAnswer(err error) error {
 	return cmp.Or(p.inbox, err)
 }
@@ -24,7 +24,7 @@ func (p *Publisher) inboxDenied() bool {
 	return p.inbox != nil
 }
 
-// inboxHeard records that an answer arrived. Guarded by mu.
+// inboxHeard records that an answer arrived. Needs mu.
 func (p *Publisher) inboxHeard() {
 	if p.inbox != nil {
 		p.inbox = nil

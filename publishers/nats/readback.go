@@ -46,7 +46,7 @@ func (d *destination) admit(c *eventCopy) bool {
 	return d.verified || d.sample == c
 }
 
-// startReadBack reads an event that was acknowledged. Guarded by mu.
+// startReadBack reads an event that was acknowledged. Needs mu.
 func (p *Publisher) startReadBack(c *eventCopy, ack *jetstream.PubAck) {
 	var m *jetstream.RawStreamMsg
 	stream, subject := c.dest.stream, c.subject()
@@ -78,7 +78,7 @@ func readBack(
 	return nil, err
 }
 
-// finishReadBack compares the message that the stream holds with the copy that it acknowledged. Guarded by mu.
+// finishReadBack compares the message that the stream holds with the copy that it acknowledged. Needs mu.
 func (p *Publisher) finishReadBack(c *eventCopy, ack *jetstream.PubAck, m *jetstream.RawStreamMsg, err error) {
 	switch {
 	case errors.Is(err, natsgo.ErrDisconnected):

@@ -53,10 +53,10 @@ func (p *Publisher) nextBatch() (s session, batch []*natsgo.Msg) {
 	}
 	now := time.Now()
 	for len(p.ready) > 0 && len(p.inFlight) < maxInFlight && len(batch) < sendBatch {
-		l := p.ready[0]
+		q := p.ready[0]
 		p.ready = p.ready[1:]
-		l.queued = false
-		batch = p.addHead(l, now, batch)
+		q.queued = false
+		batch = p.addHead(q, now, batch)
 	}
 	return s, batch
 }
@@ -73,12 +73,12 @@ func (p *Publisher) pause(d *destination) {
 
 // addHead appends the messages of the sendable copies of the queue's head and starts the lookups that it needs. A copy
 // whose stream is not ready stays; the check of the stream enqueues its queue again.
-func (p *Publisher) addHead(l *keyQueue, now time.Time, batch []*natsgo.Msg) []*natsgo.Msg {
-	if l.head == nil {
+func (p *Publisher) addHead(q *keyQueue, now time.Time, batch []*natsgo.Msg) []*natsgo.Msg {
+	if q.head == nil {
 		return batch // finished after it was enqueued for a retry
 	}
-	for i := range l.head.n {
-		c := &l.head.copies[i]
+	for i := range q.head.n {
+		c := &q.head.copies[i]
 		if c.finished || c.attempt != nil || !c.dest.ready {
 			continue
 		}
@@ -107,11 +107,11 @@ func (p *Publisher) beginAttempt(c *eventCopy, m *natsgo.Msg) {
 	p.inFlight[m] = c
 }
 
-// enqueue makes the queue ready and signals the sender. Guarded by mu, as all functions below that do not lock it.
-func (p *Publisher) enqueue(l *keyQueue) {
-	if !l.queued {
-		l.queued = true
-		p.ready = append(p.ready, l)
+// enqueue makes the queue ready and signals the sender. Needs mu, as do all functions below that do not lock it.
+func (p *Publisher) enqueue(q *keyQueue) {
+	if !q.queued {
+		q.queued = true
+		p.ready = append(p.ready, q)
 	}
 	p.signal()
 }
@@ -126,16 +126,16 @@ func (p *Publisher) signal() {
 // wakeIdle enqueues the queues whose head does not wait for a retry, the oldest event first.
 func (p *Publisher) wakeIdle() {
 	var waiting []*keyQueue
-	for _, l := range p.queues {
-		if !l.queued && l.timer == nil {
-			waiting = append(waiting, l)
+	for _, q := range p.queues {
+		if !q.queued && q.timer == nil {
+			waiting = append(waiting, q)
 		}
 	}
 	slices.SortFunc(waiting, func(a, b *keyQueue) int {
 		return cmp.Compare(a.head.delivery.Sequence, b.head.delivery.Sequence)
 	})
-	for _, l := range waiting {
-		p.enqueue(l)
+	for _, q := range waiting {
+		p.enqueue(q)
 	}
 	p.signal() // for queues that were ready before
 }
@@ -231,14 +231,14 @@ func (p *Publisher) endAttempt(c *eventCopy, outcome func(*eventCopy)) *entry {
 }
 
 // advance goes on to the next event of the queue.
-func (p *Publisher) advance(l *keyQueue) {
-	l.pop()
-	if l.head != nil {
-		p.enqueue(l)
+func (p *Publisher) advance(q *keyQueue) {
+	q.pop()
+	if q.head != nil {
+		p.enqueue(q)
 		return
 	}
-	if p.queues[l.key] == l {
-		delete(p.queues, l.key)
+	if p.queues[q.key] == q {
+		delete(p.queues, q.key)
 	}
 }
 
@@ -252,18 +252,18 @@ func (p *Publisher) handleError(c *eventCopy, err error) {
 	switch {
 	case disconnected(err):
 		p.enqueue(c.entry.queue)
-	case never(err):
+	case permanent(err):
 		p.finish(c, fmt.Errorf("%w: %s: %w", bridge.ErrRejected, stream, err))
 	case errors.Is(err, jetstream.ErrNoStreamResponse):
 		c.dest.ready = false // a recreated stream must be checked for lost events first
 		c.dest.requestCheck()
-		p.retry(c, failing, fmt.Errorf("no stream takes what is published to %s: see that stream %s does, "+
-			"and that no subject mapping of the account leads elsewhere", c.dest.subjects, stream))
+		p.retry(c, failing, fmt.Errorf("no stream is bound to %s: bind stream %s to it, "+
+			"or remove the subject mapping of the account that leads elsewhere", c.dest.subjects, stream))
 	case errors.Is(err, jetstream.ErrAsyncPublishTimeout):
 		p.retry(c, failing, p.noAnswer(fmt.Errorf("stream %s does not answer", stream)))
 	case code == errCodeOtherStream:
 		c.dest.requestCheck()
-		p.retry(c, failing, fmt.Errorf("what is published to %s reaches another stream than %s: %w",
+		p.retry(c, failing, fmt.Errorf("messages to %s reach another stream than %s: %w",
 			c.dest.subjects, stream, advised(err)))
 	default:
 		p.retry(c, failing, fmt.Errorf("stream %s: %w", stream, advised(err)))
@@ -298,17 +298,17 @@ func (c *eventCopy) blockedBy(why *condition) {
 func (p *Publisher) retry(c *eventCopy, why *condition, err error) {
 	c.blockedBy(why)
 	why.Block(c, err)
-	l := c.entry.queue
-	if l.timer != nil {
+	q := c.entry.queue
+	if q.timer != nil {
 		return
 	}
-	if l.backoff == nil {
-		l.backoff = bridge.RetryForever(firstRetry)
+	if q.backoff == nil {
+		q.backoff = bridge.RetryForever(firstRetry)
 	}
-	l.timer = time.AfterFunc(l.backoff.NextBackOff(), func() {
+	q.timer = time.AfterFunc(q.backoff.NextBackOff(), func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		l.timer = nil
-		p.enqueue(l)
+		q.timer = nil
+		p.enqueue(q)
 	})
 }

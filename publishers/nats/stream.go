@@ -21,7 +21,7 @@ import (
 // default. Older events are looked up.
 const duplicateWindow = 2 * time.Minute
 
-// destination is the stream of a bridge.Destination, and what is known of it.
+// destination holds the stream of a bridge.Destination and its state.
 type destination struct {
 	// Immutable.
 	name     bridge.Destination
@@ -71,7 +71,7 @@ func newDestination(name bridge.Destination, prefix, tokens string) *destination
 	return d
 }
 
-// newDestinations returns all three.
+// newDestinations returns the destinations orders, rejects and deadletters.
 func newDestinations(prefix string) []*destination {
 	return []*destination{
 		newDestination(bridge.Orders, prefix, "*.*.*"),
@@ -160,7 +160,7 @@ func (p *Publisher) checkStream(d *destination) bool {
 }
 
 // resume makes the destination ready and enqueues its events. Backoffs are cut short only after a failed check: a
-// stream may fit, and its events still reach none. Guarded by mu.
+// stream may fit although its subjects lead elsewhere. Needs mu.
 func (p *Publisher) resume(d *destination) {
 	if d.ready {
 		return
@@ -168,8 +168,8 @@ func (p *Publisher) resume(d *destination) {
 	d.ready = true
 	if d.refused {
 		d.refused = false
-		for _, l := range p.queues {
-			l.stopTimer()
+		for _, q := range p.queues {
+			q.stopTimer()
 		}
 	}
 	p.wakeIdle()
@@ -206,7 +206,7 @@ func (p *Publisher) findStream(ctx context.Context, js jetstream.JetStream, d *d
 	return s, nil
 }
 
-// createRemedy is what to do about a missing stream that we do not create.
+// createRemedy returns the remedy for a missing stream that we do not create.
 func (d *destination) createRemedy() string {
 	return "create it with subjects " + d.subjects + ", or set POSTBRIDGE_NATS_CREATE_STREAMS=true"
 }
@@ -240,7 +240,7 @@ func (p *Publisher) streamConfig(d *destination) jetstream.StreamConfig {
 	return c
 }
 
-// misfit returns why events cannot go to an existing stream.
+// misfit returns why events cannot be published to an existing stream; nil if they can.
 func (d *destination) misfit(c *jetstream.StreamConfig) error {
 	for _, r := range d.check(c, true) {
 		if r.Severity == publishers.Fail {
@@ -263,33 +263,38 @@ func (d *destination) warnings(c *jetstream.StreamConfig, discardOld bool) strin
 
 // check checks the configuration of an existing stream, which we never change: a failure if events cannot go there, and
 // a warning for each way to lose some.
-func (d *destination) check(c *jetstream.StreamConfig, discardOld bool) []publishers.CheckResult {
-	l := &publishers.Checks{Area: "nats", What: "stream " + d.stream}
-	l.Fail(c.Mirror != nil, "is a mirror, which accepts no messages", "publish to another account or prefix, or remove it")
-	if t := c.SubjectTransform; t != nil {
-		l.Fail(renames(t, d.needed), fmt.Sprintf("renames what it stores (subject transform from %s to %s), "+
-			"so that neither consumers nor lookups find it", cmp.Or(t.Source, ">"), t.Destination), "remove the transform")
+func (d *destination) check(config *jetstream.StreamConfig, discardOld bool) []publishers.CheckResult {
+	c := &publishers.Checks{Area: "nats", What: "stream " + d.stream}
+	c.Fail(config.Mirror != nil, "is a mirror, which accepts no messages",
+		"publish to another account or prefix, or remove it")
+	if t := config.SubjectTransform; t != nil {
+		c.Fail(renames(t, d.needed), fmt.Sprintf("renames what it stores (subject transform from %s to %s), "+
+			"so that neither consumers nor lookups find it", cmp.Or(t.Source, ">"), t.Destination),
+			"remove the transform")
 	}
-	l.Fail(c.AllowMsgCounter, "accepts only counters (allow_msg_counter)", "recreate it without")
-	l.Fail(c.Sealed, "is sealed, which cannot be undone", "delete or rename it")
-	l.Fail(c.Mirror == nil && !takes(c.Subjects, d.needed),
-		fmt.Sprintf("has subjects %s, which do not cover %s", strings.Join(c.Subjects, ","), d.needed), "add "+d.subjects)
-	l.Fail(c.NoAck, "does not acknowledge (no_ack), so that no event is known to be stored", "set no_ack to false")
-	l.Fail(c.Storage != jetstream.FileStorage, "keeps messages in memory, so that a restart of the server loses them",
+	c.Fail(config.AllowMsgCounter, "accepts only counters (allow_msg_counter)", "recreate it without")
+	c.Fail(config.Sealed, "is sealed, which cannot be undone", "delete or rename it")
+	c.Fail(config.Mirror == nil && !covers(config.Subjects, d.needed),
+		fmt.Sprintf("has subjects %s, which do not cover %s", strings.Join(config.Subjects, ","), d.needed),
+		"add "+d.subjects)
+	c.Fail(config.NoAck, "does not acknowledge (no_ack), so that no event is known to be stored", "set no_ack to false")
+	c.Fail(config.Storage != jetstream.FileStorage,
+		"keeps messages in memory, so that a restart of the server loses them",
 		"recreate it with file storage")
-	l.Fail(c.Retention == jetstream.WorkQueuePolicy, "drops messages when they are acknowledged (workqueue retention), "+
-		"so that each reaches one consumer only", "recreate it with limits retention")
-	l.Fail(c.Retention == jetstream.InterestPolicy, "drops messages without a subscriber (interest retention)",
+	c.Fail(config.Retention == jetstream.WorkQueuePolicy, "drops messages when they are acknowledged "+
+		"(workqueue retention), so that each reaches one consumer only", "recreate it with limits retention")
+	c.Fail(config.Retention == jetstream.InterestPolicy, "drops messages without a subscriber (interest retention)",
 		"recreate it with limits retention")
-	l.Warn(c.Duplicates < duplicateWindow/4, fmt.Sprintf("has a duplicate window of %s, which is short: "+
-		"every retry that is older has to be looked up", c.Duplicates), "make it 2m")
-	l.Warn(dropsOldest(c) && !discardOld, "drops its oldest events when it is full (discard old), read or not",
+	c.Warn(config.Duplicates < duplicateWindow/4, fmt.Sprintf("has a duplicate window of %s, which is short: "+
+		"every retry that is older has to be looked up", config.Duplicates), "make it 2m")
+	c.Warn(dropsOldest(config) && !discardOld, "drops its oldest events when it is full (discard old), read or not",
 		"set discard to new: events wait in the spool then")
-	l.Warn(c.MaxMsgsPerSubject > 0,
-		fmt.Sprintf("keeps %d states of an order only (max_msgs_per_subject)", c.MaxMsgsPerSubject), "set it to -1")
-	l.Warn(c.PersistMode == jetstream.AsyncPersistMode, "acknowledges before it writes (async persist mode)",
+	c.Warn(config.MaxMsgsPerSubject > 0,
+		fmt.Sprintf("keeps %d states of an order only (max_msgs_per_subject)", config.MaxMsgsPerSubject),
+		"set it to -1")
+	c.Warn(config.PersistMode == jetstream.AsyncPersistMode, "acknowledges before it writes (async persist mode)",
 		"recreate it with the default persist mode")
-	return l.Results
+	return c.Results
 }
 
 // dropsOldest reports whether a full stream drops its oldest messages.
@@ -297,12 +302,12 @@ func dropsOldest(c *jetstream.StreamConfig) bool {
 	return c.Discard == jetstream.DiscardOld && (c.MaxBytes > 0 || c.MaxMsgs > 0)
 }
 
-// takes reports whether one of the stream's subjects takes all that the pattern does.
-func takes(subjects []string, pattern string) bool {
+// covers reports whether one of the subjects includes all subjects of the pattern.
+func covers(subjects []string, pattern string) bool {
 	return slices.ContainsFunc(subjects, func(s string) bool { return server.SubjectMatchesFilter(pattern, s) })
 }
 
-// renames reports whether a transform changes a subject of those that the pattern takes.
+// renames reports whether a transform changes a subject that matches the pattern.
 func renames(t *jetstream.SubjectTransformConfig, pattern string) bool {
 	return t.Source != t.Destination && server.SubjectsCollide(cmp.Or(t.Source, ">"), pattern)
 }

@@ -102,7 +102,7 @@ func TestTakes(t *testing.T) {
 		{"orders.*", "orders.>", false},
 		{"orders.>", "orders.>", true},
 	} {
-		if got := takes([]string{c.a}, c.b); got != c.want {
+		if got := covers([]string{c.a}, c.b); got != c.want {
 			t.Errorf("%q takes %q: %v", c.a, c.b, got)
 		}
 	}

@@ -150,7 +150,7 @@ func TestStoredBySomebodyElse(t *testing.T) {
 	createStream(t, js, jetstream.StreamConfig{Name: "ALL", Subjects: []string{"orders.>"}})
 	all := orders(301)[1:]
 	held := e.offerAll(all)
-	e.waitCause("publish orders", "reaches another stream than ORDERS")
+	e.waitCause("publish orders", "reach another stream than ORDERS")
 	e.waitCause("stream ORDERS", "cannot create")
 	wantStored(t, js, "ALL")
 	if err := js.DeleteStream(t.Context(), "ALL"); err != nil {
@@ -173,8 +173,8 @@ func TestMappedAway(t *testing.T) {
 	n.addMapping(t, "orders.*.*.*", "other.$1.$2.$3")
 	n.addMapping(t, "deadletters.*", "nowhere.$1")
 	held := e.offerAll(append(orders(20), order(21).AsDeadletter()))
-	e.waitCause("publish orders", "reaches another stream than ORDERS")
-	e.waitCause("publish deadletters", "no stream takes what is published to deadletters.>")
+	e.waitCause("publish orders", "reach another stream than ORDERS")
+	e.waitCause("publish deadletters", "no stream is bound to deadletters.>")
 	n.server.GlobalAccount().RemoveMapping("orders.*.*.*")
 	n.server.GlobalAccount().RemoveMapping("deadletters.*")
 	e.waitAll(held)
