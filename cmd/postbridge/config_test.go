@@ -235,8 +235,8 @@ func TestConfigErrors(t *testing.T) {
 		{kafka + "KAFKA_TLS_CERT_FILE=/no/such KAFKA_TLS_KEY_FILE=/no/such",
 			"POSTBRIDGE_KAFKA_TLS_CERT_FILE: stat /no/such: no such file or directory; name a file that can be read"},
 		{kafka + "KAFKA_CREATE_TOPICS=no", "POSTBRIDGE_KAFKA_CREATE_TOPICS: \"no\" is neither true nor false"},
-		{kafka + "KAFKA_PARTITIONS=0", "POSTBRIDGE_KAFKA_PARTITIONS: 0 is too few; a topic has 1 at least"},
-		{kafka + "KAFKA_REPLICATION=0", "POSTBRIDGE_KAFKA_REPLICATION: 0 is too few; a topic has 1 at least"},
+		{kafka + "KAFKA_PARTITIONS=0", "POSTBRIDGE_KAFKA_PARTITIONS: 0 is too few; set it to 1 or more"},
+		{kafka + "KAFKA_REPLICATION=0", "POSTBRIDGE_KAFKA_REPLICATION: 0 is too few; set it to 1 or more"},
 		{kafka + "KAFKA_PARTITIONS=six", "POSTBRIDGE_KAFKA_PARTITIONS: \"six\" is not a whole number"},
 
 		{kite + "LOG_LEVEL=loud",

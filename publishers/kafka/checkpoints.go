@@ -28,7 +28,7 @@ func (w *partitionWriter) name() string { return partitionName(w.topic.name, w.p
 
 func partitionName(topic string, partition int) string { return fmt.Sprintf("%s/%d", topic, partition) }
 
-// visit is the time at one leader of the partition, within one session with the cluster, and until the topic is
+// visit identifies a period with one leader of the partition, in one session with the cluster, until the topic is
 // created again.
 type visit struct {
 	session, made int

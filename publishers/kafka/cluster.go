@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	// metadataInterval is how often the cluster is asked for its leaders, if nothing fails; metadataPause is how soon
-	// after the last time it is, when something does.
+	// metadataInterval is the interval of metadata requests while nothing fails; metadataPause is the shortest one when
+	// something does.
 	metadataInterval = time.Second
 	metadataPause    = 100 * time.Millisecond
 	// minInSync is set on a topic that we create with three replicas or more: an event that is acknowledged is on two.
@@ -29,7 +29,7 @@ func (p *Publisher) watch() {
 	pace := bridge.RetryForever(firstRetry)
 	for p.ctx.Err() == nil {
 		wait := metadataInterval
-		if p.learn() {
+		if p.update() {
 			pace.Reset()
 		} else {
 			wait = min(pace.NextBackOff(), dialRetry)
@@ -60,8 +60,8 @@ func signal(wake chan<- struct{}) {
 	}
 }
 
-// learn asks the cluster, and reports whether it answered.
-func (p *Publisher) learn() bool {
+// update requests the metadata and updates the topics. It reports whether the cluster answered.
+func (p *Publisher) update() bool {
 	if p.transport.certificatesChanged() {
 		p.log.Info("renewing the connections: the TLS files changed")
 		p.transport.renew()
@@ -82,7 +82,7 @@ func (p *Publisher) learn() bool {
 		return false
 	}
 	for _, t := range p.topics {
-		p.learnTopic(t, m, controller)
+		p.updateTopic(t, m, controller)
 	}
 	return true
 }
@@ -117,7 +117,7 @@ func (p *Publisher) connected(m *kafkago.MetadataResponse, err error) (controlle
 	return cmp.Or(HostPort(m.Controller), p.brokers[0])
 }
 
-// metadata asks one broker after the other.
+// metadata requests the metadata of our topics from one broker after the other.
 func (p *Publisher) metadata() (*kafkago.MetadataResponse, error) {
 	p.mu.Lock()
 	brokers := p.brokers
@@ -157,8 +157,8 @@ func firstAnswer[T any](
 	return none, failed
 }
 
-// learnTopic updates the leaders of a topic's partitions, or creates the topic if it is missing.
-func (p *Publisher) learnTopic(t *topic, m *kafkago.MetadataResponse, controller string) {
+// updateTopic updates the leaders of a topic's partitions, or creates the topic if it is missing.
+func (p *Publisher) updateTopic(t *topic, m *kafkago.MetadataResponse, controller string) {
 	i := slices.IndexFunc(m.Topics, func(found kafkago.Topic) bool { return found.Name == t.name })
 	var err error
 	switch {
@@ -174,7 +174,7 @@ func (p *Publisher) learnTopic(t *topic, m *kafkago.MetadataResponse, controller
 	}
 }
 
-// createTopicRemedy is what to do about a missing topic that we do not create.
+// createTopicRemedy is the remedy for a missing topic that we do not create.
 const createTopicRemedy = "create it, or set POSTBRIDGE_KAFKA_CREATE_TOPICS=true"
 
 // createTopic creates a missing topic. The next metadata has it.
@@ -210,7 +210,7 @@ func (p *Publisher) createTopic(t *topic, controller string) error {
 	return nil
 }
 
-// HostPort returns the address of a broker; empty if there is none.
+// HostPort returns the address of a broker; "" if it has none.
 func HostPort(b kafkago.Broker) string {
 	if b.Host == "" {
 		return ""

@@ -12,27 +12,27 @@ import (
 	"github.com/postbridge/postbridge/bridge"
 )
 
-// Config says which Kafka, as whom, and what to do about its topics.
+// Config configures the cluster, the login and the topics.
 type Config struct {
-	// Brokers are those to ask for the cluster first, host:port each.
+	// Brokers are the bootstrap servers, host:port each.
 	Brokers []string
 
-	// SASLMechanism is PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, or empty for no login. Password is asked at each connect,
-	// so that a password that was rotated counts from the next one on.
+	// SASLMechanism is PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, or empty for no login. Password is called at each connect,
+	// so that a rotated password takes effect.
 	SASLMechanism string
 	User          string
 	Password      func() string
 
-	// TLS says to use TLS, which any of the files does too. The files are in PEM and read again at each dial; when they
-	// change, connections are renewed. Without TLSCAFile the system's certificates are trusted. TLSCertFile and
-	// TLSKeyFile come together.
+	// TLS enables TLS; each of the files implies it. The files are PEM, read at each dial; a change renews the
+	// connections. Without TLSCAFile the system's certificates are trusted. TLSCertFile and TLSKeyFile require each
+	// other.
 	TLS                                bool
 	TLSCAFile, TLSCertFile, TLSKeyFile string
 
-	// Prefix makes topics <prefix>.orders, <prefix>.rejects and <prefix>.deadletters.
+	// Prefix, if not empty, makes topics <prefix>.orders, <prefix>.rejects and <prefix>.deadletters.
 	Prefix string
 
-	// CreateTopics says to create missing topics, with so many partitions and replicas.
+	// CreateTopics creates missing topics, with Partitions and Replication.
 	CreateTopics bool
 	Partitions   int
 	Replication  int
@@ -43,15 +43,14 @@ const (
 	mechanismScram256 = "SCRAM-SHA-256"
 	mechanismScram512 = "SCRAM-SHA-512"
 
-	// maxPartitions is more than a topic of events can need: each partition has a writer of ours, and files on each
+	// maxPartitions is more than a topic of events can need: each partition has a writer here, and files on each
 	// replica.
 	maxPartitions = 100_000
-	// maxReplication is the largest number that Kafka's protocol has room for.
+	// maxReplication is the largest number in Kafka's protocol.
 	maxReplication = math.MaxInt16
 )
 
-// Validate returns what is wrong with the configuration: one line that names the setting and says what to do. It shows
-// no secret.
+// Validate returns the first error of the configuration: one line with the setting and the remedy, without secrets.
 func (c *Config) Validate() error {
 	if c.Prefix != "" && bridge.EscapeToken(c.Prefix) != c.Prefix {
 		return fmt.Errorf(
@@ -75,12 +74,12 @@ func (c *Config) validateTopics() error {
 	case !c.CreateTopics:
 		return nil
 	case c.Partitions < 1:
-		return fmt.Errorf("POSTBRIDGE_KAFKA_PARTITIONS: %d is too few; a topic has 1 at least", c.Partitions)
+		return fmt.Errorf("POSTBRIDGE_KAFKA_PARTITIONS: %d is too few; set it to 1 or more", c.Partitions)
 	case c.Partitions > maxPartitions:
 		return fmt.Errorf("POSTBRIDGE_KAFKA_PARTITIONS: %d is too many; set it to %d at most",
 			c.Partitions, maxPartitions)
 	case c.Replication < 1:
-		return fmt.Errorf("POSTBRIDGE_KAFKA_REPLICATION: %d is too few; a topic has 1 at least", c.Replication)
+		return fmt.Errorf("POSTBRIDGE_KAFKA_REPLICATION: %d is too few; set it to 1 or more", c.Replication)
 	case c.Replication > maxReplication:
 		return fmt.Errorf("POSTBRIDGE_KAFKA_REPLICATION: %d is too many; set it to the number of Kafka brokers at most",
 			c.Replication)
@@ -118,12 +117,13 @@ func (c *Config) validateLogin() error {
 	return nil
 }
 
-// PlainPassword reports whether anyone on the way can read the password: it is sent as it is, and without TLS.
+// PlainPassword reports whether the password is sent unencrypted: with SASL PLAIN and without TLS.
 func (c *Config) PlainPassword() bool { return c.SASLMechanism == mechanismPlain && !c.tls() }
 
 // tls reports whether connections use TLS.
 func (c *Config) tls() bool { return c.TLS || c.TLSCAFile != "" || c.TLSCertFile != "" }
 
+// isHostPort reports whether an entry is host:port.
 func isHostPort(broker string) bool {
 	host, port, err := net.SplitHostPort(broker)
 	if err != nil || host == "" || strings.ContainsAny(host, "/@, \t\r\n") {
@@ -133,7 +133,7 @@ func isHostPort(broker string) bool {
 	return err == nil && n > 0
 }
 
-// quoteBroker does not show what may hold a password: somebody may have written one as in a URL.
+// quoteBroker quotes an entry for a message, unless it has an @ and so may contain a password, as a URL does.
 func quoteBroker(broker string) string {
 	if strings.Contains(broker, "@") {
 		return "an entry with @"

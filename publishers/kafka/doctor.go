@@ -81,7 +81,7 @@ func topicOf(topics []metadata.ResponseTopic, name string) *metadata.ResponseTop
 	return &metadata.ResponseTopic{Name: name, ErrorCode: int16(kafkago.UnknownTopicOrPartition)}
 }
 
-// settings are the configuration of a topic; nil without the right to read it.
+// settings holds the configuration of a topic; nil without the right to read it.
 type settings map[string]string
 
 // number returns a setting, or fallback if it is not known.
@@ -159,7 +159,8 @@ func checkReplicas(c *publishers.Checks, t *metadata.ResponseTopic, s settings) 
 	c.Fail(leaderless > 0, fmt.Sprintf("has no leader for %d of its %d partitions: their events wait",
 		leaderless, len(t.Partitions)), "bring back its brokers")
 	c.Fail(leaderless == 0 && inSync < least,
-		fmt.Sprintf("has %d replicas in sync and needs %d: it accepts no events", inSync, least), "bring back its brokers")
+		fmt.Sprintf("has %d replicas in sync and needs %d: it accepts no events", inSync, least),
+		"bring back its brokers")
 	c.Warn(leaderless == 0 && inSync >= least && inSync < n, fmt.Sprintf("has %d of %d replicas in sync", inSync, n),
 		"bring back its brokers, or see their load and disks")
 }

@@ -33,7 +33,7 @@ func (e *brokerError) Error() string {
 // Unwrap returns the cause.
 func (e *brokerError) Unwrap() error { return e.cause }
 
-// reason is the text of err without what differs from attempt to attempt: the local port, the time.
+// reason returns the text of err without the parts that differ from attempt to attempt: the local port, the time.
 func reason(err error) string {
 	var (
 		dns     *net.DNSError

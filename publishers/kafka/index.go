@@ -12,7 +12,7 @@ import (
 // maxIndexed is how many events of a partition are in memory at a time: as many as the bridge has in flight.
 const maxIndexed = 8192
 
-// index knows which events of our spool a partition holds. Chunks have the range of sequences in a range of offsets,
+// index records which events of our spool a partition holds. Chunks have the range of sequences in a range of offsets,
 // and only the events of one window of sequences are in memory. A chunk of 32 bytes describes one fetch of half a MiB.
 //
 // The recovery scan reads the partition once and fills the chunks. It opens the window at the events that are
@@ -52,7 +52,7 @@ func newIndex() *index {
 
 // add records an event that the partition holds. Offsets grow within a chunk.
 func (x *index) add(sequence uint64, id string, offset int64) {
-	if offset >= x.end { // what is scanned again is nothing new
+	if offset >= x.end { // else it is scanned again
 		x.seen, x.end = x.seen+1, offset+1
 	}
 	x.low, x.high = min(x.low, sequence), max(x.high, sequence)
@@ -92,8 +92,8 @@ func (x *index) covers(sequence uint64) bool {
 	return sequence < x.low || sequence > x.high || x.from <= sequence && sequence <= x.to
 }
 
-// has reports whether the partition holds the event. Another one may have its sequence, if the spool was put back from
-// an older copy.
+// has reports whether the partition holds the event. Another event may have its sequence, if the spool was restored
+// from an older copy.
 func (x *index) has(d *bridge.Delivery) bool {
 	e, ok := x.window[d.Sequence]
 	return ok && e.id == d.ID
@@ -109,7 +109,7 @@ func (x *index) open(from, target uint64) []chunk {
 	return overlap
 }
 
-// shut has the window end before it begins, until it is opened again.
+// shut makes the window cover no sequence until it is opened again.
 func (x *index) shut() { x.from, x.to = 1, 0 }
 
 // ends reports whether the window ends before a chunk, the next of those that open returned. A window that is half

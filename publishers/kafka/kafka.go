@@ -47,12 +47,12 @@
 //	             done → idle
 //	renewing     gets a new producer id and saves it
 //	             done → idle
-//	ended        gives pending events to the writers that come next
+//	ended        returns pending events to the topic, for the next writers
 //
 // Any other state has two more: failed → the same state, after a wait with exponential backoff; stopped → ended, as the
 // publisher closes or the topic has another number of partitions. Each state that asks the leader checks the
-// checkpoints first, if they are due (checkpoints.go). mismatched: the broker refuses the sequence numbers, or takes the
-// batch for an older one. unanswered: no answer tells whether the batch is stored.
+// checkpoints first, if they are due (checkpoints.go). mismatched: the broker refuses the sequence numbers, or takes
+// the batch for an older one. unanswered: no answer tells whether the batch is stored.
 //
 // # Permissions
 //
@@ -100,7 +100,7 @@ type Publisher struct {
 	ctx         context.Context
 	stop        context.CancelFunc
 	running     sync.WaitGroup // every goroutine of the publisher
-	refresh     chan struct{}  // asks for fresh metadata; capacity 1
+	refresh     chan struct{}  // requests fresh metadata; capacity 1
 	saved       savedState
 	spool       string // id of the spool of all events
 	checkpoints *publishers.Checkpoints
@@ -126,7 +126,7 @@ type entry struct {
 
 	// Guarded by Publisher.mu.
 	copies  int   // not completed yet
-	refused error // why the bus can never take one of them
+	refused error // why the bus can never accept one of them
 }
 
 func newEntry(d *bridge.Delivery, done func(error)) *entry {
@@ -149,7 +149,7 @@ func Open(cfg Config, o bridge.Opening, log *slog.Logger) (*Publisher, error) {
 	return open(cfg, o, log, defaultLimits())
 }
 
-// limits are the durations that tests shorten.
+// limits holds the durations that tests shorten.
 type limits struct{ unsureFor, shrinkAfter, blindFor, checkInterval time.Duration }
 
 func defaultLimits() limits {

@@ -8,7 +8,7 @@ import (
 	"github.com/segmentio/kafka-go/protocol/listoffsets"
 )
 
-// NoOffset is the answer for a time after that of every record.
+// NoOffset is the result of OffsetAt for a time after that of every record, and with an error.
 const NoOffset = -1
 
 // OffsetAt asks the leader of a partition for the offset of the first record at or after a time, in milliseconds

@@ -12,7 +12,7 @@ import (
 	"github.com/postbridge/postbridge/publishers"
 )
 
-// linger is how long a small batch of events that are late, received longer ago than that, waits for more of them.
+// A small batch whose events were received more than late ago waits for linger, so that more events join it.
 const (
 	late   = time.Second
 	linger = 3 * time.Millisecond
@@ -62,7 +62,7 @@ const (
 	eventForgotten  writerEvent = "forgotten"
 )
 
-// transitions are the transitions of all states, but for those that every state has.
+// transitions maps a state and an event to the next state. The transitions that every state has are in next.
 type transitions map[writerState]map[writerEvent]writerState
 
 func newTransitions() transitions {
@@ -126,8 +126,8 @@ type partitionWriter struct {
 
 	state   writerState
 	pending []*entry                    // taken off the queue and not completed
-	retry   *backoff.ExponentialBackOff // of the attempts at the leader; nil if the last one worked
-	cluster string                      // that position and index are of
+	retry   *backoff.ExponentialBackOff // of the attempts at the leader; nil if the last one succeeded
+	cluster string                      // the cluster that at and index belong to
 	at      position
 	index   *index // the events that the partition is known to hold
 
@@ -147,7 +147,7 @@ type partitionWriter struct {
 	// Of the checkpoints; see checkIfDue.
 	visit   visit
 	stream  *publishers.Stream // to check in this visit
-	checkAt time.Time          // when the next check is due; zero if something asks for it now
+	checkAt time.Time          // when the next check is due; zero for now
 }
 
 func newPartitionWriter(t *topic, partition int) *partitionWriter {
@@ -157,7 +157,7 @@ func newPartitionWriter(t *topic, partition int) *partitionWriter {
 	}
 }
 
-// push queues an event. Guarded by mu.
+// push queues an event. Needs mu.
 func (w *partitionWriter) push(e *entry) {
 	w.queue = append(w.queue, e)
 	if len(w.queue) == 1 {
@@ -225,7 +225,7 @@ func (w *partitionWriter) collect() writerEvent {
 	}
 }
 
-// dequeue makes the queue pending, unless the topic has another number of partitions.
+// dequeue moves the queue to pending, unless the topic has another number of partitions.
 func (w *partitionWriter) dequeue() (ending bool) {
 	w.p.mu.Lock()
 	defer w.p.mu.Unlock()

@@ -16,8 +16,8 @@ const (
 	// unsureFor is how long a broker may refuse our sequence numbers while a recovery scan does not show why. A record
 	// shows once all replicas have it.
 	unsureFor = 30 * time.Second
-	// maxInvalid is how many events in a row may be rejected as invalid. Kafka itself takes every event of ours, but a
-	// schema validation on the topic may refuse all of them: that is an outage, and no reason to make a backlog dead
+	// maxInvalid is how many events in a row may be rejected as invalid. Kafka itself accepts every event of ours, but
+	// a schema validation on the topic may refuse all of them: that is an outage, and must not turn a backlog into dead
 	// letters.
 	maxInvalid = 3
 )
@@ -26,7 +26,7 @@ const (
 type sentBatch struct {
 	set    []byte // encoded
 	events int
-	seen   int   // index.seen when it was cut
+	seen   int   // index.seen when it was encoded
 	next   int32 // its first sequence number
 	answer error // of the broker; nil is an acknowledgement
 	offset int64 // where it is stored
@@ -90,8 +90,8 @@ func (w *partitionWriter) fit() int {
 	return len(w.pending)
 }
 
-// canLinger reports whether a batch would be small and its events are late already. Brokers have most to do after an
-// outage, and the cost of a batch hardly depends on its size.
+// canLinger reports whether a batch would be small and its events are late already: after an outage brokers are
+// busiest, and the cost of a batch hardly depends on its size.
 func (w *partitionWriter) canLinger() bool {
 	return w.fit() == len(w.pending) && time.Since(w.pending[0].delivery.ReceivedAt) > late
 }
@@ -130,7 +130,7 @@ func (w *partitionWriter) send(ctx context.Context, leader string) (writerEvent,
 	}
 }
 
-// judge returns what the error of a batch means. An event is not refused for what an operator can mend, except for
+// judge classifies the error of a batch. An event is not refused for an error that an operator can correct, except for
 // the size limits of the topic.
 func judge(err error) writerEvent {
 	var code kafkago.Error
@@ -184,7 +184,7 @@ func (w *partitionWriter) settle() writerEvent {
 	return eventDone
 }
 
-// verify scans the partition for what its answer does not tell for sure: whether the batch is stored.
+// verify scans the partition, because the answer does not prove whether the batch is stored.
 func (w *partitionWriter) verify(ctx context.Context, leader string) (writerEvent, error) {
 	event, err := w.scan(ctx, leader)
 	if err != nil || event != eventDone {
@@ -216,7 +216,7 @@ func (w *partitionWriter) verify(ctx context.Context, leader string) (writerEven
 	}
 }
 
-// reject handles the answer that the broker can never take the batch. Of several events one is to blame, so they are
+// reject handles the answer that the broker can never accept the batch. One of several events is the cause, so they are
 // sent again in smaller batches. A single one is completed as rejected, or kept if too many were invalid.
 func (w *partitionWriter) reject() writerEvent {
 	if w.sent.events > 1 {

@@ -40,7 +40,7 @@ func (w *partitionWriter) locate(ctx context.Context, leader string) (writerEven
 		event, err = eventUnsaved, w.skipAhead(ctx, leader)
 	case w.at.offset == 0 || !redelivered:
 		err = w.skipAhead(ctx, leader)
-	default: // what an earlier run sent lies behind the saved offset, whatever clocks say
+	default: // all that an earlier run sent lies behind the saved offset, by any clock
 	}
 	if err != nil {
 		return eventFailed, err
@@ -77,10 +77,11 @@ func (w *partitionWriter) offset(ctx context.Context, leader string, at int64) (
 	return OffsetAt(ctx, w.p.client, leader, w.topic.name, w.partition, at)
 }
 
-// skipAhead moves the position over what is older, by the clock, than the first pending event. It is for when no
-// saved offset tells where earlier runs stored pending events, or when they sent none: others may have written much
-// since. It may skip too much, as a dead letter may come late and an event may be of another partition than before:
-// that one may be stored twice, and the sequence numbers behind it make the first answer a mismatch.
+// skipAhead moves the position to the first record whose time is at most clockMargin before the arrival of the first
+// pending event. It is used when no saved offset bounds where earlier runs stored pending events, or when they sent
+// none: other clients may have written much since. It may skip too much, because a dead letter may come late and an
+// event may have been in another partition: that event may be stored twice, and the sequence numbers behind it make the
+// first answer a mismatch.
 func (w *partitionWriter) skipAhead(ctx context.Context, leader string) error {
 	since := w.pending[0].delivery.ReceivedAt.Add(-clockMargin)
 	offset, err := w.offset(ctx, leader, since.UnixMilli())
@@ -174,7 +175,7 @@ func (w *partitionWriter) backInRange(ctx context.Context, leader string) (trunc
 		return false, err
 	}
 	w.index = newIndex()
-	w.p.log.Error("the partition ends before what it had stored: the topic was made anew, or a Kafka broker lost it; "+
+	w.p.log.Error("the partition ends before what it had stored: the topic was recreated, or a Kafka broker lost it; "+
 		"see 'The bus lost data' in deploy/README.md",
 		"topic", w.topic.name, "partition", w.partition, "stored_to", before)
 	return true, nil

@@ -9,7 +9,7 @@ import (
 	"sync"
 )
 
-// position is how far a partition was written.
+// position describes how far a partition was written.
 type position struct {
 	producer producer
 	next     int32 // the producer's sequence number for the next record
@@ -22,8 +22,8 @@ type producer struct {
 	epoch int16
 }
 
-// savedState is the publisher state of all partitions: what the next run needs in order to store no event twice. Its
-// text names the cluster and has a line for each partition that was written:
+// savedState holds the publisher state of all partitions, with which the next run stores no event twice. Its text names
+// the cluster and has a line for each partition that was written:
 //
 //	cluster <id>
 //	<topic> <partition> <producer id> <producer epoch> <next sequence number> <offset>
@@ -59,7 +59,7 @@ func (s *savedState) parse(text []byte) error {
 		name := partitionName(topic, partition)
 		if err != nil || stateLine(name, at) != line {
 			clear(s.partitions)
-			return errors.New("a line of it is not one of six fields")
+			return errors.New("a line of it does not have six fields")
 		}
 		s.partitions[name] = []reachedPosition{{at: at}}
 	}

@@ -12,7 +12,7 @@ import (
 	"github.com/postbridge/postbridge/publishers"
 )
 
-// topic is the topic of one destination. Publisher.mu guards the fields that change, except unread and sending.
+// topic writes the copies of one destination. Publisher.mu guards the fields that change, except unread and sending.
 type topic struct {
 	p    *Publisher
 	name string
@@ -22,10 +22,10 @@ type topic struct {
 	leaders    []string
 	waiting    []*entry // without a writer: the topic is not known yet, or the writers change
 
-	// wanted is how many partitions the topic has by now, if that is not len(writers): the writers end, one after the
-	// other, and new ones begin when the last has. Otherwise 0.
+	// wanted is the new number of partitions while it differs from len(writers), else 0. The writers end, one after the
+	// other, and new ones begin once the last has ended.
 	wanted int
-	ended  int       // writers that have
+	ended  int       // number of writers that have ended
 	fewer  time.Time // since when the topic seems to have fewer partitions; zero if it does not
 
 	failing publishers.Condition[*partitionWriter] // blocks writers
@@ -36,8 +36,8 @@ type topic struct {
 	sending sync.RWMutex
 }
 
-// shrinkAfter is how long a topic has to have fewer partitions before that is believed. A broker that just started may
-// not know all of them yet.
+// shrinkAfter is how long the metadata must have fewer partitions before they count as removed. A broker that just
+// started may not know all of them yet.
 const shrinkAfter = 5 * time.Second
 
 func newTopic(p *Publisher, dest bridge.Destination) *topic {
@@ -53,7 +53,8 @@ func topicName(prefix string, dest bridge.Destination) string {
 	return prefix + "." + string(dest)
 }
 
-// push queues the event at the writer of its partition. Guarded by mu, as everything below.
+// push queues the event at the writer of its partition; without writers it waits. Needs mu, as do all functions below
+// that do not lock it.
 func (t *topic) push(e *entry) {
 	if t.writers == nil || t.wanted > 0 {
 		t.waiting = append(t.waiting, e)
@@ -70,7 +71,7 @@ func (t *topic) writerOf(key string) *partitionWriter {
 // checkPartitions updates the partitions, and logs a warning if their number changed. It is called without mu.
 func (t *topic) checkPartitions(m kafkago.Topic) {
 	t.p.mu.Lock()
-	before := t.learn(m)
+	before := t.update(m)
 	t.p.mu.Unlock()
 	if before > 0 {
 		t.p.log.Warn("the number of partitions changed: orders go to other partitions than before, "+
@@ -79,28 +80,28 @@ func (t *topic) checkPartitions(m kafkago.Topic) {
 	}
 }
 
-// learn updates the partitions and their leaders. It returns the former number of partitions if it changed, else 0.
-func (t *topic) learn(m kafkago.Topic) (before int) {
+// update updates the partitions and their leaders. It returns the former number of partitions if it changed, else 0.
+func (t *topic) update(m kafkago.Topic) (before int) {
 	leaders := make([]string, len(m.Partitions))
 	for _, part := range m.Partitions {
 		if part.ID < len(leaders) {
 			leaders[part.ID] = HostPort(part.Leader)
 		}
 	}
-	before = t.adopt(len(leaders))
+	before = t.resize(len(leaders))
 	old := t.leaders
 	t.leaders = leaders
-	for i, l := range t.writers {
+	for i, w := range t.writers {
 		if i < len(leaders) && leaders[i] != "" && (i >= len(old) || leaders[i] != old[i]) {
-			signal(l.wake)
+			signal(w.wake)
 		}
 	}
 	return before
 }
 
-// adopt takes the number of partitions, and returns the one before if it changed, else 0. Where it did, keys move to
-// other partitions: the writers end first, so that an order's next event is sent when the one before it is stored.
-func (t *topic) adopt(n int) (before int) {
+// resize sets the number of partitions, and returns the one before if it changed, else 0. A change moves keys to other
+// partitions: the writers end first, so that an order's next event is sent when the one before it is stored.
+func (t *topic) resize(n int) (before int) {
 	now := max(t.wanted, len(t.writers))
 	switch {
 	case n == now:
@@ -113,8 +114,8 @@ func (t *topic) adopt(n int) (before int) {
 	case n < now && time.Since(t.fewer) < t.p.limits.shrinkAfter:
 	default:
 		t.wanted, t.ended, t.fewer = n, 0, time.Time{}
-		for _, l := range t.writers {
-			signal(l.wake)
+		for _, w := range t.writers {
+			signal(w.wake)
 		}
 		return now
 	}
@@ -135,12 +136,12 @@ func (t *topic) begin(n int) {
 	for _, e := range waiting {
 		t.push(e)
 	}
-	for _, l := range t.writers {
-		t.p.running.Go(l.run)
+	for _, w := range t.writers {
+		t.p.running.Go(w.run)
 	}
 }
 
-// end takes back the events that a writer has not stored, for the next writers.
+// end collects the events that a writer has not stored, for the next writers.
 func (t *topic) end(left []*entry) {
 	t.waiting = append(t.waiting, left...)
 	t.ended++

@@ -51,7 +51,7 @@ func TestLeaders(t *testing.T) {
 			}
 			m.Partitions = append([]kafkago.Partition{part}, m.Partitions...) // in any order
 		}
-		tp.learn(m)
+		tp.update(m)
 	}
 	want := func(poked [2]bool, leaders ...string) {
 		t.Helper()

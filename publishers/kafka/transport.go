@@ -110,7 +110,7 @@ func (t *transport) certificatesChanged() bool {
 	return t.certificates != nil && t.certificates.Changed()
 }
 
-// renew has every later request use a connection made after now: a secret or a certificate changed.
+// renew makes every later request use a new connection: a secret or a certificate changed.
 func (t *transport) renew() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -143,7 +143,7 @@ func (t *transport) drop(address string) {
 	t.closeIdle(func(c *connection) bool { return c.address == address })
 }
 
-// closeIdle closes some idle connections. The caller holds mu.
+// closeIdle closes some idle connections. Needs mu.
 func (t *transport) closeIdle(some func(*connection) bool) {
 	t.idle = slices.DeleteFunc(t.idle, func(c *connection) bool {
 		over := some(c)
@@ -242,7 +242,7 @@ type connection struct {
 	versions map[protocol.ApiKey]int16 // of the requests that both sides support
 	expires  time.Time                 // end of the login; zero if it has none
 
-	until time.Time // close it if it is still idle then
+	until time.Time // when it is closed if it is idle
 }
 
 // failed returns the error of an operation. If ctx ended, that is the cause: it closes the connection.
@@ -288,7 +288,7 @@ func (c *connection) exchange(req protocol.Message) (answer protocol.Message, er
 	return c.protocol.RoundTrip(req)
 }
 
-// call is exchange for a request whose type of answer is known.
+// call calls exchange and returns the answer as its type.
 func call[T protocol.Message](c *connection, req protocol.Message) (answer T, err error) {
 	m, err := c.exchange(req)
 	if err == nil {
