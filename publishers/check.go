@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// Severity is how much the result of a check matters, in rising order.
+// Severity ranks the result of a check. A higher one is worse.
 type Severity int
 
-// Info is worth knowing, but not wrong.
+// The severities. Info is worth knowing, but no fault.
 const (
 	OK Severity = iota
 	Info

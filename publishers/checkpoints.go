@@ -102,7 +102,7 @@ func LoadCheckpoints(state []byte, blindFor time.Duration, log *slog.Logger) (c 
 	return c, rest
 }
 
-// stream returns the stream of a name, new if there is none. Guarded by mu.
+// stream returns the stream of a name, new if there is none. Needs mu.
 func (c *Checkpoints) stream(name string) *Stream {
 	if c.streams[name] == nil {
 		c.streams[name] = &Stream{name: name, intact: math.MaxUint64}

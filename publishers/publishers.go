@@ -1,2 +1,3 @@
-// Package publishers holds the code that the publishers of all buses share: checkpoints and conditions.
+// Package publishers holds the code that the publishers of all buses share: checkpoints, conditions and the results of
+// checks.
 package publishers

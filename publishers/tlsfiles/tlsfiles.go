@@ -54,7 +54,7 @@ func (f *Files) Changed() bool {
 	return changed
 }
 
-// load reads the files, and reports whether they changed. On an error the last loaded files stay. Guarded by mu.
+// load reads the files, and reports whether they changed. On an error the last loaded files stay. Needs mu.
 func (f *Files) load() (changed bool, err error) {
 	defer func() { f.report(err) }()
 	var content [3]string
