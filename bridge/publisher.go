@@ -10,7 +10,7 @@ import (
 
 // ErrRejected is wrapped by the error of an event that the bus can never accept, however often it is published: one
 // that is too large. Every other error is an outage.
-var ErrRejected = errors.New("the bus can never take this event")
+var ErrRejected = errors.New("the bus can never accept this event")
 
 // Publisher carries events to one bus.
 type Publisher interface {
