@@ -12,15 +12,12 @@ import (
 	"github.com/postbridge/postbridge/brokers/upstox"
 )
 
-// brokerNames returns the names of all brokers.
-func brokerNames() []string { return brokers.Names() }
-
-// unknownBroker returns the error for a --broker that is not in brokerNames.
+// unknownBroker returns the error for a --broker that is not the name of a broker.
 func unknownBroker(name string) error {
-	return misuse("--broker %q is not known; set it to %s", name, strings.Join(brokerNames(), " or "))
+	return misuse("--broker %q is not known; set it to %s", name, strings.Join(brokers.Names(), " or "))
 }
 
-// tokenBroker describes a broker that signs nothing: a path token proves its postbacks.
+// tokenBroker describes a broker that signs nothing: a token in the URL verifies its postbacks.
 type tokenBroker struct {
 	name, title string
 	tokens      secretList
@@ -30,7 +27,7 @@ type tokenBroker struct {
 	ids         list
 }
 
-// tokenBrokers returns the brokers whose only proof is a path token, on or off.
+// tokenBrokers returns the brokers whose only proof is a token, enabled or not.
 func (c *config) tokenBrokers() []tokenBroker {
 	return []tokenBroker{
 		{"dhan", "Dhan", c.DhanTokens, c.DhanTokensFile,
@@ -45,15 +42,19 @@ func (c *config) tokenBrokers() []tokenBroker {
 	}
 }
 
+// on reports whether the broker is enabled.
 func (b *tokenBroker) on() bool { return b.tokens != "" || b.tokensFile != "" }
 
+// route returns the path to register, with {token} in place of a token.
 func (b *tokenBroker) route() string { return "/" + b.name + "/{token}" }
 
 // tokensSetting returns the name of the setting of the path tokens, without POSTBRIDGE_.
 func (b *tokenBroker) tokensSetting() string { return strings.ToUpper(b.name) + "_TOKENS" }
 
+// kiteOn reports whether Kite is enabled.
 func (c *config) kiteOn() bool { return c.KiteSecrets != "" || c.KiteSecretsFile != "" }
 
+// checkBrokers requires a broker, and rejects settings of a broker that is not enabled.
 func (c *config) checkBrokers() error {
 	on, alternatives := c.kiteOn(), []string{}
 	for _, b := range c.tokenBrokers() {
@@ -70,7 +71,7 @@ func (c *config) checkBrokers() error {
 	}
 	switch {
 	case !on:
-		return misuse("no broker to take postbacks from; set POSTBRIDGE_KITE_SECRETS to app_id=api_secret, or %s",
+		return misuse("no broker is configured; set POSTBRIDGE_KITE_SECRETS to app_id=api_secret, or %s",
 			strings.Join(alternatives, " or "))
 	case !c.kiteOn() && (c.KiteTokens != "" || c.KiteTokensFile != ""):
 		return bad("KITE_TOKENS", "is set but Kite is off; set POSTBRIDGE_KITE_SECRETS to app_id=api_secret, too")
@@ -114,6 +115,7 @@ func (c *config) brokers(credentials *credentials) (all []bridge.Broker, routes 
 	return all, routes, nil
 }
 
+// kiteRoute returns the path to register for Kite.
 func (c *config) kiteRoute() string {
 	if c.KiteTokens != "" || c.KiteTokensFile != "" {
 		return "/kite/{token}"

@@ -34,10 +34,10 @@ func TestConfigErrors(t *testing.T) {
 	const kafka = kite + "PUBLISH=kafka KAFKA_BROKERS=b:9092 "
 	for _, test := range []struct{ environ, want string }{
 		{"",
-			"no broker to take postbacks from; set POSTBRIDGE_KITE_SECRETS to app_id=api_secret, or " +
+			"no broker is configured; set POSTBRIDGE_KITE_SECRETS to app_id=api_secret, or " +
 				"POSTBRIDGE_DHAN_TOKENS or POSTBRIDGE_UPSTOX_TOKENS or POSTBRIDGE_FYERS_TOKENS"},
 		{"KITE_SECRETS= DHAN_TOKENS=",
-			"no broker to take postbacks from; set POSTBRIDGE_KITE_SECRETS to app_id=api_secret, or " +
+			"no broker is configured; set POSTBRIDGE_KITE_SECRETS to app_id=api_secret, or " +
 				"POSTBRIDGE_DHAN_TOKENS or POSTBRIDGE_UPSTOX_TOKENS or POSTBRIDGE_FYERS_TOKENS"},
 		{"KITE_SECRET=1234=s3cret",
 			"POSTBRIDGE_KITE_SECRET: there is no such setting; did you mean POSTBRIDGE_KITE_SECRETS?"},

@@ -42,7 +42,7 @@ Example:
   POSTBRIDGE_DHAN_TOKENS=dev-dhan-token postbridge doctor
 `
 
-// doctorOptions are the flags of doctor.
+// doctorOptions holds the flags of doctor.
 type doctorOptions struct{ json, probe bool }
 
 func doctorFlags(o *doctorOptions) *flag.FlagSet {
@@ -125,7 +125,8 @@ func clock() []publishers.CheckResult {
 	if errors.Is(err, errors.ErrUnsupported) {
 		return nil
 	}
-	c.Info(err != nil, fmt.Sprintf("cannot be checked (adjtimex: %v)", err), "check it on the machine itself: timedatectl")
+	c.Info(err != nil, fmt.Sprintf("cannot be checked (adjtimex: %v)", err),
+		"check it on the machine itself: timedatectl")
 	c.Warn(unsynchronized, "is not synchronized (adjtimex reports STA_UNSYNC): times of events drift",
 		"run chrony or systemd-timesyncd on the machine")
 	if err == nil {

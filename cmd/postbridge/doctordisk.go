@@ -17,7 +17,8 @@ const (
 	// fsyncs is the number of fsyncs to measure, within fsyncTime.
 	fsyncs    = 50
 	fsyncTime = 5 * time.Second
-	// An fsync above slowFsync delays every answer. No disk writes faster than quickFsync.
+	// slowFsync is the duration above which an fsync is a problem, as every answer waits for one. quickFsync is the one
+	// below which the fsync cannot have reached a disk.
 	slowFsync  = 50 * time.Millisecond
 	quickFsync = 50 * time.Microsecond
 	// embeddedStreams is the number of streams of the embedded bus.
@@ -104,7 +105,8 @@ func (d *doctor) fsync() []publishers.CheckResult {
 	}
 	median, p99 := times[len(times)/2], times[len(times)*99/100]
 	text := fmt.Sprintf("makes 4KiB durable in %v (p50), %v (p99)", median, p99)
-	c.Warn(p99 > slowFsync, text+": every answer waits for that", "use a faster disk, or one that nothing else keeps busy")
+	c.Warn(p99 > slowFsync, text+": every answer waits for that",
+		"use a faster disk, or one that nothing else keeps busy")
 	c.Info(median < quickFsync, "has a cache that survives a loss of power, or an fsync that does nothing",
 		"find out which, if this machine can lose power")
 	c.OK(text)

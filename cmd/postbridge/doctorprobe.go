@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	// probeType is the CloudEvents type of a probe, which is no event.
+	// probeType is the CloudEvents type of a probe, which is no event of an order.
 	probeType = "postbridge.probe.v1"
 	// probeBroker takes the place of the broker in subject and key.
 	probeBroker = "doctor"
@@ -37,7 +37,7 @@ func (d *doctor) probe(ctx context.Context) []publishers.CheckResult {
 			probe := &publishers.Checks{Area: bus.Name, What: "the probe"}
 			began := time.Now()
 			err := publishProbe(ctx, bus)
-			probe.Fail(err != nil, fmt.Sprintf("is not stored: %v", err), "repair that")
+			probe.Fail(err != nil, fmt.Sprintf("is not stored: %v", err), "remove that cause, and run the probe again")
 			probe.OK(fmt.Sprintf("is stored as a dead letter, in %v", time.Since(began).Round(time.Millisecond)))
 			results[i] = probe.Results
 		})
@@ -47,7 +47,7 @@ func (d *doctor) probe(ctx context.Context) []publishers.CheckResult {
 }
 
 // publishProbe publishes a probe and returns once the bus has stored it. Its error has the conditions that prevent
-// that. Each probe is the only event of a spool of its own, or a stream would drop the second one as a duplicate.
+// that. Each probe has a spool id of its own; otherwise a stream would drop the second one as a duplicate.
 func publishProbe(ctx context.Context, bus bridge.Bus) error {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()

@@ -17,7 +17,8 @@ import (
 const (
 	// lookupTimeout limits one attempt to look up the stream and to create the consumer.
 	lookupTimeout = 2 * time.Second
-	// inactiveThreshold is when the server deletes the consumer of a follower that is gone: each canary leaves one.
+	// inactiveThreshold is the time after which the server deletes the consumer of a follower that has ended: each
+	// canary leaves one.
 	inactiveThreshold = time.Minute
 )
 

@@ -105,7 +105,7 @@ Usage: postbridge COMMAND [flags]
   tail      follow the events on the bus
   drain     publish every event in a spool, then exit
   spool     list the files of the spool, dump its events as JSON, or repair it
-  doctor    check what the buses, the disk and the clock promise, and say what to do
+  doctor    check the buses, the disk, the clock, the routes and the secrets; print remedies
   config    check the configuration and print it, secrets redacted
   version   print the version
   help      print this, or with the name of a command its help
@@ -164,5 +164,5 @@ func (p *process) print(text string) error {
 	return err
 }
 
-// loggedError is an error that is logged already.
+// loggedError marks an error that was logged: exitCode does not print it again.
 type loggedError struct{ error }

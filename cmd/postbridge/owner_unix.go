@@ -7,7 +7,7 @@ import (
 	"syscall"
 )
 
-// modesHaveRights reports that the mode of a file says who may read it.
+// modesHaveRights is true where the mode of a file defines who may read it.
 const modesHaveRights = true
 
 // owner returns the user and the group of a file.

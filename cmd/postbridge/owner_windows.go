@@ -2,7 +2,7 @@ package main
 
 import "os"
 
-// modesHaveRights is false on Windows: access control lists say who may read a file, and doctor does not check them.
+// modesHaveRights is false on Windows: access control lists define who may read a file, and doctor does not check them.
 const modesHaveRights = false
 
 // owner returns false: Windows has no numeric users and groups.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/brokers"
 	"github.com/postbridge/postbridge/brokers/kite"
 )
 
@@ -208,7 +209,7 @@ func (p *process) sendSettings(o *sendOptions) error {
 
 func (o *sendOptions) check() error {
 	switch {
-	case !slices.Contains(brokerNames(), o.broker):
+	case !slices.Contains(brokers.Names(), o.broker):
 		return unknownBroker(o.broker)
 	case o.count < 0 || o.duration < 0 || o.rate < 0:
 		return misuse("--count, --for and --rate must not be negative; 0 is no limit")

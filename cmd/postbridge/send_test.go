@@ -22,6 +22,7 @@ import (
 
 	"github.com/postbridge/postbridge/bridge"
 	"github.com/postbridge/postbridge/bridge/event"
+	"github.com/postbridge/postbridge/brokers"
 	"github.com/postbridge/postbridge/brokers/dhan"
 	"github.com/postbridge/postbridge/brokers/fyers"
 	"github.com/postbridge/postbridge/brokers/kite"
@@ -134,7 +135,7 @@ func (e *edge) sent(t *testing.T, code int, args ...string) *summary {
 
 // TestSendLives sends many orders at once and checks the events of each.
 func TestSendLives(t *testing.T) {
-	for _, broker := range brokerNames() {
+	for _, broker := range brokers.Names() {
 		t.Run(broker, func(t *testing.T) {
 			e := newEdge(t)
 			e.pairs = make(chan struct{})
@@ -191,7 +192,7 @@ func checkLives(t *testing.T, orders map[string][]*event.Event) {
 
 // TestSendRepeats checks that a state with another status is the same event.
 func TestSendRepeats(t *testing.T) {
-	for _, broker := range brokerNames() {
+	for _, broker := range brokers.Names() {
 		e := newEdge(t)
 		e.sent(t, 0, "--broker", broker, "--count", "1000", "--repeats", "1", "--seed", "4")
 		for id, events := range e.orders {

@@ -17,6 +17,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/postbridge/postbridge/brokers"
 )
 
 const (
@@ -108,7 +110,7 @@ func (t *target) route(broker string) (*route, error) {
 	switch {
 	case r != nil:
 		return r, nil
-	case slices.Contains(brokerNames(), broker):
+	case slices.Contains(brokers.Names(), broker):
 		return nil, fmt.Errorf("the route of %s needs a path token; set --token or POSTBRIDGE_%s_TOKENS",
 			broker, strings.ToUpper(broker))
 	}

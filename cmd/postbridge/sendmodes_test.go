@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/postbridge/postbridge/bridge/event"
+	"github.com/postbridge/postbridge/brokers"
 	"github.com/postbridge/postbridge/brokers/kite"
 )
 
@@ -256,7 +257,7 @@ func TestSign(t *testing.T) {
 
 // TestWorst checks what each behaviour sends.
 func TestWorst(t *testing.T) {
-	for _, broker := range brokerNames() {
+	for _, broker := range brokers.Names() {
 		for name, want := range map[string]func(e *edge) bool{
 			"doubled": func(e *edge) bool { return everyPair(e.bodies, func(a, b string) bool { return a == b }) },
 			"words": func(e *edge) bool {

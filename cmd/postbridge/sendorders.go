@@ -99,7 +99,7 @@ type behaviour struct {
 	connections int     // minimum; send the states of half of the orders over several connections at once
 }
 
-// behaviours is the value of --worst.
+// behaviours holds the value of --worst.
 type behaviours []behaviour
 
 // worstBehaviours returns all behaviours of --worst in the order in which they change an order.
@@ -170,7 +170,7 @@ func newGenerator(o *sendOptions) *generator {
 	return g
 }
 
-// next is a source. A worker sends one order to its end. With split, every other worker shares one order, so that
+// next implements source. A worker sends one order to its end. With split, every other worker shares one order, so that
 // several of its states are in flight.
 func (g *generator) next(worker int) (postback, error) {
 	shared := worker%2 == 0 && g.split

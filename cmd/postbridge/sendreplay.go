@@ -79,7 +79,7 @@ func (r *replayReport) text() string {
 	return text
 }
 
-// longestLine is more than the event of the largest body that postbridge accepts.
+// longestLine limits a line, in bytes: more than the event of the largest body that postbridge accepts.
 const longestLine = 64 << 20
 
 // recording is the source of --replay. It reads the file while it is sent.
@@ -97,7 +97,7 @@ func newRecording(s *sender, file io.Reader) *recording {
 	return &recording{sender: s, lines: lines}
 }
 
-// next is a source.
+// next implements source.
 func (r *recording) next(int) (pb postback, err error) {
 	for r.lines.Scan() {
 		r.number++

@@ -45,8 +45,8 @@ type ackedOrder struct {
 	unordered bool     // the events may be stored in another order, and some twice
 }
 
-// watchBuses follows all buses until close. It returns when it follows them, or after the timeout, which is also that
-// of await. An error is a misuse.
+// watchBuses follows all buses until close. It returns once all are followed, or after the timeout, which await uses,
+// too. An error is a misuse.
 func (p *process) watchBuses(ctx context.Context, filter busFilter, timeout time.Duration) (*busWatch, error) {
 	c, credentials, err := readBusConfig(p.env)
 	if err != nil {

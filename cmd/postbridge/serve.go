@@ -116,9 +116,9 @@ func (c *config) warn(log *slog.Logger) {
 // checkSettings returns a warning for each setting that is valid but not safe, for serve and doctor.
 func (c *config) checkSettings() (all []publishers.CheckResult) {
 	warn := func(found bool, area, setting, text, do string) {
-		l := publishers.Checks{Area: area, What: envPrefix + setting, Results: all}
-		l.Warn(found, text, do)
-		all = l.Results
+		checks := publishers.Checks{Area: area, What: envPrefix + setting, Results: all}
+		checks.Warn(found, text, do)
+		all = checks.Results
 	}
 	warn(c.KiteChecksum == string(kite.UserID) && c.kiteOn(), "routes", "KITE_CHECKSUM",
 		"is user_id, so that a checksum that stays the same through all states of an order is accepted "+

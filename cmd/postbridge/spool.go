@@ -17,6 +17,7 @@ import (
 
 	"github.com/postbridge/postbridge/bridge"
 	"github.com/postbridge/postbridge/bridge/spool"
+	"github.com/postbridge/postbridge/brokers"
 )
 
 const spoolHelp = `Inspect or repair the spool in POSTBRIDGE_DATA_DIR. ls and dump run beside serve and change nothing.
@@ -144,8 +145,8 @@ func (f *eventFilter) flags(fs *flag.FlagSet, now time.Time) {
 	fs.Func("to", "", when(&f.to))
 	fs.Func("broker", "", func(name string) error {
 		f.broker = name
-		if !slices.Contains(brokerNames(), name) {
-			return fmt.Errorf("set it to %s", strings.Join(brokerNames(), " or "))
+		if !slices.Contains(brokers.Names(), name) {
+			return fmt.Errorf("set it to %s", strings.Join(brokers.Names(), " or "))
 		}
 		return nil
 	})

@@ -7,8 +7,8 @@ import (
 	"syscall"
 )
 
-// openStderr returns stderr on a descriptor other than 2: there a write to a pipe without a reader is an error, and
-// not, as the Go runtime has it on 1 and 2, the end of the process by SIGPIPE.
+// openStderr returns stderr on a descriptor other than 2. A write to a pipe without a reader is an error there; on
+// descriptors 1 and 2 the Go runtime ends the process with SIGPIPE.
 func openStderr() *os.File {
 	fd, err := syscall.Dup(2)
 	if err != nil {

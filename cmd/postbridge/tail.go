@@ -12,6 +12,7 @@ import (
 
 	"github.com/postbridge/postbridge/bridge"
 	"github.com/postbridge/postbridge/bridge/event"
+	"github.com/postbridge/postbridge/brokers"
 )
 
 const tailHelp = `Follow the events on a bus of POSTBRIDGE_PUBLISH: Kafka at POSTBRIDGE_KAFKA_BROKERS, or NATS at
@@ -70,7 +71,7 @@ func (o *tailOptions) check() error {
 	switch {
 	case o.bus != "" && !slices.Contains(busNames(), o.bus):
 		return misuse("--bus %q is not known; set it to %s", o.bus, strings.Join(busNames(), " or "))
-	case o.broker != "" && !slices.Contains(brokerNames(), o.broker):
+	case o.broker != "" && !slices.Contains(brokers.Names(), o.broker):
 		return unknownBroker(o.broker)
 	case !slices.Contains(destinations, o.destination):
 		return misuse("--destination %q is not known; set it to one of %s",

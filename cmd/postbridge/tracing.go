@@ -74,10 +74,10 @@ type setupError struct {
 	first        atomic.Pointer[string]
 }
 
-// Error keeps the first message.
+// Error implements logr.LogSink.
 func (c *setupError) Error(_ error, text string, _ ...any) { c.first.CompareAndSwap(nil, &text) }
 
-// Handle makes it the SDK's handler of errors.
+// Handle implements otel.ErrorHandler.
 func (c *setupError) Handle(err error) { c.Error(err, err.Error()) }
 
 // openTracer returns the tracer, nil if tracing is off. Spans wait in a bounded queue; those that do not fit, or that
