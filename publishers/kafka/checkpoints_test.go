@@ -54,10 +54,10 @@ func TestZombieOfAnotherPlace(t *testing.T) {
 	r.Publish(late...)
 	held.pass()
 	r.ExpectLoss()
-	bus.MakeAnew(t, bridge.Rejects)
+	bus.Recreate(t, bridge.Rejects)
 	rejected := publishertest.Events(88, 1, 3)
 	r.Publish(rejected...) // so that it looks
-	next := r.GoBack()
+	next := r.Rewind()
 	all = slices.Concat(all, late)
 	all = append(all, rejected...)
 	next.Publish(all...)

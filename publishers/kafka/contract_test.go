@@ -15,7 +15,7 @@ import (
 func TestContract(t *testing.T) {
 	publishertest.Run(t, func(t *testing.T) publishertest.Bus {
 		b := startDurable(t, 1)
-		if path.Base(t.Name()) == "MadeAnew" { // it waits for a check of the checkpoints
+		if path.Base(t.Name()) == "Recreated" { // it waits for a check of the checkpoints
 			b.change = kafka.CheckInterval(time.Second)
 		}
 		return b

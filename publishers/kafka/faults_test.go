@@ -841,8 +841,8 @@ func TestPartitionsAddedWithoutLeader(t *testing.T) {
 	waitNoCauses(r)
 }
 
-// TestTopicMadeAnew is with brokers that take any first number, and with those (from 4.5 on) that do not.
-func TestTopicMadeAnew(t *testing.T) {
+// TestTopicRecreated is with brokers that take any first number, and with those (from 4.5 on) that do not.
+func TestTopicRecreated(t *testing.T) {
 	t.Parallel()
 	for name, options := range map[string][]kfake.Opt{"4.2": {kfake.MaxVersions(kversion.V4_2_0())}, "4.5": nil} {
 		t.Run(name, func(t *testing.T) {
@@ -858,7 +858,7 @@ func TestTopicMadeAnew(t *testing.T) {
 			}
 			all := publishertest.Events(201, 300, 40)
 			r.Publish(all...)
-			r = r.GoBack()
+			r = r.Rewind()
 			all = append(gone, all...)
 			r.Store(all...)
 			r.CheckStored(all...)
@@ -869,8 +869,8 @@ func TestTopicMadeAnew(t *testing.T) {
 	}
 }
 
-// TestTopicMadeAnewWhileAway is seen by the next run only, and said.
-func TestTopicMadeAnewWhileAway(t *testing.T) {
+// TestTopicRecreatedWhileAway is seen by the next run only, and said.
+func TestTopicRecreatedWhileAway(t *testing.T) {
 	t.Parallel()
 	bus := startBus(t, 1)
 	bus.change = kafka.UnsureFor(time.Second)
@@ -921,7 +921,7 @@ func TestFewerPartitions(t *testing.T) {
 	}
 	all := publishertest.Events(201, 300, 40)
 	r.Publish(all...)
-	r = r.GoBack()
+	r = r.Rewind()
 	all = append(gone, all...)
 	r.Store(all...)
 	// What went to the new topic before it was known to have fewer is in other partitions than it is looked for in.

@@ -339,7 +339,7 @@ func (b *testBus) client(t *testing.T, options ...kgo.Opt) *kgo.Client {
 	return c
 }
 
-func (b *testBus) MakeAnew(t *testing.T, dest bridge.Destination) {
+func (b *testBus) Recreate(t *testing.T, dest bridge.Destination) {
 	t.Helper()
 	b.makeAnew(t, string(dest))
 }

@@ -7,9 +7,10 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/postbridge/postbridge/bridge"
 	kafkago "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
+
+	"github.com/postbridge/postbridge/bridge"
 )
 
 const (

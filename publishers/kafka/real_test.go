@@ -347,7 +347,7 @@ func (b *kafkaBus) Stored(t *testing.T, dest bridge.Destination) (all []publishe
 	return all
 }
 
-func (b *kafkaBus) MakeAnew(t *testing.T, dest bridge.Destination) {
+func (b *kafkaBus) Recreate(t *testing.T, dest bridge.Destination) {
 	t.Helper()
 	b.makeAnew(t, b.topic(dest))
 }

@@ -341,7 +341,7 @@ func (b *testBus) Restore(t *testing.T) {
 	}
 }
 
-func (b *testBus) MakeAnew(t *testing.T, dest bridge.Destination) {
+func (b *testBus) Recreate(t *testing.T, dest bridge.Destination) {
 	t.Helper()
 	b.retry(t, string(dest)+" made anew", func(ctx context.Context, js jetstream.JetStream) error {
 		name := strings.ToUpper(string(dest))

@@ -214,7 +214,7 @@ func TestSubjectMappingLater(t *testing.T) {
 	publishUntilNoted()
 	r.ExpectLoss()
 	b.Cut()
-	r = r.GoBack()
+	r = r.Rewind()
 	r.Publish(all[r.Prefix():]...)
 	r.Eventually(
 		"condition",

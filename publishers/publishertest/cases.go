@@ -311,7 +311,7 @@ func testOlderCopy(t *testing.T, bus Bus) {
 	bus.Stop(t)
 	older.Restore(t)
 	bus.Start(t)
-	r = r.GoBack()
+	r = r.Rewind()
 	if r.start == 0 || r.start > uint64(saved) {
 		t.Errorf("rewound to %d, although the last %d of %d events are lost", r.start, len(all)-saved, len(all))
 	}
@@ -348,7 +348,7 @@ func testOlderCopyOutgrown(t *testing.T, bus Bus) {
 
 	r = r.Reopen()
 	r.ExpectLoss()
-	r = r.GoBack()
+	r = r.Rewind()
 	all = append(all, lost...)
 	r.Publish(all[r.start:]...)
 	r.WaitDone(all[r.start:]...)
@@ -363,14 +363,14 @@ func testOlderCopyOutgrown(t *testing.T, bus Bus) {
 	}
 }
 
-// testMadeAnew deletes a destination and creates it again; no event is stored twice in the others.
-func testMadeAnew(t *testing.T, bus Bus) {
+// testRecreated deletes a destination and creates it again; no event is stored twice in the others.
+func testRecreated(t *testing.T, bus Bus) {
 	r := Open(t, bus)
 	all := publishUntilCheckpoint(r, 1)
 	r.ExpectLoss()
-	bus.MakeAnew(t, bridge.Orders)
+	bus.Recreate(t, bridge.Orders)
 	bus.Cut()
-	r = r.GoBack()
+	r = r.Rewind()
 	more := Events(uint64(len(all)+1), 100, 20)
 	all = append(all, more...)
 	r.Publish(all[r.start:]...)
@@ -378,17 +378,17 @@ func testMadeAnew(t *testing.T, bus Bus) {
 	r.CheckStored(all...)
 }
 
-// testMadeAnewBetweenRuns is testMadeAnew while no publisher is open.
-func testMadeAnewBetweenRuns(t *testing.T, bus Bus) {
+// testRecreatedBetweenRuns does what testRecreated does while no publisher is open.
+func testRecreatedBetweenRuns(t *testing.T, bus Bus) {
 	r := Open(t, bus)
 	all := publishUntilCheckpoint(r, 1)
 	r.Close()
-	bus.MakeAnew(t, bridge.Orders)
+	bus.Recreate(t, bridge.Orders)
 	r = r.Reopen()
 	r.ExpectLoss()
 	more := Events(uint64(len(all)+1), 10, 20)
 	r.Publish(more...) // a publish starts the check
-	r = r.GoBack()
+	r = r.Rewind()
 	all = append(all, more...)
 	r.Publish(all[r.start:]...)
 	r.WaitDone(all[r.start:]...)

@@ -27,8 +27,8 @@ type Bus interface {
 	Stop(t *testing.T)
 	Start(t *testing.T)
 
-	// MakeAnew deletes a destination with its data and creates it again.
-	MakeAnew(t *testing.T, dest bridge.Destination)
+	// Recreate deletes a destination with its data and creates it again.
+	Recreate(t *testing.T, dest bridge.Destination)
 	// SetFull makes the destination refuse events for lack of space, or accept them again.
 	SetFull(t *testing.T, dest bridge.Destination, full bool)
 	// SetMaxMessage limits the size of a message.
@@ -90,8 +90,8 @@ func Run(t *testing.T, start func(t *testing.T) Bus) {
 		{"Killed", testKilled},
 		{"OlderCopy", testOlderCopy},
 		{"OlderCopyOutgrown", testOlderCopyOutgrown},
-		{"MadeAnew", testMadeAnew},
-		{"MadeAnewBetweenRuns", testMadeAnewBetweenRuns},
+		{"Recreated", testRecreated},
+		{"RecreatedBetweenRuns", testRecreatedBetweenRuns},
 		{"ContextEnded", testContextEnded},
 		{"CloseWhileDown", testCloseWhileDown},
 	} {

@@ -68,7 +68,7 @@ func (r *Trial) Reopen() *Trial {
 	return open(r.t, r.bus, cursor{r.prefix, r.state}, r.offered)
 }
 
-// ReopenWith is Reopen with another publisher state.
+// ReopenWith opens the next run as Reopen does, with another publisher state.
 func (r *Trial) ReopenWith(state string) *Trial {
 	r.t.Helper()
 	return open(r.t, r.bus, cursor{r.prefix, []byte(state)}, r.offered)
@@ -81,9 +81,9 @@ func (r *Trial) Recover() *Trial {
 	return open(r.t, r.bus, r.kept, r.offered)
 }
 
-// GoBack waits until a loss of the bus is reported, rewinds, and opens the next run. The caller publishes all events
+// Rewind waits until a loss of the bus is reported, rewinds, and opens the next run. The caller publishes all events
 // after Prefix again.
-func (r *Trial) GoBack() *Trial {
+func (r *Trial) Rewind() *Trial {
 	r.t.Helper()
 	r.Eventually("report of the loss", func() bool { return len(r.Lost()) > 0 })
 	r.Close()
