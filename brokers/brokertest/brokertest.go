@@ -28,7 +28,7 @@ import (
 	"github.com/postbridge/postbridge/bridge/event"
 )
 
-var update = flag.Bool("update", false, "write the golden files of the broker contract anew")
+var update = flag.Bool("update", false, "write the golden files of the broker contract")
 
 // Suite is a broker under test.
 type Suite struct {
@@ -180,7 +180,7 @@ func compareGolden(t testing.TB, file string, got []byte) {
 		t.Fatalf("%v; go test -update writes it", err)
 	}
 	if !bytes.Equal(got, want) {
-		t.Errorf("differs from %s; go test -update writes it anew. Got:\n%s", file, got)
+		t.Errorf("differs from %s; go test -update rewrites it. Got:\n%s", file, got)
 	}
 }
 

@@ -18,7 +18,7 @@ import (
 )
 
 // testChanges changes each field of a body in four ways and compares the outcomes with the golden table. A field whose
-// row has "accepted" is not covered by the checksum: whoever has seen the postback can change it.
+// row has "accepted" is not covered by the checksum: a client that has seen the postback can change it.
 func (s Suite) testChanges(t *testing.T) {
 	if len(s.Change) == 0 {
 		t.Error("Change names no body")

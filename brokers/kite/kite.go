@@ -1,8 +1,8 @@
 // Package kite verifies and normalizes the postbacks of Zerodha's Kite Connect.
 //
 // The documentation is https://kite.trade/docs/connect/v3/postbacks. A postback is one JSON object for one order. Its
-// checksum covers only the order id and the order time: not the status, a quantity or a price. Whoever has seen one
-// postback can send it again with other fields; a path token prevents that.
+// checksum covers only the order id and the order time: not the status, a quantity or a price. A client that has seen
+// one postback can send it again with other fields; a path token prevents that.
 package kite
 
 import "github.com/postbridge/postbridge/bridge"
@@ -35,7 +35,7 @@ type Credentials struct {
 	Tokens []string
 }
 
-// Secret is the API secret of one Kite Connect app. Neither is empty: anybody can hash an empty secret.
+// Secret is the API secret of one Kite Connect app. Neither is empty: any client can hash an empty secret.
 type Secret struct{ AppID, Secret string }
 
 // Broker is the adapter for Kite. It implements bridge.Broker.
