@@ -97,7 +97,7 @@ func (w *partitionWriter) canLinger() bool {
 	return w.fit() == len(w.pending) && time.Since(w.pending[0].delivery.ReceivedAt) > late
 }
 
-// send sends the batch and handles the answer. Until then the topic is not created anew, so that a new topic never
+// send sends the batch and handles the answer. Until then the topic is not recreated, so that a new topic never
 // takes a batch unchecked.
 func (w *partitionWriter) send(ctx context.Context, leader string) (writerEvent, error) {
 	w.topic.sending.RLock()

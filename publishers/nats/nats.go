@@ -21,7 +21,7 @@
 //   - Fitting stream: nothing is sent before the stream's configuration was checked on this connection, and again every
 //     checkInterval (stream.go).
 //   - Rewind: checkpoints record where events are stored. If a checked stream no longer holds one, the stream was
-//     restored from an older copy or created anew, and the bridge is asked to publish again from there
+//     restored from an older copy or recreated, and the bridge is asked to publish again from there
 //     (checkpoints.go).
 //
 // The NATS user needs to subscribe to _INBOX.> and to publish to

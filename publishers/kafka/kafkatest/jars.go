@@ -36,7 +36,7 @@ func Jars(ctx context.Context) (dir string, err error) {
 		return "", err
 	}
 	cache = filepath.Join(cache, "postbridge")
-	// The name has all inputs, so a change of one fetches anew.
+	// The name has all inputs, so a change of one fetches again.
 	home := filepath.Join(cache, fmt.Sprintf("kafka-%s-%.4x", Version, sha256.Sum256(pom)))
 	if _, err := exec.LookPath("java"); err != nil {
 		return "", fmt.Errorf("install Java 17 or newer: %w", err)
@@ -105,8 +105,8 @@ func fetch(ctx context.Context, home string) (err error) {
 	}
 	cmd := exec.CommandContext(ctx, mvn, "-q", "-B", plugin, "-DincludeScope=runtime", "-DoutputDirectory="+lib(tmp))
 	cmd.Dir = tmp
-	if said, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("mvn: %w\n%s", err, tail(said))
+	if output, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("mvn: %w\n%s", err, tail(output))
 	}
 	return os.Rename(tmp, home)
 }
