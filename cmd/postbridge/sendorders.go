@@ -53,7 +53,7 @@ type profile struct {
 	sides    [2]string         // buy and sell
 	statuses [6]string         // by step
 	synonyms map[string]string // other statuses for the same state, of a broker that reports one change as two
-	signed   bool              // each body has a checksum made with the secret of an app; else the URL needs a path token
+	signed   bool              // each body has a checksum made with an app's secret; else the URL needs a path token
 }
 
 // profiles returns the profile of each broker.
@@ -282,7 +282,8 @@ func (o *order) body(to *sendOptions, n int) []byte {
 	values := map[string]string{
 		"user": o.user, "order": o.id, "exchange_order": o.id[3:], "symbol": o.symbol, "side": o.side, "time": at,
 		"quantity": strconv.Itoa(o.quantity), "filled": strconv.Itoa(s.filled), "pending": strconv.Itoa(s.pending),
-		"cancelled": strconv.Itoa(s.cancelled), "unfilled": strconv.Itoa(s.pending + s.cancelled), "price": rupees(o.paise),
+		"cancelled": strconv.Itoa(s.cancelled), "unfilled": strconv.Itoa(s.pending + s.cancelled),
+		"price":         rupees(o.paise),
 		"average_price": rupees(o.paise * min(s.filled, 1)), "status": status, "guid": "s",
 		"reason_code": "null", "reason": "null", "reason_raw": "null", "tag": "null", "correlation": o.tag,
 		"app": cmp.Or(app.AppID, `""`), "checksum": checksum(o.id, at, app.Secret),
