@@ -255,8 +255,8 @@ func (v *View) loadPosition(f FileInfo) error {
 	return err
 }
 
-// readFile returns the first limit bytes of a file, or all if it is shorter. A file in use may have been replaced by one
-// of another size since it was listed, so the size in the listing does not count.
+// readFile returns the first limit bytes of a file, or all if it is shorter. A file in use may have been replaced by
+// one of another size since it was listed, so the size in the listing does not count.
 func readFile(fs FS, name string, limit int64) ([]byte, error) {
 	file, err := fs.Open(name)
 	if err != nil {

@@ -98,7 +98,7 @@ func (s *secretFiles) reload() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.readAt.After(called) {
-		time.Sleep(time.Until(s.readAt.Add(readPause)))
+		<-time.After(time.Until(s.readAt.Add(readPause)))
 		s.readAt = time.Now()
 		for _, f := range s.all {
 			s.refresh(f)

@@ -71,8 +71,8 @@ func (p *process) serve(ctx context.Context, args []string) error {
 //	             ┌──────────────────────── bridge ────────────────────────┐
 //	 broker      │  ┌─────────┐     ┌───────┐     ┌──────┐               │      bus
 //	┌──────┐ POST│  │ receive │     │ spool │     │ pump │     publisher │   ┌───────────┐
-//	│ Kite ├─────┼─►│ brokers/├────►│ fsync ├────►│      ├────►publishers/┼──►│ JetStream │
-//	│ Dhan │◄────┼──┤         │◄────┤       │◄────┤      │◄────           │◄──┤ or Kafka  │
+//	│ Kite,├─────┼─►│ brokers/├────►│ fsync ├────►│      ├────►publishers/┼──►│ JetStream │
+//	│ …    │◄────┼──┤         │◄────┤       │◄────┤      │◄────           │◄──┤ or Kafka  │
 //	└──────┘  200│  └────▲────┘     └───────┘ done└──────┘ ack           │   └─────▲─────┘
 //	             └───────┼────────────────────────────────────────────────┘         ┊
 //	              credentials: environment or files,                    JetStream is embedded

@@ -339,6 +339,10 @@ func TestHumanLine(t *testing.T) {
 			`{"broker":"dhan","status":"unknown","raw_text":"{\n","received_at":"2026-01-05T03:45:00Z"}`,
 			"09:15:00.000 dhan -          -                   unknown                          not understood: {.",
 		},
+		{
+			`{"broker":"fyers","status":"unknown","other":"probe","received_at":"2026-01-05T03:45:00Z"}`,
+			"09:15:00.000 fyers -          -                   unknown                          not an order: probe",
+		},
 		{"other\tthings", "other.things"},
 		{`{"probe":"X","sent_at":"2026-01-05T03:45:00Z"}`, `{"probe":"X","sent_at":"2026-01-05T03:45:00Z"}`},
 	} {

@@ -102,5 +102,8 @@ func remark(e *event.Event) string {
 	if len(body) > 80 {
 		body = body[:80] + "…"
 	}
+	if e.Other != "" {
+		return "not an order: " + e.Other + " " + body
+	}
 	return "not understood: " + body
 }

@@ -43,7 +43,8 @@ type server struct {
 	bus   *bus   // the bus to publish to
 }
 
-// command sets the command of the process. It runs until stop, also when ctx has ended, or until this process is killed.
+// command sets the command of the process. It runs until stop, even after ctx has ended, or until this process is
+// killed.
 func (s *server) command(ctx context.Context, env []string, name string, args ...string) error {
 	log, err := os.Create(s.log)
 	if err != nil {
