@@ -104,11 +104,11 @@ kafka-or-loud:
 
 # The short tests: fewer rounds and events, and one Kafka node for each package that needs a real one. Takes five minutes on
 # two cores; with a cold build cache, the compiler takes more than half of them. Many tests wait more than they compute, so
-# more run in parallel than there are processors.
+# more run in parallel than there are processors. The package that takes longest comes first.
 # KAFKA_TEST_REQUIRED=1 fails instead of skipping tests without a real Kafka. KAFKA_TEST_BROKERS is the address of a running
 # Kafka for the tests that share one.
 test: kafka-or-loud
-	@n=$$(getconf _NPROCESSORS_ONLN); $(GOTEST) -short -p $$((n + 1)) -parallel $$((3 * n)) ./...
+	@n=$$(getconf _NPROCESSORS_ONLN); $(GOTEST) -short -p $$((n + 1)) -parallel $$((3 * n)) ./cmd/postbridge ./...
 
 # All tests: every round and every fault, and Kafka clusters, also with three nodes, that are stopped, killed and secured.
 # Fails if a real Kafka cannot be started.

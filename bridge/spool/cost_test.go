@@ -143,6 +143,9 @@ func TestIdle(t *testing.T) {
 // TestAMillionWaiting opens a spool with a million records on a real disk: it reads the last segment and the headers of
 // the others, and keeps none of the records in memory.
 func TestAMillionWaiting(t *testing.T) {
+	if testing.Short() {
+		t.Skip("run by make test-long: it writes a million records")
+	}
 	const (
 		records    = 1_000_000
 		segment    = 8 << 20
