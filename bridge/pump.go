@@ -227,8 +227,12 @@ func (p *pump) wakeAll() {
 // publish passes one record to the publisher.
 func (p *pump) publish(ctx context.Context, r spool.Record) {
 	if r.Lost > 0 || r.Payload == nil {
+		to := r.Sequence
+		if r.Payload != nil {
+			to-- // this one is not missing
+		}
 		p.log.Error("events are missing in the spool and are skipped",
-			"spool", p.spoolID, "from", r.Sequence-r.Lost, "to", r.Sequence)
+			"spool", p.spoolID, "from", r.Sequence-r.Lost, "to", to)
 	}
 	payload := r.Payload
 	r.Payload = nil

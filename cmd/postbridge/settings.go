@@ -25,8 +25,9 @@ type config struct {
 	AdminPage bool `env:"ADMIN_PAGE" envDefault:"true"`
 	// The largest postback, 1KiB to 4MiB; a larger one is answered 413.
 	MaxBody byteSize `env:"MAX_BODY" envDefault:"64KiB"`
-	// The maximum of open connections of brokers, 16 to 32768; at the limit a new connection closes one that waits
-	// for a request. Lower, with a warning, if the limit of open files is less than this and 256.
+	// The maximum of open connections of brokers, 16 to 32768; at the limit a new connection closes one that waits for
+	// a request, and a postback that is just arriving on that one may get no answer. Lower, with a warning, if the
+	// limit of open files is less than this and 256.
 	MaxConnections int `env:"MAX_CONNECTIONS" envDefault:"1024"`
 	// How long a connection stays open between two postbacks, 1s to 24h. Keep it longer than the idle timeout of a
 	// load balancer, or some postbacks arrive on a connection that is being closed.

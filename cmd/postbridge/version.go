@@ -9,7 +9,8 @@ import (
 // version is set by the release build: -ldflags "-X main.version=v1.2.3".
 var version string
 
-const versionHelp = `Print the version, the revision it was built from and the Go release it was built with.
+const versionHelp = `Print the version, the revision it was built from, if it was recorded, and the Go release it was
+built with.
 
 Usage: postbridge version
 

@@ -150,7 +150,7 @@ func checkReplicas(c *publishers.Checks, t *metadata.ResponseTopic, s settings) 
 	}
 	least := int(s.number("min.insync.replicas", 0))
 	const set = "set min.insync.replicas=2 on it"
-	c.Warn(n < goodReplicas, fmt.Sprintf("has %d of the 3 replicas that survive the loss of a broker", n),
+	c.Warn(n < goodReplicas, fmt.Sprintf("has %d of the 3 replicas that survive the loss of a Kafka broker", n),
 		"add replicas (kafka-reassign-partitions.sh), and "+set)
 	c.Warn(n >= goodReplicas && s != nil && least < minInSync, fmt.Sprintf(
 		"has min.insync.replicas=%d: an event may be acknowledged that is on one broker only", least), set)
