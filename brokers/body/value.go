@@ -40,6 +40,19 @@ func (v Value) Text() string {
 // Word returns the text of an enumerated field in lower case, without surrounding space.
 func (v Value) Word() string { return strings.ToLower(strings.TrimSpace(v.Text())) }
 
+// OrderType returns the order type, whose words SL and SL-M Kite and Upstox share.
+func (v Value) OrderType() string {
+	var buf [32]byte
+	switch string(Fold(buf[:0], v.Text())) {
+	case "sl":
+		return "stop_limit"
+	case "sl m":
+		return "stop_market"
+	default:
+		return v.Word()
+	}
+}
+
 // Fold appends the word in the form in which words are compared: ASCII letters in lower case, each run of white space,
 // _ and - as one blank, and no blank at either end. A switch over string(Fold(…)) does not allocate.
 func Fold(dst []byte, word string) []byte {

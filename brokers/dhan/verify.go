@@ -1,7 +1,6 @@
 package dhan
 
 import (
-	"cmp"
 	"net/http"
 
 	"github.com/postbridge/postbridge/bridge"
@@ -13,8 +12,8 @@ import (
 // verifies a body that is not a JSON object and so names no client: the bridge stores it as a dead letter.
 func (b *Broker) Verify(p *bridge.Postback) (how string, err error) {
 	cred := b.credentials()
-	if !proof.OneOf(cmp.Or(p.PathToken, p.QueryToken), cred.Tokens) {
-		return "", bridge.Refuse(http.StatusUnauthorized, "token", "the token is missing or wrong")
+	if err := proof.Token(p, cred.Tokens); err != nil {
+		return "", err
 	}
 	if len(cred.ClientIDs) == 0 {
 		return "token", nil

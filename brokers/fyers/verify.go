@@ -1,7 +1,6 @@
 package fyers
 
 import (
-	"cmp"
 	"net/http"
 
 	"github.com/postbridge/postbridge/bridge"
@@ -14,8 +13,8 @@ import (
 // object.
 func (b *Broker) Verify(p *bridge.Postback) (how string, err error) {
 	cred := b.credentials()
-	if !proof.OneOf(cmp.Or(p.PathToken, p.QueryToken), cred.Tokens) {
-		return "", bridge.Refuse(http.StatusUnauthorized, "token", "the token is missing or wrong")
+	if err := proof.Token(p, cred.Tokens); err != nil {
+		return "", err
 	}
 	if len(cred.ClientIDs) == 0 {
 		return "token", nil

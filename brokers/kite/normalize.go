@@ -69,7 +69,7 @@ func (o *order) member(name string, v body.Value) {
 	case "transaction_type":
 		o.Side = v.Word()
 	case "order_type":
-		o.OrderType = orderType(v)
+		o.OrderType = v.OrderType()
 	case "product":
 		o.Product = v.Word()
 	case "validity":
@@ -161,17 +161,5 @@ func status(word string) event.Status {
 		return event.StatusRejected
 	default:
 		return event.StatusUnknown
-	}
-}
-
-func orderType(v body.Value) string {
-	var buf [32]byte
-	switch string(body.Fold(buf[:0], v.Text())) {
-	case "sl":
-		return "stop_limit"
-	case "sl m":
-		return "stop_market"
-	default:
-		return v.Word()
 	}
 }
