@@ -276,6 +276,7 @@ func TestWorst(t *testing.T) {
 			},
 		} {
 			t.Run(broker+" "+name, func(t *testing.T) {
+				t.Parallel()
 				e := newEdge(t)
 				// There is no bus here.
 				environment := environ(edgeSecrets + " NATS_LISTEN=127.0.0.1:1")
