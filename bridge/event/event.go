@@ -55,9 +55,10 @@ type Event struct {
 	// When the postback arrived: RFC 3339, UTC, nanoseconds.
 	ReceivedAt string `json:"received_at"`
 	// What proved the origin: checksum, checksum:user_id or token, and +token behind the first two if a token was
-	// checked as well.
+	// checked as well. order_book if the event comes from the broker's order book.
 	VerifiedBy string `json:"verified_by"`
-	// Where the event comes from: postback.
+	// Where the event comes from: postback, or order_book for a row of the broker's order book, which may report an
+	// order that was placed elsewhere.
 	Source string `json:"source"`
 	// What the body is, if it is recognized and is no order update: gtt_order, position or holding (Upstox), probe
 	// (Fyers). Such an event has no order; its CloudEvents type is postbridge.other.v1.
@@ -185,8 +186,11 @@ func (q *Quantity) UnmarshalJSON(b []byte) error {
 // sort as text. It is correct for times in UTC only.
 const TimeFormat = "2006-01-02T15:04:05.000000000Z"
 
-// SourcePostback is the Event.Source of an event that was made from a postback.
-const SourcePostback = "postback"
+// Values of Event.Source.
+const (
+	SourcePostback  = "postback"
+	SourceOrderBook = "order_book" // also the Event.VerifiedBy of such an event
+)
 
 // Understood reports whether the postback was normalized: the event has an order id and a status. Otherwise it has only
 // the raw body, with StatusUnknown, and is published to the dead-letter destination; Other is empty if the postback was

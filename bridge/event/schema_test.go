@@ -214,9 +214,10 @@ func textSchema(name string) schemaDoc {
 	case "other":
 		s.Pattern = "^[a-z_]+$"
 	case "verified_by":
-		s.Enum = []string{"checksum", "checksum:user_id", "token", "checksum+token", "checksum:user_id+token"}
+		s.Enum = []string{"checksum", "checksum:user_id", "token", "checksum+token", "checksum:user_id+token",
+			event.SourceOrderBook}
 	case "source":
-		s.Enum = []string{event.SourcePostback}
+		s.Enum = []string{event.SourcePostback, event.SourceOrderBook}
 	case "price", "trigger_price", "average_price":
 		s.Pattern = `^-?[0-9]+(\.[0-9]+)?$`
 	case "order_time", "exchange_time", "updated_time", "received_at":
