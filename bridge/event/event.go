@@ -39,6 +39,15 @@ func Statuses() []Status {
 	}
 }
 
+// Terminal reports whether an order in this state does not change any more, corrections by the exchange aside.
+func (s Status) Terminal() bool {
+	switch s {
+	case StatusFilled, StatusCancelled, StatusRejected, StatusExpired:
+		return true
+	}
+	return false
+}
+
 // Event is one state of one order, as it is published: JSON, UTF-8, one schema for all brokers. A field that is not
 // known is left out; null or empty never means anything. The JSON Schema in deploy/event.schema.json is made from
 // this type and these comments.

@@ -1,0 +1,149 @@
+package book
+
+import (
+	"strings"
+	"time"
+
+	"github.com/postbridge/postbridge/bridge/event"
+)
+
+// State is the part of an event that is compared with a row of the order book. A zero field is not known: brokers send
+// 0 or omit it without a rule.
+type State struct {
+	Status     event.Status
+	statusWord string // the broker's, of an unknown status
+
+	filled                             event.Quantity
+	quantity, cancelled                int64
+	price, triggerPrice, averagePrice  string // canonical decimals
+	side, orderType, product, validity string
+	exchangeOrderID                    string
+
+	// Updated is when the order last changed, by the broker's clock, and Received when the event was received, by ours.
+	Updated, Received time.Time
+}
+
+// StateOf returns the state in an event. It does not refer to the event.
+func StateOf(e *event.Event) State {
+	s := State{
+		Status:          e.Status,
+		filled:          e.FilledQuantity,
+		price:           decimal(e.Price),
+		triggerPrice:    decimal(e.TriggerPrice),
+		averagePrice:    decimal(e.AveragePrice),
+		side:            e.Side,
+		orderType:       e.OrderType,
+		product:         e.Product,
+		validity:        e.Validity,
+		exchangeOrderID: e.ExchangeOrderID,
+	}
+	if e.Status == event.StatusUnknown {
+		s.statusWord = strings.ToUpper(e.BrokerStatus)
+	}
+	s.quantity, _ = e.Quantity.Get()
+	s.cancelled, _ = e.CancelledQuantity.Get()
+	s.Updated = firstTime(e.UpdatedTime, e.ExchangeTime, e.OrderTime)
+	s.Received = firstTime(e.ReceivedAt)
+	return s
+}
+
+func firstTime(texts ...string) time.Time {
+	for _, text := range texts {
+		if t, err := time.Parse(time.RFC3339, text); err == nil {
+			return t
+		}
+	}
+	return time.Time{}
+}
+
+// decimal returns a decimal without trailing zeros, and "" for 0.
+func decimal(s string) string {
+	if strings.Contains(s, ".") {
+		s = strings.TrimRight(strings.TrimRight(s, "0"), ".")
+	}
+	if s == "0" || s == "-0" {
+		return ""
+	}
+	return s
+}
+
+// Verdict is the result of a comparison.
+type Verdict int
+
+// The verdicts.
+const (
+	// Equal: all fields that both know are equal. Nothing is published.
+	Equal Verdict = iota
+	// Early: a postback may be on its way. The next pass compares again.
+	Early
+	// News: the bus does not have this state.
+	News
+	// Contradiction: the row is not newer than the event, and still reports another state. A postback was forged, or
+	// the broker erred. The row is news, too.
+	Contradiction
+)
+
+// Compare compares a row of a book, requested at that time, with the last event of its order on the bus. stored is nil
+// if the bus has no event of the order.
+func Compare(stored *State, row State, requested time.Time, grace time.Duration) Verdict {
+	switch {
+	case stored != nil && !stored.differs(row):
+		return Equal
+	case row.Updated.After(requested.Add(-grace)), stored != nil && stored.Received.After(requested.Add(-grace)):
+		return Early
+	case stored != nil && stored.contradicts(row):
+		return Contradiction
+	}
+	return News
+}
+
+// differs reports whether a field that both know differs, or the row has fills or a fill price that the event lacks:
+// Dhan's postbacks have no fill price. Pending quantities do not count; brokers report them inconsistently, and they
+// follow from the others.
+func (s State) differs(row State) bool {
+	missesPrice := s.averagePrice == "" && row.averagePrice != "" && row.fills() > 0
+	return s.differsInState(row) || missesPrice ||
+		differ(s.triggerPrice, row.triggerPrice) || differ(s.cancelled, row.cancelled) ||
+		differ(s.side, row.side) || differ(s.orderType, row.orderType) || differ(s.product, row.product) ||
+		differ(s.validity, row.validity) || differ(s.exchangeOrderID, row.exchangeOrderID)
+}
+
+// differsInState is differs for the fields on which a consumer acts.
+func (s State) differsInState(row State) bool {
+	_, known := row.filled.Get()
+	return s.statusDiffers(row) || known && s.fills() != row.fills() ||
+		differ(s.quantity, row.quantity) || differ(s.price, row.price) || differ(s.averagePrice, row.averagePrice)
+}
+
+// statusDiffers compares the broker's words of two unknown states. One unknown state is not known to differ.
+func (s State) statusDiffers(row State) bool {
+	if s.Status == event.StatusUnknown || row.Status == event.StatusUnknown {
+		return s.Status == row.Status && differ(s.statusWord, row.statusWord)
+	}
+	return s.Status != row.Status
+}
+
+// contradicts reports whether the row, although it is not newer, has another state. Brokers' times have seconds, so of
+// two states of one second the row contradicts only if it cannot follow the event.
+func (s State) contradicts(row State) bool {
+	follows := !(s.Status.Terminal() && s.statusDiffers(row)) && s.fills() <= row.fills()
+	switch {
+	case !s.differsInState(row) || row.Updated.After(s.Updated):
+		return false
+	case row.Updated.IsZero() || row.Updated.Equal(s.Updated):
+		return !follows
+	}
+	return true
+}
+
+// fills returns the filled quantity; 0 if it is not known.
+func (s State) fills() int64 {
+	n, _ := s.filled.Get()
+	return n
+}
+
+// differ reports whether two values are known and different.
+func differ[T comparable](a, b T) bool {
+	var unknown T
+	return a != unknown && b != unknown && a != b
+}
