@@ -74,6 +74,8 @@ type Verdict int
 const (
 	// Equal: all fields that both know are equal. Nothing is published.
 	Equal Verdict = iota
+	// skipped by Pass.KnownOnly.
+	skipped
 	// Early: a postback may be on its way. The next pass compares again.
 	Early
 	// News: the bus does not have this state.
@@ -126,7 +128,7 @@ func (s State) statusDiffers(row State) bool {
 // contradicts reports whether the row, although it is not newer, has another state. Brokers' times have seconds, so of
 // two states of one second the row contradicts only if it cannot follow the event.
 func (s State) contradicts(row State) bool {
-	follows := !(s.Status.Terminal() && s.statusDiffers(row)) && s.fills() <= row.fills()
+	follows := (!s.Status.Terminal() || !s.statusDiffers(row)) && s.fills() <= row.fills()
 	switch {
 	case !s.differsInState(row) || row.Updated.After(s.Updated):
 		return false

@@ -24,15 +24,13 @@ type BookSuite struct {
 	Headers map[string]string
 	// Dir has the sample of a response, orders.json, and gets the events of its rows, events.json.
 	Dir string
-	// Responses are the documented responses without rows, and others that the broker has been seen to send.
-	Responses []BookResponse
-}
-
-// BookResponse is a response without rows. Want is nil for an empty book.
-type BookResponse struct {
-	Status int
-	Body   string
-	Want   error
+	// Responses are the documented responses without rows, and others that the broker has been seen to send. Want is
+	// nil for an empty book.
+	Responses []struct {
+		Status int
+		Body   string
+		Want   error
+	}
 }
 
 // RunBook runs the contract suite of an order book.
@@ -103,20 +101,25 @@ func (s BookSuite) sample(t *testing.T) []byte {
 
 // testResponses reads the responses without rows, and those that no broker documents.
 func (s BookSuite) testResponses(t *testing.T) {
+	type response = struct {
+		Status int
+		Body   string
+		Want   error
+	}
 	for _, r := range append(s.Responses,
-		BookResponse{http.StatusTooManyRequests, "", book.ErrRateLimited},
-		BookResponse{http.StatusTooManyRequests, "<html>slow down</html>", book.ErrRateLimited},
-		BookResponse{http.StatusInternalServerError, "", book.ErrOutage},
-		BookResponse{http.StatusBadGateway, "<html>bad gateway</html>", book.ErrOutage},
-		BookResponse{http.StatusServiceUnavailable, "{}", book.ErrOutage},
-		BookResponse{http.StatusOK, "", book.ErrOutage},
-		BookResponse{http.StatusOK, "<html>log in</html>", book.ErrNotUnderstood},
-		BookResponse{http.StatusOK, "{}", book.ErrNotUnderstood},
-		BookResponse{http.StatusOK, `"orders"`, book.ErrNotUnderstood},
-		BookResponse{http.StatusOK, `{"orders":[` + strings.Repeat(" ", 1<<20) + `]}`, book.ErrNotUnderstood},
-		BookResponse{http.StatusForbidden, "error code: 1010", book.ErrNotUnderstood},
-		BookResponse{http.StatusNotFound, "404 page not found", book.ErrNotUnderstood},
-		BookResponse{http.StatusNoContent, "", book.ErrNotUnderstood},
+		response{http.StatusTooManyRequests, "", book.ErrRateLimited},
+		response{http.StatusTooManyRequests, "<html>slow down</html>", book.ErrRateLimited},
+		response{http.StatusInternalServerError, "", book.ErrOutage},
+		response{http.StatusBadGateway, "<html>bad gateway</html>", book.ErrOutage},
+		response{http.StatusServiceUnavailable, "{}", book.ErrOutage},
+		response{http.StatusOK, "", book.ErrOutage},
+		response{http.StatusOK, "<html>log in</html>", book.ErrNotUnderstood},
+		response{http.StatusOK, "{}", book.ErrNotUnderstood},
+		response{http.StatusOK, `"orders"`, book.ErrNotUnderstood},
+		response{http.StatusOK, `{"orders":[` + strings.Repeat(" ", 1<<20) + `]}`, book.ErrNotUnderstood},
+		response{http.StatusForbidden, "error code: 1010", book.ErrNotUnderstood},
+		response{http.StatusNotFound, "404 page not found", book.ErrNotUnderstood},
+		response{http.StatusNoContent, "", book.ErrNotUnderstood},
 	) {
 		rows, err := s.read(t, r.Status, []byte(r.Body))
 		if len(rows) != 0 || !errors.Is(err, r.Want) {

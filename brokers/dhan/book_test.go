@@ -15,7 +15,11 @@ func TestBook(t *testing.T) {
 		Account: book.Account{UserID: "1000000003", Credential: "access-token-1"},
 		Headers: map[string]string{"access-token": "access-token-1", "client-id": "1000000003"},
 		Dir:     "testdata/book",
-		Responses: []brokertest.BookResponse{
+		Responses: []struct {
+			Status int
+			Body   string
+			Want   error
+		}{
 			{200, `[]`, nil},
 			{401, `{"errorType":"Invalid_Authentication","errorCode":"DH-901","errorMessage":"Client ID or user ` +
 				`generated access token is invalid or expired."}`, book.ErrToken},

@@ -19,7 +19,7 @@ func Book() book.Book {
 			h.Set("Authorization", "token "+a.Credential)
 		},
 		Rows: "data",
-		Failure: func(status int, m book.Members) error {
+		Failure: func(_ int, m book.Members) error {
 			switch {
 			// A 403 with another type, such as PermissionException, does not mean that the token is invalid.
 			case m.Text("error_type") == "TokenException":

@@ -16,7 +16,11 @@ func TestBook(t *testing.T) {
 		Account: book.Account{UserID: "AB1234", Credential: "api-key:access-token"},
 		Headers: map[string]string{"X-Kite-Version": "3", "Authorization": "token api-key:access-token"},
 		Dir:     "testdata/book",
-		Responses: []brokertest.BookResponse{
+		Responses: []struct {
+			Status int
+			Body   string
+			Want   error
+		}{
 			{200, `{"status":"success","data":[]}`, nil},
 			{403, `{"status":"error","message":"Incorrect ` + "`api_key` or `access_token`" + `.","data":null,` +
 				`"error_type":"TokenException"}`, book.ErrToken},
