@@ -12,6 +12,9 @@ import (
 // that is too large. Every other error is an outage.
 var ErrRejected = errors.New("the bus can never accept this event")
 
+// ErrMoved is the error of an event that is to follow a certain event of its order, after that has got another one.
+var ErrMoved = errors.New("the order has got another event")
+
 // Publisher carries events to one bus.
 type Publisher interface {
 	// Publish is called in spool order, and calls done exactly once for each delivery, from any goroutine, in any

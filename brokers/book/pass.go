@@ -12,9 +12,6 @@ import (
 	"github.com/postbridge/postbridge/bridge/event"
 )
 
-// ErrMoved means that an order has got another event on the bus since it was read.
-var ErrMoved = errors.New("the order has got another event")
-
 // Bus is the bus whose events are compared with the rows of a book. Its methods may be called from any goroutine.
 type Bus interface {
 	// Refresh prepares the reads of one pass. They find every event that was stored before the returned time.
@@ -23,9 +20,10 @@ type Bus interface {
 	// none. Of the order it needs the broker, user and order ids.
 	Last(ctx context.Context, dest bridge.Destination, order *bridge.Delivery) (data []byte, revision uint64, err error)
 	// Publish returns once the event is stored in the destinations. On a bus that can compare and append it returns
-	// ErrMoved if the order has got another event since the revision.
+	// bridge.ErrMoved if the order has got another event since the revision.
 	Publish(ctx context.Context, d *bridge.Delivery, revisions map[bridge.Destination]uint64) error
-	// Orders returns the ids of the orders of a user that have got an event since the time.
+	// Orders returns the ids of the orders of a user that have got an event since the time, escaped by
+	// bridge.EscapeToken.
 	Orders(ctx context.Context, broker, user string, since time.Time) ([]string, error)
 }
 
@@ -75,7 +73,7 @@ type pass struct {
 
 	mu     sync.Mutex
 	counts Counts
-	inBook map[string]struct{} // order ids
+	inBook map[string]struct{} // escaped order ids
 	err    error               // the first error of the bus
 }
 
@@ -119,7 +117,7 @@ func (r *pass) row(ctx context.Context, row []byte) error {
 		return nil
 	}
 	r.mu.Lock()
-	r.inBook[e.OrderID] = struct{}{}
+	r.inBook[bridge.EscapeToken(e.OrderID)] = struct{}{}
 	r.mu.Unlock()
 	d := r.delivery(e)
 	verdict, revisions, err := r.compare(ctx, d, StateOf(e))
@@ -127,7 +125,7 @@ func (r *pass) row(ctx context.Context, row []byte) error {
 		err = r.publish(ctx, d, revisions)
 	}
 	switch {
-	case errors.Is(err, ErrMoved):
+	case errors.Is(err, bridge.ErrMoved):
 		verdict = Early
 	case err != nil:
 		r.count(func(c *Counts) { c.Failed++ })

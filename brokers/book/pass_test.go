@@ -53,7 +53,7 @@ func (b *fakeBus) Publish(_ context.Context, d *bridge.Delivery, revisions map[b
 	defer b.mu.Unlock()
 	for dest, revision := range revisions {
 		if uint64(len(b.stored[d.Subject(dest)])) != revision {
-			return book.ErrMoved
+			return bridge.ErrMoved
 		}
 		b.stored[d.Subject(dest)] = append(b.stored[d.Subject(dest)], d.Data)
 	}

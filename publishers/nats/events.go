@@ -1,0 +1,158 @@
+package nats
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	natsgo "github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/postbridge/postbridge/bridge"
+)
+
+// requestTimeout limits one read or publish of Events.
+const requestTimeout = 10 * time.Second
+
+// Events reads the last events of orders, and appends an event only if the last one is still the same. Unlike a
+// Publisher it does not retry. Its methods may be called from any goroutine.
+type Events struct {
+	conn    *natsgo.Conn
+	js      jetstream.JetStream
+	dests   map[bridge.Destination]*destination
+	streams map[bridge.Destination]jetstream.Stream
+}
+
+// OpenEvents connects to the bus of a valid configuration, whose URL also names an embedded server. It returns an error
+// if the bus cannot be reached, or if a stream of orders or rejects does not exist.
+func OpenEvents(ctx context.Context, cfg Config) (*Events, error) {
+	options := append(ConnectOptions(cfg), natsgo.Name("postbridge reconcile"), natsgo.NoReconnect(),
+		natsgo.ErrorHandler(func(*natsgo.Conn, *natsgo.Subscription, error) {})) // which would print
+	conn, err := natsgo.Connect(cfg.URL, options...)
+	if err != nil {
+		return nil, fmt.Errorf("cannot connect to NATS: %w", err)
+	}
+	e := &Events{
+		conn:  conn,
+		dests: make(map[bridge.Destination]*destination), streams: make(map[bridge.Destination]jetstream.Stream),
+	}
+	if e.js, err = jetstream.New(conn); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	for _, d := range newDestinations(cfg.Prefix) {
+		if d.name == bridge.Deadletters {
+			continue
+		}
+		e.dests[d.name] = d
+		if e.streams[d.name], err = e.js.Stream(ctx, d.stream); err != nil {
+			conn.Close()
+			return nil, fmt.Errorf("cannot look up stream %s: %w", d.stream, err)
+		}
+	}
+	return e, nil
+}
+
+// Close ends the connection.
+func (e *Events) Close() { e.conn.Close() }
+
+// Refresh returns the current time: the reads that follow find every event that is stored.
+func (e *Events) Refresh(context.Context) (asOf time.Time, err error) { return time.Now(), nil }
+
+// Last returns the last event of an order in a destination, and the stream sequence of it; nil and 0 if there is none.
+func (e *Events) Last(
+	ctx context.Context, dest bridge.Destination, order *bridge.Delivery,
+) (data []byte, revision uint64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	d := e.dests[dest]
+	m, err := e.streams[dest].GetLastMsgForSubject(ctx, d.prefix+order.Subject(dest))
+	switch {
+	case errors.Is(err, jetstream.ErrMsgNotFound):
+		return nil, 0, nil
+	case err != nil:
+		return nil, 0, fmt.Errorf("cannot read the last event of an order from stream %s: %w", d.stream, err)
+	}
+	return m.Data, m.Sequence, nil
+}
+
+// Publish stores the event in each destination whose last event of the order still has that revision, and else returns
+// bridge.ErrMoved. The header Nats-Expected-Last-Subject-Sequence makes comparison and append one step. orders comes last: a
+// publish that ends between the two leaves the event to be published again, and the copy in rejects has its revision.
+func (e *Events) Publish(ctx context.Context, d *bridge.Delivery, revisions map[bridge.Destination]uint64) error {
+	for _, dest := range []bridge.Destination{bridge.Rejects, bridge.Orders} {
+		revision, ok := revisions[dest]
+		if !ok {
+			continue
+		}
+		if err := e.publish(ctx, e.dests[dest], d, revision); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e *Events) publish(ctx context.Context, dest *destination, d *bridge.Delivery, revision uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	m := &natsgo.Msg{
+		Subject: dest.prefix + d.Subject(dest.name), Header: headers(d, dest.stream), Data: d.Data,
+	}
+	_, err := e.js.PublishMsg(ctx, m, jetstream.WithExpectLastSequencePerSubject(revision))
+	refused, _ := errors.AsType[*jetstream.APIError](err)
+	switch {
+	case refused != nil && (refused.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence ||
+		refused.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant): // of a replicated stream
+		return bridge.ErrMoved
+	case err != nil:
+		return fmt.Errorf("cannot publish to stream %s: %w", dest.stream, err)
+	}
+	return nil
+}
+
+// Orders returns the ids of the orders of a user that have got an event since the time, as they are in the subjects.
+func (e *Events) Orders(ctx context.Context, broker, user string, since time.Time) (ids []string, err error) {
+	d := e.dests[bridge.Orders]
+	start := d.prefix + string(bridge.Orders) + "." + broker + "." + bridge.EscapeToken(user) + "."
+	consumer, err := e.streams[bridge.Orders].OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
+		FilterSubjects: []string{start + "*"}, HeadersOnly: true,
+		DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &since,
+	})
+	if err == nil && consumer.CachedInfo().NumPending == 0 {
+		return nil, nil
+	}
+	seen := make(map[string]bool)
+	err = cmp.Or(err, e.each(ctx, consumer, func(subject string) { seen[strings.TrimPrefix(subject, start)] = true }))
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the orders of the day from stream %s: %w", d.stream, err)
+	}
+	return slices.Collect(maps.Keys(seen)), nil
+}
+
+// each calls yield with the subject of each message that was pending when the consumer was created.
+func (e *Events) each(ctx context.Context, consumer jetstream.Consumer, yield func(subject string)) error {
+	messages, err := consumer.Messages()
+	if err != nil {
+		return err
+	}
+	defer messages.Stop()
+	for {
+		next, cancel := context.WithTimeout(ctx, requestTimeout)
+		m, err := messages.Next(jetstream.NextContext(next))
+		cancel()
+		if err != nil {
+			return err
+		}
+		yield(m.Subject())
+		if meta, err := m.Metadata(); err != nil || meta.NumPending == 0 {
+			return err
+		}
+	}
+}
