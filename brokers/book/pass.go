@@ -19,8 +19,8 @@ type Bus interface {
 	// Last returns the last event of an order in a destination, and its revision for Publish; nil and 0 if there is
 	// none. Of the order it needs the broker, user and order ids.
 	Last(ctx context.Context, dest bridge.Destination, order *bridge.Delivery) (data []byte, revision uint64, err error)
-	// Publish returns once the event is stored in the destinations. On a bus that can compare and append it returns
-	// bridge.ErrMoved if the order has got another event since the revision.
+	// Publish gives the event a spool id and a sequence and returns once it is stored in the destinations. On a bus
+	// that can compare and append it returns bridge.ErrMoved if the order has got another event since the revision.
 	Publish(ctx context.Context, d *bridge.Delivery, revisions map[bridge.Destination]uint64) error
 	// Orders returns the ids of the orders of a user that have got an event since the time, escaped by
 	// bridge.EscapeToken.
@@ -39,11 +39,7 @@ type Pass struct {
 	KnownOnly bool
 	// DryRun gets each event in place of the bus, if it is set. It may be called from any goroutine.
 	DryRun func(d *bridge.Delivery)
-	// Spool is the spool id of the published events, 8 hex digits: one per run of the command, so that no spool takes
-	// them for its own. NextSequence returns their sequences.
-	Spool        string
-	NextSequence func() uint64
-	Log          *slog.Logger
+	Log    *slog.Logger
 }
 
 // Counts are the rows of a pass by outcome: Rows = Unreadable + Equal + Early + Skipped + Published + Failed.
@@ -139,7 +135,6 @@ func (r *pass) row(ctx context.Context, row []byte) error {
 func (r *pass) delivery(e *event.Event) *bridge.Delivery {
 	received, _ := time.Parse(event.TimeFormat, e.ReceivedAt) // written by Normalize
 	return &bridge.Delivery{
-		Spool: r.Spool, Sequence: r.NextSequence(),
 		ID: e.ID, Broker: e.Broker, UserID: e.UserID, OrderID: e.OrderID, Status: e.Status,
 		ReceivedAt: received, Data: e.Append(nil),
 	}

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -100,12 +99,10 @@ func pass(t *testing.T, bus *fakeBus, rows ...string) book.Pass {
 	t.Cleanup(server.Close)
 	b := kite.Book()
 	b.URL = server.URL
-	var sequence atomic.Uint64
 	return book.Pass{
 		Client: &book.Client{HTTP: server.Client(), UserAgent: "test", MaxBytes: 1 << 20},
 		Book:   b, Account: book.Account{UserID: "AB1234", Credential: "key:token"},
-		Bus: bus, Grace: 30 * time.Second, Spool: "0123abcd", NextSequence: func() uint64 { return sequence.Add(1) },
-		Log: slog.New(slog.DiscardHandler),
+		Bus: bus, Grace: 30 * time.Second, Log: slog.New(slog.DiscardHandler),
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	natsgo "github.com/nats-io/nats.go"
@@ -26,11 +27,15 @@ type Events struct {
 	js      jetstream.JetStream
 	dests   map[bridge.Destination]*destination
 	streams map[bridge.Destination]jetstream.Stream
+
+	spool    string
+	sequence atomic.Uint64 // of the last event that was published
 }
 
 // OpenEvents connects to the bus of a valid configuration, whose URL also names an embedded server. It returns an error
-// if the bus cannot be reached, or if a stream of orders or rejects does not exist.
-func OpenEvents(ctx context.Context, cfg Config) (*Events, error) {
+// if the bus cannot be reached, or if a stream of orders or rejects does not exist. spool is the spool id of the events
+// that are published: 8 hex digits, different for each run, so that no spool takes them for its own.
+func OpenEvents(ctx context.Context, cfg Config, spool string) (*Events, error) {
 	options := append(ConnectOptions(cfg), natsgo.Name("postbridge reconcile"), natsgo.NoReconnect(),
 		natsgo.ErrorHandler(func(*natsgo.Conn, *natsgo.Subscription, error) {})) // which would print
 	conn, err := natsgo.Connect(cfg.URL, options...)
@@ -38,7 +43,7 @@ func OpenEvents(ctx context.Context, cfg Config) (*Events, error) {
 		return nil, fmt.Errorf("cannot connect to NATS: %w", err)
 	}
 	e := &Events{
-		conn:  conn,
+		conn: conn, spool: spool,
 		dests: make(map[bridge.Destination]*destination), streams: make(map[bridge.Destination]jetstream.Stream),
 	}
 	if e.js, err = jetstream.New(conn); err != nil {
@@ -83,10 +88,12 @@ func (e *Events) Last(
 	return m.Data, m.Sequence, nil
 }
 
-// Publish stores the event in each destination whose last event of the order still has that revision, and else returns
-// bridge.ErrMoved. The header Nats-Expected-Last-Subject-Sequence makes comparison and append one step. orders comes last: a
-// publish that ends between the two leaves the event to be published again, and the copy in rejects has its revision.
+// Publish gives the event its spool id and sequence, and stores it in each destination whose last event of the order
+// still has that revision, and else returns bridge.ErrMoved. The header Nats-Expected-Last-Subject-Sequence makes
+// comparison and append one step. orders comes last: a publish that ends between the two leaves the event to be
+// published again, and the copy in rejects has its revision.
 func (e *Events) Publish(ctx context.Context, d *bridge.Delivery, revisions map[bridge.Destination]uint64) error {
+	d.Spool, d.Sequence = e.spool, e.sequence.Add(1)
 	for _, dest := range []bridge.Destination{bridge.Rejects, bridge.Orders} {
 		revision, ok := revisions[dest]
 		if !ok {

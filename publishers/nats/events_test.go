@@ -15,11 +15,11 @@ import (
 	"github.com/postbridge/postbridge/publishers/nats"
 )
 
-// orderEvent is an event of an order of user AB.1 from a run of reconcile.
-func orderEvent(sequence uint64, order string, status event.Status) *bridge.Delivery {
+// orderEvent is an event of an order of user AB.1. Its data is n.
+func orderEvent(n uint64, order string, status event.Status) *bridge.Delivery {
 	return &bridge.Delivery{
-		Spool: "0badcafe", Sequence: sequence, ID: fmt.Sprintf("%032x", sequence), Broker: "kite", UserID: "AB.1",
-		OrderID: order, Status: status, ReceivedAt: time.Now(), Data: []byte(strconv.FormatUint(sequence, 10)),
+		ID: fmt.Sprintf("%032x", n), Broker: "kite", UserID: "AB.1",
+		OrderID: order, Status: status, ReceivedAt: time.Now(), Data: []byte(strconv.FormatUint(n, 10)),
 	}
 }
 
@@ -28,14 +28,14 @@ func openEvents(t *testing.T, prefix string) (*nats.Events, jetstream.JetStream)
 	t.Helper()
 	bus := startServer(t, nil)
 	cfg := nats.Config{URL: bus.url(), CreateStreams: true, Replicas: 1, MaxAge: time.Hour, Prefix: prefix}
-	if _, err := nats.OpenEvents(t.Context(), cfg); !errors.Is(err, jetstream.ErrStreamNotFound) {
+	if _, err := nats.OpenEvents(t.Context(), cfg, "0badcafe"); !errors.Is(err, jetstream.ErrStreamNotFound) {
 		t.Fatalf("opened without streams: %v", err)
 	}
 	openEdge(t, cfg) // creates the streams
 	var events *nats.Events
 	eventually(t, "streams", func() (ok bool) {
 		var err error
-		events, err = nats.OpenEvents(t.Context(), cfg)
+		events, err = nats.OpenEvents(t.Context(), cfg, "0badcafe")
 		return err == nil
 	}, func() any { return nil })
 	t.Cleanup(events.Close)
@@ -140,7 +140,7 @@ func TestEventsOrders(t *testing.T) {
 func TestEventsBusDown(t *testing.T) {
 	t.Parallel()
 	cfg := nats.Config{URL: fmt.Sprint("nats://127.0.0.1:", freePort(t))}
-	if _, err := nats.OpenEvents(t.Context(), cfg); err == nil {
+	if _, err := nats.OpenEvents(t.Context(), cfg, "0badcafe"); err == nil {
 		t.Error("opened without a bus")
 	}
 }
