@@ -16,7 +16,7 @@ import (
 	"github.com/postbridge/postbridge/brokers/body"
 )
 
-// Errors of Client.Read, besides those of the context.
+// Errors of Client.Read and Pass.Run, besides those of the context.
 var (
 	// ErrToken means that the access token is invalid or has expired. A retry with the same token fails, too.
 	ErrToken = errors.New("the broker refuses the access token")
@@ -26,6 +26,8 @@ var (
 	ErrOutage = errors.New("the broker does not answer")
 	// ErrNotUnderstood means that the broker documents no such response. The error is an *Unexpected.
 	ErrNotUnderstood = errors.New("the broker's response is not understood")
+	// ErrBus means that a bus cannot be read or does not store an event.
+	ErrBus = errors.New("the bus does not answer")
 )
 
 // Unexpected is a response that is not understood. It wraps ErrNotUnderstood.

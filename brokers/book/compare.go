@@ -74,6 +74,8 @@ type Verdict int
 const (
 	// Equal: all fields that both know are equal. Nothing is published.
 	Equal Verdict = iota
+	// Old: the row is from a day before, and the bus, which is read from the beginning of the day, has no event.
+	Old
 	// skipped by Pass.KnownOnly.
 	skipped
 	// Early: a postback may be on its way. The next pass compares again.
@@ -91,6 +93,8 @@ func Compare(stored *State, row State, requested time.Time, grace time.Duration)
 	switch {
 	case stored != nil && !stored.differs(row):
 		return Equal
+	case stored == nil && !row.Updated.IsZero() && row.Updated.Before(midnight(requested)):
+		return Old
 	case row.Updated.After(requested.Add(-grace)), stored != nil && stored.Received.After(requested.Add(-grace)):
 		return Early
 	case stored != nil && stored.contradicts(row):

@@ -38,6 +38,10 @@ func updated(clock string) func(*event.Event) {
 	return func(e *event.Event) { e.UpdatedTime = "2026-01-08T" + clock + "+05:30" }
 }
 
+func updatedOn(t string) func(*event.Event) {
+	return func(e *event.Event) { e.UpdatedTime = t + "+05:30" }
+}
+
 func received(clock string) func(*event.Event) {
 	return func(e *event.Event) { e.ReceivedAt = "2026-01-08T" + clock + "Z" }
 }
@@ -51,6 +55,11 @@ func TestCompare(t *testing.T) {
 		want        Verdict
 	}{
 		{"the bus has no event", nil, state(), News},
+		{"no event and a row of yesterday", nil, state(updatedOn("2026-01-07T23:59:59")), Old},
+		{"no event and a row of the first second of the day", nil, state(updatedOn("2026-01-08T00:00:00")), News},
+		{"no event and a row without a time", nil, state(updatedOn("")), News},
+		{"an event, and a row of yesterday that is newer", state(updatedOn("2026-01-07T15:00:00")),
+			state(status(event.StatusExpired), updatedOn("2026-01-07T23:59:59")), News},
 		{"equal", state(), state(), Equal},
 		{"the status differs", state(), state(status(event.StatusCancelled), updated("10:01:00")), News},
 		{"fills differ", state(), state(filled(5), updated("10:01:00")), News},

@@ -1,9 +1,11 @@
 package book
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -19,50 +21,57 @@ type Bus interface {
 	// Last returns the last event of an order in a destination, and its revision for Publish; nil and 0 if there is
 	// none. Of the order it needs the broker, user and order ids.
 	Last(ctx context.Context, dest bridge.Destination, order *bridge.Delivery) (data []byte, revision uint64, err error)
-	// Publish gives the event a spool id and a sequence and returns once it is stored in the destinations. On a bus
-	// that can compare and append it returns bridge.ErrMoved if the order has got another event since the revision.
+	// Publish gives the event a spool id and a sequence and returns once it is stored in the destinations of the
+	// revisions; on Kafka in all its destinations. On a bus that can compare and append it returns bridge.ErrMoved if
+	// the order has got another event since the revision. A dead letter has no revision.
 	Publish(ctx context.Context, d *bridge.Delivery, revisions map[bridge.Destination]uint64) error
-	// Orders returns the ids of the orders of a user that have got an event since the time, escaped by
+	// Orders returns the ids of the orders of a user whose last event was stored between the times, escaped by
 	// bridge.EscapeToken.
-	Orders(ctx context.Context, broker, user string, since time.Time) ([]string, error)
+	Orders(ctx context.Context, broker, user string, since, until time.Time) ([]string, error)
 }
 
-// Pass is one comparison of the book of one account with the bus.
+// Pass compares the book of one account with the buses. Its runs must not overlap.
 type Pass struct {
 	Client  *Client
 	Book    Book
 	Account Account
-	Bus     Bus
+	Buses   []Bus
 	// Grace is how old a state must be to be published: its postback may be on its way before.
 	Grace time.Duration
-	// KnownOnly skips the orders of which the bus has no event.
+	// KnownOnly skips the orders of which a bus has no event.
 	KnownOnly bool
-	// DryRun gets each event in place of the bus, if it is set. It may be called from any goroutine.
+	// DryRun gets each event in place of a bus, if it is set. It may be called from any goroutine.
 	DryRun func(d *bridge.Delivery)
 	Log    *slog.Logger
+
+	logged map[string]struct{} // ids of the unreadable rows in the log
 }
 
-// Counts are the rows of a pass by outcome: Rows = Unreadable + Equal + Early + Skipped + Published + Failed.
+// Counts are the rows of a run by outcome: Rows is the sum of Unreadable to Failed.
 type Counts struct {
 	Rows       int64
 	Unreadable int64 // no order
 	Equal      int64 // nothing new
-	Early      int64 // left to the next pass: too recent, or the order got another event meanwhile
+	Old        int64 // from a day before, and the bus has no event of the order
 	Skipped    int64 // left out by KnownOnly
+	Early      int64 // left to the next run: too recent, or the order got another event meanwhile
 	Published  int64 // contradictions included
 	Failed     int64 // the bus did not answer
 	// Contradictions are the published rows that contradict an event that is not older.
 	Contradictions int64
-	// Missing are the orders of the day on the bus that the book does not have.
+	// Missing are the orders of the day on a bus that the book does not have.
 	Missing int64
 }
 
 // concurrency is how many orders are looked up at once: a lookup waits for the bus, not for the processor.
 const concurrency = 16
 
-// pass is a Pass that is running.
-type pass struct {
-	Pass
+// maxLogged is how many unreadable rows are logged once only.
+const maxLogged = 1000
+
+// run is a run of a Pass.
+type run struct {
+	*Pass
 	asOf   time.Time
 	slots  chan struct{}
 	orders sync.WaitGroup
@@ -70,22 +79,27 @@ type pass struct {
 	mu     sync.Mutex
 	counts Counts
 	inBook map[string]struct{} // escaped order ids
-	err    error               // the first error of the bus
+	err    error               // the first error of a bus
 }
 
-// Run compares the book of the account with the bus and publishes what is news. The error is that of the book or of the
-// bus; what was counted before it is valid.
-func (p Pass) Run(ctx context.Context) (Counts, error) {
-	asOf, err := p.Bus.Refresh(ctx)
-	if err != nil {
-		return Counts{}, err
+// Run compares the book of the account with each bus and publishes what is news there. The error is that of the book or,
+// wrapped in ErrBus, of a bus; what was counted before it is valid.
+func (p *Pass) Run(ctx context.Context) (Counts, error) {
+	r := &run{Pass: p, slots: make(chan struct{}, concurrency), inBook: make(map[string]struct{})}
+	for _, bus := range p.Buses {
+		asOf, err := bus.Refresh(ctx)
+		if err != nil {
+			return Counts{}, fmt.Errorf("%w: %w", ErrBus, err)
+		}
+		if r.asOf.IsZero() || asOf.Before(r.asOf) {
+			r.asOf = asOf
+		}
 	}
-	r := &pass{Pass: p, asOf: asOf, slots: make(chan struct{}, concurrency), inBook: make(map[string]struct{})}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	err = p.Client.Read(ctx, p.Book, p.Account, func(row []byte) {
+	err := p.Client.Read(ctx, p.Book, p.Account, func(row []byte) {
 		r.slots <- struct{}{}
-		row = append([]byte(nil), row...)
+		row = bytes.Clone(row)
 		r.orders.Go(func() {
 			defer func() { <-r.slots }()
 			if err := r.row(ctx, row); err != nil {
@@ -95,44 +109,89 @@ func (p Pass) Run(ctx context.Context) (Counts, error) {
 		})
 	})
 	r.orders.Wait()
-	if r.err != nil {
-		return r.counts, r.err
+	if r.err == nil && err == nil {
+		r.err = r.findMissing(ctx)
 	}
-	if err == nil {
-		err = r.findMissing(ctx)
+	if r.err != nil {
+		err = fmt.Errorf("%w: %w", ErrBus, r.err)
 	}
 	return r.counts, err
 }
 
-// row compares one row. The error is that of the bus.
-func (r *pass) row(ctx context.Context, row []byte) error {
+// row compares one row. The error is that of a bus.
+func (r *run) row(ctx context.Context, row []byte) error {
 	e := r.Book.Event(r.Account, row, time.Now())
 	if !e.Understood() {
-		r.count(func(c *Counts) { c.Unreadable++ })
-		r.Log.Debug("a row of the order book is no order", "broker", e.Broker, "row", string(row))
+		r.unreadable(e)
 		return nil
 	}
 	r.mu.Lock()
 	r.inBook[bridge.EscapeToken(e.OrderID)] = struct{}{}
 	r.mu.Unlock()
-	d := r.delivery(e)
-	verdict, revisions, err := r.compare(ctx, d, StateOf(e))
-	if err == nil && verdict >= News {
-		err = r.publish(ctx, d, revisions)
-	}
-	switch {
-	case errors.Is(err, bridge.ErrMoved):
-		verdict = Early
-	case err != nil:
-		r.count(func(c *Counts) { c.Failed++ })
-		return err
+	d := delivery(e)
+	var verdict Verdict
+	for _, bus := range r.Buses {
+		one := *d
+		got, err := r.onBus(ctx, bus, &one, StateOf(e))
+		if err != nil {
+			r.count(func(c *Counts) { c.Failed++ })
+			return err
+		}
+		verdict = max(verdict, got)
 	}
 	r.counted(verdict, d)
 	return nil
 }
 
+// unreadable counts a row that is no order, and logs it once.
+func (r *run) unreadable(e *event.Event) {
+	r.count(func(c *Counts) { c.Unreadable++ })
+	r.mu.Lock()
+	_, logged := r.logged[e.ID]
+	if r.logged == nil || len(r.logged) == maxLogged {
+		r.logged = make(map[string]struct{})
+	}
+	r.logged[e.ID] = struct{}{}
+	r.mu.Unlock()
+	if !logged {
+		r.Log.Debug("a row of the order book is no order", "broker", e.Broker, "row", string(e.Append(nil)))
+	}
+}
+
+// onBus compares a row with the last event of its order on one bus, and publishes it there if it is news.
+func (r *run) onBus(ctx context.Context, bus Bus, d *bridge.Delivery, row State) (Verdict, error) {
+	verdict, revisions, err := r.compare(ctx, bus, d, row)
+	switch {
+	case err != nil || verdict < News:
+		return verdict, err
+	case r.DryRun != nil:
+		r.DryRun(d)
+		return verdict, nil
+	}
+	if err = bus.Publish(ctx, d, revisions); errors.Is(err, bridge.ErrMoved) {
+		return Early, nil
+	}
+	return verdict, err
+}
+
+// Keep stores a response that is not understood as a dead letter, for a person to read.
+func (p *Pass) Keep(ctx context.Context, u *Unexpected) error {
+	if len(bytes.TrimSpace(u.Body)) == 0 {
+		return nil
+	}
+	d := delivery(p.Book.Event(p.Account, u.Body, time.Now()))
+	d.Deadletter = true
+	for _, bus := range p.Buses {
+		one := *d
+		if err := bus.Publish(ctx, &one, map[bridge.Destination]uint64{bridge.Deadletters: 0}); err != nil {
+			return fmt.Errorf("%w: %w", ErrBus, err)
+		}
+	}
+	return nil
+}
+
 // delivery returns the event as it is published.
-func (r *pass) delivery(e *event.Event) *bridge.Delivery {
+func delivery(e *event.Event) *bridge.Delivery {
 	received, _ := time.Parse(event.TimeFormat, e.ReceivedAt) // written by Normalize
 	return &bridge.Delivery{
 		ID: e.ID, Broker: e.Broker, UserID: e.UserID, OrderID: e.OrderID, Status: e.Status,
@@ -140,14 +199,14 @@ func (r *pass) delivery(e *event.Event) *bridge.Delivery {
 	}
 }
 
-// compare compares a row with the last event of its order in each destination, and returns those that lack the state.
-// The verdict is that of the orders, unless only the copy in rejects is missing.
-func (r *pass) compare(ctx context.Context, d *bridge.Delivery, row State) (
+// compare compares a row with the last event of its order in each destination of a bus, and returns those that lack the
+// state. The verdict is that of the orders, unless only the copy in rejects is missing.
+func (r *run) compare(ctx context.Context, bus Bus, d *bridge.Delivery, row State) (
 	verdict Verdict, revisions map[bridge.Destination]uint64, err error,
 ) {
 	revisions = make(map[bridge.Destination]uint64)
 	for _, dest := range d.Destinations() {
-		data, revision, err := r.Bus.Last(ctx, dest, d)
+		data, revision, err := bus.Last(ctx, dest, d)
 		if err != nil {
 			return Equal, nil, err
 		}
@@ -156,8 +215,8 @@ func (r *pass) compare(ctx context.Context, d *bridge.Delivery, row State) (
 			return skipped, nil, nil
 		}
 		got := Compare(stored, row, r.asOf, r.Grace)
-		if got == Early {
-			return Early, nil, nil
+		if got == Early || got == Old {
+			return got, nil, nil
 		}
 		if got >= News {
 			revisions[dest] = revision
@@ -177,17 +236,8 @@ func stateOf(data []byte) *State {
 	return &s
 }
 
-// publish publishes the event, except in a dry run.
-func (r *pass) publish(ctx context.Context, d *bridge.Delivery, revisions map[bridge.Destination]uint64) error {
-	if r.DryRun != nil {
-		r.DryRun(d)
-		return nil
-	}
-	return r.Bus.Publish(ctx, d, revisions)
-}
-
 // counted counts and logs the outcome of a row.
-func (r *pass) counted(verdict Verdict, d *bridge.Delivery) {
+func (r *run) counted(verdict Verdict, d *bridge.Delivery) {
 	if verdict == Contradiction {
 		r.Log.Error("the order book contradicts the last event of an order: a postback was forged, or the broker "+
 			"erred; the state in the book is published", "broker", d.Broker, "id", d.ID)
@@ -196,6 +246,8 @@ func (r *pass) counted(verdict Verdict, d *bridge.Delivery) {
 		switch verdict {
 		case Equal:
 			c.Equal++
+		case Old:
+			c.Old++
 		case Early:
 			c.Early++
 		case skipped:
@@ -209,21 +261,26 @@ func (r *pass) counted(verdict Verdict, d *bridge.Delivery) {
 	})
 }
 
-// findMissing counts the orders on the bus that a complete book does not have. It invents no event for them.
-func (r *pass) findMissing(ctx context.Context) error {
-	orders, err := r.Bus.Orders(ctx, r.Book.Broker.Name(), r.Account.UserID, midnight(r.asOf))
-	if err != nil {
-		return err
-	}
-	for _, id := range orders {
-		if _, ok := r.inBook[id]; !ok {
-			r.counts.Missing++
-			r.Log.Debug("an order of today is on the bus and not in the order book", "order", id)
+// findMissing counts the orders on the buses that a complete book does not have. It invents no event for them.
+func (r *run) findMissing(ctx context.Context) error {
+	missing := make(map[string]struct{})
+	for _, bus := range r.Buses {
+		orders, err := bus.Orders(ctx, r.Book.Broker.Name(), r.Account.UserID, midnight(r.asOf), r.asOf.Add(-r.Grace))
+		if err != nil {
+			return err
+		}
+		for _, id := range orders {
+			if _, ok := r.inBook[id]; !ok {
+				missing[id] = struct{}{}
+			}
 		}
 	}
-	if r.counts.Missing > 0 {
+	for id := range missing {
+		r.Log.Debug("an order of today is on the bus and not in the order book", "order", id)
+	}
+	if r.counts.Missing = int64(len(missing)); len(missing) > 0 {
 		r.Log.Warn("orders of today are on the bus and not in the order book", "broker", r.Book.Broker.Name(),
-			"orders", r.counts.Missing)
+			"orders", len(missing))
 	}
 	return nil
 }
@@ -237,7 +294,7 @@ func midnight(t time.Time) time.Time {
 // India returns the time zone of the brokers, which has no daylight saving.
 func India() *time.Location { return time.FixedZone("IST", 5*60*60+30*60) }
 
-func (r *pass) count(add func(*Counts)) {
+func (r *run) count(add func(*Counts)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.counts.Rows++
@@ -245,7 +302,7 @@ func (r *pass) count(add func(*Counts)) {
 }
 
 // fail records the first error of the bus.
-func (r *pass) fail(err error) {
+func (r *run) fail(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.err == nil {

@@ -18,6 +18,9 @@ import (
 	"github.com/postbridge/postbridge/brokers/kite"
 )
 
+// grace is that of the passes.
+const grace = 30 * time.Second
+
 // fakeBus stores events in memory, like JetStream: the revision of a key is the number of its events.
 type fakeBus struct {
 	mu     sync.Mutex
@@ -59,9 +62,9 @@ func (b *fakeBus) Publish(_ context.Context, d *bridge.Delivery, revisions map[b
 	return b.err
 }
 
-func (b *fakeBus) Orders(_ context.Context, broker, user string, since time.Time) (ids []string, err error) {
-	if want := time.Date(2026, 1, 7, 18, 30, 0, 0, time.UTC); !since.Equal(want) {
-		return nil, fmt.Errorf("since %v, want %v", since, want)
+func (b *fakeBus) Orders(_ context.Context, broker, user string, since, until time.Time) (ids []string, err error) {
+	if want := time.Date(2026, 1, 7, 18, 30, 0, 0, time.UTC); !since.Equal(want) || !until.Equal(b.asOf.Add(-grace)) {
+		return nil, fmt.Errorf("from %v to %v, want from %v", since, until, want)
 	}
 	for subject := range b.stored {
 		if id, ok := strings.CutPrefix(subject, "orders."+broker+"."+user+"."); ok {
@@ -91,7 +94,7 @@ func row(order, status, more string) string {
 }
 
 // pass returns a pass over a book with the rows.
-func pass(t *testing.T, bus *fakeBus, rows ...string) book.Pass {
+func pass(t *testing.T, bus *fakeBus, rows ...string) *book.Pass {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintf(w, `{"status":"success","data":[%s]}`, strings.Join(rows, ","))
@@ -99,15 +102,15 @@ func pass(t *testing.T, bus *fakeBus, rows ...string) book.Pass {
 	t.Cleanup(server.Close)
 	b := kite.Book()
 	b.URL = server.URL
-	return book.Pass{
+	return &book.Pass{
 		Client: &book.Client{HTTP: server.Client(), UserAgent: "test", MaxBytes: 1 << 20},
 		Book:   b, Account: book.Account{UserID: "AB1234", Credential: "key:token"},
-		Bus: bus, Grace: 30 * time.Second, Log: slog.New(slog.DiscardHandler),
+		Buses: []book.Bus{bus}, Grace: grace, Log: slog.New(slog.DiscardHandler),
 	}
 }
 
 // check runs the pass and checks its counts.
-func check(t *testing.T, p book.Pass, want book.Counts) {
+func check(t *testing.T, p *book.Pass, want book.Counts) {
 	t.Helper()
 	got, err := p.Run(t.Context())
 	if err != nil || got != want {

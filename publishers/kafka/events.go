@@ -28,7 +28,7 @@ const (
 
 // Events holds the last event of each order of the day, which it reads from the topics, and publishes events of one run
 // of a command. Kafka cannot compare and append: an event that is stored between Refresh and Publish is not noticed. Its
-// methods may be called from any goroutine, except that Refresh must not run at the same time as another method.
+// methods may be called from any goroutine.
 type Events struct {
 	cfg    Config
 	client *kafkago.Client
@@ -40,11 +40,15 @@ type Events struct {
 	publishing sync.Mutex // guards sequence; never locked while mu is, which the publisher's reports lock
 	sequence   uint64     // of the last event that was published
 
+	refreshing sync.Mutex // held by Refresh; locked before mu
+
 	mu      sync.Mutex        // guards what follows
 	blocked map[string]error  // conditions of the publisher
 	since   time.Time         // the beginning of the day
 	last    map[string][]byte // the last events without the brokers' bodies, by topic and key
 	offsets map[string]int64  // the next offset to read, by topic and partition
+	// lastDay has the last events of the day before, for a pass that began then.
+	lastDay map[string][]byte
 }
 
 // OpenEvents opens the events of a valid configuration without waiting for Kafka. spool is the spool id of the events
@@ -62,7 +66,7 @@ func OpenEvents(cfg Config, spool string, log *slog.Logger) (*Events, error) {
 	return e, nil
 }
 
-// Close ends the connections. Events that Publish has not returned for may be stored or not.
+// Close ends the connections. Events that Publish has not returned for may be stored or not. It may be called again.
 func (e *Events) Close() {
 	_ = e.publisher.Close() // always nil
 	e.end()
@@ -80,11 +84,9 @@ func (e *Events) report(condition string, err error) {
 // Refresh reads what was stored since the last Refresh, or since the day began in India. Every event that
 // was stored before asOf is found.
 func (e *Events) Refresh(ctx context.Context) (asOf time.Time, err error) {
-	e.mu.Lock()
-	if since := dayOf(time.Now()); !since.Equal(e.since) {
-		e.since, e.last, e.offsets = since, make(map[string][]byte), make(map[string]int64)
-	}
-	e.mu.Unlock()
+	e.refreshing.Lock()
+	defer e.refreshing.Unlock()
+	e.startDay(dayOf(time.Now()))
 	for range refreshTimes {
 		asOf = time.Now()
 		for _, dest := range []bridge.Destination{bridge.Orders, bridge.Rejects} {
@@ -95,6 +97,16 @@ func (e *Events) Refresh(ctx context.Context) (asOf time.Time, err error) {
 		}
 	}
 	return asOf, nil
+}
+
+// startDay drops the events of the day before the last one, if the day is a new one.
+func (e *Events) startDay(since time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !since.Equal(e.since) {
+		e.lastDay = e.last
+		e.since, e.last, e.offsets = since, make(map[string][]byte), make(map[string]int64)
+	}
 }
 
 // dayOf returns the beginning of the day in India, for which brokers keep their order books.
@@ -225,10 +237,15 @@ func (e *Events) Last(
 ) (data []byte, revision uint64, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.last[topicName(e.cfg.Prefix, dest)+"/"+order.Key()], 0, nil
+	name := topicName(e.cfg.Prefix, dest) + "/" + order.Key()
+	if data, ok := e.last[name]; ok {
+		return data, 0, nil
+	}
+	return e.lastDay[name], 0, nil
 }
 
-// Publish gives the event its spool id and sequence, and returns once it is stored in all its destinations.
+// Publish gives the event its spool id and sequence, and returns once it is stored in all its destinations. After an
+// outage no event of this Events is published any more: a state that was held up may be older than the order's by then.
 func (e *Events) Publish(ctx context.Context, d *bridge.Delivery, _ map[bridge.Destination]uint64) error {
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
@@ -242,7 +259,9 @@ func (e *Events) Publish(ctx context.Context, d *bridge.Delivery, _ map[bridge.D
 	case err := <-stored:
 		return err
 	case <-ctx.Done():
-		return e.blockedBy(ctx.Err())
+		err := e.blockedBy(ctx.Err())
+		_ = e.publisher.Close() // always nil
+		return err
 	}
 }
 
@@ -256,13 +275,20 @@ func (e *Events) blockedBy(err error) error {
 	return fmt.Errorf("cannot publish: %w", err)
 }
 
-// Orders returns the ids of the orders of a user that have an event of the day, as they are in the keys.
-func (e *Events) Orders(_ context.Context, broker, user string, _ time.Time) (ids []string, err error) {
+// Orders returns the ids of the orders of a user whose last event was received between the times, as they are in the
+// keys.
+func (e *Events) Orders(_ context.Context, broker, user string, since, until time.Time) (ids []string, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	start := topicName(e.cfg.Prefix, bridge.Orders) + "/" + broker + "." + bridge.EscapeToken(user) + "."
-	for key := range e.last {
-		if id, ok := strings.CutPrefix(key, start); ok {
+	for key, data := range e.last {
+		id, ok := strings.CutPrefix(key, start)
+		var stored event.Event
+		if !ok || json.Unmarshal(data, &stored) != nil {
+			continue
+		}
+		received, _ := time.Parse(event.TimeFormat, stored.ReceivedAt) // year 1 of an event of another program
+		if !received.Before(since) && !received.After(until) {
 			ids = append(ids, id)
 		}
 	}

@@ -1,15 +1,18 @@
 package kafka
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/postbridge/postbridge/bridge"
 	"github.com/postbridge/postbridge/bridge/event"
@@ -84,11 +87,46 @@ func TestEvents(t *testing.T) {
 	for _, dest := range []bridge.Destination{bridge.Orders, bridge.Rejects} {
 		checkStatus(t, again, dest, orderEvent("AB.1", "8/x", event.StatusRejected), event.StatusRejected)
 	}
-	ids, err := again.Orders(t.Context(), "kite", "AB.1", time.Time{})
+	ids, err := again.Orders(t.Context(), "kite", "AB.1", time.Time{}, time.Now())
 	slices.Sort(ids)
 	if want := []string{"7", "8%2Fx"}; err != nil || !slices.Equal(ids, want) {
 		t.Errorf("orders %q, %v, want %q", ids, err, want)
 	}
+	if ids, err := again.Orders(t.Context(), "kite", "AB.1", time.Now(), time.Now()); err != nil || ids != nil {
+		t.Errorf("orders %q, %v, want none from now on", ids, err)
+	}
+
+	// On a new day the last events of the day before can still be read, for a pass that began then.
+	again.startDay(dayOf(time.Now()).Add(24 * time.Hour))
+	if data, _, err := again.Last(t.Context(), bridge.Orders, first); err != nil || data == nil {
+		t.Errorf("last event of the day before: %s, %v", data, err)
+	}
+}
+
+// TestEventsOutage has an event held up by an outage, which must not be published once the bus is back: its order may
+// have got other events meanwhile.
+func TestEventsOutage(t *testing.T) {
+	t.Parallel()
+	cluster := startKfake(t, kfake.NumBrokers(1), kfake.SeedTopics(1, "orders", "rejects", "deadletters"))
+	var down atomic.Bool
+	down.Store(true)
+	cluster.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		return nil, errors.New("closed"), down.Load()
+	})
+	events := openEvents(t, Config{Brokers: cluster.ListenAddrs()}, "0badcafe")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	held := orderEvent("AB.1", "7", event.StatusOpen)
+	if err := events.Publish(ctx, held, nil); err == nil {
+		t.Fatal("published in an outage")
+	}
+	down.Store(false)
+	next := openEvents(t, Config{Brokers: cluster.ListenAddrs()}, "0badcaff")
+	if err := next.Publish(t.Context(), orderEvent("AB.1", "8", event.StatusOpen), nil); err != nil {
+		t.Fatal(err)
+	}
+	checkStatus(t, next, bridge.Orders, held, "")
 }
 
 func TestEventsBusDown(t *testing.T) {

@@ -33,8 +33,8 @@ type Events struct {
 }
 
 // OpenEvents connects to the bus of a valid configuration, whose URL also names an embedded server. It returns an error
-// if the bus cannot be reached, or if a stream of orders or rejects does not exist. spool is the spool id of the events
-// that are published: 8 hex digits, different for each run, so that no spool takes them for its own.
+// if the bus cannot be reached, or if a stream does not exist. spool is the spool id of the events that are published: 8
+// hex digits, different for each run, so that no spool takes them for its own.
 func OpenEvents(ctx context.Context, cfg Config, spool string) (*Events, error) {
 	options := append(ConnectOptions(cfg), natsgo.Name("postbridge reconcile"), natsgo.NoReconnect(),
 		natsgo.ErrorHandler(func(*natsgo.Conn, *natsgo.Subscription, error) {})) // which would print
@@ -53,9 +53,6 @@ func OpenEvents(ctx context.Context, cfg Config, spool string) (*Events, error) 
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	for _, d := range newDestinations(cfg.Prefix) {
-		if d.name == bridge.Deadletters {
-			continue
-		}
 		e.dests[d.name] = d
 		if e.streams[d.name], err = e.js.Stream(ctx, d.stream); err != nil {
 			conn.Close()
@@ -94,7 +91,7 @@ func (e *Events) Last(
 // published again, and the copy in rejects has its revision.
 func (e *Events) Publish(ctx context.Context, d *bridge.Delivery, revisions map[bridge.Destination]uint64) error {
 	d.Spool, d.Sequence = e.spool, e.sequence.Add(1)
-	for _, dest := range []bridge.Destination{bridge.Rejects, bridge.Orders} {
+	for _, dest := range []bridge.Destination{bridge.Deadletters, bridge.Rejects, bridge.Orders} {
 		revision, ok := revisions[dest]
 		if !ok {
 			continue
@@ -112,7 +109,11 @@ func (e *Events) publish(ctx context.Context, dest *destination, d *bridge.Deliv
 	m := &natsgo.Msg{
 		Subject: dest.prefix + d.Subject(dest.name), Header: headers(d, dest.stream), Data: d.Data,
 	}
-	_, err := e.js.PublishMsg(ctx, m, jetstream.WithExpectLastSequencePerSubject(revision))
+	var options []jetstream.PublishOpt
+	if dest.name != bridge.Deadletters {
+		options = append(options, jetstream.WithExpectLastSequencePerSubject(revision))
+	}
+	_, err := e.js.PublishMsg(ctx, m, options...)
 	refused, _ := errors.AsType[*jetstream.APIError](err)
 	switch {
 	case refused != nil && (refused.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence ||
@@ -124,8 +125,9 @@ func (e *Events) publish(ctx context.Context, dest *destination, d *bridge.Deliv
 	return nil
 }
 
-// Orders returns the ids of the orders of a user that have got an event since the time, as they are in the subjects.
-func (e *Events) Orders(ctx context.Context, broker, user string, since time.Time) (ids []string, err error) {
+// Orders returns the ids of the orders of a user whose last event was stored between the times, as they are in the
+// subjects.
+func (e *Events) Orders(ctx context.Context, broker, user string, since, until time.Time) (ids []string, err error) {
 	d := e.dests[bridge.Orders]
 	start := d.prefix + string(bridge.Orders) + "." + broker + "." + bridge.EscapeToken(user) + "."
 	consumer, err := e.streams[bridge.Orders].OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
@@ -135,16 +137,21 @@ func (e *Events) Orders(ctx context.Context, broker, user string, since time.Tim
 	if err == nil && consumer.CachedInfo().NumPending == 0 {
 		return nil, nil
 	}
-	seen := make(map[string]bool)
-	err = cmp.Or(err, e.each(ctx, consumer, func(subject string) { seen[strings.TrimPrefix(subject, start)] = true }))
+	last := make(map[string]time.Time)
+	err = cmp.Or(err, e.each(ctx, consumer, func(subject string, stored time.Time) {
+		last[strings.TrimPrefix(subject, start)] = stored
+	}))
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the orders of the day from stream %s: %w", d.stream, err)
 	}
-	return slices.Collect(maps.Keys(seen)), nil
+	maps.DeleteFunc(last, func(_ string, stored time.Time) bool { return stored.After(until) })
+	return slices.Collect(maps.Keys(last)), nil
 }
 
-// each calls yield with the subject of each message that was pending when the consumer was created.
-func (e *Events) each(ctx context.Context, consumer jetstream.Consumer, yield func(subject string)) error {
+// each calls yield with the subject and the time of each message that was pending when the consumer was created.
+func (e *Events) each(
+	ctx context.Context, consumer jetstream.Consumer, yield func(subject string, stored time.Time),
+) error {
 	messages, err := consumer.Messages()
 	if err != nil {
 		return err
@@ -157,9 +164,13 @@ func (e *Events) each(ctx context.Context, consumer jetstream.Consumer, yield fu
 		if err != nil {
 			return err
 		}
-		yield(m.Subject())
-		if meta, err := m.Metadata(); err != nil || meta.NumPending == 0 {
+		meta, err := m.Metadata()
+		if err != nil {
 			return err
+		}
+		yield(m.Subject(), meta.Timestamp)
+		if meta.NumPending == 0 {
+			return nil
 		}
 	}
 }

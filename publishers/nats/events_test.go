@@ -108,15 +108,16 @@ func TestEventsOrders(t *testing.T) {
 	t.Parallel()
 	events, _ := openEvents(t, "")
 	start := time.Now()
-	checkOrders := func(since time.Time, want ...string) {
+	checkOrders := func(since, until time.Time, want ...string) {
 		t.Helper()
-		got, err := events.Orders(t.Context(), "kite", "AB.1", since)
+		got, err := events.Orders(t.Context(), "kite", "AB.1", since, until)
 		slices.Sort(got)
 		if err != nil || !slices.Equal(got, want) {
 			t.Errorf("orders %q, %v, want %q", got, err, want)
 		}
 	}
-	checkOrders(start)
+	later := time.Now().Add(time.Hour)
+	checkOrders(start, later)
 	publish := func(d *bridge.Delivery) {
 		t.Helper()
 		_, revision, err := events.Last(t.Context(), bridge.Orders, d)
@@ -133,8 +134,9 @@ func TestEventsOrders(t *testing.T) {
 	other := orderEvent(4, "9", event.StatusOpen)
 	other.UserID = "AB.2"
 	publish(other)
-	checkOrders(start.Add(-time.Minute), "7", "8%2Fx")
-	checkOrders(time.Now().Add(time.Hour))
+	checkOrders(start.Add(-time.Minute), later, "7", "8%2Fx")
+	checkOrders(later, later)
+	checkOrders(start.Add(-time.Minute), start)
 }
 
 func TestEventsBusDown(t *testing.T) {
