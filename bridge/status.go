@@ -150,11 +150,17 @@ func openToAll(path string) bool {
 
 // behindToken requires the token, except for paths that are open to all.
 func (b *Bridge) behindToken(h http.Handler) http.Handler {
-	if b.o.AdminToken == nil {
+	return RequireToken(b.o.AdminToken, b.o.Reload, openToAll, h)
+}
+
+// RequireToken answers 401 to requests without the bearer token, except for paths that are open. Before it refuses one,
+// it has the token file read again; reload reports whether a secret has changed. Without a token all requests pass.
+func RequireToken(token func() string, reload func() bool, open func(path string) bool, h http.Handler) http.Handler {
+	if token == nil {
 		return h
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		if openToAll(req.URL.Path) || b.isAdmin(req) {
+		if open(req.URL.Path) || hasToken(req, token, reload) {
 			h.ServeHTTP(w, req)
 			return
 		}
@@ -163,15 +169,14 @@ func (b *Bridge) behindToken(h http.Handler) http.Handler {
 	})
 }
 
-// isAdmin reports whether a request has the token. Before it refuses, it has the token file read again.
-func (b *Bridge) isAdmin(req *http.Request) bool {
+// hasToken reports whether a request has the token.
+func hasToken(req *http.Request, token func() string, reload func() bool) bool {
 	scheme, given, _ := strings.Cut(req.Header.Get("Authorization"), " ")
 	if !strings.EqualFold(scheme, "Bearer") {
 		return false
 	}
 	given = strings.TrimLeft(given, " ")
-	return given != "" && (sameText(given, b.o.AdminToken()) ||
-		b.o.Reload != nil && b.o.Reload() && sameText(given, b.o.AdminToken()))
+	return given != "" && (sameText(given, token()) || reload != nil && reload() && sameText(given, token()))
 }
 
 // sameText compares in a time that reveals neither the text nor its length.

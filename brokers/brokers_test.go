@@ -16,6 +16,13 @@ func TestNew(t *testing.T) {
 		if err != nil || b.Name() != name {
 			t.Errorf("%s: %v, %v", name, b, err)
 		}
+		orders, err := brokers.Book(name)
+		if err != nil || orders.Broker.Name() != name {
+			t.Errorf("the order book of %s: %v, %v", name, orders.Broker, err)
+		}
+	}
+	if b, err := brokers.Book("acme"); err == nil {
+		t.Errorf("the order book of acme: %v", b)
 	}
 	if b, err := brokers.New("acme", brokers.Config{}); err == nil {
 		t.Errorf("acme: %v", b)

@@ -68,6 +68,9 @@ type Book struct {
 	URL, Path string
 	// Authorize sets the headers of a request that identify the account.
 	Authorize func(h http.Header, a Account)
+	// MaxRateLimits is how often in a day an account may be rate limited before the broker blocks it for the rest of the
+	// day; 0 is without limit.
+	MaxRateLimits int
 	// Rows is the member with the rows, if the response is an object. A response that is an array is the rows.
 	Rows string
 	// Failure returns the meaning of a response that has no rows: an error that wraps ErrToken, ErrRateLimited,

@@ -93,7 +93,7 @@ func Compare(stored *State, row State, requested time.Time, grace time.Duration)
 	switch {
 	case stored != nil && !stored.differs(row):
 		return Equal
-	case stored == nil && !row.Updated.IsZero() && row.Updated.Before(midnight(requested)):
+	case stored == nil && !row.Updated.IsZero() && row.Updated.Before(Midnight(requested)):
 		return Old
 	case row.Updated.After(requested.Add(-grace)), stored != nil && stored.Received.After(requested.Add(-grace)):
 		return Early

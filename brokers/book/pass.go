@@ -16,8 +16,9 @@ import (
 
 // Bus is the bus whose events are compared with the rows of a book. Its methods may be called from any goroutine.
 type Bus interface {
-	// Refresh prepares the reads of one pass. They find every event that was stored before the returned time.
-	Refresh(ctx context.Context) (asOf time.Time, err error)
+	// Refresh prepares the reads of one pass. They find every event that was stored after since and before the returned
+	// time, and perhaps others.
+	Refresh(ctx context.Context, since time.Time) (asOf time.Time, err error)
 	// Last returns the last event of an order in a destination, and its revision for Publish; nil and 0 if there is
 	// none. Of the order it needs the broker, user and order ids.
 	Last(ctx context.Context, dest bridge.Destination, order *bridge.Delivery) (data []byte, revision uint64, err error)
@@ -49,18 +50,18 @@ type Pass struct {
 
 // Counts are the rows of a run by outcome: Rows is the sum of Unreadable to Failed.
 type Counts struct {
-	Rows       int64
-	Unreadable int64 // no order
-	Equal      int64 // nothing new
-	Old        int64 // from a day before, and the bus has no event of the order
-	Skipped    int64 // left out by KnownOnly
-	Early      int64 // left to the next run: too recent, or the order got another event meanwhile
-	Published  int64 // contradictions included
-	Failed     int64 // the bus did not answer
+	Rows       int64 `json:"rows"`
+	Unreadable int64 `json:"unreadable"` // no order
+	Equal      int64 `json:"equal"`      // nothing new
+	Old        int64 `json:"old"`        // from a day before, and the bus has no event of the order
+	Skipped    int64 `json:"skipped"`    // left out by KnownOnly
+	Early      int64 `json:"early"`      // left to the next run: too recent, or the order got another event meanwhile
+	Published  int64 `json:"published"`  // contradictions included
+	Failed     int64 `json:"failed"`     // the bus did not answer
 	// Contradictions are the published rows that contradict an event that is not older.
-	Contradictions int64
+	Contradictions int64 `json:"contradictions"`
 	// Missing are the orders of the day on a bus that the book does not have.
-	Missing int64
+	Missing int64 `json:"missing"`
 }
 
 // concurrency is how many orders are looked up at once: a lookup waits for the bus, not for the processor.
@@ -87,7 +88,7 @@ type run struct {
 func (p *Pass) Run(ctx context.Context) (Counts, error) {
 	r := &run{Pass: p, slots: make(chan struct{}, concurrency), inBook: make(map[string]struct{})}
 	for _, bus := range p.Buses {
-		asOf, err := bus.Refresh(ctx)
+		asOf, err := bus.Refresh(ctx, Midnight(time.Now()))
 		if err != nil {
 			return Counts{}, fmt.Errorf("%w: %w", ErrBus, err)
 		}
@@ -95,6 +96,7 @@ func (p *Pass) Run(ctx context.Context) (Counts, error) {
 			r.asOf = asOf
 		}
 	}
+	outer := ctx
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	err := p.Client.Read(ctx, p.Book, p.Account, func(row []byte) {
@@ -112,7 +114,10 @@ func (p *Pass) Run(ctx context.Context) (Counts, error) {
 	if r.err == nil && err == nil {
 		r.err = r.findMissing(ctx)
 	}
-	if r.err != nil {
+	switch {
+	case outer.Err() != nil:
+		err = outer.Err()
+	case r.err != nil:
 		err = fmt.Errorf("%w: %w", ErrBus, r.err)
 	}
 	return r.counts, err
@@ -167,8 +172,10 @@ func (r *run) onBus(ctx context.Context, bus Bus, d *bridge.Delivery, row State)
 	case r.DryRun != nil:
 		r.DryRun(d)
 		return verdict, nil
+	case ctx.Err() != nil: // the end comes between two publishes
+		return verdict, ctx.Err()
 	}
-	if err = bus.Publish(ctx, d, revisions); errors.Is(err, bridge.ErrMoved) {
+	if err = bus.Publish(context.WithoutCancel(ctx), d, revisions); errors.Is(err, bridge.ErrMoved) {
 		return Early, nil
 	}
 	return verdict, err
@@ -265,7 +272,7 @@ func (r *run) counted(verdict Verdict, d *bridge.Delivery) {
 func (r *run) findMissing(ctx context.Context) error {
 	missing := make(map[string]struct{})
 	for _, bus := range r.Buses {
-		orders, err := bus.Orders(ctx, r.Book.Broker.Name(), r.Account.UserID, midnight(r.asOf), r.asOf.Add(-r.Grace))
+		orders, err := bus.Orders(ctx, r.Book.Broker.Name(), r.Account.UserID, Midnight(r.asOf), r.asOf.Add(-r.Grace))
 		if err != nil {
 			return err
 		}
@@ -285,14 +292,11 @@ func (r *run) findMissing(ctx context.Context) error {
 	return nil
 }
 
-// midnight returns the beginning of the day in India, for which order books are kept.
-func midnight(t time.Time) time.Time {
-	t = t.In(India())
+// Midnight returns the beginning of a day in India, for which order books are kept. India has no daylight saving.
+func Midnight(t time.Time) time.Time {
+	t = t.In(time.FixedZone("IST", 5*60*60+30*60))
 	return time.Date(t.Year(), t.Month(), t.Day(), 0, 0, 0, 0, t.Location())
 }
-
-// India returns the time zone of the brokers, which has no daylight saving.
-func India() *time.Location { return time.FixedZone("IST", 5*60*60+30*60) }
 
 func (r *run) count(add func(*Counts)) {
 	r.mu.Lock()

@@ -35,7 +35,7 @@ func newFakeBus() *fakeBus {
 	return &fakeBus{stored: make(map[string][][]byte), asOf: time.Date(2026, 1, 8, 6, 0, 0, 0, time.UTC)}
 }
 
-func (b *fakeBus) Refresh(context.Context) (time.Time, error) { return b.asOf, b.err }
+func (b *fakeBus) Refresh(context.Context, time.Time) (time.Time, error) { return b.asOf, b.err }
 
 func (b *fakeBus) Last(_ context.Context, dest bridge.Destination, d *bridge.Delivery) ([]byte, uint64, error) {
 	b.mu.Lock()

@@ -12,11 +12,12 @@ import (
 // day, block the app for the rest of the day. The documentation is https://myapi.fyers.in/docsv3, section Order Book.
 func Book() book.Book {
 	return book.Book{
-		Broker:    New(func() Credentials { return Credentials{} }),
-		URL:       "https://api-t1.fyers.in/api/v3",
-		Path:      "/orders",
-		Authorize: func(h http.Header, a book.Account) { h.Set("Authorization", a.Credential) },
-		Rows:      "orderBook",
+		Broker:        New(func() Credentials { return Credentials{} }),
+		URL:           "https://api-t1.fyers.in/api/v3",
+		Path:          "/orders",
+		Authorize:     func(h http.Header, a book.Account) { h.Set("Authorization", a.Credential) },
+		MaxRateLimits: 3,
+		Rows:          "orderBook",
 		Failure: func(status int, m book.Members) error {
 			switch code := m.Text("code"); {
 			case slices.Contains([]string{"-8", "-15", "-16", "-17"}, code), status == http.StatusUnauthorized:

@@ -34,7 +34,7 @@ func (c *config) checkHTTP() error {
 
 // checkFiles reports a missing file at the start, before it looks like an outage of the bus.
 func (c *config) checkFiles() error {
-	for _, s := range slices.Concat(c.httpSecrets(), c.brokerSecrets(), c.busSecrets()) {
+	for _, s := range slices.Concat(c.httpSecrets(), c.brokerSecrets(), c.accessSecrets(), c.busSecrets()) {
 		if s.value != "" && s.path != "" {
 			return bad(s.name, "is set together with POSTBRIDGE_%s_FILE; unset one of them", s.name)
 		}

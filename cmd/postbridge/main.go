@@ -88,6 +88,7 @@ func commands() []command {
 		{"serve", serveHelp, (*process).serve},
 		{"send", sendHelp, (*process).send},
 		{"tail", tailHelp, (*process).tail},
+		{"reconcile", reconcileHelp, (*process).reconcile},
 		{"drain", drainHelp, (*process).drain},
 		{"spool", spoolHelp, (*process).spool},
 		{"doctor", doctorHelp, (*process).doctor},
@@ -103,6 +104,7 @@ Usage: postbridge COMMAND [flags]
   serve     accept postbacks and publish them; runs until SIGTERM
   send      send postbacks to a running postbridge: generated orders, files, a recorded day
   tail      follow the events on the bus
+  reconcile publish what is missing on the bus, by the order books of the brokers
   drain     publish every event in a spool, then exit
   spool     list the files of the spool, dump its events as JSON, or repair it
   doctor    check the buses, the disk, the clock, the routes and the secrets; print remedies

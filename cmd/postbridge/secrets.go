@@ -10,6 +10,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/postbridge/postbridge/brokers/book"
 	"github.com/postbridge/postbridge/brokers/kite"
 )
 
@@ -22,6 +23,10 @@ type credentials struct {
 	dhanTokens    atomic.Pointer[[]string]
 	upstoxTokens  atomic.Pointer[[]string]
 	fyersTokens   atomic.Pointer[[]string]
+	kiteAccess    atomic.Pointer[[]book.Account]
+	dhanAccess    atomic.Pointer[[]book.Account]
+	upstoxAccess  atomic.Pointer[[]book.Account]
+	fyersAccess   atomic.Pointer[[]book.Account]
 	natsPassword  atomic.Pointer[string]
 	natsToken     atomic.Pointer[string]
 	kafkaPassword atomic.Pointer[string]
@@ -55,6 +60,15 @@ func (c *config) brokerSecrets() []secretSource {
 	for _, b := range c.tokenBrokers() {
 		all = append(all, secretSource{b.tokensSetting(), string(b.tokens), b.tokensFile, "",
 			func(c *credentials, text string) error { return set(b.current(c), text, parseTokens) }})
+	}
+	return all
+}
+
+// accessSecrets returns the access tokens of the order books.
+func (c *config) accessSecrets() (all []secretSource) {
+	for _, b := range c.books() {
+		all = append(all, secretSource{b.setting(), string(b.tokens), b.tokensFile, "",
+			func(c *credentials, text string) error { return set(b.current(c), text, b.parse) }})
 	}
 	return all
 }

@@ -82,6 +82,35 @@ type config struct {
 	// Fyers sends nothing for half an hour after a postback is refused.
 	FyersClientIDs list `env:"FYERS_CLIENT_IDS"`
 
+	// Accounts at Kite whose order books `postbridge reconcile` reads, and their access tokens:
+	// `user_id=api_key:access_token,…`. Only `reconcile` and `doctor` read it.
+	KiteAccessTokens secretList `env:"KITE_ACCESS_TOKENS"`
+	// A file with the same, separated by commas or lines; reloaded when it changes.
+	KiteAccessTokensFile string `env:"KITE_ACCESS_TOKENS_FILE"`
+	// The address of Kite's API, for a proxy or a test; without it Kite's own.
+	KiteAPIURL string `env:"KITE_API_URL"`
+	// Accounts at Dhan whose order books `postbridge reconcile` reads, and their access tokens:
+	// `client_id=access_token,…`. Only `reconcile` and `doctor` read it.
+	DhanAccessTokens secretList `env:"DHAN_ACCESS_TOKENS"`
+	// A file with the same, separated by commas or lines; reloaded when it changes.
+	DhanAccessTokensFile string `env:"DHAN_ACCESS_TOKENS_FILE"`
+	// The address of Dhan's API, for a proxy or a test; without it Dhan's own.
+	DhanAPIURL string `env:"DHAN_API_URL"`
+	// Accounts at Upstox whose order books `postbridge reconcile` reads, and their access tokens:
+	// `user_id=access_token,…`. Only `reconcile` and `doctor` read it.
+	UpstoxAccessTokens secretList `env:"UPSTOX_ACCESS_TOKENS"`
+	// A file with the same, separated by commas or lines; reloaded when it changes.
+	UpstoxAccessTokensFile string `env:"UPSTOX_ACCESS_TOKENS_FILE"`
+	// The address of Upstox's API, for a proxy or a test; without it Upstox's own.
+	UpstoxAPIURL string `env:"UPSTOX_API_URL"`
+	// Accounts at Fyers whose order books `postbridge reconcile` reads, and their access tokens:
+	// `client_id=app_id:access_token,…`. Only `reconcile` and `doctor` read it.
+	FyersAccessTokens secretList `env:"FYERS_ACCESS_TOKENS"`
+	// A file with the same, separated by commas or lines; reloaded when it changes.
+	FyersAccessTokensFile string `env:"FYERS_ACCESS_TOKENS_FILE"`
+	// The address of Fyers's API, for a proxy or a test; without it Fyers's own.
+	FyersAPIURL string `env:"FYERS_API_URL"`
+
 	// The buses to publish to: `nats`, `kafka` or `nats,kafka`; each gets every event at its own pace.
 	Publish list `env:"PUBLISH" envDefault:"nats"`
 
@@ -183,6 +212,19 @@ func readBusConfig(environ map[string]string) (*config, *credentials, error) {
 		return nil, nil, err
 	}
 	credentials, err := readCredentials(c.busSecrets())
+	return c, credentials, err
+}
+
+// readReconcileConfig reads all settings and checks those of the buses and of the order books.
+func readReconcileConfig(environ map[string]string) (*config, *credentials, error) {
+	c, err := parseConfig(environ)
+	if err == nil {
+		err = cmp.Or(c.checkPublish(environ), c.checkBuses(), c.checkFiles(), c.checkBooks(), c.checkLog())
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	credentials, err := readCredentials(slices.Concat(c.httpSecrets()[1:], c.accessSecrets(), c.busSecrets()))
 	return c, credentials, err
 }
 

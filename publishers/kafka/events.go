@@ -26,7 +26,7 @@ const (
 	refreshTimes = 2
 )
 
-// Events holds the last event of each order of the day, which it reads from the topics, and publishes events of one run
+// Events holds the last event of each order of a day, which it reads from the topics, and publishes events of one run
 // of a command. Kafka cannot compare and append: an event that is stored between Refresh and Publish is not noticed. Its
 // methods may be called from any goroutine.
 type Events struct {
@@ -44,14 +44,14 @@ type Events struct {
 
 	mu      sync.Mutex        // guards what follows
 	blocked map[string]error  // conditions of the publisher
-	since   time.Time         // the beginning of the day
+	since   time.Time         // the beginning of the day: see Refresh
 	last    map[string][]byte // the last events without the brokers' bodies, by topic and key
 	offsets map[string]int64  // the next offset to read, by topic and partition
 	// lastDay has the last events of the day before, for a pass that began then.
 	lastDay map[string][]byte
 }
 
-// OpenEvents opens the events of a valid configuration without waiting for Kafka. spool is the spool id of the events
+// OpenEvents opens the events of a valid configuration without waiting for Kafka. Refresh comes before Last and Orders. spool is the spool id of the events
 // that are published: 8 hex digits, different for each run, so that no spool takes them for its own.
 func OpenEvents(cfg Config, spool string, log *slog.Logger) (*Events, error) {
 	e := &Events{cfg: cfg, spool: spool, blocked: make(map[string]error)}
@@ -81,12 +81,12 @@ func (e *Events) report(condition string, err error) {
 	}
 }
 
-// Refresh reads what was stored since the last Refresh, or since the day began in India. Every event that
-// was stored before asOf is found.
-func (e *Events) Refresh(ctx context.Context) (asOf time.Time, err error) {
+// Refresh reads what was stored since then, and was not read by a Refresh before. A later since begins a new day: of
+// the day before the last events are kept. Every event that was stored before asOf is found.
+func (e *Events) Refresh(ctx context.Context, since time.Time) (asOf time.Time, err error) {
 	e.refreshing.Lock()
 	defer e.refreshing.Unlock()
-	e.startDay(dayOf(time.Now()))
+	e.startDay(since)
 	for range refreshTimes {
 		asOf = time.Now()
 		for _, dest := range []bridge.Destination{bridge.Orders, bridge.Rejects} {
@@ -103,16 +103,10 @@ func (e *Events) Refresh(ctx context.Context) (asOf time.Time, err error) {
 func (e *Events) startDay(since time.Time) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if !since.Equal(e.since) {
+	if since.After(e.since) {
 		e.lastDay = e.last
 		e.since, e.last, e.offsets = since, make(map[string][]byte), make(map[string]int64)
 	}
-}
-
-// dayOf returns the beginning of the day in India, for which brokers keep their order books.
-func dayOf(t time.Time) time.Time {
-	t = t.In(time.FixedZone("IST", 5*60*60+30*60))
-	return time.Date(t.Year(), t.Month(), t.Day(), 0, 0, 0, 0, t.Location())
 }
 
 // read reads all partitions of a topic to their ends.

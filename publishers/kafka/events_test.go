@@ -46,7 +46,7 @@ func openEvents(t *testing.T, cfg Config, spool string) *Events {
 func checkStatus(t *testing.T, events *Events, dest bridge.Destination, d *bridge.Delivery, want event.Status) {
 	t.Helper()
 	begin := time.Now()
-	asOf, err := events.Refresh(t.Context())
+	asOf, err := events.Refresh(t.Context(), begin.Add(-time.Hour).Truncate(24*time.Hour))
 	if err != nil || asOf.Before(begin) || asOf.After(time.Now()) {
 		t.Fatalf("as of %v, %v", asOf, err)
 	}
@@ -97,7 +97,7 @@ func TestEvents(t *testing.T) {
 	}
 
 	// On a new day the last events of the day before can still be read, for a pass that began then.
-	again.startDay(dayOf(time.Now()).Add(24 * time.Hour))
+	again.startDay(time.Now())
 	if data, _, err := again.Last(t.Context(), bridge.Orders, first); err != nil || data == nil {
 		t.Errorf("last event of the day before: %s, %v", data, err)
 	}
@@ -135,11 +135,11 @@ func TestEventsBusDown(t *testing.T) {
 	cfg := Config{Brokers: cluster.ListenAddrs()}
 	cluster.Close()
 	events := openEvents(t, cfg, "0badcafe")
-	if _, err := events.Refresh(t.Context()); err == nil {
+	if _, err := events.Refresh(t.Context(), time.Now()); err == nil {
 		t.Error("refreshed without a bus")
 	}
 	missing := startKfake(t, kfake.NumBrokers(1), kfake.SeedTopics(1, "orders"))
-	_, err := openEvents(t, Config{Brokers: missing.ListenAddrs()}, "0badcafe").Refresh(t.Context())
+	_, err := openEvents(t, Config{Brokers: missing.ListenAddrs()}, "0badcafe").Refresh(t.Context(), time.Now())
 	if err == nil || errors.Is(err, t.Context().Err()) {
 		t.Errorf("refreshed without a topic: %v", err)
 	}

@@ -66,7 +66,9 @@ func OpenEvents(ctx context.Context, cfg Config, spool string) (*Events, error) 
 func (e *Events) Close() { e.conn.Close() }
 
 // Refresh returns the current time: the reads that follow find every event that is stored.
-func (e *Events) Refresh(context.Context) (asOf time.Time, err error) { return time.Now(), nil }
+func (e *Events) Refresh(context.Context, time.Time) (asOf time.Time, err error) {
+	return time.Now(), nil
+}
 
 // Last returns the last event of an order in a destination, and the stream sequence of it; nil and 0 if there is none.
 func (e *Events) Last(
