@@ -17,7 +17,8 @@ import (
 
 const tailHelp = `Follow the events on a bus of POSTBRIDGE_PUBLISH: Kafka at POSTBRIDGE_KAFKA_BROKERS, or NATS at
 POSTBRIDGE_NATS_URL or embedded in a postbridge on this machine. A line for people on a terminal,
-the event as it is (JSON) in a pipe. Waits for a bus, a stream or a topic that is not there yet.
+with [order_book] before the symbol if the event comes from the broker's order book; the event as
+it is (JSON) in a pipe. Waits for a bus, a stream or a topic that is not there yet.
 
 Usage: postbridge tail [flags]
 

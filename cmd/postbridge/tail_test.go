@@ -343,6 +343,23 @@ func TestHumanLine(t *testing.T) {
 			`{"broker":"fyers","status":"unknown","other":"probe","received_at":"2026-01-05T03:45:00Z"}`,
 			"09:15:00.000 fyers -          -                   unknown                          not an order: probe",
 		},
+		{
+			`{"broker":"dhan","user_id":"1000000003","order_id":"1121","status":"rejected","instrument_id":"11536",` +
+				`"side":"sell","quantity":5,"price":"12.5","reason":"no funds",` +
+				`"received_at":"2026-01-05T03:45:00Z","source":"order_book"}`,
+			"09:15:00.000 dhan 1000000003 1121                rejected         sell       0/5 [order_book] 11536 @ " +
+				"12.5 no funds",
+		},
+		{
+			`{"broker":"kite","user_id":"AB1234","order_id":"1","status":"open","symbol":"SBIN",` +
+				`"received_at":"2026-01-05T03:45:00Z","source":"postback"}`,
+			"09:15:00.000 kite AB1234     1                   open                            SBIN",
+		},
+		{
+			`{"broker":"kite","status":"unknown","raw":[],"received_at":"2026-01-05T03:45:00Z","source":"order_book"}`,
+			"09:15:00.000 kite -          -                   unknown                         [order_book]  " +
+				"not understood: []",
+		},
 		{"other\tthings", "other.things"},
 		{`{"probe":"X","sent_at":"2026-01-05T03:45:00Z"}`, `{"probe":"X","sent_at":"2026-01-05T03:45:00Z"}`},
 	} {

@@ -57,16 +57,20 @@ func headersLine(m *message) []byte {
 		bytes.TrimSuffix(position, []byte("}")), headers, m.data)
 }
 
-// humanLine formats an event for people.
+// humanLine formats an event for people. One of the order book is marked.
 func humanLine(data []byte, zone *time.Location) []byte {
 	var e event.Event
 	if err := json.Unmarshal(data, &e); err != nil || e.Broker == "" { // such as a probe of the doctor
 		return []byte(printable(string(data)) + "\n")
 	}
 	received, _ := time.Parse(time.RFC3339Nano, e.ReceivedAt) // year 1 for an event of another program
+	mark := ""
+	if e.Source == event.SourceOrderBook {
+		mark = "[" + e.Source + "] "
+	}
 	text := fmt.Sprintf("%s %-4s %-10s %-19s %-16s %-4s %9s %s %s",
 		received.In(zone).Format("15:04:05.000"), e.Broker, cmp.Or(e.UserID, "-"), cmp.Or(e.OrderID, "-"), e.Status,
-		e.Side, quantities(&e.Order), symbolAndPrice(&e.Order), remark(&e))
+		e.Side, quantities(&e.Order), mark+symbolAndPrice(&e.Order), remark(&e))
 	return []byte(strings.TrimRight(printable(text), " ") + "\n")
 }
 
