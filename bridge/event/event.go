@@ -54,28 +54,29 @@ func (s Status) Terminal() bool {
 type Event struct {
 	// The same state of the same order has the same id, however often it is sent: 32 hex digits, a hash of every member
 	// of the body except the few known to differ between two deliveries of one state. Of a postback that was not
-	// understood or is no order update: a hash of broker and body.
+	// understood or is no order update: a hash of broker and body. A row of the order book has other members than a
+	// postback, and so, as a rule, another id.
 	ID string `json:"id"`
-	// The stock broker that sent the postback: kite, dhan, upstox or fyers.
+	// The stock broker that sent the postback or has the order book: kite, dhan, upstox or fyers.
 	Broker string `json:"broker"`
 
 	Order
 
-	// When the postback arrived: RFC 3339, UTC, nanoseconds.
+	// When the postback arrived or the row of the order book was read: RFC 3339, UTC, nanoseconds.
 	ReceivedAt string `json:"received_at"`
 	// What proved the origin: checksum, checksum:user_id or token, and +token behind the first two if a token was
 	// checked as well. order_book if the event comes from the broker's order book.
 	VerifiedBy string `json:"verified_by"`
 	// Where the event comes from: postback, or order_book for a row of the broker's order book, which may report an
-	// order that was placed elsewhere.
+	// order that was placed elsewhere, such as by hand.
 	Source string `json:"source"`
 	// What the body is, if it is recognized and is no order update: gtt_order, position or holding (Upstox), probe
 	// (Fyers). Such an event has no order; its CloudEvents type is postbridge.other.v1.
 	Other string `json:"other,omitzero"`
-	// The broker's body, if it is JSON; bytes that are not UTF-8 as U+FFFD. Personal data that is no part of the order
-	// is removed, at any depth: pan, a person's tax number (Fyers). It may contain \u0000 and unpaired surrogates
-	// (\ud800), as the broker sent them, and any text taken from it may contain \u0000. PostgreSQL's jsonb refuses
-	// both; its json and text do not.
+	// The broker's body or the row of its order book, if it is JSON; bytes that are not UTF-8 as U+FFFD. Personal data
+	// that is no part of the order is removed, at any depth: pan, a person's tax number (Fyers). It may contain \u0000
+	// and unpaired surrogates (\ud800), as the broker sent them, and any text taken from it may contain \u0000.
+	// PostgreSQL's jsonb refuses both; its json and text do not.
 	Raw json.RawMessage `json:"raw,omitzero"`
 	// The broker's body, if it is text but not JSON, or if only a part of it could be read; without personal data, as
 	// in raw.
@@ -87,7 +88,8 @@ type Event struct {
 
 // Order is what a broker says of one order at one time. The zero value of a field is "not known".
 type Order struct {
-	// The broker's id of the user (Kite user_id, Dhan dhanClientId, Upstox placed_by, Fyers clientId).
+	// The broker's id of the user (Kite user_id, Dhan dhanClientId, Upstox placed_by, Fyers clientId); for a row of the
+	// order book that has none, the user whose order book it is.
 	UserID string `json:"user_id,omitzero"`
 	// The broker's id of the order.
 	OrderID string `json:"order_id,omitzero"`
