@@ -52,8 +52,10 @@ func TestPlaces(t *testing.T) {
 // TestSuites checks that each broker has what README.md demands of its tests.
 func TestSuites(t *testing.T) {
 	for _, name := range brokers.Names() {
-		text := read(t, "brokers/"+name+"/"+name+"_test.go")
-		for _, want := range []string{"brokertest.Run(", "func FuzzNormalize(", "func FuzzVerify(", "Members:", "Change:"} {
+		text := read(t, "brokers/"+name+"/"+name+"_test.go") + read(t, "brokers/"+name+"/book_test.go")
+		for _, want := range []string{
+			"brokertest.Run(", "func FuzzNormalize(", "func FuzzVerify(", "Members:", "Change:", "brokertest.RunBook(",
+		} {
 			if !strings.Contains(text, want) {
 				t.Errorf("the tests of %s have no %s", name, want)
 			}
