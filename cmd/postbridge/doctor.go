@@ -19,10 +19,10 @@ import (
 	"github.com/postbridge/postbridge/publishers/nats"
 )
 
-const doctorHelp = `Check what delivery depends on: the buses, the disk, the clock, the routes and the files of secrets.
-Each result is one line: its severity, its area and, unless it is ok, the remedy. doctor reads the
-configuration of serve from the environment, may run beside it, ends within seconds, and changes
-nothing.
+const doctorHelp = `Check what delivery depends on: the buses, the disk, the clock, the routes, the files of secrets and
+the access tokens of reconcile. Each result is one line: its severity, its area and, unless it is
+ok, the remedy. doctor reads the configuration of serve from the environment, may run beside it,
+ends within seconds, and changes nothing.
 
 Usage: postbridge doctor [flags]
 
@@ -33,8 +33,8 @@ Usage: postbridge doctor [flags]
              postbridge.probe.v1
 
 The fsync is measured with a file in POSTBRIDGE_DATA_DIR, which is removed again. Beside serve,
-run it as the same user. serve repeats all checks but those of the fsync and the clock every ten
-minutes, and exports postbridge_doctor_grade: 0 ok, 1 warn, 2 fail.
+run it as the same user. serve repeats all checks but those of the fsync, the clock and the access
+tokens every ten minutes, and exports postbridge_doctor_grade: 0 ok, 1 warn, 2 fail.
 
 Exit code: 0 if all is ok, 3 with a warning, 1 with a failure, 2 for a bad configuration.
 
@@ -67,7 +67,7 @@ func (p *process) doctor(ctx context.Context, args []string) error {
 		return err
 	}
 	d := &doctor{c, credentials}
-	results := slices.Concat(d.check(ctx), d.fsync(), clock())
+	results := slices.Concat(d.check(ctx), d.fsync(), clock(), d.accessTokens())
 	if o.probe {
 		results = append(results, d.probe(ctx)...)
 	}
@@ -96,8 +96,8 @@ type doctor struct {
 // busTimeout bounds the checks of all buses together.
 const busTimeout = 30 * time.Second
 
-// check runs the checks that serve repeats: all but the fsync, because the disk is busy with the spool, and the clock.
-// The buses are checked concurrently, since one that is down takes seconds.
+// check runs the checks that serve repeats: all but the fsync, because the disk is busy with the spool, the clock, and
+// the access tokens. The buses are checked concurrently, since one that is down takes seconds.
 func (d *doctor) check(ctx context.Context) []publishers.CheckResult {
 	ctx, cancel := context.WithTimeout(ctx, busTimeout)
 	defer cancel()

@@ -132,6 +132,38 @@ func TestDoctorOwnListeners(t *testing.T) {
 	wantSaid(t, newDoctor(t, settings).secrets(), "!warn secrets "+certificate)
 }
 
+// TestDoctorAccessTokens is that the access tokens of reconcile are checked as reconcile reads them, and none is shown.
+func TestDoctorAccessTokens(t *testing.T) {
+	const area = " reconcile POSTBRIDGE_KITE_ACCESS_TOKENS"
+	good, empty := write(t, "good", "AB1234=key:secret-token\n"), write(t, "empty", "\n")
+	broken, missing := write(t, "broken", "AB1234=secret-token\n"), filepath.Join(t.TempDir(), "missing")
+	for _, test := range []struct{ settings, begin, words string }{
+		{"", "!fail reconcile", ""},
+		{"", "!ok reconcile", ""},
+		{"KITE_ACCESS_TOKENS=AB1234=key:secret-token", "ok" + area + " can be read", ""},
+		{"KITE_ACCESS_TOKENS=AB1234=secret-token", "fail" + area + " cannot be used: entry 1", "api_key:access_token"},
+		{"KITE_ACCESS_TOKENS_FILE=" + good, "ok" + area + "_FILE can be read", ""},
+		{"KITE_ACCESS_TOKENS_FILE=" + empty, "fail" + area + "_FILE cannot be used: it is empty", ""},
+		{"KITE_ACCESS_TOKENS_FILE=" + broken, "fail" + area + "_FILE cannot be used: entry 1", "correct it"},
+		{"KITE_ACCESS_TOKENS_FILE=" + missing, "fail" + area + "_FILE cannot be used", "run doctor as the user of"},
+		{"KITE_ACCESS_TOKENS_FILE=" + t.TempDir(), "fail" + area + "_FILE cannot be used", "not a regular file"},
+		{"DHAN_ACCESS_TOKENS=1=t", "ok reconcile POSTBRIDGE_DHAN_ACCESS_TOKENS can be read", ""},
+		{"UPSTOX_ACCESS_TOKENS=1=t", "ok reconcile POSTBRIDGE_UPSTOX_ACCESS_TOKENS can be read", ""},
+		{"FYERS_ACCESS_TOKENS=1=t", "fail reconcile POSTBRIDGE_FYERS_ACCESS_TOKENS cannot be used", "app_id:"},
+	} {
+		results := newDoctor(t, "DHAN_TOKENS=t "+test.settings).accessTokens()
+		wantSaid(t, results, test.begin, test.words)
+		if strings.Contains(said(results), "secret") {
+			t.Errorf("tells a token: %s", said(results))
+		}
+	}
+
+	chmod(t, good, 0o644)
+	letIn(t, filepath.Dir(good))
+	wantSaid(t, newDoctor(t, "DHAN_TOKENS=t KITE_ACCESS_TOKENS_FILE="+good).secrets(),
+		"warn secrets "+good, "may be read by every user", "chmod 600")
+}
+
 func chmod(t *testing.T, path string, mode os.FileMode) {
 	t.Helper()
 	if err := os.Chmod(path, mode); err != nil {

@@ -46,7 +46,7 @@ func checkTokens(route *publishers.Checks, setting string, tokens []string) {
 func (d *doctor) secrets() (all []publishers.CheckResult) {
 	c := d.config
 	paths := []string{c.NATSCredsFile, c.NATSTLSKeyFile, c.KafkaTLSKeyFile}
-	for _, source := range slices.Concat(c.httpSecrets(), c.brokerSecrets(), c.busSecrets()) {
+	for _, source := range slices.Concat(c.httpSecrets(), c.brokerSecrets(), c.accessSecrets(), c.busSecrets()) {
 		paths = append(paths, cmp.Or(source.keyPath, source.path)) // a certificate beside its key is public
 	}
 	for _, path := range paths {
@@ -60,6 +60,38 @@ func (d *doctor) secrets() (all []publishers.CheckResult) {
 		all = append(all, file.Results...)
 	}
 	return all
+}
+
+// accessTokens checks that 'postbridge reconcile' can use its access tokens. serve does not repeat this check: it may
+// not be allowed to read them.
+func (d *doctor) accessTokens() (all []publishers.CheckResult) {
+	for _, source := range d.config.accessSecrets() {
+		if source.value == "" && source.path == "" {
+			continue
+		}
+		setting := envPrefix + source.name
+		if source.path != "" {
+			setting += "_FILE"
+		}
+		tokens := &publishers.Checks{Area: "reconcile", What: setting}
+		if err := source.check(); err != nil {
+			tokens.Fail(true, fmt.Sprintf("cannot be used: %v", err),
+				"correct it, or run doctor as the user of 'postbridge reconcile'")
+		}
+		tokens.OK("can be read and is valid")
+		all = append(all, tokens.Results...)
+	}
+	return all
+}
+
+// check reads and parses the secret, and keeps nothing.
+func (s *secretSource) check() error {
+	store := func(text string) error { return s.store(new(credentials), text) }
+	if s.path == "" {
+		return store(s.value)
+	}
+	_, err := (&secretFile{store: store, paths: []string{s.path}}).read()
+	return err
 }
 
 // everyoneReads reports whether every user of the machine may read a file, by the modes of the file and of all
