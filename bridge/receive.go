@@ -308,7 +308,7 @@ func (r *receiver) logFailing(err error) {
 // appendRecord appends the spool record of an event to b. Without a trace context of a tracer it makes one.
 func appendRecord(b []byte, e *event.Event, arrival time.Time, traceParent string) []byte {
 	if traceParent == "" {
-		traceParent = newTraceParent()
+		traceParent = NewTraceParent()
 	}
 	d := Delivery{
 		ID: e.ID, Broker: e.Broker, UserID: e.UserID, OrderID: e.OrderID, Status: e.Status,
@@ -322,9 +322,9 @@ func appendRecord(b []byte, e *event.Event, arrival time.Time, traceParent strin
 	return e.Append(d.appendHead(b))
 }
 
-// newTraceParent returns a new trace context that is not sampled. A trace context in the request is ignored: every
+// NewTraceParent returns a new trace context that is not sampled. A trace context in the request is ignored: every
 // client can write it.
-func newTraceParent() string {
+func NewTraceParent() string {
 	var id [24]byte
 	for i := 0; i < len(id); i += 8 {
 		binary.BigEndian.PutUint64(id[i:], rand.Uint64()|1) // neither id may be all zeros

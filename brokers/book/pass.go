@@ -43,7 +43,8 @@ type Pass struct {
 	KnownOnly bool
 	// DryRun gets each event in place of a bus, if it is set. It may be called from any goroutine.
 	DryRun func(d *bridge.Delivery)
-	Log    *slog.Logger
+	// Log names the broker and the account.
+	Log *slog.Logger
 
 	logged map[string]struct{} // ids of the unreadable rows in the log
 }
@@ -159,7 +160,7 @@ func (r *run) unreadable(e *event.Event) {
 	r.logged[e.ID] = struct{}{}
 	r.mu.Unlock()
 	if !logged {
-		r.Log.Debug("a row of the order book is no order", "broker", e.Broker, "row", string(e.Append(nil)))
+		r.Log.Debug("a row of the order book is no order", "row", string(e.Append(nil)))
 	}
 }
 
@@ -202,7 +203,7 @@ func delivery(e *event.Event) *bridge.Delivery {
 	received, _ := time.Parse(event.TimeFormat, e.ReceivedAt) // written by Normalize
 	return &bridge.Delivery{
 		ID: e.ID, Broker: e.Broker, UserID: e.UserID, OrderID: e.OrderID, Status: e.Status,
-		ReceivedAt: received, Data: e.Append(nil),
+		ReceivedAt: received, TraceParent: bridge.NewTraceParent(), Data: e.Append(nil),
 	}
 }
 
@@ -247,7 +248,7 @@ func stateOf(data []byte) *State {
 func (r *run) counted(verdict Verdict, d *bridge.Delivery) {
 	if verdict == Contradiction {
 		r.Log.Error("the order book contradicts the last event of an order: a postback was forged, or the broker "+
-			"erred; the state in the book is published", "broker", d.Broker, "id", d.ID)
+			"erred; the state in the book is published", "id", d.ID)
 	}
 	r.count(func(c *Counts) {
 		switch verdict {
@@ -286,8 +287,7 @@ func (r *run) findMissing(ctx context.Context) error {
 		r.Log.Debug("an order of today is on the bus and not in the order book", "order", id)
 	}
 	if r.counts.Missing = int64(len(missing)); len(missing) > 0 {
-		r.Log.Warn("orders of today are on the bus and not in the order book", "broker", r.Book.Broker.Name(),
-			"orders", len(missing))
+		r.Log.Warn("orders of today are on the bus and not in the order book", "orders", len(missing))
 	}
 	return nil
 }

@@ -48,6 +48,7 @@ func TestStories(t *testing.T) {
 			e.Values[aCollector{}] = new(storyCollector)
 			e.Values[storyKafka{}] = &storyKafka{t: e.T().(testing.TB)}
 			e.Values[storyTLS{}] = new(storyTLS)
+			e.Values[booksKey{}] = &storyBooks{answers: make(map[string]bookAnswer), requests: make(map[string]int)}
 			return err
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
@@ -68,6 +69,10 @@ func TestStories(t *testing.T) {
 			"consumed":  cmdConsumed,
 			"document":  cmdDocument,
 			"metrics":   cmdMetrics,
+			"book":      cmdBook,
+			"asked":     cmdAsked,
+			"dated":     cmdDated,
+			"rows":      cmdRows,
 
 			"guess":       cmdGuess,
 			"certificate": cmdCertificate,
