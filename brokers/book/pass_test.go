@@ -4,18 +4,22 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/postbridge/postbridge/bridge"
 	"github.com/postbridge/postbridge/brokers/book"
 	"github.com/postbridge/postbridge/brokers/kite"
+	"github.com/postbridge/postbridge/brokers/upstox"
 )
 
 // grace is that of the passes.
@@ -29,6 +33,8 @@ type fakeBus struct {
 	err    error
 	// between is called before each Publish.
 	between func()
+	// lookedUp is called by each Last, from any goroutine.
+	lookedUp func()
 }
 
 func newFakeBus() *fakeBus {
@@ -38,6 +44,9 @@ func newFakeBus() *fakeBus {
 func (b *fakeBus) Refresh(context.Context, time.Time) (time.Time, error) { return b.asOf, b.err }
 
 func (b *fakeBus) Last(_ context.Context, dest bridge.Destination, d *bridge.Delivery) ([]byte, uint64, error) {
+	if b.lookedUp != nil {
+		b.lookedUp()
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	events := b.stored[d.Subject(dest)]
@@ -215,5 +224,50 @@ func TestPassIncomplete(t *testing.T) {
 	counts, err := p.Run(t.Context())
 	if want := (book.Counts{Rows: 1, Published: 1}); !errors.Is(err, book.ErrNotUnderstood) || counts != want {
 		t.Errorf("%+v, %v, want %+v and %v", counts, err, want, book.ErrNotUnderstood)
+	}
+}
+
+// separator is what comes before an element of an array.
+func separator(i int) string {
+	if i == 0 {
+		return "["
+	}
+	return ","
+}
+
+// TestPassLarge compares a book of 50,000 rows in little memory: a row is forgotten once it is compared.
+func TestPassLarge(t *testing.T) {
+	if testing.Short() {
+		t.Skip("left out by -short: takes some seconds")
+	}
+	const orders = 50_000
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		more := `,"status_message":"` + strings.Repeat("x", 300) + `"`
+		for i := range orders {
+			_, _ = io.WriteString(w, separator(i)+row(fmt.Sprint(i), "OPEN", more)) // the counts show an error
+		}
+		_, _ = io.WriteString(w, "]")
+	}))
+	defer server.Close()
+	bus := newFakeBus()
+	p := pass(t, bus)
+	p.Book = upstox.Book() // whose book may be a bare array
+	p.Book.URL = server.URL
+	p.Client.MaxBytes = 1 << 30
+	p.KnownOnly = true
+	var before runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	var lookups, most atomic.Uint64
+	bus.lookedUp = func() {
+		if lookups.Add(1)%1000 == 0 {
+			var now runtime.MemStats
+			runtime.ReadMemStats(&now)
+			most.Store(max(most.Load(), now.HeapAlloc))
+		}
+	}
+	check(t, p, book.Counts{Rows: orders, Skipped: orders})
+	if used := int64(most.Load()) - int64(before.HeapAlloc); used > 100<<20 {
+		t.Errorf("%d MiB", used>>20)
 	}
 }
