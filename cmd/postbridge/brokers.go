@@ -54,12 +54,23 @@ func (b *tokenBroker) tokensSetting() string { return strings.ToUpper(b.name) + 
 // kiteOn reports whether Kite is enabled.
 func (c *config) kiteOn() bool { return c.KiteSecrets != "" || c.KiteSecretsFile != "" }
 
-// checkBrokers requires a broker, and rejects settings of a broker that is not enabled.
-func (c *config) checkBrokers() error {
+// requireBroker rejects a configuration without a broker that posts.
+func (c *config) requireBroker() error {
 	on, alternatives := c.kiteOn(), []string{}
 	for _, b := range c.tokenBrokers() {
 		on = on || b.on()
 		alternatives = append(alternatives, envPrefix+b.tokensSetting())
+	}
+	if !on {
+		return misuse("no broker is configured; set POSTBRIDGE_KITE_SECRETS to app_id=api_secret, or %s",
+			strings.Join(alternatives, " or "))
+	}
+	return nil
+}
+
+// checkBrokers rejects settings of a broker that is not enabled.
+func (c *config) checkBrokers() error {
+	for _, b := range c.tokenBrokers() {
 		if !b.on() && b.ids != nil {
 			return bad(b.idsSetting, "is set but %s is off; set POSTBRIDGE_%s, too", b.title, b.tokensSetting())
 		}
@@ -69,11 +80,7 @@ func (c *config) checkBrokers() error {
 			}
 		}
 	}
-	switch {
-	case !on:
-		return misuse("no broker is configured; set POSTBRIDGE_KITE_SECRETS to app_id=api_secret, or %s",
-			strings.Join(alternatives, " or "))
-	case !c.kiteOn() && (c.KiteTokens != "" || c.KiteTokensFile != ""):
+	if !c.kiteOn() && (c.KiteTokens != "" || c.KiteTokensFile != "") {
 		return bad("KITE_TOKENS", "is set but Kite is off; set POSTBRIDGE_KITE_SECRETS to app_id=api_secret, too")
 	}
 	return checkChoice("KITE_CHECKSUM", c.KiteChecksum, "order_timestamp", "user_id")

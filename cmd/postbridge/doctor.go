@@ -62,7 +62,7 @@ func (p *process) doctor(ctx context.Context, args []string) error {
 	if err := parseOnlyFlags(doctorFlags(o), args); err != nil {
 		return err
 	}
-	c, credentials, err := readConfig(p.env)
+	c, credentials, err := readDoctorConfig(p.env)
 	if err != nil {
 		return err
 	}

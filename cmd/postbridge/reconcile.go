@@ -250,7 +250,7 @@ func (r *reconciler) attempt(ctx context.Context, pass *book.Pass) (counts book.
 	wait := bridge.RetryForever(time.Second)
 	for range attempts {
 		counts, err = r.run(ctx, pass)
-		if !errors.Is(err, book.ErrOutage) || !pause(ctx, wait.NextBackOff()) {
+		if !errors.Is(err, book.ErrOutage) || !pause(ctx, max(time.Second, wait.NextBackOff())) {
 			break
 		}
 	}

@@ -190,9 +190,23 @@ type config struct {
 
 // readConfig reads and checks all settings. Its error is a misuse: one line that names the setting and the remedy.
 func readConfig(environ map[string]string) (*config, *credentials, error) {
+	return readServeConfig(environ, (*config).requireBroker)
+}
+
+// readDoctorConfig is readConfig, also of a postbridge that only reconciles.
+func readDoctorConfig(environ map[string]string) (*config, *credentials, error) {
+	return readServeConfig(environ, func(c *config) error {
+		if c.checkBooks() == nil {
+			return nil
+		}
+		return c.requireBroker()
+	})
+}
+
+func readServeConfig(environ map[string]string, require func(*config) error) (*config, *credentials, error) {
 	c, err := parseConfig(environ)
 	if err == nil {
-		err = cmp.Or(c.checkPublish(environ), c.checkHTTP(), c.checkBrokers(), c.checkBuses(), c.checkFiles(),
+		err = cmp.Or(c.checkPublish(environ), c.checkHTTP(), require(c), c.checkBrokers(), c.checkBuses(), c.checkFiles(),
 			c.checkSpool(), c.checkLog())
 	}
 	if err != nil {
