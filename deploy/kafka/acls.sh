@@ -18,6 +18,11 @@ options=$*
 allow edge --operation Write --operation Describe --operation Read --operation Create --operation DescribeConfigs \
 	--topic orders --topic rejects --topic deadletters
 
+# 'postbridge reconcile'. The rights of edge include these, but a login of its own can be revoked alone. Read is for the last
+# events of the day's orders; it reads in no group.
+allow reconcile --operation Write --operation Describe --operation Read \
+	--topic orders --topic rejects --topic deadletters
+
 # A strategy engine: the group "strategy" on orders. It cannot publish events, nor read other topics.
 allow strategy --operation Read --topic orders
 allow strategy --operation Read --group strategy
