@@ -15,6 +15,15 @@ var ErrRejected = errors.New("the bus can never accept this event")
 // ErrMoved is the error of an event that is to follow a certain event of its order, after that has got another one.
 var ErrMoved = errors.New("the order has got another event")
 
+// Stored is an event as a bus has it.
+type Stored struct {
+	Data []byte
+	// Revision is the position in the stream; 0 on Kafka.
+	Revision uint64
+	// Time is when the bus stored it, by its clock.
+	Time time.Time
+}
+
 // Publisher carries events to one bus.
 type Publisher interface {
 	// Publish is called in spool order, and calls done exactly once for each delivery, from any goroutine, in any

@@ -121,8 +121,8 @@ func (c *Client) Read(ctx context.Context, b Book, a Account, row func(row []byt
 	defer response.Body.Close()
 
 	beginning := &prefix{limit: maxBody}
-	text := io.TeeReader(http.MaxBytesReader(nil, response.Body, c.MaxBytes), beginning)
-	d := decoder{json: json.NewDecoder(text), rows: b.Rows, row: row, members: make(Members)}
+	text := &valueReader{r: io.TeeReader(http.MaxBytesReader(nil, response.Body, c.MaxBytes), beginning)}
+	d := decoder{text: text, json: json.NewDecoder(text), rows: b.Rows, row: row, members: make(Members)}
 	if response.StatusCode != http.StatusOK {
 		d.row = func([]byte) {}
 	}
@@ -159,6 +159,7 @@ var errNoObject = errors.New("neither an object nor an array")
 
 // decoder decodes one response.
 type decoder struct {
+	text *valueReader
 	json *json.Decoder
 	rows string
 	row  func(row []byte)
@@ -194,6 +195,7 @@ func (d *decoder) decode() error {
 func (d *decoder) member(name string) error {
 	if name != d.rows {
 		var value json.RawMessage
+		d.text.n = 0
 		err := d.json.Decode(&value)
 		d.members[name] = value
 		return err
@@ -216,6 +218,7 @@ func (d *decoder) array() error {
 	d.found = true
 	var row json.RawMessage
 	for d.json.More() {
+		d.text.n = 0
 		if err := d.json.Decode(&row); err != nil {
 			return err
 		}
@@ -223,6 +226,25 @@ func (d *decoder) array() error {
 	}
 	_, err := d.json.Token()
 	return err
+}
+
+// maxValue limits a row, and each other member of a response, in bytes: the decoder holds one at a time.
+const maxValue = 1 << 20
+
+// valueReader limits what is read for one value.
+type valueReader struct {
+	r io.Reader
+	n int // since the value began
+}
+
+// Read implements io.Reader. Its error is an *http.MaxBytesError if the value is too large.
+func (v *valueReader) Read(b []byte) (int, error) {
+	if v.n > maxValue {
+		return 0, &http.MaxBytesError{Limit: maxValue}
+	}
+	n, err := v.r.Read(b)
+	v.n += n
+	return n, err
 }
 
 // maxBody is how much of a response is kept for an Unexpected, in bytes.

@@ -17,9 +17,11 @@ type State struct {
 	quantity, cancelled                int64
 	price, triggerPrice, averagePrice  string // canonical decimals
 	side, orderType, product, validity string
+	exchange, symbol, instrumentID     string
 	exchangeOrderID, leg               string
 
-	// Updated is when the order last changed, by the broker's clock, and Received when the event was received, by ours.
+	// Updated is when the order last changed, by the broker's clock. Received is when the event was received or, if that
+	// is later, stored, by ours.
 	Updated, Received time.Time
 }
 
@@ -35,6 +37,9 @@ func StateOf(e *event.Event) State {
 		orderType:       e.OrderType,
 		product:         e.Product,
 		validity:        e.Validity,
+		exchange:        e.Exchange,
+		symbol:          e.Symbol,
+		instrumentID:    e.InstrumentID,
 		exchangeOrderID: e.ExchangeOrderID,
 		leg:             e.Leg,
 	}
@@ -43,18 +48,19 @@ func StateOf(e *event.Event) State {
 	}
 	s.quantity, _ = e.Quantity.Get()
 	s.cancelled, _ = e.CancelledQuantity.Get()
-	s.Updated = firstTime(e.UpdatedTime, e.ExchangeTime, e.OrderTime)
-	s.Received = firstTime(e.ReceivedAt)
+	s.Updated = latest(e.UpdatedTime, e.ExchangeTime, e.OrderTime)
+	s.Received = latest(e.ReceivedAt)
 	return s
 }
 
-func firstTime(texts ...string) time.Time {
+// latest returns the latest of the times that are known.
+func latest(texts ...string) (last time.Time) {
 	for _, text := range texts {
-		if t, err := time.Parse(time.RFC3339, text); err == nil {
-			return t
+		if t, err := time.Parse(time.RFC3339, text); err == nil && t.After(last) {
+			last = t
 		}
 	}
-	return time.Time{}
+	return last
 }
 
 // decimal returns a decimal without trailing zeros, and "" for 0.
@@ -83,8 +89,8 @@ const (
 	Early
 	// News: the bus does not have this state.
 	News
-	// Contradiction: the row is not newer than the event, and still reports another state. A postback was forged, or
-	// the broker erred. The row is news, too.
+	// Contradiction: the row undoes what does not change, or is not newer than the event and still reports another
+	// state. A postback was forged, or the broker erred. The row is news, too.
 	Contradiction
 )
 
@@ -92,7 +98,7 @@ const (
 // if the bus has no event of the order.
 func Compare(stored *State, row State, requested time.Time, grace time.Duration) Verdict {
 	switch {
-	case stored != nil && (!stored.differs(row) || differ(stored.leg, row.leg)): // two legs are not comparable
+	case stored != nil && (!stored.differs(row) || stored.isOtherLeg(row)):
 		return Equal
 	case stored == nil && !row.Updated.IsZero() && row.Updated.Before(Midnight(requested)):
 		return Old
@@ -104,15 +110,26 @@ func Compare(stored *State, row State, requested time.Time, grace time.Duration)
 	return News
 }
 
+// isOtherLeg reports whether row and event are of two legs of an order of Dhan, which share its id.
+func (s State) isOtherLeg(row State) bool {
+	return s.leg != row.leg && strings.HasSuffix(s.leg, "_leg") && strings.HasSuffix(row.leg, "_leg")
+}
+
 // differs reports whether a field that both know differs, or the row has fills or a fill price that the event lacks:
 // Dhan's postbacks have no fill price. Pending quantities do not count; brokers report them inconsistently, and they
 // follow from the others.
 func (s State) differs(row State) bool {
 	missesPrice := s.averagePrice == "" && row.averagePrice != "" && row.fills() > 0
-	return s.differsInState(row) || missesPrice ||
+	return s.differsInState(row) || s.differsInOrder(row) || missesPrice ||
 		differ(s.triggerPrice, row.triggerPrice) || differ(s.cancelled, row.cancelled) ||
-		differ(s.side, row.side) || differ(s.orderType, row.orderType) || differ(s.product, row.product) ||
+		differ(s.orderType, row.orderType) || differ(s.product, row.product) ||
 		differ(s.validity, row.validity) || differ(s.exchangeOrderID, row.exchangeOrderID)
+}
+
+// differsInOrder is differs for the fields that no modification changes.
+func (s State) differsInOrder(row State) bool {
+	return differ(s.side, row.side) || differ(s.exchange, row.exchange) || differ(s.symbol, row.symbol) ||
+		differ(s.instrumentID, row.instrumentID)
 }
 
 // differsInState is differs for the fields on which a consumer acts.
@@ -122,25 +139,17 @@ func (s State) differsInState(row State) bool {
 		differ(s.quantity, row.quantity) || differ(s.price, row.price) || differ(s.averagePrice, row.averagePrice)
 }
 
-// statusDiffers compares the broker's words of two unknown states. One unknown state is not known to differ.
+// statusDiffers compares the broker's words of two unknown states.
 func (s State) statusDiffers(row State) bool {
-	if s.Status == event.StatusUnknown || row.Status == event.StatusUnknown {
-		return s.Status == row.Status && differ(s.statusWord, row.statusWord)
-	}
-	return s.Status != row.Status
+	return s.Status != row.Status || differ(s.statusWord, row.statusWord)
 }
 
-// contradicts reports whether the row, although it is not newer, has another state. Brokers' times have seconds, so of
-// two states of one second the row contradicts only if it cannot follow the event.
+// contradicts reports whether the row cannot come after the event: it undoes what does not change, whatever the times
+// are, which Kite does not sign; or it is older, by the broker's times, and has another state.
 func (s State) contradicts(row State) bool {
-	follows := (!s.Status.Terminal() || !s.statusDiffers(row)) && s.fills() <= row.fills()
-	switch {
-	case !s.differsInState(row) || row.Updated.After(s.Updated):
-		return false
-	case row.Updated.IsZero() || row.Updated.Equal(s.Updated):
-		return !follows
-	}
-	return true
+	_, known := row.filled.Get()
+	return s.Status.Terminal() && s.statusDiffers(row) || known && s.fills() > row.fills() || s.differsInOrder(row) ||
+		s.differsInState(row) && !row.Updated.IsZero() && row.Updated.Before(s.Updated)
 }
 
 // fills returns the filled quantity; 0 if it is not known.

@@ -38,6 +38,8 @@ func updated(clock string) func(*event.Event) {
 	return func(e *event.Event) { e.UpdatedTime = "2026-01-08T" + clock + "+05:30" }
 }
 
+func symbol(s string) func(*event.Event) { return func(e *event.Event) { e.Symbol = s } }
+
 func leg(l string) func(*event.Event) { return func(e *event.Event) { e.Leg = l } }
 
 func updatedOn(t string) func(*event.Event) {
@@ -84,12 +86,16 @@ func TestCompare(t *testing.T) {
 			state(status(event.StatusFilled), filled(50), average("470.05")), News},
 		{"an average price without fills", state(), state(average("470.05")), Equal},
 		{"another text", state(), state(func(e *event.Event) { e.Reason = "a reason" }), Equal},
-		{"another side", state(), state(func(e *event.Event) { e.Side = "sell" }), News},
+		{"another side", state(), state(func(e *event.Event) { e.Side = "sell" }), Contradiction},
+		{"another symbol", state(symbol("TCS")), state(symbol("INFY")), Contradiction},
+		{"a symbol that the event lacks", state(), state(symbol("INFY")), Equal},
 		{"another leg of the order", state(leg("entry_leg"), status(event.StatusFilled)),
 			state(leg("target_leg"), updated("10:01:00")), Equal},
 		{"the same leg", state(leg("entry_leg")), state(leg("entry_leg"), filled(5), updated("10:01:00")), News},
+		{"another leg of an iceberg order", state(leg("1")), state(leg("2"), filled(5), updated("10:01:00")), News},
 		{"a leg and none", state(), state(leg("entry_leg"), filled(5), updated("10:01:00")), News},
-		{"one unknown word", state(), state(word("LAPSED")), Equal},
+		{"an unknown word of the broker", state(), state(word("LAPSED")), News},
+		{"a known state after an unknown word", state(word("FROZEN")), state(status(event.StatusCancelled)), News},
 		{"two unknown words", state(word("LAPSED")), state(word("FROZEN")), News},
 		{"one unknown word in two cases", state(word("LAPSED")), state(word("Lapsed")), Equal},
 
@@ -108,7 +114,15 @@ func TestCompare(t *testing.T) {
 		{"more fills in the same second", state(filled(5)), state(filled(50)), News},
 		{"pending, and open in the same second", state(status(event.StatusPending)), state(), News},
 		{"terminal, and another state later", state(status(event.StatusFilled)),
-			state(status(event.StatusCancelled), updated("10:01:00")), News},
+			state(status(event.StatusCancelled), updated("10:01:00")), Contradiction},
+		{"fewer fills later", state(filled(50)), state(filled(5), updated("10:01:00")), Contradiction},
+		{"fills later unknown", state(filled(50)), state(price("471"), updated("10:01:00"),
+			func(e *event.Event) { e.FilledQuantity = event.Quantity{} }), News},
+		{"terminal, with a time that nobody signed", state(status(event.StatusFilled), updated("09:00:00")), state(),
+			Contradiction},
+		{"the later of two times counts", state(), state(filled(5), updated("09:00:00"), func(e *event.Event) {
+			e.OrderTime = "2026-01-08T10:14:45+05:30"
+		}), Early},
 		{"older, and only a fill price more", state(status(event.StatusFilled), filled(50), updated("10:02:00")),
 			state(status(event.StatusFilled), filled(50), average("470.05")), News},
 	} {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -19,12 +20,13 @@ type Bus interface {
 	// Refresh prepares the reads of one pass. They find every event that was stored after since and before the returned
 	// time, and perhaps others.
 	Refresh(ctx context.Context, since time.Time) (asOf time.Time, err error)
-	// Last returns the last event of an order in a destination, and its revision for Publish; nil and 0 if there is
-	// none. Of the order it needs the broker, user and order ids.
-	Last(ctx context.Context, dest bridge.Destination, order *bridge.Delivery) (data []byte, revision uint64, err error)
+	// Last returns the last event of an order in a destination; the zero value if there is none. Of the order it needs
+	// the broker, user and order ids.
+	Last(ctx context.Context, dest bridge.Destination, order *bridge.Delivery) (bridge.Stored, error)
 	// Publish gives the event a spool id and a sequence and returns once it is stored in the destinations of the
 	// revisions; on Kafka in all its destinations. On a bus that can compare and append it returns bridge.ErrMoved if
-	// the order has got another event since the revision. A dead letter has no revision.
+	// the order has got another event since the revision, and bridge.ErrRejected if it can never store the event. A
+	// dead letter has no revision.
 	Publish(ctx context.Context, d *bridge.Delivery, revisions map[bridge.Destination]uint64) error
 	// Orders returns the ids of the orders of a user whose last event was stored between the times, escaped by
 	// bridge.EscapeToken.
@@ -47,6 +49,12 @@ type Pass struct {
 	Log *slog.Logger
 
 	logged map[string]struct{} // ids of the unreadable rows in the log
+	// early are the rows left to the next run, by event id, since when.
+	early map[string]time.Time
+	// orders are the escaped ids of the orders whose last event on a bus is of the day, until readUntil.
+	orders         map[string]struct{}
+	day, readUntil time.Time
+	missing        int // in the last run
 }
 
 // Counts are the rows of a run by outcome: Rows is the sum of Unreadable to Failed.
@@ -58,7 +66,7 @@ type Counts struct {
 	Skipped    int64 `json:"skipped"`    // left out by KnownOnly, or another row of an order
 	Early      int64 `json:"early"`      // left to the next run: too recent, or the order got another event meanwhile
 	Published  int64 `json:"published"`  // contradictions included
-	Failed     int64 `json:"failed"`     // the bus did not answer
+	Failed     int64 `json:"failed"`     // the bus did not answer, or can never store the event
 	// Contradictions are the published rows that contradict an event that is not older.
 	Contradictions int64 `json:"contradictions"`
 	// Missing are the orders of the day on a bus that the book does not have.
@@ -68,27 +76,35 @@ type Counts struct {
 // concurrency is how many orders are looked up at once: a lookup waits for the bus, not for the processor.
 const concurrency = 16
 
+// patience is how long a row may be left to the next run. Somebody who sends forged postbacks again and again must not
+// prevent the correction.
+const patience = 5 * time.Minute
+
 // maxLogged is how many unreadable rows are logged once only.
 const maxLogged = 1000
 
 // run is a run of a Pass.
 type run struct {
 	*Pass
-	asOf   time.Time
-	slots  chan struct{}
-	orders sync.WaitGroup
+	asOf  time.Time
+	slots chan struct{}
+	rows  sync.WaitGroup
 
 	inBook map[string]struct{} // escaped order ids; of the goroutine that reads the book
 
 	mu     sync.Mutex
 	counts Counts
+	early  map[string]time.Time
 	err    error // the first error of a bus
 }
 
 // Run compares the book of the account with each bus and publishes what is news there. The error is that of the book or,
 // wrapped in ErrBus, of a bus; what was counted before it is valid.
 func (p *Pass) Run(ctx context.Context) (Counts, error) {
-	r := &run{Pass: p, slots: make(chan struct{}, concurrency), inBook: make(map[string]struct{})}
+	r := &run{
+		Pass: p, slots: make(chan struct{}, concurrency), inBook: make(map[string]struct{}),
+		early: make(map[string]time.Time),
+	}
 	for _, bus := range p.Buses {
 		asOf, err := bus.Refresh(ctx, Midnight(time.Now()))
 		if err != nil {
@@ -107,7 +123,7 @@ func (p *Pass) Run(ctx context.Context) (Counts, error) {
 			return
 		}
 		r.slots <- struct{}{}
-		r.orders.Go(func() {
+		r.rows.Go(func() {
 			defer func() { <-r.slots }()
 			if err := r.row(ctx, e); err != nil {
 				r.fail(err)
@@ -115,7 +131,8 @@ func (p *Pass) Run(ctx context.Context) (Counts, error) {
 			}
 		})
 	})
-	r.orders.Wait()
+	r.rows.Wait()
+	p.early = r.early
 	if r.err == nil && err == nil {
 		r.err = r.findMissing(ctx)
 	}
@@ -124,6 +141,8 @@ func (p *Pass) Run(ctx context.Context) (Counts, error) {
 		err = outer.Err()
 	case r.err != nil:
 		err = fmt.Errorf("%w: %w", ErrBus, r.err)
+	case err == nil && r.counts.Failed > 0:
+		err = fmt.Errorf("%d events: %w", r.counts.Failed, bridge.ErrRejected)
 	}
 	return r.counts, err
 }
@@ -157,7 +176,7 @@ func (p *Pass) logUnreadable(e *event.Event) {
 	p.Log.Debug("a row of the order book is no order", "row", string(e.Append(nil)))
 }
 
-// row compares one row. The error is that of a bus.
+// row compares one row with each bus. The error is that of a bus which does not answer.
 func (r *run) row(ctx context.Context, e *event.Event) error {
 	d := delivery(e)
 	var verdict Verdict
@@ -166,9 +185,16 @@ func (r *run) row(ctx context.Context, e *event.Event) error {
 		got, err := r.onBus(ctx, bus, &one, StateOf(e))
 		if err != nil {
 			r.count(func(c *Counts) { c.Failed++ })
-			return err
+			if !errors.Is(err, bridge.ErrRejected) {
+				return err
+			}
+			r.Log.Error("the bus can never store an event of the order book", "id", d.ID, "error", err)
+			return nil
 		}
 		verdict = max(verdict, got)
+	}
+	if r.DryRun != nil && verdict >= News {
+		r.DryRun(d)
 	}
 	r.counted(verdict, d)
 	return nil
@@ -178,11 +204,8 @@ func (r *run) row(ctx context.Context, e *event.Event) error {
 func (r *run) onBus(ctx context.Context, bus Bus, d *bridge.Delivery, row State) (Verdict, error) {
 	verdict, revisions, err := r.compare(ctx, bus, d, row)
 	switch {
-	case err != nil || verdict < News:
+	case err != nil || verdict < News || r.DryRun != nil:
 		return verdict, err
-	case r.DryRun != nil:
-		r.DryRun(d)
-		return verdict, nil
 	case ctx.Err() != nil: // the end comes between two publishes
 		return verdict, ctx.Err()
 	}
@@ -192,12 +215,16 @@ func (r *run) onBus(ctx context.Context, bus Bus, d *bridge.Delivery, row State)
 	return verdict, err
 }
 
-// Keep stores a response that is not understood as a dead letter, for a person to read.
+// Keep stores a response that is not understood as a dead letter, for a person to read. A token in it is removed.
 func (p *Pass) Keep(ctx context.Context, u *Unexpected) error {
-	if len(bytes.TrimSpace(u.Body)) == 0 {
+	body := bytes.TrimSpace(u.Body)
+	if len(body) == 0 {
 		return nil
 	}
-	d := delivery(p.Book.Event(p.Account, u.Body, time.Now()))
+	for secret := range strings.SplitSeq(p.Account.Credential, ":") {
+		body = bytes.ReplaceAll(body, []byte(secret), []byte("(removed)"))
+	}
+	d := delivery(p.Book.Event(p.Account, body, time.Now()))
 	d.Deadletter = true
 	for _, bus := range p.Buses {
 		one := *d
@@ -223,21 +250,25 @@ func (r *run) compare(ctx context.Context, bus Bus, d *bridge.Delivery, row Stat
 	verdict Verdict, revisions map[bridge.Destination]uint64, err error,
 ) {
 	revisions = make(map[bridge.Destination]uint64)
+	grace := r.Grace
+	if since, early := r.Pass.early[d.ID]; early && r.asOf.Sub(since) > patience {
+		grace = -24 * time.Hour // nothing is early
+	}
 	for _, dest := range d.Destinations() {
-		data, revision, err := bus.Last(ctx, dest, d)
+		last, err := bus.Last(ctx, dest, d)
 		if err != nil {
 			return Equal, nil, err
 		}
-		stored := stateOf(data)
+		stored := stateOf(last)
 		if stored == nil && r.KnownOnly && dest == bridge.Orders {
 			return skipped, nil, nil
 		}
-		got := Compare(stored, row, r.asOf, r.Grace)
+		got := Compare(stored, row, r.asOf, grace)
 		if got == Early || got == Old {
 			return got, nil, nil
 		}
 		if got >= News {
-			revisions[dest] = revision
+			revisions[dest] = last.Revision
 		}
 		verdict = max(verdict, got)
 	}
@@ -245,20 +276,26 @@ func (r *run) compare(ctx context.Context, bus Bus, d *bridge.Delivery, row Stat
 }
 
 // stateOf returns the state in an event on the bus; nil if there is none, or if it is not one of ours.
-func stateOf(data []byte) *State {
+func stateOf(last bridge.Stored) *State {
 	var e event.Event
-	if data == nil || json.Unmarshal(data, &e) != nil {
+	if last.Data == nil || json.Unmarshal(last.Data, &e) != nil {
 		return nil
 	}
 	s := StateOf(&e)
+	if last.Time.After(s.Received) {
+		s.Received = last.Time
+	}
 	return &s
 }
 
 // counted counts and logs the outcome of a row.
 func (r *run) counted(verdict Verdict, d *bridge.Delivery) {
-	if verdict == Contradiction {
+	if verdict == Contradiction && r.DryRun == nil {
 		r.Log.Error("the order book contradicts the last event of an order: a postback was forged, or the broker "+
 			"erred; the state in the book is published", "id", d.ID)
+	}
+	if verdict == Early {
+		r.keepEarly(d.ID)
 	}
 	r.count(func(c *Counts) {
 		switch verdict {
@@ -279,26 +316,53 @@ func (r *run) counted(verdict Verdict, d *bridge.Delivery) {
 	})
 }
 
+// keepEarly records a row that is left to the next run.
+func (r *run) keepEarly(id string) {
+	since, early := r.Pass.early[id]
+	if !early {
+		since = r.asOf
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.early[id] = since
+}
+
 // findMissing counts the orders on the buses that a complete book does not have. It invents no event for them.
 func (r *run) findMissing(ctx context.Context) error {
-	missing := make(map[string]struct{})
+	if err := r.readOrders(ctx); err != nil {
+		return err
+	}
+	missing := 0
+	for id := range r.Pass.orders {
+		if _, ok := r.inBook[id]; !ok {
+			missing++
+			r.Log.Debug("an order of today is on the bus and not in the order book", "order", id)
+		}
+	}
+	if missing > r.Pass.missing {
+		r.Log.Warn("orders of today are on the bus and not in the order book", "orders", missing)
+	}
+	r.Pass.missing, r.counts.Missing = missing, int64(missing)
+	return nil
+}
+
+// readOrders adds the orders that the buses have got events of since the run before, or since the day began. The events
+// of the grace are left to the next run, which may find their orders in the book.
+func (r *run) readOrders(ctx context.Context) error {
+	p, until := r.Pass, r.asOf.Add(-r.Grace)
+	if day := Midnight(r.asOf); !day.Equal(p.day) {
+		p.day, p.readUntil, p.orders = day, day, make(map[string]struct{})
+	}
 	for _, bus := range r.Buses {
-		orders, err := bus.Orders(ctx, r.Book.Broker.Name(), r.Account.UserID, Midnight(r.asOf), r.asOf.Add(-r.Grace))
+		orders, err := bus.Orders(ctx, r.Book.Broker.Name(), r.Account.UserID, p.readUntil, until)
 		if err != nil {
 			return err
 		}
 		for _, id := range orders {
-			if _, ok := r.inBook[id]; !ok {
-				missing[id] = struct{}{}
-			}
+			p.orders[id] = struct{}{}
 		}
 	}
-	for id := range missing {
-		r.Log.Debug("an order of today is on the bus and not in the order book", "order", id)
-	}
-	if r.counts.Missing = int64(len(missing)); len(missing) > 0 {
-		r.Log.Warn("orders of today are on the bus and not in the order book", "orders", len(missing))
-	}
+	p.readUntil = until
 	return nil
 }
 

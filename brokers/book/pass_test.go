@@ -31,6 +31,12 @@ type fakeBus struct {
 	stored map[string][][]byte // by destination and key
 	asOf   time.Time
 	err    error
+	// rejects is the id of an order whose events the bus can never store.
+	rejects string
+	// listedUntil is the end of the last call of Orders.
+	listedUntil time.Time
+	// storedAt is when the bus has stored its events.
+	storedAt time.Time
 	// between is called before each Publish.
 	between func()
 	// lookedUp is called by each Last, from any goroutine.
@@ -43,7 +49,7 @@ func newFakeBus() *fakeBus {
 
 func (b *fakeBus) Refresh(context.Context, time.Time) (time.Time, error) { return b.asOf, b.err }
 
-func (b *fakeBus) Last(_ context.Context, dest bridge.Destination, d *bridge.Delivery) ([]byte, uint64, error) {
+func (b *fakeBus) Last(_ context.Context, dest bridge.Destination, d *bridge.Delivery) (bridge.Stored, error) {
 	if b.lookedUp != nil {
 		b.lookedUp()
 	}
@@ -51,9 +57,9 @@ func (b *fakeBus) Last(_ context.Context, dest bridge.Destination, d *bridge.Del
 	defer b.mu.Unlock()
 	events := b.stored[d.Subject(dest)]
 	if len(events) == 0 {
-		return nil, 0, b.err
+		return bridge.Stored{}, b.err
 	}
-	return events[len(events)-1], uint64(len(events)), b.err
+	return bridge.Stored{Data: events[len(events)-1], Revision: uint64(len(events)), Time: b.storedAt}, b.err
 }
 
 func (b *fakeBus) Publish(_ context.Context, d *bridge.Delivery, revisions map[bridge.Destination]uint64) error {
@@ -62,6 +68,9 @@ func (b *fakeBus) Publish(_ context.Context, d *bridge.Delivery, revisions map[b
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if d.OrderID == b.rejects && b.rejects != "" {
+		return bridge.ErrRejected
+	}
 	for dest, revision := range revisions {
 		if uint64(len(b.stored[d.Subject(dest)])) != revision {
 			return bridge.ErrMoved
@@ -72,7 +81,12 @@ func (b *fakeBus) Publish(_ context.Context, d *bridge.Delivery, revisions map[b
 }
 
 func (b *fakeBus) Orders(_ context.Context, broker, user string, since, until time.Time) (ids []string, err error) {
-	if want := time.Date(2026, 1, 7, 18, 30, 0, 0, time.UTC); !since.Equal(want) || !until.Equal(b.asOf.Add(-grace)) {
+	want := time.Date(2026, 1, 7, 18, 30, 0, 0, time.UTC)
+	if !b.listedUntil.IsZero() {
+		want = b.listedUntil
+	}
+	b.listedUntil = until
+	if !since.Equal(want) || !until.Equal(b.asOf.Add(-grace)) {
 		return nil, fmt.Errorf("from %v to %v, want from %v", since, until, want)
 	}
 	for subject := range b.stored {
@@ -202,6 +216,52 @@ func TestPassLegs(t *testing.T) {
 	}
 	if n := len(bus.stored["orders.kite.AB1234.1"]); n > 2 {
 		t.Errorf("%d events", n)
+	}
+}
+
+// TestPassEarly leaves a row to the next runs while the last event of its order is young, but not for ever: somebody may
+// send forged postbacks.
+func TestPassEarly(t *testing.T) {
+	bus := newFakeBus()
+	bus.post("1", "COMPLETE")
+	p := pass(t, bus, row("1", "OPEN", ""))
+	for range 6 {
+		bus.storedAt = bus.asOf.Add(-grace / 2)
+		if counts, err := p.Run(t.Context()); err != nil || counts.Early != 1 {
+			t.Fatalf("%+v, %v", counts, err)
+		}
+		bus.asOf = bus.asOf.Add(time.Minute)
+	}
+	if counts, err := p.Run(t.Context()); err != nil || counts.Contradictions != 1 {
+		t.Errorf("%+v, %v", counts, err)
+	}
+}
+
+// TestPassRejected goes on after an event that the bus can never store.
+func TestPassRejected(t *testing.T) {
+	bus := newFakeBus()
+	bus.rejects = "1"
+	p := pass(t, bus, row("1", "OPEN", ""), row("2", "OPEN", ""))
+	counts, err := p.Run(t.Context())
+	if !errors.Is(err, bridge.ErrRejected) || errors.Is(err, book.ErrBus) || counts.Failed != 1 || counts.Published != 1 {
+		t.Errorf("%+v, %v", counts, err)
+	}
+}
+
+// TestPassKeep keeps a response without the token that it shows.
+func TestPassKeep(t *testing.T) {
+	bus := newFakeBus()
+	p := pass(t, bus)
+	p.Account.Credential = "apikey:t0ken"
+	if err := p.Keep(t.Context(), &book.Unexpected{Status: 403, Body: []byte("<html>Authorization: t0ken</html>")}); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Keep(t.Context(), &book.Unexpected{Status: 204}); err != nil {
+		t.Fatal(err)
+	}
+	kept := bus.stored["deadletters.kite"]
+	if len(kept) != 1 || strings.Contains(string(kept[0]), "t0ken") || !strings.Contains(string(kept[0]), "(removed)") {
+		t.Errorf("kept %q", kept)
 	}
 }
 

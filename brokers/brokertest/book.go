@@ -59,7 +59,7 @@ func (s BookSuite) read(t *testing.T, status int, body []byte) (rows [][]byte, e
 	b := s.Book
 	b.URL = server.URL
 	client := book.Client{
-		HTTP: &http.Client{Timeout: time.Minute}, UserAgent: "postbridge/test", MaxBytes: 1 << 20,
+		HTTP: &http.Client{Timeout: time.Minute}, UserAgent: "postbridge/test", MaxBytes: 4 << 20,
 	}
 	err = client.Read(t.Context(), b, s.Account, func(row []byte) { rows = append(rows, bytes.Clone(row)) })
 	return rows, err
@@ -116,7 +116,8 @@ func (s BookSuite) testResponses(t *testing.T) {
 		response{http.StatusOK, "<html>log in</html>", book.ErrNotUnderstood},
 		response{http.StatusOK, "{}", book.ErrNotUnderstood},
 		response{http.StatusOK, `"orders"`, book.ErrNotUnderstood},
-		response{http.StatusOK, `{"orders":[` + strings.Repeat(" ", 1<<20) + `]}`, book.ErrNotUnderstood},
+		response{http.StatusOK, `{"orders":[` + strings.Repeat(" ", 4<<20) + `]}`, book.ErrNotUnderstood},
+		response{http.StatusOK, `[{"message":"` + strings.Repeat("x", 3<<20) + `"}]`, book.ErrNotUnderstood},
 		response{http.StatusForbidden, "error code: 1010", book.ErrNotUnderstood},
 		response{http.StatusNotFound, "404 page not found", book.ErrNotUnderstood},
 		response{http.StatusNoContent, "", book.ErrNotUnderstood},

@@ -114,8 +114,8 @@ func reconcileAs(t *testing.T, cfg kafka.Config, user string) {
 		t.Fatalf("%s: %v", user, err)
 	}
 	for _, dest := range []bridge.Destination{bridge.Orders, bridge.Rejects} {
-		if data, _, err := events.Last(t.Context(), dest, rejected); err != nil || data == nil {
-			t.Errorf("%s: last event in %s: %q, %v", user, dest, data, err)
+		if last, err := events.Last(t.Context(), dest, rejected); err != nil || last.Data == nil {
+			t.Errorf("%s: last event in %s: %q, %v", user, dest, last.Data, err)
 		}
 	}
 }

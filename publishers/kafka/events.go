@@ -42,13 +42,13 @@ type Events struct {
 
 	refreshing sync.Mutex // held by Refresh; locked before mu
 
-	mu      sync.Mutex        // guards what follows
-	blocked map[string]error  // conditions of the publisher
-	since   time.Time         // the beginning of the day: see Refresh
-	last    map[string][]byte // the last events without the brokers' bodies, by topic and key
-	offsets map[string]int64  // the next offset to read, by topic and partition
+	mu      sync.Mutex               // guards what follows
+	blocked map[string]error         // conditions of the publisher
+	since   time.Time                // the beginning of the day: see Refresh
+	last    map[string]bridge.Stored // the last events without the brokers' bodies, by topic and key
+	offsets map[string]int64         // the next offset to read, by topic and partition
 	// lastDay has the last events of the day before, for a pass that began then.
-	lastDay map[string][]byte
+	lastDay map[string]bridge.Stored
 }
 
 // OpenEvents opens the events of a valid configuration without waiting for Kafka. Refresh comes before Last and Orders. spool is the spool id of the events
@@ -105,7 +105,7 @@ func (e *Events) startDay(since time.Time) {
 	defer e.mu.Unlock()
 	if since.After(e.since) {
 		e.lastDay = e.last
-		e.since, e.last, e.offsets = since, make(map[string][]byte), make(map[string]int64)
+		e.since, e.last, e.offsets = since, make(map[string]bridge.Stored), make(map[string]int64)
 	}
 }
 
@@ -157,6 +157,10 @@ func (e *Events) readPartition(ctx context.Context, topic string, p kafkago.Part
 	next, known := e.offsets[name]
 	since := e.since
 	e.mu.Unlock()
+	if known && end < next { // the topic was recreated, or lost events in an unclean election
+		return fmt.Errorf("partition %d ends at offset %d, and %d were read; what is stored must be read again",
+			p.ID, end, next)
+	}
 	if !known {
 		if next, err = OffsetAt(ctx, e.client, leader, topic, p.ID, since.UnixMilli()); next == NoOffset {
 			next = end
@@ -206,36 +210,35 @@ func (e *Events) fetch(ctx context.Context, leader, topic string, partition int,
 			return next, err
 		}
 		if r.Offset >= from { // a batch may begin before
-			e.record(topic, string(key), data)
+			e.record(topic, string(key), bridge.Stored{Data: data, Time: r.Time})
 			next = r.Offset + 1
 		}
 	}
 }
 
 // record makes an event the last one of its order. Without the broker's body it is small.
-func (e *Events) record(topic, key string, data []byte) {
+func (e *Events) record(topic, key string, last bridge.Stored) {
 	var stored event.Event
-	if json.Unmarshal(data, &stored) != nil {
+	if json.Unmarshal(last.Data, &stored) != nil {
 		return // not one of ours
 	}
 	stored.Raw, stored.RawText, stored.RawBase64 = nil, "", nil
+	last.Data = stored.Append(nil)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.last[topic+"/"+key] = stored.Append(nil)
+	e.last[topic+"/"+key] = last
 }
 
-// Last returns the last event of an order in a destination, without the broker's body; nil if there is none. Kafka has
-// no revisions.
-func (e *Events) Last(
-	_ context.Context, dest bridge.Destination, order *bridge.Delivery,
-) (data []byte, revision uint64, err error) {
+// Last returns the last event of an order in a destination, without the broker's body; the zero value if there is none.
+// Kafka has no revisions.
+func (e *Events) Last(_ context.Context, dest bridge.Destination, order *bridge.Delivery) (bridge.Stored, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	name := topicName(e.cfg.Prefix, dest) + "/" + order.Key()
-	if data, ok := e.last[name]; ok {
-		return data, 0, nil
+	if last, ok := e.last[name]; ok {
+		return last, nil
 	}
-	return e.lastDay[name], 0, nil
+	return e.lastDay[name], nil
 }
 
 // Publish gives the event its spool id and sequence, and returns once it is stored in all its destinations. After an
@@ -269,20 +272,15 @@ func (e *Events) blockedBy(err error) error {
 	return fmt.Errorf("cannot publish: %w", err)
 }
 
-// Orders returns the ids of the orders of a user whose last event was received between the times, as they are in the
+// Orders returns the ids of the orders of a user whose last event was stored between the times, as they are in the
 // keys.
 func (e *Events) Orders(_ context.Context, broker, user string, since, until time.Time) (ids []string, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	start := topicName(e.cfg.Prefix, bridge.Orders) + "/" + broker + "." + bridge.EscapeToken(user) + "."
-	for key, data := range e.last {
+	for key, last := range e.last {
 		id, ok := strings.CutPrefix(key, start)
-		var stored event.Event
-		if !ok || json.Unmarshal(data, &stored) != nil {
-			continue
-		}
-		received, _ := time.Parse(event.TimeFormat, stored.ReceivedAt) // year 1 of an event of another program
-		if !received.Before(since) && !received.After(until) {
+		if ok && !last.Time.Before(since) && !last.Time.After(until) {
 			ids = append(ids, id)
 		}
 	}

@@ -50,9 +50,13 @@ func checkStatus(t *testing.T, events *Events, dest bridge.Destination, d *bridg
 	if err != nil || asOf.Before(begin) || asOf.After(time.Now()) {
 		t.Fatalf("as of %v, %v", asOf, err)
 	}
-	data, _, err := events.Last(t.Context(), dest, d)
+	last, err := events.Last(t.Context(), dest, d)
+	data := last.Data
 	if err != nil || (data == nil) != (want == "") {
 		t.Fatalf("last event in %s: %s, %v, want %q", dest, data, err, want)
+	}
+	if data != nil && time.Since(last.Time) > time.Hour {
+		t.Errorf("last event in %s: stored at %v", dest, last.Time)
 	}
 	var e event.Event
 	if data != nil && (json.Unmarshal(data, &e) != nil || e.Status != want || e.Raw != nil || e.OrderID != d.OrderID) {
@@ -98,8 +102,30 @@ func TestEvents(t *testing.T) {
 
 	// On a new day the last events of the day before can still be read, for a pass that began then.
 	again.startDay(time.Now())
-	if data, _, err := again.Last(t.Context(), bridge.Orders, first); err != nil || data == nil {
-		t.Errorf("last event of the day before: %s, %v", data, err)
+	if last, err := again.Last(t.Context(), bridge.Orders, first); err != nil || last.Data == nil {
+		t.Errorf("last event of the day before: %+v, %v", last, err)
+	}
+}
+
+// TestEventsRecreated recreates a topic, whose offsets begin anew: what was read of it is of no use any more.
+func TestEventsRecreated(t *testing.T) {
+	t.Parallel()
+	cluster := startKfake(t, kfake.NumBrokers(1), kfake.SeedTopics(1, "orders", "rejects", "deadletters"))
+	events := openEvents(t, Config{Brokers: cluster.ListenAddrs()}, "0badcafe")
+	for _, order := range []string{"7", "8"} {
+		if err := events.Publish(t.Context(), orderEvent("AB.1", order, event.StatusOpen), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	since := time.Now().Add(-time.Hour)
+	if _, err := events.Refresh(t.Context(), since); err != nil {
+		t.Fatal(err)
+	}
+	events.mu.Lock()
+	events.offsets["orders/0"] = 1000
+	events.mu.Unlock()
+	if _, err := events.Refresh(t.Context(), since); err == nil {
+		t.Error("an end before what was read is no error")
 	}
 }
 

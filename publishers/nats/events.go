@@ -1,6 +1,7 @@
 package nats
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -57,8 +58,21 @@ func OpenEvents(ctx context.Context, cfg Config, spool string) (*Events, error) 
 			conn.Close()
 			return nil, fmt.Errorf("cannot look up stream %s: %w", d.stream, err)
 		}
+		if err := keepsADay(e.streams[d.name].CachedInfo().Config); err != nil && d.name != bridge.Deadletters {
+			conn.Close()
+			return nil, err
+		}
 	}
 	return e, nil
+}
+
+// keepsADay returns an error if a stream removes events of the day: their orders would be published again and again.
+func keepsADay(c jetstream.StreamConfig) error {
+	if c.Retention == jetstream.LimitsPolicy && (c.MaxAge == 0 || c.MaxAge >= 24*time.Hour) {
+		return nil
+	}
+	return fmt.Errorf("stream %s does not keep the events of a day (retention %s, max_age %v); "+
+		"use limits retention with a max_age of 24h or more", c.Name, c.Retention, c.MaxAge)
 }
 
 // Close ends the connection.
@@ -69,21 +83,19 @@ func (e *Events) Refresh(context.Context, time.Time) (asOf time.Time, err error)
 	return time.Now(), nil
 }
 
-// Last returns the last event of an order in a destination, and the stream sequence of it; nil and 0 if there is none.
-func (e *Events) Last(
-	ctx context.Context, dest bridge.Destination, order *bridge.Delivery,
-) (data []byte, revision uint64, err error) {
+// Last returns the last event of an order in a destination; the zero value if there is none.
+func (e *Events) Last(ctx context.Context, dest bridge.Destination, order *bridge.Delivery) (bridge.Stored, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	d := e.dests[dest]
 	m, err := e.streams[dest].GetLastMsgForSubject(ctx, d.prefix+order.Subject(dest))
 	switch {
 	case errors.Is(err, jetstream.ErrMsgNotFound):
-		return nil, 0, nil
+		return bridge.Stored{}, nil
 	case err != nil:
-		return nil, 0, fmt.Errorf("cannot read the last event of an order from stream %s: %w", d.stream, err)
+		return bridge.Stored{}, fmt.Errorf("cannot read the last event of an order from stream %s: %w", d.stream, err)
 	}
-	return m.Data, m.Sequence, nil
+	return bridge.Stored{Data: m.Data, Revision: m.Sequence, Time: m.Time}, nil
 }
 
 // Publish gives the event its spool id and sequence, and stores it in each destination whose last event of the order
@@ -120,6 +132,8 @@ func (e *Events) publish(ctx context.Context, dest *destination, d *bridge.Deliv
 	case refused != nil && (refused.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence ||
 		refused.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant): // of a replicated stream
 		return bridge.ErrMoved
+	case permanent(err):
+		return fmt.Errorf("%w: stream %s: %w", bridge.ErrRejected, dest.stream, err)
 	case err != nil:
 		return fmt.Errorf("cannot publish to stream %s: %w", dest.stream, err)
 	}
@@ -131,53 +145,55 @@ func (e *Events) publish(ctx context.Context, dest *destination, d *bridge.Deliv
 func (e *Events) Orders(ctx context.Context, broker, user string, since, until time.Time) (ids []string, err error) {
 	d := e.dests[bridge.Orders]
 	start := d.prefix + string(bridge.Orders) + "." + broker + "." + bridge.EscapeToken(user) + "."
-	consumer, err := e.streams[bridge.Orders].OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
-		FilterSubjects: []string{start + "*"}, HeadersOnly: true,
-		DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &since,
-	})
-	failed := func(err error) ([]string, error) {
-		return nil, fmt.Errorf("cannot read the orders of the day from stream %s: %w", d.stream, err)
-	}
-	if err != nil {
-		return failed(err)
-	}
-	if consumer.CachedInfo().NumPending == 0 {
-		return nil, nil
-	}
 	last := make(map[string]time.Time)
-	err = e.each(ctx, consumer, func(subject string, stored time.Time) {
-		last[strings.TrimPrefix(subject, start)] = stored
+	err = e.read(ctx, start+"*", since, func(m jetstream.Msg, meta *jetstream.MsgMetadata) {
+		last[strings.TrimPrefix(m.Subject(), start)] = meta.Timestamp
 	})
 	if err != nil {
-		return failed(err)
+		return nil, fmt.Errorf("cannot read the orders of the day from stream %s: %w", d.stream, err)
 	}
 	maps.DeleteFunc(last, func(_ string, stored time.Time) bool { return stored.After(until) })
 	return slices.Collect(maps.Keys(last)), nil
 }
 
-// each calls yield with the subject and the time of each message that was pending when the consumer was created.
-func (e *Events) each(
-	ctx context.Context, consumer jetstream.Consumer, yield func(subject string, stored time.Time),
+// read calls yield with each message of a subject in the stream of orders, without its data, from a time to the end of
+// the stream at the time of the call. An ordered consumer would do, but can retry for ever if the server stops
+// answering.
+func (e *Events) read(
+	ctx context.Context, subject string, since time.Time, yield func(jetstream.Msg, *jetstream.MsgMetadata),
 ) error {
-	messages, err := consumer.Messages()
+	const batch = 1000
+	create, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	consumer, err := e.streams[bridge.Orders].CreateConsumer(create, jetstream.ConsumerConfig{
+		FilterSubject: subject, HeadersOnly: true, AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true,
+		InactiveThreshold: 3 * requestTimeout, // it may have no right to delete the consumer
+		DeliverPolicy:     jetstream.DeliverByStartTimePolicy, OptStartTime: &since,
+	})
 	if err != nil {
 		return err
 	}
-	defer messages.Stop()
-	for {
-		next, cancel := context.WithTimeout(ctx, requestTimeout)
-		m, err := messages.Next(jetstream.NextContext(next))
-		cancel()
+	for left := consumer.CachedInfo().NumPending; left > 0; {
+		messages, err := consumer.Fetch(int(min(left, batch)), jetstream.FetchMaxWait(requestTimeout))
 		if err != nil {
 			return err
 		}
-		meta, err := m.Metadata()
-		if err != nil {
+		read := uint64(0)
+		for m := range messages.Messages() {
+			meta, err := m.Metadata()
+			if err != nil {
+				return err
+			}
+			yield(m, meta)
+			read++
+		}
+		if err := cmp.Or(messages.Error(), ctx.Err()); err != nil {
 			return err
 		}
-		yield(m.Subject(), meta.Timestamp)
-		if meta.NumPending == 0 {
-			return nil
+		if read == 0 {
+			return errors.New("the consumer delivers nothing")
 		}
+		left -= min(read, left)
 	}
+	return nil
 }

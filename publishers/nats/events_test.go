@@ -27,7 +27,7 @@ func orderEvent(n uint64, order string, status event.Status) *bridge.Delivery {
 func openEvents(t *testing.T, prefix string) (*nats.Events, jetstream.JetStream) {
 	t.Helper()
 	bus := startServer(t, nil)
-	cfg := nats.Config{URL: bus.url(), CreateStreams: true, Replicas: 1, MaxAge: time.Hour, Prefix: prefix}
+	cfg := nats.Config{URL: bus.url(), CreateStreams: true, Replicas: 1, MaxAge: 24 * time.Hour, Prefix: prefix}
 	if _, err := nats.OpenEvents(t.Context(), cfg, "0badcafe"); !errors.Is(err, jetstream.ErrStreamNotFound) {
 		t.Fatalf("opened without streams: %v", err)
 	}
@@ -47,11 +47,14 @@ func checkLast(
 	t *testing.T, events *nats.Events, dest bridge.Destination, d *bridge.Delivery, want string,
 ) (revision uint64) {
 	t.Helper()
-	data, revision, err := events.Last(t.Context(), dest, d)
-	if err != nil || string(data) != want || (data == nil) != (revision == 0) {
-		t.Fatalf("last event in %s: %q at %d, %v, want %q", dest, data, revision, err, want)
+	last, err := events.Last(t.Context(), dest, d)
+	if err != nil || string(last.Data) != want || (last.Data == nil) != (last.Revision == 0) {
+		t.Fatalf("last event in %s: %+v, %v, want %q", dest, last, err, want)
 	}
-	return revision
+	if age := time.Since(last.Time); last.Data != nil && (age < 0 || age > time.Minute) {
+		t.Errorf("last event in %s: stored at %v", dest, last.Time)
+	}
+	return last.Revision
 }
 
 func TestEvents(t *testing.T) {
@@ -120,9 +123,9 @@ func TestEventsOrders(t *testing.T) {
 	checkOrders(start, later)
 	publish := func(d *bridge.Delivery) {
 		t.Helper()
-		_, revision, err := events.Last(t.Context(), bridge.Orders, d)
+		last, err := events.Last(t.Context(), bridge.Orders, d)
 		if err == nil {
-			err = events.Publish(t.Context(), d, map[bridge.Destination]uint64{bridge.Orders: revision})
+			err = events.Publish(t.Context(), d, map[bridge.Destination]uint64{bridge.Orders: last.Revision})
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -153,7 +156,7 @@ func TestEventsBusLost(t *testing.T) {
 	events, _ := openEvents(t, "")
 	events.Close()
 	d := orderEvent(1, "7", event.StatusOpen)
-	_, _, last := events.Last(t.Context(), bridge.Orders, d)
+	_, last := events.Last(t.Context(), bridge.Orders, d)
 	_, orders := events.Orders(t.Context(), "kite", "AB.1", time.Now(), time.Now())
 	publish := events.Publish(t.Context(), d, map[bridge.Destination]uint64{bridge.Orders: 0})
 	if last == nil || orders == nil || publish == nil {
