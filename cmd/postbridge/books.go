@@ -2,8 +2,8 @@ package main
 
 import (
 	"errors"
+	"net"
 	"net/url"
-	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -56,9 +56,9 @@ func (c *config) checkBooks() error {
 	on := false
 	for _, b := range c.books() {
 		on = on || b.on()
-		u, err := url.Parse(b.url)
-		if b.url != "" && (err != nil || u.Host == "" || !slices.Contains([]string{"http", "https"}, u.Scheme)) {
-			return bad(strings.ToUpper(b.name)+"_API_URL", "is not a URL; write it like https://api.example.com")
+		if b.url != "" && !isTokenSafe(b.url) {
+			return bad(strings.ToUpper(b.name)+"_API_URL", "is no https URL, and the token must not be sent in the clear; "+
+				"write it like https://api.example.com")
 		}
 	}
 	if !on {
@@ -66,6 +66,16 @@ func (c *config) checkBooks() error {
 			"user_id=api_key:access_token, or that of another broker")
 	}
 	return nil
+}
+
+// isTokenSafe reports whether a URL has https, or leads to this machine.
+func isTokenSafe(text string) bool {
+	u, err := url.Parse(text)
+	if err != nil || u.Host == "" {
+		return false
+	}
+	ip := net.ParseIP(u.Hostname())
+	return u.Scheme == "https" || u.Scheme == "http" && (u.Hostname() == "localhost" || ip != nil && ip.IsLoopback())
 }
 
 // parse parses the accounts and their access tokens.

@@ -132,6 +132,7 @@ type reconciler struct {
 func bookClient() *book.Client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.ResponseHeaderTimeout = 15 * time.Second
+	transport.HTTP2 = &http.HTTP2Config{SendPingTimeout: 15 * time.Second} // finds a connection that a firewall dropped
 	return &book.Client{
 		HTTP: &http.Client{
 			Transport: transport,
@@ -255,9 +256,19 @@ func (r *reconciler) attempt(ctx context.Context, pass *book.Pass) (counts book.
 		}
 	}
 	if unexpected, ok := errors.AsType[*book.Unexpected](err); ok && r.dryRun == nil {
-		err = cmp.Or(r.buses.use(ctx, func([]book.Bus) error { return pass.Keep(ctx, unexpected) }), err)
+		if keepErr := r.keepResponse(ctx, pass, unexpected); keepErr != nil {
+			err = keepErr
+		}
 	}
 	return counts, err
+}
+
+// keepResponse stores a response that is not understood as a dead letter.
+func (r *reconciler) keepResponse(ctx context.Context, pass *book.Pass, unexpected *book.Unexpected) error {
+	return r.buses.use(ctx, func(buses []book.Bus) error {
+		pass.Buses = buses
+		return pass.Keep(ctx, unexpected)
+	})
 }
 
 // passResult is the outcome of one run of an account.

@@ -36,8 +36,8 @@ func TestNextRun(t *testing.T) {
 		{"2026-01-10 15:00:00", time.Hour, false, 0, "2026-01-12 08:45:00", "no book at the weekend"},
 		{"2026-01-09 07:00:00", 12 * time.Hour, false, 0, "2026-01-09 15:35:00", "a long interval over both"},
 		{"2026-01-10 12:00:00", time.Minute, true, 0, "2026-01-10 12:01:00", "at all hours"},
-		{"2026-01-09 15:00:00", time.Minute, false, time.Hour, "2026-01-09 16:00:00", "a broker that limits requests"},
 		{"2026-01-09 10:00:00", time.Hour, false, time.Second, "2026-01-09 10:00:01", "after an outage"},
+		{"2026-01-10 12:00:00", time.Hour, false, time.Second, "2026-01-10 12:00:01", "the run at the start failed"},
 	} {
 		now, err := time.ParseInLocation(layout, c.now, zone)
 		if err != nil {
@@ -49,48 +49,47 @@ func TestNextRun(t *testing.T) {
 	}
 }
 
-// TestRateLimits waits longer each time, and until the next day before the broker would block the account.
+// TestRateLimits waits longer each time, and until the next day before the broker would block the app.
 func TestRateLimits(t *testing.T) {
 	now := time.Date(2026, 1, 9, 6, 30, 0, 0, time.UTC) // 12:00 in India
 	limited := fmt.Errorf("a pass: %w", book.ErrRateLimited)
-	kite := &accountState{account: new(account)}
+	kite := new(appState)
 	for _, want := range []time.Duration{time.Minute, 2 * time.Minute, 4 * time.Minute, 8 * time.Minute,
 		15 * time.Minute, 15 * time.Minute} {
-		if kite.plan(now, limited); kite.retryAfter != want {
-			t.Errorf("wait %v, want %v", kite.retryAfter, want)
+		if kite.plan(now, limited, 0); kite.until.Sub(now) != want {
+			t.Errorf("wait %v, want %v", kite.until.Sub(now), want)
 		}
 	}
-	if kite.plan(now, nil); kite.retryAfter != 0 {
-		t.Errorf("wait %v after a success", kite.retryAfter)
-	}
-	if kite.plan(now, limited); kite.retryAfter != time.Minute {
-		t.Errorf("wait %v after a success and a limit, want a minute", kite.retryAfter)
+	kite.plan(now, nil, 0)
+	if kite.plan(now, limited, 0); kite.until.Sub(now) != time.Minute {
+		t.Errorf("wait %v after a success and a limit, want a minute", kite.until.Sub(now))
 	}
 
-	fyers := &accountState{account: &account{orders: book.Book{MaxRateLimits: 3}}}
+	fyers := new(appState)
 	for range 2 {
-		fyers.plan(now, limited)
-		fyers.plan(now, nil) // limits of the day count together
+		fyers.plan(now, limited, 3)
+		fyers.plan(now, nil, 3) // limits of the day count together
 	}
-	if fyers.plan(now, limited); fyers.retryAfter != 12*time.Hour {
-		t.Errorf("wait %v after the third limit of the day, want until midnight", fyers.retryAfter)
+	if fyers.plan(now, limited, 3); fyers.until.Sub(now) != 12*time.Hour {
+		t.Errorf("wait %v after the third limit of the day, want until midnight", fyers.until.Sub(now))
 	}
-	if fyers.plan(now.AddDate(0, 0, 1), limited); fyers.retryAfter != time.Minute {
-		t.Errorf("wait %v on the next day, want a minute", fyers.retryAfter)
+	now = now.AddDate(0, 0, 1)
+	if fyers.plan(now, limited, 3); fyers.until.Sub(now) != time.Minute {
+		t.Errorf("wait %v on the next day, want a minute", fyers.until.Sub(now))
 	}
 }
 
 // TestOutages waits longer after each outage of the broker or the bus.
 func TestOutages(t *testing.T) {
-	s := &accountState{account: new(account)}
-	var last time.Duration
+	s := new(accountState)
+	want := time.Second
 	for _, err := range []error{book.ErrOutage, book.ErrBus, book.ErrOutage} {
-		if s.plan(time.Now(), err); s.retryAfter <= last {
-			t.Errorf("wait %v after %v", s.retryAfter, last)
+		if s.plan(err); s.retryAfter != want {
+			t.Errorf("wait %v after %v, want %v", s.retryAfter, err, want)
 		}
-		last = s.retryAfter
+		want *= 2
 	}
-	if s.plan(time.Now(), book.ErrNotUnderstood); s.retryAfter != 0 || s.refused {
+	if s.plan(book.ErrNotUnderstood); s.retryAfter != 0 || s.refused {
 		t.Errorf("wait %v, refused %v", s.retryAfter, s.refused)
 	}
 }
@@ -104,7 +103,8 @@ func TestAccountsChange(t *testing.T) {
 			reconcileOptions: new(reconcileOptions), config: new(config), credentials: credentials,
 			log: slog.New(slog.DiscardHandler),
 		},
-		metrics: newReconcileMetrics(prometheus.NewRegistry()), states: make(map[string]*accountState),
+		metrics: newReconcileMetrics(prometheus.NewRegistry()),
+		states:  make(map[string]*accountState), apps: make(map[string]*appState),
 	}
 	now := time.Now()
 	due := func(want ...string) {
@@ -123,13 +123,27 @@ func TestAccountsChange(t *testing.T) {
 	due()
 	set(book.Account{UserID: "A", Credential: "1"}, book.Account{UserID: "B", Credential: "1"})
 	due("B:1")
-	s.states["kite/A"].plan(now, book.ErrToken)
+	s.states["kite/A"].plan(book.ErrToken)
 	now = now.Add(2 * time.Hour)
 	due("B:1")
 	set(book.Account{UserID: "A", Credential: "2"}, book.Account{UserID: "B", Credential: "1"})
 	due("A:2")
 	set(book.Account{UserID: "B", Credential: "1"})
 	due()
+
+	// Brokers count the requests of all accounts of an app.
+	var many []book.Account
+	for _, user := range []string{"C", "D", "E", "F"} {
+		many = append(many, book.Account{UserID: user, Credential: "app:1"})
+	}
+	set(append(many, book.Account{UserID: "G", Credential: "other:1"})...)
+	due("C:app:1", "D:app:1", "E:app:1", "G:other:1")
+	s.app(&account{Account: many[0], bookBroker: bookBroker{name: "kite"}}).plan(now, book.ErrRateLimited, 0)
+	due()
+	now = now.Add(time.Minute)
+	due("F:app:1")
+	set(book.Account{UserID: "B", Credential: "1"})
+	due("B:1")
 	if len(s.states) != 1 {
 		t.Errorf("%d accounts, want one", len(s.states))
 	}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/postbridge/postbridge/bridge"
 	"github.com/postbridge/postbridge/brokers/book"
 )
 
@@ -90,7 +91,7 @@ func resultOf(err error) string {
 		return "rate_limited"
 	case errors.Is(err, book.ErrNotUnderstood):
 		return "not_understood"
-	case errors.Is(err, book.ErrBus):
+	case errors.Is(err, book.ErrBus), errors.Is(err, bridge.ErrRejected):
 		return "bus"
 	default:
 		return "outage"

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -15,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/brokers"
 	"github.com/postbridge/postbridge/brokers/book"
 )
 
@@ -24,8 +27,11 @@ func (r *reconciler) serve(ctx context.Context, registry *prometheus.Registry) e
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	r.credentials.files.start(ctx, r.log, registry)
 	s := &reconcileService{
-		reconciler: r, metrics: newReconcileMetrics(registry), slots: make(chan struct{}, parallel),
-		states: make(map[string]*accountState),
+		reconciler: r, metrics: newReconcileMetrics(registry), slots: make(map[string]chan struct{}),
+		states: make(map[string]*accountState), apps: make(map[string]*appState),
+	}
+	for _, name := range brokers.Names() {
+		s.slots[name] = make(chan struct{}, parallel)
 	}
 	listener, err := net.Listen("tcp", r.admin)
 	if err != nil {
@@ -45,10 +51,12 @@ func (r *reconciler) serve(ctx context.Context, registry *prometheus.Registry) e
 type reconcileService struct {
 	*reconciler
 	metrics *reconcileMetrics
-	slots   chan struct{}
+	slots   map[string]chan struct{} // by broker: one that hangs delays no other
 
-	mu     sync.Mutex
-	states map[string]*accountState // by the name of the account; guarded by mu, and so is what they hold
+	mu sync.Mutex
+	// Guarded by mu, and so is what they hold.
+	states map[string]*accountState // by the id of the account
+	apps   map[string]*appState     // by broker and app
 }
 
 // accountState is what the service knows about one account.
@@ -60,14 +68,23 @@ type accountState struct {
 	refused bool // the broker refuses the token
 	tried   bool
 
-	problem    string                      // the last error in the log
-	kept       string                      // the last response that was kept
+	result     string                      // of the last run, as in the metrics
+	kept       string                      // the error whose response was kept last
+	keptAt     time.Time                   // when that was
 	outage     *backoff.ExponentialBackOff // nil without an outage
-	limited    *backoff.ExponentialBackOff // nil if not rate limited
-	limits     int                         // how often the broker limited the rate on limitsDay
-	limitsDay  time.Time
-	retryAfter time.Duration // until the next attempt after an error; 0 after a success
+	retryAfter time.Duration               // until the next attempt after an outage; else 0
 }
+
+// appState is what the service knows about an app at a broker: brokers count the requests of all its accounts.
+type appState struct {
+	until   time.Time                   // no request before
+	limited *backoff.ExponentialBackOff // nil if not rate limited
+	limits  int                         // how often the broker limited the rate on day
+	day     time.Time
+}
+
+// requestsPerApp limits the requests of an app that begin in one second. Fyers allows 200 in a minute.
+const requestsPerApp = 3
 
 // watch starts each pass when it is due, at most one per account and second, until ctx ends and all have ended.
 func (s *reconcileService) watch(ctx context.Context) {
@@ -87,7 +104,7 @@ func (s *reconcileService) watch(ctx context.Context) {
 func (s *reconcileService) due(now time.Time) (all []*accountState) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	current := make(map[string]bool)
+	current, begun := make(map[string]bool), make(map[*appState]int)
 	for _, a := range s.current() {
 		current[a.id()] = true
 		state := s.states[a.id()]
@@ -100,7 +117,10 @@ func (s *reconcileService) due(now time.Time) (all []*accountState) {
 			state.account, state.pass, state.due, state.refused = a, s.pass(a), now, false
 			s.metrics.tokenChanged(a, now)
 		}
-		if !state.running && !state.refused && !state.due.After(now) {
+		app := s.app(a)
+		if !state.running && !state.refused && !state.due.After(now) && !app.until.After(now) &&
+			begun[app] < requestsPerApp {
+			begun[app]++
 			state.running = true
 			all = append(all, state)
 		}
@@ -114,14 +134,27 @@ func (s *reconcileService) due(now time.Time) (all []*accountState) {
 	return all
 }
 
+// app returns the state of the account's app.
+func (s *reconcileService) app(a *account) *appState {
+	name := a.name + "/" + a.UserID
+	if app, _, ok := strings.Cut(a.Credential, ":"); ok {
+		name = a.name + "/" + app
+	}
+	if s.apps[name] == nil {
+		s.apps[name] = new(appState)
+	}
+	return s.apps[name]
+}
+
 // visit runs the pass of an account, and plans the next one.
 func (s *reconcileService) visit(ctx context.Context, state *accountState) {
-	s.slots <- struct{}{}
+	slots := s.slots[state.account.name]
+	slots <- struct{}{}
 	counts, err := s.run(ctx, state.pass)
 	if unexpected, ok := errors.AsType[*book.Unexpected](err); ok {
 		s.keep(ctx, state, unexpected)
 	}
-	<-s.slots
+	<-slots
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	state.running = false
@@ -131,32 +164,33 @@ func (s *reconcileService) visit(ctx context.Context, state *accountState) {
 	state.tried = true
 	s.metrics.count(state.account, counts, err, time.Now())
 	s.report(state, counts, err)
-	state.plan(time.Now(), err)
+	state.plan(err)
+	s.app(state.account).plan(time.Now(), err, state.account.orders.MaxRateLimits)
 	state.due = nextRun(time.Now(), s.every, s.marketHours, state.retryAfter)
 }
 
-// keep stores a response that is not understood as a dead letter, unless it is the one stored last.
+// keepInterval is the time between two responses of one account that are kept for the same reason.
+const keepInterval = time.Hour
+
+// keep stores a response that is not understood as a dead letter, unless one was stored a while ago. Only the pass that
+// runs uses what it changes.
 func (s *reconcileService) keep(ctx context.Context, state *accountState, unexpected *book.Unexpected) {
-	if state.kept == string(unexpected.Body) {
+	if state.kept == unexpected.Error() && time.Since(state.keptAt) < keepInterval {
 		return
 	}
-	err := s.buses.use(ctx, func([]book.Bus) error { return state.pass.Keep(ctx, unexpected) })
-	if err != nil {
+	if err := s.keepResponse(ctx, state.pass, unexpected); err != nil {
 		s.log.Warn("cannot keep the response as a dead letter", "broker", state.account.name, "error", err)
 		return
 	}
-	state.kept = string(unexpected.Body) // only the pass that runs uses it
+	state.kept, state.keptAt = unexpected.Error(), time.Now()
 }
 
-// report logs published events, and each change of the error.
+// report logs published events, and each change of the result.
 func (s *reconcileService) report(state *accountState, counts book.Counts, err error) {
 	log := state.pass.Log
-	problem := ""
-	if err != nil {
-		problem = err.Error()
-	}
-	changed := problem != state.problem
-	state.problem = problem
+	result := resultOf(err)
+	changed := result != cmp.Or(state.result, "ok")
+	state.result = result
 	switch {
 	case errors.Is(err, book.ErrToken):
 		log.Error("the broker refuses the access token; the account is not read until the token changes",
@@ -172,44 +206,46 @@ func (s *reconcileService) report(state *accountState, counts book.Counts, err e
 	}
 }
 
-// plan records the outcome of a run, and how long to wait for the next one at least.
-func (s *accountState) plan(now time.Time, err error) {
+// plan records the outcome of a run, and how long to wait after an outage.
+func (s *accountState) plan(err error) {
+	s.refused = errors.Is(err, book.ErrToken)
 	s.retryAfter = 0
-	if !errors.Is(err, book.ErrRateLimited) {
-		s.limited = nil
-	}
 	if !errors.Is(err, book.ErrOutage) && !errors.Is(err, book.ErrBus) {
 		s.outage = nil
+		return
 	}
-	switch {
-	case errors.Is(err, book.ErrToken):
-		s.refused = true
-	case errors.Is(err, book.ErrRateLimited):
-		s.retryAfter = s.afterRateLimit(now)
-	case errors.Is(err, book.ErrOutage), errors.Is(err, book.ErrBus):
-		if s.outage == nil {
-			s.outage = bridge.RetryForever(time.Second)
-		}
-		s.retryAfter = s.outage.NextBackOff()
+	if s.outage == nil {
+		s.outage = doublingBackoff(time.Second, 5*time.Minute)
 	}
+	s.retryAfter = s.outage.NextBackOff()
 }
 
-// afterRateLimit returns how long to wait: a minute, and twice as long each time, or until the next day if the broker
-// would block the account.
-func (s *accountState) afterRateLimit(now time.Time) time.Duration {
-	if day := book.Midnight(now); !day.Equal(s.limitsDay) {
-		s.limits, s.limitsDay = 0, day
+// plan waits after a rate limit: a minute, and twice as long each time; or until the next day if the broker would block
+// the app.
+func (a *appState) plan(now time.Time, err error, mostLimits int) {
+	if !errors.Is(err, book.ErrRateLimited) {
+		if err == nil {
+			a.limited = nil
+		}
+		return
 	}
-	s.limits++
-	if most := s.account.orders.MaxRateLimits; most > 0 && s.limits >= most {
-		return s.limitsDay.AddDate(0, 0, 1).Sub(now)
+	if day := book.Midnight(now); !day.Equal(a.day) {
+		a.limits, a.day = 0, day
 	}
-	if s.limited == nil {
-		s.limited = backoff.NewExponentialBackOff(backoff.WithInitialInterval(time.Minute),
-			backoff.WithMultiplier(2), backoff.WithRandomizationFactor(0), backoff.WithMaxInterval(15*time.Minute),
-			backoff.WithMaxElapsedTime(0))
+	if a.limits++; mostLimits > 0 && a.limits >= mostLimits {
+		a.until = a.day.AddDate(0, 0, 1)
+		return
 	}
-	return s.limited.NextBackOff()
+	if a.limited == nil {
+		a.limited = doublingBackoff(time.Minute, 15*time.Minute)
+	}
+	a.until = now.Add(a.limited.NextBackOff())
+}
+
+// doublingBackoff returns a backoff without jitter that never gives up: accounts are not due at the same time anyway.
+func doublingBackoff(first, most time.Duration) *backoff.ExponentialBackOff {
+	return backoff.NewExponentialBackOff(backoff.WithInitialInterval(first), backoff.WithMultiplier(2),
+		backoff.WithRandomizationFactor(0), backoff.WithMaxInterval(most), backoff.WithMaxElapsedTime(0))
 }
 
 // Times of the day in India. Orders change from the first pre-open orders to the end of the commodity exchange.
@@ -221,19 +257,20 @@ const (
 	mcxComplete = 23*time.Hour + 35*time.Minute
 )
 
-// nextRun returns when to read a book next: after the interval or, after an error, after retry. In market hours that is
-// moved to when they begin, and the times when a book is complete are not missed.
+// nextRun returns when to read a book next: after the interval or, after an outage, after retry. In market hours the
+// interval is moved to when they begin, and the times when a book is complete are not missed; a retry is not moved: a
+// run that was due has failed.
 func nextRun(now time.Time, every time.Duration, marketHours bool, retry time.Duration) time.Time {
-	if retry > 0 {
-		every = retry
+	switch {
+	case retry > 0:
+		return now.Add(retry)
+	case !marketHours:
+		return now.Add(every)
 	}
 	next := now.Add(every)
-	if !marketHours {
-		return next
-	}
 	today := book.Midnight(now)
 	for _, complete := range []time.Duration{nseComplete, mcxComplete} {
-		if t := today.Add(complete); retry == 0 && isWeekday(t) && t.After(now) && t.Before(next) {
+		if t := today.Add(complete); isWeekday(t) && t.After(now) && t.Before(next) {
 			next = t
 		}
 	}
