@@ -68,7 +68,12 @@ func (f *follower) follow(ctx context.Context, bus string, c *config, credential
 		newKafkaFollower(f, c.Prefix).follow(ctx, c.kafkaConfig(credentials))
 		return nil
 	}
-	return newNATSFollower(f, c.Prefix).follow(ctx, c.natsAddress(), c.natsConfig(credentials))
+	n := newNATSFollower(f, c.Prefix)
+	n.bus = c.redactedNATSURL()
+	if c.embedded() {
+		n.bus = c.natsAddress() + "; is serve running?"
+	}
+	return n.follow(ctx, c.natsAddress(), c.natsConfig(credentials))
 }
 
 // received delivers a message that passes the filter.

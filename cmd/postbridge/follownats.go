@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"net"
 	"strings"
 	"time"
 
@@ -25,6 +26,7 @@ const (
 // natsFollower delivers the messages of a subject through outages of the bus.
 type natsFollower struct {
 	*follower
+	bus           string // the address, without users and passwords, and what to check there
 	stream        string
 	subjectPrefix string // before the key
 	consumer      jetstream.OrderedConsumerConfig
@@ -82,7 +84,8 @@ func (f *natsFollower) follow(ctx context.Context, address string, bus nats.Conf
 		natsgo.RetryOnFailedConnect(true), natsgo.MaxReconnects(-1), natsgo.ReconnectWait(retryInterval),
 		natsgo.IgnoreAuthErrorAbort(),
 		natsgo.ErrorHandler(func(_ *natsgo.Conn, _ *natsgo.Subscription, err error) { f.status.set("%v", err) }),
-		natsgo.DisconnectErrHandler(func(_ *natsgo.Conn, err error) { f.status.set(waitingForBus+"%v", err) }),
+		natsgo.DisconnectErrHandler(func(_ *natsgo.Conn, err error) { f.waiting(err) }),
+		natsgo.ReconnectErrHandler(func(_ *natsgo.Conn, err error) { f.waiting(err) }),
 		natsgo.ReconnectHandler(func(*natsgo.Conn) { f.status.set("reconnected") }),
 	)...)
 	if err != nil {
@@ -104,8 +107,8 @@ func (f *natsFollower) follow(ctx context.Context, address string, bus nats.Conf
 		case errors.Is(err, jetstream.ErrStreamNotFound):
 			f.status.set("waiting for stream %s, which does not exist yet", f.stream)
 			f.startAt(startPosition{}) // every event in it will be new
-		case ctx.Err() == nil:
-			f.status.set(waitingForBus+"%v", err)
+		case ctx.Err() == nil && nc.IsConnected(): // else the handlers have the cause
+			f.waiting(err)
 		}
 		if !pause(ctx, retryInterval) {
 			return nil
@@ -113,12 +116,26 @@ func (f *natsFollower) follow(ctx context.Context, address string, bus nats.Conf
 	}
 }
 
+var errDisconnected = errors.New("not connected")
+
+// waiting sets the status of an outage: what failed and where.
+func (f *natsFollower) waiting(err error) {
+	if errors.Is(err, natsgo.ErrNoServers) {
+		return // the cause of each server comes next
+	}
+	var dial *net.OpError
+	if errors.As(err, &dial) {
+		err = dial.Err // without the address, which follows
+	}
+	f.status.set(waitingForBus+"%v at %s", cmp.Or(err, errDisconnected), f.bus)
+}
+
 // consume looks up the stream and starts the consumer.
 func (f *natsFollower) consume(ctx context.Context, js jetstream.JetStream) (jetstream.ConsumeContext, error) {
 	ctx, stop := context.WithTimeout(ctx, lookupTimeout)
 	defer stop()
 	if !js.Conn().IsConnected() {
-		return nil, cmp.Or(js.Conn().LastError(), errors.New("not connected"))
+		return nil, cmp.Or(js.Conn().LastError(), errDisconnected)
 	}
 	stream, err := js.Stream(ctx, f.stream)
 	if err != nil {
@@ -133,7 +150,7 @@ func (f *natsFollower) consume(ctx context.Context, js jetstream.JetStream) (jet
 	if err != nil {
 		return nil, err
 	}
-	onError := func(_ jetstream.ConsumeContext, err error) { f.status.set(waitingForBus+"%v", err) }
+	onError := func(_ jetstream.ConsumeContext, err error) { f.waiting(err) }
 	onMessage := func(m jetstream.Msg) { f.received(f.message(m)) }
 	return consumer.Consume(onMessage, jetstream.ConsumeErrHandler(onError))
 }

@@ -224,7 +224,7 @@ func TestTailWaits(t *testing.T) {
 	ctx, interrupt := context.WithCancel(t.Context())
 	defer interrupt()
 	f := follow(ctx, environ("NATS_LISTEN="+b.address))
-	f.waitFor(t, "waiting for the bus: ")
+	f.waitFor(t, "waiting for the bus: connect: connection refused at nats://"+b.address+"; is serve running?\n")
 	b = startBus(t, b.address, b.dir)
 	f.waitFor(t, "waiting for stream ORDERS, which does not exist yet\n")
 	b.addStream(t, "", "orders")
