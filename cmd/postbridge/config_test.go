@@ -398,21 +398,8 @@ func TestByteSize(t *testing.T) {
 
 // TestReadme compares the table in README.md with the struct that it describes.
 func TestReadme(t *testing.T) {
-	const path, begin, end = "README.md", "<!-- config -->\n", "<!-- /config -->"
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	before, rest, ok1 := strings.Cut(string(text), begin)
-	table, after, ok2 := strings.Cut(rest, end)
-	if !ok1 || !ok2 {
-		t.Fatalf("README.md needs lines %q and %q; the table belongs between them", strings.TrimSpace(begin), end)
-	}
-	want := configTable(t)
-	if *update {
-		rewrite(t, path, before+begin+want+end+after)
-	} else if table != want {
-		t.Errorf("the table in README.md is stale; go test -run Readme ./cmd/postbridge -update writes it anew")
+	if err := compareSection("README.md", "config", configTable(t)); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -143,37 +143,46 @@ func withRace() bool {
 
 // ---- metrics ------------------------------------------------------------------------------------------------------
 
-// cmdMetrics compares the table of metrics in a document with the metrics at a URL; it waits for those of the doctor
-// and of the tracer: metrics FILE URL.
+// cmdMetrics compares a table of metrics in a document with the metrics of a command at a URL. It waits until a metric
+// is exported that comes late: metrics FILE COMMAND URL METRIC.
 func cmdMetrics(ts *testscript.TestScript, _ bool, args []string) {
-	const begin, end = "<!-- metrics -->\n", "<!-- /metrics -->"
-	text, err := os.ReadFile(ts.MkAbs(args[0]))
-	ts.Check(err)
-	before, rest, ok1 := strings.Cut(string(text), begin)
-	table, after, ok2 := strings.Cut(rest, end)
-	if !ok1 || !ok2 {
-		ts.Fatalf("%s needs lines %q and %q; the table belongs between them", args[0], begin, end)
-	}
+	document, command, url, late := ts.MkAbs(args[0]), args[1], args[2], args[3]
 	var want string
 	eventually(ts, "all metrics", func() error {
-		resp, err := http.Get(args[1])
+		resp, err := http.Get(url)
 		if err != nil {
 			return err
 		}
 		defer resp.Body.Close()
 		exported, err := io.ReadAll(resp.Body)
 		want = metricsTable(string(exported))
-		if err == nil && !strings.Contains(want, "postbridge_doctor_grade") {
-			err = fmt.Errorf("the doctor has not looked yet")
+		if err == nil && !strings.Contains(want, "`"+late+"`") {
+			err = fmt.Errorf("%s is not exported yet", late)
 		}
 		return err
 	})
-	if *update {
-		ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(before+begin+want+end+after), 0o644))
-	} else if table != want {
-		ts.Fatalf("the table of metrics is stale; "+
-			"go test -run Stories/alerts ./cmd/postbridge -update writes it anew:\n%s", want)
+	ts.Check(compareSection(document, command+" metrics", want))
+}
+
+// compareSection compares the part of a document between two markers with what it should be; -update writes it.
+func compareSection(path, name, want string) error {
+	begin, end := "<!-- "+name+" -->\n", "<!-- /"+name+" -->"
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
 	}
+	before, rest, ok1 := strings.Cut(string(text), begin)
+	has, after, ok2 := strings.Cut(rest, end)
+	switch {
+	case !ok1 || !ok2:
+		return fmt.Errorf("%s needs lines %q and %q; the table belongs between them", path, strings.TrimSpace(begin), end)
+	case *update:
+		return os.WriteFile(path, []byte(before+begin+want+end+after), 0o644)
+	case has != want:
+		return fmt.Errorf("%s: the table of %s is stale; "+
+			"go test ./cmd/postbridge -run 'Readme|Stories' -update writes it anew:\n%s", path, name, want)
+	}
+	return nil
 }
 
 // metricsTable returns the table of postbridge's own metrics in Prometheus' text format.

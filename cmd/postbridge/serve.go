@@ -50,9 +50,9 @@ func (p *process) serve(ctx context.Context, args []string) error {
 	p.limitMemory(os.DirFS("/"))
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), readBuild().collector())
 	log := p.openLog(c, registry)
-	log.Info("postbridge starts", "version", buildVersion(), "data", c.DataDir)
+	log.Info("postbridge starts", "version", readBuild().String(), "data", c.DataDir)
 
 	tracer, endTracer, err := p.openTracer(registry, log)
 	if err != nil {

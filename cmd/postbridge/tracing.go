@@ -97,10 +97,9 @@ func (p *process) openTracer(
 	if err != nil {
 		return nil, nil, misuse("OTEL_EXPORTER_OTLP_ENDPOINT: cannot export traces to it: %v", err)
 	}
-	version, _, _ := strings.Cut(buildVersion(), " ")
 	service, err := resource.New(ctx, resource.WithTelemetrySDK(),
 		resource.WithAttributes(attribute.String("service.name", "postbridge"),
-			attribute.String("service.version", version)),
+			attribute.String("service.version", readBuild().version)),
 		resource.WithFromEnv()) // overrides the attributes above
 	if err != nil {
 		return nil, nil, misuse("OTEL_RESOURCE_ATTRIBUTES: %v", err)
