@@ -1,10 +1,13 @@
 package bridge_test
 
 import (
+	"encoding/json"
+	"errors"
 	"net/http"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/postbridge/postbridge/bridge"
 )
@@ -85,5 +88,55 @@ func TestAdminToken(t *testing.T) {
 	}
 	if got := get("/status", "Bearer s3cret"); got != 401 {
 		t.Errorf("the old token: answered %d", got)
+	}
+}
+
+// TestStatus checks what /status says beside the counts, and that it is readable: < and > stay as they are.
+func TestStatus(t *testing.T) {
+	t.Parallel()
+	log := new(logBuffer)
+	o := testOptions(t, log)
+	o.Version, o.Host = "v1.2.3", "postbridge-0"
+	bus := newFakeBus(t)
+	bus.down = errors.New("create it with subjects orders.>")
+	o.Buses = []bridge.Bus{bus.bus()}
+	before := time.Now().Add(-time.Second)
+	r := start(t, o, log)
+	type status struct {
+		Version, Host string
+		Ready         bool
+		Since         time.Time
+		Spool         map[string]any
+		Buses         map[string]struct {
+			Up          bool
+			Since       time.Time
+			Causes      []string
+			Conditions  []struct{ Name, Error string }
+			LastError   string    `json:"last_error"`
+			LastErrorAt time.Time `json:"last_error_at"`
+		}
+	}
+	get := func() (st status, text string) {
+		_, text = r.get("/status")
+		if err := json.Unmarshal([]byte(text), &st); err != nil {
+			t.Fatal(err)
+		}
+		return st, text
+	}
+	st, text := get()
+	nats := st.Buses["nats"]
+	if st.Version != "v1.2.3" || st.Host != "postbridge-0" || !st.Ready || st.Since.Before(before) ||
+		nats.Up || nats.Since.Before(before) || nats.LastErrorAt.Before(nats.Since) || len(nats.Causes) != 1 ||
+		len(nats.Conditions) != 1 || nats.Conditions[0].Name != "connection" ||
+		nats.Causes[0] != "connection: create it with subjects orders.>" ||
+		!strings.Contains(text, "orders.>") || st.Spool["full_in_seconds"] != nil {
+		t.Errorf("while the bus is down: %s", text)
+	}
+	bus.report("connection", nil)
+	st, text = get()
+	up := st.Buses["nats"]
+	if !up.Up || up.Since.Before(nats.Since) || up.Causes != nil || strings.Contains(text, "conditions") ||
+		up.LastError != nats.Causes[0] || !up.LastErrorAt.Equal(nats.LastErrorAt) {
+		t.Errorf("once the bus is up: %s", text)
 	}
 }

@@ -28,6 +28,9 @@ type Options struct {
 	// Buses each have a pump and a cursor of their own.
 	Buses []Bus
 
+	// Version is that of the build, Host the name of this machine or pod, both for /status and the page.
+	Version, Host string
+
 	// Listen and AdminListen are host:port. Only Listen may be reachable from outside.
 	Listen, AdminListen string
 	// AdminPage enables the page at AdminListen, which shows the last events.
@@ -95,11 +98,14 @@ type Bridge struct {
 	started  time.Time
 	metrics  *ingestMetrics
 	receiver *receiver
+	history  history
 	openDir  func(dir string) (spool.FS, error) // spool.OSDir; another disk in tests
 	lameDuck time.Duration                      // lameDuck; shorter in tests
 
 	ingest atomic.Pointer[connections] // nil until there is a listener
 	opened atomic.Pointer[opened]      // nil until the spool is open and the pumps run
+
+	readiness readiness
 }
 
 // New returns a bridge that does nothing before Run or Drain.
@@ -108,6 +114,7 @@ func New(o Options) *Bridge {
 	b := &Bridge{
 		o: o, started: time.Now(), metrics: m, receiver: newReceiver(o, m), openDir: spool.OSDir, lameDuck: lameDuck,
 	}
+	b.readiness.since = b.started
 	o.Registry.MustRegister(collector{b})
 	return b
 }
@@ -132,6 +139,7 @@ func (b *Bridge) Run(ctx context.Context) error {
 	admin.serve(b.admin(), adminIdleTimeout, b.o.Log)
 	defer admin.Close()
 	b.o.Log.Info("listening", "ingest", ingest.addr.String(), "admin", admin.addr.String())
+	defer b.keepHistory()()
 
 	s, err := b.open(ctx)
 	switch {

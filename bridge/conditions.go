@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 )
 
 // conditions holds the conditions that block publishing to one bus, by name. The begin and the end of a condition are
@@ -18,11 +19,14 @@ type conditions struct {
 
 	mu      sync.Mutex // guards what follows
 	holding map[string]*condition
-	last    string // the last error reported
+	changed time.Time // when the first condition began, or the last one ended
+	last    string    // the last error reported
+	lastAt  time.Time
 }
 
 // condition is one condition, from when it begins until it ends.
 type condition struct {
+	since  time.Time
 	err    error           // the latest
 	logged map[string]bool // the errors logged so far
 }
@@ -46,8 +50,30 @@ func newConditions(log *slog.Logger) *conditions {
 func (c *conditions) forget() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	clear(c.holding)
-	c.holding[conditionConnection] = &condition{errNotConnected, make(map[string]bool)}
+	held := c.begin(conditionConnection) // before the others end: publishing stays blocked
+	held.err = errNotConnected
+	c.holding = map[string]*condition{conditionConnection: held}
+}
+
+// begin adds a condition. Needs mu.
+func (c *conditions) begin(name string) *condition {
+	now := time.Now()
+	if len(c.holding) == 0 {
+		c.changed = now
+	}
+	held := &condition{since: now, logged: make(map[string]bool)}
+	c.holding[name] = held
+	return held
+}
+
+// end removes a condition, and returns it; nil if it does not hold. Needs mu.
+func (c *conditions) end(name string) *condition {
+	held := c.holding[name]
+	delete(c.holding, name)
+	if held != nil && len(c.holding) == 0 {
+		c.changed = time.Now()
+	}
+	return held
 }
 
 // report sets a condition, or ends it if err is nil. It has no effect after ctx, the session of a publisher, has ended.
@@ -57,10 +83,8 @@ func (c *conditions) report(ctx context.Context, name string, err error) {
 	if ctx.Err() != nil {
 		return
 	}
-	held := c.holding[name]
 	if err == nil {
-		delete(c.holding, name)
-		if held != nil && len(held.logged) > 0 {
+		if held := c.end(name); held != nil && len(held.logged) > 0 {
 			text := "publishing unblocked"
 			if len(c.holding) > 0 {
 				text = "a condition ended; publishing is blocked by others"
@@ -69,23 +93,28 @@ func (c *conditions) report(ctx context.Context, name string, err error) {
 		}
 		return
 	}
+	held := c.holding[name]
 	if held == nil {
-		held = &condition{logged: make(map[string]bool)}
-		c.holding[name] = held
+		held = c.begin(name)
 	}
-	held.err, c.last = err, name+": "+err.Error()
+	held.err, c.last, c.lastAt = err, name+": "+err.Error(), time.Now()
 	if !held.logged[err.Error()] && len(held.logged) < maxLogged {
 		held.logged[err.Error()] = true
 		c.log.Warn("publishing blocked; events are spooled", "condition", name, "error", err)
 	}
 }
 
-// state returns the conditions that hold now, and the last error reported.
-func (c *conditions) state() (holding []string, last string) {
+// fill sets the members of a status that depend on conditions.
+func (c *conditions) fill(st *busStatus) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	st.Up, st.Since = len(c.holding) == 0, shownTime(c.changed)
 	for _, name := range slices.Sorted(maps.Keys(c.holding)) {
-		holding = append(holding, fmt.Sprintf("%s: %v", name, c.holding[name].err))
+		held := c.holding[name]
+		st.Causes = append(st.Causes, fmt.Sprintf("%s: %v", name, held.err))
+		st.Conditions = append(st.Conditions, conditionStatus{name, shownTime(held.since), held.err.Error()})
 	}
-	return holding, c.last
+	if c.last != "" {
+		st.LastError, st.LastErrorAt = c.last, shownTime(c.lastAt)
+	}
 }

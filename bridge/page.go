@@ -14,10 +14,11 @@ import (
 var pageFiles embed.FS
 
 // pageSecurity is the Content-Security-Policy of the page: the browser runs and loads nothing but these files, makes
-// no HTML of text, and shows the page in no frame. The texts of events are untrusted.
-const pageSecurity = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
-	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; " +
-	"trusted-types 'none'"
+// no HTML of text, and shows the page in no frame. The texts of events are untrusted. Icons are data
+// URLs: that of a postbridge that does not answer cannot be requested from it.
+const pageSecurity = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; " +
+	"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; " +
+	"require-trusted-types-for 'script'; trusted-types 'none'"
 
 // pageFile returns the file at a path of the page; not ok at any other path.
 func pageFile(path string) (name string, ok bool) {
@@ -62,11 +63,13 @@ type pageData struct {
 	Status  status                       `json:"status"`
 	Answers answerTimes                  `json:"answers"`
 	Refused map[string]map[string]uint64 `json:"refused"` // by broker and reason
+	History historyAfter                 `json:"history"` // after the seconds in the request
 	Events  []json.RawMessage            `json:"events"`  // after the index in the request
 	Last    uint64                       `json:"last"`    // index of the last, for the next request
 }
 
-// servePageData answers with the events after the index in the parameter after; without it, with all in memory.
+// servePageData answers with the events after the index in the parameter after, and the history after the seconds in
+// the parameter since; without them, with all in memory.
 func (b *Bridge) servePageData(w http.ResponseWriter, req *http.Request) {
 	setPageHeaders(w.Header())
 	after := uint64(0)
@@ -77,10 +80,19 @@ func (b *Bridge) servePageData(w http.ResponseWriter, req *http.Request) {
 			return
 		}
 	}
+	since := -1.0
+	if text := req.URL.Query().Get("since"); text != "" {
+		var err error
+		if since, err = strconv.ParseFloat(text, 64); err != nil {
+			http.Error(w, "since is not a number", http.StatusBadRequest)
+			return
+		}
+	}
 	d := pageData{
 		Run:     strconv.FormatInt(b.started.UnixNano(), 36),
 		Seconds: time.Since(b.started).Seconds(),
 		Status:  b.status(),
+		History: b.history.after(since),
 	}
 	d.Events, d.Last = b.receiver.recent.since(after)
 	var err error

@@ -40,7 +40,7 @@ func TestPageFiles(t *testing.T) {
 			t.Errorf("%s: %s, %q, %v", path, resp.Status, resp.Header.Get("Content-Type"), err)
 		}
 		for name, want := range map[string]string{
-			"Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
+			"Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; " +
 				"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
 			"X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer",
 			"Cross-Origin-Resource-Policy": "same-origin", "Cache-Control": "no-store", "Access-Control-Allow-Origin": "",
@@ -102,8 +102,18 @@ type pageData struct {
 		}
 	}
 	Refused map[string]map[string]uint64
-	Events  []map[string]any
-	Last    uint64
+	History struct {
+		Fine, Coarse []struct {
+			Seconds   float64
+			Postbacks []uint64
+			Buses     map[string]struct {
+				Waiting uint64
+				Up      bool
+			}
+		}
+	}
+	Events []map[string]any
+	Last   uint64
 }
 
 func (r *running) page(after string) (d pageData) {
@@ -170,6 +180,16 @@ func TestPageData(t *testing.T) {
 	if d := r.page("4000"); len(d.Events) != 3 {
 		t.Errorf("behind a place of another run: %+v", d)
 	}
+	for _, query := range []string{"", "after=3", "after=3&since=-1"} {
+		status, text := r.get("/page/data?" + query)
+		if d := r.page("3"); status != http.StatusOK || len(d.History.Fine) == 0 || len(d.History.Coarse) == 0 ||
+			len(d.History.Fine[0].Postbacks) != 5 {
+			t.Errorf("%q has no history: %d %s", query, status, text)
+		}
+	}
+	if _, text := r.get("/page/data?since=1e9"); !strings.Contains(text, `"history":{"fine":[],"coarse":[]}`) {
+		t.Errorf("there is a history after the present: %s", text)
+	}
 	_, text := r.get("/page/data")
 	for _, never := range []string{"private", "checksum\":\"", "0123", kiteSecret, dhanToken, "wrong-token", `"raw`, "app_id", "<img"} {
 		if strings.Contains(text, never) {
@@ -180,6 +200,9 @@ func TestPageData(t *testing.T) {
 		if status, _ := r.get("/page/data?after=" + after); status != http.StatusBadRequest {
 			t.Errorf("after=%s is answered %d", after, status)
 		}
+	}
+	if status, _ := r.get("/page/data?since=x"); status != http.StatusBadRequest {
+		t.Errorf("since=x is answered %d", status)
 	}
 }
 

@@ -8,10 +8,10 @@ import (
 
 // busFates counts the fates of all committed events of a bus. They add up to the committed sequence.
 type busFates struct {
-	Stored       uint64 `json:"stored"`
-	Deadlettered uint64 `json:"deadlettered"`
-	Quarantined  uint64 `json:"quarantined"`
-	Skipped      uint64 `json:"skipped"`
+	Stored       uint64 `json:"stored"`       // Events stored in all their destinations.
+	Deadlettered uint64 `json:"deadlettered"` // Dead letters: not understood, or refused by the bus.
+	Quarantined  uint64 `json:"quarantined"`  // Events in the quarantine file: the bus refuses them everywhere.
+	Skipped      uint64 `json:"skipped"`      // Sequences without a record: damaged, or removed before the bus was added.
 }
 
 // of returns the count of a fate.
@@ -54,13 +54,11 @@ func (p *pump) snapshot() (committed uint64, state []byte) {
 
 // status returns what the pump knows of the bus.
 func (p *pump) status() busStatus {
-	causes, lastError := p.conditions.state()
+	var st busStatus
+	p.conditions.fill(&st)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	st := busStatus{
-		Up: len(causes) == 0, Causes: causes, LastError: lastError,
-		Committed: p.committed, busFates: p.fates.busFates, again: p.fates.Again, Rewound: p.rewinds,
-	}
+	st.Committed, st.busFates, st.again, st.Rewound = p.committed, p.fates.busFates, p.fates.Again, p.rewinds
 	if len(p.window) > 0 && p.window[0].delivery != nil {
 		st.oldest = p.window[0].delivery.ReceivedAt
 	}

@@ -75,12 +75,12 @@ func (r *recent) add(sequence uint64, e *event.Event) {
 	}
 }
 
-// appendLast appends an event and drops the oldest above the limit.
-func appendLast(events []shownEvent, e shownEvent, limit int) []shownEvent {
-	if len(events) == limit {
-		events = events[1:]
+// appendLast appends an element and drops the oldest above the limit.
+func appendLast[T any](all []T, last T, limit int) []T {
+	if len(all) == limit {
+		all = all[1:]
 	}
-	return append(events, e)
+	return append(all, last)
 }
 
 // since returns the events after an index, oldest first, and the index of the last. An index that does not exist yet is

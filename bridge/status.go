@@ -6,56 +6,94 @@ import (
 	"encoding/json"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// status is the document of /status.
+// status is the document of /status. The comments of its members are the table in cmd/postbridge/README.md.
 type status struct {
-	Ready     bool                      `json:"ready"`
-	NotReady  string                    `json:"not_ready,omitempty"` // why
-	Postbacks map[string]postbackStatus `json:"postbacks"`           // by broker, since start
-	Spool     spoolStatus               `json:"spool"`
-	Buses     map[string]busStatus      `json:"buses"`
+	Version   string                    `json:"version"`             // Version of the build.
+	Host      string                    `json:"host"`                // Host name, on Kubernetes the pod.
+	Ready     bool                      `json:"ready"`               // Whether postbacks are accepted.
+	NotReady  string                    `json:"not_ready,omitempty"` // Why they are not; absent if they are.
+	Since     time.Time                 `json:"since"`               // When `ready` last changed, or the start.
+	Postbacks map[string]postbackStatus `json:"postbacks"`           // Postbacks by broker, since start.
+	Spool     spoolStatus               `json:"spool"`               // The spool. Sizes are in bytes.
+	Buses     map[string]busStatus      `json:"buses"`               // The buses, by name.
 }
 
 type postbackStatus struct {
-	Received uint64 `json:"received"`
-	Accepted uint64 `json:"accepted"`
-	Repeated uint64 `json:"repeated"`
-	Other    uint64 `json:"other"`
-	Refused  uint64 `json:"refused"`
-	Failed   uint64 `json:"failed"`
+	Received uint64 `json:"received"` // Requests to the broker's routes, those in flight included.
+	Accepted uint64 `json:"accepted"` // Answered 200: the event is in the spool.
+	Repeated uint64 `json:"repeated"` // Answered 200: a repeat of the order's last event, not published again.
+	Other    uint64 `json:"other"`    // Answered 200: no order update; published as a dead letter.
+	Refused  uint64 `json:"refused"`  // Rejected by verification, or unreadable.
+	Failed   uint64 `json:"failed"`   // Verified, but not stored: answered 503.
 }
 
 type spoolStatus struct {
-	ID           string `json:"id,omitempty"` // empty until the spool is open
-	Last         uint64 `json:"last"`
-	Bytes        int64  `json:"bytes"`
-	LimitBytes   int64  `json:"limit_bytes"`
-	WaitingBytes int64  `json:"waiting_bytes"`
-	FreeBytes    int64  `json:"free_bytes"`    // of the disk, including the reserve
-	ReserveBytes int64  `json:"reserve_bytes"` // free space to keep
+	ID           string `json:"id,omitempty"`  // Spool id, `ce-spool` on the bus; absent until the spool is open.
+	Last         uint64 `json:"last"`          // Sequence of the last event.
+	Bytes        int64  `json:"bytes"`         // Size of the files, published events included.
+	LimitBytes   int64  `json:"limit_bytes"`   // `POSTBRIDGE_SPOOL_MAX_BYTES`.
+	WaitingBytes int64  `json:"waiting_bytes"` // Size of the events that some bus does not have.
+	FreeBytes    int64  `json:"free_bytes"`    // Free space on the disk, the reserve included.
+	ReserveBytes int64  `json:"reserve_bytes"` // `POSTBRIDGE_SPOOL_MIN_FREE_BYTES`.
+	// Seconds until unpublished events fill the spool or the disk, as fast as they grew in the last minute. Absent
+	// unless they grow.
+	FullInSeconds float64 `json:"full_in_seconds,omitempty"`
 }
 
 type busStatus struct {
-	Up        bool   `json:"up"`
-	Committed uint64 `json:"committed"`
-	Waiting   uint64 `json:"waiting"`
+	Up        bool      `json:"up"`        // Whether nothing blocks publishing.
+	Since     time.Time `json:"since"`     // When `up` last changed, or the start.
+	Committed uint64    `json:"committed"` // Sequence up to which every event is done.
+	Waiting   uint64    `json:"waiting"`   // Events after it in the spool.
 	busFates
-	Rewound              uint64   `json:"rewound"` // number of rewinds since start
-	OldestWaitingSeconds float64  `json:"oldest_waiting_seconds"`
-	Causes               []string `json:"causes,omitempty"`     // the conditions that block publishing now
-	LastError            string   `json:"last_error,omitempty"` // since start; it may be over
+	Rewound              uint64            `json:"rewound"`                // Rewinds after the bus lost events, since start.
+	OldestWaitingSeconds float64           `json:"oldest_waiting_seconds"` // Age of the oldest event that waits.
+	Causes               []string          `json:"causes,omitempty"`       // Conditions that block publishing now.
+	Conditions           []conditionStatus `json:"conditions,omitempty"`   // The same, with times.
+	LastError            string            `json:"last_error,omitempty"`   // Last error since start; over if `up`.
+	LastErrorAt          time.Time         `json:"last_error_at,omitzero"` // When it was last reported.
 
 	again  uint64    // events that were stored and lost, so that Stored does not count them
 	oldest time.Time // arrival of the oldest event in flight; zero if there is none
 }
 
+type conditionStatus struct {
+	Name  string    `json:"name"`  // Name of the condition.
+	Since time.Time `json:"since"` // When it began.
+	Error string    `json:"error"` // Its latest error.
+}
+
+// shownTime returns a time as /status shows it.
+func shownTime(t time.Time) time.Time { return t.UTC().Truncate(time.Millisecond) }
+
+// readiness holds whether postbacks are accepted, and since when.
+type readiness struct {
+	mu    sync.Mutex
+	ready bool
+	since time.Time
+}
+
+// set returns when the state last changed. Readiness follows from the states of the spool and of the stop, so a change
+// is noticed when the state is next read, a second later at most: see keepHistory.
+func (r *readiness) set(ready bool) (since time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ready != ready {
+		r.ready, r.since = ready, time.Now()
+	}
+	return r.since
+}
+
 // status returns the state of the bridge now. Its counts may be of slightly different moments.
 func (b *Bridge) status() status {
 	st := status{
+		Version: b.o.Version, Host: b.o.Host,
 		Postbacks: make(map[string]postbackStatus),
 		Spool:     spoolStatus{LimitBytes: b.o.SpoolMaxBytes, ReserveBytes: b.o.SpoolMinFree},
 		Buses:     make(map[string]busStatus),
@@ -71,6 +109,7 @@ func (b *Bridge) status() status {
 	}
 	reason := b.notReady()
 	st.Ready, st.NotReady = reason == "", reason
+	st.Since = shownTime(b.readiness.set(st.Ready))
 	o := b.opened.Load()
 	if o == nil {
 		return st
@@ -79,6 +118,7 @@ func (b *Bridge) status() status {
 		st.Buses[p.bus] = p.status()
 	}
 	stats := o.spool.Stats() // after the pumps, so that none is ahead of the spool
+	oldest := 0.0
 	for _, p := range o.pumps {
 		bus := st.Buses[p.bus]
 		if bus.Waiting = stats.Last - bus.Committed; bus.Waiting > 0 {
@@ -89,12 +129,21 @@ func (b *Bridge) status() status {
 				age = max(age, time.Since(bus.oldest))
 			}
 			bus.OldestWaitingSeconds = age.Seconds()
+			oldest = max(oldest, bus.OldestWaitingSeconds)
 		}
 		st.Buses[p.bus] = bus
 	}
 	st.Spool.ID, st.Spool.Last, st.Spool.FreeBytes = o.spool.ID(), stats.Last, stats.Free
 	st.Spool.Bytes, st.Spool.WaitingBytes = stats.Bytes, stats.WaitingBytes
+	if oldest >= leastGrowth.Seconds() { // events in flight to a bus that keeps up are no backlog
+		st.Spool.FullInSeconds = b.history.secondsToFill(time.Since(b.started), stats.WaitingBytes, st.Spool.left())
+	}
 	return st
+}
+
+// left returns how many more bytes of unpublished events fit: published ones make way for them.
+func (s *spoolStatus) left() int64 {
+	return min(s.LimitBytes-s.WaitingBytes, s.FreeBytes+s.Bytes-s.WaitingBytes-s.ReserveBytes)
 }
 
 // notReady returns why postbacks are not accepted now, "" if they are. A bus that is down is no reason.
@@ -131,6 +180,7 @@ func (b *Bridge) admin() http.Handler {
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		enc := json.NewEncoder(w)
+		enc.SetEscapeHTML(false) // it is for people: orders.>, not orders.\u003e
 		enc.SetIndent("", "  ")
 		_ = enc.Encode(b.status()) // the client has disconnected
 	})

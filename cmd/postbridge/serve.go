@@ -102,8 +102,15 @@ func (c *config) run(
 	}
 	o.Buses, o.Reload = c.buses(credentials, log), credentials.files.reload
 	o.Registry, o.Tracer, o.Log = registry, tracer, log
+	o.Version, o.Host = readBuild().version, hostname()
 	go (&doctor{c, credentials}).watch(ctx, registry)
 	return bridge.New(o).Run(ctx)
+}
+
+// hostname returns the name of this machine, on Kubernetes of the pod; "" if it is not known.
+func hostname() string {
+	name, _ := os.Hostname()
+	return name
 }
 
 // warn logs the settings that are valid but not safe.
