@@ -37,7 +37,7 @@ type historyPoint struct {
 
 // busPoint is the state of a bus at one moment.
 type busPoint struct {
-	Waiting uint64 `json:"waiting"`
+	Waiting uint64 `json:"waiting"` // 0 while the oldest is younger than a second: it is in flight
 	Up      bool   `json:"up"`
 }
 
@@ -72,6 +72,9 @@ func (b *Bridge) historyPoint() historyPoint {
 	}
 	st := b.status()
 	for name, bus := range st.Buses {
+		if bus.OldestWaitingSeconds < historyStep.Seconds() {
+			bus.Waiting = 0
+		}
 		p.Buses[name] = busPoint{bus.Waiting, bus.Up}
 	}
 	p.waitingBytes = st.Spool.WaitingBytes

@@ -14,13 +14,17 @@ import (
 
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/input"
 	cdplog "github.com/chromedp/cdproto/log"
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 )
 
-var shots = flag.String("shots", "", "a directory for screenshots")
+var (
+	shots   = flag.String("shots", "", "a directory for screenshots")
+	picture = flag.Bool("picture", false, "write page.png, the picture of the documents, anew")
+)
 
 // patience limits each wait for the browser.
 const patience = time.Minute
@@ -72,6 +76,7 @@ func open(t *testing.T, address string) *tab {
 	}
 	call(b, network.Enable, network.EnableParams{})
 	call(b, cdplog.Enable, cdp.Empty{})
+	call(b, emulation.SetFocusEmulationEnabled, emulation.SetFocusEmulationEnabledParams{Enabled: true})
 	b.do(chromedp.Navigate(address))
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -178,11 +183,16 @@ func (b *tab) await(js string) {
 }
 
 // shoot saves a screenshot of the window in the directory -shots.
-func (b *tab) shoot(name string) {
+func (b *tab) shoot(name string) { b.save(name, chromedp.CaptureScreenshot()) }
+
+// shootWhole saves a screenshot of the whole page in the directory -shots.
+func (b *tab) shootWhole(name string) { b.save(name, chromedp.FullScreenshot(100)) }
+
+func (b *tab) save(name string, screenshot chromedp.Action[[]byte]) {
 	if *shots == "" {
 		return
 	}
-	picture, err := chromedp.Run(b.ctx, chromedp.CaptureScreenshot())
+	picture, err := chromedp.Run(b.ctx, screenshot)
 	if err != nil {
 		b.t.Log(err)
 		return
@@ -191,6 +201,34 @@ func (b *tab) shoot(name string) {
 	if err := os.WriteFile(path, picture, 0o644); err != nil {
 		b.t.Error(err)
 	}
+}
+
+// shootAll saves screenshots on a desktop and on a phone, in light and in dark mode, in the directory -shots.
+func (b *tab) shootAll(name string) {
+	if *shots == "" {
+		return
+	}
+	for _, look := range []struct {
+		name          string
+		width, height int64
+		dark          bool
+	}{
+		{"phone-light", 390, 844, false}, {"phone-dark", 390, 844, true},
+		{"desktop-dark", 1366, 900, true}, {"desktop-light", 1366, 900, false},
+	} {
+		b.size(look.width, look.height)
+		b.dark(look.dark)
+		b.shoot(name + "-" + look.name)
+	}
+}
+
+// hover moves the mouse pointer to an element.
+func (b *tab) hover(css string) {
+	b.t.Helper()
+	type point struct{ X, Y float64 }
+	at := eval[point](b, `(r => ({x: r.x + r.width / 2, y: r.y + r.height / 2}))(
+		(e => (e.scrollIntoView({block: "center"}), e.getBoundingClientRect()))(document.querySelector("`+css+`")))`)
+	call(b, input.DispatchMouseEvent, input.DispatchMouseEventParams{Type: input.DispatchMouseEventTypeMouseMoved, X: at.X, Y: at.Y})
 }
 
 // dark sets the preferred color scheme of the browser.

@@ -8,9 +8,12 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"os"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/chromedp/chromedp"
 )
@@ -19,7 +22,7 @@ import (
 func TestFills(t *testing.T) {
 	s := serve(t, nil)
 	b := open(t, s.admin)
-	b.await(`$("#ready") === "ready" && $("article .state") === "up"`)
+	b.await(`$("#ready") === "ingest: ready" && $("article .state") === "up"`)
 	if rows := eval[int](b, `document.querySelectorAll("#events tbody tr").length`); rows != 0 {
 		t.Errorf("there are %d events before any was sent", rows)
 	}
@@ -45,31 +48,57 @@ func TestFills(t *testing.T) {
 	b.await(`$("#refusals tbody").replaceAll(/\s+/g, " ").includes("dhan: token")`)
 	b.await(number + `("article dl div:nth-child(3) dd") > 10`) // stored per second
 	b.await(`$("article dl div:nth-child(5) dd") === "1"`)      // dead letters
-	b.await(`document.querySelectorAll("#events tbody tr").length > 150`)
+	b.await(`document.querySelectorAll("#events tbody tr").length === 50`)
 	b.await(`document.querySelectorAll("#rejects tbody tr").length > 0`)
-	b.await(`document.querySelectorAll("#postbacks-chart rect.accepted").length > 5`)
-	b.await(`$("#spool").includes("of 8 GiB unpublished")`)
+	b.await(`document.querySelectorAll("#postbacks-charts [data-span=fine] rect.accepted").length > 5`)
+	b.await(`/ of 8 GiB /.test($("#spool dd")) && $("#spool").includes("not filling")`)
+	b.await(`/^v0.1.0, up for .*, spool [0-9a-f]{8}$/.test($("#run"))`)
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.await(`$("#host") === "` + host + `" && document.title === "postbridge – ` + host + `"`)
+	b.await(`$("#chips p") === "nats: up"`)
+	b.await(`[...document.querySelectorAll("article figure")].every(f => f.hidden)`) // nothing was unpublished
 
-	// The newest is first, and rows that are there stay the same: what is focused stays focused.
-	b.run(`document.querySelector("#events tbody button").focus(); window.row = document.activeElement`)
-	before := eval[string](b, `$("#events tbody tr td:nth-child(1)")`)
-	b.await(`$("#events tbody tr td:nth-child(1)") !== "` + before + `"`)
-	if !eval[bool](b, `document.activeElement === window.row || !window.row.isConnected`) {
-		t.Error("the focus is lost when events come in")
+	// The newest is first. While a row is focused or hovered, no row moves.
+	const first = `$("#events tbody tr td:nth-child(1)")`
+	const focus = `document.querySelector("#events tbody button").focus()`
+	for name, hold := range map[string]struct{ begin, end func() }{
+		"focused": {func() { b.run(focus) }, func() { b.run(`document.activeElement.blur()`) }},
+		"hovered": {func() { b.hover("#events tbody button") }, func() { b.hover("h1") }},
+	} {
+		hold.begin()
+		before := eval[string](b, first)
+		b.await(`/^[0-9]+ new events?; the lists hold still while in use$/.test($("#held"))`)
+		if now := eval[string](b, first); now != before {
+			t.Errorf("while a row is %s, the first row changed from %s to %s", name, before, now)
+		}
+		hold.end()
+		b.await(first + ` !== "` + before + `" && $("#held") === ""`)
 	}
 	if !eval[bool](b, `(n => n.every((v, i) => i === 0 || v < n[i-1]))(
 		[...document.querySelectorAll("#events tbody tr td:nth-child(1)")]
 			.map(e => Number(e.innerText.replaceAll(",", ""))))`) {
 		t.Error("the events are not the newest first")
 	}
-	b.await(`document.querySelectorAll("#events tbody tr").length === 200 &&
-		$("#events caption").includes("newest 200 of")`)
+	b.await(`$("#events caption").includes("newest 50 of 500") && $("#rejects caption").includes("newest 10 of")`)
+	b.click("#events + .more")
+	b.await(`document.querySelectorAll("#events tbody tr").length === 500 && $("#events caption") === "Latest events: 500"`)
+	b.click("#rejects + .more")
+	b.await(`document.querySelectorAll("#rejects tbody tr").length > 10 && $("#rejects + .more") === "Show 10"`)
+	b.click("#rejects + .more")
+	b.await(`document.querySelectorAll("#rejects tbody tr").length === 10`)
+	b.hover("h1")
+
+	b.run(`document.querySelector("#events").dispatchEvent(new Event("touchstart", {bubbles: true}))`)
+	b.await(`$("#held").endsWith("hold still while in use")`)
 
 	// Held still, nothing moves, and everything else goes on.
 	b.click("#pause")
-	first, rates := eval[string](b, `$("#events tbody tr")`), eval[string](b, `$("article dl div:nth-child(4) dd")`)
-	b.await(`$("article dl div:nth-child(4) dd") !== "` + rates + `"`)
-	if now := eval[string](b, `$("#events tbody tr")`); now != first {
+	row, rates := eval[string](b, `$("#events tbody tr")`), eval[string](b, `$("article dl div:nth-child(4) dd")`)
+	b.await(`$("article dl div:nth-child(4) dd") !== "` + rates + `" && $("#held").includes("the lists are paused")`)
+	if now := eval[string](b, `$("#events tbody tr")`); now != row {
 		t.Errorf("%q was added while the list was paused", now)
 	}
 	b.click("#pause")
@@ -99,28 +128,84 @@ func TestBus(t *testing.T) {
 	b.await(`$("article .state") === "up" && Number($("article dl div:nth-child(3) dd")) > 10`)
 	b.await(`$("#announcement").includes("nats is up")`)
 
+	order := `[...document.querySelectorAll("main h2")].sort((a, b) => a.getBoundingClientRect().top - b.getBoundingClientRect().top)
+		.map(h => h.innerText.trim()).join()`
+	if has := eval[string](b, order); has != "Postbacks,Buses,Spool,Events" {
+		t.Errorf("the sections are %s", has)
+	}
+
 	bus.kill()
-	b.await(`$("article .state").startsWith("down: connection: ")`)
-	b.await(`/; [0-9,]+ unpublished events, the oldest for [0-9]+ s$/.test($("article .state"))`)
+	b.await(`/^down since [0-9:]+ \([0-9]+ s\): connection: .*; [0-9,]+ unpublished events, the oldest for [0-9]+ s$/
+		.test($("article .state"))`)
 	b.await(`Number($("article dl div:nth-child(1) dd")) > 100 && $("article dl div:nth-child(3) dd") === "0"`)
 	b.await(`$("#announcement").includes("nats is down") &&
-		document.querySelectorAll("article .chart rect.waiting").length > 1`)
-	if ready := eval[string](b, `$("#ready")`); ready != "ready" {
+		document.querySelectorAll("article .chart rect.waiting").length > 1 &&
+		document.querySelectorAll("article .chart rect.down").length > 1`)
+	b.await(`/^nats: down since [0-9:]+ \([0-9]+ s\), [0-9,]+ unpublished, full in [0-9]+ [dh]/.test($("#chips p")) &&
+		/^[0-9]+ [dh] /.test($("#spool div:nth-child(2) dd"))`)
+	b.await(`document.title.startsWith("● nats down – ") && document.querySelector("#icon").href.includes("d0342c")`)
+	if has := eval[string](b, order); has != "Buses,Postbacks,Spool,Events" {
+		t.Errorf("while a bus is down the sections are %s", has)
+	}
+	if ready := eval[string](b, `$("#ready")`); ready != "ingest: ready" {
 		t.Errorf("while the bus is down the page shows %q", ready)
 	}
-	b.shoot("down")
+	b.shootAll("down")
+
+	// The outage began before this page was opened.
+	late := open(t, s.admin)
+	late.await(`document.querySelectorAll("[data-span=fine] rect.accepted").length > 10 &&
+		document.querySelectorAll("article [data-span=fine] rect.down").length > 5`)
+	late.calm(s.admin)
 
 	bus.start()
 	b.await(`$("article .state") === "up" && Number($("article dl div:nth-child(1) dd")) < 100`)
 	b.await(`Number($("article dl div:nth-child(3) dd")) > 10 && $("#announcement").includes("nats is up")`)
-	b.shoot("back")
+	b.await(`/^last error [0-9:]+, over: connection: /.test($("article > .note")) && $("#chips p") === "nats: up"`)
+	b.await(`document.title.startsWith("postbridge – ") && document.querySelector("#icon").href.includes("1f5fbf")`)
+	if has := eval[string](b, order); has != "Postbacks,Buses,Spool,Events" {
+		t.Errorf("after the outage the sections are %s", has)
+	}
+	b.shootAll("back")
 
 	s.kill()
 	b.await(`$("#lost").includes("postbridge has not answered since") && $("#ready") === "no answer"`)
-	b.shoot("lost")
+	b.await(`document.title.startsWith("● no answer – ")`)
+	b.shootAll("lost")
 	s.start()
 	b.await(`document.querySelector("#lost").hidden && $("article .state") === "up"`)
 	b.calm(s.admin)
+}
+
+// TestPicture makes the picture of the documents: postbacks of two brokers, and a bus that was down for half a minute.
+func TestPicture(t *testing.T) {
+	if !*picture {
+		t.Skip("go test -run TestPicture -picture writes page.png anew")
+	}
+	bus := serve(t, map[string]string{"ADMIN_PAGE": "false"}) // its embedded server is the bus
+	s := serve(t, map[string]string{"NATS_URL": bus.bus, "NATS_LISTEN": ""})
+	b := open(t, s.admin)
+	b.size(1100, 832)
+	s.send("--rate", "18", "--for", "10m", "--repeats", "0.15", "--seed", "7")
+	s.send("--broker", "dhan", "--rate", "6", "--for", "10m", "--seed", "7")
+	wait := func(seconds int) {
+		for range seconds {
+			s.postText("/kite", `{"order_id":"1"}`) // refused
+			time.Sleep(time.Second)
+		}
+	}
+	wait(40)
+	bus.kill()
+	wait(30)
+	bus.start()
+	wait(20)
+	picture, err := chromedp.Run(b.ctx, chromedp.CaptureScreenshot())
+	if err == nil {
+		err = os.WriteFile("page.png", picture, 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // TestFilter checks the filters of the lists, and the order history.
@@ -158,6 +243,8 @@ func TestFilter(t *testing.T) {
 	b.await(states + ` === "open,partially_filled,filled"`)
 	b.await(`$("#states li:nth-child(2)").includes("4/10 filled") &&
 		$("#states li:nth-child(3)").includes("average 469.55")`)
+	b.await(`$("#events tbody tr:nth-child(2)").includes("avg 469.5") &&
+		[...document.querySelectorAll("#events tbody tr")].at(-1).innerText.includes("\t470\t")`)
 	b.await(`$("#history-note").includes("kite, user AB1234")`)
 	b.shoot("history")
 
@@ -231,14 +318,16 @@ func TestTime(t *testing.T) {
 	b.click("#close")
 
 	s.send("--rate", "50", "--for", "10m")
-	const bars, rate = `[...document.querySelectorAll("#postbacks-chart rect.accepted")]`, `Number($("#answers dd"))`
+	const bars = `[...document.querySelectorAll("[data-span=fine] rect.accepted")]`
+	const rate = `Number($("#answers dd"))`
 	b.await(bars + `.length > 6 && ` + rate + ` > 30`)
+	b.await(bars + `.every(r => r.getAttribute("width") < 5)`)
 	hidden.Store(60)
-	b.await(bars + `.some(r => r.getAttribute("width") > 55)`)
-	b.await(bars + `.some(r => r.getAttribute("x") < 60)`) // earlier bars keep their position
+	b.await(bars + `.some(r => r.getAttribute("x") < 60)`) // earlier bars are a minute older
 	hidden.Store(600)
-	b.await(bars + `.every(r => r.getAttribute("width") < 55)`)
-	b.await(bars + `.length > 5 && ` + rate + ` > 30`)
+	b.await(bars + `.every(r => r.getAttribute("x") < 0)`) // outside of the chart
+	b.await(`[...document.querySelectorAll("[data-span=coarse] rect.accepted")].some(r => r.getAttribute("x") > 2900)`)
+	b.await(rate + ` > 30`)
 	b.calm(shifted.URL)
 }
 
@@ -309,6 +398,7 @@ func TestToken(t *testing.T) {
 	defer guarded.Close()
 	b := open(t, guarded.URL)
 	b.await(`$("#login").includes("Token required") && document.querySelector("#main").hidden`)
+	b.await(`document.title === "● token required"`)
 	b.enter("#token", "wrong\r")
 	b.await(`$("#login").includes("was rejected")`)
 	b.shoot("login")
@@ -334,31 +424,46 @@ func TestLooks(t *testing.T) {
 		"status": "REJECTED", "status_message": strings.Repeat("margin", 60)})
 	s.postText("/kite", `{"order_id":"1"}`)
 	b := open(t, s.admin)
-	b.await(`document.querySelectorAll("#events tbody tr").length === 200`)
+	b.await(`document.querySelectorAll("#events tbody tr").length === 50`)
 	backgrounds := map[string]bool{}
 	for _, look := range []struct {
 		name          string
 		width, height int64
 		dark          bool
 	}{
-		{"desktop-light", 1280, 1300, false},
-		{"desktop-dark", 1280, 1300, true},
-		{"phone-light", 360, 1500, false},
-		{"phone-dark", 360, 1500, true},
+		{"desktop-light", 1366, 1300, false},
+		{"desktop-dark", 1366, 1300, true},
+		{"phone-light", 390, 844, false},
+		{"phone-dark", 390, 844, true},
+		{"small-phone", 360, 740, false},
 		{"tablet", 800, 1300, false},
 	} {
 		b.size(look.width, look.height)
 		b.dark(look.dark)
 		b.await(`document.documentElement.clientWidth === ` +
-			map[int64]string{1280: "1280", 360: "360", 800: "800"}[look.width])
+			strconv.FormatInt(look.width, 10))
 		if wide := eval[int](b, `document.documentElement.scrollWidth`); wide > int(look.width) {
 			t.Errorf("%s: the page is %d wide", look.name, wide)
+		}
+		if look.width < 500 {
+			b.await(`document.querySelectorAll("#events tbody tr").length === 20`)
+			screens := eval[float64](b, `document.documentElement.scrollHeight / innerHeight`)
+			if look.width == 390 && screens >= 5 {
+				t.Errorf("%s: the page has %.1f screens", look.name, screens)
+			}
+			if tops := eval[int](b, `new Set([...document.querySelectorAll(".filter input, .filter select, #pause")]
+				.map(e => Math.round(e.getBoundingClientRect().bottom))).size`); tops != 1 {
+				t.Errorf("%s: the filters are in %d rows", look.name, tops)
+			}
+			if !eval[bool](b, `document.querySelector("#events tbody .narrow .id").checkVisibility()`) {
+				t.Errorf("%s: the user is not shown", look.name)
+			}
 		}
 		backgrounds[eval[string](b, `getComputedStyle(document.body).backgroundColor`)] = true
 		for _, faint := range eval[[]string](b, faintTexts) {
 			t.Errorf("%s: %s", look.name, faint)
 		}
-		b.shoot(look.name)
+		b.shootWhole(look.name)
 		b.run(`document.querySelector("#rejects tbody button").click()`)
 		b.await(`document.querySelector("#history").open`)
 		wide := eval[int](b, `Math.ceil(document.querySelector("#history").getBoundingClientRect().right)`)

@@ -32,7 +32,7 @@ var build = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	out := filepath.Join(dir, "postbridge")
-	cmd := exec.Command("go", "build", "-o", out, "./cmd/postbridge")
+	cmd := exec.Command("go", "build", "-ldflags", "-X main.version=v0.1.0", "-o", out, "./cmd/postbridge")
 	cmd.Dir = top
 	if output, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%w\n%s", err, output)
