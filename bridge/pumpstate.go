@@ -11,7 +11,7 @@ type busFates struct {
 	Stored       uint64 `json:"stored"`       // Events stored in all their destinations.
 	Deadlettered uint64 `json:"deadlettered"` // Dead letters: not understood, or refused by the bus.
 	Quarantined  uint64 `json:"quarantined"`  // Events in the quarantine file: the bus refuses them everywhere.
-	Skipped      uint64 `json:"skipped"`      // Sequences without a record: damaged, or removed before the bus was added.
+	Skipped      uint64 `json:"skipped"`      // Sequences without a record: damaged, or older than the bus.
 }
 
 // of returns the count of a fate.

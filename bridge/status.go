@@ -52,7 +52,7 @@ type busStatus struct {
 	Committed uint64    `json:"committed"` // Sequence up to which every event is done.
 	Waiting   uint64    `json:"waiting"`   // Events after it in the spool.
 	busFates
-	Rewound              uint64            `json:"rewound"`                // Rewinds after the bus lost events, since start.
+	Rewound              uint64            `json:"rewound"`                // Rewinds since start: the bus lost events.
 	OldestWaitingSeconds float64           `json:"oldest_waiting_seconds"` // Age of the oldest event that waits.
 	Causes               []string          `json:"causes,omitempty"`       // Conditions that block publishing now.
 	Conditions           []conditionStatus `json:"conditions,omitempty"`   // The same, with times.

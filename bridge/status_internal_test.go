@@ -36,7 +36,8 @@ func TestStatusReference(t *testing.T) {
 			t.Fatal(err)
 		}
 	} else if table != want {
-		t.Errorf("the table of /status is stale; go test ./bridge -run StatusReference -update writes it anew:\n%s", want)
+		t.Errorf("the table of /status is stale; "+
+			"go test ./bridge -run StatusReference -update writes it anew:\n%s", want)
 	}
 
 	sample = "{\n  \"version\"" + sample

@@ -175,7 +175,8 @@ func compareSection(path, name, want string) error {
 	has, after, ok2 := strings.Cut(rest, end)
 	switch {
 	case !ok1 || !ok2:
-		return fmt.Errorf("%s needs lines %q and %q; the table belongs between them", path, strings.TrimSpace(begin), end)
+		return fmt.Errorf("%s needs lines %q and %q; the table belongs between them",
+			path, strings.TrimSpace(begin), end)
 	case *update:
 		return os.WriteFile(path, []byte(before+begin+want+end+after), 0o644)
 	case has != want:

@@ -228,7 +228,9 @@ func (b *tab) hover(css string) {
 	type point struct{ X, Y float64 }
 	at := eval[point](b, `(r => ({x: r.x + r.width / 2, y: r.y + r.height / 2}))(
 		(e => (e.scrollIntoView({block: "center"}), e.getBoundingClientRect()))(document.querySelector("`+css+`")))`)
-	call(b, input.DispatchMouseEvent, input.DispatchMouseEventParams{Type: input.DispatchMouseEventTypeMouseMoved, X: at.X, Y: at.Y})
+	call(b, input.DispatchMouseEvent, input.DispatchMouseEventParams{
+		Type: input.DispatchMouseEventTypeMouseMoved, X: at.X, Y: at.Y,
+	})
 }
 
 // dark sets the preferred color scheme of the browser.

@@ -84,7 +84,8 @@ func TestFills(t *testing.T) {
 	}
 	b.await(`$("#events caption").includes("newest 50 of 500") && $("#rejects caption").includes("newest 10 of")`)
 	b.click("#events + .more")
-	b.await(`document.querySelectorAll("#events tbody tr").length === 500 && $("#events caption") === "Latest events: 500"`)
+	b.await(`document.querySelectorAll("#events tbody tr").length === 500 &&
+		$("#events caption") === "Latest events: 500"`)
 	b.click("#rejects + .more")
 	b.await(`document.querySelectorAll("#rejects tbody tr").length > 10 && $("#rejects + .more") === "Show 10"`)
 	b.click("#rejects + .more")
@@ -128,8 +129,8 @@ func TestBus(t *testing.T) {
 	b.await(`$("article .state") === "up" && Number($("article dl div:nth-child(3) dd")) > 10`)
 	b.await(`$("#announcement").includes("nats is up")`)
 
-	order := `[...document.querySelectorAll("main h2")].sort((a, b) => a.getBoundingClientRect().top - b.getBoundingClientRect().top)
-		.map(h => h.innerText.trim()).join()`
+	order := `[...document.querySelectorAll("main h2")].map(h => [h.getBoundingClientRect().top, h.innerText])
+		.sort((a, b) => a[0] - b[0]).map(h => h[1]).join()`
 	if has := eval[string](b, order); has != "Postbacks,Buses,Spool,Events" {
 		t.Errorf("the sections are %s", has)
 	}
@@ -141,7 +142,8 @@ func TestBus(t *testing.T) {
 	b.await(`$("#announcement").includes("nats is down") &&
 		document.querySelectorAll("article .chart rect.waiting").length > 1 &&
 		document.querySelectorAll("article .chart rect.down").length > 1`)
-	b.await(`/^nats: down since [0-9:]+ \([0-9]+ s\), [0-9,]+ unpublished, full in [0-9]+ [dh]/.test($("#chips p")) &&
+	b.await(`/^nats: down since [0-9:]+ \([0-9]+ s\), [0-9,]+ unpublished, full in [0-9]+ [dh]/
+			.test($("#chips p")) &&
 		/^[0-9]+ [dh] /.test($("#spool div:nth-child(2) dd"))`)
 	b.await(`document.title.startsWith("● nats down – ") && document.querySelector("#icon").href.includes("d0342c")`)
 	if has := eval[string](b, order); has != "Buses,Postbacks,Spool,Events" {
