@@ -71,6 +71,7 @@ func TestStories(t *testing.T) {
 			"metrics":   cmdMetrics,
 			"book":      cmdBook,
 			"asked":     cmdAsked,
+			"counted":   cmdCounted,
 			"dated":     cmdDated,
 			"rows":      cmdRows,
 

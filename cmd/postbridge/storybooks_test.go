@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -11,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/postbridge/postbridge/brokers"
@@ -149,4 +151,18 @@ func (b *storyBooks) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	w.WriteHeader(answer.status)
 	_, _ = w.Write(answer.body) // the client reports an error
+}
+
+// cmdCounted wants so many messages in the stream of orders: counted NATS_ADDRESS N.
+func cmdCounted(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Check(withJetStream(args[0], func(ctx context.Context, js jetstream.JetStream) error {
+		s, err := js.Stream(ctx, "ORDERS")
+		if err != nil {
+			return err
+		}
+		if n := s.CachedInfo().State.Msgs; fmt.Sprint(n) != args[1] {
+			return fmt.Errorf("%d messages, want %s", n, args[1])
+		}
+		return nil
+	}))
 }
