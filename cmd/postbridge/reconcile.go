@@ -140,7 +140,7 @@ func bookClient() *book.Client {
 			Timeout:       5 * time.Minute,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
-		UserAgent: "postbridge/" + strings.Fields(buildVersion())[0],
+		UserAgent: "postbridge/" + readBuild().version,
 		MaxBytes:  256 << 20,
 	}
 }

@@ -24,7 +24,7 @@ import (
 // serve reads the order books at intervals until ctx ends.
 func (r *reconciler) serve(ctx context.Context, registry *prometheus.Registry) error {
 	registry.MustRegister(collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), readBuild().collector())
 	r.credentials.files.start(ctx, r.log, registry)
 	s := &reconcileService{
 		reconciler: r, metrics: newReconcileMetrics(registry), slots: make(map[string]chan struct{}),
@@ -40,7 +40,7 @@ func (r *reconciler) serve(ctx context.Context, registry *prometheus.Registry) e
 	server := &http.Server{Handler: s.handler(registry), ReadHeaderTimeout: 10 * time.Second}
 	go func() { _ = server.Serve(listener) }() // until it is closed
 	defer server.Close()
-	r.log.Info("postbridge reconciles", "version", buildVersion(), "every", r.every.String(),
+	r.log.Info("postbridge reconciles", "version", readBuild().String(), "every", r.every.String(),
 		"admin", listener.Addr().String())
 	s.watch(ctx)
 	r.log.Info("stopped")
