@@ -260,7 +260,8 @@ func (s *Spool) removable(now time.Time) (*segment, bool) {
 	}
 	g := s.segments[0]
 	// After a failure the state of the disk is unknown, so nothing is removed before the next Open.
-	due := s.err == nil && !s.closed && !g.publishedAt.IsZero() && (now.Sub(g.publishedAt) >= s.o.Keep || s.spaceLow())
+	due := s.err == nil && !s.closed && !g.publishedAt.IsZero() &&
+		(now.Sub(g.publishedAt) >= s.o.Keep || s.spaceLow() || s.diskLow())
 	if !due && (s.preallocated == nil || s.preallocated.first > s.next) {
 		s.refusedBytes = 0 // nothing more can be removed for it
 	}

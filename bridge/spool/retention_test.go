@@ -51,6 +51,29 @@ func TestSegmentsAreKeptSideBySide(t *testing.T) {
 	})
 }
 
+// TestKeptSegmentsLeaveTheDiskFree: published segments are removed before Keep is over when the disk has less free
+// space than twice its reserve, and not more of them than that takes.
+func TestKeptSegmentsLeaveTheDiskFree(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fs, o := crashfs.New(t), options()
+		o.MaxBytes, o.MinFree, o.Keep = 512<<10, 1<<20, 24*time.Hour
+		fs.SetFree(2<<20 + 250<<10)
+		s := open(t, fs, o)
+		defer s.Close()
+		for range 300 {
+			appendAll(t, s, string(thousand))
+			publishAll(t, s.Cursor("bus"))
+		}
+		time.Sleep(time.Minute)
+		if free := s.Stats().Free; free < 2*o.MinFree {
+			t.Errorf("the disk has %d bytes free, less than twice the reserve of %d", free, o.MinFree)
+		}
+		if n := countSegments(fs); n < 2 {
+			t.Errorf("%d segments are left", n)
+		}
+	})
+}
+
 // TestSegmentsOutlastCursorDelay: records that a bus may lose in a power loss are not removed, even for lack of space.
 func TestSegmentsOutlastCursorDelay(t *testing.T) {
 	for _, c := range []struct {

@@ -216,6 +216,11 @@ func (s *Spool) space() int64 { return min(s.o.MaxBytes-overhead-s.bytes, s.free
 // that Append finds the space already there. Needs mu.
 func (s *Spool) spaceLow() bool { return s.space() < max(s.segmentSize(), s.slack(), s.refusedBytes) }
 
+// diskLow reports whether the disk has less free space than twice its reserve and a segment. Then published segments
+// are removed before Options.Keep, too: they must neither bring the disk to where the operator is alerted, nor take
+// space that other programs need. Needs mu.
+func (s *Spool) diskLow() bool { return s.free < 2*s.o.MinFree+s.segmentSize() }
+
 // Stats is the state of a spool at one moment.
 type Stats struct {
 	// Last is the highest durable sequence.
