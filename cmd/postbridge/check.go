@@ -65,7 +65,7 @@ func (c *config) checkSpool() error {
 	case c.SpoolMaxBytes < least:
 		return bad("SPOOL_MAX_BYTES", "%v is too small; set it to %v or more", c.SpoolMaxBytes, least)
 	case c.SpoolKeep < 0:
-		return bad("SPOOL_KEEP", "must not be negative; set it like 1h, or to 0s")
+		return bad("SPOOL_KEEP", "must not be negative; set it like 24h, or to 0s")
 	}
 	return nil
 }

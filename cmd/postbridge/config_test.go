@@ -136,7 +136,7 @@ func TestConfigErrors(t *testing.T) {
 			"POSTBRIDGE_SPOOL_MAX_BYTES: \"9999999TiB\" is not a size; write it like 64KiB, 512MiB, 8GiB or a plain " +
 				"number of bytes"},
 		{kite + "SPOOL_KEEP=1d", "POSTBRIDGE_SPOOL_KEEP: \"1d\" is not a duration; write it like 90s, 15m or 168h"},
-		{kite + "SPOOL_KEEP=-1h", "POSTBRIDGE_SPOOL_KEEP: must not be negative; set it like 1h, or to 0s"},
+		{kite + "SPOOL_KEEP=-1h", "POSTBRIDGE_SPOOL_KEEP: must not be negative; set it like 24h, or to 0s"},
 
 		{kite + "NATS_URL=http://bus",
 			"POSTBRIDGE_NATS_URL: is not a list of NATS servers; write it like nats://host:4222, several with commas"},
@@ -303,23 +303,41 @@ func TestConfigBuses(t *testing.T) {
 // TestWarnings checks the warnings about settings at the start.
 func TestWarnings(t *testing.T) {
 	const login = "PUBLISH=kafka KAFKA_BROKERS=b:9092 KAFKA_USER=u KAFKA_PASSWORD=p KAFKA_SASL_MECHANISM="
-	ca := write(t, "ca.pem", "a file that is there")
+	const example = "0hdv7iw5examplesecret"
+	ca, token := write(t, "ca.pem", "a file that is there"), write(t, "token", "admin-token")
 	for _, test := range []struct{ environ, want string }{
 		{"", ""},
 		{"KITE_SECRETS=1=s KITE_CHECKSUM=user_id", `setting=POSTBRIDGE_KITE_CHECKSUM reason="is user_id`},
 		{"NATS_LISTEN=:4222", `setting=POSTBRIDGE_NATS_LISTEN reason="is open to other machines`},
 		{"NATS_LISTEN=:4222 NATS_URL=bus", ""},
+		{"ADMIN_LISTEN=:9090", `setting=POSTBRIDGE_ADMIN_LISTEN reason="is open to other machines without a token`},
+		{"ADMIN_LISTEN=10.0.0.1:9090", `setting=POSTBRIDGE_ADMIN_LISTEN reason="is open`},
+		{"ADMIN_LISTEN=:9090 ADMIN_TOKEN=admin-token", ""},
+		{"ADMIN_LISTEN=:9090 ADMIN_TOKEN_FILE=" + token, ""},
+		{"ADMIN_LISTEN=localhost:9090", ""},
+		{"LISTEN=:8080", `setting=POSTBRIDGE_NATS_URL reason="is not set`},
+		{"LISTEN=:8080 NATS_URL=bus", ""},
+		{"LISTEN=:8080 " + login + "SCRAM-SHA-512", ""},
+		{"KITE_SECRETS=1234=" + example, ""},
+		{"NATS_URL=bus LISTEN=:8080 KITE_SECRETS=1=s,1234=" + example,
+			`setting=POSTBRIDGE_KITE_SECRETS reason="has the example secret of Kite's documentation`},
+		{"NATS_URL=bus LISTEN=:8080 KITE_SECRETS_FILE=" + write(t, "kite", "1234="+example),
+			`setting=POSTBRIDGE_KITE_SECRETS reason="has the example secret`},
+		{"NATS_URL=bus LISTEN=:8080 UPSTOX_TOKENS=dev-upstox-token", `setting=POSTBRIDGE_UPSTOX_TOKENS reason="has an example token`},
+		{"NATS_URL=bus LISTEN=:8080 KITE_SECRETS=1=s KITE_TOKENS=t,dev-kite-token",
+			`setting=POSTBRIDGE_KITE_TOKENS reason="has an example token`},
+		{"UPSTOX_TOKENS=dev-upstox-token", ""},
 		{login + "plain", `setting=POSTBRIDGE_KAFKA_SASL_MECHANISM reason="is PLAIN without TLS`},
 		{login + "PLAIN KAFKA_TLS=true", ""},
 		{login + "PLAIN KAFKA_TLS_CA_FILE=" + ca, ""},
 		{login + "SCRAM-SHA-512", ""},
 	} {
-		c, _, err := readConfig(env.ToMap(environ("DHAN_TOKENS=t " + test.environ)))
+		c, credentials, err := readConfig(env.ToMap(environ("DHAN_TOKENS=t LISTEN=127.0.0.1:8080 " + test.environ)))
 		if err != nil {
 			t.Fatalf("%s: %v", test.environ, err)
 		}
 		var log bytes.Buffer
-		c.warn(slog.New(slog.NewTextHandler(&log, nil)))
+		c.warn(slog.New(slog.NewTextHandler(&log, nil)), credentials)
 		if got := log.String(); !strings.Contains(got, test.want) ||
 			strings.Count(got, "\n") != min(len(test.want), 1) {
 			t.Errorf("%s: %q\nwant %q", test.environ, got, test.want)

@@ -114,7 +114,7 @@ func (d *doctor) check(ctx context.Context) []publishers.CheckResult {
 		buses.Go(func() { ofKafka = kafka.Check(ctx, k, maxEvent) })
 	}
 	buses.Wait()
-	return slices.Concat(ofNATS, ofKafka, d.disk(), d.routes(), d.secrets(), d.config.checkSettings())
+	return slices.Concat(ofNATS, ofKafka, d.disk(), d.routes(), d.secrets(), d.config.checkSettings(d.credentials))
 }
 
 // clock checks that the kernel's clock is synchronized. serve does not: a hardened unit may kill a process that calls

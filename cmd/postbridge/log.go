@@ -31,7 +31,6 @@ func (p *process) openLog(c *config, registry prometheus.Registerer) *slog.Logge
 	registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "postbridge_log_dropped_total", Help: "Log lines dropped because stderr was blocked or closed.",
 	}, func() float64 { return float64(p.stderr.dropped.Load()) }))
-	c.warn(log)
 	return log
 }
 

@@ -116,7 +116,8 @@ The configuration is the environment, names that start with POSTBRIDGE_. Exit co
 success, 1 a failure, 2 misuse or a bad configuration, 3 a warning of doctor.
 
 Example, a Kite app 1234 and an embedded bus, in one shell and then in another:
-  POSTBRIDGE_KITE_SECRETS=1234=0hdv7iw5examplesecret postbridge serve
+  POSTBRIDGE_KITE_SECRETS=1234=0hdv7iw5examplesecret POSTBRIDGE_LISTEN=127.0.0.1:8080 \
+    postbridge serve
   postbridge send --secret 1234=0hdv7iw5examplesecret && postbridge tail --from start --count 5
 `
 

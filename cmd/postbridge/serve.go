@@ -7,6 +7,8 @@ import (
 	"net"
 	"os"
 	"runtime/debug"
+	"slices"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -52,6 +54,7 @@ func (p *process) serve(ctx context.Context, args []string) error {
 	registry.MustRegister(collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), readBuild().collector())
 	log := p.openLog(c, registry)
+	c.warn(log, credentials)
 	log.Info("postbridge starts", "version", readBuild().String(), "data", c.DataDir)
 
 	tracer, endTracer, err := p.openTracer(registry, log)
@@ -114,14 +117,14 @@ func hostname() string {
 }
 
 // warn logs the settings that are valid but not safe.
-func (c *config) warn(log *slog.Logger) {
-	for _, r := range c.checkSettings() {
+func (c *config) warn(log *slog.Logger, credentials *credentials) {
+	for _, r := range c.checkSettings(credentials) {
 		log.Warn("the setting is valid but not safe", "setting", r.What, "reason", r.Text, "remedy", r.Do)
 	}
 }
 
 // checkSettings returns a warning for each setting that is valid but not safe, for serve and doctor.
-func (c *config) checkSettings() (all []publishers.CheckResult) {
+func (c *config) checkSettings(credentials *credentials) (all []publishers.CheckResult) {
 	warn := func(found bool, area, setting, text, do string) {
 		checks := publishers.Checks{Area: area, What: envPrefix + setting, Results: all}
 		checks.Warn(found, text, do)
@@ -135,14 +138,51 @@ func (c *config) checkSettings() (all []publishers.CheckResult) {
 		fmt.Sprintf("is %d, and this process may have %d files open, so it accepts %d connections",
 			c.MaxConnections, files, c.connections(files)),
 		"raise the limit of open files (ulimit -n, LimitNOFILE=), or set it lower")
-	host, _, _ := net.SplitHostPort(c.NATSListen) // checked by readConfig
-	ip := net.ParseIP(host)
-	warn(c.embedded() && host != "localhost" && (ip == nil || !ip.IsLoopback()), "nats", "NATS_LISTEN",
+	warn(!onLoopback(c.AdminListen) && c.AdminToken == "" && c.AdminTokenFile == "", "routes", "ADMIN_LISTEN",
+		"is open to other machines without a token, and shows users, orders and prices",
+		"set POSTBRIDGE_ADMIN_TOKEN, or have the network admit only probes and Prometheus")
+	warn(c.embedded() && !onLoopback(c.Listen), "nats", "NATS_URL",
+		"is not set, so brokers' events go to a server embedded in this process, on the same disk as the spool",
+		"set it to a NATS cluster, or POSTBRIDGE_PUBLISH=kafka")
+	warn(c.embedded() && !onLoopback(c.NATSListen), "nats", "NATS_LISTEN",
 		"is open to other machines, and the embedded server requires no login",
 		"restrict access to it, or use a NATS server of your own")
 	k := c.kafkaConfig(nil)
 	warn(k.PlainPassword(), "kafka", "KAFKA_SASL_MECHANISM", "is PLAIN without TLS, which sends the password as it is",
 		"set POSTBRIDGE_KAFKA_TLS, or the mechanism to SCRAM-SHA-512")
+	if !onLoopback(c.Listen) {
+		all = append(all, c.checkExamples(credentials)...)
+	}
+	return all
+}
+
+// onLoopback reports whether only this machine reaches a listener.
+func onLoopback(listen string) bool {
+	host, _, _ := net.SplitHostPort(listen) // checked by readConfig
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// checkExamples returns a warning for each secret that is published in the examples of this repository.
+func (c *config) checkExamples(credentials *credentials) (all []publishers.CheckResult) {
+	warn := func(found bool, setting, text, do string) {
+		checks := publishers.Checks{Area: "secrets", What: envPrefix + setting, Results: all}
+		checks.Warn(found, text, do)
+		all = checks.Results
+	}
+	isExample := func(s kite.Secret) bool { return s.Secret == "0hdv7iw5examplesecret" }
+	warn(slices.ContainsFunc(load(&credentials.kiteSecrets), isExample), "KITE_SECRETS",
+		"has the example secret of Kite's documentation, with which anyone can sign a postback",
+		"replace it by the api_secret of your app")
+	tokens := func(setting string, tokens []string) {
+		published := func(t string) bool { return strings.HasPrefix(t, "dev-") && strings.HasSuffix(t, "-token") }
+		warn(slices.ContainsFunc(tokens, published), setting, "has an example token of postbridge's documents, "+
+			"with which anyone can post", "replace it by one of 'openssl rand -hex 24'")
+	}
+	tokens("KITE_TOKENS", load(&credentials.kiteTokens))
+	for _, b := range c.tokenBrokers() {
+		tokens(b.tokensSetting(), load(b.current(credentials)))
+	}
 	return all
 }
 

@@ -19,8 +19,9 @@ const envPrefix = "POSTBRIDGE_"
 type config struct {
 	// The address that brokers post to, host:port. Serves only their routes.
 	Listen string `env:"LISTEN" envDefault:":8080"`
-	// The address of `/livez`, `/readyz`, `/metrics` and `/status`, host:port. Keep it off the internet.
-	AdminListen string `env:"ADMIN_LISTEN" envDefault:":9090"`
+	// The address of `/livez`, `/readyz`, `/metrics` and `/status`, host:port. Keep it off the internet. The image, the
+	// chart and Compose set `:9090`.
+	AdminListen string `env:"ADMIN_LISTEN" envDefault:"127.0.0.1:9090"`
 	// Whether `ADMIN_LISTEN` serves a page for browsers. It shows the last events: users, orders and prices.
 	AdminPage bool `env:"ADMIN_PAGE" envDefault:"true"`
 	// The largest postback, 1KiB to 4MiB; a larger one is answered 413.
@@ -180,7 +181,7 @@ type config struct {
 	// The space to keep free on the spool's disk; below it postbacks are answered 503.
 	SpoolMinFreeBytes byteSize `env:"SPOOL_MIN_FREE_BYTES" envDefault:"512MiB"`
 	// How long published events stay in the spool, space permitting, to be published again should a bus lose them.
-	SpoolKeep time.Duration `env:"SPOOL_KEEP" envDefault:"1h"`
+	SpoolKeep time.Duration `env:"SPOOL_KEEP" envDefault:"24h"`
 
 	// `debug`, `info`, `warn` or `error`.
 	LogLevel string `env:"LOG_LEVEL" envDefault:"info"`

@@ -130,10 +130,12 @@ mount --bind "$root" "$root"; mount -o remount,bind,ro "$root"; mount --bind "$d
 exec chroot --userspec="$user" "$root" "$@"`
 	cmd := exec.Command("sh", slices.Concat([]string{"-c", enter, "sh", root, data, image["USER"]}, entrypoint,
 		command)...)
-	cmd.Env = []string{
-		"PATH=" + os.Getenv("PATH"), image["ENV"], "POSTBRIDGE_KITE_SECRETS=1234=0hdv7iw5examplesecret",
-		"POSTBRIDGE_LISTEN=" + ingest, "POSTBRIDGE_ADMIN_LISTEN=" + admin, "POSTBRIDGE_NATS_LISTEN=" + bus,
+	if !strings.Contains(image["ENV"], "POSTBRIDGE_ADMIN_LISTEN=:9090") {
+		t.Errorf("the admin address is not reached from outside of the container: %s", image["ENV"])
 	}
+	cmd.Env = append(strings.Fields(image["ENV"]),
+		"PATH="+os.Getenv("PATH"), "POSTBRIDGE_KITE_SECRETS=1234=0hdv7iw5examplesecret",
+		"POSTBRIDGE_LISTEN="+ingest, "POSTBRIDGE_ADMIN_LISTEN="+admin, "POSTBRIDGE_NATS_LISTEN="+bus)
 	var output bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &output, &output
 	cmd.SysProcAttr = &syscall.SysProcAttr{
