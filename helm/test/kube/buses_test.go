@@ -63,8 +63,9 @@ func (n *natsServers) stop() {
 
 // cmdNATS starts and stops the NATS of a story: `nats start` one server without a login; `nats start HOST USER...` one
 // on port 4222 of the host, with a login for each user, whose password is <user>-secret; `nats cluster` three with
-// TLS and credentials as in examples/nats.yaml, with nats-ca.crt and NATS_CREDS in the story's directory; `nats
-// stop`. It sets the environment for commands that read from NATS.
+// TLS and credentials as in examples/nats.yaml, with nats-ca.crt and NATS_CREDS in the story's directory; `nats cluster
+// USER` three at nats.bus with a login for that user; `nats stop`. It sets the environment for commands that read from
+// NATS.
 func (s *suite) cmdNATS(ts *testscript.TestScript, _ bool, args []string) {
 	st := storyOf(ts)
 	switch args[0] {
@@ -85,6 +86,17 @@ func (s *suite) cmdNATS(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Check(st.nats.start())
 		ts.Setenv("POSTBRIDGE_NATS_URL", fmt.Sprintf("nats://%s:%d", st.nats.options[0].Host, st.nats.options[0].Port))
 	case "cluster":
+		if len(args) > 1 {
+			st.nats = &natsServers{options: natsCluster(ts.MkAbs("."), "10.244.0.4", "10.244.0.6", "10.244.0.7")}
+			for _, o := range st.nats.options {
+				o.Username, o.Password = args[1], args[1]+"-secret"
+			}
+			ts.Check(st.nats.start())
+			ts.Setenv("POSTBRIDGE_NATS_USER", args[1])
+			ts.Setenv("POSTBRIDGE_NATS_PASSWORD", args[1]+"-secret")
+			ts.Setenv("POSTBRIDGE_NATS_URL", "nats://nats.bus:4222")
+			break
+		}
 		options, err := secureCluster(ts.MkAbs("."))
 		ts.Check(err)
 		st.nats = &natsServers{options: options}
@@ -109,24 +121,29 @@ func secureCluster(dir string) ([]*server.Options, error) {
 	if err != nil {
 		return nil, err
 	}
-	var all []*server.Options
+	all := natsCluster(dir, "10.244.0.1", "10.244.0.2", "10.244.0.3")
+	for _, o := range all {
+		o.TLSConfig = config
+		auth(o)
+	}
+	return all, nil
+}
+
+// natsCluster returns the options of a cluster with a server at each address.
+func natsCluster(dir string, addresses ...string) (all []*server.Options) {
 	var routes []*url.URL
-	for i := range 3 {
-		host := fmt.Sprint("10.244.0.", 1+i)
+	for i, host := range addresses {
 		routes = append(routes, &url.URL{Scheme: "nats", Host: host + ":6222"})
-		o := &server.Options{
+		all = append(all, &server.Options{
 			ServerName: fmt.Sprint("nats-", i), Host: host, Port: 4222, JetStream: true,
 			StoreDir: filepath.Join(dir, fmt.Sprint("nats-", i)),
-			Cluster:  server.ClusterOpts{Name: "nats", Host: host, Port: 6222}, TLSConfig: config, NoSigs: true,
-			NoLog: true,
-		}
-		auth(o)
-		all = append(all, o)
+			Cluster:  server.ClusterOpts{Name: "nats", Host: host, Port: 6222}, NoSigs: true, NoLog: true,
+		})
 	}
 	for _, o := range all {
 		o.Routes = routes
 	}
-	return all, nil
+	return all
 }
 
 // makeAccount creates an account with JetStream and a user, and writes the user's credentials to a file.

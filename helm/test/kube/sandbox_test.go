@@ -29,6 +29,9 @@ func hosts() map[string][]string {
 		"10.244.0.3": {"nats.nats", "kafka-2.kafka"},
 		"10.244.0.4": {"nats.bus"},
 		"10.244.0.5": {"nats.desk"},
+		"10.244.0.6": {"nats.bus"},
+		"10.244.0.7": {"nats.bus"},
+		"10.244.0.8": {"nats.books"},
 	}
 }
 
