@@ -19,7 +19,7 @@ const top = "../.." // root of the repository
 // TestCompose checks each combination of the Compose files: Compose accepts it, its containers are confined, and
 // postbridge accepts its settings.
 func TestCompose(t *testing.T) {
-	program := build(t)
+	program, secrets := build(t), makeSecrets(t)
 	for _, files := range []string{"nats", "kafka", "nats monitoring", "kafka monitoring"} {
 		t.Run(files, func(t *testing.T) {
 			p := load(t, strings.Fields(files))
@@ -35,16 +35,55 @@ func TestCompose(t *testing.T) {
 				if dir := filepath.Join(p.WorkingDir, "secrets"); c.File != filepath.Join(dir, name) {
 					t.Errorf("secret %s is not a file in %s: %+v", name, dir, c)
 				}
+				if _, err := os.Stat(filepath.Join(secrets, name)); err != nil {
+					t.Errorf("the commands in README.md do not create the secret %s", name)
+				}
 			}
 			// A named volume outlives the container and gets the owner of /data in the image.
 			if v := p.Services["postbridge"].Volumes; len(v) != 1 || v[0].Type != types.VolumeTypeVolume ||
 				v[0].Source == "" || v[0].Target != "/data" {
 				t.Errorf("postbridge has its data in %+v", v)
 			}
-			takesSettings(t, program, p.Services["postbridge"])
-			takesReconcile(t, program, p.Services["reconcile"])
+			takesSettings(t, program, secrets, p.Services["postbridge"])
+			takesReconcile(t, program, secrets, p.Services["reconcile"])
 		})
 	}
+}
+
+// makeSecrets runs the commands in README.md that create the secrets, and returns their directory. Without an app of
+// one's own they fail: the repository has no secret.
+func makeSecrets(t *testing.T) (dir string) {
+	t.Helper()
+	_, commands, _ := strings.Cut(read(t, "README.md"), "## With Docker Compose\n\n```sh\n")
+	commands, _, found := strings.Cut(commands, "\ncd -\n")
+	if !found {
+		t.Fatal("README.md does not create the secrets")
+	}
+	root := t.TempDir()
+	dir = filepath.Join(root, "deploy/compose/secrets")
+	create := func(environ ...string) error {
+		if err := os.RemoveAll(root); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command("sh", "-c", commands)
+		cmd.Dir, cmd.Env = root, append(environ, "PATH="+os.Getenv("PATH"))
+		said, err := cmd.CombinedOutput()
+		t.Logf("%s", said)
+		return err
+	}
+	if err := create("API_SECRET=s3cret"); err == nil {
+		t.Error("the secrets are created without an APP_ID")
+	}
+	if err := create("APP_ID=1234", "API_SECRET=s3cret"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "kite-access"), []byte("AB1234=key:token\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 // load reads Compose files as Compose does, with all profiles: unknown keys are errors.
@@ -109,21 +148,8 @@ func checkService(t *testing.T, name string, s types.ServiceConfig) {
 }
 
 // takesSettings checks that postbridge accepts the environment, and other settings. postbridge rejects unknown names.
-func takesSettings(t *testing.T, program string, s types.ServiceConfig, others ...string) {
+func takesSettings(t *testing.T, program, secrets string, s types.ServiceConfig, others ...string) {
 	t.Helper()
-	dir := t.TempDir()
-	for _, secret := range s.Secrets {
-		text := secret.Source + "-secret"
-		switch secret.Source {
-		case "kite":
-			text = "1234=" + text
-		case "kite-access":
-			text = "AB1234=key:" + text
-		}
-		if err := os.WriteFile(filepath.Join(dir, secret.Source), []byte(text+"\n"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
 	if len(s.Environment) == 0 {
 		t.Errorf("%s has no settings", s.Name)
 	}
@@ -135,7 +161,10 @@ func takesSettings(t *testing.T, program string, s types.ServiceConfig, others .
 		}
 		text := *value
 		if file, ok := strings.CutPrefix(text, "/run/secrets/"); ok {
-			text = filepath.Join(dir, file)
+			if !slices.ContainsFunc(s.Secrets, func(c types.ServiceSecretConfig) bool { return c.Source == file }) {
+				t.Errorf("%s: %s has no secret %s", name, s.Name, file)
+			}
+			text = filepath.Join(secrets, file)
 		}
 		cmd.Env = append(cmd.Env, name+"="+text)
 	}
@@ -145,9 +174,9 @@ func takesSettings(t *testing.T, program string, s types.ServiceConfig, others .
 }
 
 // takesReconcile checks that postbridge accepts the settings and the flags of reconcile.
-func takesReconcile(t *testing.T, program string, s types.ServiceConfig) {
+func takesReconcile(t *testing.T, program, secrets string, s types.ServiceConfig) {
 	t.Helper()
-	takesSettings(t, program, s, "POSTBRIDGE_KITE_SECRETS=1234=secret") // config wants a broker that posts
+	takesSettings(t, program, secrets, s, "POSTBRIDGE_KITE_SECRETS=1234=secret") // config wants a broker that posts
 	if len(s.Command) == 0 || s.Command[0] != "reconcile" || len(s.Volumes) > 0 {
 		t.Errorf("reconcile runs %v with the volumes %v", s.Command, s.Volumes)
 	}
