@@ -69,9 +69,14 @@ type Refusal struct {
 	Reason string
 	// Detail is the sentence in the answer and in the log. It never contains an expected value.
 	Detail string
+	// Remedy is what the operator can do if the postback is genuine. It is logged and not answered. A text from the
+	// body is cut to a few characters and escaped in it.
+	Remedy string
 }
 
 func (r *Refusal) Error() string { return r.Detail }
 
 // Refuse returns a *Refusal as an error.
-func Refuse(status int, reason, detail string) *Refusal { return &Refusal{status, reason, detail} }
+func Refuse(status int, reason, detail string) *Refusal {
+	return &Refusal{Status: status, Reason: reason, Detail: detail}
+}

@@ -62,6 +62,7 @@ type answer struct {
 	reason string // of a refusal
 	id     string // of the event, if status is 200 and the request is a postback
 	detail string // otherwise
+	remedy string // of a refusal, for the log; "" if there is none
 	order  string // its id, if it is known
 }
 
@@ -138,10 +139,14 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 
 // logRefused logs a refusal, once a minute for each broker and reason.
 func (r *receiver) logRefused(broker string, a answer, from string) {
-	if r.logged.allow(broker + " " + a.reason) {
-		r.log.Warn("postbacks refused; postbridge_refused_total counts them",
-			"broker", broker, "status", a.status, "reason", a.reason, "detail", a.detail, "from", from)
+	if !r.logged.allow(broker + " " + a.reason) {
+		return
 	}
+	attrs := []any{"broker", broker, "status", a.status, "reason", a.reason, "detail", a.detail, "from", from}
+	if a.remedy != "" {
+		attrs = append(attrs, "remedy", a.remedy)
+	}
+	r.log.Warn("postbacks refused; postbridge_refused_total counts them", attrs...)
 }
 
 // route returns the broker that the path names, nil if it names none, and the token behind it, if any. It ignores
@@ -225,7 +230,7 @@ func refusal(err error) answer {
 	if !errors.As(err, &no) {
 		no = &Refusal{Status: http.StatusForbidden, Reason: "proof", Detail: "the postback is not verified"}
 	}
-	return answer{status: no.Status, fate: refused, reason: no.Reason, detail: no.Detail}
+	return answer{status: no.Status, fate: refused, reason: no.Reason, detail: no.Detail, remedy: no.Remedy}
 }
 
 // append appends the event to the spool, unless it repeats the last event of its order, and returns the answer once it

@@ -5,6 +5,7 @@ import (
 	"crypto/subtle"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 
@@ -116,7 +117,7 @@ func (c *claim) check(secrets []Secret) (how string, err error) {
 	}
 	candidates := c.candidates(secrets)
 	if len(candidates) == 0 && c.appID != "" {
-		return "", bridge.Refuse(http.StatusForbidden, "app_id", "the app id is not a known one")
+		return "", unknownApp(c.appID)
 	}
 	sum, ok := parseChecksum(c.checksum)
 	byTime := beginsWithYear(c.orderTime) && c.madeWith(c.orderTime, sum, candidates)
@@ -128,6 +129,19 @@ func (c *claim) check(secrets []Secret) (how string, err error) {
 		return "checksum:user_id", nil
 	}
 	return "", bridge.Refuse(http.StatusForbidden, "checksum", "the checksum is missing or does not fit the body")
+}
+
+// unknownApp returns the refusal of a postback of an app without a secret. Its log line has the id, which is not secret:
+// the console of Kite shows an app's api_key and api_secret, but not the app_id.
+func unknownApp(id string) error {
+	no := &bridge.Refusal{Status: http.StatusForbidden, Reason: "app_id", Detail: "the app id is not a known one"}
+	const longest = 20 // characters
+	if strings.Trim(id, "0123456789") == "" && len(id) <= longest {
+		no.Remedy = "if it is your app, set POSTBRIDGE_KITE_SECRETS=" + id + "=<api_secret>, beside those of other apps"
+	} else {
+		no.Remedy = fmt.Sprintf("none: Kite's app ids are numbers, and this one begins with %+.*q", longest, id)
+	}
+	return no
 }
 
 // beginsWithYear reports whether a time begins with exactly four digits. The hashed text has no separator between order

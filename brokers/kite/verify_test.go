@@ -185,6 +185,28 @@ func TestSecretOfAnotherApp(t *testing.T) {
 	}
 }
 
+// TestUnknownApp checks that the remedy for an unknown app names it and the setting, and that nothing else of the body
+// gets into it at length or as it is.
+func TestUnknownApp(t *testing.T) {
+	broker := newBroker("", nil, exampleApp()...)
+	for _, test := range []struct{ app, want string }{
+		{"99", "if it is your app, set POSTBRIDGE_KITE_SECRETS=99=<api_secret>, beside those of other apps"},
+		{`"99"`, "if it is your app, set POSTBRIDGE_KITE_SECRETS=99=<api_secret>, beside those of other apps"},
+		{strings.Repeat("9", 21), `none: Kite's app ids are numbers, and this one begins with "99999999999999999999"`},
+		{`"1=s\n\u001b[31m\u202e ` + strings.Repeat("x", 99) + `"`,
+			`none: Kite's app ids are numbers, and this one begins with "1=s\n\x1b[31m\u202e xxxxxxxxx"`},
+	} {
+		_, err := broker.Verify(&bridge.Postback{Body: object("order_id", quote(orderID), "app_id", test.app)})
+		var no *bridge.Refusal
+		if !errors.As(err, &no) || no.Reason != "app_id" || no.Remedy != test.want {
+			t.Errorf("app %s: %+v, want the remedy %s", test.app, no, test.want)
+		}
+		if strings.ContainsAny(err.Error(), "19") {
+			t.Errorf("the answer tells the app: %v", err)
+		}
+	}
+}
+
 // TestGuideBody posts the seven fields of a third-party guide's own test, which has no app id and no time.
 func TestGuideBody(t *testing.T) {
 	body := read(t, "testdata/user_id/genuine/guide-minimal.json")
