@@ -1,6 +1,7 @@
 package main
 
 import (
+	"log/slog"
 	"strings"
 	"sync/atomic"
 
@@ -120,6 +121,34 @@ func (c *config) brokers(credentials *credentials) (all []bridge.Broker, routes 
 		all, routes = append(all, b), append(routes, on[name])
 	}
 	return all, routes, nil
+}
+
+// registration tells where the URL of a broker is registered, and on what it depends whether postbacks come.
+type registration struct{ where, check string }
+
+func registrations() map[string]registration {
+	return map[string]registration{
+		"kite": {"the app in Kite's developer console", "Kite posts only orders that are placed with the api_key of the " +
+			"app; for other orders of an account run 'postbridge reconcile'"},
+		"dhan": {"web.dhan.co, with the access token or API key",
+			"Dhan posts only orders that are placed with that access token or API key"},
+		"upstox": {"the app in Upstox's My Apps", "Upstox accepts no URL of a tunnel or of dynamic DNS"},
+		"fyers": {"the app in Fyers's API dashboard", "Fyers posts only after a login through the app, and only the " +
+			"states that are chosen there; after an answer other than 200 nothing for half an hour"},
+	}
+}
+
+// logRegistrations logs what to register at each broker.
+func (c *config) logRegistrations(log *slog.Logger, routes []string) {
+	for _, route := range routes {
+		broker, _, _ := strings.Cut(strings.TrimPrefix(route, "/"), "/")
+		r := registrations()[broker]
+		log.Info("register this URL at the broker", "broker", broker, "url", "https://<your host>"+route,
+			"where", r.where, "if_nothing_comes", r.check)
+	}
+	if c.TLSCertFile == "" {
+		log.Info("brokers post to https only: a proxy or a tunnel has to forward the broker routes", "to", c.Listen)
+	}
 }
 
 // kiteRoute returns the path to register for Kite.

@@ -16,6 +16,8 @@ import (
 	"testing"
 
 	"github.com/caarlos0/env/v10"
+
+	"github.com/postbridge/postbridge/brokers"
 )
 
 var update = flag.Bool("update", false, "write the golden file and the table in README.md anew")
@@ -342,6 +344,31 @@ func TestWarnings(t *testing.T) {
 			strings.Count(got, "\n") != min(len(test.want), 1) {
 			t.Errorf("%s: %q\nwant %q", test.environ, got, test.want)
 		}
+	}
+}
+
+// TestRegistrations checks that serve logs for every broker what to register, and no token.
+func TestRegistrations(t *testing.T) {
+	c, credentials, err := readConfig(env.ToMap(environ("KITE_SECRETS=1=s3cret KITE_TOKENS=s3cret DHAN_TOKENS=s3cret " +
+		"UPSTOX_TOKENS=s3cret FYERS_TOKENS=s3cret")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, routes, err := c.brokers(credentials)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	c.logRegistrations(slog.New(slog.NewTextHandler(&log, nil)), routes)
+	got := log.String()
+	for _, broker := range brokers.Names() {
+		if r := registrations()[broker]; r.where == "" || r.check == "" ||
+			!strings.Contains(got, `broker=`+broker+` url="https://<your host>/`+broker+`/{token}" where="`+r.where) {
+			t.Errorf("%s: not logged", broker)
+		}
+	}
+	if strings.Contains(got, "s3cret") || strings.Count(got, "\n") != len(brokers.Names())+1 {
+		t.Errorf("logged:\n%s", got)
 	}
 }
 

@@ -92,6 +92,7 @@ func (c *config) run(
 	if err != nil {
 		return err
 	}
+	c.logRegistrations(log, routes)
 	o := c.spoolOptions()
 	o.Brokers, o.Routes, o.MaxBody = brokers, routes, int64(c.MaxBody)
 	o.Listen, o.AdminListen, o.AdminPage = c.Listen, c.AdminListen, c.AdminPage
