@@ -16,10 +16,14 @@ ACTIONLINT_VERSION = v1.7.12
 ACTIONLINT       = .tools/actionlint-$(ACTIONLINT_VERSION)
 FUZZTIME         = 30s
 
-# Exports the settings of deploy/dev.env; POSTBRIDGE_ variables of the environment take precedence.
-DEV = had=$$(export -p | grep ' POSTBRIDGE_'); set -a; . deploy/dev.env; eval "$$had"; set +a
+# Exports the settings of deploy/dev.env; POSTBRIDGE_ variables of the environment take precedence. A broker in the
+# environment switches off the example brokers, whose secrets are public: a tunnel may lead here.
+EXAMPLES = $(shell sed -n -E 's/^(POSTBRIDGE_[A-Z]+_(SECRETS|TOKENS))=.*/\1/p' deploy/dev.env)
+DEV = had=$$(export -p | grep ' POSTBRIDGE_'); set -a; . deploy/dev.env; \
+	for name in $(EXAMPLES); do case $$had in *" $$name="* | *" $${name}_FILE="*) unset $(EXAMPLES) ;; esac; done; \
+	eval "$$had"; set +a
 
-.PHONY: build release cross-build chart run demo kafka kafka-jars kafka-or-loud test test-long image-test rules-test unit-test workflow-test deploy-test page-test helm-test kube-test lint fmt bench fuzz clean
+.PHONY: build release cross-build chart run doctor demo kafka kafka-jars kafka-or-loud test test-long image-test rules-test unit-test workflow-test deploy-test page-test helm-test kube-test lint fmt bench fuzz clean
 
 # ---- build and try ---------------------------------------------------------------------------------------------------
 
@@ -51,6 +55,10 @@ chart: $(HELM)
 run: build
 	@$(DEV); exec bin/postbridge serve
 
+# Checks what make run depends on, with the same settings, beside it or before. Exit code 3 of the doctor is a warning.
+doctor: build
+	@$(DEV); bin/postbridge doctor || [ $$? = 3 ]
+
 # Run in a second shell: sends the official sample of each broker and prints its event from the bus.
 demo: build
 	@$(DEV); set -e; \
@@ -64,10 +72,11 @@ demo: build
 		bin/postbridge tail --from start --order $$order --count 1 --timeout 10s; \
 	done
 
-# Starts Apache Kafka on 127.0.0.1:9092 with its data in data/kafka, and prints how to publish to it and read it. Needs
+# Starts Apache Kafka on KAFKA_LISTEN with its data in data/kafka, and prints how to publish to it and read it. Needs
 # Java 17, and Maven once to fetch the jars.
+KAFKA_LISTEN = 127.0.0.1:9092
 kafka:
-	@go run ./deploy/kafka
+	@go run ./deploy/kafka -listen $(KAFKA_LISTEN)
 
 # Fetches the jars, so that the tests need no network.
 kafka-jars:

@@ -60,6 +60,9 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		if ctx.Err() != nil {
 			return nil
 		}
+		if errors.Is(err, syscall.EADDRINUSE) {
+			err = fmt.Errorf("%w; choose another port: make kafka KAFKA_LISTEN=127.0.0.1:9192", err)
+		}
 		return err
 	}
 	defer c.Close()
