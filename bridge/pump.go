@@ -211,7 +211,8 @@ func (p *pump) reportStuck(ctx context.Context) {
 	defer p.mu.Unlock()
 	if p.waiting && p.full() {
 		p.conditions.report(ctx, conditionInFlight, fmt.Errorf(
-			"the in-flight window is full: the bus does not accept event %d of spool %s and others after it",
+			"the in-flight window is full: the bus does not accept event %d of spool %s and others after it: "+
+				"run 'postbridge doctor', and 'postbridge spool dump --sequence %[1]d' to print the event",
 			p.window[0].record.Sequence, p.spoolID))
 	}
 }

@@ -13,6 +13,7 @@ import (
 	kafkago "github.com/segmentio/kafka-go"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/publishers"
 )
 
 const (
@@ -91,7 +92,7 @@ func (p *Publisher) update() bool {
 func (p *Publisher) connected(m *kafkago.MetadataResponse, err error) (controller string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.report("connection", err)
+	p.report("connection", publishers.WithRemedy(err, connectionRemedy(err)))
 	back := err == nil && !p.up
 	p.up = err == nil
 	if err != nil {
@@ -165,7 +166,7 @@ func (p *Publisher) updateTopic(t *topic, m *kafkago.MetadataResponse, controlle
 	case i < 0 || errors.Is(m.Topics[i].Error, kafkago.UnknownTopicOrPartition):
 		err = p.createTopic(t, controller)
 	case m.Topics[i].Error != nil:
-		err = m.Topics[i].Error
+		err = publishers.WithRemedy(m.Topics[i].Error, topicRemedy)
 	case len(m.Topics[i].Partitions) > 0:
 		t.checkPartitions(m.Topics[i])
 	}

@@ -46,7 +46,7 @@ func Check(ctx context.Context, cfg Config, maxEvent int64) []publishers.CheckRe
 	bus := publishers.Checks{Area: "kafka", What: "the bus at " + strings.Join(cfg.Brokers, ",")}
 	topics, err := x.topics(ctx)
 	bus.Fail(err != nil, fmt.Sprintf("cannot be reached: %v", err), // err names the broker and the setting
-		"start it, or check POSTBRIDGE_KAFKA_BROKERS, the network and the login")
+		connectionRemedy(err))
 	bus.OK("can be reached")
 	if err != nil {
 		return bus.Results
@@ -126,8 +126,7 @@ func (x *checker) topic(t *metadata.ResponseTopic, s settings) []publishers.Chec
 		missing := code == kafkago.UnknownTopicOrPartition
 		c.Info(missing && x.cfg.CreateTopics, "is missing", "start 'postbridge serve', which creates it")
 		c.Fail(missing && !x.cfg.CreateTopics, "is missing", createTopicRemedy)
-		c.Fail(!missing, "cannot be used: "+code.Error(),
-			"see the Kafka brokers' logs; deploy/kafka/acls.sh grants all rights")
+		c.Fail(!missing, "cannot be used: "+code.Error(), topicRemedy)
 		return c.Results
 	}
 	checkReplicas(c, t, s)
@@ -157,10 +156,10 @@ func checkReplicas(c *publishers.Checks, t *metadata.ResponseTopic, s settings) 
 	c.Warn(n >= goodReplicas && least >= n,
 		fmt.Sprintf("has min.insync.replicas=%d: without one broker it accepts no events", least), set)
 	c.Fail(leaderless > 0, fmt.Sprintf("has no leader for %d of its %d partitions: their events wait",
-		leaderless, len(t.Partitions)), "bring back its brokers")
+		leaderless, len(t.Partitions)), replicasRemedy)
 	c.Fail(leaderless == 0 && inSync < least,
 		fmt.Sprintf("has %d replicas in sync and needs %d: it accepts no events", inSync, least),
-		"bring back its brokers")
+		replicasRemedy)
 	c.Warn(leaderless == 0 && inSync >= least && inSync < n, fmt.Sprintf("has %d of %d replicas in sync", inSync, n),
 		"bring back its brokers, or see their load and disks")
 }
@@ -169,7 +168,7 @@ func checkReplicas(c *publishers.Checks, t *metadata.ResponseTopic, s settings) 
 func checkRights(c *publishers.Checks, allowed int32) {
 	known := allowed&mayDescribe != 0
 	c.Info(!known, "does not show who may write and read it", "try it with --probe")
-	c.Fail(known && allowed&mayWrite == 0, "may not be written to", "allow Write on it; deploy/kafka/acls.sh does")
+	c.Fail(known && allowed&mayWrite == 0, "may not be written to", writeRemedy)
 	c.Warn(known && allowed&mayRead == 0, "may not be read, so that events may be stored twice after a crash",
 		"allow Read on it; deploy/kafka/acls.sh does")
 }

@@ -161,7 +161,7 @@ func TestAllBrokersGone(t *testing.T) {
 	bus.Stop(t)
 	during := publishertest.Events(301, 600, 60)
 	r.Publish(during...)
-	waitCause(r, "connection: Kafka broker ", "closed the connection") // as the proxies do
+	waitCause(r, "connection: Kafka broker ", "closed the connection: see its log") // as the proxies do
 	attempts, end := bus.countAttempts(t)
 	r.Eventually("attempts time and again", func() bool { return attempts.Load() > 40 })
 	wantDone(t, r, 0, during)
@@ -308,7 +308,7 @@ func TestOnePartitionWithoutLeader(t *testing.T) {
 		}
 	}
 	r.WaitDone(others...)
-	waitCause(r, "publishing to orders: partition 2: has no leader")
+	waitCause(r, "publishing to orders: partition 2: has no leader: bring back its brokers")
 	wantDone(t, r, 0, stuck)
 	hidden.Store(false)
 	fault.Remove()
@@ -362,7 +362,7 @@ func TestPermissionsGrantedLater(t *testing.T) {
 	r := publishertest.Open(t, bus)
 	all := publishertest.Events(1, 200, 40)
 	r.Publish(all...)
-	waitCause(r, "topic orders: ", "Topic Authorization Failed")
+	waitCause(r, "topic orders: ", "Topic Authorization Failed", "deploy/kafka/acls.sh grants all rights")
 	topics := []string{orders, string(bridge.Rejects), string(bridge.Deadletters)}
 	for _, topic := range topics {
 		bus.allow(t, topic, kmsg.ACLOperationDescribe)
@@ -373,7 +373,7 @@ func TestPermissionsGrantedLater(t *testing.T) {
 	}
 	waitCause(r, "publishing to orders: ", "Cluster Authorization Failed")
 	bus.allow(t, string(bridge.Rejects), kmsg.ACLOperationWrite) // with which an id is given out
-	waitCause(r, "publishing to orders: ", "Topic Authorization Failed")
+	waitCause(r, "publishing to orders: ", "Topic Authorization Failed", ": allow Write on it; deploy/kafka/acls.sh does")
 	wantDone(t, r, 0, all[:10]) // none of them rejected
 	bus.allow(t, orders, kmsg.ACLOperationWrite)
 	r.WaitDone(all...)

@@ -176,7 +176,9 @@ func open(cfg Config, o bridge.Opening, log *slog.Logger, limits limits) (*Publi
 	if err := p.saved.parse(positions); err != nil {
 		log.Error("cannot read the publisher state; events may be stored twice", "error", err)
 	}
-	p.transport = newTransport(cfg, func(err error) { p.report("certificate", err) })
+	p.transport = newTransport(cfg, func(err error) {
+		p.report("certificate", publishers.WithRemedy(err, filesRemedy))
+	})
 	p.transport.certificatesChanged()                                           // the first reading is no change
 	p.client = &kafkago.Client{Transport: p.transport, Timeout: produceTimeout} // half of it is for the broker
 	p.ctx, p.stop = context.WithCancel(context.Background())

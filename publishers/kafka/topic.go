@@ -42,7 +42,8 @@ const shrinkAfter = 5 * time.Second
 
 func newTopic(p *Publisher, dest bridge.Destination) *topic {
 	name := topicName(p.cfg.Prefix, dest)
-	failing := publishers.Condition[*partitionWriter]{Name: "publishing to " + name, Report: p.report}
+	report := func(name string, err error) { p.report(name, publishers.WithRemedy(err, produceRemedy(err))) }
+	failing := publishers.Condition[*partitionWriter]{Name: "publishing to " + name, Report: report}
 	return &topic{p: p, name: name, failing: failing}
 }
 

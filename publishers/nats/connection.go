@@ -177,7 +177,11 @@ func (p *Publisher) stillDown(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.session.ctx.Err() != nil && p.ctx.Err() == nil {
-		p.report("connection", fmt.Errorf("bus at %s: %w", p.hosts, lasting(err)))
+		err = fmt.Errorf("bus at %s: %w", p.hosts, lasting(err))
+		if p.server == nil { // an embedded one needs no settings
+			err = publishers.WithRemedy(err, connectionRemedy(err))
+		}
+		p.report("connection", err)
 	}
 }
 

@@ -119,7 +119,7 @@ func TestStreamLookUpDenied(t *testing.T) {
 	})
 	e := openEdge(t, nats.Config{URL: n.url(), User: "edge", Password: noPassword, CreateStreams: true})
 	held := e.offer(order(1))
-	e.waitCause("stream ORDERS", `Publish to "$JS.API.STREAM.INFO.ORDERS"`)
+	e.waitCause("stream ORDERS", `Publish to "$JS.API.STREAM.INFO.ORDERS": allow publishing to $JS.API`)
 	e.publish(order(2).AsDeadletter())
 	undone(t, held)
 }
@@ -134,6 +134,8 @@ func TestAnswersDenied(t *testing.T) {
 	e := openEdge(t, nats.Config{URL: n.url(), User: "edge", Password: noPassword, CreateStreams: true})
 	held := e.offer(order(1))
 	e.waitCause("permission inbox", `Subscription to "_INBOX.`)
+	e.waitCause("permission inbox", ": allow subscribing to _INBOX.>")
+	e.waitCause("stream ORDERS", "see permission inbox")
 	undone(t, held)
 
 	n.options.Users = []*server.User{{Username: "edge"}}

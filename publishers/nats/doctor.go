@@ -86,13 +86,10 @@ func (x *checker) connect(ctx context.Context) (failed error) {
 
 func (x *checker) unreachable(bus *publishers.Checks, err error) {
 	refused, embedded := authError(err), x.cfg.Embedded != nil
-	bus.Fail(refused, "refuses the login: "+err.Error(), "check POSTBRIDGE_NATS_USER and POSTBRIDGE_NATS_PASSWORD, "+
-		"POSTBRIDGE_NATS_TOKEN or POSTBRIDGE_NATS_CREDS_FILE")
+	bus.Fail(refused, "refuses the login: "+err.Error(), connectionRemedy(err))
 	bus.Warn(!refused && embedded, "does not run, so it is not checked",
 		"start 'postbridge serve' and run the doctor beside it")
-	bus.Fail(!refused && !embedded, "cannot be reached: "+lasting(err).Error(),
-		"start it, or check POSTBRIDGE_NATS_URL, the network and POSTBRIDGE_NATS_TLS_CA_FILE, "+
-			"POSTBRIDGE_NATS_TLS_CERT_FILE and POSTBRIDGE_NATS_TLS_KEY_FILE")
+	bus.Fail(!refused && !embedded, "cannot be reached: "+lasting(err).Error(), connectionRemedy(err))
 }
 
 // publishRights holds the subjects that a user may and may not publish to. An empty Allow allows all.
@@ -136,8 +133,7 @@ func (x *checker) stream(ctx context.Context, d *destination) []publishers.Check
 		missing := errors.Is(err, jetstream.ErrStreamNotFound)
 		c.Info(missing && x.cfg.CreateStreams, "is missing", "start 'postbridge serve', which creates it")
 		c.Fail(missing && !x.cfg.CreateStreams, "is missing", d.createRemedy())
-		c.Fail(!missing, "cannot be looked up: "+lookupError(err).Error(), "allow $JS.API.STREAM.INFO."+d.stream+
-			" and subscribing to _INBOX.>, or see the server's log: a stream needs a majority of its replicas")
+		c.Fail(!missing, "cannot be looked up: "+lookupError(err).Error(), d.lookupRemedy())
 		return c.Results
 	}
 	x.checkSettings(c, d, s.CachedInfo())

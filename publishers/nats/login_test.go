@@ -60,9 +60,9 @@ func TestWrongPasswordAfterBusDown(t *testing.T) {
 	n := startServer(t, func(o *server.Options) { o.Username, o.Password = "edge", "right" })
 	n.stop()
 	e := openEdge(t, nats.Config{URL: n.url(), User: "edge", Password: func() string { return "wrong" }})
-	e.waitCause("connection", "refused")
+	e.waitCause("connection", "refused: start it, or check POSTBRIDGE_NATS_URL")
 	n.start(t)
-	e.waitCause("connection", "Authorization")
+	e.waitCause("connection", "Authorization Violation: check POSTBRIDGE_NATS_USER and POSTBRIDGE_NATS_PASSWORD")
 }
 
 func TestURLUserInfo(t *testing.T) {

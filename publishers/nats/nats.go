@@ -141,7 +141,9 @@ func Open(cfg Config, o bridge.Opening, log *slog.Logger) (*Publisher, error) {
 	for _, d := range newDestinations(cfg.Prefix) {
 		p.destinations[d.name] = d
 	}
-	p.certificates = cfg.certificates(func(err error) { p.report("certificate", err) })
+	p.certificates = cfg.certificates(func(err error) {
+		p.report("certificate", publishers.WithRemedy(err, filesRemedy))
+	})
 	if cfg.Embedded != nil {
 		var err error
 		if p.server, err = startEmbedded(*cfg.Embedded, log); err != nil {

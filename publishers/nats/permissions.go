@@ -1,7 +1,6 @@
 package nats
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -9,11 +8,15 @@ import (
 	natsgo "github.com/nats-io/nats.go"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/publishers"
 )
 
-// noAnswer returns the denied subscription for answers as the cause, or else err. Needs mu.
+// noAnswer returns err, or refers to the condition of a denied subscription for answers. Needs mu.
 func (p *Publisher) noAnswer(err error) error {
-	return cmp.Or(p.inbox, err)
+	if p.inbox != nil {
+		return errors.New("answers cannot arrive: see permission inbox")
+	}
+	return err
 }
 
 // inboxDenied reports whether the server denied the subscription for answers. Only a new connection subscribes again.
@@ -56,7 +59,7 @@ func (p *Publisher) failDenied(err error) (lookup *destination) {
 	subject, ok := quotedAfter(text, `Publish to "`)
 	if !ok {
 		if _, ok = quotedAfter(text, `Subscription to "`); ok {
-			p.inbox = fmt.Errorf("answers cannot arrive: %w", err)
+			p.inbox = publishers.WithRemedy(fmt.Errorf("answers cannot arrive: %w", err), inboxRemedy)
 			p.report("permission inbox", p.inbox)
 		}
 		return nil
@@ -70,7 +73,7 @@ func (p *Publisher) failDenied(err error) (lookup *destination) {
 			d.endLookups()
 			lookup = d
 		} else if d.cancelCheck != nil && strings.HasSuffix(subject, "."+d.stream) {
-			d.cancelCheck(err)
+			d.cancelCheck(publishers.WithRemedy(err, "allow publishing to "+subject))
 		}
 	}
 	return lookup

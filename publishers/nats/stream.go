@@ -148,6 +148,9 @@ func (p *Publisher) checkStream(d *destination) bool {
 	}
 	if err != nil {
 		d.ready, d.refused = false, true
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = publishers.WithRemedy(err, d.lookupRemedy())
+		}
 		p.report("stream "+d.stream, p.noAnswer(err))
 		return false
 	}

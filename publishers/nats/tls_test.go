@@ -155,6 +155,7 @@ func TestTLSRotated(t *testing.T) {
 	// Not there yet: an outage.
 	held := e.offer(order(1))
 	e.waitCause("certificate", "ca.pem")
+	e.waitCause("certificate", ": correct the file")
 	cert, key := ca.issue("one")
 	replace(t, caFile, ca.pem)
 	replace(t, certFile, cert)
