@@ -58,6 +58,7 @@ func (c *config) checkBuses() error {
 	}
 	if c.publishes("kafka") {
 		c.KafkaSASLMechanism = strings.ToUpper(c.KafkaSASLMechanism)
+		c.KafkaCompression = strings.ToLower(c.KafkaCompression)
 		c.KafkaTLS = c.KafkaTLS || c.KafkaTLSCAFile != "" || c.KafkaTLSCertFile != ""
 		k := c.kafkaConfig(nil)
 		if err := k.Validate(); err != nil {
@@ -144,6 +145,7 @@ func (c *config) kafkaConfig(credentials *credentials) kafka.Config {
 		TLSCAFile:     c.KafkaTLSCAFile,
 		TLSCertFile:   c.KafkaTLSCertFile,
 		TLSKeyFile:    c.KafkaTLSKeyFile,
+		Compression:   c.KafkaCompression,
 		Prefix:        c.Prefix,
 		CreateTopics:  c.KafkaCreateTopics,
 		Partitions:    c.KafkaPartitions,

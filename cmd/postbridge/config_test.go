@@ -237,6 +237,8 @@ func TestConfigErrors(t *testing.T) {
 		{kafka + "KAFKA_CREATE_TOPICS=no", "POSTBRIDGE_KAFKA_CREATE_TOPICS: \"no\" is neither true nor false"},
 		{kafka + "KAFKA_PARTITIONS=0", "POSTBRIDGE_KAFKA_PARTITIONS: 0 is too few; set it to 1 or more"},
 		{kafka + "KAFKA_REPLICATION=0", "POSTBRIDGE_KAFKA_REPLICATION: 0 is too few; set it to 1 or more"},
+		{kafka + "KAFKA_COMPRESSION=snappy",
+			"POSTBRIDGE_KAFKA_COMPRESSION: \"snappy\" is not known; set it to one of lz4, gzip, none"},
 		{kafka + "KAFKA_PARTITIONS=six", "POSTBRIDGE_KAFKA_PARTITIONS: \"six\" is not a whole number"},
 
 		{kite + "LOG_LEVEL=loud",
@@ -277,7 +279,7 @@ func TestConfig(t *testing.T) {
 func TestConfigBuses(t *testing.T) {
 	ca := write(t, "ca.pem", "a file that is there")
 	kafka := " KAFKA_BROKERS=b1:9092,b2:9092 KAFKA_SASL_MECHANISM=Scram-Sha-256 KAFKA_USER=u KAFKA_PASSWORD=s3cret " +
-		"KAFKA_TLS_CA_FILE=" + ca
+		"KAFKA_COMPRESSION=GZIP KAFKA_TLS_CA_FILE=" + ca
 	both := runWith(t, environ("DHAN_TOKENS=t PUBLISH=nats,kafka"+kafka), "config")
 	one := runWith(t, environ("DHAN_TOKENS=t PUBLISH=kafka"+kafka), "config")
 	for _, got := range []result{both, one} {

@@ -333,7 +333,7 @@ func TestDoctorProbeKafka(t *testing.T) {
 		want  string
 	}{
 		"compression": {kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.UnsupportedForMessageFormat,
-			When: func(r kmsg.Request) bool { return producedBatch(r).Attributes&7 == lz4 }}, "[43] "},
+			When: func(r kmsg.Request) bool { return producedBatch(r).Attributes&7 == lz4 }}, "set POSTBRIDGE_KAFKA_COMPRESSION"},
 		"producer id": {kfake.Fault{Keys: []kmsg.Key{kmsg.InitProducerID}, Err: kerr.ClusterAuthorizationFailed},
 			"cannot get a producer id: [31] "},
 		"idempotence": {kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.PolicyViolation,

@@ -149,6 +149,8 @@ type config struct {
 	KafkaBrokers list `env:"KAFKA_BROKERS"`
 	// The SASL mechanism for Kafka: `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`; without it no login.
 	KafkaSASLMechanism string `env:"KAFKA_SASL_MECHANISM"`
+	// The compression of what is published: `lz4`, `gzip` or `none`.
+	KafkaCompression string `env:"KAFKA_COMPRESSION" envDefault:"lz4"`
 	// A Kafka user.
 	KafkaUser string `env:"KAFKA_USER"`
 	// Its password.

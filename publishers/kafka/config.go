@@ -29,6 +29,9 @@ type Config struct {
 	TLS                                bool
 	TLSCAFile, TLSCertFile, TLSKeyFile string
 
+	// Compression of record batches is lz4, gzip or none; lz4 if empty.
+	Compression string
+
 	// Prefix, if not empty, makes topics <prefix>.orders, <prefix>.rejects and <prefix>.deadletters.
 	Prefix string
 
@@ -42,6 +45,10 @@ const (
 	mechanismPlain    = "PLAIN"
 	mechanismScram256 = "SCRAM-SHA-256"
 	mechanismScram512 = "SCRAM-SHA-512"
+
+	compressionLZ4  = "lz4"
+	compressionGzip = "gzip"
+	compressionNone = "none"
 
 	// maxPartitions is more than a topic of events can need: each partition has a writer here, and files on each
 	// replica.
@@ -65,6 +72,12 @@ func (c *Config) Validate() error {
 			return fmt.Errorf("POSTBRIDGE_KAFKA_BROKERS: %s is not a broker; write host:port, several with commas",
 				quoteBroker(broker))
 		}
+	}
+	switch c.Compression {
+	case "", compressionLZ4, compressionGzip, compressionNone:
+	default:
+		return fmt.Errorf("POSTBRIDGE_KAFKA_COMPRESSION: %q is not known; set it to one of %s, %s, %s",
+			c.Compression, compressionLZ4, compressionGzip, compressionNone)
 	}
 	return cmp.Or(c.validateLogin(), c.validateTopics())
 }

@@ -34,6 +34,7 @@ func TestConfigErrors(t *testing.T) {
 		"no mechanism":               {func(c *Config) { c.User, c.Password = "edge", ask }, "set POSTBRIDGE_KAFKA_SASL_MECHANISM to one of PLAIN, "},
 		"certificate alone":          {func(c *Config) { c.TLSCertFile = "c.pem" }, "POSTBRIDGE_KAFKA_TLS_CERT_FILE: "},
 		"key alone":                  {func(c *Config) { c.TLSKeyFile = "k.pem" }, "POSTBRIDGE_KAFKA_TLS_KEY_FILE: "},
+		"compression":                {func(c *Config) { c.Compression = "zstd" }, `POSTBRIDGE_KAFKA_COMPRESSION: "zstd" is not known; set it to one of lz4, gzip, none`},
 		"partitions":                 {func(c *Config) { c.Partitions = 0 }, "POSTBRIDGE_KAFKA_PARTITIONS: 0 "},
 		"too many partitions":        {func(c *Config) { c.Partitions = 100_001 }, "POSTBRIDGE_KAFKA_PARTITIONS: 100001 is too many"},
 		"replication":                {func(c *Config) { c.Replication = -1 }, "POSTBRIDGE_KAFKA_REPLICATION: -1 "},
@@ -64,6 +65,9 @@ func TestConfigValid(t *testing.T) {
 		{Brokers: []string{"one:9092"}, Partitions: 100_001, Replication: 32768}, // not used
 		{Brokers: []string{"one:9092"}, SASLMechanism: "PLAIN", User: "edge", Password: ask},
 		{Brokers: []string{"one:9092"}, SASLMechanism: "SCRAM-SHA-512", User: "edge", Password: ask, TLS: true},
+		{Brokers: []string{"one:9092"}, Compression: "lz4"},
+		{Brokers: []string{"one:9092"}, Compression: "gzip"},
+		{Brokers: []string{"one:9092"}, Compression: "none"},
 		{Brokers: []string{"one:9092"}, TLSCAFile: "ca.pem", TLSCertFile: "c.pem", TLSKeyFile: "k.pem"},
 	} {
 		if err := c.Validate(); err != nil {
