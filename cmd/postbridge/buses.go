@@ -145,6 +145,7 @@ func (c *config) kafkaConfig(credentials *credentials) kafka.Config {
 		TLSCAFile:     c.KafkaTLSCAFile,
 		TLSCertFile:   c.KafkaTLSCertFile,
 		TLSKeyFile:    c.KafkaTLSKeyFile,
+		ClientID:      c.KafkaClientID,
 		Compression:   c.KafkaCompression,
 		Prefix:        c.Prefix,
 		CreateTopics:  c.KafkaCreateTopics,

@@ -149,9 +149,9 @@ func TestConfigErrors(t *testing.T) {
 			"POSTBRIDGE_NATS_REPLICAS: 6 is out of range; set it between 1 and 5"},
 		{kite + "NATS_REPLICAS=three", "POSTBRIDGE_NATS_REPLICAS: \"three\" is not a whole number"},
 		{kite + "NATS_MAX_AGE=0s", "POSTBRIDGE_NATS_MAX_AGE: must be positive; set it like 168h"},
-		{kite + "PREFIX=desk.1",
-			"POSTBRIDGE_PREFIX: \"desk.1\" cannot be part of a subject; use letters, digits, _ and -, at most 64 of " +
-				"them"},
+		{kite + "PREFIX=desk.1.",
+			"POSTBRIDGE_PREFIX: \"desk.1.\" cannot begin a subject or topic; use letters, digits, _ and -, with dots " +
+				"between them, at most 64 characters"},
 		{kite + "NATS_TOKEN=s3cret",
 			"POSTBRIDGE_NATS_TOKEN is set, but the embedded server has neither login nor TLS; unset it, or set " +
 				"POSTBRIDGE_NATS_URL"},
@@ -205,9 +205,9 @@ func TestConfigErrors(t *testing.T) {
 			"POSTBRIDGE_KAFKA_BROKERS: an entry with @ is not a broker; write host:port, several with commas"},
 		{kite + "PUBLISH=kafka KAFKA_BROKERS=a:9092,",
 			"POSTBRIDGE_KAFKA_BROKERS: \"a:9092,\" has an empty entry; write it like one,two"},
-		{kafka + "PREFIX=desk.1",
-			"POSTBRIDGE_PREFIX: \"desk.1\" cannot be part of a topic; use letters, digits, _ and -, at most 64 of " +
-				"them"},
+		{kafka + "PREFIX=desk/1",
+			"POSTBRIDGE_PREFIX: \"desk/1\" cannot begin a subject or topic; use letters, digits, _ and -, with dots " +
+				"between them, at most 64 characters"},
 		{kafka + "KAFKA_SASL_MECHANISM=md5",
 			"POSTBRIDGE_KAFKA_SASL_MECHANISM: \"MD5\" is not known; use one of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512"},
 		{kafka + "KAFKA_SASL_MECHANISM=plain",
@@ -236,7 +236,10 @@ func TestConfigErrors(t *testing.T) {
 			"POSTBRIDGE_KAFKA_TLS_CERT_FILE: stat /no/such: no such file or directory; name a file that can be read"},
 		{kafka + "KAFKA_CREATE_TOPICS=no", "POSTBRIDGE_KAFKA_CREATE_TOPICS: \"no\" is neither true nor false"},
 		{kafka + "KAFKA_PARTITIONS=0", "POSTBRIDGE_KAFKA_PARTITIONS: 0 is too few; set it to 1 or more"},
-		{kafka + "KAFKA_REPLICATION=0", "POSTBRIDGE_KAFKA_REPLICATION: 0 is too few; set it to 1 or more"},
+		{kafka + "KAFKA_REPLICATION=0",
+			"POSTBRIDGE_KAFKA_REPLICATION: 0 is too few; set it to 1 or more, or to -1 for the cluster's default"},
+		{kafka + "KAFKA_CLIENT_ID=a\u00e4",
+			"POSTBRIDGE_KAFKA_CLIENT_ID: use at most 249 printable ASCII characters"},
 		{kafka + "KAFKA_COMPRESSION=snappy",
 			"POSTBRIDGE_KAFKA_COMPRESSION: \"snappy\" is not known; set it to one of lz4, gzip, none"},
 		{kafka + "KAFKA_PARTITIONS=six", "POSTBRIDGE_KAFKA_PARTITIONS: \"six\" is not a whole number"},

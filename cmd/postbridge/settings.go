@@ -149,6 +149,8 @@ type config struct {
 	KafkaBrokers list `env:"KAFKA_BROKERS"`
 	// The SASL mechanism for Kafka: `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`; without it no login.
 	KafkaSASLMechanism string `env:"KAFKA_SASL_MECHANISM"`
+	// The client id that the Kafka brokers see, for their quotas and logs.
+	KafkaClientID string `env:"KAFKA_CLIENT_ID" envDefault:"postbridge"`
 	// The compression of what is published: `lz4`, `gzip` or `none`.
 	KafkaCompression string `env:"KAFKA_COMPRESSION" envDefault:"lz4"`
 	// A Kafka user.
@@ -169,11 +171,11 @@ type config struct {
 	KafkaCreateTopics bool `env:"KAFKA_CREATE_TOPICS" envDefault:"true"`
 	// Partitions of a created topic.
 	KafkaPartitions int `env:"KAFKA_PARTITIONS" envDefault:"6"`
-	// Replicas of a created topic.
+	// Replicas of a created topic; -1 for the cluster's default.
 	KafkaReplication int `env:"KAFKA_REPLICATION" envDefault:"1"`
 
 	// A prefix for a shared bus: `desk1` gives subjects `desk1.orders.…`, streams `DESK1_ORDERS` and topics
-	// `desk1.orders`; letters, digits, `_` and `-`.
+	// `desk1.orders`; letters, digits, `_` and `-`, with dots between them, which are `_` in the name of a stream.
 	Prefix string `env:"PREFIX"`
 
 	// The maximum size of the spool on disk, at least 1MiB and 16 times `MAX_BODY`; when unpublished events fill it,

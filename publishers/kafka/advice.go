@@ -19,6 +19,28 @@ func advised(err error, remedies advice) error {
 	return err
 }
 
+// createAdvice is for errors of the creation of a topic.
+func createAdvice() advice {
+	const create = "create it yourself"
+	return advice{
+		kafkago.InvalidReplicationFactor: "set POSTBRIDGE_KAFKA_REPLICATION to a number of replicas that the cluster " +
+			"accepts: not more than its brokers, and for many services exactly 3, or -1 for its default",
+		kafkago.InvalidConfiguration: create + ", with the settings that the cluster requires",
+		kafkago.PolicyViolation: "set POSTBRIDGE_KAFKA_REPLICATION (3, or -1 for the cluster's default) and " +
+			"POSTBRIDGE_KAFKA_PARTITIONS to what the cluster's policy allows, or " + create,
+	}
+}
+
+// registerAdvice is for errors of InitProducerId, which gives a producer its id.
+func registerAdvice() advice {
+	return advice{
+		kafkago.ClusterAuthorizationFailed: "allow Write on the topics; before Kafka 2.8, IdempotentWrite on the " +
+			"cluster, too (Amazon MSK with IAM: WriteDataIdempotently)",
+		kafkago.UnsupportedVersion: "this Kafka has no idempotent producers (InitProducerId), and without them events " +
+			"could be stored twice; publish to one that has them",
+	}
+}
+
 // produceAdvice is for errors of batches.
 func produceAdvice() advice {
 	const compression = "set POSTBRIDGE_KAFKA_COMPRESSION to gzip or none, or to what else this Kafka accepts"

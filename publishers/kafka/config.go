@@ -9,7 +9,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/publishers"
 )
 
 // Config configures the cluster, the login and the topics.
@@ -29,13 +29,16 @@ type Config struct {
 	TLS                                bool
 	TLSCAFile, TLSCertFile, TLSKeyFile string
 
+	// ClientID names this client in quotas and logs of the brokers; postbridge if empty.
+	ClientID string
+
 	// Compression of record batches is lz4, gzip or none; lz4 if empty.
 	Compression string
 
 	// Prefix, if not empty, makes topics <prefix>.orders, <prefix>.rejects and <prefix>.deadletters.
 	Prefix string
 
-	// CreateTopics creates missing topics, with Partitions and Replication.
+	// CreateTopics creates missing topics, with Partitions and Replication, of which -1 is the cluster's default.
 	CreateTopics bool
 	Partitions   int
 	Replication  int
@@ -55,14 +58,16 @@ const (
 	maxPartitions = 100_000
 	// maxReplication is the largest number in Kafka's protocol.
 	maxReplication = math.MaxInt16
+	// clusterReplication stands for the cluster's default.replication.factor.
+	clusterReplication = -1
+	// maxClientID is the longest client id, in bytes; those of Kafka's quotas are names of this length, too.
+	maxClientID = 249
 )
 
 // Validate returns the first error of the configuration: one line with the setting and the remedy, without secrets.
 func (c *Config) Validate() error {
-	if c.Prefix != "" && bridge.EscapeToken(c.Prefix) != c.Prefix {
-		return fmt.Errorf(
-			"POSTBRIDGE_PREFIX: %q cannot be part of a topic; use letters, digits, _ and -, at most 64 of them",
-			c.Prefix)
+	if err := publishers.CheckPrefix(c.Prefix); err != nil {
+		return err
 	}
 	if len(c.Brokers) == 0 {
 		return errors.New("POSTBRIDGE_KAFKA_BROKERS: is not set; write host:port, several with commas")
@@ -72,6 +77,10 @@ func (c *Config) Validate() error {
 			return fmt.Errorf("POSTBRIDGE_KAFKA_BROKERS: %s is not a broker; write host:port, several with commas",
 				quoteBroker(broker))
 		}
+	}
+	unprintable := func(r rune) bool { return r <= ' ' || r > '~' }
+	if len(c.ClientID) > maxClientID || strings.ContainsFunc(c.ClientID, unprintable) {
+		return fmt.Errorf("POSTBRIDGE_KAFKA_CLIENT_ID: use at most %d printable ASCII characters", maxClientID)
 	}
 	switch c.Compression {
 	case "", compressionLZ4, compressionGzip, compressionNone:
@@ -91,8 +100,9 @@ func (c *Config) validateTopics() error {
 	case c.Partitions > maxPartitions:
 		return fmt.Errorf("POSTBRIDGE_KAFKA_PARTITIONS: %d is too many; set it to %d at most",
 			c.Partitions, maxPartitions)
-	case c.Replication < 1:
-		return fmt.Errorf("POSTBRIDGE_KAFKA_REPLICATION: %d is too few; set it to 1 or more", c.Replication)
+	case c.Replication < 1 && c.Replication != clusterReplication:
+		return fmt.Errorf("POSTBRIDGE_KAFKA_REPLICATION: %d is too few; set it to 1 or more, "+
+			"or to -1 for the cluster's default", c.Replication)
 	case c.Replication > maxReplication:
 		return fmt.Errorf("POSTBRIDGE_KAFKA_REPLICATION: %d is too many; set it to the number of Kafka brokers at most",
 			c.Replication)

@@ -14,7 +14,7 @@ func TestConfigErrors(t *testing.T) {
 		change func(*Config)
 		want   string
 	}{
-		"prefix":                     {func(c *Config) { c.Prefix = "a.b" }, "POSTBRIDGE_PREFIX: "},
+		"prefix":                     {func(c *Config) { c.Prefix = "a..b" }, "POSTBRIDGE_PREFIX: "},
 		"long prefix":                {func(c *Config) { c.Prefix = strings.Repeat("a", 65) }, "POSTBRIDGE_PREFIX: "},
 		"no brokers":                 {func(c *Config) { c.Brokers = nil }, "POSTBRIDGE_KAFKA_BROKERS: "},
 		"no port":                    {func(c *Config) { c.Brokers = []string{"one:9092", "two"} }, `POSTBRIDGE_KAFKA_BROKERS: "two" `},
@@ -34,10 +34,12 @@ func TestConfigErrors(t *testing.T) {
 		"no mechanism":               {func(c *Config) { c.User, c.Password = "edge", ask }, "set POSTBRIDGE_KAFKA_SASL_MECHANISM to one of PLAIN, "},
 		"certificate alone":          {func(c *Config) { c.TLSCertFile = "c.pem" }, "POSTBRIDGE_KAFKA_TLS_CERT_FILE: "},
 		"key alone":                  {func(c *Config) { c.TLSKeyFile = "k.pem" }, "POSTBRIDGE_KAFKA_TLS_KEY_FILE: "},
+		"client id":                  {func(c *Config) { c.ClientID = "a b" }, "POSTBRIDGE_KAFKA_CLIENT_ID: "},
+		"long client id":             {func(c *Config) { c.ClientID = strings.Repeat("a", 250) }, "POSTBRIDGE_KAFKA_CLIENT_ID: "},
 		"compression":                {func(c *Config) { c.Compression = "zstd" }, `POSTBRIDGE_KAFKA_COMPRESSION: "zstd" is not known; set it to one of lz4, gzip, none`},
 		"partitions":                 {func(c *Config) { c.Partitions = 0 }, "POSTBRIDGE_KAFKA_PARTITIONS: 0 "},
 		"too many partitions":        {func(c *Config) { c.Partitions = 100_001 }, "POSTBRIDGE_KAFKA_PARTITIONS: 100001 is too many"},
-		"replication":                {func(c *Config) { c.Replication = -1 }, "POSTBRIDGE_KAFKA_REPLICATION: -1 "},
+		"replication":                {func(c *Config) { c.Replication = -2 }, "POSTBRIDGE_KAFKA_REPLICATION: -2 "},
 		"too much replication":       {func(c *Config) { c.Replication = 32768 }, "POSTBRIDGE_KAFKA_REPLICATION: 32768 is too many"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -60,11 +62,13 @@ func TestConfigValid(t *testing.T) {
 	ask := func() string { return "" }
 	for _, c := range []Config{
 		{Brokers: []string{"one:9092"}},
-		{Brokers: []string{"[::1]:9092", "127.0.0.1:9093"}, CreateTopics: true, Partitions: 1, Replication: 1, Prefix: "desk-1_a"},
+		{Brokers: []string{"[::1]:9092", "127.0.0.1:9093"}, CreateTopics: true, Partitions: 1, Replication: 1, Prefix: "de.desk-1_a"},
 		{Brokers: []string{"one:9092"}, CreateTopics: true, Partitions: 100_000, Replication: 32767},
 		{Brokers: []string{"one:9092"}, Partitions: 100_001, Replication: 32768}, // not used
 		{Brokers: []string{"one:9092"}, SASLMechanism: "PLAIN", User: "edge", Password: ask},
 		{Brokers: []string{"one:9092"}, SASLMechanism: "SCRAM-SHA-512", User: "edge", Password: ask, TLS: true},
+		{Brokers: []string{"one:9092"}, CreateTopics: true, Partitions: 1, Replication: -1},
+		{Brokers: []string{"one:9092"}, ClientID: "edge-1,ws_az=ap-south-1a"},
 		{Brokers: []string{"one:9092"}, Compression: "lz4"},
 		{Brokers: []string{"one:9092"}, Compression: "gzip"},
 		{Brokers: []string{"one:9092"}, Compression: "none"},

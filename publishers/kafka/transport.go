@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/binary"
@@ -204,7 +205,7 @@ func (t *transport) handshake(ctx context.Context, c *connection) error {
 		}
 		stream = secure
 	}
-	c.protocol = protocol.NewConn(&answers{Conn: stream, reader: bufio.NewReader(stream)}, "postbridge")
+	c.protocol = protocol.NewConn(&answers{Conn: stream, reader: bufio.NewReader(stream)}, cmp.Or(t.cfg.ClientID, "postbridge"))
 	if err := c.negotiate(); err != nil {
 		return c.failed(ctx, "ApiVersions", err) // in TLS 1.3, a broker rejects a client certificate here
 	}
