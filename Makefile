@@ -127,16 +127,19 @@ rules-test: $(PROMTOOL)
 	@$(PROMTOOL) check rules deploy/prometheus/rules.yaml
 	@$(PROMTOOL) test rules deploy/prometheus/rules_test.yaml
 
-# Checks the syntax and the sandboxing of the systemd unit. postbridge need not be installed.
+# Checks the syntax and the sandboxing of the systemd units. postbridge need not be installed.
 unit-test:
 	@if ! command -v systemd-analyze >/dev/null; then \
-		echo "*** NO SYSTEMD-ANALYZE: THE UNIT FILE IS NOT CHECKED ***" >&2; exit; \
+		echo "*** NO SYSTEMD-ANALYZE: THE UNIT FILES ARE NOT CHECKED ***" >&2; exit; \
 	fi; \
 	dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; \
-	sed 's|^ExecStart=[^ ]*|ExecStart=/bin/true|' deploy/systemd/postbridge.service >"$$dir/postbridge.service"; \
-	output=$$(systemd-analyze verify "$$dir/postbridge.service" 2>&1) && [ -z "$$output" ] || { echo "$$output" >&2; exit 1; }; \
-	systemd-analyze security --offline=yes --threshold=20 "$$dir/postbridge.service" >"$$dir/output" || { cat "$$dir/output" >&2; exit 1; }; \
-	tail -n 1 "$$dir/output"
+	for unit in deploy/systemd/*.service; do \
+		copy=$$dir/$${unit##*/}; \
+		sed 's|^ExecStart=[^ ]*|ExecStart=/bin/true|' "$$unit" >"$$copy"; \
+		output=$$(systemd-analyze verify "$$copy" 2>&1) && [ -z "$$output" ] || { echo "$$output" >&2; exit 1; }; \
+		systemd-analyze security --offline=yes --threshold=20 "$$copy" >"$$dir/output" || { cat "$$dir/output" >&2; exit 1; }; \
+		tail -n 1 "$$dir/output"; \
+	done
 
 # Lints the GitHub workflows, and the scripts in them if shellcheck is installed.
 workflow-test: $(ACTIONLINT)

@@ -17,7 +17,7 @@ type State struct {
 	quantity, cancelled                int64
 	price, triggerPrice, averagePrice  string // canonical decimals
 	side, orderType, product, validity string
-	exchangeOrderID                    string
+	exchangeOrderID, leg               string
 
 	// Updated is when the order last changed, by the broker's clock, and Received when the event was received, by ours.
 	Updated, Received time.Time
@@ -36,6 +36,7 @@ func StateOf(e *event.Event) State {
 		product:         e.Product,
 		validity:        e.Validity,
 		exchangeOrderID: e.ExchangeOrderID,
+		leg:             e.Leg,
 	}
 	if e.Status == event.StatusUnknown {
 		s.statusWord = strings.ToUpper(e.BrokerStatus)
@@ -91,7 +92,7 @@ const (
 // if the bus has no event of the order.
 func Compare(stored *State, row State, requested time.Time, grace time.Duration) Verdict {
 	switch {
-	case stored != nil && !stored.differs(row):
+	case stored != nil && (!stored.differs(row) || differ(stored.leg, row.leg)): // two legs are not comparable
 		return Equal
 	case stored == nil && !row.Updated.IsZero() && row.Updated.Before(Midnight(requested)):
 		return Old

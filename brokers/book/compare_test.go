@@ -38,6 +38,8 @@ func updated(clock string) func(*event.Event) {
 	return func(e *event.Event) { e.UpdatedTime = "2026-01-08T" + clock + "+05:30" }
 }
 
+func leg(l string) func(*event.Event) { return func(e *event.Event) { e.Leg = l } }
+
 func updatedOn(t string) func(*event.Event) {
 	return func(e *event.Event) { e.UpdatedTime = t + "+05:30" }
 }
@@ -83,6 +85,10 @@ func TestCompare(t *testing.T) {
 		{"an average price without fills", state(), state(average("470.05")), Equal},
 		{"another text", state(), state(func(e *event.Event) { e.Reason = "a reason" }), Equal},
 		{"another side", state(), state(func(e *event.Event) { e.Side = "sell" }), News},
+		{"another leg of the order", state(leg("entry_leg"), status(event.StatusFilled)),
+			state(leg("target_leg"), updated("10:01:00")), Equal},
+		{"the same leg", state(leg("entry_leg")), state(leg("entry_leg"), filled(5), updated("10:01:00")), News},
+		{"a leg and none", state(), state(leg("entry_leg"), filled(5), updated("10:01:00")), News},
 		{"one unknown word", state(), state(word("LAPSED")), Equal},
 		{"two unknown words", state(word("LAPSED")), state(word("FROZEN")), News},
 		{"one unknown word in two cases", state(word("LAPSED")), state(word("Lapsed")), Equal},

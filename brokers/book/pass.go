@@ -55,7 +55,7 @@ type Counts struct {
 	Unreadable int64 `json:"unreadable"` // no order
 	Equal      int64 `json:"equal"`      // nothing new
 	Old        int64 `json:"old"`        // from a day before, and the bus has no event of the order
-	Skipped    int64 `json:"skipped"`    // left out by KnownOnly
+	Skipped    int64 `json:"skipped"`    // left out by KnownOnly, or another row of an order
 	Early      int64 `json:"early"`      // left to the next run: too recent, or the order got another event meanwhile
 	Published  int64 `json:"published"`  // contradictions included
 	Failed     int64 `json:"failed"`     // the bus did not answer
@@ -78,10 +78,11 @@ type run struct {
 	slots  chan struct{}
 	orders sync.WaitGroup
 
+	inBook map[string]struct{} // escaped order ids; of the goroutine that reads the book
+
 	mu     sync.Mutex
 	counts Counts
-	inBook map[string]struct{} // escaped order ids
-	err    error               // the first error of a bus
+	err    error // the first error of a bus
 }
 
 // Run compares the book of the account with each bus and publishes what is news there. The error is that of the book or,
@@ -101,11 +102,14 @@ func (p *Pass) Run(ctx context.Context) (Counts, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	err := p.Client.Read(ctx, p.Book, p.Account, func(row []byte) {
+		e := p.Book.Event(p.Account, bytes.Clone(row), time.Now())
+		if !r.compares(e) {
+			return
+		}
 		r.slots <- struct{}{}
-		row = bytes.Clone(row)
 		r.orders.Go(func() {
 			defer func() { <-r.slots }()
-			if err := r.row(ctx, row); err != nil {
+			if err := r.row(ctx, e); err != nil {
 				r.fail(err)
 				cancel() // a bus that does not answer would fail for every row
 			}
@@ -124,16 +128,37 @@ func (p *Pass) Run(ctx context.Context) (Counts, error) {
 	return r.counts, err
 }
 
-// row compares one row. The error is that of a bus.
-func (r *run) row(ctx context.Context, row []byte) error {
-	e := r.Book.Event(r.Account, row, time.Now())
+// compares reports whether a row is compared, and counts it if not. Of several rows of one order, such as its legs, only
+// the first is: each run would publish them in turn.
+func (r *run) compares(e *event.Event) bool {
 	if !e.Understood() {
-		r.unreadable(e)
-		return nil
+		r.count(func(c *Counts) { c.Unreadable++ })
+		r.logUnreadable(e)
+		return false
 	}
-	r.mu.Lock()
-	r.inBook[bridge.EscapeToken(e.OrderID)] = struct{}{}
-	r.mu.Unlock()
+	id := bridge.EscapeToken(e.OrderID)
+	if _, again := r.inBook[id]; again {
+		r.count(func(c *Counts) { c.Skipped++ })
+		return false
+	}
+	r.inBook[id] = struct{}{}
+	return true
+}
+
+// logUnreadable logs a row that is no order, once.
+func (p *Pass) logUnreadable(e *event.Event) {
+	if _, logged := p.logged[e.ID]; logged {
+		return
+	}
+	if p.logged == nil || len(p.logged) == maxLogged {
+		p.logged = make(map[string]struct{})
+	}
+	p.logged[e.ID] = struct{}{}
+	p.Log.Debug("a row of the order book is no order", "row", string(e.Append(nil)))
+}
+
+// row compares one row. The error is that of a bus.
+func (r *run) row(ctx context.Context, e *event.Event) error {
 	d := delivery(e)
 	var verdict Verdict
 	for _, bus := range r.Buses {
@@ -147,21 +172,6 @@ func (r *run) row(ctx context.Context, row []byte) error {
 	}
 	r.counted(verdict, d)
 	return nil
-}
-
-// unreadable counts a row that is no order, and logs it once.
-func (r *run) unreadable(e *event.Event) {
-	r.count(func(c *Counts) { c.Unreadable++ })
-	r.mu.Lock()
-	_, logged := r.logged[e.ID]
-	if r.logged == nil || len(r.logged) == maxLogged {
-		r.logged = make(map[string]struct{})
-	}
-	r.logged[e.ID] = struct{}{}
-	r.mu.Unlock()
-	if !logged {
-		r.Log.Debug("a row of the order book is no order", "row", string(e.Append(nil)))
-	}
 }
 
 // onBus compares a row with the last event of its order on one bus, and publishes it there if it is news.

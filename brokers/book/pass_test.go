@@ -191,6 +191,20 @@ func TestPassKnownOnly(t *testing.T) {
 	check(t, p, book.Counts{Rows: 2, Skipped: 1, Published: 1})
 }
 
+// TestPassLegs has two rows of one order, which must not be published in turn for ever.
+func TestPassLegs(t *testing.T) {
+	bus := newFakeBus()
+	p := pass(t, bus, row("1", "COMPLETE", ""), row("1", "OPEN", ""))
+	for range 2 {
+		if counts, err := p.Run(t.Context()); err != nil || counts.Skipped != 1 {
+			t.Errorf("%+v, %v", counts, err)
+		}
+	}
+	if n := len(bus.stored["orders.kite.AB1234.1"]); n > 2 {
+		t.Errorf("%d events", n)
+	}
+}
+
 func TestPassDryRun(t *testing.T) {
 	bus := newFakeBus()
 	p := pass(t, bus, row("1", "OPEN", ""))

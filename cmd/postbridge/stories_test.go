@@ -158,12 +158,16 @@ func cmdSays(ts *testscript.TestScript, _ bool, args []string) {
 	})
 }
 
-// cmdExported waits until each metric that a file names, postbridge's own or of the process, is at a URL: exported FILE
-// URL.
+// cmdExported waits until each metric that a file names, postbridge's own or of the process, is at the URL of serve; with
+// the argument reconcile, until those of reconcile are at its URL: exported FILE URL [reconcile].
 func cmdExported(ts *testscript.TestScript, _ bool, args []string) {
 	file, err := os.ReadFile(ts.MkAbs(args[0]))
 	ts.Check(err)
 	names := regexp.MustCompile(`\b(postbridge|process|go)_[a-z_]+\b`).FindAllString(string(file), -1)
+	reconcile := len(args) > 2
+	names = slices.DeleteFunc(names, func(name string) bool {
+		return strings.HasPrefix(name, "postbridge_reconcile_") != reconcile
+	})
 	if len(names) == 0 {
 		ts.Fatalf("%s names no metric", args[0])
 	}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -24,6 +25,10 @@ func TestCompose(t *testing.T) {
 			p := load(t, strings.Fields(files))
 			for name, s := range p.Services {
 				checkService(t, name, s)
+				access := func(c types.ServiceSecretConfig) bool { return strings.HasSuffix(c.Source, "-access") }
+				if slices.ContainsFunc(s.Secrets, access) != (name == "reconcile") {
+					t.Errorf("%s has the secrets %v", name, s.Secrets)
+				}
 			}
 			for name, c := range p.Secrets {
 				// Compose writes other secrets into the root of the container, which is read-only.
@@ -31,19 +36,25 @@ func TestCompose(t *testing.T) {
 					t.Errorf("secret %s is not a file in %s: %+v", name, dir, c)
 				}
 			}
-			takesSettings(t, program, p)
+			// A named volume outlives the container and gets the owner of /data in the image.
+			if v := p.Services["postbridge"].Volumes; len(v) != 1 || v[0].Type != types.VolumeTypeVolume ||
+				v[0].Source == "" || v[0].Target != "/data" {
+				t.Errorf("postbridge has its data in %+v", v)
+			}
+			takesSettings(t, program, p.Services["postbridge"])
+			takesReconcile(t, program, p.Services["reconcile"])
 		})
 	}
 }
 
-// load reads Compose files as Compose does: unknown keys are errors.
+// load reads Compose files as Compose does, with all profiles: unknown keys are errors.
 func load(t *testing.T, names []string) *types.Project {
 	t.Helper()
 	var paths []string
 	for _, name := range names {
 		paths = append(paths, filepath.Join(top, "deploy/compose", name+".yaml"))
 	}
-	o, err := cli.NewProjectOptions(paths)
+	o, err := cli.NewProjectOptions(paths, cli.WithProfiles([]string{"reconcile"}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,41 +108,51 @@ func checkService(t *testing.T, name string, s types.ServiceConfig) {
 	}
 }
 
-// takesSettings checks that postbridge accepts the environment. postbridge rejects unknown names.
-func takesSettings(t *testing.T, program string, p *types.Project) {
+// takesSettings checks that postbridge accepts the environment, and other settings. postbridge rejects unknown names.
+func takesSettings(t *testing.T, program string, s types.ServiceConfig, others ...string) {
 	t.Helper()
-	s, ok := p.Services["postbridge"]
-	if !ok {
-		t.Fatal("there is no postbridge")
-	}
-	// A named volume outlives the container and gets the owner of /data in the image.
-	if v := s.Volumes; len(v) != 1 || v[0].Type != types.VolumeTypeVolume || v[0].Source == "" ||
-		v[0].Target != "/data" {
-		t.Errorf("postbridge has its data in %+v", v)
-	}
 	dir := t.TempDir()
 	for _, secret := range s.Secrets {
 		text := secret.Source + "-secret"
-		if secret.Source == "kite" {
+		switch secret.Source {
+		case "kite":
 			text = "1234=" + text
+		case "kite-access":
+			text = "AB1234=key:" + text
 		}
 		if err := os.WriteFile(filepath.Join(dir, secret.Source), []byte(text+"\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
+	if len(s.Environment) == 0 {
+		t.Errorf("%s has no settings", s.Name)
+	}
 	cmd := exec.Command(program, "config")
-	cmd.Env = []string{}
+	cmd.Env = others
 	for name, value := range s.Environment {
 		if value == nil {
 			t.Fatalf("%s has no value", name)
 		}
-		if file, ok := strings.CutPrefix(*value, "/run/secrets/"); ok {
-			*value = filepath.Join(dir, file)
+		text := *value
+		if file, ok := strings.CutPrefix(text, "/run/secrets/"); ok {
+			text = filepath.Join(dir, file)
 		}
-		cmd.Env = append(cmd.Env, name+"="+*value)
+		cmd.Env = append(cmd.Env, name+"="+text)
 	}
 	if said, err := cmd.CombinedOutput(); err != nil {
-		t.Errorf("postbridge config: %v\n%s", err, said)
+		t.Errorf("%s: postbridge config: %v\n%s", s.Name, err, said)
+	}
+}
+
+// takesReconcile checks that postbridge accepts the settings and the flags of reconcile.
+func takesReconcile(t *testing.T, program string, s types.ServiceConfig) {
+	t.Helper()
+	takesSettings(t, program, s, "POSTBRIDGE_KITE_SECRETS=1234=secret") // config wants a broker that posts
+	if len(s.Command) == 0 || s.Command[0] != "reconcile" || len(s.Volumes) > 0 {
+		t.Errorf("reconcile runs %v with the volumes %v", s.Command, s.Volumes)
+	}
+	if said, err := exec.Command(program, append(s.Command, "--help")...).CombinedOutput(); err != nil {
+		t.Errorf("postbridge %v: %v\n%s", s.Command, err, said)
 	}
 }
 

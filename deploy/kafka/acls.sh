@@ -15,8 +15,13 @@ options=$*
 
 # postbridge. If you remove Create, create the topics yourself and set POSTBRIDGE_KAFKA_CREATE_TOPICS=false. Read is for
 # lookups of stored events, DescribeConfigs for 'postbridge doctor', which checks the settings of the topics. Before Kafka
-# 2.8 it also needs: allow edge --operation IdempotentWrite --cluster
+# 2.8 edge and reconcile also need: allow edge --operation IdempotentWrite --cluster
 allow edge --operation Write --operation Describe --operation Read --operation Create --operation DescribeConfigs \
+	--topic orders --topic rejects --topic deadletters
+
+# 'postbridge reconcile'. The rights of edge include these, but a login of its own can be revoked alone. Read is for the last
+# events of the day's orders; it reads in no group.
+allow reconcile --operation Write --operation Describe --operation Read \
 	--topic orders --topic rejects --topic deadletters
 
 # A strategy engine: the group "strategy" on orders. It cannot publish events, nor read other topics.

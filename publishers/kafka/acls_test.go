@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,7 +17,10 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/sasl/scram"
 
+	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/event"
 	"github.com/postbridge/postbridge/publishers"
+	"github.com/postbridge/postbridge/publishers/kafka"
 	"github.com/postbridge/postbridge/publishers/kafka/kafkatest"
 	"github.com/postbridge/postbridge/publishers/publishertest"
 )
@@ -25,7 +29,7 @@ import (
 func TestRealRights(t *testing.T) {
 	t.Parallel()
 	c := kafkatest.StartFor(t, kafkatest.Options{Secure: true, ACLs: true})
-	for _, user := range []string{"strategy", "risk"} {
+	for _, user := range []string{"reconcile", "strategy", "risk"} {
 		_, err := c.Java(t.Context(), "kafka.admin.ConfigCommand", "--bootstrap-server", c.Brokers()[0], "--alter",
 			"--entity-type", "users", "--entity-name", user, "--add-config", "SCRAM-SHA-512=[password="+user+"-secret]")
 		if err != nil {
@@ -49,6 +53,8 @@ func TestRealRights(t *testing.T) {
 		t.Errorf("%d warnings: %s", n, bus.logs.String())
 	}
 
+	reconcileAs(t, bus.config, "reconcile")
+
 	results := checkBus(t, bus.config)
 	for _, r := range results { // of one broker
 		if r.Severity > publishers.Info && !strings.Contains(r.Text, "has 1 of the 3 replicas") {
@@ -66,6 +72,7 @@ func TestRealRights(t *testing.T) {
 		{"strategy", "deadletters", "strategy", kerr.TopicAuthorizationFailed},
 		{"risk", "orders", "risk", kerr.TopicAuthorizationFailed},
 		{"strategy", "orders", "risk", kerr.GroupAuthorizationFailed},
+		{"reconcile", "orders", "strategy", kerr.GroupAuthorizationFailed},
 		{"risk", "rejects", "strategy", kerr.GroupAuthorizationFailed},
 	} {
 		if err := readInGroup(t, c, test.user, test.topic, test.group); !errors.Is(err, test.refused) {
@@ -83,6 +90,32 @@ func TestRealRights(t *testing.T) {
 			if !errors.Is(err, kerr.TopicAuthorizationFailed) {
 				t.Errorf("%s writes to %s: %v", user, topic, err)
 			}
+		}
+	}
+}
+
+// reconcileAs publishes an event as 'postbridge reconcile' does, and reads it back.
+func reconcileAs(t *testing.T, cfg kafka.Config, user string) {
+	t.Helper()
+	cfg.User, cfg.Password = user, func() string { return user + "-secret" }
+	events, err := kafka.OpenEvents(cfg, "0badcafe", slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer events.Close()
+	rejected := &bridge.Delivery{
+		ID: strings.Repeat("0", 32), Broker: "kite", UserID: "AB1234", OrderID: "reconciled",
+		Status: event.StatusRejected, ReceivedAt: time.Now(), Data: []byte("{}"),
+	}
+	if err := events.Publish(t.Context(), rejected, nil); err != nil {
+		t.Fatalf("%s: %v", user, err)
+	}
+	if _, err := events.Refresh(t.Context(), time.Now().Add(-time.Hour)); err != nil {
+		t.Fatalf("%s: %v", user, err)
+	}
+	for _, dest := range []bridge.Destination{bridge.Orders, bridge.Rejects} {
+		if data, _, err := events.Last(t.Context(), dest, rejected); err != nil || data == nil {
+			t.Errorf("%s: last event in %s: %q, %v", user, dest, data, err)
 		}
 	}
 }

@@ -1,7 +1,6 @@
 package nats
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -136,15 +135,21 @@ func (e *Events) Orders(ctx context.Context, broker, user string, since, until t
 		FilterSubjects: []string{start + "*"}, HeadersOnly: true,
 		DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &since,
 	})
-	if err == nil && consumer.CachedInfo().NumPending == 0 {
+	failed := func(err error) ([]string, error) {
+		return nil, fmt.Errorf("cannot read the orders of the day from stream %s: %w", d.stream, err)
+	}
+	if err != nil {
+		return failed(err)
+	}
+	if consumer.CachedInfo().NumPending == 0 {
 		return nil, nil
 	}
 	last := make(map[string]time.Time)
-	err = cmp.Or(err, e.each(ctx, consumer, func(subject string, stored time.Time) {
+	err = e.each(ctx, consumer, func(subject string, stored time.Time) {
 		last[strings.TrimPrefix(subject, start)] = stored
-	}))
+	})
 	if err != nil {
-		return nil, fmt.Errorf("cannot read the orders of the day from stream %s: %w", d.stream, err)
+		return failed(err)
 	}
 	maps.DeleteFunc(last, func(_ string, stored time.Time) bool { return stored.After(until) })
 	return slices.Collect(maps.Keys(last)), nil

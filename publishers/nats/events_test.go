@@ -146,3 +146,17 @@ func TestEventsBusDown(t *testing.T) {
 		t.Error("opened without a bus")
 	}
 }
+
+// TestEventsBusLost returns an error from each read and publish once the connection has ended.
+func TestEventsBusLost(t *testing.T) {
+	t.Parallel()
+	events, _ := openEvents(t, "")
+	events.Close()
+	d := orderEvent(1, "7", event.StatusOpen)
+	_, _, last := events.Last(t.Context(), bridge.Orders, d)
+	_, orders := events.Orders(t.Context(), "kite", "AB.1", time.Now(), time.Now())
+	publish := events.Publish(t.Context(), d, map[bridge.Destination]uint64{bridge.Orders: 0})
+	if last == nil || orders == nil || publish == nil {
+		t.Errorf("errors %v, %v, %v", last, orders, publish)
+	}
+}

@@ -3,7 +3,9 @@ package nats_test
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -11,26 +13,39 @@ import (
 	natsgo "github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/postbridge/postbridge/bridge"
 	"github.com/postbridge/postbridge/bridge/event"
 	"github.com/postbridge/postbridge/publishers"
 	"github.com/postbridge/postbridge/publishers/nats"
 )
 
-// TestUsers is that the users of deploy/nats can do their work, and nothing else.
-func TestUsers(t *testing.T) {
-	for _, user := range []string{"admin", "edge", "strategy", "risk"} {
+// startWithUsers starts a server with the users of deploy/nats. The password of each is its name and "-secret".
+func startWithUsers(t *testing.T) *node {
+	t.Helper()
+	for _, user := range []string{"admin", "edge", "reconcile", "strategy", "risk"} {
 		t.Setenv(strings.ToUpper(user)+"_PASSWORD", user+"-secret")
 	}
 	written, err := server.ProcessConfigFile("../../deploy/nats/nats-server.conf") // includes users.conf
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := startServer(t, func(o *server.Options) { o.Users = written.Users })
+	return startServer(t, func(o *server.Options) { o.Users = written.Users })
+}
+
+// configOf returns the configuration of a user of deploy/nats.
+func (n *node) configOf(user string) nats.Config {
+	return nats.Config{
+		URL: n.url(), User: user, Password: func() string { return user + "-secret" },
+		CreateStreams: true, Replicas: 1, MaxAge: 168 * time.Hour,
+	}
+}
+
+// TestUsers is that the users of deploy/nats can do their work, and nothing else.
+func TestUsers(t *testing.T) {
+	n := startWithUsers(t)
 	js := n.admin(t, natsgo.UserInfo("admin", "admin-secret"))
 
-	cfg := nats.Config{
-		URL: n.url(), User: "edge", Password: func() string { return "edge-secret" }, CreateStreams: true, Replicas: 1, MaxAge: 168 * time.Hour,
-	}
+	cfg := n.configOf("edge")
 	e := openEdge(t, cfg)
 	rejected := old(3)[0] // old: so that it is looked up
 	rejected.Status = event.StatusRejected
@@ -69,6 +84,78 @@ func TestUsers(t *testing.T) {
 		wantDenied(t, n, user, c.publish, c.subscribe)
 	}
 }
+
+// TestUserReconcile is that the user of 'postbridge reconcile' can read and publish events, and nothing else.
+func TestUserReconcile(t *testing.T) {
+	n := startWithUsers(t)
+	log := new(violations)
+	n.server.SetLogger(log, false, false)
+	openEdge(t, n.configOf("edge")) // creates the streams
+	var events *nats.Events
+	eventually(t, "streams", func() (ok bool) {
+		var err error
+		events, err = nats.OpenEvents(t.Context(), n.configOf("reconcile"), "0badcafe")
+		return err == nil
+	}, func() any { return log.all() })
+	defer events.Close()
+	start := time.Now()
+	rejected := orderEvent(1, "7/x", event.StatusRejected)
+	for _, want := range []error{nil, bridge.ErrMoved} {
+		revisions := map[bridge.Destination]uint64{bridge.Orders: 0, bridge.Rejects: 0}
+		if err := events.Publish(t.Context(), rejected, revisions); !errors.Is(err, want) {
+			t.Errorf("publish as the first event of an order: %v, want %v", err, want)
+		}
+	}
+	checkLast(t, events, bridge.Orders, rejected, "1")
+	checkLast(t, events, bridge.Rejects, rejected, "1")
+	letter := orderEvent(2, "8", event.StatusUnknown)
+	letter.Deadletter = true
+	if err := events.Publish(t.Context(), letter, map[bridge.Destination]uint64{bridge.Deadletters: 0}); err != nil {
+		t.Error(err)
+	}
+	ids, err := events.Orders(t.Context(), "kite", "AB.1", start.Add(-time.Minute), time.Now())
+	if err != nil || !slices.Equal(ids, []string{"7%2Fx"}) {
+		t.Errorf("orders %q, %v", ids, err)
+	}
+	if all := log.all(); len(all) > 0 {
+		t.Errorf("violations: %q", all)
+	}
+
+	wantDenied(t, n, "reconcile", []string{
+		"$JS.API.STREAM.CREATE.ORDERS", "$JS.API.STREAM.DELETE.ORDERS", "$JS.API.STREAM.PURGE.ORDERS",
+		"$JS.API.STREAM.UPDATE.ORDERS", "$JS.API.STREAM.MSG.DELETE.ORDERS", "$JS.API.CONSUMER.DELETE.ORDERS.strategy",
+		"$JS.API.CONSUMER.CREATE.REJECTS.x.rejects.>", "$JS.API.CONSUMER.CREATE.ORDERS.x.orders.>",
+		"$JS.API.CONSUMER.CREATE.ORDERS.x", "$JS.API.CONSUMER.DURABLE.CREATE.ORDERS.strategy",
+		"$JS.API.CONSUMER.MSG.NEXT.REJECTS.risk", "$JS.ACK.ORDERS.strategy.1",
+		"$JS.API.DIRECT.GET.DEADLETTERS.deadletters.kite",
+	}, []string{"orders.>", ">", "_INBOX_strategy.>"})
+}
+
+// violations is a log of a server that keeps the violations of permissions.
+type violations struct {
+	mu    sync.Mutex
+	texts []string // guarded by mu
+}
+
+func (v *violations) Errorf(format string, args ...any) {
+	if text := fmt.Sprintf(format, args...); strings.Contains(text, "Violation") {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		v.texts = append(v.texts, text)
+	}
+}
+
+func (v *violations) all() []string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return slices.Clone(v.texts)
+}
+
+func (*violations) Noticef(string, ...any) {}
+func (*violations) Warnf(string, ...any)   {}
+func (*violations) Fatalf(string, ...any)  {}
+func (*violations) Debugf(string, ...any)  {}
+func (*violations) Tracef(string, ...any)  {}
 
 // consume reads and acknowledges all of a stream, with a durable consumer of the user's name.
 func consume(t *testing.T, n *node, user, stream, subject string, events int) {

@@ -8,7 +8,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Labels of all pods of a release, including those of drain Jobs. */}}
+{{/* Labels of all pods of a release, including those of drain Jobs and of reconcile. */}}
 {{- define "postbridge.releaseLabels" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -80,12 +80,18 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 
 {{/*
 The environment of the container. Call with a dict of root and bus; bus=true gives only the settings of the buses, for a
-drain, which accepts no postbacks. Settings of a bus that is not published to are omitted: the program rejects them.
+drain, which accepts no postbacks, and with reconcile=true for reconcile, which has no spool and may have a user of its own.
+Settings of a bus that is not published to are omitted: the program rejects them.
 */}}
 {{- define "postbridge.env" -}}
 {{- $v := .root.Values -}}
-{{- $set := dict "DATA_DIR" "/data" "PREFIX" $v.prefix "LOG_LEVEL" $v.log.level "LOG_FORMAT" $v.log.format -}}
-{{- $_ := merge $set (dict "SPOOL_MAX_BYTES" $v.spool.maxBytes "SPOOL_MIN_FREE_BYTES" $v.spool.minFreeBytes "SPOOL_KEEP" $v.spool.keep) -}}
+{{- $user := dict "nats" $v.nats.user "kafka" $v.kafka.user -}}
+{{- if and .reconcile $v.reconcile.user }}{{ $user = dict "nats" $v.reconcile.user "kafka" $v.reconcile.user }}{{ end -}}
+{{- $set := dict "PREFIX" $v.prefix "LOG_LEVEL" $v.log.level "LOG_FORMAT" $v.log.format -}}
+{{- $_ := dict -}}
+{{- if not .reconcile -}}
+{{- $_ = merge $set (dict "DATA_DIR" "/data" "SPOOL_MAX_BYTES" $v.spool.maxBytes "SPOOL_MIN_FREE_BYTES" $v.spool.minFreeBytes "SPOOL_KEEP" $v.spool.keep) -}}
+{{- end -}}
 {{- if not .bus -}}
 {{- $_ = merge $set (dict "LISTEN" ":8080" "ADMIN_LISTEN" ":9090" "ADMIN_PAGE" $v.adminPage "MAX_BODY" $v.maxBody "MAX_CONNECTIONS" ($v.maxConnections | int) "IDLE_TIMEOUT" $v.idleTimeout) -}}
 {{- if $v.tls.existingSecret -}}
@@ -102,15 +108,20 @@ drain, which accepts no postbacks. Settings of a bus that is not published to ar
 {{- $_ = merge $set (dict "NATS_CREATE_STREAMS" $v.nats.createStreams "NATS_REPLICAS" $v.nats.replicas "NATS_MAX_AGE" $v.nats.maxAge "NATS_MAX_BYTES" $v.nats.maxBytes) -}}
 {{- end -}}
 {{- if include "postbridge.publishes" (dict "root" .root "bus" "nats") -}}
-{{- $_ = merge $set (dict "NATS_URL" $v.nats.url "NATS_USER" $v.nats.user) (include "postbridge.tlsEnv" (dict "bus" "nats" "tls" $v.nats.tls) | fromJson) -}}
+{{- $_ = merge $set (dict "NATS_URL" $v.nats.url "NATS_USER" $user.nats) (include "postbridge.tlsEnv" (dict "bus" "nats" "tls" $v.nats.tls) | fromJson) -}}
 {{- end -}}
 {{- if include "postbridge.publishes" (dict "root" .root "bus" "kafka") -}}
-{{- $_ = merge $set (dict "KAFKA_BROKERS" (join "," $v.kafka.brokers) "KAFKA_SASL_MECHANISM" $v.kafka.saslMechanism "KAFKA_USER" $v.kafka.user) -}}
+{{- $_ = merge $set (dict "KAFKA_BROKERS" (join "," $v.kafka.brokers) "KAFKA_SASL_MECHANISM" $v.kafka.saslMechanism "KAFKA_USER" $user.kafka) -}}
 {{- $_ = merge $set (dict "KAFKA_CREATE_TOPICS" $v.kafka.createTopics "KAFKA_PARTITIONS" $v.kafka.partitions "KAFKA_REPLICATION" $v.kafka.replication) -}}
 {{- $_ = merge $set (dict "KAFKA_TLS" $v.kafka.tls.enabled) (include "postbridge.tlsEnv" (dict "bus" "kafka" "tls" $v.kafka.tls) | fromJson) -}}
 {{- end -}}
 {{- range include "postbridge.keysFor" . | fromJsonArray -}}
 {{- $_ = set $set (printf "%s_FILE" .) (printf "/etc/postbridge/secret/%s" .) -}}
+{{- end -}}
+{{- if .reconcile -}}
+{{- range include "postbridge.reconcileKeys" .root | fromJsonArray -}}
+{{- $_ = set $set (printf "%s_FILE" .) (printf "/etc/postbridge/reconcile/%s" .) -}}
+{{- end -}}
 {{- end -}}
 {{- $env := list -}}
 {{- range $name := keys $set | sortAlpha -}}
@@ -132,16 +143,33 @@ drain, which accepts no postbacks. Settings of a bus that is not published to ar
 {{- $set | toJson -}}
 {{- end -}}
 
-{{/* The keys of the Secret for a replica or a drain, as a JSON list; keys of a bus only if it is published to. */}}
+{{/*
+The keys of the Secret for a replica, a drain or reconcile, as a JSON list; keys of a bus only if it is published to, and not
+for a reconcile with a login of its own.
+*/}}
 {{- define "postbridge.keysFor" -}}
+{{- $own := list -}}
+{{- if .reconcile }}{{ $own = include "postbridge.reconcileKeys" .root | fromJsonArray }}{{ end -}}
 {{- $keys := list -}}
 {{- range include "postbridge.secretKeys" .root | fromJsonArray -}}
 {{- $bus := splitList "_" . | first | lower -}}
 {{- if has $bus (list "nats" "kafka") -}}
-{{- if include "postbridge.publishes" (dict "root" $.root "bus" $bus) }}{{ $keys = append $keys . }}{{ end -}}
-{{- else if not $.bus -}}
+{{- $login := false -}}
+{{- range $own }}{{ if hasPrefix (printf "%s_" (upper $bus)) . }}{{ $login = true }}{{ end }}{{ end -}}
+{{- if and (include "postbridge.publishes" (dict "root" $.root "bus" $bus)) (not $login) }}{{ $keys = append $keys . }}{{ end -}}
+{{- else if or (not $.bus) (and $.reconcile (eq . "ADMIN_TOKEN")) -}}
 {{- $keys = append $keys . -}}
 {{- end -}}
+{{- end -}}
+{{- $keys | toJson -}}
+{{- end -}}
+
+{{/* The keys of the Secret of reconcile, as a JSON list; keys of a bus only if it is published to. */}}
+{{- define "postbridge.reconcileKeys" -}}
+{{- $keys := list -}}
+{{- range .Values.reconcile.keys | sortAlpha -}}
+{{- $bus := splitList "_" . | first | lower -}}
+{{- if or (hasSuffix "_ACCESS_TOKENS" .) (include "postbridge.publishes" (dict "root" $ "bus" $bus)) }}{{ $keys = append $keys . }}{{ end -}}
 {{- end -}}
 {{- $keys | toJson -}}
 {{- end -}}
@@ -156,6 +184,16 @@ drain, which accepts no postbacks. Settings of a bus that is not published to ar
     defaultMode: 0440
     items:
       {{- range . }}
+      - {key: {{ . }}, path: {{ . }}}
+      {{- end }}
+{{- end }}
+{{- if .reconcile }}
+- name: reconcile
+  secret:
+    secretName: {{ $v.reconcile.existingSecret | quote }}
+    defaultMode: 0440
+    items:
+      {{- range include "postbridge.reconcileKeys" .root | fromJsonArray }}
       - {key: {{ . }}, path: {{ . }}}
       {{- end }}
 {{- end }}
@@ -178,9 +216,9 @@ drain, which accepts no postbacks. Settings of a bus that is not published to ar
 
 {{- define "postbridge.volumeMounts" -}}
 {{- $volumes := include "postbridge.secretVolumes" . | fromYamlArray -}}
-- {name: postbridge-spool, mountPath: /data}
+{{ if not .reconcile }}- {name: postbridge-spool, mountPath: /data}{{ end }}
 {{- range $volumes }}
-{{- if has .name (list "secret" "tls" "nats-tls" "kafka-tls") }}
+{{- if has .name (list "secret" "reconcile" "tls" "nats-tls" "kafka-tls") }}
 - {name: {{ .name }}, mountPath: /etc/postbridge/{{ .name }}, readOnly: true}
 {{- end }}
 {{- end }}
@@ -189,7 +227,13 @@ drain, which accepts no postbacks. Settings of a bus that is not published to ar
 {{- end }}
 {{- end -}}
 
-{{/* The part of the pod spec that replicas and drains share. */}}
+{{/* Labels that select the pod of reconcile only. */}}
+{{- define "postbridge.reconcileLabels" -}}
+{{ include "postbridge.releaseLabels" . }}
+app.kubernetes.io/component: reconcile
+{{- end -}}
+
+{{/* The part of the pod spec that replicas, drains and reconcile share. */}}
 {{- define "postbridge.podSpec" -}}
 serviceAccountName: {{ include "postbridge.fullname" . }}
 automountServiceAccountToken: false

@@ -61,8 +61,8 @@ func (n *natsServers) stop() {
 	n.running = nil
 }
 
-// cmdNATS starts and stops the NATS of a story: `nats start` one server without a login; `nats start HOST USER` one
-// on port 4222 of the host, with a login for that user, whose password is <user>-secret; `nats cluster` three with
+// cmdNATS starts and stops the NATS of a story: `nats start` one server without a login; `nats start HOST USER...` one
+// on port 4222 of the host, with a login for each user, whose password is <user>-secret; `nats cluster` three with
 // TLS and credentials as in examples/nats.yaml, with nats-ca.crt and NATS_CREDS in the story's directory; `nats
 // stop`. It sets the environment for commands that read from NATS.
 func (s *suite) cmdNATS(ts *testscript.TestScript, _ bool, args []string) {
@@ -73,9 +73,12 @@ func (s *suite) cmdNATS(ts *testscript.TestScript, _ bool, args []string) {
 			o := &server.Options{Host: "10.244.0.1", Port: -1, JetStream: true, StoreDir: ts.MkAbs("nats"),
 				NoSigs: true, NoLog: true}
 			if len(args) > 1 {
-				o.Host, o.Port, o.Username, o.Password = args[1], 4222, args[2], args[2]+"-secret"
-				ts.Setenv("POSTBRIDGE_NATS_USER", o.Username)
-				ts.Setenv("POSTBRIDGE_NATS_PASSWORD", o.Password)
+				o.Host, o.Port = args[1], 4222
+				for _, user := range args[2:] {
+					o.Users = append(o.Users, &server.User{Username: user, Password: user + "-secret"})
+				}
+				ts.Setenv("POSTBRIDGE_NATS_USER", o.Users[0].Username)
+				ts.Setenv("POSTBRIDGE_NATS_PASSWORD", o.Users[0].Password)
 			}
 			st.nats = &natsServers{options: []*server.Options{o}}
 		}

@@ -94,6 +94,16 @@ func renderings(t *testing.T) (all []rendering) {
 			`kafka.tls.existingSecret=k,kafka.tls.cert=tls.crt,kafka.tls.key=tls.key,drain.ordinals={5}`},
 		"peers": {"--set-json", `networkPolicy.busTo=[{"ipBlock":{"cidr":"10.0.0.0/8"}}]`, "--set",
 			"networkPolicy.busPorts={4222,9092}", "--set-json", `networkPolicy.adminFrom=[]`},
+		"reconcile": {"--set", "reconcile.enabled=true,reconcile.existingSecret=a,reconcile.keys={KITE_ACCESS_TOKENS," +
+			"DHAN_ACCESS_TOKENS,UPSTOX_ACCESS_TOKENS,FYERS_ACCESS_TOKENS},secret.data=null,secret.existingSecret=s," +
+			"secret.keys={KITE_SECRETS,KITE_TOKENS,NATS_PASSWORD,KAFKA_PASSWORD},tls.existingSecret=t," +
+			"nats.tls.existingSecret=n,kafka.tls.existingSecret=k", "--set",
+			"reconcile.every=5m,reconcile.grace=1m,reconcile.knownOnly=true,reconcile.marketHours=false," +
+				"reconcile.accounts={kite/AB1234,dhan/1000000003},serviceMonitor.enabled=true,drain.ordinals={3}"},
+		// A login of its own for both buses, one of which is not published to.
+		"reconcile-login": {"--set", "reconcile.enabled=true,reconcile.existingSecret=a,reconcile.user=reconcile," +
+			"reconcile.keys={KITE_ACCESS_TOKENS,NATS_CREDS,KAFKA_PASSWORD},secret.data=null,secret.existingSecret=s," +
+			"secret.keys={KITE_SECRETS,ADMIN_TOKEN,NATS_PASSWORD,NATS_TOKEN,KAFKA_PASSWORD}"},
 		"logins": {
 			"--set", "secret.existingSecret=s,secret.keys={KITE_SECRETS,KITE_TOKENS,DHAN_TOKENS,UPSTOX_TOKENS,FYERS_TOKENS," +
 				"NATS_CREDS,NATS_PASSWORD,NATS_TOKEN,KAFKA_PASSWORD},drain.ordinals={3}",
@@ -243,6 +253,15 @@ func TestRefused(t *testing.T) {
 		kite + ",nats.url=nats://a,maxConnections=1":                            "/maxConnections",
 		kite + ",nats.url=nats://a,idleTimeout=620":                             "/idleTimeout",
 		kite + ",nats.url=nats://a,tls.existingSecret=t,tls.key=":               "/tls/key",
+
+		kite + ",publish=embedded,replicaCount=1,reconcile.enabled=true": "publish to an external bus",
+		kite + ",nats.url=nats://a,reconcile.enabled=true":               "set reconcile.existingSecret",
+		kite + ",nats.url=nats://a,reconcile.keys={KITE_SECRETS}":        "/reconcile/keys",
+		kite + ",nats.url=nats://a,reconcile.accounts={AB1234}":          "/reconcile/accounts",
+		kite + ",nats.url=nats://a,reconcile.every=60":                   "/reconcile/every",
+
+		kite + ",nats.url=nats://a,reconcile.enabled=true,reconcile.existingSecret=a,reconcile.keys={NATS_CREDS}": "" +
+			"put KITE_ACCESS_TOKENS",
 	} {
 		_, err := template("--set", set)
 		if err == nil || !strings.Contains(err.Error(), want) {
@@ -268,8 +287,14 @@ func TestInvariants(t *testing.T) {
 				checkPod(t, &j.Spec.Template)
 				checkDrain(t, sets[0], j)
 			}
+			deployments := of[appsv1.Deployment](t, all, "Deployment")
+			for _, d := range deployments {
+				checkReconcile(t, d, sets[0], of[corev1.Service](t, all, "Service"))
+			}
 			for _, s := range of[corev1.Service](t, all, "Service") {
-				checkService(t, s, sets[0], jobs)
+				if s.Spec.Selector[component] != "reconcile" {
+					checkService(t, s, sets[0], jobs, deployments)
+				}
 			}
 			for _, p := range of[networkingv1.NetworkPolicy](t, all, "NetworkPolicy") {
 				checkNetworkPolicy(t, p, environment(&sets[0].Spec.Template))
@@ -312,11 +337,7 @@ func checkStatefulSet(t *testing.T, s *appsv1.StatefulSet) {
 		}
 	}
 	c := &pod.Spec.Containers[0]
-	for name, p := range map[string]*corev1.Probe{"livez": c.LivenessProbe, "readyz": c.ReadinessProbe} {
-		if p == nil || p.HTTPGet == nil || p.HTTPGet.Path != "/"+name || p.HTTPGet.Port.StrVal != "admin" {
-			t.Errorf("probe %s is %+v", name, p)
-		}
-	}
+	checkProbes(t, c)
 	hook := c.Lifecycle.PreStop.Sleep
 	if hook == nil || hook.Seconds < 1 {
 		t.Fatal("a replica that goes away does not wait for those who still send to it")
@@ -329,6 +350,15 @@ func checkStatefulSet(t *testing.T, s *appsv1.StatefulSet) {
 		if constraint.LabelSelector == nil ||
 			!maps.Equal(constraint.LabelSelector.MatchLabels, s.Spec.Selector.MatchLabels) {
 			t.Errorf("%s spreads others", constraint.TopologyKey)
+		}
+	}
+}
+
+func checkProbes(t *testing.T, c *corev1.Container) {
+	t.Helper()
+	for name, p := range map[string]*corev1.Probe{"livez": c.LivenessProbe, "readyz": c.ReadinessProbe} {
+		if p == nil || p.HTTPGet == nil || p.HTTPGet.Path != "/"+name || p.HTTPGet.Port.StrVal != "admin" {
+			t.Errorf("probe %s is %+v", name, p)
 		}
 	}
 }
@@ -370,7 +400,11 @@ func checkPod(t *testing.T, pod *corev1.PodTemplateSpec) {
 				t.Errorf("%s can be written", m.Name)
 			}
 		}
-		if mounted["/data"] != "postbridge-spool" {
+		data := "postbridge-spool"
+		if c.Name == "reconcile" {
+			data = "" // it keeps nothing
+		}
+		if mounted["/data"] != data {
 			t.Errorf("what is at /data? %v", mounted)
 		}
 		for _, e := range c.Env {
@@ -430,6 +464,76 @@ func checkDrain(t *testing.T, s *appsv1.StatefulSet, j *batchv1.Job) {
 	}
 }
 
+// checkReconcile checks that one pod has the access tokens and the settings of the replica's buses, and neither secrets
+// of ingest nor the spool; that the replica has no access token; and that Prometheus finds the pod.
+func checkReconcile(t *testing.T, d *appsv1.Deployment, s *appsv1.StatefulSet, services []*corev1.Service) {
+	t.Helper()
+	pod := &d.Spec.Template
+	checkPod(t, pod)
+	checkBuses(t, environment(pod))
+	if d.Spec.Replicas == nil || *d.Spec.Replicas != 1 ||
+		d.Spec.Strategy.Type != appsv1.RecreateDeploymentStrategyType {
+		t.Errorf("two pods may run at a time: %v replicas, %s", d.Spec.Replicas, d.Spec.Strategy.Type)
+	}
+	container := &pod.Spec.Containers[0]
+	if args := container.Args; args[0] != "reconcile" || !slices.Contains(args, "--admin=:9090") {
+		t.Errorf("the Deployment runs %v", args)
+	}
+	checkProbes(t, container)
+	replica, tokens := environment(&s.Spec.Template), 0
+	for name, value := range environment(pod) {
+		broker := slices.ContainsFunc([]string{"KITE", "DHAN", "UPSTOX", "FYERS"},
+			func(broker string) bool { return strings.Contains(name, broker) })
+		switch {
+		case strings.HasSuffix(name, "_ACCESS_TOKENS_FILE"):
+			tokens++
+			if replica[name] != "" {
+				t.Errorf("the replica has %s", name)
+			}
+		case broker || strings.HasPrefix(name, "POSTBRIDGE_TLS_") || strings.Contains(name, "SPOOL") ||
+			name == "POSTBRIDGE_DATA_DIR":
+			t.Errorf("reconcile has %s", name)
+		case filepath.Dir(value) == "/etc/postbridge/reconcile" || strings.HasSuffix(name, "_USER"): // its own login
+		case replica[name] != value:
+			t.Errorf("%s is %q for reconcile, %q for the replica", name, value, replica[name])
+		}
+	}
+	if tokens == 0 {
+		t.Error("reconcile has no access token")
+	}
+	checkLogin(t, pod)
+	for _, v := range s.Spec.Template.Spec.Volumes {
+		if v.Name == "reconcile" {
+			t.Error("the replica has the Secret of reconcile")
+		}
+	}
+	if !slices.ContainsFunc(services, func(s *corev1.Service) bool {
+		return maps.Equal(s.Spec.Selector, d.Spec.Selector.MatchLabels) && s.Spec.ClusterIP == corev1.ClusterIPNone &&
+			s.Spec.PublishNotReadyAddresses && s.Spec.Ports[0].TargetPort.StrVal == "admin"
+	}) {
+		t.Error("no headless Service selects reconcile")
+	}
+}
+
+// checkLogin checks that reconcile has one login on each bus: that of the replica, or its own.
+func checkLogin(t *testing.T, pod *corev1.PodTemplateSpec) {
+	t.Helper()
+	dirs := make(map[string]bool) // bus and directory of each secret
+	for name, file := range environment(pod) {
+		for _, bus := range []string{"NATS", "KAFKA"} {
+			if strings.HasPrefix(name, "POSTBRIDGE_"+bus+"_") && strings.HasSuffix(name, "_FILE") &&
+				!strings.Contains(name, "_TLS_") {
+				dirs[bus+filepath.Dir(file)] = true
+			}
+		}
+	}
+	for _, bus := range []string{"NATS", "KAFKA"} {
+		if dirs[bus+"/etc/postbridge/secret"] && dirs[bus+"/etc/postbridge/reconcile"] {
+			t.Errorf("reconcile has two logins for %s", bus)
+		}
+	}
+}
+
 func environment(pod *corev1.PodTemplateSpec) map[string]string {
 	all := make(map[string]string)
 	for _, e := range pod.Spec.Containers[0].Env {
@@ -439,7 +543,9 @@ func environment(pod *corev1.PodTemplateSpec) map[string]string {
 }
 
 // checkService checks that postbacks reach only replicas, and that the admin port is not exposed.
-func checkService(t *testing.T, s *corev1.Service, set *appsv1.StatefulSet, jobs []*batchv1.Job) {
+func checkService(
+	t *testing.T, s *corev1.Service, set *appsv1.StatefulSet, jobs []*batchv1.Job, deployments []*appsv1.Deployment,
+) {
 	t.Helper()
 	selects := func(labels map[string]string) bool {
 		for name, value := range s.Spec.Selector {
@@ -455,6 +561,11 @@ func checkService(t *testing.T, s *corev1.Service, set *appsv1.StatefulSet, jobs
 	for _, j := range jobs {
 		if selects(j.Spec.Template.Labels) {
 			t.Errorf("the Service %s selects the drain %s", s.Name, j.Name)
+		}
+	}
+	for _, d := range deployments {
+		if selects(d.Spec.Template.Labels) {
+			t.Errorf("the Service %s selects %s", s.Name, d.Name)
 		}
 	}
 	if !slices.ContainsFunc(set.Spec.Template.Spec.Containers[0].Ports,
@@ -475,7 +586,7 @@ func checkService(t *testing.T, s *corev1.Service, set *appsv1.StatefulSet, jobs
 	}
 }
 
-// checkServiceMonitor checks that it selects only the headless Service, and one of its ports.
+// checkServiceMonitor checks that it selects only the headless Services, and one of their ports.
 func checkServiceMonitor(t *testing.T, all []*unstructured.Unstructured) {
 	t.Helper()
 	for _, u := range all {
@@ -489,7 +600,7 @@ func checkServiceMonitor(t *testing.T, all []*unstructured.Unstructured) {
 		}
 		endpoint := endpoints[0].(map[string]any)
 		port := endpoint["port"]
-		if _, ok := endpoint["authorization"]; ok != strings.HasSuffix(t.Name(), "/token") {
+		if _, ok := endpoint["authorization"]; ok != adminToken(t, all) {
 			t.Errorf("the ServiceMonitor has a token: %v", ok)
 		}
 		for _, s := range of[corev1.Service](t, all, "Service") {
@@ -506,6 +617,13 @@ func checkServiceMonitor(t *testing.T, all []*unstructured.Unstructured) {
 	}
 }
 
+// adminToken reports whether the replica has an admin token.
+func adminToken(t *testing.T, all []*unstructured.Unstructured) bool {
+	t.Helper()
+	replica := of[appsv1.StatefulSet](t, all, "StatefulSet")[0]
+	return environment(&replica.Spec.Template)["POSTBRIDGE_ADMIN_TOKEN_FILE"] != ""
+}
+
 // checkBuses checks that a bus without publishing has no settings, which postbridge would reject.
 func checkBuses(t *testing.T, environ map[string]string) {
 	t.Helper()
@@ -517,11 +635,16 @@ func checkBuses(t *testing.T, environ map[string]string) {
 	}
 }
 
-// checkNetworkPolicy checks that only DNS and the ports of the bus are open.
+// component is the label that tells the pods of a release apart.
+const component = "app.kubernetes.io/component"
+
+// checkNetworkPolicy checks that only DNS and the ports of the bus are open, and for reconcile also that of https.
 func checkNetworkPolicy(t *testing.T, p *networkingv1.NetworkPolicy, environ map[string]string) {
 	t.Helper()
 	want := map[int32]bool{53: true, 5353: true}
-	if strings.HasSuffix(t.Name(), "/peers") { // sets them
+	if p.Spec.PodSelector.MatchLabels[component] == "reconcile" {
+		want = map[int32]bool{443: true}
+	} else if strings.HasSuffix(t.Name(), "/peers") { // sets them
 		want[4222], want[9092] = true, true
 	} else {
 		for server := range strings.SplitSeq(environ["POSTBRIDGE_NATS_URL"]+","+environ["POSTBRIDGE_KAFKA_BROKERS"],
@@ -564,7 +687,7 @@ func TestEnvironment(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	known, inChart := make(map[string]bool), make(map[string]bool)
+	known, inChart := make(map[string]bool), make(map[string]string)
 	for line := range strings.Lines(string(readme)) {
 		if name, ok := strings.CutPrefix(line, "| `POSTBRIDGE_"); ok {
 			name, _, _ = strings.Cut(name, "`")
@@ -572,10 +695,12 @@ func TestEnvironment(t *testing.T) {
 		}
 	}
 	for _, r := range renderings(t) {
-		for _, s := range of[appsv1.StatefulSet](t, objects(t, r.render(t)), "StatefulSet") {
-			for name := range environment(&s.Spec.Template) {
-				inChart[name] = true
-			}
+		all := objects(t, r.render(t))
+		for _, s := range of[appsv1.StatefulSet](t, all, "StatefulSet") {
+			maps.Copy(inChart, environment(&s.Spec.Template))
+		}
+		for _, d := range of[appsv1.Deployment](t, all, "Deployment") {
+			maps.Copy(inChart, environment(&d.Spec.Template))
 		}
 	}
 	delete(inChart, "GOMEMLIMIT")
@@ -586,7 +711,13 @@ func TestEnvironment(t *testing.T) {
 	}
 	for name := range known {
 		// A secret is set by value or by file.
-		if base := strings.TrimSuffix(name, "_FILE"); !inChart[base] && !inChart[base+"_FILE"] {
+		base := strings.TrimSuffix(name, "_FILE")
+		// extraEnv sets the address of a broker's API, which is for a proxy, and what only some Kafka services need.
+		byExtraEnv := strings.HasSuffix(name, "_API_URL") || slices.Contains([]string{
+			"POSTBRIDGE_KAFKA_CLIENT_ID", "POSTBRIDGE_KAFKA_COMPRESSION", "POSTBRIDGE_KAFKA_OAUTH_TOKEN_FILE",
+			"POSTBRIDGE_KAFKA_OAUTH_EXTENSIONS",
+		}, name)
+		if inChart[base] == "" && inChart[base+"_FILE"] == "" && !byExtraEnv {
 			t.Errorf("the chart cannot set %s", name)
 		}
 	}

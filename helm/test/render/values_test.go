@@ -61,7 +61,9 @@ func collect(t *testing.T, m *yaml.Node, prefix, above string, all *[]value) {
 
 // free reports whether a map may have any keys; it counts as one value.
 func free(path string) bool {
-	return slices.Contains([]string{"resources", "podSecurityContext", "securityContext", "dashboard.labels"}, path)
+	return slices.Contains([]string{
+		"resources", "reconcile.resources", "podSecurityContext", "securityContext", "dashboard.labels",
+	}, path)
 }
 
 // meaningOf returns a comment in one line, without section headings.
