@@ -14,7 +14,8 @@ func TestCheckPrefix(t *testing.T) {
 		}
 	}
 	for _, prefix := range []string{
-		".", "a.", ".a", "a..b", "a b", "a*", "a.>", "$JS.API", "a/b", "ü", "a\n", strings.Repeat("a", 65), strings.Repeat("a.", 32) + "a",
+		".", "a.", ".a", "a..b", "a b", "a*", "a.>", "$JS.API", "a/b", "ü", "a\n", strings.Repeat("a", 65),
+		strings.Repeat("a.", 32) + "a",
 	} {
 		err := publishers.CheckPrefix(prefix)
 		if err == nil || !strings.HasPrefix(err.Error(), "POSTBRIDGE_PREFIX: ") || strings.Contains(err.Error(), "\n") {

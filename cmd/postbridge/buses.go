@@ -135,12 +135,13 @@ func (c *config) natsConfig(credentials *credentials) nats.Config {
 	return n
 }
 
-// kafkaConfig returns the configuration of Kafka. Its password is read for each connection.
+// kafkaConfig returns the configuration of Kafka. Its password or token is read for each connection.
 func (c *config) kafkaConfig(credentials *credentials) kafka.Config {
 	k := kafka.Config{
 		Brokers:       c.KafkaBrokers,
 		SASLMechanism: c.KafkaSASLMechanism,
 		User:          c.KafkaUser,
+		Extensions:    c.KafkaOAuthExtensions,
 		TLS:           c.KafkaTLS,
 		TLSCAFile:     c.KafkaTLSCAFile,
 		TLSCertFile:   c.KafkaTLSCertFile,
@@ -154,6 +155,9 @@ func (c *config) kafkaConfig(credentials *credentials) kafka.Config {
 	}
 	if c.KafkaPassword != "" || c.KafkaPasswordFile != "" {
 		k.Password = func() string { return credentials.fresh(&credentials.kafkaPassword) }
+	}
+	if c.KafkaOAuthTokenFile != "" {
+		k.OAuthToken = func() string { return credentials.fresh(&credentials.kafkaToken) }
 	}
 	return k
 }

@@ -123,7 +123,8 @@ func TestConfigErrors(t *testing.T) {
 				"certificate input"},
 		{kite + "ADMIN_TOKEN=s3cret ADMIN_TOKEN_FILE=/t",
 			"POSTBRIDGE_ADMIN_TOKEN: is set together with POSTBRIDGE_ADMIN_TOKEN_FILE; unset one of them"},
-		{kite + "ADMIN_TOKEN=s3crét", "POSTBRIDGE_ADMIN_TOKEN: it cannot be a bearer token; use letters and digits"},
+		{kite + "ADMIN_TOKEN=s3crét",
+			"POSTBRIDGE_ADMIN_TOKEN: it cannot be a bearer token: it has a space or a non-ASCII character; remove it"},
 		{kite + "ADMIN_TOKEN_FILE=/no/such",
 			"POSTBRIDGE_ADMIN_TOKEN_FILE: stat /no/such: no such file or directory; name a file that stays readable"},
 		{kite + "SPOOL_MAX_BYTES=1023KiB", "POSTBRIDGE_SPOOL_MAX_BYTES: 1023KiB is too small; set it to 1MiB or more"},
@@ -209,7 +210,8 @@ func TestConfigErrors(t *testing.T) {
 			"POSTBRIDGE_PREFIX: \"desk/1\" cannot begin a subject or topic; use letters, digits, _ and -, with dots " +
 				"between them, at most 64 characters"},
 		{kafka + "KAFKA_SASL_MECHANISM=md5",
-			"POSTBRIDGE_KAFKA_SASL_MECHANISM: \"MD5\" is not known; use one of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512"},
+			"POSTBRIDGE_KAFKA_SASL_MECHANISM: \"MD5\" is not known; use one of PLAIN, SCRAM-SHA-256, " +
+				"SCRAM-SHA-512, OAUTHBEARER"},
 		{kafka + "KAFKA_SASL_MECHANISM=plain",
 			"POSTBRIDGE_KAFKA_SASL_MECHANISM: is set without a user; set POSTBRIDGE_KAFKA_USER and " +
 				"POSTBRIDGE_KAFKA_PASSWORD, too"},
@@ -225,6 +227,15 @@ func TestConfigErrors(t *testing.T) {
 		{kafka + "KAFKA_SASL_MECHANISM=PLAIN KAFKA_USER=u KAFKA_PASSWORD_FILE=/no/such",
 			"POSTBRIDGE_KAFKA_PASSWORD_FILE: stat /no/such: no such file or directory; name a file that stays " +
 				"readable"},
+		{kafka + "KAFKA_SASL_MECHANISM=oauthbearer",
+			"POSTBRIDGE_KAFKA_SASL_MECHANISM: is OAUTHBEARER without a token; set POSTBRIDGE_KAFKA_OAUTH_TOKEN_FILE, " +
+				"too"},
+		{kafka + "KAFKA_SASL_MECHANISM=OAUTHBEARER KAFKA_OAUTH_TOKEN_FILE=/no/such",
+			"POSTBRIDGE_KAFKA_OAUTH_TOKEN_FILE: stat /no/such: no such file or directory; name a file that stays " +
+				"readable"},
+		{kafka + "KAFKA_OAUTH_TOKEN_FILE=/s",
+			"POSTBRIDGE_KAFKA_OAUTH_TOKEN_FILE: is for OAUTHBEARER; set POSTBRIDGE_KAFKA_SASL_MECHANISM to it, or " +
+				"unset this"},
 		{kafka + "KAFKA_TLS=yes", "POSTBRIDGE_KAFKA_TLS: \"yes\" is neither true nor false"},
 		{kafka + "KAFKA_TLS_CA_FILE=/no/such",
 			"POSTBRIDGE_KAFKA_TLS_CA_FILE: stat /no/such: no such file or directory; name a file that can be read"},
@@ -308,6 +319,8 @@ func TestConfigBuses(t *testing.T) {
 // TestWarnings checks the warnings about settings at the start.
 func TestWarnings(t *testing.T) {
 	const login = "PUBLISH=kafka KAFKA_BROKERS=b:9092 KAFKA_USER=u KAFKA_PASSWORD=p KAFKA_SASL_MECHANISM="
+	token := "PUBLISH=kafka KAFKA_BROKERS=b:9092 KAFKA_SASL_MECHANISM=OAUTHBEARER KAFKA_OAUTH_TOKEN_FILE=" +
+		write(t, "token", "s3cret")
 	ca := write(t, "ca.pem", "a file that is there")
 	for _, test := range []struct{ environ, want string }{
 		{"", ""},
@@ -318,6 +331,8 @@ func TestWarnings(t *testing.T) {
 		{login + "PLAIN KAFKA_TLS=true", ""},
 		{login + "PLAIN KAFKA_TLS_CA_FILE=" + ca, ""},
 		{login + "SCRAM-SHA-512", ""},
+		{token, `setting=POSTBRIDGE_KAFKA_SASL_MECHANISM reason="is OAUTHBEARER without TLS`},
+		{token + " KAFKA_TLS=true", ""},
 	} {
 		c, _, err := readConfig(env.ToMap(environ("DHAN_TOKENS=t " + test.environ)))
 		if err != nil {

@@ -323,8 +323,8 @@ func TestDoctorProbe(t *testing.T) {
 	}
 }
 
-// TestDoctorProbeKafka is that Kafka refuses a probe for what it would refuse an event of serve for: the compression, the
-// producer id, the acknowledgement of all replicas.
+// TestDoctorProbeKafka is that Kafka refuses a probe for what it would refuse an event of serve for: the compression,
+// the producer id, the acknowledgement of all replicas.
 func TestDoctorProbeKafka(t *testing.T) {
 	t.Parallel()
 	const lz4 = 3
@@ -333,7 +333,8 @@ func TestDoctorProbeKafka(t *testing.T) {
 		want  string
 	}{
 		"compression": {kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.UnsupportedForMessageFormat,
-			When: func(r kmsg.Request) bool { return producedBatch(r).Attributes&7 == lz4 }}, "set POSTBRIDGE_KAFKA_COMPRESSION"},
+			When: func(r kmsg.Request) bool { return producedBatch(r).Attributes&7 == lz4 }},
+			"set POSTBRIDGE_KAFKA_COMPRESSION"},
 		"producer id": {kfake.Fault{Keys: []kmsg.Key{kmsg.InitProducerID}, Err: kerr.ClusterAuthorizationFailed},
 			"cannot get a producer id: [31] "},
 		"idempotence": {kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.PolicyViolation,
@@ -348,7 +349,8 @@ func TestDoctorProbeKafka(t *testing.T) {
 			test.fault.Count = -1
 			fake.Fault(test.fault)
 			d := newDoctor(t, fmt.Sprintf("DHAN_TOKENS=t PUBLISH=kafka KAFKA_BROKERS=127.0.0.1:%d", fake.port))
-			wantSaid(t, d.probe(t.Context()), "fail kafka the probe is not stored", "publishing to deadletters", test.want)
+			results := d.probe(t.Context())
+			wantSaid(t, results, "fail kafka the probe is not stored", "publishing to deadletters", test.want)
 		})
 	}
 }

@@ -147,7 +147,7 @@ type config struct {
 
 	// The Kafka bootstrap servers, `host:9092,…`; required to publish to Kafka.
 	KafkaBrokers list `env:"KAFKA_BROKERS"`
-	// The SASL mechanism for Kafka: `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`; without it no login.
+	// The SASL mechanism for Kafka: `PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512` or `OAUTHBEARER`; without it no login.
 	KafkaSASLMechanism string `env:"KAFKA_SASL_MECHANISM"`
 	// The client id that the Kafka brokers see, for their quotas and logs.
 	KafkaClientID string `env:"KAFKA_CLIENT_ID" envDefault:"postbridge"`
@@ -159,6 +159,10 @@ type config struct {
 	KafkaPassword secret `env:"KAFKA_PASSWORD"`
 	// A file with the password; reloaded when it changes.
 	KafkaPasswordFile string `env:"KAFKA_PASSWORD_FILE"`
+	// A file with the token of `OAUTHBEARER`, which another program keeps valid; reloaded when it changes.
+	KafkaOAuthTokenFile string `env:"KAFKA_OAUTH_TOKEN_FILE"`
+	// Extensions of `OAUTHBEARER` that the service asks for, such as `logicalCluster=lkc-1,identityPoolId=pool-1`.
+	KafkaOAuthExtensions list `env:"KAFKA_OAUTH_EXTENSIONS"`
 	// Whether to use TLS; each of the files below implies it.
 	KafkaTLS bool `env:"KAFKA_TLS" envDefault:"false"`
 	// The CA certificates that verify the Kafka brokers, PEM; without it the system's.

@@ -36,8 +36,8 @@ func registerAdvice() advice {
 	return advice{
 		kafkago.ClusterAuthorizationFailed: "allow Write on the topics; before Kafka 2.8, IdempotentWrite on the " +
 			"cluster, too (Amazon MSK with IAM: WriteDataIdempotently)",
-		kafkago.UnsupportedVersion: "this Kafka has no idempotent producers (InitProducerId), and without them events " +
-			"could be stored twice; publish to one that has them",
+		kafkago.UnsupportedVersion: "this Kafka has no idempotent producers (InitProducerId), without which events " +
+			"would be stored twice; publish to one that has them",
 	}
 }
 

@@ -32,7 +32,8 @@ func TestCompressionRefused(t *testing.T) {
 			r := publishertest.Open(t, bus)
 			all := publishertest.Events(1, 100, 20)
 			r.Publish(all...)
-			waitCause(r, "publishing to orders: partition ", fmt.Sprintf("[%d] ", e.Code), ": set POSTBRIDGE_KAFKA_COMPRESSION")
+			waitCause(r, "publishing to orders: partition ", fmt.Sprintf("[%d] ", e.Code),
+				": set POSTBRIDGE_KAFKA_COMPRESSION")
 			wantDone(t, r, 0, all)
 			r.Close()
 			bus.config.Compression = "gzip"

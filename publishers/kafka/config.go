@@ -17,11 +17,14 @@ type Config struct {
 	// Brokers are the bootstrap servers, host:port each.
 	Brokers []string
 
-	// SASLMechanism is PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, or empty for no login. Password is called at each connect,
-	// so that a rotated password takes effect.
+	// SASLMechanism is PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER, or empty for no login. Password, or OAuthToken
+	// for OAUTHBEARER, is called at each connect, so that a rotated one takes effect.
 	SASLMechanism string
 	User          string
 	Password      func() string
+	OAuthToken    func() string
+	// Extensions are sent with the OAuthToken, name=value each.
+	Extensions []string
 
 	// TLS enables TLS; each of the files implies it. The files are PEM, read at each dial; a change renews the
 	// connections. Without TLSCAFile the system's certificates are trusted. TLSCertFile and TLSKeyFile require each
@@ -48,6 +51,9 @@ const (
 	mechanismPlain    = "PLAIN"
 	mechanismScram256 = "SCRAM-SHA-256"
 	mechanismScram512 = "SCRAM-SHA-512"
+	mechanismOAuth    = "OAUTHBEARER"
+
+	passwordMechanisms = mechanismPlain + ", " + mechanismScram256 + ", " + mechanismScram512
 
 	compressionLZ4  = "lz4"
 	compressionGzip = "gzip"
@@ -60,7 +66,7 @@ const (
 	maxReplication = math.MaxInt16
 	// clusterReplication stands for the cluster's default.replication.factor.
 	clusterReplication = -1
-	// maxClientID is the longest client id, in bytes; those of Kafka's quotas are names of this length, too.
+	// maxClientID is the longest client id, in bytes.
 	maxClientID = 249
 )
 
@@ -78,7 +84,6 @@ func (c *Config) Validate() error {
 				quoteBroker(broker))
 		}
 	}
-	unprintable := func(r rune) bool { return r <= ' ' || r > '~' }
 	if len(c.ClientID) > maxClientID || strings.ContainsFunc(c.ClientID, unprintable) {
 		return fmt.Errorf("POSTBRIDGE_KAFKA_CLIENT_ID: use at most %d printable ASCII characters", maxClientID)
 	}
@@ -111,12 +116,14 @@ func (c *Config) validateTopics() error {
 }
 
 func (c *Config) validateLogin() error {
-	const mechanisms = mechanismPlain + ", " + mechanismScram256 + ", " + mechanismScram512
 	switch c.SASLMechanism {
-	case "", mechanismPlain, mechanismScram256, mechanismScram512:
+	case "", mechanismPlain, mechanismScram256, mechanismScram512, mechanismOAuth:
 	default:
 		return fmt.Errorf("POSTBRIDGE_KAFKA_SASL_MECHANISM: %q is not known; use one of %s",
-			c.SASLMechanism, mechanisms)
+			c.SASLMechanism, passwordMechanisms+", "+mechanismOAuth)
+	}
+	if c.SASLMechanism == mechanismOAuth || c.OAuthToken != nil || len(c.Extensions) > 0 {
+		return cmp.Or(c.validateOAuth(), c.validateTLS())
 	}
 	switch {
 	case c.User == "" && c.Password != nil:
@@ -129,7 +136,44 @@ func (c *Config) validateLogin() error {
 			"set POSTBRIDGE_KAFKA_USER and POSTBRIDGE_KAFKA_PASSWORD, too")
 	case c.User != "" && c.SASLMechanism == "":
 		return errors.New("POSTBRIDGE_KAFKA_USER: is set without a way to log in; " +
-			"set POSTBRIDGE_KAFKA_SASL_MECHANISM to one of " + mechanisms)
+			"set POSTBRIDGE_KAFKA_SASL_MECHANISM to one of " + passwordMechanisms)
+	}
+	return c.validateTLS()
+}
+
+func (c *Config) validateOAuth() error {
+	const remedy = "is for OAUTHBEARER; set POSTBRIDGE_KAFKA_SASL_MECHANISM to it, or unset this"
+	isOAuth := c.SASLMechanism == mechanismOAuth
+	switch {
+	case !isOAuth && c.OAuthToken != nil:
+		return errors.New("POSTBRIDGE_KAFKA_OAUTH_TOKEN_FILE: " + remedy)
+	case !isOAuth:
+		return errors.New("POSTBRIDGE_KAFKA_OAUTH_EXTENSIONS: " + remedy)
+	case c.OAuthToken == nil:
+		return errors.New("POSTBRIDGE_KAFKA_SASL_MECHANISM: is OAUTHBEARER without a token; " +
+			"set POSTBRIDGE_KAFKA_OAUTH_TOKEN_FILE, too")
+	case c.User != "" || c.Password != nil:
+		return errors.New("POSTBRIDGE_KAFKA_USER: OAUTHBEARER has neither user nor password; unset both")
+	}
+	for _, extension := range c.Extensions {
+		if !isExtension(extension) {
+			return fmt.Errorf("POSTBRIDGE_KAFKA_OAUTH_EXTENSIONS: %q is not an extension; "+
+				"write name=value, the name in letters, several with commas", extension)
+		}
+	}
+	return nil
+}
+
+// isExtension reports whether Kafka accepts an entry as an extension of OAUTHBEARER. The name auth is for the token.
+func isExtension(entry string) bool {
+	name, value, _ := strings.Cut(entry, "=")
+	noLetter := func(r rune) bool { return (r < 'A' || r > 'Z') && (r < 'a' || r > 'z') }
+	return name != "" && name != "auth" && !strings.ContainsFunc(name, noLetter) &&
+		value != "" && !strings.ContainsFunc(value, unprintable)
+}
+
+func (c *Config) validateTLS() error {
+	switch {
 	case c.TLSCertFile != "" && c.TLSKeyFile == "":
 		return errors.New(
 			"POSTBRIDGE_KAFKA_TLS_CERT_FILE: is set without its key; set POSTBRIDGE_KAFKA_TLS_KEY_FILE, too")
@@ -140,11 +184,16 @@ func (c *Config) validateLogin() error {
 	return nil
 }
 
-// PlainPassword reports whether the password is sent unencrypted: with SASL PLAIN and without TLS.
-func (c *Config) PlainPassword() bool { return c.SASLMechanism == mechanismPlain && !c.tls() }
+// UnencryptedSecret reports whether the password or the token is sent unencrypted: by PLAIN or OAUTHBEARER without TLS.
+func (c *Config) UnencryptedSecret() bool {
+	return (c.SASLMechanism == mechanismPlain || c.SASLMechanism == mechanismOAuth) && !c.tls()
+}
 
 // tls reports whether connections use TLS.
 func (c *Config) tls() bool { return c.TLS || c.TLSCAFile != "" || c.TLSCertFile != "" }
+
+// unprintable reports whether the character is a space or not printable ASCII.
+func unprintable(r rune) bool { return r <= ' ' || r > '~' }
 
 // isHostPort reports whether an entry is host:port.
 func isHostPort(broker string) bool {

@@ -27,20 +27,32 @@ func TestConfigErrors(t *testing.T) {
 		"user before the broker":     {func(c *Config) { c.Brokers = []string{secret + "@one:9092"} }, "POSTBRIDGE_KAFKA_BROKERS: "},
 		"space":                      {func(c *Config) { c.Brokers = []string{"one two:9092"} }, "POSTBRIDGE_KAFKA_BROKERS: "},
 		"unknown mechanism":          {func(c *Config) { c.SASLMechanism, c.User, c.Password = "GSSAPI", "edge", ask }, "POSTBRIDGE_KAFKA_SASL_MECHANISM: "},
-		"mechanism in small letters": {func(c *Config) { c.SASLMechanism, c.User, c.Password = "plain", "edge", ask }, "use one of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512"},
+		"mechanism in small letters": {func(c *Config) { c.SASLMechanism, c.User, c.Password = "plain", "edge", ask }, "use one of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER"},
 		"mechanism alone":            {func(c *Config) { c.SASLMechanism = "PLAIN" }, "POSTBRIDGE_KAFKA_SASL_MECHANISM: is set without a user"},
 		"user alone":                 {func(c *Config) { c.SASLMechanism, c.User = "PLAIN", "edge" }, "POSTBRIDGE_KAFKA_USER: "},
 		"password alone":             {func(c *Config) { c.SASLMechanism, c.Password = "PLAIN", ask }, "POSTBRIDGE_KAFKA_PASSWORD or its _FILE is set without POSTBRIDGE_KAFKA_USER; "},
 		"no mechanism":               {func(c *Config) { c.User, c.Password = "edge", ask }, "set POSTBRIDGE_KAFKA_SASL_MECHANISM to one of PLAIN, "},
-		"certificate alone":          {func(c *Config) { c.TLSCertFile = "c.pem" }, "POSTBRIDGE_KAFKA_TLS_CERT_FILE: "},
-		"key alone":                  {func(c *Config) { c.TLSKeyFile = "k.pem" }, "POSTBRIDGE_KAFKA_TLS_KEY_FILE: "},
-		"client id":                  {func(c *Config) { c.ClientID = "a b" }, "POSTBRIDGE_KAFKA_CLIENT_ID: "},
-		"long client id":             {func(c *Config) { c.ClientID = strings.Repeat("a", 250) }, "POSTBRIDGE_KAFKA_CLIENT_ID: "},
-		"compression":                {func(c *Config) { c.Compression = "zstd" }, `POSTBRIDGE_KAFKA_COMPRESSION: "zstd" is not known; set it to one of lz4, gzip, none`},
-		"partitions":                 {func(c *Config) { c.Partitions = 0 }, "POSTBRIDGE_KAFKA_PARTITIONS: 0 "},
-		"too many partitions":        {func(c *Config) { c.Partitions = 100_001 }, "POSTBRIDGE_KAFKA_PARTITIONS: 100001 is too many"},
-		"replication":                {func(c *Config) { c.Replication = -2 }, "POSTBRIDGE_KAFKA_REPLICATION: -2 "},
-		"too much replication":       {func(c *Config) { c.Replication = 32768 }, "POSTBRIDGE_KAFKA_REPLICATION: 32768 is too many"},
+		"no token":                   {func(c *Config) { c.SASLMechanism = "OAUTHBEARER" }, "POSTBRIDGE_KAFKA_SASL_MECHANISM: is OAUTHBEARER without a token"},
+		"token and user":             {func(c *Config) { c.SASLMechanism, c.OAuthToken, c.User = "OAUTHBEARER", ask, "edge" }, "POSTBRIDGE_KAFKA_USER: "},
+		"token alone":                {func(c *Config) { c.OAuthToken = ask }, "POSTBRIDGE_KAFKA_OAUTH_TOKEN_FILE: "},
+		"extension alone":            {func(c *Config) { c.Extensions = []string{"a=b"} }, "POSTBRIDGE_KAFKA_OAUTH_EXTENSIONS: is for OAUTHBEARER"},
+		"token and PLAIN":            {func(c *Config) { c.SASLMechanism, c.OAuthToken, c.User, c.Password = "PLAIN", ask, "edge", ask }, "POSTBRIDGE_KAFKA_OAUTH_TOKEN_FILE: "},
+		"token, certificate alone":   {func(c *Config) { c.SASLMechanism, c.OAuthToken, c.TLSCertFile = "OAUTHBEARER", ask, "c.pem" }, "POSTBRIDGE_KAFKA_TLS_CERT_FILE: "},
+		"no extension":               {func(c *Config) { c.SASLMechanism, c.OAuthToken, c.Extensions = "OAUTHBEARER", ask, []string{"a"} }, `POSTBRIDGE_KAFKA_OAUTH_EXTENSIONS: "a" `},
+		"extension auth":             {func(c *Config) { c.SASLMechanism, c.OAuthToken, c.Extensions = "OAUTHBEARER", ask, []string{"auth=b"} }, "POSTBRIDGE_KAFKA_OAUTH_EXTENSIONS: "},
+		"extension with a number":    {func(c *Config) { c.SASLMechanism, c.OAuthToken, c.Extensions = "OAUTHBEARER", ask, []string{"a1=b"} }, "POSTBRIDGE_KAFKA_OAUTH_EXTENSIONS: "},
+		"extension with a separator": {func(c *Config) {
+			c.SASLMechanism, c.OAuthToken, c.Extensions = "OAUTHBEARER", ask, []string{"a=b\x01auth=x"}
+		}, "POSTBRIDGE_KAFKA_OAUTH_EXTENSIONS: "},
+		"certificate alone":    {func(c *Config) { c.TLSCertFile = "c.pem" }, "POSTBRIDGE_KAFKA_TLS_CERT_FILE: "},
+		"key alone":            {func(c *Config) { c.TLSKeyFile = "k.pem" }, "POSTBRIDGE_KAFKA_TLS_KEY_FILE: "},
+		"client id":            {func(c *Config) { c.ClientID = "a b" }, "POSTBRIDGE_KAFKA_CLIENT_ID: "},
+		"long client id":       {func(c *Config) { c.ClientID = strings.Repeat("a", 250) }, "POSTBRIDGE_KAFKA_CLIENT_ID: "},
+		"compression":          {func(c *Config) { c.Compression = "zstd" }, `POSTBRIDGE_KAFKA_COMPRESSION: "zstd" is not known; set it to one of lz4, gzip, none`},
+		"partitions":           {func(c *Config) { c.Partitions = 0 }, "POSTBRIDGE_KAFKA_PARTITIONS: 0 "},
+		"too many partitions":  {func(c *Config) { c.Partitions = 100_001 }, "POSTBRIDGE_KAFKA_PARTITIONS: 100001 is too many"},
+		"replication":          {func(c *Config) { c.Replication = -2 }, "POSTBRIDGE_KAFKA_REPLICATION: -2 "},
+		"too much replication": {func(c *Config) { c.Replication = 32768 }, "POSTBRIDGE_KAFKA_REPLICATION: 32768 is too many"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -72,6 +84,11 @@ func TestConfigValid(t *testing.T) {
 		{Brokers: []string{"one:9092"}, Compression: "lz4"},
 		{Brokers: []string{"one:9092"}, Compression: "gzip"},
 		{Brokers: []string{"one:9092"}, Compression: "none"},
+		{Brokers: []string{"one:9092"}, SASLMechanism: "OAUTHBEARER", OAuthToken: ask},
+		{
+			Brokers: []string{"one:9092"}, SASLMechanism: "OAUTHBEARER", OAuthToken: ask, TLS: true,
+			Extensions: []string{"logicalCluster=lkc-1", "identityPoolId=pool-1="},
+		},
 		{Brokers: []string{"one:9092"}, TLSCAFile: "ca.pem", TLSCertFile: "c.pem", TLSKeyFile: "k.pem"},
 	} {
 		if err := c.Validate(); err != nil {
@@ -80,7 +97,7 @@ func TestConfigValid(t *testing.T) {
 	}
 }
 
-func TestPlainPassword(t *testing.T) {
+func TestUnencryptedSecret(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		config Config
@@ -92,8 +109,10 @@ func TestPlainPassword(t *testing.T) {
 		{Config{SASLMechanism: mechanismPlain, TLSCAFile: "ca.pem"}, false},
 		{Config{SASLMechanism: mechanismPlain, TLSCertFile: "c.pem", TLSKeyFile: "k.pem"}, false},
 		{Config{SASLMechanism: mechanismScram256}, false},
+		{Config{SASLMechanism: mechanismOAuth}, true},
+		{Config{SASLMechanism: mechanismOAuth, TLS: true}, false},
 	} {
-		if got := test.config.PlainPassword(); got != test.want {
+		if got := test.config.UnencryptedSecret(); got != test.want {
 			t.Errorf("%+v: %t", test.config, got)
 		}
 	}

@@ -20,10 +20,11 @@ func TestDefaultReplication(t *testing.T) {
 	bus := startBus(t, 3)
 	bus.config.Replication = -1
 	var asked []int16
-	observe := kfake.Fault{Keys: []kmsg.Key{kmsg.CreateTopics}, Observe: true, Count: -1, When: func(r kmsg.Request) bool {
+	observe := kfake.Fault{Keys: []kmsg.Key{kmsg.CreateTopics}, Observe: true, Count: -1}
+	observe.When = func(r kmsg.Request) bool {
 		asked = append(asked, r.(*kmsg.CreateTopicsRequest).Topics[0].ReplicationFactor)
 		return true
-	}}
+	}
 	bus.cluster.Fault(observe)
 	r := publishertest.Open(t, bus)
 	all := publishertest.Events(1, 50, 10)
@@ -46,8 +47,8 @@ func TestRealDefaultReplication(t *testing.T) {
 		t.Skip("starts a JVM")
 	}
 	bus := &realBus{config: kafka.Config{
-		Brokers: kafkatest.Plain(t), Prefix: fmt.Sprintf("de.ace.default-%08x", randomOf(t).Uint32()), CreateTopics: true,
-		Partitions: 1, Replication: -1,
+		Brokers: kafkatest.Plain(t), Prefix: fmt.Sprintf("de.ace.default-%08x", randomOf(t).Uint32()),
+		CreateTopics: true, Partitions: 1, Replication: -1,
 	}}
 	r := publishertest.Open(t, bus)
 	all := ordersOnly(publishertest.Events(1, 50, 10))
@@ -80,7 +81,7 @@ func TestTopicSettingsRefused(t *testing.T) {
 func TestTopicRefused(t *testing.T) {
 	t.Parallel()
 	for e, want := range map[*kerr.Error]string{
-		kerr.InvalidReplicationFactor: "set POSTBRIDGE_KAFKA_REPLICATION to a number of replicas that the cluster accepts",
+		kerr.InvalidReplicationFactor: "set POSTBRIDGE_KAFKA_REPLICATION to a number of replicas",
 		kerr.InvalidConfig:            "create it yourself, with the settings that the cluster requires",
 		kerr.PolicyViolation:          "set POSTBRIDGE_KAFKA_REPLICATION (3, or -1 for the cluster's default)",
 	} {
@@ -106,7 +107,8 @@ func TestProducerIDRefused(t *testing.T) {
 	r := publishertest.Open(t, bus)
 	all := publishertest.Events(1, 50, 10)
 	r.Publish(all...)
-	waitCause(r, "publishing to orders: partition ", "cannot get a producer id: [31] ", "IdempotentWrite on the cluster")
+	waitCause(r, "publishing to orders: partition ", "cannot get a producer id: [31] ",
+		"IdempotentWrite on the cluster")
 	fault.Remove()
 	r.WaitDone(all...)
 	wantStored(t, r, all...)
