@@ -45,6 +45,7 @@ func registerAdvice() advice {
 func produceAdvice() advice {
 	const compression = "set POSTBRIDGE_KAFKA_COMPRESSION to gzip or none, or to what else this Kafka accepts"
 	return advice{
+		kafkago.InvalidRecord:               "turn off schema validation on the topic, or see the broker's log",
 		kafkago.UnsupportedCompressionType:  compression,
 		kafkago.UnsupportedForMessageFormat: compression + "; or the topic's message.format.version is below 0.11",
 	}
