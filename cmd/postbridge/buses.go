@@ -141,7 +141,6 @@ func (c *config) kafkaConfig(credentials *credentials) kafka.Config {
 		Brokers:       c.KafkaBrokers,
 		SASLMechanism: c.KafkaSASLMechanism,
 		User:          c.KafkaUser,
-		Extensions:    c.KafkaOAuthExtensions,
 		TLS:           c.KafkaTLS,
 		TLSCAFile:     c.KafkaTLSCAFile,
 		TLSCertFile:   c.KafkaTLSCertFile,
@@ -156,6 +155,7 @@ func (c *config) kafkaConfig(credentials *credentials) kafka.Config {
 	if c.KafkaPassword != "" || c.KafkaPasswordFile != "" {
 		k.Password = func() string { return credentials.fresh(&credentials.kafkaPassword) }
 	}
+	k.OAuthExtensions = c.KafkaOAuthExtensions
 	if c.KafkaOAuthTokenFile != "" {
 		k.OAuthToken = func() string { return credentials.fresh(&credentials.kafkaToken) }
 	}

@@ -25,6 +25,7 @@ func createAdvice() advice {
 	return advice{
 		kafkago.InvalidReplicationFactor: "set POSTBRIDGE_KAFKA_REPLICATION to a number of replicas that the cluster " +
 			"accepts: not more than its brokers, and for many services exactly 3, or -1 for its default",
+		kafkago.UnsupportedVersion:   create,
 		kafkago.InvalidConfiguration: create + ", with the settings that the cluster requires",
 		kafkago.PolicyViolation: "set POSTBRIDGE_KAFKA_REPLICATION (3, or -1 for the cluster's default) and " +
 			"POSTBRIDGE_KAFKA_PARTITIONS to what the cluster's policy allows, or " + create,
@@ -43,7 +44,7 @@ func registerAdvice() advice {
 
 // produceAdvice is for errors of batches.
 func produceAdvice() advice {
-	const compression = "set POSTBRIDGE_KAFKA_COMPRESSION to gzip or none, or to what else this Kafka accepts"
+	const compression = "set POSTBRIDGE_KAFKA_COMPRESSION to one of lz4, gzip and none that this Kafka accepts"
 	return advice{
 		kafkago.InvalidRecord:               "turn off schema validation on the topic, or see the broker's log",
 		kafkago.UnsupportedCompressionType:  compression,

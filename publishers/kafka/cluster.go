@@ -194,7 +194,8 @@ func (p *Publisher) createTopic(t *topic, controller string) error {
 	p.mu.Unlock()
 	t.sending.Unlock()
 	err := p.requestTopic(controller, c)
-	if errors.Is(err, kafkago.InvalidConfiguration) || errors.Is(err, kafkago.PolicyViolation) {
+	refused := errors.Is(err, kafkago.InvalidConfiguration) || errors.Is(err, kafkago.PolicyViolation)
+	if refused && c.ConfigEntries != nil {
 		c.ConfigEntries = nil // some services do not let their clients set min.insync.replicas
 		err = p.requestTopic(controller, c)
 	}

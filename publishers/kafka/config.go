@@ -23,8 +23,8 @@ type Config struct {
 	User          string
 	Password      func() string
 	OAuthToken    func() string
-	// Extensions are sent with the OAuthToken, name=value each.
-	Extensions []string
+	// OAuthExtensions are sent with the token, name=value each.
+	OAuthExtensions []string
 
 	// TLS enables TLS; each of the files implies it. The files are PEM, read at each dial; a change renews the
 	// connections. Without TLSCAFile the system's certificates are trusted. TLSCertFile and TLSKeyFile require each
@@ -122,7 +122,7 @@ func (c *Config) validateLogin() error {
 		return fmt.Errorf("POSTBRIDGE_KAFKA_SASL_MECHANISM: %q is not known; use one of %s",
 			c.SASLMechanism, passwordMechanisms+", "+mechanismOAuth)
 	}
-	if c.SASLMechanism == mechanismOAuth || c.OAuthToken != nil || len(c.Extensions) > 0 {
+	if c.SASLMechanism == mechanismOAuth || c.OAuthToken != nil || len(c.OAuthExtensions) > 0 {
 		return cmp.Or(c.validateOAuth(), c.validateTLS())
 	}
 	switch {
@@ -155,7 +155,7 @@ func (c *Config) validateOAuth() error {
 	case c.User != "" || c.Password != nil:
 		return errors.New("POSTBRIDGE_KAFKA_USER: OAUTHBEARER has neither user nor password; unset both")
 	}
-	for _, extension := range c.Extensions {
+	for _, extension := range c.OAuthExtensions {
 		if !isExtension(extension) {
 			return fmt.Errorf("POSTBRIDGE_KAFKA_OAUTH_EXTENSIONS: %q is not an extension; "+
 				"write name=value, the name in letters, several with commas", extension)

@@ -35,14 +35,18 @@ func TestConfigErrors(t *testing.T) {
 		"no token":                   {func(c *Config) { c.SASLMechanism = "OAUTHBEARER" }, "POSTBRIDGE_KAFKA_SASL_MECHANISM: is OAUTHBEARER without a token"},
 		"token and user":             {func(c *Config) { c.SASLMechanism, c.OAuthToken, c.User = "OAUTHBEARER", ask, "edge" }, "POSTBRIDGE_KAFKA_USER: "},
 		"token alone":                {func(c *Config) { c.OAuthToken = ask }, "POSTBRIDGE_KAFKA_OAUTH_TOKEN_FILE: "},
-		"extension alone":            {func(c *Config) { c.Extensions = []string{"a=b"} }, "POSTBRIDGE_KAFKA_OAUTH_EXTENSIONS: is for OAUTHBEARER"},
+		"extension alone":            {func(c *Config) { c.OAuthExtensions = []string{"a=b"} }, "POSTBRIDGE_KAFKA_OAUTH_EXTENSIONS: is for OAUTHBEARER"},
 		"token and PLAIN":            {func(c *Config) { c.SASLMechanism, c.OAuthToken, c.User, c.Password = "PLAIN", ask, "edge", ask }, "POSTBRIDGE_KAFKA_OAUTH_TOKEN_FILE: "},
 		"token, certificate alone":   {func(c *Config) { c.SASLMechanism, c.OAuthToken, c.TLSCertFile = "OAUTHBEARER", ask, "c.pem" }, "POSTBRIDGE_KAFKA_TLS_CERT_FILE: "},
-		"no extension":               {func(c *Config) { c.SASLMechanism, c.OAuthToken, c.Extensions = "OAUTHBEARER", ask, []string{"a"} }, `POSTBRIDGE_KAFKA_OAUTH_EXTENSIONS: "a" `},
-		"extension auth":             {func(c *Config) { c.SASLMechanism, c.OAuthToken, c.Extensions = "OAUTHBEARER", ask, []string{"auth=b"} }, "POSTBRIDGE_KAFKA_OAUTH_EXTENSIONS: "},
-		"extension with a number":    {func(c *Config) { c.SASLMechanism, c.OAuthToken, c.Extensions = "OAUTHBEARER", ask, []string{"a1=b"} }, "POSTBRIDGE_KAFKA_OAUTH_EXTENSIONS: "},
+		"no extension":               {func(c *Config) { c.SASLMechanism, c.OAuthToken, c.OAuthExtensions = "OAUTHBEARER", ask, []string{"a"} }, `POSTBRIDGE_KAFKA_OAUTH_EXTENSIONS: "a" `},
+		"extension auth": {func(c *Config) {
+			c.SASLMechanism, c.OAuthToken, c.OAuthExtensions = "OAUTHBEARER", ask, []string{"auth=b"}
+		}, "POSTBRIDGE_KAFKA_OAUTH_EXTENSIONS: "},
+		"extension with a number": {func(c *Config) {
+			c.SASLMechanism, c.OAuthToken, c.OAuthExtensions = "OAUTHBEARER", ask, []string{"a1=b"}
+		}, "POSTBRIDGE_KAFKA_OAUTH_EXTENSIONS: "},
 		"extension with a separator": {func(c *Config) {
-			c.SASLMechanism, c.OAuthToken, c.Extensions = "OAUTHBEARER", ask, []string{"a=b\x01auth=x"}
+			c.SASLMechanism, c.OAuthToken, c.OAuthExtensions = "OAUTHBEARER", ask, []string{"a=b\x01auth=x"}
 		}, "POSTBRIDGE_KAFKA_OAUTH_EXTENSIONS: "},
 		"certificate alone":    {func(c *Config) { c.TLSCertFile = "c.pem" }, "POSTBRIDGE_KAFKA_TLS_CERT_FILE: "},
 		"key alone":            {func(c *Config) { c.TLSKeyFile = "k.pem" }, "POSTBRIDGE_KAFKA_TLS_KEY_FILE: "},
@@ -87,7 +91,7 @@ func TestConfigValid(t *testing.T) {
 		{Brokers: []string{"one:9092"}, SASLMechanism: "OAUTHBEARER", OAuthToken: ask},
 		{
 			Brokers: []string{"one:9092"}, SASLMechanism: "OAUTHBEARER", OAuthToken: ask, TLS: true,
-			Extensions: []string{"logicalCluster=lkc-1", "identityPoolId=pool-1="},
+			OAuthExtensions: []string{"logicalCluster=lkc-1", "identityPoolId=pool-1="},
 		},
 		{Brokers: []string{"one:9092"}, TLSCAFile: "ca.pem", TLSCertFile: "c.pem", TLSKeyFile: "k.pem"},
 	} {

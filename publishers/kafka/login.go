@@ -70,7 +70,7 @@ func newMechanism(cfg Config, secret string) (mechanism sasl.Mechanism, err erro
 	case mechanismScram512:
 		mechanism, err = scram.Mechanism(scram.SHA512, cfg.User, secret)
 	case mechanismOAuth:
-		return oauthBearer{secret, cfg.Extensions}, nil
+		return oauthBearer{secret, cfg.OAuthExtensions}, nil
 	default:
 		return saslplain.Mechanism{Username: cfg.User, Password: secret}, nil
 	}

@@ -61,7 +61,7 @@ func TestLoginOAuth(t *testing.T) {
 	})
 	var token atomic.Value
 	tr := openTransport(t, Config{
-		SASLMechanism: mechanismOAuth, Extensions: []string{"a=b"},
+		SASLMechanism: mechanismOAuth, OAuthExtensions: []string{"a=b"},
 		OAuthToken: func() string { return token.Load().(string) },
 	})
 	for _, test := range []struct{ token, want string }{
@@ -92,7 +92,7 @@ func TestLoginOAuthKafka(t *testing.T) {
 	addr := kafkago.TCP(c.SecureBrokers()[0])
 	login := func(token func() string, extensions ...string) *transport {
 		return openTransport(t, Config{
-			TLSCAFile: c.CAFile(), SASLMechanism: mechanismOAuth, OAuthToken: token, Extensions: extensions,
+			TLSCAFile: c.CAFile(), SASLMechanism: mechanismOAuth, OAuthToken: token, OAuthExtensions: extensions,
 		})
 	}
 	var logins atomic.Int32
