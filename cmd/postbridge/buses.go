@@ -58,6 +58,7 @@ func (c *config) checkBuses() error {
 	}
 	if c.publishes("kafka") {
 		c.KafkaSASLMechanism = strings.ToUpper(c.KafkaSASLMechanism)
+		c.KafkaCompression = strings.ToLower(c.KafkaCompression)
 		c.KafkaTLS = c.KafkaTLS || c.KafkaTLSCAFile != "" || c.KafkaTLSCertFile != ""
 		k := c.kafkaConfig(nil)
 		if err := k.Validate(); err != nil {
@@ -134,7 +135,7 @@ func (c *config) natsConfig(credentials *credentials) nats.Config {
 	return n
 }
 
-// kafkaConfig returns the configuration of Kafka. Its password is read for each connection.
+// kafkaConfig returns the configuration of Kafka. Its password or token is read for each connection.
 func (c *config) kafkaConfig(credentials *credentials) kafka.Config {
 	k := kafka.Config{
 		Brokers:       c.KafkaBrokers,
@@ -144,6 +145,8 @@ func (c *config) kafkaConfig(credentials *credentials) kafka.Config {
 		TLSCAFile:     c.KafkaTLSCAFile,
 		TLSCertFile:   c.KafkaTLSCertFile,
 		TLSKeyFile:    c.KafkaTLSKeyFile,
+		ClientID:      c.KafkaClientID,
+		Compression:   c.KafkaCompression,
 		Prefix:        c.Prefix,
 		CreateTopics:  c.KafkaCreateTopics,
 		Partitions:    c.KafkaPartitions,
@@ -151,6 +154,10 @@ func (c *config) kafkaConfig(credentials *credentials) kafka.Config {
 	}
 	if c.KafkaPassword != "" || c.KafkaPasswordFile != "" {
 		k.Password = func() string { return credentials.fresh(&credentials.kafkaPassword) }
+	}
+	k.OAuthExtensions = c.KafkaOAuthExtensions
+	if c.KafkaOAuthTokenFile != "" {
+		k.OAuthToken = func() string { return credentials.fresh(&credentials.kafkaToken) }
 	}
 	return k
 }

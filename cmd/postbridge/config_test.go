@@ -125,7 +125,8 @@ func TestConfigErrors(t *testing.T) {
 				"certificate input"},
 		{kite + "ADMIN_TOKEN=s3cret ADMIN_TOKEN_FILE=/t",
 			"POSTBRIDGE_ADMIN_TOKEN: is set together with POSTBRIDGE_ADMIN_TOKEN_FILE; unset one of them"},
-		{kite + "ADMIN_TOKEN=s3crét", "POSTBRIDGE_ADMIN_TOKEN: it cannot be a bearer token; use letters and digits"},
+		{kite + "ADMIN_TOKEN=s3crét",
+			"POSTBRIDGE_ADMIN_TOKEN: it cannot be a bearer token: it has a space or a non-ASCII character; remove it"},
 		{kite + "ADMIN_TOKEN_FILE=/no/such",
 			"POSTBRIDGE_ADMIN_TOKEN_FILE: stat /no/such: no such file or directory; name a file that stays readable"},
 		{kite + "SPOOL_MAX_BYTES=1023KiB", "POSTBRIDGE_SPOOL_MAX_BYTES: 1023KiB is too small; set it to 1MiB or more"},
@@ -151,9 +152,9 @@ func TestConfigErrors(t *testing.T) {
 			"POSTBRIDGE_NATS_REPLICAS: 6 is out of range; set it between 1 and 5"},
 		{kite + "NATS_REPLICAS=three", "POSTBRIDGE_NATS_REPLICAS: \"three\" is not a whole number"},
 		{kite + "NATS_MAX_AGE=0s", "POSTBRIDGE_NATS_MAX_AGE: must be positive; set it like 168h"},
-		{kite + "PREFIX=desk.1",
-			"POSTBRIDGE_PREFIX: \"desk.1\" cannot be part of a subject; use letters, digits, _ and -, at most 64 of " +
-				"them"},
+		{kite + "PREFIX=desk.1.",
+			"POSTBRIDGE_PREFIX: \"desk.1.\" cannot begin a subject or topic; use letters, digits, _ and -, with dots " +
+				"between them, at most 64 characters"},
 		{kite + "NATS_TOKEN=s3cret",
 			"POSTBRIDGE_NATS_TOKEN is set, but the embedded server has neither login nor TLS; unset it, or set " +
 				"POSTBRIDGE_NATS_URL"},
@@ -207,11 +208,12 @@ func TestConfigErrors(t *testing.T) {
 			"POSTBRIDGE_KAFKA_BROKERS: an entry with @ is not a broker; write host:port, several with commas"},
 		{kite + "PUBLISH=kafka KAFKA_BROKERS=a:9092,",
 			"POSTBRIDGE_KAFKA_BROKERS: \"a:9092,\" has an empty entry; write it like one,two"},
-		{kafka + "PREFIX=desk.1",
-			"POSTBRIDGE_PREFIX: \"desk.1\" cannot be part of a topic; use letters, digits, _ and -, at most 64 of " +
-				"them"},
+		{kafka + "PREFIX=desk/1",
+			"POSTBRIDGE_PREFIX: \"desk/1\" cannot begin a subject or topic; use letters, digits, _ and -, with dots " +
+				"between them, at most 64 characters"},
 		{kafka + "KAFKA_SASL_MECHANISM=md5",
-			"POSTBRIDGE_KAFKA_SASL_MECHANISM: \"MD5\" is not known; use one of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512"},
+			"POSTBRIDGE_KAFKA_SASL_MECHANISM: \"MD5\" is not known; use one of PLAIN, SCRAM-SHA-256, " +
+				"SCRAM-SHA-512, OAUTHBEARER"},
 		{kafka + "KAFKA_SASL_MECHANISM=plain",
 			"POSTBRIDGE_KAFKA_SASL_MECHANISM: is set without a user; set POSTBRIDGE_KAFKA_USER and " +
 				"POSTBRIDGE_KAFKA_PASSWORD, too"},
@@ -227,6 +229,15 @@ func TestConfigErrors(t *testing.T) {
 		{kafka + "KAFKA_SASL_MECHANISM=PLAIN KAFKA_USER=u KAFKA_PASSWORD_FILE=/no/such",
 			"POSTBRIDGE_KAFKA_PASSWORD_FILE: stat /no/such: no such file or directory; name a file that stays " +
 				"readable"},
+		{kafka + "KAFKA_SASL_MECHANISM=oauthbearer",
+			"POSTBRIDGE_KAFKA_SASL_MECHANISM: is OAUTHBEARER without a token; set POSTBRIDGE_KAFKA_OAUTH_TOKEN_FILE, " +
+				"too"},
+		{kafka + "KAFKA_SASL_MECHANISM=OAUTHBEARER KAFKA_OAUTH_TOKEN_FILE=/no/such",
+			"POSTBRIDGE_KAFKA_OAUTH_TOKEN_FILE: stat /no/such: no such file or directory; name a file that stays " +
+				"readable"},
+		{kafka + "KAFKA_OAUTH_TOKEN_FILE=/s",
+			"POSTBRIDGE_KAFKA_OAUTH_TOKEN_FILE: is for OAUTHBEARER; set POSTBRIDGE_KAFKA_SASL_MECHANISM to it, or " +
+				"unset this"},
 		{kafka + "KAFKA_TLS=yes", "POSTBRIDGE_KAFKA_TLS: \"yes\" is neither true nor false"},
 		{kafka + "KAFKA_TLS_CA_FILE=/no/such",
 			"POSTBRIDGE_KAFKA_TLS_CA_FILE: stat /no/such: no such file or directory; name a file that can be read"},
@@ -238,7 +249,12 @@ func TestConfigErrors(t *testing.T) {
 			"POSTBRIDGE_KAFKA_TLS_CERT_FILE: stat /no/such: no such file or directory; name a file that can be read"},
 		{kafka + "KAFKA_CREATE_TOPICS=no", "POSTBRIDGE_KAFKA_CREATE_TOPICS: \"no\" is neither true nor false"},
 		{kafka + "KAFKA_PARTITIONS=0", "POSTBRIDGE_KAFKA_PARTITIONS: 0 is too few; set it to 1 or more"},
-		{kafka + "KAFKA_REPLICATION=0", "POSTBRIDGE_KAFKA_REPLICATION: 0 is too few; set it to 1 or more"},
+		{kafka + "KAFKA_REPLICATION=0",
+			"POSTBRIDGE_KAFKA_REPLICATION: 0 is too few; set it to 1 or more, or to -1 for the cluster's default"},
+		{kafka + "KAFKA_CLIENT_ID=a\u00e4",
+			"POSTBRIDGE_KAFKA_CLIENT_ID: use at most 249 printable ASCII characters"},
+		{kafka + "KAFKA_COMPRESSION=snappy",
+			"POSTBRIDGE_KAFKA_COMPRESSION: \"snappy\" is not known; set it to one of lz4, gzip, none"},
 		{kafka + "KAFKA_PARTITIONS=six", "POSTBRIDGE_KAFKA_PARTITIONS: \"six\" is not a whole number"},
 
 		{kite + "LOG_LEVEL=loud",
@@ -279,7 +295,7 @@ func TestConfig(t *testing.T) {
 func TestConfigBuses(t *testing.T) {
 	ca := write(t, "ca.pem", "a file that is there")
 	kafka := " KAFKA_BROKERS=b1:9092,b2:9092 KAFKA_SASL_MECHANISM=Scram-Sha-256 KAFKA_USER=u KAFKA_PASSWORD=s3cret " +
-		"KAFKA_TLS_CA_FILE=" + ca
+		"KAFKA_COMPRESSION=GZIP KAFKA_TLS_CA_FILE=" + ca
 	both := runWith(t, environ("DHAN_TOKENS=t PUBLISH=nats,kafka"+kafka), "config")
 	one := runWith(t, environ("DHAN_TOKENS=t PUBLISH=kafka"+kafka), "config")
 	for _, got := range []result{both, one} {
@@ -307,6 +323,8 @@ func TestWarnings(t *testing.T) {
 	const login = "PUBLISH=kafka KAFKA_BROKERS=b:9092 KAFKA_USER=u KAFKA_PASSWORD=p KAFKA_SASL_MECHANISM="
 	const example = "0hdv7iw5examplesecret"
 	ca, token := write(t, "ca.pem", "a file that is there"), write(t, "token", "admin-token")
+	oauth := "PUBLISH=kafka KAFKA_BROKERS=b:9092 KAFKA_SASL_MECHANISM=OAUTHBEARER KAFKA_OAUTH_TOKEN_FILE=" +
+		write(t, "oauth", "s3cret")
 	for _, test := range []struct{ environ, want string }{
 		{"", ""},
 		{"KITE_SECRETS=1=s KITE_CHECKSUM=user_id", `setting=POSTBRIDGE_KITE_CHECKSUM reason="is user_id`},
@@ -333,6 +351,8 @@ func TestWarnings(t *testing.T) {
 		{login + "PLAIN KAFKA_TLS=true", ""},
 		{login + "PLAIN KAFKA_TLS_CA_FILE=" + ca, ""},
 		{login + "SCRAM-SHA-512", ""},
+		{oauth, `setting=POSTBRIDGE_KAFKA_SASL_MECHANISM reason="is OAUTHBEARER without TLS`},
+		{oauth + " KAFKA_TLS=true", ""},
 	} {
 		c, credentials, err := readConfig(env.ToMap(environ("DHAN_TOKENS=t LISTEN=127.0.0.1:8080 " + test.environ)))
 		if err != nil {

@@ -20,6 +20,9 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/postbridge/postbridge/publishers"
 )
@@ -318,6 +321,44 @@ func TestDoctorProbe(t *testing.T) {
 	if !errors.Is(err, jetstream.ErrStreamNotFound) || fake.TopicInfo("deadletters") != nil {
 		t.Errorf("the probe created it: %v", err)
 	}
+}
+
+// TestDoctorProbeKafka is that Kafka refuses a probe for what it would refuse an event of serve for: the compression,
+// the producer id, the acknowledgement of all replicas.
+func TestDoctorProbeKafka(t *testing.T) {
+	t.Parallel()
+	const lz4 = 3
+	for name, test := range map[string]struct {
+		fault kfake.Fault
+		want  string
+	}{
+		"compression": {kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.UnsupportedForMessageFormat,
+			When: func(r kmsg.Request) bool { return producedBatch(r).Attributes&7 == lz4 }},
+			"set POSTBRIDGE_KAFKA_COMPRESSION"},
+		"producer id": {kfake.Fault{Keys: []kmsg.Key{kmsg.InitProducerID}, Err: kerr.ClusterAuthorizationFailed},
+			"cannot get a producer id: [31] "},
+		"idempotence": {kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.PolicyViolation,
+			When: func(r kmsg.Request) bool { return producedBatch(r).ProducerID >= 0 }}, "[44] "},
+		"acks": {kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.NotEnoughReplicas,
+			When: func(r kmsg.Request) bool { return r.(*kmsg.ProduceRequest).Acks == -1 }}, "[19] "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			fake := startKafka(t, 0, t.TempDir())
+			fake.addTopic(t, "deadletters", 1)
+			test.fault.Count = -1
+			fake.Fault(test.fault)
+			d := newDoctor(t, fmt.Sprintf("DHAN_TOKENS=t PUBLISH=kafka KAFKA_BROKERS=127.0.0.1:%d", fake.port))
+			results := d.probe(t.Context())
+			wantSaid(t, results, "fail kafka the probe is not stored", "publishing to deadletters", test.want)
+		})
+	}
+}
+
+// producedBatch is the first batch of a request to produce; the zero value if it has none.
+func producedBatch(r kmsg.Request) (batch kmsg.RecordBatch) {
+	_ = batch.ReadFrom(r.(*kmsg.ProduceRequest).Topics[0].Partitions[0].Records)
+	return batch
 }
 
 // startRestrictedNATS starts a server whose user edge may publish and look at streams, but not read them. js is of an

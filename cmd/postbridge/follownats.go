@@ -37,7 +37,8 @@ func newNATSFollower(f *follower, prefix string) *natsFollower {
 	if prefix != "" {
 		subjectPrefix = prefix + "." + subjectPrefix
 	}
-	n := &natsFollower{follower: f, stream: streamName(prefix, f.destination), subjectPrefix: subjectPrefix}
+	n := &natsFollower{follower: f, subjectPrefix: subjectPrefix}
+	n.stream = nats.StreamName(prefix, bridge.Destination(f.destination))
 	n.startAt(f.from)
 	return n
 }
@@ -53,14 +54,6 @@ func (f *natsFollower) startAt(from startPosition) {
 	case !from.at.IsZero():
 		f.consumer.DeliverPolicy, f.consumer.OptStartTime = jetstream.DeliverByStartTimePolicy, &from.at
 	}
-}
-
-// streamName returns the stream of a destination.
-func streamName(prefix, destination string) string {
-	if prefix != "" {
-		prefix += "_"
-	}
-	return strings.ToUpper(prefix + destination)
 }
 
 // keyFilter returns the subject filter after the destination.

@@ -31,7 +31,7 @@ func FuzzSecrets(f *testing.F) {
 			func(s string) bool { return s == "" || strings.ContainsAny(s, "/?# \n") })) {
 			t.Errorf("%q is %q", text, tokens)
 		}
-		token, err := parseAdminToken(text)
+		token, err := parseBearerToken(text)
 		tellsNothing(t, text, err)
 		if err == nil && (token == "" || strings.ContainsFunc(token,
 			func(r rune) bool { return r <= ' ' || r > '~' })) {

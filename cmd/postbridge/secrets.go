@@ -30,6 +30,7 @@ type credentials struct {
 	natsPassword  atomic.Pointer[string]
 	natsToken     atomic.Pointer[string]
 	kafkaPassword atomic.Pointer[string]
+	kafkaToken    atomic.Pointer[string]
 
 	files *secretFiles
 }
@@ -46,7 +47,7 @@ func (c *config) httpSecrets() []secretSource {
 		{"TLS_CERT", "", c.TLSCertFile, c.TLSKeyFile,
 			func(c *credentials, text string) error { return set(&c.certificate, text, parsePair) }},
 		{"ADMIN_TOKEN", string(c.AdminToken), c.AdminTokenFile, "",
-			func(c *credentials, text string) error { return set(&c.adminToken, text, parseAdminToken) }},
+			func(c *credentials, text string) error { return set(&c.adminToken, text, parseBearerToken) }},
 	}
 }
 
@@ -81,6 +82,8 @@ func (c *config) busSecrets() []secretSource {
 			func(c *credentials, text string) error { return set(&c.natsToken, text, parseWord) }},
 		{"KAFKA_PASSWORD", string(c.KafkaPassword), c.KafkaPasswordFile, "",
 			func(c *credentials, text string) error { return set(&c.kafkaPassword, text, parseWord) }},
+		{"KAFKA_OAUTH_TOKEN", "", c.KafkaOAuthTokenFile, "",
+			func(c *credentials, text string) error { return set(&c.kafkaToken, text, parseBearerToken) }},
 	}
 }
 
@@ -249,11 +252,11 @@ func parsePair(text string) (tls.Certificate, error) {
 	return pair, err
 }
 
-// parseAdminToken parses a token that fits in an HTTP header.
-func parseAdminToken(text string) (string, error) {
+// parseBearerToken parses a token that fits in an HTTP header.
+func parseBearerToken(text string) (string, error) {
 	token, err := parseWord(text)
 	if err == nil && strings.ContainsFunc(token, notInHeader) {
-		return "", errors.New("it cannot be a bearer token; use letters and digits")
+		return "", errors.New("it cannot be a bearer token: it has a space or a non-ASCII character; remove it")
 	}
 	return token, err
 }

@@ -311,15 +311,16 @@ func TestReloadFlood(t *testing.T) {
 	}
 }
 
-// TestBusPassword holds that each connection to a bus gets the password that is in the file at that time.
+// TestBusPassword holds that each connection to a bus gets the password or token that is in the file at that time.
 func TestBusPassword(t *testing.T) {
 	path := write(t, "password", "s3cret1\n")
 	for name, passwordOf := range map[string]func(*config, *credentials) func() string{
-		"nats":  func(c *config, s *credentials) func() string { n := c.natsConfig(s); return n.Password },
-		"kafka": func(c *config, s *credentials) func() string { k := c.kafkaConfig(s); return k.Password },
+		"nats":        func(c *config, s *credentials) func() string { n := c.natsConfig(s); return n.Password },
+		"kafka":       func(c *config, s *credentials) func() string { k := c.kafkaConfig(s); return k.Password },
+		"kafka token": func(c *config, s *credentials) func() string { k := c.kafkaConfig(s); return k.OAuthToken },
 	} {
 		rewrite(t, path, "s3cret1\n")
-		c := &config{Publish: list{name}, NATSURL: "bus", NATSPasswordFile: path, KafkaPasswordFile: path}
+		c := &config{NATSURL: "bus", NATSPasswordFile: path, KafkaPasswordFile: path, KafkaOAuthTokenFile: path}
 		credentials, err := readCredentials(c.busSecrets())
 		if err != nil {
 			t.Fatal(err)

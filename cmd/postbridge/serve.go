@@ -149,7 +149,8 @@ func (c *config) checkSettings(credentials *credentials) (all []publishers.Check
 		"is open to other machines, and the embedded server requires no login",
 		"restrict access to it, or use a NATS server of your own")
 	k := c.kafkaConfig(nil)
-	warn(k.PlainPassword(), "kafka", "KAFKA_SASL_MECHANISM", "is PLAIN without TLS, which sends the password as it is",
+	warn(k.UnencryptedSecret(), "kafka", "KAFKA_SASL_MECHANISM",
+		"is "+k.SASLMechanism+" without TLS, which sends the password or token as it is",
 		"set POSTBRIDGE_KAFKA_TLS, or the mechanism to SCRAM-SHA-512")
 	if !onLoopback(c.Listen) {
 		all = append(all, c.checkExamples(credentials)...)

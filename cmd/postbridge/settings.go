@@ -148,14 +148,22 @@ type config struct {
 
 	// The Kafka bootstrap servers, `host:9092,…`; required to publish to Kafka.
 	KafkaBrokers list `env:"KAFKA_BROKERS"`
-	// The SASL mechanism for Kafka: `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`; without it no login.
+	// The SASL mechanism for Kafka: `PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512` or `OAUTHBEARER`; without it no login.
 	KafkaSASLMechanism string `env:"KAFKA_SASL_MECHANISM"`
+	// The client id that the Kafka brokers see, for their quotas and logs.
+	KafkaClientID string `env:"KAFKA_CLIENT_ID" envDefault:"postbridge"`
+	// The compression of what is published: `lz4`, `gzip` or `none`.
+	KafkaCompression string `env:"KAFKA_COMPRESSION" envDefault:"lz4"`
 	// A Kafka user.
 	KafkaUser string `env:"KAFKA_USER"`
 	// Its password.
 	KafkaPassword secret `env:"KAFKA_PASSWORD"`
 	// A file with the password; reloaded when it changes.
 	KafkaPasswordFile string `env:"KAFKA_PASSWORD_FILE"`
+	// A file with the token of `OAUTHBEARER`, which another program keeps valid; reloaded when it changes.
+	KafkaOAuthTokenFile string `env:"KAFKA_OAUTH_TOKEN_FILE"`
+	// Extensions of `OAUTHBEARER` that the service asks for, such as `logicalCluster=lkc-1,identityPoolId=pool-1`.
+	KafkaOAuthExtensions list `env:"KAFKA_OAUTH_EXTENSIONS"`
 	// Whether to use TLS; each of the files below implies it.
 	KafkaTLS bool `env:"KAFKA_TLS" envDefault:"false"`
 	// The CA certificates that verify the Kafka brokers, PEM; without it the system's.
@@ -168,11 +176,11 @@ type config struct {
 	KafkaCreateTopics bool `env:"KAFKA_CREATE_TOPICS" envDefault:"true"`
 	// Partitions of a created topic.
 	KafkaPartitions int `env:"KAFKA_PARTITIONS" envDefault:"6"`
-	// Replicas of a created topic.
+	// Replicas of a created topic; -1 for the cluster's default.
 	KafkaReplication int `env:"KAFKA_REPLICATION" envDefault:"1"`
 
 	// A prefix for a shared bus: `desk1` gives subjects `desk1.orders.…`, streams `DESK1_ORDERS` and topics
-	// `desk1.orders`; letters, digits, `_` and `-`.
+	// `desk1.orders`; letters, digits, `_` and `-`, with dots between them, which are `_` in the name of a stream.
 	Prefix string `env:"PREFIX"`
 
 	// The maximum size of the spool on disk, at least 1MiB and 16 times `MAX_BODY`; when unpublished events fill it,

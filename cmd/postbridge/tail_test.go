@@ -52,8 +52,8 @@ func (b *bus) addStream(t *testing.T, prefix, destination string) {
 	if prefix != "" {
 		subject = prefix + "." + subject
 	}
-	_, err := b.js.CreateStream(t.Context(), jetstream.StreamConfig{Name: streamName(prefix, destination),
-		Subjects: []string{subject}})
+	name := strings.ToUpper(strings.NewReplacer(".>", "", ".", "_").Replace(subject))
+	_, err := b.js.CreateStream(t.Context(), jetstream.StreamConfig{Name: name, Subjects: []string{subject}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,11 +148,11 @@ func TestTailFilters(t *testing.T) {
 
 func TestTailHeaders(t *testing.T) {
 	b := startBus(t, "127.0.0.1:0", t.TempDir())
-	b.addStream(t, "desk1", "orders")
+	b.addStream(t, "de.desk1", "orders")
 	d := bridge.Delivery{ID: "1", Broker: "kite", UserID: "AB1", OrderID: "7", Status: event.StatusOpen,
 		Data: []byte(`{"id": "1","raw":{"x":"<&>"}}`)}
-	b.add(t, "desk1.", bridge.Orders, d)
-	got := runWith(t, environ("PREFIX=desk1 NATS_URL="+b.address), "tail", "--headers", "--from", "start", "--count",
+	b.add(t, "de.desk1.", bridge.Orders, d)
+	got := runWith(t, environ("PREFIX=de.desk1 NATS_URL="+b.address), "tail", "--headers", "--from", "start", "--count",
 		"1", "--timeout", "10s")
 	var line struct {
 		Subject string
@@ -162,11 +162,11 @@ func TestTailHeaders(t *testing.T) {
 	if err := json.Unmarshal([]byte(got.stdout), &line); err != nil {
 		t.Fatalf("%v: %+v", err, got)
 	}
-	if line.Subject != "desk1.orders.kite.AB1.7" || line.Headers["ce-orderstatus"] != "open" ||
+	if line.Subject != "de.desk1.orders.kite.AB1.7" || line.Headers["ce-orderstatus"] != "open" ||
 		string(line.Event) != string(d.Data) {
 		t.Errorf("%+v", line)
 	}
-	got = runWith(t, environ("PREFIX=desk1 NATS_URL="+b.address), "tail", "--from", "start", "--count", "1")
+	got = runWith(t, environ("PREFIX=de.desk1 NATS_URL="+b.address), "tail", "--from", "start", "--count", "1")
 	if got.stdout != string(d.Data)+"\n" {
 		t.Errorf("the event is not as it was: %q", got.stdout)
 	}

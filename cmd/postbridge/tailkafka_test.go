@@ -187,14 +187,14 @@ func TestTailKafkaFilters(t *testing.T) {
 
 func TestTailKafkaHeaders(t *testing.T) {
 	b := startKafka(t, 0, t.TempDir())
-	b.addTopic(t, "desk1.orders", 2)
+	b.addTopic(t, "de.desk1.orders", 2)
 	d := bridge.Delivery{ID: "1", Broker: "kite", UserID: "AB1", OrderID: "7", Status: event.StatusOpen,
 		Data: []byte(`{"id": "1","raw":{"x":"<&>"}}`)}
-	b.add(t, "desk1.orders", 1, bridge.Delivery{ID: "0", Broker: "kite"})
-	b.add(t, "desk1.orders", 1, d)
-	got := runWith(t, b.environ("PREFIX=desk1"), "tail", "--headers", "--from", "start", "--order", "7", "--count",
+	b.add(t, "de.desk1.orders", 1, bridge.Delivery{ID: "0", Broker: "kite"})
+	b.add(t, "de.desk1.orders", 1, d)
+	got := runWith(t, b.environ("PREFIX=de.desk1"), "tail", "--headers", "--from", "start", "--order", "7", "--count",
 		"1", "--timeout", "10s")
-	if !strings.HasPrefix(got.stdout, `{"topic":"desk1.orders","partition":1,"offset":1,"key":"kite.AB1.7",`+
+	if !strings.HasPrefix(got.stdout, `{"topic":"de.desk1.orders","partition":1,"offset":1,"key":"kite.AB1.7",`+
 		`"headers":{"ce_id":"1",`) {
 		t.Errorf("%+v", got)
 	}
@@ -208,7 +208,7 @@ func TestTailKafkaHeaders(t *testing.T) {
 	if line.Headers["ce_orderstatus"] != "open" || string(line.Event) != string(d.Data) {
 		t.Errorf("%+v", line)
 	}
-	got = runWith(t, b.environ("PREFIX=desk1"), "tail", "--from", "start", "--order", "7", "--count", "1")
+	got = runWith(t, b.environ("PREFIX=de.desk1"), "tail", "--from", "start", "--order", "7", "--count", "1")
 	if got.stdout != string(d.Data)+"\n" {
 		t.Errorf("the event is not as it was: %q", got.stdout)
 	}

@@ -14,7 +14,8 @@ allow() {
 options=$*
 
 # postbridge. If you remove Create, create the topics yourself and set POSTBRIDGE_KAFKA_CREATE_TOPICS=false. Read is for
-# lookups of stored events, DescribeConfigs for 'postbridge doctor', which checks the settings of the topics.
+# lookups of stored events, DescribeConfigs for 'postbridge doctor', which checks the settings of the topics. Before Kafka
+# 2.8 edge and reconcile also need: allow edge --operation IdempotentWrite --cluster
 allow edge --operation Write --operation Describe --operation Read --operation Create --operation DescribeConfigs \
 	--topic orders --topic rejects --topic deadletters
 

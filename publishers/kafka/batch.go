@@ -2,8 +2,10 @@ package kafka
 
 import (
 	"bytes"
+	"compress/gzip"
 	"encoding/binary"
 	"hash/crc32"
+	"io"
 	"math"
 	"strconv"
 	"time"
@@ -24,21 +26,34 @@ const (
 	headerSequence    = headerPrefix + "sequence"
 )
 
-// encoder encodes events as a record batch: format 2 of Kafka, compressed with lz4. kafka-go does that with two dozen
+// encoder encodes events as a record batch: format 2 of Kafka, compressed. kafka-go does that with two dozen
 // allocations for each event, which would be most of the cost of publishing.
 type encoder struct {
-	record  []byte // the last of records
-	records []byte // not compressed
-	encoded bytes.Buffer
-	lz4     *lz4.Writer
+	record     []byte // the last of records
+	records    []byte // not compressed
+	encoded    bytes.Buffer
+	attributes protocol.Attributes // of the batch: its compression
+	compressor compressor          // nil for none
 }
 
-// newEncoder returns an encoder that writes lz4 blocks of 64 KiB, as Java clients do, and no lz4 checksum, since a
-// record batch has its own.
-func newEncoder() encoder {
+// compressor compresses what is written to it up to Close. Reset begins anew.
+type compressor interface {
+	io.WriteCloser
+	Reset(io.Writer)
+}
+
+// newEncoder returns an encoder with a compression of Config. It writes lz4 blocks of 64 KiB, as Java clients do, and
+// no lz4 checksum, since a record batch has its own.
+func newEncoder(compression string) encoder {
+	switch compression {
+	case compressionNone:
+		return encoder{}
+	case compressionGzip:
+		return encoder{attributes: protocol.Gzip, compressor: gzip.NewWriter(nil)}
+	}
 	w := lz4.NewWriter(nil)
 	_ = w.Apply(lz4.BlockSizeOption(lz4.Block64Kb), lz4.ChecksumOption(false)) // fails only for unknown options
-	return encoder{lz4: w}
+	return encoder{attributes: protocol.Lz4, compressor: w}
 }
 
 // Offsets in a record set, which is the size of the batch and then the batch.
@@ -63,12 +78,21 @@ func (b *encoder) encode(events []*entry, at position) []byte {
 	}
 	b.encoded.Reset()
 	b.encoded.Write(make([]byte, atRecords))
-	b.lz4.Reset(&b.encoded)
-	_, _ = b.lz4.Write(b.records) // in memory, which cannot fail
-	_ = b.lz4.Close()
+	b.compress()
 	set := b.encoded.Bytes()
-	appendHead(set[:0], len(set), len(events), at)
+	appendHead(set[:0], len(set), len(events), b.attributes, at)
 	return set
+}
+
+// compress appends the records, compressed. In memory that cannot fail.
+func (b *encoder) compress() {
+	if b.compressor == nil {
+		b.encoded.Write(b.records)
+		return
+	}
+	b.compressor.Reset(&b.encoded)
+	_, _ = b.compressor.Write(b.records)
+	_ = b.compressor.Close()
 }
 
 // stamp sets the time of the records and the checksum, each time that the batch is sent: Kafka counts the retention
@@ -82,14 +106,14 @@ func stamp(set []byte, now time.Time) {
 }
 
 // appendHead appends the header of a record set, without what stamp sets.
-func appendHead(b []byte, size, records int, at position) []byte {
+func appendHead(b []byte, size, records int, attributes protocol.Attributes, at position) []byte {
 	b = binary.BigEndian.AppendUint32(b, uint32(size-setSize))
 	b = binary.BigEndian.AppendUint64(b, 0) // base offset: set by the broker
 	b = binary.BigEndian.AppendUint32(b, uint32(size-atLength-4))
 	b = binary.BigEndian.AppendUint32(b, math.MaxUint32) // leader epoch: likewise
 	b = append(b, 2)                                     // format
 	b = binary.BigEndian.AppendUint32(b, 0)
-	b = binary.BigEndian.AppendUint16(b, uint16(protocol.Lz4))
+	b = binary.BigEndian.AppendUint16(b, uint16(attributes))
 	b = binary.BigEndian.AppendUint32(b, uint32(records-1)) // offset delta of the last record
 	b = append(b, make([]byte, atProducer-atFirstTime)...)  // stamp
 	b = binary.BigEndian.AppendUint64(b, uint64(at.producer.id))

@@ -24,7 +24,7 @@ import (
 // TestFrame is what Java demands of lz4: independent blocks of 64 KiB at most, an end mark, and nothing behind it.
 func TestFrame(t *testing.T) {
 	t.Parallel()
-	b, random := newEncoder(), rand.NewChaCha8([32]byte{})
+	b, random := newEncoder(compressionLZ4), rand.NewChaCha8([32]byte{})
 	for _, size := range []int{0, 1, 65_535, 65_536, 200_000, 3 << 20} {
 		for _, compressible := range []bool{true, false} {
 			e := numbered(1)
@@ -68,7 +68,13 @@ func numbered(sequence uint64) *entry {
 // TestEncode reads a batch with another library.
 func TestEncode(t *testing.T) {
 	t.Parallel()
-	b := newEncoder()
+	for compression, attributes := range map[string]int16{"": 3, "lz4": 3, "gzip": 1, "none": 0} {
+		t.Run(compression, func(t *testing.T) { testEncode(t, newEncoder(compression), attributes) })
+	}
+}
+
+func testEncode(t *testing.T, b encoder, attributes int16) {
+	t.Helper()
 	for _, n := range []int{1, 2, 300, 1} { // the same buffers, for fewer again
 		var events []*entry
 		for i := range n {
@@ -94,8 +100,8 @@ func TestEncode(t *testing.T) {
 				got.FirstOffset,
 			)
 		}
-		if got.Attributes != 3 {
-			t.Errorf("attributes %#x, want lz4 and nothing else", got.Attributes)
+		if got.Attributes != attributes {
+			t.Errorf("attributes %#x, want %#x: the compression and nothing else", got.Attributes, attributes)
 		}
 		if now := time.Now().UnixMilli(); got.FirstTimestamp < before || got.MaxTimestamp > now ||
 			got.FirstTimestamp != got.MaxTimestamp {
@@ -139,7 +145,7 @@ func TestEncodeIsTaken(t *testing.T) {
 	t.Cleanup(cluster.Close)
 	client, end := NewClient(Config{Brokers: cluster.ListenAddrs()})
 	t.Cleanup(end)
-	b := newEncoder()
+	b := newEncoder(compressionLZ4)
 	produce := func(at position) error {
 		encoded := b.encode([]*entry{numbered(1), numbered(2)}, at)
 		stamp(encoded, time.Now())
@@ -226,7 +232,7 @@ func BenchmarkEncode(b *testing.B) {
 		e.delivery.Data = data
 		events = append(events, e)
 	}
-	c := newEncoder()
+	c := newEncoder(compressionLZ4)
 	b.ReportAllocs()
 	for b.Loop() {
 		c.encode(events, position{})

@@ -194,21 +194,32 @@ func (p *Publisher) createTopic(t *topic, controller string) error {
 	t.made++
 	p.mu.Unlock()
 	t.sending.Unlock()
-	ctx, cancel := context.WithTimeout(p.ctx, requestTimeout)
-	defer cancel()
-	request := &kafkago.CreateTopicsRequest{Addr: kafkago.TCP(controller), Topics: []kafkago.TopicConfig{c}}
-	resp, err := p.client.CreateTopics(ctx, request)
-	if err == nil {
-		err = resp.Errors[t.name]
+	err := p.requestTopic(controller, c)
+	refused := errors.Is(err, kafkago.InvalidConfiguration) || errors.Is(err, kafkago.PolicyViolation)
+	if refused && c.ConfigEntries != nil {
+		c.ConfigEntries = nil // some services do not let their clients set min.insync.replicas
+		err = p.requestTopic(controller, c)
 	}
 	switch {
 	case err == nil:
 		p.log.Info("created topic", "topic", t.name, "partitions", c.NumPartitions, "replication", c.ReplicationFactor)
 	case !errors.Is(err, kafkago.TopicAlreadyExists):
-		return fmt.Errorf("cannot create it: %w", Plain(err))
+		return fmt.Errorf("cannot create it: %w", advised(Plain(err), createAdvice()))
 	}
 	signal(p.refresh)
 	return nil
+}
+
+// requestTopic asks a broker to create a topic.
+func (p *Publisher) requestTopic(controller string, c kafkago.TopicConfig) error {
+	ctx, cancel := context.WithTimeout(p.ctx, requestTimeout)
+	defer cancel()
+	request := &kafkago.CreateTopicsRequest{Addr: kafkago.TCP(controller), Topics: []kafkago.TopicConfig{c}}
+	resp, err := p.client.CreateTopics(ctx, request)
+	if err != nil {
+		return err
+	}
+	return resp.Errors[c.Topic]
 }
 
 // HostPort returns the address of a broker; "" if it has none.

@@ -173,6 +173,15 @@ func checkRights(c *publishers.Checks, allowed int32) {
 		"allow Read on it; deploy/kafka/acls.sh does")
 }
 
+// schemaValidation returns the settings of Confluent and Redpanda with which a broker refuses records without the id of
+// a registered schema.
+func schemaValidation() []string {
+	return []string{
+		"confluent.key.schema.validation", "confluent.value.schema.validation",
+		"redpanda.key.schema.id.validation", "redpanda.value.schema.id.validation",
+	}
+}
+
 // checkSettings checks the settings that can cost events. Dead letters may be compacted: each has a key of its own.
 func (x *checker) checkSettings(c *publishers.Checks, topic string, s settings) {
 	c.Fail(strings.Contains(s["cleanup.policy"], "compact") && topic != topicName(x.cfg.Prefix, bridge.Deadletters),
@@ -180,6 +189,16 @@ func (x *checker) checkSettings(c *publishers.Checks, topic string, s settings) 
 		"set cleanup.policy=delete on it")
 	c.Warn(s["unclean.leader.election.enable"] == "true",
 		"may elect a leader that lacks acknowledged events (unclean.leader.election.enable)", "set it to false")
+	var validated []string
+	for _, name := range schemaValidation() {
+		if s[name] == "true" {
+			validated = append(validated, name)
+		}
+	}
+	c.Fail(validated != nil, fmt.Sprintf("refuses every event of postbridge, which has no schema id (%s)",
+		strings.Join(validated, ", ")), "set it to false on it")
+	c.Info(s["write.caching"] == "true", "acknowledges before its fsync (write.caching): "+
+		"a power failure of most of its brokers loses events", "set it to false on it")
 	c.MessageSize(s.number("max.message.bytes", math.MaxInt64), x.maxEvent, "its max.message.bytes")
 	const longest = math.MaxInt64 / int64(time.Millisecond)
 	c.Retention(time.Duration(min(s.number("retention.ms", -1), longest))*time.Millisecond, "retention.ms")

@@ -85,17 +85,33 @@ func TestCheckTopic(t *testing.T) {
 			topic(func(t *metadata.ResponseTopic) { t.Partitions[1].LeaderID = -1 }), fail,
 			"has no leader for 1 of its 2 partitions",
 		},
-		"unclean":     {set("unclean.leader.election.enable", "true"), warn, "unclean.leader.election.enable"},
-		"small":       {set("max.message.bytes", "65536"), warn, "raise its max.message.bytes"},
-		"short":       {set("retention.ms", "3600000"), warn, "keeps events for 1h"},
-		"bounded":     {set("retention.bytes", "1073741824"), info, "has 1GiB (retention.bytes)"},
-		"compacted":   {set("cleanup.policy", "compact,delete"), fail, "is compacted"},
-		"no write":    {rights(mayRead | mayDescribe), fail, "may not be written to"},
-		"no read":     {rights(mayWrite | mayDescribe), warn, "stored twice"},
-		"old cluster": {rights(-1 << 31), info, "does not show who may"},
-		"denied":      {code(kafkago.TopicAuthorizationFailed), fail, "cannot be used: [29] Topic Authorization Failed"},
-		"missing":     {code(kafkago.UnknownTopicOrPartition), info, "is missing: start 'postbridge serve'"},
-		"left out":    {func(m *metadata.Response, _ settings) { m.Topics = nil }, info, "is missing: start"},
+		"unclean":   {set("unclean.leader.election.enable", "true"), warn, "unclean.leader.election.enable"},
+		"small":     {set("max.message.bytes", "65536"), warn, "raise its max.message.bytes"},
+		"short":     {set("retention.ms", "3600000"), warn, "keeps events for 1h"},
+		"bounded":   {set("retention.bytes", "1073741824"), info, "has 1GiB (retention.bytes)"},
+		"compacted": {set("cleanup.policy", "compact,delete"), fail, "is compacted"},
+		"validated": {
+			set("confluent.value.schema.validation", "true"), fail,
+			"refuses every event of postbridge, which has no schema id (confluent.value.schema.validation): set it to false",
+		},
+		"validated key": {set("confluent.key.schema.validation", "true"), fail, "(confluent.key.schema.validation)"},
+		"validated by Redpanda": {
+			func(_ *metadata.Response, s settings) { // which shows both names
+				s["redpanda.value.schema.id.validation"], s["confluent.value.schema.validation"] = "true", "true"
+			}, fail, "(confluent.value.schema.validation, redpanda.value.schema.id.validation)",
+		},
+		"validated by Redpanda, key": {
+			set("redpanda.key.schema.id.validation", "true"), fail, "(redpanda.key.schema.id.validation)",
+		},
+		"not validated": {set("redpanda.value.schema.id.validation", "false"), ok, ""},
+		"write caching": {set("write.caching", "true"), info, "acknowledges before its fsync (write.caching)"},
+		"no caching":    {set("write.caching", "false"), ok, ""},
+		"no write":      {rights(mayRead | mayDescribe), fail, "may not be written to"},
+		"no read":       {rights(mayWrite | mayDescribe), warn, "stored twice"},
+		"old cluster":   {rights(-1 << 31), info, "does not show who may"},
+		"denied":        {code(kafkago.TopicAuthorizationFailed), fail, "cannot be used: [29] Topic Authorization Failed"},
+		"missing":       {code(kafkago.UnknownTopicOrPartition), info, "is missing: start 'postbridge serve'"},
+		"left out":      {func(m *metadata.Response, _ settings) { m.Topics = nil }, info, "is missing: start"},
 	} {
 		m, s := good()
 		c.change(m, s)

@@ -635,7 +635,7 @@ func TestEveryRecordInvalid(t *testing.T) {
 	fault := bus.cluster.Fault(produceFault(orders, kerr.InvalidRecord, -1))
 	all := ordersOnly(publishertest.Events(21, 300, 40))
 	r.Publish(all...)
-	waitCause(r, "publishing to orders: partition 0: ", "Invalid Record")
+	waitCause(r, "publishing to orders: partition 0: ", "Invalid Record", "turn off schema validation")
 	const most = 3
 	wantDone(t, r, most, all)
 	fault.Remove()

@@ -58,7 +58,7 @@
 //
 // The Kafka user needs, on the topics orders, rejects and deadletters: Write; Describe; Read, for recovery scans and
 // checkpoints; Create, or the same on the cluster, if they do not exist yet; and DescribeConfigs, for Check to read the
-// topics' settings.
+// topics' settings. Before Kafka 2.8 it also needs IdempotentWrite on the cluster.
 package kafka
 
 import (

@@ -15,21 +15,25 @@ import (
 	"github.com/segmentio/kafka-go/sasl/scram"
 )
 
-// login logs in with the password as it is now. kafka-go's own login has no deadline and does not return the session
-// lifetime.
+// login logs in with the password or token as it is now. kafka-go's own login has no deadline and does not return the
+// session lifetime.
 func (t *transport) login(ctx context.Context, c *connection) error {
-	password := t.cfg.Password()
-	mechanism, err := newMechanism(t.cfg.SASLMechanism, t.cfg.User, password)
+	current, with := t.cfg.Password, fmt.Sprintf("of user %q", t.cfg.User)
+	if t.cfg.SASLMechanism == mechanismOAuth {
+		current, with = t.cfg.OAuthToken, "with a token"
+	}
+	secret := current()
+	mechanism, err := newMechanism(t.cfg, secret)
 	if err == nil {
 		err = c.authenticate(ctx, mechanism)
 	}
 	if err == nil {
 		return nil
 	}
-	if password != "" && strings.Contains(err.Error(), password) {
-		err = errors.New("the broker's message holds the password")
+	if secret != "" && strings.Contains(err.Error(), secret) {
+		err = errors.New("the broker's message holds the password or token")
 	}
-	return c.failed(ctx, fmt.Sprintf("login of user %q (%s)", t.cfg.User, t.cfg.SASLMechanism), err)
+	return c.failed(ctx, fmt.Sprintf("login %s (%s)", with, t.cfg.SASLMechanism), err)
 }
 
 // authenticate exchanges messages until the mechanism is satisfied: the broker has to prove itself, too.
@@ -59,14 +63,16 @@ func (c *connection) authenticate(ctx context.Context, mechanism sasl.Mechanism)
 	return err
 }
 
-func newMechanism(name, user, password string) (mechanism sasl.Mechanism, err error) {
-	switch name {
+func newMechanism(cfg Config, secret string) (mechanism sasl.Mechanism, err error) {
+	switch cfg.SASLMechanism {
 	case mechanismScram256:
-		mechanism, err = scram.Mechanism(scram.SHA256, user, password)
+		mechanism, err = scram.Mechanism(scram.SHA256, cfg.User, secret)
 	case mechanismScram512:
-		mechanism, err = scram.Mechanism(scram.SHA512, user, password)
+		mechanism, err = scram.Mechanism(scram.SHA512, cfg.User, secret)
+	case mechanismOAuth:
+		return oauthBearer{secret, cfg.OAuthExtensions}, nil
 	default:
-		return saslplain.Mechanism{Username: user, Password: password}, nil
+		return saslplain.Mechanism{Username: cfg.User, Password: secret}, nil
 	}
 	if err != nil { // its text shows the character
 		err = errors.New("a character is not allowed in the user or the password")

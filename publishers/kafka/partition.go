@@ -153,7 +153,8 @@ type partitionWriter struct {
 func newPartitionWriter(t *topic, partition int) *partitionWriter {
 	return &partitionWriter{
 		p: t.p, topic: t, partition: partition, wake: make(chan struct{}, 1), state: stateStarting,
-		limit: batchRecords, pace: bridge.RetryForever(firstRetry), index: newIndex(), encoder: newEncoder(),
+		limit: batchRecords, pace: bridge.RetryForever(firstRetry), index: newIndex(),
+		encoder: newEncoder(t.p.cfg.Compression),
 	}
 }
 
@@ -298,7 +299,7 @@ func (w *partitionWriter) block(err error) {
 	w.p.mu.Lock()
 	defer w.p.mu.Unlock()
 	if w.p.up || fromBroker(err) {
-		w.topic.failing.Block(w, fmt.Errorf("partition %d: %w", w.partition, err))
+		w.topic.failing.Block(w, fmt.Errorf("partition %d: %w", w.partition, advised(err, produceAdvice())))
 	}
 }
 

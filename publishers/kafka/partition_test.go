@@ -95,7 +95,7 @@ func TestNext(t *testing.T) {
 func TestNextReaches(t *testing.T) {
 	t.Parallel()
 	table, states := writerTable(t)
-	reached := map[writerState]bool{newPartitionWriter(&topic{}, 0).state: true}
+	reached := map[writerState]bool{newPartitionWriter(&topic{p: new(Publisher)}, 0).state: true}
 	left := map[writerState]bool{stateEnded: true}
 	for range states {
 		for from, to := range table {

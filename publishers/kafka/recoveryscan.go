@@ -59,7 +59,7 @@ func (w *partitionWriter) register(ctx context.Context, leader string) (writerEv
 		err = resp.Error // with an id of -1, for which brokers do not check sequence numbers
 	}
 	if err != nil {
-		return eventFailed, fmt.Errorf("cannot get a producer id: %w", Plain(err))
+		return eventFailed, fmt.Errorf("cannot get a producer id: %w", advised(Plain(err), registerAdvice()))
 	}
 	w.at.producer = producer{int64(resp.Producer.ProducerID), int16(resp.Producer.ProducerEpoch)}
 	w.at.next, w.mismatched = 0, time.Time{}

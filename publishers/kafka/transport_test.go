@@ -573,3 +573,29 @@ func TestNewClient(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// Quotas of Kafka are by client id, and so are the zones of WarpStream.
+func TestClientID(t *testing.T) {
+	t.Parallel()
+	for id, want := range map[string]string{"": "postbridge", "edge-1,ws_az=ap-south-1a": "edge-1,ws_az=ap-south-1a"} {
+		seen := make(chan string, 10)
+		s := startRaw(t, func(conn net.Conn) {
+			for {
+				version, correlation, client, req, err := protocol.ReadRequest(conn)
+				if err != nil {
+					return
+				}
+				seen <- client
+				if protocol.WriteResponse(conn, version, correlation, usual(req)) != nil {
+					return
+				}
+			}
+		})
+		mustAsk(t, openTransport(t, Config{ClientID: id}), s.addr)
+		for range 2 { // ApiVersions, Metadata
+			if got := <-seen; got != want {
+				t.Errorf("%q, want %q", got, want)
+			}
+		}
+	}
+}

@@ -12,7 +12,7 @@ import (
 
 	natsgo "github.com/nats-io/nats.go"
 
-	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/publishers"
 	"github.com/postbridge/postbridge/publishers/tlsfiles"
 )
 
@@ -33,7 +33,7 @@ type Config struct {
 	// TLS files in PEM, read at each dial; a change renews the connection. CertFile and KeyFile require each other.
 	TLSCAFile, TLSCertFile, TLSKeyFile string
 
-	// Prefix, if not empty, makes subjects <prefix>.orders.… and streams <PREFIX>_ORDERS.
+	// Prefix, if not empty, makes subjects <prefix>.orders.… and streams <PREFIX>_ORDERS, with _ for each dot in it.
 	Prefix string
 
 	// CreateStreams creates missing streams, with the limits below. Zero MaxAge or MaxBytes means no limit.
@@ -47,9 +47,8 @@ type Config struct {
 
 // Validate returns the first error of the configuration: one line with the setting and the remedy, without secrets.
 func (c *Config) Validate() error {
-	if c.Prefix != "" && bridge.EscapeToken(c.Prefix) != c.Prefix {
-		return fmt.Errorf("POSTBRIDGE_PREFIX: %q cannot be part of a subject; "+
-			"use letters, digits, _ and -, at most 64 of them", c.Prefix)
+	if err := publishers.CheckPrefix(c.Prefix); err != nil {
+		return err
 	}
 	logins := []setting{
 		{"POSTBRIDGE_NATS_CREDS_FILE", c.CredsFile != ""},

@@ -13,7 +13,7 @@ func TestConfigErrors(t *testing.T) {
 		config Config
 		want   string
 	}{
-		"prefix":                {Config{URL: "nats://host", Prefix: "a.b"}, "POSTBRIDGE_PREFIX: "},
+		"prefix":                {Config{URL: "nats://host", Prefix: "a..b"}, "POSTBRIDGE_PREFIX: "},
 		"no URL":                {Config{}, "POSTBRIDGE_NATS_URL: "},
 		"scheme":                {Config{URL: "http://host"}, "POSTBRIDGE_NATS_URL: "},
 		"scheme with a secret":  {Config{URL: "http://user:" + secret + "@host"}, "POSTBRIDGE_NATS_URL: "},
@@ -41,7 +41,7 @@ func TestConfigErrors(t *testing.T) {
 }
 
 func TestConfigHosts(t *testing.T) {
-	c := Config{URL: "nats://edge:hunter2@one:4222, tls://two,three", Prefix: "desk-1"}
+	c := Config{URL: "nats://edge:hunter2@one:4222, tls://two,three", Prefix: "de.desk-1"}
 	if err := c.Validate(); err != nil || c.hosts() != "one:4222,two,three" {
 		t.Errorf("hosts %q, %v", c.hosts(), err)
 	}

@@ -57,18 +57,25 @@ type condition = publishers.Condition[*eventCopy]
 func newDestination(name bridge.Destination, prefix, tokens string) *destination {
 	d := &destination{
 		name:          name,
-		stream:        strings.ToUpper(string(name)),
+		stream:        StreamName(prefix, name),
 		checkRequests: make(chan struct{}, 1),
 		failing:       condition{Name: "publish " + string(name)},
 		denied:        condition{Name: "permission " + string(name)},
 	}
 	if prefix != "" {
 		d.prefix = prefix + "."
-		d.stream = strings.ToUpper(prefix) + "_" + d.stream
 	}
 	d.subjects = d.prefix + string(name) + ".>"
 	d.needed = d.prefix + string(name) + "." + tokens
 	return d
+}
+
+// StreamName returns the name of a destination's stream, which cannot have dots.
+func StreamName(prefix string, dest bridge.Destination) string {
+	if prefix != "" {
+		prefix += "_"
+	}
+	return strings.ToUpper(strings.ReplaceAll(prefix, ".", "_") + string(dest))
 }
 
 // newDestinations returns the destinations orders, rejects and deadletters.

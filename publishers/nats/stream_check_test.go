@@ -20,6 +20,10 @@ func TestDestinationNames(t *testing.T) {
 		d.prefix != "desk1." {
 		t.Errorf("with prefix: %+v", d)
 	}
+	d = newDestination(bridge.Orders, "de.ace.events", "*.*.*")
+	if d.stream != "DE_ACE_EVENTS_ORDERS" || d.subjects != "de.ace.events.orders.>" || d.prefix != "de.ace.events." {
+		t.Errorf("with a prefix with dots: %+v", d)
+	}
 }
 
 func TestMisfit(t *testing.T) {

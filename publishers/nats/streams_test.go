@@ -22,18 +22,18 @@ func TestStreamsCreated(t *testing.T) {
 	n := startServer(t, nil)
 	js := n.admin(t)
 	e := openEdge(t, nats.Config{
-		URL: n.url(), Prefix: "desk1", CreateStreams: true, Replicas: 1, MaxAge: time.Hour, MaxBytes: 1 << 20,
+		URL: n.url(), Prefix: "de.desk1", CreateStreams: true, Replicas: 1, MaxAge: time.Hour, MaxBytes: 1 << 20,
 	})
 	dead := order(1).AsDeadletter()
 	rejected := order(2)
 	rejected.Status = event.StatusRejected
 	e.publish(dead, rejected)
-	wantStored(t, js, "DESK1_DEADLETTERS", 1)
-	wantStored(t, js, "DESK1_ORDERS", 2)
-	wantStored(t, js, "DESK1_REJECTS", 2)
+	wantStored(t, js, "DE_DESK1_DEADLETTERS", 1)
+	wantStored(t, js, "DE_DESK1_ORDERS", 2)
+	wantStored(t, js, "DE_DESK1_REJECTS", 2)
 
-	c := streamConfig(t, js, "DESK1_ORDERS")
-	if !slices.Equal(c.Subjects, []string{"desk1.orders.>"}) || c.Storage != jetstream.FileStorage ||
+	c := streamConfig(t, js, "DE_DESK1_ORDERS")
+	if !slices.Equal(c.Subjects, []string{"de.desk1.orders.>"}) || c.Storage != jetstream.FileStorage ||
 		c.Retention != jetstream.LimitsPolicy || c.Discard != jetstream.DiscardNew || !c.AllowDirect ||
 		c.Duplicates != 2*time.Minute || c.Replicas != 1 || c.MaxAge != time.Hour || c.MaxBytes != 1<<20 {
 		t.Errorf("created as %+v", c)

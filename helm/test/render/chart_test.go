@@ -712,8 +712,12 @@ func TestEnvironment(t *testing.T) {
 	for name := range known {
 		// A secret is set by value or by file.
 		base := strings.TrimSuffix(name, "_FILE")
-		// The address of a broker's API is for a proxy: extraEnv sets it.
-		if inChart[base] == "" && inChart[base+"_FILE"] == "" && !strings.HasSuffix(name, "_API_URL") {
+		// extraEnv sets the address of a broker's API, which is for a proxy, and what only some Kafka services need.
+		byExtraEnv := strings.HasSuffix(name, "_API_URL") || slices.Contains([]string{
+			"POSTBRIDGE_KAFKA_CLIENT_ID", "POSTBRIDGE_KAFKA_COMPRESSION", "POSTBRIDGE_KAFKA_OAUTH_TOKEN_FILE",
+			"POSTBRIDGE_KAFKA_OAUTH_EXTENSIONS",
+		}, name)
+		if inChart[base] == "" && inChart[base+"_FILE"] == "" && !byExtraEnv {
 			t.Errorf("the chart cannot set %s", name)
 		}
 	}
