@@ -39,7 +39,7 @@ Usage: postbridge reconcile [flags]
   --market-hours=false   with --every also outside 08:45 to 23:55 IST on weekdays
   --admin ADDRESS        with --every serve /livez, /readyz, /metrics (default 127.0.0.1:9091)
 
-The accounts and their access tokens are in POSTBRIDGE_KITE_ACCESS_TOKENS_FILE and those of the other
+The accounts and their access tokens are in POSTBRIDGE_KITE_ACCESS_TOKENS_FILE and the like of other
 brokers, which are read again when they change: see cmd/postbridge/README.md. The buses are those of
 serve. Exit code: 0 if every order book was read, 2 for a bad configuration, 1 for any other end.
 
