@@ -111,6 +111,7 @@ func (c *config) natsConfig(credentials *credentials) nats.Config {
 		TLSCAFile:     c.NATSTLSCAFile,
 		TLSCertFile:   c.NATSTLSCertFile,
 		TLSKeyFile:    c.NATSTLSKeyFile,
+		Domain:        c.NATSDomain,
 		Prefix:        c.Prefix,
 		CreateStreams: c.NATSCreateStreams,
 		Replicas:      c.NATSReplicas,

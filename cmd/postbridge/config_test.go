@@ -153,14 +153,20 @@ func TestConfigErrors(t *testing.T) {
 			"POSTBRIDGE_PREFIX: \"desk.1\" cannot be part of a subject; use letters, digits, _ and -, at most 64 of " +
 				"them"},
 		{kite + "NATS_TOKEN=s3cret",
-			"POSTBRIDGE_NATS_TOKEN is set, but the embedded server has neither login nor TLS; unset it, or set " +
+			"POSTBRIDGE_NATS_TOKEN is set, but the embedded server has no login, TLS or domain; unset it, or set " +
 				"POSTBRIDGE_NATS_URL"},
 		{kite + "NATS_PASSWORD_FILE=/s",
-			"POSTBRIDGE_NATS_PASSWORD is set, but the embedded server has neither login nor TLS; unset it, or set " +
+			"POSTBRIDGE_NATS_PASSWORD is set, but the embedded server has no login, TLS or domain; unset it, or set " +
 				"POSTBRIDGE_NATS_URL"},
 		{kite + "NATS_TLS_CA_FILE=ca",
-			"POSTBRIDGE_NATS_TLS_CA_FILE is set, but the embedded server has neither login nor TLS; unset it, or " +
+			"POSTBRIDGE_NATS_TLS_CA_FILE is set, but the embedded server has no login, TLS or domain; unset it, or " +
 				"set POSTBRIDGE_NATS_URL"},
+		{kite + "NATS_DOMAIN=hub",
+			"POSTBRIDGE_NATS_DOMAIN is set, but the embedded server has no login, TLS or domain; unset it, or set " +
+				"POSTBRIDGE_NATS_URL"},
+		{kite + "NATS_URL=bus NATS_DOMAIN=$JS.hub.API",
+			"POSTBRIDGE_NATS_DOMAIN: \"$JS.hub.API\" is not a JetStream domain; write what the jetstream block of its " +
+				"servers has as domain, without dots"},
 		{kite + "NATS_URL=bus NATS_USER=u",
 			"POSTBRIDGE_NATS_USER: is set without a password; set POSTBRIDGE_NATS_PASSWORD, too"},
 		{kite + "NATS_URL=bus NATS_PASSWORD=s3cret",

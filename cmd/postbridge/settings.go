@@ -136,6 +136,8 @@ type config struct {
 	NATSTLSCertFile string `env:"NATS_TLS_CERT_FILE"`
 	// Its key, PEM.
 	NATSTLSKeyFile string `env:"NATS_TLS_KEY_FILE"`
+	// The JetStream domain that has the streams, behind a leaf node; without it that of the server.
+	NATSDomain string `env:"NATS_DOMAIN"`
 	// Whether to create missing streams; an existing one is never changed.
 	NATSCreateStreams bool `env:"NATS_CREATE_STREAMS" envDefault:"true"`
 	// Replicas of a created stream, 1 to 5.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	natsgo "github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/postbridge/postbridge/bridge"
 	"github.com/postbridge/postbridge/publishers/tlsfiles"
@@ -33,6 +34,8 @@ type Config struct {
 	// TLS files in PEM, read at each dial; a change renews the connection. CertFile and KeyFile require each other.
 	TLSCAFile, TLSCertFile, TLSKeyFile string
 
+	// Domain, if not empty, is the JetStream domain that has the streams: leaf nodes connect domains.
+	Domain string
 	// Prefix, if not empty, makes subjects <prefix>.orders.… and streams <PREFIX>_ORDERS.
 	Prefix string
 
@@ -51,6 +54,10 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("POSTBRIDGE_PREFIX: %q cannot be part of a subject; "+
 			"use letters, digits, _ and -, at most 64 of them", c.Prefix)
 	}
+	if strings.ContainsAny(c.Domain, " \t\r\n\f.*>") {
+		return fmt.Errorf("POSTBRIDGE_NATS_DOMAIN: %q is not a JetStream domain; "+
+			"write what the jetstream block of its servers has as domain, without dots", c.Domain)
+	}
 	logins := []setting{
 		{"POSTBRIDGE_NATS_CREDS_FILE", c.CredsFile != ""},
 		{"POSTBRIDGE_NATS_USER", c.User != ""},
@@ -62,9 +69,10 @@ func (c *Config) Validate() error {
 			setting{"POSTBRIDGE_NATS_TLS_CA_FILE", c.TLSCAFile != ""},
 			setting{"POSTBRIDGE_NATS_TLS_CERT_FILE", c.TLSCertFile != ""},
 			setting{"POSTBRIDGE_NATS_TLS_KEY_FILE", c.TLSKeyFile != ""},
+			setting{"POSTBRIDGE_NATS_DOMAIN", c.Domain != ""},
 		))
 		if remote != nil {
-			return fmt.Errorf("%s is set, but the embedded server has neither login nor TLS; "+
+			return fmt.Errorf("%s is set, but the embedded server has no login, TLS or domain; "+
 				"unset it, or set POSTBRIDGE_NATS_URL", remote[0])
 		}
 		return nil
@@ -136,6 +144,35 @@ func (c *Config) hosts() string {
 		hosts = append(hosts, u.Host)
 	}
 	return strings.Join(hosts, ",")
+}
+
+// places returns the address of each server, with the domain if there is one: the places that checkpoints belong to.
+func (c *Config) places() []string {
+	all := strings.Split(c.hosts(), ",")
+	if c.Domain != "" {
+		for i := range all {
+			all[i] += "/" + c.Domain
+		}
+	}
+	return all
+}
+
+// api returns the first tokens of the subjects of the JetStream API, with their dot.
+func (c *Config) api() string {
+	if c.Domain == "" {
+		return jetstream.DefaultAPIPrefix
+	}
+	return "$JS." + c.Domain + ".API."
+}
+
+// NewJetStream returns the JetStream that has the streams of a valid configuration, over a connection to its bus.
+func NewJetStream(
+	conn *natsgo.Conn, c Config, options ...jetstream.JetStreamOpt,
+) (jetstream.JetStream, error) {
+	if c.Domain == "" {
+		return jetstream.New(conn, options...)
+	}
+	return jetstream.NewWithDomain(conn, c.Domain, options...)
 }
 
 // ConnectOptions returns the login and TLS options of a valid configuration, for another client of the same bus.

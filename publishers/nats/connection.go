@@ -134,7 +134,7 @@ func (p *Publisher) up(conn *natsgo.Conn) {
 	for _, d := range p.destinations {
 		d.ready, d.refused = false, true // it may be another server's stream, or changed
 		d.verified, d.sample = false, nil
-		d.lookupDenied = false
+		d.lookupDenied, d.foreign = false, false
 		lookups, end := context.WithCancel(p.session.ctx)
 		d.lookups, d.endLookups = lookups, end
 		d.checked = p.checkpoints.NewStream(d.stream, func(k publishers.Checkpoint) (publishers.Presence, error) {
@@ -145,7 +145,7 @@ func (p *Publisher) up(conn *natsgo.Conn) {
 }
 
 func (p *Publisher) newJetStream(conn *natsgo.Conn) jetstream.JetStream {
-	js, _ := jetstream.New(conn, // fails only with an invalid option
+	js, _ := NewJetStream(conn, p.cfg, // fails only with an invalid option
 		jetstream.WithDefaultTimeout(ackTimeout),
 		jetstream.WithPublishAsyncTimeout(ackTimeout), // else it waits for a lost acknowledgement forever
 		// The library blocks the sender at its limit; maxInFlight is reached first.

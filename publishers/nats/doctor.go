@@ -50,7 +50,7 @@ func Check(ctx context.Context, cfg Config, maxEvent int64) []publishers.CheckRe
 		return bus.Results
 	}
 	x.checkServer(bus)
-	destinations := newDestinations(cfg.Prefix)
+	destinations := newDestinations(&cfg)
 	ofStreams := make([][]publishers.CheckResult, len(destinations))
 	var checks sync.WaitGroup
 	for i, d := range destinations {
@@ -73,7 +73,7 @@ func (x *checker) connect(ctx context.Context) (failed error) {
 		conn, err := natsgo.Connect(server.String(), options...)
 		if err == nil {
 			x.conn = conn
-			x.js, err = jetstream.New(conn)
+			x.js, err = NewJetStream(conn, x.cfg)
 			return err
 		}
 		// A refused login is the most useful of several errors.
@@ -136,15 +136,18 @@ func (x *checker) stream(ctx context.Context, d *destination) []publishers.Check
 		missing := errors.Is(err, jetstream.ErrStreamNotFound)
 		c.Info(missing && x.cfg.CreateStreams, "is missing", "start 'postbridge serve', which creates it")
 		c.Fail(missing && !x.cfg.CreateStreams, "is missing", d.createRemedy())
-		c.Fail(!missing, "cannot be looked up: "+lookupError(err).Error(), "allow $JS.API.STREAM.INFO."+d.stream+
+		c.Fail(!missing, "cannot be looked up: "+x.cfg.lookupError(err).Error(), "allow "+d.api+"STREAM.INFO."+d.stream+
 			" and subscribing to _INBOX.>, or see the server's log: a stream needs a majority of its replicas")
 		return c.Results
 	}
-	x.checkSettings(c, d, s.CachedInfo())
+	info := s.CachedInfo()
+	x.checkSettings(c, d, info)
 	if d.name != bridge.Deadletters { // no dead letter is looked up
 		checkRead(ctx, c, d, s)
 	}
-	c.OK(fmt.Sprintf("stores events in files (replicas: %d)", s.CachedInfo().Config.Replicas))
+	c.Info(info.Domain != "" && x.cfg.Domain == "", "is in JetStream domain "+info.Domain+", that of the server",
+		"set POSTBRIDGE_NATS_DOMAIN if it belongs in another one")
+	c.OK(fmt.Sprintf("stores events in files (replicas: %d)", info.Config.Replicas))
 	return c.Results
 }
 
