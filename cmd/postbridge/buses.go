@@ -107,10 +107,13 @@ func (c *config) natsConfig(credentials *credentials) nats.Config {
 	n := nats.Config{
 		URL:           c.NATSURL,
 		CredsFile:     c.NATSCredsFile,
+		NKeyFile:      c.NATSNKeyFile,
 		User:          c.NATSUser,
 		TLSCAFile:     c.NATSTLSCAFile,
 		TLSCertFile:   c.NATSTLSCertFile,
 		TLSKeyFile:    c.NATSTLSKeyFile,
+		TLSFirst:      c.NATSTLSFirst,
+		InboxPrefix:   c.NATSInboxPrefix,
 		Domain:        c.NATSDomain,
 		Prefix:        c.Prefix,
 		CreateStreams: c.NATSCreateStreams,

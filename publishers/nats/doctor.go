@@ -26,6 +26,9 @@ const checkTimeout = 2 * time.Second
 // goodReplicas is how many replicas a stream needs to lose a server without a loss of events or an outage.
 const goodReplicas = 3
 
+// The oldest nats-server that gets fixes: the last two minor versions do.
+const oldestMajor, oldestMinor = 2, 14
+
 // checker checks one JetStream over a connection of its own.
 type checker struct {
 	cfg      Config
@@ -87,10 +90,10 @@ func (x *checker) connect(ctx context.Context) (failed error) {
 func (x *checker) unreachable(bus *publishers.Checks, err error) {
 	refused, embedded := authError(err), x.cfg.Embedded != nil
 	bus.Fail(refused, "refuses the login: "+err.Error(), "check POSTBRIDGE_NATS_USER and POSTBRIDGE_NATS_PASSWORD, "+
-		"POSTBRIDGE_NATS_TOKEN or POSTBRIDGE_NATS_CREDS_FILE")
+		"POSTBRIDGE_NATS_TOKEN, POSTBRIDGE_NATS_CREDS_FILE or POSTBRIDGE_NATS_NKEY_FILE")
 	bus.Warn(!refused && embedded, "does not run, so it is not checked",
 		"start 'postbridge serve' and run the doctor beside it")
-	bus.Fail(!refused && !embedded, "cannot be reached: "+lasting(err).Error(),
+	bus.Fail(!refused && !embedded, "cannot be reached: "+x.cfg.connectError(err).Error(),
 		"start it, or check POSTBRIDGE_NATS_URL, the network and POSTBRIDGE_NATS_TLS_CA_FILE, "+
 			"POSTBRIDGE_NATS_TLS_CERT_FILE and POSTBRIDGE_NATS_TLS_KEY_FILE")
 }
@@ -109,6 +112,9 @@ func (x *checker) checkServer(bus *publishers.Checks) {
 	bus.Info(x.cfg.Embedded == nil, "acknowledges before its fsync unless sync_interval is always, which a client "+
 		"cannot see: a loss of power may cost acknowledged events",
 		"set sync_interval: always in its jetstream block, or have replicas that do not lose power together")
+	version := x.conn.ConnectedServerVersion()
+	bus.Warn(outdated(version), "runs nats-server "+version+", which gets no more fixes", fmt.Sprintf(
+		"upgrade it to %d.%d or later", oldestMajor, oldestMinor))
 	var user struct {
 		Data struct {
 			Permissions struct{ Publish publishRights }
@@ -119,9 +125,17 @@ func (x *checker) checkServer(bus *publishers.Checks) {
 		err = json.Unmarshal(m.Data, &user)
 	}
 	bus.Info(err != nil, fmt.Sprintf("does not show the permissions of the user: %v", err),
-		"allow publishing to $SYS.REQ.USER.INFO and subscribing to _INBOX.>, or try --probe")
+		"allow publishing to $SYS.REQ.USER.INFO and subscribing to "+x.cfg.answers()+", or try --probe")
 	x.rights = user.Data.Permissions.Publish
 	bus.OK("can be reached")
+}
+
+// outdated reports whether a version of nats-server is older than the oldest that gets fixes. One that is not a version
+// is not.
+func outdated(version string) bool {
+	var major, minor int
+	_, err := fmt.Sscanf(version, "%d.%d", &major, &minor)
+	return err == nil && (major < oldestMajor || major == oldestMajor && minor < oldestMinor)
 }
 
 // stream checks one of our streams.
@@ -136,8 +150,12 @@ func (x *checker) stream(ctx context.Context, d *destination) []publishers.Check
 		missing := errors.Is(err, jetstream.ErrStreamNotFound)
 		c.Info(missing && x.cfg.CreateStreams, "is missing", "start 'postbridge serve', which creates it")
 		c.Fail(missing && !x.cfg.CreateStreams, "is missing", d.createRemedy())
-		c.Fail(!missing, "cannot be looked up: "+x.cfg.lookupError(err).Error(), "allow "+d.api+"STREAM.INFO."+d.stream+
-			" and subscribing to _INBOX.>, or see the server's log: a stream needs a majority of its replicas")
+		remedy := "allow " + d.api + "STREAM.INFO." + d.stream + " and subscribing to " + x.cfg.answers() +
+			", or see the server's log: a stream needs a majority of its replicas"
+		if noJetStream(err) {
+			err, remedy = errNoJetStream, x.cfg.jetStreamRemedy()
+		}
+		c.Fail(!missing, "cannot be looked up: "+advised(err).Error(), remedy)
 		return c.Results
 	}
 	info := s.CachedInfo()

@@ -63,7 +63,7 @@ func TestLeafWithoutJetStream(t *testing.T) {
 	cfg.Domain = "elsewhere"
 	wrong := openEdge(t, cfg)
 	wrong.offer(order(1))
-	wrong.waitCause("stream ORDERS", `domain "elsewhere" does not answer; check POSTBRIDGE_NATS_DOMAIN`)
+	wrong.waitCause("stream ORDERS", "JetStream does not answer: check that POSTBRIDGE_NATS_DOMAIN=elsewhere")
 	wrong.Close()
 
 	cfg.Domain = "hub"

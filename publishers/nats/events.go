@@ -40,7 +40,7 @@ func OpenEvents(ctx context.Context, cfg Config, spool string) (*Events, error) 
 		natsgo.ErrorHandler(func(*natsgo.Conn, *natsgo.Subscription, error) {})) // which would print
 	conn, err := natsgo.Connect(cfg.URL, options...)
 	if err != nil {
-		return nil, fmt.Errorf("cannot connect to NATS: %w", err)
+		return nil, fmt.Errorf("cannot connect to NATS: %w", cfg.connectError(err))
 	}
 	e := &Events{
 		conn: conn, spool: spool,

@@ -57,7 +57,8 @@ func (p *Publisher) failDenied(err error) (lookup *destination) {
 	subject, ok := quotedAfter(text, `Publish to "`)
 	if !ok {
 		if _, ok = quotedAfter(text, `Subscription to "`); ok {
-			p.inbox = fmt.Errorf("answers cannot arrive: %w", err)
+			p.inbox = fmt.Errorf("answers cannot arrive: %w: allow subscribing to %s, "+
+				"or set POSTBRIDGE_NATS_INBOX_PREFIX", err, p.cfg.answers())
 			p.report("permission inbox", p.inbox)
 		}
 		return nil

@@ -223,18 +223,28 @@ func (d *destination) createRemedy() string {
 	return "create it with subjects " + d.subjects + ", or set POSTBRIDGE_NATS_CREATE_STREAMS=true"
 }
 
-// lookupError explains why a stream cannot be looked up.
-func (c *Config) lookupError(err error) error {
-	switch {
-	case !errors.Is(err, natsgo.ErrNoResponders) && !errors.Is(err, jetstream.ErrJetStreamNotEnabled):
-		return advised(err)
-	case c.Domain != "":
-		return fmt.Errorf("JetStream of domain %q does not answer; check POSTBRIDGE_NATS_DOMAIN, its servers, "+
-			"and the link of the leaf node", c.Domain)
-	default:
-		return errors.New("JetStream does not answer; enable it on the server, and for the account; " +
-			"on a leaf node, set POSTBRIDGE_NATS_DOMAIN to the domain of the hub")
+var errNoJetStream = errors.New("JetStream does not answer")
+
+// noJetStream reports whether err means that no JetStream answers.
+func noJetStream(err error) bool {
+	return errors.Is(err, natsgo.ErrNoResponders) || errors.Is(err, jetstream.ErrJetStreamNotEnabled)
+}
+
+// jetStreamRemedy returns the remedy if no JetStream answers.
+func (c *Config) jetStreamRemedy() string {
+	if c.Domain != "" {
+		return fmt.Sprintf("check that POSTBRIDGE_NATS_DOMAIN=%s is right, and that its servers "+
+			"and the link of the leaf node are up", c.Domain)
 	}
+	return "enable it on the server and for the account; on a leaf node, set POSTBRIDGE_NATS_DOMAIN to the hub's domain"
+}
+
+// lookupError returns why a stream cannot be looked up, with the remedy.
+func (c *Config) lookupError(err error) error {
+	if noJetStream(err) {
+		return fmt.Errorf("%w: %s", errNoJetStream, c.jetStreamRemedy())
+	}
+	return advised(err)
 }
 
 // streamConfig returns the configuration of a stream that we create. The server's default for Duplicates is
