@@ -41,6 +41,7 @@ func (c *config) checkFiles() error {
 	}
 	for _, f := range []struct{ name, path string }{
 		{"NATS_CREDS_FILE", c.NATSCredsFile},
+		{"NATS_NKEY_FILE", c.NATSNKeyFile},
 		{"NATS_TLS_CA_FILE", c.NATSTLSCAFile},
 		{"NATS_TLS_CERT_FILE", c.NATSTLSCertFile},
 		{"NATS_TLS_KEY_FILE", c.NATSTLSKeyFile},

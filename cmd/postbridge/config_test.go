@@ -156,14 +156,20 @@ func TestConfigErrors(t *testing.T) {
 			"POSTBRIDGE_PREFIX: \"desk.1.\" cannot begin a subject or topic; use letters, digits, _ and -, with dots " +
 				"between them, at most 64 characters"},
 		{kite + "NATS_TOKEN=s3cret",
-			"POSTBRIDGE_NATS_TOKEN is set, but the embedded server has neither login nor TLS; unset it, or set " +
-				"POSTBRIDGE_NATS_URL"},
+			"POSTBRIDGE_NATS_TOKEN is set, but the embedded server has no login, permissions, TLS or domain; " +
+				"unset it, or set POSTBRIDGE_NATS_URL"},
 		{kite + "NATS_PASSWORD_FILE=/s",
-			"POSTBRIDGE_NATS_PASSWORD is set, but the embedded server has neither login nor TLS; unset it, or set " +
-				"POSTBRIDGE_NATS_URL"},
+			"POSTBRIDGE_NATS_PASSWORD is set, but the embedded server has no login, permissions, TLS or domain; " +
+				"unset it, or set POSTBRIDGE_NATS_URL"},
 		{kite + "NATS_TLS_CA_FILE=ca",
-			"POSTBRIDGE_NATS_TLS_CA_FILE is set, but the embedded server has neither login nor TLS; unset it, or " +
-				"set POSTBRIDGE_NATS_URL"},
+			"POSTBRIDGE_NATS_TLS_CA_FILE is set, but the embedded server has no login, permissions, TLS or domain; " +
+				"unset it, or set POSTBRIDGE_NATS_URL"},
+		{kite + "NATS_DOMAIN=hub",
+			"POSTBRIDGE_NATS_DOMAIN is set, but the embedded server has no login, permissions, TLS or domain; " +
+				"unset it, or set POSTBRIDGE_NATS_URL"},
+		{kite + "NATS_URL=bus NATS_DOMAIN=$JS.hub.API",
+			"POSTBRIDGE_NATS_DOMAIN: \"$JS.hub.API\" is not a JetStream domain; write what the jetstream block of " +
+				"its servers has as domain, without dots"},
 		{kite + "NATS_URL=bus NATS_USER=u",
 			"POSTBRIDGE_NATS_USER: is set without a password; set POSTBRIDGE_NATS_PASSWORD, too"},
 		{kite + "NATS_URL=bus NATS_PASSWORD=s3cret",
@@ -176,6 +182,13 @@ func TestConfigErrors(t *testing.T) {
 				"unset the other"},
 		{kite + "NATS_URL=bus:4222 NATS_CREDS_FILE=/no/such",
 			"POSTBRIDGE_NATS_CREDS_FILE: stat /no/such: no such file or directory; name a file that can be read"},
+		{kite + "NATS_URL=bus:4222 NATS_NKEY_FILE=/no/such",
+			"POSTBRIDGE_NATS_NKEY_FILE: stat /no/such: no such file or directory; name a file that can be read"},
+		{kite + "NATS_URL=wss://bus NATS_TLS_FIRST=true",
+			"POSTBRIDGE_NATS_TLS_FIRST: is set, but a WebSocket has TLS by wss://; unset it"},
+		{kite + "NATS_URL=bus NATS_INBOX_PREFIX=_INBOX.>",
+			"POSTBRIDGE_NATS_INBOX_PREFIX: \"_INBOX.>\" cannot begin a subject; write it like _INBOX_edge, without " +
+				"wildcards and dot at its end"},
 		{kite + "NATS_URL=bus NATS_TLS_CERT_FILE=c",
 			"POSTBRIDGE_NATS_TLS_CERT_FILE: is set without its key; set POSTBRIDGE_NATS_TLS_KEY_FILE, too"},
 		{kite + "NATS_URL=bus NATS_TLS_KEY_FILE=k",

@@ -87,7 +87,7 @@ func TestDoctorRoutes(t *testing.T) {
 
 func TestDoctorSecrets(t *testing.T) {
 	readable := write(t, "open", "token-token-token")
-	private := write(t, "private", "1=s")
+	private, seed := write(t, "private", "1=s"), write(t, "seed", "SU")
 	closed := t.TempDir()
 	hidden := filepath.Join(closed, "open", "hidden")
 	if err := os.Mkdir(filepath.Dir(hidden), 0o755); err != nil {
@@ -98,6 +98,8 @@ func TestDoctorSecrets(t *testing.T) {
 	chmod(t, hidden, 0o644)
 	letIn(t, filepath.Dir(readable))
 	chmod(t, closed, 0o700)
+	wantSaid(t, newDoctor(t, "NATS_URL=nats://bus NATS_NKEY_FILE="+seed+" DHAN_TOKENS_FILE="+readable).secrets(),
+		"ok secrets "+seed)
 	results := newDoctor(t, "NATS_URL=nats://bus NATS_USER=edge DHAN_TOKENS_FILE="+readable+
 		" KITE_SECRETS_FILE="+private+" NATS_PASSWORD_FILE="+hidden).secrets()
 	wantSaid(t, results, "warn secrets "+readable, "may be read by every user", "chmod 600")

@@ -45,7 +45,7 @@ func checkTokens(route *publishers.Checks, setting string, tokens []string) {
 // secrets checks that other users cannot read the files with secrets.
 func (d *doctor) secrets() (all []publishers.CheckResult) {
 	c := d.config
-	paths := []string{c.NATSCredsFile, c.NATSTLSKeyFile, c.KafkaTLSKeyFile}
+	paths := []string{c.NATSCredsFile, c.NATSNKeyFile, c.NATSTLSKeyFile, c.KafkaTLSKeyFile}
 	for _, source := range slices.Concat(c.httpSecrets(), c.brokerSecrets(), c.accessSecrets(), c.busSecrets()) {
 		paths = append(paths, cmp.Or(source.keyPath, source.path)) // a certificate beside its key is public
 	}

@@ -85,7 +85,7 @@ func (f *natsFollower) follow(ctx context.Context, address string, bus nats.Conf
 		return err
 	}
 	defer nc.Close()
-	js, err := jetstream.New(nc)
+	js, err := nats.NewJetStream(nc, bus)
 	if err != nil {
 		return err
 	}

@@ -121,6 +121,8 @@ type config struct {
 	NATSListen string `env:"NATS_LISTEN" envDefault:"127.0.0.1:4222"`
 	// A NATS credentials file (JWT and seed).
 	NATSCredsFile string `env:"NATS_CREDS_FILE"`
+	// A file with the seed of an NKey.
+	NATSNKeyFile string `env:"NATS_NKEY_FILE"`
 	// A NATS user.
 	NATSUser string `env:"NATS_USER"`
 	// Its password.
@@ -137,6 +139,12 @@ type config struct {
 	NATSTLSCertFile string `env:"NATS_TLS_CERT_FILE"`
 	// Its key, PEM.
 	NATSTLSKeyFile string `env:"NATS_TLS_KEY_FILE"`
+	// Whether the TLS handshake comes first, for servers with `handshake_first: true`.
+	NATSTLSFirst bool `env:"NATS_TLS_FIRST" envDefault:"false"`
+	// What the subjects of answers begin with; without it `_INBOX`.
+	NATSInboxPrefix string `env:"NATS_INBOX_PREFIX"`
+	// The JetStream domain that has the streams, behind a leaf node; without it that of the server.
+	NATSDomain string `env:"NATS_DOMAIN"`
 	// Whether to create missing streams; an existing one is never changed.
 	NATSCreateStreams bool `env:"NATS_CREATE_STREAMS" envDefault:"true"`
 	// Replicas of a created stream, 1 to 5.

@@ -5,12 +5,14 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -366,5 +368,47 @@ func TestHumanLine(t *testing.T) {
 		if got := string(humanLine([]byte(test.event), ist)); got != test.want+"\n" {
 			t.Errorf("%q\nwant %q", got, test.want)
 		}
+	}
+}
+
+// TestTailDomain: behind a leaf node without JetStream, the stream is looked up in the domain that is set.
+func TestTailDomain(t *testing.T) {
+	start := func(o *server.Options) *server.Server {
+		o.Host, o.Port, o.StoreDir, o.NoSigs, o.NoLog = "127.0.0.1", server.RANDOM_PORT, t.TempDir(), true, true
+		s, err := server.NewServer(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Start()
+		t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
+		if !s.ReadyForConnections(20 * time.Second) {
+			t.Fatal("the NATS server does not become ready")
+		}
+		return s
+	}
+	hub := &server.Options{
+		JetStream: true, JetStreamDomain: "hub",
+		LeafNode: server.LeafNodeOpts{Host: "127.0.0.1", Port: server.RANDOM_PORT},
+	}
+	conn, err := nats.Connect(start(hub).ClientURL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(conn.Close)
+	js, err := jetstream.New(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bus{js: js}
+	b.addStream(t, "", "orders")
+	b.add(t, "", bridge.Orders, bridge.Delivery{ID: "of-hub", Broker: "kite", UserID: "AB1", OrderID: "7"})
+	link := &url.URL{Scheme: "nats-leaf", Host: fmt.Sprint("127.0.0.1:", hub.LeafNode.Port)}
+	leaf := start(&server.Options{
+		LeafNode: server.LeafNodeOpts{Remotes: []*server.RemoteLeafOpts{{URLs: []*url.URL{link}}}},
+	})
+	got := runWith(t, environ("NATS_DOMAIN=hub NATS_URL="+leaf.ClientURL()),
+		"tail", "--from", "start", "--count", "1", "--timeout", "20s")
+	if got.code != 0 || !strings.Contains(got.stdout, "of-hub") {
+		t.Errorf("%+v", got)
 	}
 }

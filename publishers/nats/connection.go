@@ -2,6 +2,7 @@ package nats
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -48,7 +49,8 @@ func (p *Publisher) stayConnected() {
 	}
 }
 
-// supervise reports handshake errors of a connection, and renews it when needed, until it is closed.
+// supervise reports handshake errors of a connection, and renews it when needed, until it is closed, or is down and
+// needs another NKey.
 func (p *Publisher) supervise(conn *natsgo.Conn, closed <-chan struct{}) {
 	poll := time.NewTicker(pollInterval)
 	defer poll.Stop()
@@ -65,6 +67,9 @@ func (p *Publisher) supervise(conn *natsgo.Conn, closed <-chan struct{}) {
 			// No callback gets a failed handshake (TLS, credentials).
 			if err := conn.LastError(); err != nil && !errors.Is(err, natsgo.ErrPermissionViolation) {
 				p.stillDown(err)
+			}
+			if p.cfg.nkeyChanged(conn) {
+				return
 			}
 		}
 		if p.certificates != nil && p.certificates.Changed() {
@@ -134,7 +139,7 @@ func (p *Publisher) up(conn *natsgo.Conn) {
 	for _, d := range p.destinations {
 		d.ready, d.refused = false, true // it may be another server's stream, or changed
 		d.verified, d.sample = false, nil
-		d.lookupDenied = false
+		d.lookupDenied, d.foreign = false, false
 		lookups, end := context.WithCancel(p.session.ctx)
 		d.lookups, d.endLookups = lookups, end
 		d.checked = p.checkpoints.NewStream(d.stream, func(k publishers.Checkpoint) (publishers.Presence, error) {
@@ -145,7 +150,7 @@ func (p *Publisher) up(conn *natsgo.Conn) {
 }
 
 func (p *Publisher) newJetStream(conn *natsgo.Conn) jetstream.JetStream {
-	js, _ := jetstream.New(conn, // fails only with an invalid option
+	js, _ := NewJetStream(conn, p.cfg, // fails only with an invalid option
 		jetstream.WithDefaultTimeout(ackTimeout),
 		jetstream.WithPublishAsyncTimeout(ackTimeout), // else it waits for a lost acknowledgement forever
 		// The library blocks the sender at its limit; maxInFlight is reached first.
@@ -177,7 +182,7 @@ func (p *Publisher) stillDown(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.session.ctx.Err() != nil && p.ctx.Err() == nil {
-		err = fmt.Errorf("bus at %s: %w", p.hosts, lasting(err))
+		err = fmt.Errorf("bus at %s: %w", p.hosts, p.cfg.connectError(err))
 		if p.server == nil { // an embedded one needs no settings
 			err = publishers.WithRemedy(err, connectionRemedy(err))
 		}
@@ -185,13 +190,22 @@ func (p *Publisher) stillDown(err error) {
 	}
 }
 
-// lasting returns err without the local port, which changes with each attempt.
-func lasting(err error) error {
-	var op *net.OpError
-	if errors.As(err, &op) {
+// connectError returns err with the remedy if TLSFirst is wrong, and without the local port, which changes with each
+// attempt.
+func (c *Config) connectError(err error) error {
+	op, ok := errors.AsType[*net.OpError](err)
+	_, noTLS := errors.AsType[tls.RecordHeaderError](err)
+	switch {
+	case noTLS && c.TLSFirst:
+		return fmt.Errorf("%w: the server may be one without handshake_first; unset POSTBRIDGE_NATS_TLS_FIRST", err)
+	case !ok:
+		return err
+	case op.Op == "read" && op.Timeout() && !c.TLSFirst:
+		return fmt.Errorf("%s: %w: if the server has handshake_first, set POSTBRIDGE_NATS_TLS_FIRST=true",
+			op.Op, op.Err)
+	default:
 		return fmt.Errorf("%s: %w", op.Op, op.Err)
 	}
-	return err
 }
 
 // asyncError handles an error that belongs to no call.

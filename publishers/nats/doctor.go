@@ -26,6 +26,9 @@ const checkTimeout = 2 * time.Second
 // goodReplicas is how many replicas a stream needs to lose a server without a loss of events or an outage.
 const goodReplicas = 3
 
+// The oldest nats-server that gets fixes: the last two minor versions do.
+const oldestMajor, oldestMinor = 2, 14
+
 // checker checks one JetStream over a connection of its own.
 type checker struct {
 	cfg      Config
@@ -50,7 +53,7 @@ func Check(ctx context.Context, cfg Config, maxEvent int64) []publishers.CheckRe
 		return bus.Results
 	}
 	x.checkServer(bus)
-	destinations := newDestinations(cfg.Prefix)
+	destinations := newDestinations(&cfg)
 	ofStreams := make([][]publishers.CheckResult, len(destinations))
 	var checks sync.WaitGroup
 	for i, d := range destinations {
@@ -73,7 +76,7 @@ func (x *checker) connect(ctx context.Context) (failed error) {
 		conn, err := natsgo.Connect(server.String(), options...)
 		if err == nil {
 			x.conn = conn
-			x.js, err = jetstream.New(conn)
+			x.js, err = NewJetStream(conn, x.cfg)
 			return err
 		}
 		// A refused login is the most useful of several errors.
@@ -89,7 +92,7 @@ func (x *checker) unreachable(bus *publishers.Checks, err error) {
 	bus.Fail(refused, "refuses the login: "+err.Error(), connectionRemedy(err))
 	bus.Warn(!refused && embedded, "does not run, so it is not checked",
 		"start 'postbridge serve' and run the doctor beside it")
-	bus.Fail(!refused && !embedded, "cannot be reached: "+lasting(err).Error(), connectionRemedy(err))
+	bus.Fail(!refused && !embedded, "cannot be reached: "+x.cfg.connectError(err).Error(), connectionRemedy(err))
 }
 
 // publishRights holds the subjects that a user may and may not publish to. An empty Allow allows all.
@@ -106,6 +109,9 @@ func (x *checker) checkServer(bus *publishers.Checks) {
 	bus.Info(x.cfg.Embedded == nil, "acknowledges before its fsync unless sync_interval is always, which a client "+
 		"cannot see: a loss of power may cost acknowledged events",
 		"set sync_interval: always in its jetstream block, or have replicas that do not lose power together")
+	version := x.conn.ConnectedServerVersion()
+	bus.Warn(outdated(version), "runs nats-server "+version+", which gets no more fixes", fmt.Sprintf(
+		"upgrade it to %d.%d or later", oldestMajor, oldestMinor))
 	var user struct {
 		Data struct {
 			Permissions struct{ Publish publishRights }
@@ -116,9 +122,17 @@ func (x *checker) checkServer(bus *publishers.Checks) {
 		err = json.Unmarshal(m.Data, &user)
 	}
 	bus.Info(err != nil, fmt.Sprintf("does not show the permissions of the user: %v", err),
-		"allow publishing to $SYS.REQ.USER.INFO and subscribing to _INBOX.>, or try --probe")
+		"allow publishing to $SYS.REQ.USER.INFO and subscribing to "+x.cfg.answers()+", or try --probe")
 	x.rights = user.Data.Permissions.Publish
 	bus.OK("can be reached")
+}
+
+// outdated reports whether a version of nats-server is older than the oldest that gets fixes. One that is not a version
+// is not.
+func outdated(version string) bool {
+	var major, minor int
+	_, err := fmt.Sscanf(version, "%d.%d", &major, &minor)
+	return err == nil && (major < oldestMajor || major == oldestMajor && minor < oldestMinor)
 }
 
 // stream checks one of our streams.
@@ -133,14 +147,21 @@ func (x *checker) stream(ctx context.Context, d *destination) []publishers.Check
 		missing := errors.Is(err, jetstream.ErrStreamNotFound)
 		c.Info(missing && x.cfg.CreateStreams, "is missing", "start 'postbridge serve', which creates it")
 		c.Fail(missing && !x.cfg.CreateStreams, "is missing", d.createRemedy())
-		c.Fail(!missing, "cannot be looked up: "+lookupError(err).Error(), d.lookupRemedy())
+		remedy := d.lookupRemedy(x.cfg.answers())
+		if noJetStream(err) {
+			err, remedy = errNoJetStream, x.cfg.jetStreamRemedy()
+		}
+		c.Fail(!missing, "cannot be looked up: "+advised(err).Error(), remedy)
 		return c.Results
 	}
-	x.checkSettings(c, d, s.CachedInfo())
+	info := s.CachedInfo()
+	x.checkSettings(c, d, info)
 	if d.name != bridge.Deadletters { // no dead letter is looked up
 		checkRead(ctx, c, d, s)
 	}
-	c.OK(fmt.Sprintf("stores events in files (replicas: %d)", s.CachedInfo().Config.Replicas))
+	c.Info(info.Domain != "" && x.cfg.Domain == "", "is in JetStream domain "+info.Domain+", that of the server",
+		"set POSTBRIDGE_NATS_DOMAIN if it belongs in another one")
+	c.OK(fmt.Sprintf("stores events in files (replicas: %d)", info.Config.Replicas))
 	return c.Results
 }
 

@@ -2,6 +2,17 @@ package nats
 
 import "testing"
 
+func TestOutdated(t *testing.T) {
+	for version, want := range map[string]bool{
+		"2.9.25": true, "2.10.29": true, "2.12.4": true,
+		"2.14.0": false, "2.14.0-RC.1": false, "2.15.2": false, "3.0.1": false, "": false, "dev": false,
+	} {
+		if got := outdated(version); got != want {
+			t.Errorf("%q: %t", version, got)
+		}
+	}
+}
+
 func TestMayPublish(t *testing.T) {
 	for _, c := range []struct {
 		allow, deny []string

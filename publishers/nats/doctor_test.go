@@ -182,7 +182,7 @@ func TestCheckUnreachable(t *testing.T) {
 		},
 		{
 			nats.Config{URL: plain.url()}, publishers.Fail,
-			[]string{"stream ORDERS cannot be looked up", "JetStream does not answer; is it enabled"},
+			[]string{"stream ORDERS cannot be looked up", "JetStream does not answer: enable it on the server"},
 		},
 		{
 			nats.Config{URL: nobody, Embedded: new(nats.EmbeddedConfig)}, publishers.Warn,

@@ -40,23 +40,23 @@ func OpenEvents(ctx context.Context, cfg Config, spool string) (*Events, error) 
 		natsgo.ErrorHandler(func(*natsgo.Conn, *natsgo.Subscription, error) {})) // which would print
 	conn, err := natsgo.Connect(cfg.URL, options...)
 	if err != nil {
-		return nil, fmt.Errorf("cannot connect to NATS: %w", err)
+		return nil, fmt.Errorf("cannot connect to NATS: %w", cfg.connectError(err))
 	}
 	e := &Events{
 		conn: conn, spool: spool,
 		dests: make(map[bridge.Destination]*destination), streams: make(map[bridge.Destination]jetstream.Stream),
 	}
-	if e.js, err = jetstream.New(conn); err != nil {
+	if e.js, err = NewJetStream(conn, cfg); err != nil {
 		conn.Close()
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	for _, d := range newDestinations(cfg.Prefix) {
+	for _, d := range newDestinations(&cfg) {
 		e.dests[d.name] = d
 		if e.streams[d.name], err = e.js.Stream(ctx, d.stream); err != nil {
 			conn.Close()
-			return nil, fmt.Errorf("cannot look up stream %s: %w", d.stream, err)
+			return nil, fmt.Errorf("cannot look up stream %s: %w", d.stream, cfg.lookupError(err))
 		}
 		if err := keepsADay(e.streams[d.name].CachedInfo().Config); err != nil && d.name != bridge.Deadletters {
 			conn.Close()
@@ -126,7 +126,7 @@ func (e *Events) publish(ctx context.Context, dest *destination, d *bridge.Deliv
 	if dest.name != bridge.Deadletters {
 		options = append(options, jetstream.WithExpectLastSequencePerSubject(revision))
 	}
-	_, err := e.js.PublishMsg(ctx, m, options...)
+	ack, err := e.js.PublishMsg(ctx, m, options...)
 	refused, _ := errors.AsType[*jetstream.APIError](err)
 	switch {
 	case refused != nil && (refused.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence ||
@@ -136,6 +136,10 @@ func (e *Events) publish(ctx context.Context, dest *destination, d *bridge.Deliv
 		return fmt.Errorf("%w: stream %s: %w", bridge.ErrRejected, dest.stream, err)
 	case err != nil:
 		return fmt.Errorf("cannot publish to stream %s: %w", dest.stream, err)
+	}
+	if domain := e.streams[dest.name].CachedInfo().Domain; ack.Domain != domain {
+		return fmt.Errorf("cannot tell whether stream %s has stored an event: %w", dest.stream,
+			foreignError(ack.Domain, dest))
 	}
 	return nil
 }

@@ -73,11 +73,19 @@ func openEdge(t *testing.T, cfg nats.Config) *edge {
 // openEdgeReporting is openEdge with another Report.
 func openEdgeReporting(t *testing.T, cfg nats.Config, report func(e *edge, cause string, err error)) *edge {
 	t.Helper()
+	return openEdgeWith(t, cfg, nil, report)
+}
+
+// openEdgeWith is openEdge with the state of a run before, and another Report.
+func openEdgeWith(
+	t *testing.T, cfg nats.Config, state []byte, report func(e *edge, cause string, err error),
+) *edge {
+	t.Helper()
 	e := &edge{t: t, causes: make(map[string]error), log: new(logBuffer)}
 	p, err := nats.Open(cfg, bridge.Opening{
 		Report: func(cause string, err error) { report(e, cause, err) }, Spool: "0badcafe",
-		SaveState: func() error { return nil },
-		Rewound:   func(uint64, error) { e.rewound.Add(1) },
+		State: state, SaveState: func() error { return nil },
+		Rewound: func(uint64, error) { e.rewound.Add(1) },
 	}, slog.New(slog.NewTextHandler(e.log, nil)))
 	if err != nil {
 		t.Fatal(err)

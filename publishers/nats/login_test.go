@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nkeys"
 
+	"github.com/postbridge/postbridge/publishers"
 	"github.com/postbridge/postbridge/publishers/nats"
 )
 
@@ -113,11 +114,7 @@ func TestCredentials(t *testing.T) {
 	e := openEdge(t, nats.Config{URL: n.url(), CredsFile: file, CreateStreams: true})
 	held := e.offer(order(1))
 	e.waitCause("connection", "edge.creds")
-	seed, err := user.Seed()
-	if err != nil {
-		t.Fatal(err)
-	}
-	creds, err := jwt.FormatUserConfig(encode(t, jwt.NewUserClaims(public(t, user)), account), seed)
+	creds, err := jwt.FormatUserConfig(encode(t, jwt.NewUserClaims(public(t, user)), account), seed(t, user))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,6 +125,82 @@ func TestCredentials(t *testing.T) {
 		t.Error(err)
 	}
 	e.waitNoCauses()
+}
+
+// TestNKey: a seed file that is missing or broken is an outage.
+func TestNKey(t *testing.T) {
+	t.Parallel()
+	key := newKey(t, nkeys.CreateUser)
+	n := startServer(t, func(o *server.Options) { o.Nkeys = []*server.NkeyUser{{Nkey: public(t, key)}} })
+	file := filepath.Join(t.TempDir(), "edge.nk")
+	cfg := nats.Config{URL: n.url(), NKeyFile: file, CreateStreams: true}
+	e := openEdge(t, cfg)
+	held := e.offer(order(1))
+	e.waitCause("connection", "POSTBRIDGE_NATS_NKEY_FILE: nats: open "+file)
+	replace(t, file, []byte("not a seed"))
+	e.waitCause("connection", "POSTBRIDGE_NATS_NKEY_FILE: ")
+	replace(t, file, seed(t, key))
+	if err := e.wait(held); err != nil {
+		t.Error(err)
+	}
+	e.waitNoCauses()
+	wantResult(t, checkBus(t, cfg), publishers.OK, "can be reached")
+	replace(t, file, seed(t, newKey(t, nkeys.CreateUser)))
+	wantResult(t, checkBus(t, cfg), publishers.Fail, "refuses the login", "POSTBRIDGE_NATS_NKEY_FILE")
+}
+
+// TestNKeyRotated: a new key takes effect once the server wants it.
+func TestNKeyRotated(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for the next look at the file")
+	}
+	t.Parallel()
+	one, two := newKey(t, nkeys.CreateUser), newKey(t, nkeys.CreateUser)
+	n := startServer(t, func(o *server.Options) { o.Nkeys = []*server.NkeyUser{{Nkey: public(t, one)}} })
+	file := filepath.Join(t.TempDir(), "edge.nk")
+	replace(t, file, seed(t, one))
+	e := openEdge(t, nats.Config{URL: n.url(), NKeyFile: file, CreateStreams: true})
+	e.publish(order(1))
+	n.stop()
+	n.options.Nkeys = []*server.NkeyUser{{Nkey: public(t, two)}}
+	n.start(t)
+	e.waitCause("connection", "Authorization")
+	replace(t, file, seed(t, two))
+	e.publish(order(2))
+	e.waitNoCauses()
+	if text := e.log.String(); strings.Contains(text, string(seed(t, one))) {
+		t.Errorf("tells the seed: %s", text)
+	}
+}
+
+// TestInboxPrefix: a user who may subscribe to answers under a prefix of its own only.
+func TestInboxPrefix(t *testing.T) {
+	t.Parallel()
+	user := &server.User{Username: "edge", Permissions: &server.Permissions{
+		Subscribe: &server.SubjectPermission{Allow: []string{"_INBOX_edge.>"}},
+	}}
+	n := startServer(t, func(o *server.Options) { o.Users = []*server.User{user} })
+	cfg := nats.Config{URL: n.url(), User: "edge", Password: noPassword, CreateStreams: true}
+	without := openEdge(t, cfg)
+	without.offer(order(1))
+	without.waitCause("permission inbox", "allow subscribing to _INBOX.>, or set POSTBRIDGE_NATS_INBOX_PREFIX")
+	without.Close()
+	cfg.InboxPrefix = "_INBOX_edge"
+	e := openEdge(t, cfg)
+	e.publish(old(1, 2)...) // are looked up
+	e.waitNoCauses()
+	results := checkBus(t, cfg)
+	wantWorst(t, results, publishers.Info, "has 1 of the 3 replicas")
+	wantResult(t, results, publishers.OK, "can be reached")
+}
+
+func seed(t *testing.T, k nkeys.KeyPair) []byte {
+	t.Helper()
+	s, err := k.Seed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
 }
 
 func newKey(t *testing.T, create func() (nkeys.KeyPair, error)) nkeys.KeyPair {

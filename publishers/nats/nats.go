@@ -34,6 +34,8 @@
 //	$JS.API.STREAM.MSG.GET.<stream>   instead of these two, if the stream has no allow_direct
 //	$SYS.REQ.USER.INFO                for Check to see what the user may publish to
 //
+// With Config.Domain, $JS.API is $JS.<domain>.API on servers outside the domain.
+//
 // Locks: mu is not held in calls of nats.go, which holds a lock of its own while it dials and in some callbacks. Nor
 // is it held while logging or calling done, which may block.
 package nats
@@ -138,7 +140,7 @@ func Open(cfg Config, o bridge.Opening, log *slog.Logger) (*Publisher, error) {
 	}
 	p.loadState(o.State)
 	p.destinations = make(map[bridge.Destination]*destination)
-	for _, d := range newDestinations(cfg.Prefix) {
+	for _, d := range newDestinations(&cfg) {
 		p.destinations[d.name] = d
 	}
 	p.certificates = cfg.certificates(func(err error) {

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	natsgo "github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/postbridge/postbridge/bridge"
 	"github.com/postbridge/postbridge/publishers"
@@ -46,8 +47,8 @@ func (p *Publisher) denied(err error) {
 
 // readRemedy returns the remedy if lookups in the stream are denied.
 func (d *destination) readRemedy() string {
-	return fmt.Sprintf("allow publishing to $JS.API.DIRECT.GET.%s and $JS.API.DIRECT.GET.%[1]s.>, "+
-		"or to $JS.API.STREAM.MSG.GET.%[1]s if the stream does not allow direct access", d.stream)
+	return fmt.Sprintf("allow publishing to %sDIRECT.GET.%s and %[1]sDIRECT.GET.%[2]s.>, "+
+		"or to %[1]sSTREAM.MSG.GET.%[2]s if the stream does not allow direct access", d.api, d.stream)
 }
 
 // failDenied fails the operation that a permission violation denies. It returns the destination if that is a lookup in
@@ -59,16 +60,19 @@ func (p *Publisher) failDenied(err error) (lookup *destination) {
 	subject, ok := quotedAfter(text, `Publish to "`)
 	if !ok {
 		if _, ok = quotedAfter(text, `Subscription to "`); ok {
-			p.inbox = publishers.WithRemedy(fmt.Errorf("answers cannot arrive: %w", err), inboxRemedy)
+			p.inbox = publishers.WithRemedy(fmt.Errorf("answers cannot arrive: %w", err), p.cfg.inboxRemedy())
 			p.report("permission inbox", p.inbox)
 		}
 		return nil
 	}
+	// A server of the domain replaces the prefix before it checks the permission.
+	request, _ := strings.CutPrefix(subject, p.cfg.api())
+	request, _ = strings.CutPrefix(request, jetstream.DefaultAPIPrefix)
 	for _, d := range p.destinations {
 		if tokens, ok := strings.CutPrefix(subject, d.prefix+string(d.name)+"."); ok {
 			p.deniedCopies(d, tokens)
-		} else if strings.HasPrefix(subject, "$JS.API.DIRECT.GET."+d.stream) ||
-			subject == "$JS.API.STREAM.MSG.GET."+d.stream {
+		} else if strings.HasPrefix(request, "DIRECT.GET."+d.stream) ||
+			request == "STREAM.MSG.GET."+d.stream {
 			d.lookupDenied = true
 			d.endLookups()
 			lookup = d

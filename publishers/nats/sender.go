@@ -142,20 +142,25 @@ func (p *Publisher) wakeIdle() {
 
 // acked handles an acknowledgement. It runs on the library's reader goroutine and locks mu.
 func (p *Publisher) acked(_ jetstream.JetStream, m *natsgo.Msg, ack *jetstream.PubAck) {
-	p.resolve(m, func(c *eventCopy) {
-		d := c.entry.delivery
-		switch {
-		case ack.Duplicate && c.sent == 1 && !d.Redelivered:
-			// First publish of this event: the stream holds another with the same spool id and sequence.
-			p.finish(c, fmt.Errorf("%w: stream %s holds another event of the same spool and number, at %d: "+
-				"the data directory is an older copy, or another process has a copy of it",
-				bridge.ErrRejected, c.dest.stream, ack.Sequence))
-		case !c.dest.lookupDenied && (!c.dest.verified || ack.Duplicate || d.Redelivered):
-			p.startReadBack(c, ack)
-		default:
-			p.stored(c, ack)
-		}
-	})
+	p.resolve(m, func(c *eventCopy) { p.acknowledged(c, ack) })
+}
+
+// acknowledged handles an acknowledgement of the copy.
+func (p *Publisher) acknowledged(c *eventCopy, ack *jetstream.PubAck) {
+	d := c.entry.delivery
+	switch {
+	case ack.Domain != c.dest.domain:
+		p.publishOnceMore(c, ack.Domain)
+	case ack.Duplicate && c.sent == 1 && !d.Redelivered:
+		// First publish of this event: the stream holds another with the same spool id and sequence.
+		p.finish(c, fmt.Errorf("%w: stream %s holds another event of the same spool and number, at %d: "+
+			"the data directory is an older copy, or another process has a copy of it",
+			bridge.ErrRejected, c.dest.stream, ack.Sequence))
+	case !c.dest.lookupDenied && (!c.dest.verified || ack.Duplicate || d.Redelivered):
+		p.startReadBack(c, ack)
+	default:
+		p.stored(c, ack)
+	}
 }
 
 // stored finishes a copy that is stored under its subject, as far as could be verified.

@@ -29,6 +29,7 @@ type destination struct {
 	stream   string
 	subjects string // of a stream that we create: orders.>
 	needed   string // subjects that the stream must cover: orders.*.*.*
+	api      string // of the JetStream API's subjects, with its dot
 
 	checkRequests chan struct{} // capacity 1
 
@@ -44,6 +45,8 @@ type destination struct {
 	endLookups   context.CancelFunc
 	lookupDenied bool                    // no permission for lookups, on this connection
 	identity     string                  // of the stream
+	domain       string                  // of the stream; "" without one
+	foreign      bool                    // a stream of another domain acknowledged events, on this connection
 	cancelCheck  context.CancelCauseFunc // cancels the running check; nil if there is none
 	verified     bool                    // an event was read back under its subject, or cannot be read
 	sample       *eventCopy              // the only copy sent before; nil if there is none yet
@@ -79,12 +82,16 @@ func StreamName(prefix string, dest bridge.Destination) string {
 }
 
 // newDestinations returns the destinations orders, rejects and deadletters.
-func newDestinations(prefix string) []*destination {
-	return []*destination{
-		newDestination(bridge.Orders, prefix, "*.*.*"),
-		newDestination(bridge.Rejects, prefix, "*.*.*"),
-		newDestination(bridge.Deadletters, prefix, "*"),
+func newDestinations(c *Config) []*destination {
+	all := []*destination{
+		newDestination(bridge.Orders, c.Prefix, "*.*.*"),
+		newDestination(bridge.Rejects, c.Prefix, "*.*.*"),
+		newDestination(bridge.Deadletters, c.Prefix, "*"),
 	}
+	for _, d := range all {
+		d.api = c.api()
+	}
+	return all
 }
 
 // requestCheck makes watchStream check the stream soon.
@@ -156,7 +163,7 @@ func (p *Publisher) checkStream(d *destination) bool {
 	if err != nil {
 		d.ready, d.refused = false, true
 		if errors.Is(err, context.DeadlineExceeded) {
-			err = publishers.WithRemedy(err, d.lookupRemedy())
+			err = publishers.WithRemedy(err, d.lookupRemedy(p.cfg.answers()))
 		}
 		p.report("stream "+d.stream, p.noAnswer(err))
 		return false
@@ -164,7 +171,7 @@ func (p *Publisher) checkStream(d *destination) bool {
 	p.report("stream "+d.stream, nil)
 	p.inboxHeard()
 	info := stream.CachedInfo()
-	d.handle, d.identity, d.window = stream, identity(info), info.Config.Duplicates
+	d.handle, d.identity, d.domain, d.window = stream, identity(info), info.Domain, info.Config.Duplicates
 	p.resume(d)
 	return true
 }
@@ -189,19 +196,24 @@ func (p *Publisher) resume(d *destination) {
 func (p *Publisher) findStream(ctx context.Context, js jetstream.JetStream, d *destination) (jetstream.Stream, error) {
 	ctx, cancel := context.WithTimeout(ctx, ackTimeout)
 	defer cancel()
+	created := false
 	s, err := js.Stream(ctx, d.stream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		if !p.cfg.CreateStreams {
 			return nil, fmt.Errorf("stream %s is missing: %s", d.stream, d.createRemedy())
 		}
 		p.pause(d) // a recreated stream must be checked for lost events first
-		if s, err = js.CreateStream(ctx, p.streamConfig(d)); err != nil {
+		if _, err = js.CreateStream(ctx, p.streamConfig(d)); err != nil {
 			return nil, fmt.Errorf("cannot create stream %s: %w", d.stream, advised(err))
 		}
-		p.log.Info("created stream", "stream", d.stream, "subjects", d.subjects)
+		s, err = js.Stream(ctx, d.stream) // the answer to the creation lacks the domain
+		created = true
 	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot look up stream %s: %w", d.stream, lookupError(err))
+		return nil, fmt.Errorf("cannot look up stream %s: %w", d.stream, p.cfg.lookupError(err))
+	}
+	if created {
+		p.log.Info("created stream", "stream", d.stream, "subjects", d.subjects, "domain", s.CachedInfo().Domain)
 	}
 	config := &s.CachedInfo().Config
 	if err := d.misfit(config); err != nil {
@@ -221,10 +233,26 @@ func (d *destination) createRemedy() string {
 	return "create it with subjects " + d.subjects + ", or set POSTBRIDGE_NATS_CREATE_STREAMS=true"
 }
 
-// lookupError explains why a stream cannot be looked up.
-func lookupError(err error) error {
-	if errors.Is(err, natsgo.ErrNoResponders) || errors.Is(err, jetstream.ErrJetStreamNotEnabled) {
-		return errors.New("JetStream does not answer; is it enabled on the server, and for the account?")
+var errNoJetStream = errors.New("JetStream does not answer")
+
+// noJetStream reports whether err means that no JetStream answers.
+func noJetStream(err error) bool {
+	return errors.Is(err, natsgo.ErrNoResponders) || errors.Is(err, jetstream.ErrJetStreamNotEnabled)
+}
+
+// jetStreamRemedy returns the remedy if no JetStream answers.
+func (c *Config) jetStreamRemedy() string {
+	if c.Domain != "" {
+		return fmt.Sprintf("check that POSTBRIDGE_NATS_DOMAIN=%s is right, and that its servers "+
+			"and the link of the leaf node are up", c.Domain)
+	}
+	return "enable it on the server and for the account; on a leaf node, set POSTBRIDGE_NATS_DOMAIN to the hub's domain"
+}
+
+// lookupError returns why a stream cannot be looked up, with the remedy.
+func (c *Config) lookupError(err error) error {
+	if noJetStream(err) {
+		return fmt.Errorf("%w: %s", errNoJetStream, c.jetStreamRemedy())
 	}
 	return advised(err)
 }

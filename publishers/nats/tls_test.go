@@ -9,6 +9,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"math/big"
 	"net"
 	"os"
@@ -19,6 +20,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	natsgo "github.com/nats-io/nats.go"
 
+	"github.com/postbridge/postbridge/publishers"
 	"github.com/postbridge/postbridge/publishers/nats"
 )
 
@@ -196,6 +198,82 @@ func TestTLSUnknownAuthority(t *testing.T) {
 	e.waitCause("connection", "unknown authority")
 }
 
+// tlsFiles writes the files of a client of the authority into the configuration.
+func (a *authority) tlsFiles(cfg *nats.Config) {
+	a.t.Helper()
+	dir := a.t.TempDir()
+	cfg.TLSCAFile = filepath.Join(dir, "ca.pem")
+	cfg.TLSCertFile, cfg.TLSKeyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	cert, key := a.issue("edge")
+	replace(a.t, cfg.TLSCAFile, a.pem)
+	replace(a.t, cfg.TLSCertFile, cert)
+	replace(a.t, cfg.TLSKeyFile, key)
+}
+
+// TestTLSFirst: a server with handshake_first sends nothing before the handshake, and one without it no handshake. The
+// condition names the setting in both cases.
+func TestTLSFirst(t *testing.T) {
+	t.Parallel()
+	ca := newAuthority(t)
+	first := startServer(t, func(o *server.Options) {
+		ca.serverTLS(o)
+		o.TLSHandshakeFirst = true
+	})
+	cfg := nats.Config{URL: first.url(), CreateStreams: true}
+	ca.tlsFiles(&cfg)
+	wantResult(t, checkBus(t, cfg), publishers.Fail, "cannot be reached", "i/o timeout",
+		"handshake_first, set POSTBRIDGE_NATS_TLS_FIRST=true")
+	cfg.TLSFirst = true
+	openEdge(t, cfg).publish(order(1))
+	wantResult(t, checkBus(t, cfg), publishers.OK, "can be reached")
+
+	cfg.URL = startServer(t, ca.serverTLS).url()
+	openEdge(t, cfg).waitCause("connection", "without handshake_first; unset POSTBRIDGE_NATS_TLS_FIRST")
+}
+
+// TestTLSFirstForgotten: the publisher names the setting, too, when its dial timed out.
+func TestTLSFirstForgotten(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for a timeout")
+	}
+	t.Parallel()
+	ca := newAuthority(t)
+	n := startServer(t, func(o *server.Options) {
+		ca.serverTLS(o)
+		o.TLSHandshakeFirst = true
+	})
+	cfg := nats.Config{URL: n.url()}
+	ca.tlsFiles(&cfg)
+	openEdge(t, cfg).waitCause("connection", "set POSTBRIDGE_NATS_TLS_FIRST=true")
+}
+
+// TestWebSocket: over a WebSocket, with and without TLS.
+func TestWebSocket(t *testing.T) {
+	t.Parallel()
+	ca := newAuthority(t)
+	var tlsOptions server.Options
+	ca.serverTLS(&tlsOptions)
+	for scheme, config := range map[string]*tls.Config{"ws": nil, "wss": tlsOptions.TLSConfig} {
+		port := freePort(t)
+		n := startServer(t, func(o *server.Options) {
+			o.Websocket = server.WebsocketOpts{Host: "127.0.0.1", Port: port, TLSConfig: config, NoTLS: config == nil}
+		})
+		cfg := nats.Config{URL: fmt.Sprintf("%s://127.0.0.1:%d", scheme, port), CreateStreams: true}
+		if config != nil {
+			ca.tlsFiles(&cfg)
+		}
+		e := openEdge(t, cfg)
+		e.publish(order(1))
+		e.waitNoCauses()
+		wantStored(t, n.admin(t), "ORDERS", 1)
+		wantResult(t, checkBus(t, cfg), publishers.OK, "can be reached")
+		n.stop()
+		e.waitCause("connection", "127.0.0.1")
+		n.start(t)
+		e.publish(order(2))
+	}
+}
+
 // Another client gets in by the same configuration as the publisher.
 func TestConnectOptions(t *testing.T) {
 	t.Parallel()
@@ -204,18 +282,10 @@ func TestConnectOptions(t *testing.T) {
 		ca.serverTLS(o)
 		o.Username, o.Password = "edge", "secret"
 	})
-	dir := t.TempDir()
 	cfg := nats.Config{
 		URL: n.url(), User: "edge", Password: func() string { return "secret" }, CreateStreams: true,
-		TLSCAFile: filepath.Join(
-			dir,
-			"ca.pem",
-		), TLSCertFile: filepath.Join(dir, "cert.pem"), TLSKeyFile: filepath.Join(dir, "key.pem"),
 	}
-	cert, key := ca.issue("edge")
-	replace(t, cfg.TLSCAFile, ca.pem)
-	replace(t, cfg.TLSCertFile, cert)
-	replace(t, cfg.TLSKeyFile, key)
+	ca.tlsFiles(&cfg)
 	openEdge(t, cfg).publish(order(1))
 	nc, err := natsgo.Connect(cfg.URL, nats.ConnectOptions(cfg)...)
 	if err != nil {

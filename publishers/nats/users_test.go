@@ -19,8 +19,9 @@ import (
 	"github.com/postbridge/postbridge/publishers/nats"
 )
 
-// startWithUsers starts a server with the users of deploy/nats. The password of each is its name and "-secret".
-func startWithUsers(t *testing.T) *node {
+// startWithUsers starts a server with the users of deploy/nats and the feature flags. The password of each user is its
+// name and "-secret".
+func startWithUsers(t *testing.T, flags map[string]bool) *node {
 	t.Helper()
 	for _, user := range []string{"admin", "edge", "reconcile", "strategy", "risk"} {
 		t.Setenv(strings.ToUpper(user)+"_PASSWORD", user+"-secret")
@@ -29,7 +30,7 @@ func startWithUsers(t *testing.T) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return startServer(t, func(o *server.Options) { o.Users = written.Users })
+	return startServer(t, func(o *server.Options) { o.Users, o.FeatureFlags = written.Users, flags })
 }
 
 // configOf returns the configuration of a user of deploy/nats.
@@ -40,9 +41,17 @@ func (n *node) configOf(user string) nats.Config {
 	}
 }
 
-// TestUsers is that the users of deploy/nats can do their work, and nothing else.
+// TestUsers is that the users of deploy/nats can do their work, and nothing else, with both formats of the subjects of
+// acknowledgements.
 func TestUsers(t *testing.T) {
-	n := startWithUsers(t)
+	for _, v2 := range []bool{false, true} {
+		t.Run(fmt.Sprint(server.FeatureFlagJsAckFormatV2, "=", v2), func(t *testing.T) {
+			testUsers(t, startWithUsers(t, map[string]bool{server.FeatureFlagJsAckFormatV2: v2}))
+		})
+	}
+}
+
+func testUsers(t *testing.T, n *node) {
 	js := n.admin(t, natsgo.UserInfo("admin", "admin-secret"))
 
 	cfg := n.configOf("edge")
@@ -76,9 +85,9 @@ func TestUsers(t *testing.T) {
 		others...)
 	for user, c := range map[string]struct{ publish, subscribe []string }{
 		"edge": {append([]string{"$JS.API.CONSUMER.CREATE.ORDERS.edge.>"}, others...), []string{"orders.>", ">", "_INBOX_strategy.>"}},
-		"strategy": {append([]string{"$JS.API.CONSUMER.CREATE.REJECTS.strategy.rejects.>", "$JS.API.CONSUMER.MSG.NEXT.REJECTS.risk", "$JS.ACK.REJECTS.risk.1"},
+		"strategy": {append([]string{"$JS.API.CONSUMER.CREATE.REJECTS.strategy.rejects.>", "$JS.API.CONSUMER.MSG.NEXT.REJECTS.risk", "$JS.ACK.REJECTS.risk.1", "$JS.ACK.hub.hash.REJECTS.risk.1"},
 			consumers...), []string{"rejects.>", ">", "_INBOX.>", "_INBOX_risk.>"}},
-		"risk": {append([]string{"$JS.API.CONSUMER.CREATE.ORDERS.risk.orders.>", "$JS.API.CONSUMER.MSG.NEXT.ORDERS.strategy", "$JS.ACK.ORDERS.strategy.1"},
+		"risk": {append([]string{"$JS.API.CONSUMER.CREATE.ORDERS.risk.orders.>", "$JS.API.CONSUMER.MSG.NEXT.ORDERS.strategy", "$JS.ACK.ORDERS.strategy.1", "$JS.ACK.hub.hash.ORDERS.strategy.1"},
 			consumers...), []string{"orders.>", ">", "_INBOX.>", "_INBOX_strategy.>"}},
 	} {
 		wantDenied(t, n, user, c.publish, c.subscribe)
@@ -87,7 +96,7 @@ func TestUsers(t *testing.T) {
 
 // TestUserReconcile is that the user of 'postbridge reconcile' can read and publish events, and nothing else.
 func TestUserReconcile(t *testing.T) {
-	n := startWithUsers(t)
+	n := startWithUsers(t, nil)
 	log := new(violations)
 	n.server.SetLogger(log, false, false)
 	openEdge(t, n.configOf("edge")) // creates the streams
