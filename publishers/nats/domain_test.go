@@ -219,7 +219,7 @@ func TestDomainPermissions(t *testing.T) {
 	}
 	results := checkBus(t, nats.Config{URL: leaf.url(), User: "edge", Password: noPassword, Domain: "hub"})
 	wantResult(t, results, publishers.Warn, "stream ORDERS cannot be read", "$JS.hub.API.DIRECT.GET.ORDERS")
-	wantResult(t, results, publishers.Fail, "stream REJECTS", "allow $JS.hub.API.STREAM.INFO.REJECTS")
+	wantResult(t, results, publishers.Fail, "stream REJECTS", "allow publishing to $JS.hub.API.STREAM.INFO.REJECTS")
 }
 
 // TestImportedJetStream: an account that imports the JetStream of another one under the prefix of a domain uses it like
