@@ -165,8 +165,8 @@ page-test:
 
 # Tests the chart without running it: helm lint, and its manifests for all examples and many values, which a real API server
 # has to accept. Compares its README and schema with its values.
-helm-test: $(HELM) $(KUBE)
-	cd helm/test && HELM=$(CURDIR)/$(HELM) KUBE_TOOLS=$(CURDIR)/$(KUBE) go test -count=1 ./render
+helm-test: $(HELM) $(KUBE) $(PROMTOOL)
+	cd helm/test && HELM=$(CURDIR)/$(HELM) PROMTOOL=$(CURDIR)/$(PROMTOOL) KUBE_TOOLS=$(CURDIR)/$(KUBE) go test -count=1 ./render
 
 # Tests the chart running: installs, upgrades, scales and breaks it on a real control plane whose pods are local processes.
 # Needs Linux, and root for the namespaces.

@@ -55,7 +55,7 @@ func renderings(t *testing.T) (all []rendering) {
 		"monitoring": {"--set", "serviceMonitor.enabled=true,prometheusRule.enabled=true,dashboard.enabled=true"},
 		"labels": {"--set-json", `serviceMonitor={"enabled":true,"labels":{"release":"a"}}`, "--set-json",
 			`prometheusRule={"enabled":true,"labels":{"release":"a"},` +
-				`"runbook":"https://runbooks.example.com/postbridge"}`,
+				`"runbook":"https://runbooks.example.com/postbridge","tradingHours":"MCX","holidays":["2026-11-10"]}`,
 			"--set-json", `podLabels={"team":"orders"}`, "--set-json", `podAnnotations={"note":"x"}`, "--set-json",
 			`serviceAccount={"annotations":{"a":"b"}}`},
 		"ingress": {"--set", "ingress.enabled=true,ingress.host=postbacks.example.com,ingress.className=nginx," +
@@ -259,6 +259,7 @@ func TestRefused(t *testing.T) {
 		kite + ",nats.url=nats://a,reconcile.keys={KITE_SECRETS}":        "/reconcile/keys",
 		kite + ",nats.url=nats://a,reconcile.accounts={AB1234}":          "/reconcile/accounts",
 		kite + ",nats.url=nats://a,reconcile.every=60":                   "/reconcile/every",
+		kite + ",nats.url=nats://a,prometheusRule.holidays={10-11-2026}": "/prometheusRule/holidays",
 
 		kite + ",nats.url=nats://a,reconcile.enabled=true,reconcile.existingSecret=a,reconcile.keys={NATS_CREDS}": "" +
 			"put KITE_ACCESS_TOKENS",
