@@ -40,7 +40,7 @@ func TestNginx(t *testing.T) {
 	for _, name := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
 		fmt.Fprintf(&temp, "%s_temp_path %s;\n", name, p.file(name))
 	}
-	p.write(t, "main.conf", fmt.Sprintf("daemon off; master_process off; pid %s; error_log stderr;\nevents {}\nhttp {\n%s%s}\n",
+	write(t, p.dir, "main.conf", fmt.Sprintf("daemon off; master_process off; pid %s; error_log stderr;\nevents {}\nhttp {\n%s%s}\n",
 		p.file("pid"), &temp, conf))
 	p.check(t, program, "-p", p.dir, "-e", "stderr", "-c", p.file("main.conf"))
 }
@@ -52,7 +52,7 @@ func TestCaddy(t *testing.T) {
 		t.Skip("no Caddy; run it with make deploy-test")
 	}
 	p := newProxy(t)
-	p.write(t, "Caddyfile", p.adapt(t, "proxy/Caddyfile",
+	write(t, p.dir, "Caddyfile", p.adapt(t, "proxy/Caddyfile",
 		"{\n\tlog {", "{\n\tadmin off\n\tauto_https off\n\tlog {",
 		"postbacks.example.com {", fmt.Sprintf("https://%s {\n\ttls %s %s", p.address, p.file("cert.pem"), p.file("key.pem"))))
 	p.check(t, program, "run", "--config", p.file("Caddyfile"))
@@ -89,8 +89,8 @@ func newProxy(t *testing.T) *proxy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.write(t, "cert.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})))
-	p.write(t, "key.pem", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})))
+	write(t, p.dir, "cert.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})))
+	write(t, p.dir, "key.pem", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})))
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM([]byte(readFile(t, p.file("cert.pem"))))
 	p.client = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}}
@@ -98,13 +98,6 @@ func newProxy(t *testing.T) *proxy {
 }
 
 func (p *proxy) file(name string) string { return filepath.Join(p.dir, name) }
-
-func (p *proxy) write(t *testing.T, name, text string) {
-	t.Helper()
-	if err := os.WriteFile(p.file(name), []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-}
 
 // adapt returns a configuration with the addresses and files of the test. Each text that it replaces occurs once.
 func (p *proxy) adapt(t *testing.T, name string, replace ...string) string {
