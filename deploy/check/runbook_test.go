@@ -66,3 +66,24 @@ func write(t *testing.T, dir, name, text string) {
 		t.Fatal(err)
 	}
 }
+
+// TestImage checks the commands of README.md that build an image: with the Dockerfile and the argument that it has, and
+// the tag that the chart uses.
+func TestImage(t *testing.T) {
+	_, section, _ := strings.Cut(read(t, "README.md"), "\n## Build an image\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	version := regexp.MustCompile(`(?m)^appVersion: "?([^"\n]+)`).FindStringSubmatch(read(t, "../helm/postbridge/Chart.yaml"))
+	builds := regexp.MustCompile(`(?m)^docker buildx build -f deploy/Dockerfile --build-arg VERSION=(\S+) --tag `+
+		`\S*postbridge:(\S+) --(?:load|push) \.$`).FindAllStringSubmatch(section, -1)
+	if version == nil || len(builds) != 2 || !strings.Contains(section, "\nkind load docker-image postbridge:"+version[1]+"\n") {
+		t.Fatalf("version %q of the chart, commands %q", version, builds)
+	}
+	for _, b := range builds {
+		if b[1] != version[1] || b[2] != version[1] {
+			t.Errorf("%s: the chart wants %s", b[0], version[1])
+		}
+	}
+	if !regexp.MustCompile(`(?m)^ARG .*\bVERSION$`).MatchString(read(t, "Dockerfile")) {
+		t.Error("the Dockerfile has no argument VERSION")
+	}
+}
