@@ -40,8 +40,8 @@ func TestNginx(t *testing.T) {
 	for _, name := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
 		fmt.Fprintf(&temp, "%s_temp_path %s;\n", name, p.file(name))
 	}
-	write(t, p.dir, "main.conf", fmt.Sprintf("daemon off; master_process off; pid %s; error_log stderr;\nevents {}\nhttp {\n%s%s}\n",
-		p.file("pid"), &temp, conf))
+	write(t, p.dir, "main.conf", fmt.Sprintf("daemon off; master_process off; pid %s; error_log stderr;\nevents {}\n"+
+		"http {\n%s%s}\n", p.file("pid"), &temp, conf))
 	p.check(t, program, "-p", p.dir, "-e", "stderr", "-c", p.file("main.conf"))
 }
 
@@ -54,7 +54,8 @@ func TestCaddy(t *testing.T) {
 	p := newProxy(t)
 	write(t, p.dir, "Caddyfile", p.adapt(t, "proxy/Caddyfile",
 		"{\n\tlog {", "{\n\tadmin off\n\tauto_https off\n\tlog {",
-		"postbacks.example.com {", fmt.Sprintf("https://%s {\n\ttls %s %s", p.address, p.file("cert.pem"), p.file("key.pem"))))
+		"postbacks.example.com {",
+		fmt.Sprintf("https://%s {\n\ttls %s %s", p.address, p.file("cert.pem"), p.file("key.pem"))))
 	p.check(t, program, "run", "--config", p.file("Caddyfile"))
 }
 

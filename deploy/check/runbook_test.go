@@ -72,10 +72,12 @@ func write(t *testing.T, dir, name, text string) {
 func TestImage(t *testing.T) {
 	_, section, _ := strings.Cut(read(t, "README.md"), "\n## Build an image\n")
 	section, _, _ = strings.Cut(section, "\n## ")
-	version := regexp.MustCompile(`(?m)^appVersion: "?([^"\n]+)`).FindStringSubmatch(read(t, "../helm/postbridge/Chart.yaml"))
+	chart := read(t, "../helm/postbridge/Chart.yaml")
+	version := regexp.MustCompile(`(?m)^appVersion: "?([^"\n]+)`).FindStringSubmatch(chart)
 	builds := regexp.MustCompile(`(?m)^docker buildx build -f deploy/Dockerfile --build-arg VERSION=(\S+) --tag `+
 		`\S*postbridge:(\S+) --(?:load|push) \.$`).FindAllStringSubmatch(section, -1)
-	if version == nil || len(builds) != 2 || !strings.Contains(section, "\nkind load docker-image postbridge:"+version[1]+"\n") {
+	if version == nil || len(builds) != 2 ||
+		!strings.Contains(section, "\nkind load docker-image postbridge:"+version[1]+"\n") {
 		t.Fatalf("version %q of the chart, commands %q", version, builds)
 	}
 	for _, b := range builds {
