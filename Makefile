@@ -12,6 +12,8 @@ STATE_METRICS_VERSION = v2.18.0
 GATEWAY_API_VERSION   = v1.6.3
 OPERATOR_VERSION      = v0.94.0
 KUBE             = .tools/kube$(subst v,-,$(KUBERNETES_VERSION)$(STATE_METRICS_VERSION)$(PROMETHEUS_VERSION)$(GATEWAY_API_VERSION)$(OPERATOR_VERSION))
+CADDY_VERSION    = v2.11.9
+CADDY            = .tools/caddy-$(CADDY_VERSION)
 ACTIONLINT_VERSION = v1.7.12
 ACTIONLINT       = .tools/actionlint-$(ACTIONLINT_VERSION)
 FUZZTIME         = 30s
@@ -159,10 +161,16 @@ $(ACTIONLINT):
 	@mv .tools/actionlint $@
 
 # Checks the files for Compose, Prometheus and Grafana without a container engine: the parsers of Compose and Prometheus
-# accept them, postbridge accepts its settings, and every file and metric they name exists.
-deploy-test: $(PROMTOOL)
+# accept them, postbridge accepts its settings, and every file and metric they name exists. Runs Caddy, and nginx if it is
+# installed, with the files in deploy/proxy.
+deploy-test: $(PROMTOOL) $(CADDY)
 	@$(PROMTOOL) check config deploy/prometheus/prometheus.yaml
-	cd deploy/check && go test -count=1 ./...
+	@command -v nginx >/dev/null || echo "*** NO NGINX: deploy/proxy/nginx.conf IS NOT TESTED ***" >&2
+	cd deploy/check && CADDY=$(CURDIR)/$(CADDY) go test -count=1 ./...
+
+$(CADDY):
+	GOBIN=$(CURDIR)/.tools go install github.com/caddyserver/caddy/v2/cmd/caddy@$(CADDY_VERSION)
+	@mv .tools/caddy $@
 
 # Tests the status page in a real browser. SHOTS is a directory for screenshots.
 page-test:
@@ -174,8 +182,8 @@ page-test:
 
 # Tests the chart without running it: helm lint, and its manifests for all examples and many values, which a real API server
 # has to accept. Compares its README and schema with its values.
-helm-test: $(HELM) $(KUBE)
-	cd helm/test && HELM=$(CURDIR)/$(HELM) KUBE_TOOLS=$(CURDIR)/$(KUBE) go test -count=1 ./render
+helm-test: $(HELM) $(KUBE) $(PROMTOOL)
+	cd helm/test && HELM=$(CURDIR)/$(HELM) PROMTOOL=$(CURDIR)/$(PROMTOOL) KUBE_TOOLS=$(CURDIR)/$(KUBE) go test -count=1 ./render
 
 # Tests the chart running: installs, upgrades, scales and breaks it on a real control plane whose pods are local processes.
 # Needs Linux, and root for the namespaces.

@@ -72,7 +72,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- if include "postbridge.publishes" (dict "root" . "bus" "nats") }}{{ $servers = splitList "," .Values.nats.url }}{{ end -}}
 {{- if include "postbridge.publishes" (dict "root" . "bus" "kafka") }}{{ $servers = concat $servers .Values.kafka.brokers }}{{ end -}}
 {{- range $servers -}}
-{{- $ports = append $ports (regexFind ":[0-9]+/?$" . | trimPrefix ":" | trimSuffix "/" | default "4222" | atoi) -}}
+{{- $port := get (dict "ws" "80" "wss" "443") (regexFind "^wss?" .) | default "4222" -}}
+{{- $ports = append $ports (regexFind ":[0-9]+/?$" . | trimPrefix ":" | trimSuffix "/" | default $port | atoi) -}}
 {{- end -}}
 {{- end -}}
 {{- $ports | uniq | toJson -}}
@@ -243,7 +244,7 @@ securityContext: {{- toYaml .Values.podSecurityContext | nindent 2 }}
 {{- with .Values.imagePullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . | quote }}
+  - {{ ternary (dict "name" .) . (kindIs "string" .) | toJson }}
   {{- end }}
 {{- end }}
 {{- with .Values.priorityClassName }}
@@ -257,5 +258,12 @@ tolerations: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .Values.affinity }}
 affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.extraContainers }}
+# Init containers that are always restarted: they start before postbridge and end after it, and a drain Job completes.
+initContainers:
+  {{- range . }}
+  - {{ merge (dict "restartPolicy" "Always") . | toYaml | nindent 4 | trim }}
+  {{- end }}
 {{- end }}
 {{- end -}}

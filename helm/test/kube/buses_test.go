@@ -215,17 +215,22 @@ func serverTLS(caFile, name string) (*tls.Config, error) {
 	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}, nil
 }
 
-// cmdKafka starts the Kafka of a story as in examples/kafka.yaml: three nodes with TLS and SASL. It writes
-// kafka-ca.crt and KAFKA_PASSWORD into the story's directory, and sets the environment for commands that read from
-// Kafka.
+// cmdKafka starts the Kafka of a story as in examples/kafka.yaml: three nodes with TLS and SASL, and on port 9094 with
+// client certificates. It writes kafka-ca.crt, KAFKA_PASSWORD, user.crt and user.key into the story's directory, and
+// sets the environment for commands that read from Kafka.
 func (s *suite) cmdKafka(ts *testscript.TestScript, _ bool, _ []string) {
 	brokers := []string{"kafka-0.kafka:9093", "kafka-1.kafka:9093", "kafka-2.kafka:9093"}
 	cluster := kafkatest.StartFor(storyOf(ts).t, kafkatest.Options{
 		Nodes: 3, Secure: true, SecureListen: brokers,
+		ClientAuth: true, ClientAuthListen: []string{"kafka-0.kafka:9094", "kafka-1.kafka:9094", "kafka-2.kafka:9094"},
 	})
-	ca, err := os.ReadFile(cluster.CAFile())
-	ts.Check(err)
-	ts.Check(os.WriteFile(ts.MkAbs("kafka-ca.crt"), ca, 0o644))
+	for name, file := range map[string]string{
+		"kafka-ca.crt": cluster.CAFile(), "user.crt": cluster.ClientCertFile(), "user.key": cluster.ClientKeyFile(),
+	} {
+		text, err := os.ReadFile(file)
+		ts.Check(err)
+		ts.Check(os.WriteFile(ts.MkAbs(name), text, 0o600))
+	}
 	ts.Check(os.WriteFile(ts.MkAbs("KAFKA_PASSWORD"), []byte(kafkatest.Password), 0o600))
 	ts.Setenv("POSTBRIDGE_PUBLISH", "kafka")
 	ts.Setenv("POSTBRIDGE_KAFKA_BROKERS", strings.Join(brokers, ","))

@@ -55,7 +55,7 @@ func renderings(t *testing.T) (all []rendering) {
 		"monitoring": {"--set", "serviceMonitor.enabled=true,prometheusRule.enabled=true,dashboard.enabled=true"},
 		"labels": {"--set-json", `serviceMonitor={"enabled":true,"labels":{"release":"a"}}`, "--set-json",
 			`prometheusRule={"enabled":true,"labels":{"release":"a"},` +
-				`"runbook":"https://runbooks.example.com/postbridge"}`,
+				`"runbook":"https://runbooks.example.com/postbridge","tradingHours":"MCX","holidays":["2026-11-10"]}`,
 			"--set-json", `podLabels={"team":"orders"}`, "--set-json", `podAnnotations={"note":"x"}`, "--set-json",
 			`serviceAccount={"annotations":{"a":"b"}}`},
 		"ingress": {"--set", "ingress.enabled=true,ingress.host=postbacks.example.com,ingress.className=nginx," +
@@ -66,21 +66,29 @@ func renderings(t *testing.T) (all []rendering) {
 			"topologySpreadConstraints=null"},
 		"pods": {"--set-json", `nodeSelector={"disk":"ssd"}`, "--set-json",
 			`tolerations=[{"key":"edge","operator":"Exists"}]`, "--set",
-			"priorityClassName=system-cluster-critical,imagePullSecrets={registry}",
+			"priorityClassName=system-cluster-critical", "--set-json", `imagePullSecrets=["registry",{"name":"mirror"}]`,
 			"--set-json", `affinity={"nodeAffinity":{"requiredDuringSchedulingIgnoredDuringExecution":` +
 				`{"nodeSelectorTerms":[{"matchExpressions":[{"key":"disk","operator":"Exists"}]}]}}}`,
 			"--set-json", `resources={"limits":{"cpu":"1","memory":"1Gi"}}`, "--set", "image.digest=sha256:" +
 				strings.Repeat("0", 64)},
 		"extra": {"--set-json", `extraEnv=[{"name":"GOMEMLIMIT","value":"400MiB"}]`, "--set-json",
 			`extraVolumes=[{"name":"more","emptyDir":{}}]`, "--set-json",
-			`extraVolumeMounts=[{"name":"more","mountPath":"/more"}]`},
+			`extraVolumeMounts=[{"name":"more","mountPath":"/more"}]`, "--set-json",
+			`extraContainers=[{"name":"token","image":"token:v1","volumeMounts":[{"name":"more","mountPath":"/more"}],` +
+				`"securityContext":{"allowPrivilegeEscalation":false,"readOnlyRootFilesystem":true,` +
+				`"capabilities":{"drop":["ALL"]}}}]`},
 		"service": {"--set", "service.type=LoadBalancer,service.port=8443,fullnameOverride=edge", "--set-json",
-			`service.annotations={"a":"b"}`},
+			`service.annotations={"a":"b"}`, "--set-json", `service.extraSpec={"externalTrafficPolicy":"Local",` +
+				`"loadBalancerClass":"example.com/internal","loadBalancerSourceRanges":["10.0.0.0/8"],` +
+				`"ipFamilyPolicy":"SingleStack","ipFamilies":["IPv4"]}`},
 		"tls": {"--set", "tls.existingSecret=edge-tls,maxConnections=4096,idleTimeout=75s"},
 		"token": {"--set", "secret.data=null,secret.existingSecret=s,secret.keys={KITE_SECRETS,ADMIN_TOKEN}," +
-			"serviceMonitor.enabled=true"},
+			"serviceMonitor.enabled=true", "--set-json", `serviceMonitor.extraEndpoint={"scrapeTimeout":"5s",` +
+			`"relabelings":[{"targetLabel":"desk","replacement":"one"}]}`},
 		"storage": {"--set", "persistence.storageClass=fast,persistence.accessMode=ReadWriteOncePod," +
-			"persistence.size=100Gi"},
+			"persistence.size=100Gi", "--set-json", `persistence.labels={"velero.io/exclude-from-backup":"true"}`,
+			"--set-json", `persistence.annotations={"a":"b"}`},
+		"no-class": {"--set", "persistence.storageClass=-"},
 		"settings": {"--set-string",
 			"dhan.clientIds={1000000001,1000000002},upstox.userIds={7ABC12},fyers.clientIds={XA00001,XA00002}", "--set",
 			"secret.data=null,secret.existingSecret=s,secret.keys={KITE_SECRETS,DHAN_TOKENS,UPSTOX_TOKENS,FYERS_TOKENS}," +
@@ -93,7 +101,9 @@ func renderings(t *testing.T) (all []rendering) {
 			`kafka.brokers={a:9092,b:9093},nats.tls.existingSecret=n,nats.tls.cert=tls.crt,nats.tls.key=tls.key,` +
 			`kafka.tls.existingSecret=k,kafka.tls.cert=tls.crt,kafka.tls.key=tls.key,drain.ordinals={5}`},
 		"peers": {"--set-json", `networkPolicy.busTo=[{"ipBlock":{"cidr":"10.0.0.0/8"}}]`, "--set",
-			"networkPolicy.busPorts={4222,9092}", "--set-json", `networkPolicy.adminFrom=[]`},
+			"networkPolicy.busPorts={4222,9092}", "--set-json", `networkPolicy.adminFrom=[]`, "--set-json",
+			`networkPolicy.extraEgress=[{"ports":[{"port":443,"protocol":"TCP"}]}]`},
+		"websocket": {"--set", `publish=nats,nats.url=wss://nats.example.com\,ws://nats:8080`},
 		"reconcile": {"--set", "reconcile.enabled=true,reconcile.existingSecret=a,reconcile.keys={KITE_ACCESS_TOKENS," +
 			"DHAN_ACCESS_TOKENS,UPSTOX_ACCESS_TOKENS,FYERS_ACCESS_TOKENS},secret.data=null,secret.existingSecret=s," +
 			"secret.keys={KITE_SECRETS,KITE_TOKENS,NATS_PASSWORD,KAFKA_PASSWORD},tls.existingSecret=t," +
@@ -116,8 +126,12 @@ func renderings(t *testing.T) (all []rendering) {
 		"publish=kafka,kafka.brokers={a:9092},drain.ordinals={3}")
 	for _, file := range examples(t) {
 		name := strings.TrimSuffix(filepath.Base(file), ".yaml")
-		some := maps.Clone(switches)
-		if name != "embedded" {
+		some := map[string][]string{"plain": nil, "drain": onBus["drain"]}
+		switch name {
+		case "embedded":
+			some = switches
+		case "kafka", "nats", "reconcile":
+			some = maps.Clone(switches)
 			maps.Copy(some, onBus)
 		}
 		for _, s := range slices.Sorted(maps.Keys(some)) {
@@ -259,6 +273,10 @@ func TestRefused(t *testing.T) {
 		kite + ",nats.url=nats://a,reconcile.keys={KITE_SECRETS}":        "/reconcile/keys",
 		kite + ",nats.url=nats://a,reconcile.accounts={AB1234}":          "/reconcile/accounts",
 		kite + ",nats.url=nats://a,reconcile.every=60":                   "/reconcile/every",
+		kite + ",nats.url=nats://a,prometheusRule.holidays={10-11-2026}": "/prometheusRule/holidays",
+		kite + ",nats.url=nats://a,service.extraSpec.type=NodePort":      "/service/extraSpec",
+		kite + ",nats.url=nats://a,serviceMonitor.extraEndpoint.port=x":  "/serviceMonitor/extraEndpoint",
+		kite + ",nats.url=nats://a,imagePullSecrets[0].nam=x":            "/imagePullSecrets/0",
 
 		kite + ",nats.url=nats://a,reconcile.enabled=true,reconcile.existingSecret=a,reconcile.keys={NATS_CREDS}": "" +
 			"put KITE_ACCESS_TOKENS",
@@ -371,10 +389,20 @@ func checkPod(t *testing.T, pod *corev1.PodTemplateSpec) {
 		*s.AutomountServiceAccountToken {
 		t.Error("service links or a token of the service account are in the pod")
 	}
-	if p := s.SecurityContext; p == nil || p.RunAsNonRoot == nil || !*p.RunAsNonRoot || p.RunAsUser == nil ||
-		*p.RunAsUser == 0 || p.FSGroup == nil ||
-		p.SeccompProfile == nil || p.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
-		t.Errorf("security context of the pod: %+v", p)
+	p := s.SecurityContext
+	if p == nil || p.RunAsNonRoot == nil || !*p.RunAsNonRoot || p.SeccompProfile == nil ||
+		p.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
+		t.Fatalf("security context of the pod: %+v", p)
+	}
+	// OpenShift assigns user and groups, and refuses others.
+	assigned := p.RunAsUser == nil && p.RunAsGroup == nil && p.FSGroup == nil
+	if assigned != strings.Contains(t.Name(), "openshift") || !assigned && (p.FSGroup == nil || *p.RunAsUser == 0) {
+		t.Errorf("user and groups of the pod: %+v", p)
+	}
+	for _, c := range s.InitContainers {
+		if c.RestartPolicy == nil || *c.RestartPolicy != corev1.ContainerRestartPolicyAlways {
+			t.Errorf("postbridge waits for the end of %s", c.Name)
+		}
 	}
 	volumes := make(map[string]corev1.Volume)
 	for _, v := range s.Volumes {
@@ -645,18 +673,21 @@ func checkNetworkPolicy(t *testing.T, p *networkingv1.NetworkPolicy, environ map
 	if p.Spec.PodSelector.MatchLabels[component] == "reconcile" {
 		want = map[int32]bool{443: true}
 	} else if strings.HasSuffix(t.Name(), "/peers") { // sets them
-		want[4222], want[9092] = true, true
+		want[4222], want[9092], want[443] = true, true, true
 	} else {
 		for server := range strings.SplitSeq(environ["POSTBRIDGE_NATS_URL"]+","+environ["POSTBRIDGE_KAFKA_BROKERS"],
 			",") {
 			if server == "" {
 				continue
 			}
-			_, host, _ := strings.Cut(server, "://")
+			scheme, host, _ := strings.Cut(server, "://")
 			_, text, ok := strings.Cut(strings.TrimSuffix(cmp.Or(host, server), "/"), ":")
 			port, err := strconv.Atoi(text)
 			if ok != (err == nil) {
 				t.Fatalf("%s: %v", server, err)
+			}
+			if port == 0 && scheme == "wss" {
+				port = 443
 			}
 			want[int32(cmp.Or(port, 4222))] = true
 		}
@@ -712,13 +743,17 @@ func TestEnvironment(t *testing.T) {
 	for name := range known {
 		// A secret is set by value or by file.
 		base := strings.TrimSuffix(name, "_FILE")
-		// extraEnv sets the address of a broker's API, which is for a proxy, and what only some Kafka services need.
-		byExtraEnv := strings.HasSuffix(name, "_API_URL") || slices.Contains([]string{
-			"POSTBRIDGE_KAFKA_CLIENT_ID", "POSTBRIDGE_KAFKA_COMPRESSION", "POSTBRIDGE_KAFKA_OAUTH_TOKEN_FILE",
-			"POSTBRIDGE_KAFKA_OAUTH_EXTENSIONS",
-		}, name)
-		if inChart[base] == "" && inChart[base+"_FILE"] == "" && !byExtraEnv {
-			t.Errorf("the chart cannot set %s", name)
+		if inChart[base] == "" && inChart[base+"_FILE"] == "" && !withoutValue(base) {
+			t.Errorf("the chart has no value for %s", name)
 		}
 	}
+}
+
+// withoutValue reports whether extraEnv sets a setting: few need it.
+func withoutValue(name string) bool {
+	return strings.HasSuffix(name, "_API_URL") || slices.Contains([]string{
+		"POSTBRIDGE_KAFKA_CLIENT_ID", "POSTBRIDGE_KAFKA_COMPRESSION", "POSTBRIDGE_KAFKA_OAUTH_TOKEN",
+		"POSTBRIDGE_KAFKA_OAUTH_EXTENSIONS", "POSTBRIDGE_NATS_DOMAIN", "POSTBRIDGE_NATS_INBOX_PREFIX",
+		"POSTBRIDGE_NATS_TLS_FIRST",
+	}, name)
 }

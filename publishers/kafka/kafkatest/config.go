@@ -30,6 +30,9 @@ type Options struct {
 	// ClientAuth adds listeners with TLS that require a client certificate, whose principal is User.
 	ClientAuth bool
 
+	// ClientAuthListen is the host:port of these listeners, as SecureListen, whose hosts it has.
+	ClientAuthListen []string
+
 	// ACLs denies what is not granted, except on the plaintext listeners, which serve to grant it.
 	ACLs bool
 
@@ -86,6 +89,9 @@ func chooseEndpoints(o Options) ([]endpoints, error) {
 	nodes[0].plain = cmp.Or(o.Listen, nodes[0].plain)
 	for i, address := range o.SecureListen {
 		nodes[i].secure = address
+	}
+	for i, address := range o.ClientAuthListen {
+		nodes[i].clientAuth = address
 	}
 	return nodes, failure
 }
