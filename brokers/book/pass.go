@@ -29,7 +29,7 @@ type Bus interface {
 	// dead letter has no revision.
 	Publish(ctx context.Context, d *bridge.Delivery, revisions map[bridge.Destination]uint64) error
 	// Orders returns the ids of the orders of a user whose last event was stored between the times, escaped by
-	// bridge.EscapeToken.
+	// event.EscapeToken.
 	Orders(ctx context.Context, broker, user string, since, until time.Time) ([]string, error)
 }
 
@@ -155,7 +155,7 @@ func (r *run) compares(e *event.Event) bool {
 		r.logUnreadable(e)
 		return false
 	}
-	id := bridge.EscapeToken(e.OrderID)
+	id := event.EscapeToken(e.OrderID)
 	if _, again := r.inBook[id]; again {
 		r.count(func(c *Counts) { c.Skipped++ })
 		return false

@@ -9,7 +9,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/event"
 )
 
 // Config configures the cluster, the login and the topics.
@@ -52,7 +52,7 @@ const (
 
 // Validate returns the first error of the configuration: one line with the setting and the remedy, without secrets.
 func (c *Config) Validate() error {
-	if c.Prefix != "" && bridge.EscapeToken(c.Prefix) != c.Prefix {
+	if c.Prefix != "" && event.EscapeToken(c.Prefix) != c.Prefix {
 		return fmt.Errorf(
 			"POSTBRIDGE_PREFIX: %q cannot be part of a topic; use letters, digits, _ and -, at most 64 of them",
 			c.Prefix)

@@ -12,7 +12,7 @@ import (
 
 	natsgo "github.com/nats-io/nats.go"
 
-	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/event"
 	"github.com/postbridge/postbridge/publishers/tlsfiles"
 )
 
@@ -47,7 +47,7 @@ type Config struct {
 
 // Validate returns the first error of the configuration: one line with the setting and the remedy, without secrets.
 func (c *Config) Validate() error {
-	if c.Prefix != "" && bridge.EscapeToken(c.Prefix) != c.Prefix {
+	if c.Prefix != "" && event.EscapeToken(c.Prefix) != c.Prefix {
 		return fmt.Errorf("POSTBRIDGE_PREFIX: %q cannot be part of a subject; "+
 			"use letters, digits, _ and -, at most 64 of them", c.Prefix)
 	}
