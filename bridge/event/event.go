@@ -62,7 +62,7 @@ type Event struct {
 
 	Order
 
-	// When the postback arrived or the row of the order book was read: RFC 3339, UTC, nanoseconds.
+	// When the postback arrived or the order book was requested: RFC 3339, UTC, nanoseconds.
 	ReceivedAt string `json:"received_at"`
 	// What proved the origin: checksum, checksum:user_id or token, and +token behind the first two if a token was
 	// checked as well. order_book if the event comes from the broker's order book.

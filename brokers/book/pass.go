@@ -117,8 +117,9 @@ func (p *Pass) Run(ctx context.Context) (Counts, error) {
 	outer := ctx
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	requested := time.Now() // the book has every change before it, and perhaps later ones
 	err := p.Client.Read(ctx, p.Book, p.Account, func(row []byte) {
-		e := p.Book.Event(p.Account, bytes.Clone(row), time.Now())
+		e := p.Book.Event(p.Account, bytes.Clone(row), requested)
 		if !r.compares(e) {
 			return
 		}
