@@ -84,11 +84,11 @@ func anchors(text string) (all []string) {
 // ---- commands and programs ----------------------------------------------------------------------------------------
 
 // cmdDocument runs a block of commands of a document as written, with the addresses of the story in place of the
-// default ones: document FILE FIRST_WORDS. A program in Go is built as ./example.
+// default ones: document FILE FIRST_WORDS. A program in Go is built as ./example, one in Python becomes example.py.
 func cmdDocument(ts *testscript.TestScript, neg bool, args []string) {
 	text, err := os.ReadFile(ts.MkAbs(args[0]))
 	ts.Check(err)
-	pattern := regexp.MustCompile("(?ms)^ *```(sh|go)\n *(" + regexp.QuoteMeta(args[1]) + ".*?)^ *```$")
+	pattern := regexp.MustCompile("(?ms)^ *```(sh|go|python)\n *(" + regexp.QuoteMeta(args[1]) + ".*?)^ *```$")
 	blocks := pattern.FindAllStringSubmatch(string(text), -1)
 	if len(blocks) != 1 {
 		ts.Fatalf("%s has %d blocks that begin with %q, want one", args[0], len(blocks), args[1])
@@ -99,8 +99,12 @@ func cmdDocument(ts *testscript.TestScript, neg bool, args []string) {
 		"127.0.0.1:4222", ts.Getenv("POSTBRIDGE_NATS_LISTEN"),
 		"deploy/samples", ts.Getenv("SAMPLES"),
 	).Replace(blocks[0][2])
-	if blocks[0][1] == "go" {
+	switch blocks[0][1] {
+	case "go":
 		ts.Check(buildExample(block, ts.MkAbs("main.go"), ts.MkAbs("example")))
+		return
+	case "python":
+		ts.Check(os.WriteFile(ts.MkAbs("example.py"), []byte(block), 0o600))
 		return
 	}
 	if err := ts.Exec("sh", "-exc", block); (err != nil) != neg {
@@ -126,13 +130,33 @@ func buildExample(program, source, binary string) error {
 	if err := os.WriteFile(source+".json", overlay, 0o600); err != nil {
 		return err
 	}
-	build := exec.Command("go", "build", fmt.Sprint("-race=", withRace()), "-overlay", source+".json",
-		"-o", binary, "./example")
-	out, err := build.CombinedOutput()
+	return goBuild(binary, "./example", "-overlay", source+".json")
+}
+
+// cmdBuild builds a program of this repository: build PACKAGE BINARY.
+func cmdBuild(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Check(goBuild(ts.MkAbs(args[1]), args[0]))
+}
+
+func goBuild(binary, program string, flags ...string) error {
+	args := append([]string{"build", fmt.Sprint("-race=", withRace()), "-o", binary}, flags...)
+	out, err := exec.Command("go", append(args, program)...).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("%w: %s", err, out)
 	}
 	return nil
+}
+
+// cmdPython skips the story if Python or one of its packages is missing: python PACKAGE... PYTHON_TEST_REQUIRED=1 fails
+// instead.
+func cmdPython(ts *testscript.TestScript, _ bool, args []string) {
+	err := exec.Command("python3", "-c", "import "+strings.Join(args, ", ")).Run()
+	if err != nil && os.Getenv("PYTHON_TEST_REQUIRED") == "1" {
+		ts.Fatalf("python3 with %s: %v", args, err)
+	}
+	if err != nil {
+		kafkaOf(ts).t.Skipf("no python3 with %s: make python-packages", args)
+	}
 }
 
 // withRace reports whether the tests are built with -race.

@@ -68,6 +68,8 @@ func TestStories(t *testing.T) {
 			"topics":    cmdTopics,
 			"consumed":  cmdConsumed,
 			"document":  cmdDocument,
+			"build":     cmdBuild,
+			"python":    cmdPython,
 			"metrics":   cmdMetrics,
 			"book":      cmdBook,
 			"asked":     cmdAsked,
