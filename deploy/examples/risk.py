@@ -57,7 +57,8 @@ async def from_nats(db):
     nc = await nats.connect(os.environ.get("NATS_URL", "nats://127.0.0.1:4222"), max_reconnect_attempts=-1,
                             user="risk", password=os.environ.get("NATS_PASSWORD", ""), inbox_prefix=b"_INBOX_risk",
                             error_cb=log)
-    config = nats.js.api.ConsumerConfig(max_ack_pending=1)  # redelivery keeps the sequence
+    # Redelivery keeps the sequence, and after a crash comes within five seconds.
+    config = nats.js.api.ConsumerConfig(max_ack_pending=1, ack_wait=5)
     while True:
         try:
             rejects = await nc.jetstream().pull_subscribe("rejects.>", durable="risk", stream="REJECTS", config=config)

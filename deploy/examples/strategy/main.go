@@ -64,7 +64,8 @@ func main() {
 // then starts at the beginning, and the tracker knows what was handled.
 func (e *engine) follow(js jetstream.JetStream) error {
 	consumer, err := js.CreateOrUpdateConsumer(context.Background(), "ORDERS", jetstream.ConsumerConfig{
-		Durable: "strategy", AckPolicy: jetstream.AckExplicitPolicy, MaxAckPending: 1, // redelivery keeps the sequence
+		// Redelivery keeps the sequence, and after a crash comes within five seconds.
+		Durable: "strategy", AckPolicy: jetstream.AckExplicitPolicy, MaxAckPending: 1, AckWait: 5 * time.Second,
 	})
 	if err != nil {
 		return err
