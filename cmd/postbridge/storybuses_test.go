@@ -141,6 +141,9 @@ func cmdKafka(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Setenv("POSTBRIDGE_PUBLISH", "kafka")
 	case "own":
 		k.cluster = kafkatest.StartFor(k.t, kafkatest.Options{})
+		jars, err := kafkatest.Jars(context.Background())
+		ts.Check(err)
+		ts.Setenv("KAFKA_JARS", jars)
 		ts.Setenv("POSTBRIDGE_KAFKA_BROKERS", k.cluster.Brokers()[0])
 		ts.Setenv("POSTBRIDGE_PUBLISH", "kafka")
 	case "kill":

@@ -7,6 +7,7 @@ NATS_URL and NATS_PASSWORD are those of the user risk of deploy/nats/users.conf;
 KAFKA_CA (a file) those of deploy/kafka/acls.sh. STATE is the file; BURST and SECONDS say what a burst is.
 """
 import asyncio
+import contextlib
 import json
 import os
 import sqlite3
@@ -83,11 +84,12 @@ def from_kafka(db):
                      sasl_plain_password=os.environ["KAFKA_PASSWORD"], ssl_cafile=os.environ.get("KAFKA_CA"))
     rejects = KafkaConsumer("rejects", bootstrap_servers=os.environ.get("KAFKA_BROKERS", "127.0.0.1:9092").split(","),
                             group_id="risk", auto_offset_reset="earliest", enable_auto_commit=False, **login)
-    while True:
-        for records in rejects.poll(timeout_ms=1000).values():
-            for record in records:
-                handle(db, record.value, record.headers)
-        rejects.commit()  # once per poll, after handling
+    with contextlib.closing(rejects):  # it leaves the group at once; one that was killed, after 45 seconds
+        while True:
+            for records in rejects.poll(timeout_ms=1000).values():
+                for record in records:
+                    handle(db, record.value, record.headers)
+            rejects.commit()  # once per poll, after handling
 
 
 if __name__ == "__main__":
