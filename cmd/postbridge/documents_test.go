@@ -152,18 +152,6 @@ func goBuild(binary, program string, flags ...string) error {
 	return nil
 }
 
-// cmdPython skips the story if Python or one of its packages is missing: python PACKAGE... PYTHON_TEST_REQUIRED=1 fails
-// instead.
-func cmdPython(ts *testscript.TestScript, _ bool, args []string) {
-	err := exec.Command("python3", "-c", "import "+strings.Join(args, ", ")).Run()
-	if err != nil && os.Getenv("PYTHON_TEST_REQUIRED") == "1" {
-		ts.Fatalf("python3 with %s: %v", args, err)
-	}
-	if err != nil {
-		kafkaOf(ts).t.Skipf("no python3 with %s: make python-packages", args)
-	}
-}
-
 // withRace reports whether the tests are built with -race.
 func withRace() bool {
 	info, _ := debug.ReadBuildInfo()

@@ -70,6 +70,7 @@ func TestStories(t *testing.T) {
 			"document":  cmdDocument,
 			"build":     cmdBuild,
 			"python":    cmdPython,
+			"placed":    cmdPlaced,
 			"metrics":   cmdMetrics,
 			"book":      cmdBook,
 			"asked":     cmdAsked,
