@@ -10,7 +10,8 @@ import (
 // safe for concurrent use.
 //
 // Its JSON is a snapshot. A consumer that stores it before it acknowledges a message, together with what it computed,
-// counts no fill twice and misses none, however often it restarts.
+// counts no fill twice and misses none, however often it restarts. A snapshot has all orders: with more than a few
+// thousand, keep the State of each order in a row of a database instead.
 type Tracker struct {
 	// MaxOrders is how many orders are kept; 0 is 100,000, about 40 MB. Beyond it, the order that changed longest ago is
 	// forgotten, and so that no fill is counted twice, events of unknown orders that were received before its last event

@@ -8,7 +8,8 @@ the same results. Copy this file beside your program; it needs Python 3.9 and no
     change = tracker.apply(message)
     if change.new_fill: ...
 
-Store the snapshot, together with what you computed, before you acknowledge a message.
+Store the snapshot, together with what you computed, before you acknowledge a message. It has all orders: with more than
+a few thousand, keep the state of each order in a row of a database and use apply(state, message), as risk.py does.
 """
 import collections
 import datetime

@@ -41,7 +41,7 @@ type order struct {
 }
 
 func main() {
-	e := &engine{file: cmp.Or(os.Getenv("STATE"), "strategy.json")}
+	e := &engine{file: cmp.Or(os.Getenv("STATE"), "strategy.json"), Orders: event.Tracker{MaxOrders: 5000}}
 	if err := e.load(); err != nil {
 		log.Fatalf("strategy: cannot read its state: %v", err)
 	}
