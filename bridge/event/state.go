@@ -77,7 +77,7 @@ func (s *State) judge(m *Message) Verdict {
 		return VerdictNew
 	case m.ID == s.ID:
 		return VerdictRepeat
-	case knownBook && inBook && sinceBook < 0, knownBook && !inBook && sinceBook < -maxSkew:
+	case knownBook && inBook && sinceBook <= 0, knownBook && !inBook && sinceBook < -maxSkew:
 		return VerdictLate
 	case knownLast && inBook && sinceLast > 0:
 		return VerdictNew

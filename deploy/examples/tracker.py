@@ -70,7 +70,7 @@ def judge(state, m):
         return "new"
     if m["id"] == state["id"]:
         return "repeat"
-    if since_book is not None and since_book < (0 if in_book else -MAX_SKEW):
+    if since_book is not None and (since_book <= 0 if in_book else since_book < -MAX_SKEW):
         return "late"
     if in_book and since_last is not None and since_last > 0:
         return "new"
