@@ -65,7 +65,8 @@ func (s *State) Apply(m *Message) Change {
 	return c
 }
 
-// maxSkew is how far the clocks of replicas may differ: the event before may have been received after the book.
+// maxSkew is how far the clocks of replicas may differ: a postback may seem that much older than the book, and yet have
+// arrived after it.
 const maxSkew = 10 * time.Second
 
 func (s *State) judge(m *Message) Verdict {

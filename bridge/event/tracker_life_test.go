@@ -131,9 +131,9 @@ func (sum *totals) add(t *testing.T, c event.Change) {
 // TestTrackerOfLives is that whatever the sequence of the messages of several orders, their repeats, delays and the
 // restarts between them, the fills and the final states are those of the brokers.
 func TestTrackerOfLives(t *testing.T) {
-	seeds := uint64(2000)
+	seeds := uint64(1000)
 	if testing.Short() {
-		seeds = 200
+		seeds = 100
 	}
 	for seed := range seeds {
 		rng := rand.New(rand.NewPCG(seed, 1))
