@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"container/list"
 	"encoding/json"
+	"strings"
 )
 
 // Tracker keeps the State of each order that a consumer follows, in bounded memory. The zero value is ready. It is not
@@ -35,7 +36,7 @@ func (t *Tracker) Apply(m *Message) Change {
 		return Change{Verdict: VerdictNew}
 	}
 	key := m.Key()
-	if m.Leg != "" {
+	if strings.HasSuffix(m.Leg, "_leg") { // of Dhan: the legs of an order share its id
 		key += "." + EscapeToken(m.Leg)
 	}
 	known := t.orders[key]

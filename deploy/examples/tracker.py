@@ -56,6 +56,12 @@ def key(event):
     return ".".join((event["broker"], escape(event.get("user_id", "")), escape(event.get("order_id", ""))))
 
 
+def order_key(event):
+    """Return the key of the state of an order: of Dhan, the legs of an order share its id."""
+    leg = event.get("leg", "")
+    return key(event) + ("." + escape(leg) if leg.endswith("_leg") else "")
+
+
 def apply(state, m):
     """Apply a message to the state of its order, {} at first. The new state is change.state."""
     verdict = judge(state, m)
@@ -161,7 +167,7 @@ class Tracker:
     def apply(self, m):
         if not m.get("order_id"):
             return Change("new", 0, "", 0, {})
-        order = key(m) + ("." + escape(m["leg"]) if m.get("leg") else "")
+        order = order_key(m)
         if order not in self.orders:
             since_forgotten = since(self.forgotten, m.get("received_at"))
             if since_forgotten is not None and since_forgotten <= 0:
