@@ -35,6 +35,14 @@ type State struct {
 	Sequence uint64 `json:"sequence,omitzero"`
 }
 
+// StateKey returns the key of the order's State: Key and, of an order of Dhan with legs, which share its id, the leg.
+func (e *Event) StateKey() string {
+	if strings.HasSuffix(e.Leg, "_leg") {
+		return e.Key() + "." + EscapeToken(e.Leg)
+	}
+	return e.Key()
+}
+
 // Change is what an event changed.
 type Change struct {
 	Verdict Verdict

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"container/list"
 	"encoding/json"
-	"strings"
 )
 
 // Tracker keeps the State of each order that a consumer follows, in bounded memory. The zero value is ready. It is not
@@ -12,7 +11,7 @@ import (
 //
 // Its JSON is a snapshot. A consumer that stores it before it acknowledges a message, together with what it computed,
 // counts no fill twice and misses none, however often it restarts. A snapshot has all orders: with more than a few
-// thousand, keep the State of each order in a row of a database instead.
+// thousand, keep the State of each order in a row of a database instead, by StateKey.
 type Tracker struct {
 	// MaxOrders is how many orders are kept; 0 is 100,000, about 40 MB. Beyond it, the order that changed longest ago is
 	// forgotten, and so that no fill is counted twice, events of unknown orders that were received before its last event
@@ -35,10 +34,7 @@ func (t *Tracker) Apply(m *Message) Change {
 	if !m.Understood() {
 		return Change{Verdict: VerdictNew}
 	}
-	key := m.Key()
-	if strings.HasSuffix(m.Leg, "_leg") { // of Dhan: the legs of an order share its id
-		key += "." + EscapeToken(m.Leg)
-	}
+	key := m.StateKey()
 	known := t.orders[key]
 	if d, ok := since(t.forgotten, m.ReceivedAt); known == nil && ok && d <= 0 {
 		return Change{Verdict: VerdictLate}

@@ -31,7 +31,7 @@ def handle(db, data, headers):
     m = tracker.decode(data, headers)
     if m.get("user_id") == "CANARY":
         return
-    key = tracker.order_key(m)
+    key = tracker.state_key(m)
     with db:  # one transaction: the count and the state that keeps it from being counted again
         row = db.execute("SELECT state FROM rejects WHERE order_key = ?", (key,)).fetchone()
         change = tracker.apply(json.loads(row[0]) if row else {}, m)

@@ -56,8 +56,8 @@ def key(event):
     return ".".join((event["broker"], escape(event.get("user_id", "")), escape(event.get("order_id", ""))))
 
 
-def order_key(event):
-    """Return the key of the state of an order: of Dhan, the legs of an order share its id."""
+def state_key(event):
+    """Return the key of the state of an order: of Dhan, with the leg, since legs share the order id."""
     leg = event.get("leg", "")
     return key(event) + ("." + escape(leg) if leg.endswith("_leg") else "")
 
@@ -167,7 +167,7 @@ class Tracker:
     def apply(self, m):
         if not m.get("order_id"):
             return Change("new", 0, "", 0, {})
-        order = order_key(m)
+        order = state_key(m)
         if order not in self.orders:
             since_forgotten = since(self.forgotten, m.get("received_at"))
             if since_forgotten is not None and since_forgotten <= 0:
