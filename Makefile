@@ -25,7 +25,7 @@ DEV = had=$$(export -p | grep ' POSTBRIDGE_'); set -a; . deploy/dev.env; \
 	for name in $(EXAMPLES); do case $$had in *" $$name="* | *" $${name}_FILE="*) unset $(EXAMPLES) ;; esac; done; \
 	eval "$$had"; set +a
 
-.PHONY: build release cross-build chart run doctor demo kafka kafka-jars kafka-or-loud test test-long image-test rules-test unit-test workflow-test deploy-test page-test helm-test kube-test lint fmt bench fuzz clean
+.PHONY: build release cross-build chart run doctor demo kafka kafka-jars kafka-or-loud python-packages test test-long image-test rules-test unit-test workflow-test deploy-test page-test helm-test kube-test lint fmt bench fuzz clean
 
 # ---- build and try ---------------------------------------------------------------------------------------------------
 
@@ -84,6 +84,15 @@ kafka:
 kafka-jars:
 	@go run ./deploy/kafka -fetch
 
+# Installs the packages that deploy/examples/risk.py and the programs of publishers/README.md need, for their tests.
+PYTHON_PACKAGES = nats-py==2.16.0 kafka-python==3.0.12 lz4==4.4.5
+python-packages: .tools/python
+
+.tools/python: Makefile
+	@rm -rf $@ && python3 -m venv $@
+	@$@/bin/pip install --quiet --disable-pip-version-check $(PYTHON_PACKAGES) || { rm -rf $@; false; }
+	@touch $@
+
 # ---- check -----------------------------------------------------------------------------------------------------------
 
 # The race detector needs a C compiler.
@@ -122,9 +131,11 @@ test: kafka-or-loud
 	@n=$$(getconf _NPROCESSORS_ONLN); $(GOTEST) -short -p $$((n + 1)) -parallel $$((3 * n)) ./cmd/postbridge ./...
 
 # All tests: every round and every fault, and Kafka clusters, also with three nodes, that are stopped, killed and secured.
-# Fails if a real Kafka cannot be started.
+# Fails if a real Kafka cannot be started, or the packages for Python cannot be installed.
 test-long: export KAFKA_TEST_REQUIRED = 1
-test-long: kafka-or-loud
+test-long: export PYTHON_TEST_REQUIRED = 1
+test-long: export PATH := $(CURDIR)/.tools/python/bin:$(PATH)
+test-long: kafka-or-loud python-packages
 	@$(GOTEST) ./...
 
 # Checks the image without a container engine: the rules of docker build --check, reproducible builds, both architectures,

@@ -2,9 +2,7 @@ package bridge
 
 import (
 	"cmp"
-	"crypto/sha256"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"strconv"
 	"time"
@@ -45,7 +43,7 @@ type Delivery struct {
 
 	// Data is the event: one line of JSON.
 	Data []byte
-	// Type is the CloudEvents type; empty means CloudEventsType. A record keeps no other type than OtherType.
+	// Type is the CloudEvents type; empty means event.TypeOrder. A record keeps no other type than event.TypeOther.
 	Type string
 }
 
@@ -74,7 +72,7 @@ func (d *Delivery) Key() string {
 	if d.Deadletter {
 		return d.Broker + "." + d.ID
 	}
-	return d.Broker + "." + EscapeToken(d.UserID) + "." + EscapeToken(d.OrderID)
+	return event.Key(d.Broker, d.UserID, d.OrderID)
 }
 
 // Subject returns the event's NATS subject in a destination, without prefix.
@@ -95,12 +93,6 @@ func (d *Delivery) SequenceText() string {
 	return "00000000000000000000"[len(text):] + text
 }
 
-// CloudEventsType is the CloudEvents type of the events of orders and of dead letters.
-const CloudEventsType = "postbridge.order.v1"
-
-// OtherType is the CloudEvents type of a recognized postback that is no order update.
-const OtherType = "postbridge.other.v1"
-
 // Attributes returns the CloudEvents 1.0 attributes of the event, without the prefix of a binding. It leaves out
 // datacontenttype, which each binding spells its own way, and traceparent, which has no prefix.
 func (d *Delivery) Attributes() [9][2]string {
@@ -108,7 +100,7 @@ func (d *Delivery) Attributes() [9][2]string {
 		{"id", d.ID},
 		{"source", "/postbridge/" + d.Broker},
 		{"specversion", "1.0"},
-		{"type", cmp.Or(d.Type, CloudEventsType)},
+		{"type", cmp.Or(d.Type, event.TypeOrder)},
 		{"time", d.ReceivedAt.UTC().Format(event.TimeFormat)},
 		{"subject", d.UserID + "/" + d.OrderID},
 		{"orderstatus", string(d.Status)},
@@ -120,40 +112,10 @@ func (d *Delivery) Attributes() [9][2]string {
 // ContentType is the media type of Data.
 const ContentType = "application/json"
 
-// maxToken is the longest token of a subject, in bytes; a longer one is hashed.
-const maxToken = 64
-
-// EscapeToken escapes an id of any content as one token of a NATS subject or Kafka key: letters, digits, _ and - stay,
-// every other byte becomes % and two hex digits; an empty id becomes _, and one that would be longer than 64 bytes the
-// SHA-256 of the id in hex.
-func EscapeToken(id string) string {
-	if id == "" {
-		return "_"
-	}
-	const digits = "0123456789ABCDEF"
-	escaped := make([]byte, 0, maxToken+3)
-	for i := 0; i < len(id) && len(escaped) <= maxToken; i++ {
-		if c := id[i]; plain(c) {
-			escaped = append(escaped, c)
-		} else {
-			escaped = append(escaped, '%', digits[c>>4], digits[c&15])
-		}
-	}
-	if len(escaped) > maxToken {
-		sum := sha256.Sum256([]byte(id))
-		return hex.EncodeToString(sum[:])
-	}
-	return string(escaped)
-}
-
-func plain(c byte) bool {
-	return c >= '0' && c <= '9' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z' || c == '_' || c == '-'
-}
-
 // recordVersion is the first byte of a record. This build reads no other version.
 const recordVersion = 1
 
-// recordOther is the status in the record of an event of OtherType, which is a dead letter to a release before that
+// recordOther is the status in the record of an event of event.TypeOther, a dead letter to a release before that
 // type.
 const recordOther = "other"
 
@@ -165,7 +127,7 @@ func (d *Delivery) appendHead(b []byte) []byte {
 		flags = 1
 	}
 	status := string(d.Status)
-	if d.Type == OtherType {
+	if d.Type == event.TypeOther {
 		status = recordOther
 	}
 	b = append(b, recordVersion, flags)
@@ -205,7 +167,7 @@ func ParseRecord(b []byte) (*Delivery, error) {
 		*s = all[from[i]:to[i]]
 	}
 	if d.Deadletter && d.Status == recordOther {
-		d.Type, d.Status = OtherType, event.StatusUnknown
+		d.Type, d.Status = event.TypeOther, event.StatusUnknown
 	}
 	d.Data = b[end:]
 	return d, nil

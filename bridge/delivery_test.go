@@ -4,53 +4,11 @@ import (
 	"bytes"
 	"encoding/hex"
 	"reflect"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/postbridge/postbridge/bridge/event"
 )
-
-func TestEscapeToken(t *testing.T) {
-	for id, want := range map[string]string{
-		"":                      "_",
-		"260108152046774":       "260108152046774",
-		"AB_12-x":               "AB_12-x",
-		"a.b":                   "a%2Eb",
-		"*":                     "%2A",
-		">":                     "%3E",
-		"a b":                   "a%20b",
-		"%2E":                   "%252E",
-		"a\x00\xff":             "a%00%FF",
-		"é":                     "%C3%A9",
-		strings.Repeat("a", 64): strings.Repeat("a", 64),
-		strings.Repeat("a", 65): "635361c48bb9eab14198e76ea8ab7f1a41685d6ad62aa9146d301d4f17eb0ae0",
-		strings.Repeat(".", 21): strings.Repeat("%2E", 21),
-	} {
-		if got := EscapeToken(id); got != want {
-			t.Errorf("%q became %q, want %q", id, got, want)
-		}
-	}
-	if got := EscapeToken(strings.Repeat(".", 22)); len(got) != 64 || strings.Contains(got, "%") {
-		t.Errorf("22 points became %q, which is no hash", got)
-	}
-}
-
-// FuzzEscapeToken checks that no id makes a second token, a wildcard, or the token of another short id.
-func FuzzEscapeToken(f *testing.F) {
-	f.Add("a", "b")
-	f.Add("%2E", ".")
-	f.Add("", "_")
-	f.Fuzz(func(t *testing.T, a, b string) {
-		token := EscapeToken(a)
-		if token == "" || len(token) > maxToken || strings.ContainsAny(token, ".*> \x00\r\n\t") {
-			t.Errorf("%q became %q", a, token)
-		}
-		if b != a && a != "" && b != "" && EscapeToken(b) == token {
-			t.Errorf("%q and %q both became %q", a, b, token)
-		}
-	})
-}
 
 func someDelivery() Delivery {
 	return Delivery{
@@ -63,7 +21,7 @@ func TestRecord(t *testing.T) {
 	order := someDelivery()
 	dead, other := order, order
 	dead.Deadletter = true
-	other.Deadletter, other.Type, other.Status = true, OtherType, event.StatusUnknown
+	other.Deadletter, other.Type, other.Status = true, event.TypeOther, event.StatusUnknown
 	for _, d := range []Delivery{order, dead, other} {
 		record := append(d.appendHead([]byte("before")), d.Data...)
 		got, err := ParseRecord(record[len("before"):])
@@ -86,7 +44,7 @@ func TestRecordBytes(t *testing.T) {
 	if got := hex.EncodeToString(append(d.appendHead(nil), d.Data...)); got != head+"046f70656e"+"7b7d" {
 		t.Errorf("got %s", got)
 	}
-	d.Type = OtherType // a dead letter to the release before
+	d.Type = event.TypeOther // a dead letter to the release before
 	if got := hex.EncodeToString(append(d.appendHead(nil), d.Data...)); got != head+"056f74686572"+"7b7d" {
 		t.Errorf("got %s", got)
 	}

@@ -116,7 +116,7 @@ func forbidden(from, to string, ours, standard bool) string {
 func siblings(from, to string) bool {
 	kind := func(path string) string {
 		dir, name, _ := strings.Cut(path, "/")
-		shared := name == "" || name == "body" || name == "proof" || name == "tlsfiles" ||
+		shared := name == "" || name == "body" || name == "book" || name == "proof" || name == "tlsfiles" ||
 			strings.HasSuffix(name, "test")
 		if shared || dir != "brokers" && dir != "publishers" {
 			return ""

@@ -56,7 +56,7 @@ func TestNotAnOrder(t *testing.T) {
 		for _, a := range d.Attributes() {
 			attributes[a[0]] = a[1]
 		}
-		if (e.Other == "probe") != isOther || (attributes["type"] == bridge.OtherType) != isOther ||
+		if (e.Other == "probe") != isOther || (attributes["type"] == event.TypeOther) != isOther ||
 			isOther && (d.Subject(d.Destinations()[0]) != "deadletters.dhan" || d.Key() != "dhan."+e.ID) {
 			t.Errorf("%d is published to %v as %v %s", d.Sequence, d.Destinations(), attributes, d.Data)
 		}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/postbridge/postbridge/bridge/spool"
+
+	"github.com/postbridge/postbridge/bridge/event"
 )
 
 // The in-flight window: how much a pump publishes before the oldest of it is done. After a crash the bus may be asked
@@ -273,7 +275,7 @@ func (p *pump) add(r spool.Record, d *Delivery, bytes int) *slot {
 // dead letters, and one that is refused there too is quarantined. Neither blocks the events behind it.
 func (p *pump) answered(ctx context.Context, s *slot, d *Delivery, err error) {
 	switch {
-	case err == nil && d.Deadletter && d.Type != OtherType:
+	case err == nil && d.Deadletter && d.Type != event.TypeOther:
 		p.finish(s, deadlettered)
 	case err == nil:
 		p.finish(s, stored)

@@ -322,7 +322,7 @@ func appendRecord(b []byte, e *event.Event, arrival time.Time, traceParent strin
 		Deadletter:  !e.Understood(),
 	}
 	if e.Other != "" {
-		d.Type = OtherType
+		d.Type = event.TypeOther
 	}
 	return e.Append(d.appendHead(b))
 }

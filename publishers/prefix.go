@@ -5,7 +5,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/event"
 )
 
 // maxPrefix is the longest prefix, in bytes.
@@ -13,7 +13,7 @@ const maxPrefix = 64
 
 // CheckPrefix returns an error unless a prefix can begin subjects and topics: empty, or tokens with dots between them.
 func CheckPrefix(prefix string) error {
-	escaped := func(token string) bool { return bridge.EscapeToken(token) != token }
+	escaped := func(token string) bool { return event.EscapeToken(token) != token }
 	if prefix == "" || len(prefix) <= maxPrefix && !slices.ContainsFunc(strings.Split(prefix, "."), escaped) {
 		return nil
 	}

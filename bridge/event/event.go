@@ -1,8 +1,9 @@
 // Package event defines the events that postbridge publishes. Each is one state of one order, in the same form for all
-// brokers. A consumer in Go decodes the payload of a message into an Event:
+// brokers. A consumer in Go decodes the messages of a bus, and applies them to a Tracker, which knows what is new:
 //
-//	var e event.Event
-//	err := json.Unmarshal(payload, &e)
+//	m, err := event.Decode(message.Data(), message.Headers().Get)
+//	…
+//	if change := tracker.Apply(&m); change.NewFill > 0 {
 //
 // The package imports the standard library only.
 package event
@@ -62,7 +63,7 @@ type Event struct {
 
 	Order
 
-	// When the postback arrived or the row of the order book was read: RFC 3339, UTC, nanoseconds.
+	// When the postback arrived or the order book was requested: RFC 3339, UTC, nanoseconds.
 	ReceivedAt string `json:"received_at"`
 	// What proved the origin: checksum, checksum:user_id or token, and +token behind the first two if a token was
 	// checked as well. order_book if the event comes from the broker's order book.

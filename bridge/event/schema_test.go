@@ -17,7 +17,6 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
-	"github.com/postbridge/postbridge/bridge"
 	"github.com/postbridge/postbridge/bridge/event"
 )
 
@@ -144,7 +143,7 @@ func generateSchema(t *testing.T) []byte {
 	s := schemaDoc{
 		Schema:      "https://json-schema.org/draft/2020-12/schema",
 		ID:          "https://github.com/postbridge/postbridge/deploy/event.schema.json",
-		Title:       bridge.CloudEventsType,
+		Title:       event.TypeOrder,
 		Description: docs["Event"],
 		Type:        "object",
 		Additional:  new(bool),

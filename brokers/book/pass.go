@@ -29,7 +29,7 @@ type Bus interface {
 	// dead letter has no revision.
 	Publish(ctx context.Context, d *bridge.Delivery, revisions map[bridge.Destination]uint64) error
 	// Orders returns the ids of the orders of a user whose last event was stored between the times, escaped by
-	// bridge.EscapeToken.
+	// event.EscapeToken.
 	Orders(ctx context.Context, broker, user string, since, until time.Time) ([]string, error)
 }
 
@@ -117,8 +117,9 @@ func (p *Pass) Run(ctx context.Context) (Counts, error) {
 	outer := ctx
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	requested := time.Now() // the book has every change before it, and perhaps later ones
 	err := p.Client.Read(ctx, p.Book, p.Account, func(row []byte) {
-		e := p.Book.Event(p.Account, bytes.Clone(row), time.Now())
+		e := p.Book.Event(p.Account, bytes.Clone(row), requested)
 		if !r.compares(e) {
 			return
 		}
@@ -155,7 +156,7 @@ func (r *run) compares(e *event.Event) bool {
 		r.logUnreadable(e)
 		return false
 	}
-	id := bridge.EscapeToken(e.OrderID)
+	id := event.EscapeToken(e.OrderID)
 	if _, again := r.inBook[id]; again {
 		r.count(func(c *Counts) { c.Skipped++ })
 		return false

@@ -84,11 +84,12 @@ func anchors(text string) (all []string) {
 // ---- commands and programs ----------------------------------------------------------------------------------------
 
 // cmdDocument runs a block of commands of a document as written, with the addresses of the story in place of the
-// default ones: document FILE FIRST_WORDS. A program in Go is built as ./example.
+// default ones: document FILE FIRST_WORDS. A program in Go is built as ./example, one in Python becomes example.py, one in
+// Java Example.java.
 func cmdDocument(ts *testscript.TestScript, neg bool, args []string) {
 	text, err := os.ReadFile(ts.MkAbs(args[0]))
 	ts.Check(err)
-	pattern := regexp.MustCompile("(?ms)^ *```(sh|go)\n *(" + regexp.QuoteMeta(args[1]) + ".*?)^ *```$")
+	pattern := regexp.MustCompile("(?ms)^ *```(sh|go|python|java)\n *(" + regexp.QuoteMeta(args[1]) + ".*?)^ *```$")
 	blocks := pattern.FindAllStringSubmatch(string(text), -1)
 	if len(blocks) != 1 {
 		ts.Fatalf("%s has %d blocks that begin with %q, want one", args[0], len(blocks), args[1])
@@ -97,10 +98,18 @@ func cmdDocument(ts *testscript.TestScript, neg bool, args []string) {
 		"127.0.0.1:8080", ts.Getenv("POSTBRIDGE_LISTEN"),
 		"127.0.0.1:9090", ts.Getenv("POSTBRIDGE_ADMIN_LISTEN"),
 		"127.0.0.1:4222", ts.Getenv("POSTBRIDGE_NATS_LISTEN"),
+		"127.0.0.1:9092", ts.Getenv("POSTBRIDGE_KAFKA_BROKERS"),
 		"deploy/samples", ts.Getenv("SAMPLES"),
 	).Replace(blocks[0][2])
-	if blocks[0][1] == "go" {
+	switch blocks[0][1] {
+	case "go":
 		ts.Check(buildExample(block, ts.MkAbs("main.go"), ts.MkAbs("example")))
+		return
+	case "python":
+		ts.Check(os.WriteFile(ts.MkAbs("example.py"), []byte(block), 0o600))
+		return
+	case "java":
+		ts.Check(os.WriteFile(ts.MkAbs("Example.java"), []byte(block), 0o600))
 		return
 	}
 	if err := ts.Exec("sh", "-exc", block); (err != nil) != neg {
@@ -126,9 +135,17 @@ func buildExample(program, source, binary string) error {
 	if err := os.WriteFile(source+".json", overlay, 0o600); err != nil {
 		return err
 	}
-	build := exec.Command("go", "build", fmt.Sprint("-race=", withRace()), "-overlay", source+".json",
-		"-o", binary, "./example")
-	out, err := build.CombinedOutput()
+	return goBuild(binary, "./example", "-overlay", source+".json")
+}
+
+// cmdBuild builds a program of this repository: build PACKAGE BINARY.
+func cmdBuild(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Check(goBuild(ts.MkAbs(args[1]), args[0]))
+}
+
+func goBuild(binary, program string, flags ...string) error {
+	args := append([]string{"build", fmt.Sprint("-race=", withRace()), "-o", binary}, flags...)
+	out, err := exec.Command("go", append(args, program)...).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("%w: %s", err, out)
 	}

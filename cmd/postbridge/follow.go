@@ -10,7 +10,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/event"
 )
 
 // retryInterval is the time between two attempts to reach a bus, and between two lookups of a stream or topic.
@@ -47,7 +47,7 @@ func (f *busFilter) matches(m *message) bool {
 	}
 	tokens := strings.Split(m.key, ".")
 	for i, id := range []string{f.broker, f.user, f.order} {
-		if id != "" && (i >= len(tokens) || tokens[i] != bridge.EscapeToken(id)) {
+		if id != "" && (i >= len(tokens) || tokens[i] != event.EscapeToken(id)) {
 			return false
 		}
 	}

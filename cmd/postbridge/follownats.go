@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/event"
 	"github.com/postbridge/postbridge/publishers/nats"
 )
 
@@ -62,7 +63,7 @@ func (f *busFilter) keyFilter() string {
 		if id == "" {
 			return "*"
 		}
-		return bridge.EscapeToken(id)
+		return event.EscapeToken(id)
 	}
 	if f.destination == string(bridge.Deadletters) {
 		return token(f.broker)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/event"
 	"github.com/postbridge/postbridge/brokers"
 	"github.com/postbridge/postbridge/brokers/kite"
 )
@@ -215,7 +216,7 @@ func (o *sendOptions) check() error {
 		return misuse("--count, --for and --rate must not be negative; 0 is no limit")
 	case o.timeout <= 0:
 		return misuse("--timeout must be positive; set it like 10s")
-	case o.user == "" || bridge.EscapeToken(o.user) != o.user:
+	case o.user == "" || event.EscapeToken(o.user) != o.user:
 		return misuse("--user %q has to be letters, digits, - and _", o.user)
 	case o.connections < 1 || o.users < 1:
 		return misuse("--connections and --users must be at least 1")

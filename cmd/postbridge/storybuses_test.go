@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -33,9 +34,14 @@ import (
 
 // ---- the buses of a story -----------------------------------------------------------------------------------------
 
-// natsServer is a NATS server in a process of its own: nats-server ADDRESS DIRECTORY.
+// natsServer is a NATS server in a process of its own: nats-server ADDRESS DIRECTORY [USERS]. The password of each user in
+// the file USERS is the name and -secret.
 func natsServer() {
-	stop, _, err := startNATS(os.Args[1], os.Args[2])
+	users, err := natsUsers(os.Args[3:])
+	if err != nil {
+		panic(err)
+	}
+	stop, _, err := startNATS(os.Args[1], os.Args[2], users...)
 	if err != nil {
 		panic(err)
 	}
@@ -45,8 +51,28 @@ func natsServer() {
 	<-ctx.Done()
 }
 
+func natsUsers(files []string) ([]*server.User, error) {
+	if len(files) == 0 {
+		return nil, nil
+	}
+	text, err := os.ReadFile(files[0])
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range regexp.MustCompile(`\$(\w+)_PASSWORD`).FindAllStringSubmatch(string(text), -1) {
+		if err := os.Setenv(m[1]+"_PASSWORD", strings.ToLower(m[1])+"-secret"); err != nil {
+			return nil, err
+		}
+	}
+	written, err := server.ProcessConfigFile(files[0])
+	if err != nil {
+		return nil, err
+	}
+	return written.Users, nil
+}
+
 // startNATS starts a NATS server; port 0 is a free one.
-func startNATS(listen, dir string) (stop func(), address string, err error) {
+func startNATS(listen, dir string, users ...*server.User) (stop func(), address string, err error) {
 	host, port, err := net.SplitHostPort(listen)
 	if err != nil {
 		return nil, "", err
@@ -59,7 +85,7 @@ func startNATS(listen, dir string) (stop func(), address string, err error) {
 		n = server.RANDOM_PORT
 	}
 	s, err := server.NewServer(&server.Options{Host: host, Port: n, JetStream: true, StoreDir: dir, NoSigs: true,
-		NoLog: true})
+		NoLog: true, Users: users})
 	if err != nil {
 		return nil, "", err
 	}
@@ -115,6 +141,9 @@ func cmdKafka(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Setenv("POSTBRIDGE_PUBLISH", "kafka")
 	case "own":
 		k.cluster = kafkatest.StartFor(k.t, kafkatest.Options{})
+		jars, err := kafkatest.Jars(context.Background())
+		ts.Check(err)
+		ts.Setenv("KAFKA_JARS", jars)
 		ts.Setenv("POSTBRIDGE_KAFKA_BROKERS", k.cluster.Brokers()[0])
 		ts.Setenv("POSTBRIDGE_PUBLISH", "kafka")
 	case "kill":

@@ -123,22 +123,22 @@ func (api *asyncAPI) example(t *testing.T, name string, i int) *bridge.Delivery 
 		text, _ := e.Headers[name].(string)
 		return text
 	}
-	event := golden(t, header("ce-id"), e.Payload)
+	stored := golden(t, header("ce-id"), e.Payload)
 	sequence, err := strconv.ParseUint(header("ce-sequence"), 10, 64)
 	if err != nil {
 		t.Fatal(err)
 	}
-	received, err := time.Parse(time.RFC3339, event.ReceivedAt)
+	received, err := time.Parse(time.RFC3339, stored.ReceivedAt)
 	if err != nil {
 		t.Fatal(err)
 	}
 	d := &bridge.Delivery{
 		Spool: header("ce-spool"), Sequence: sequence, TraceParent: header("traceparent"), ReceivedAt: received,
-		ID: event.ID, Broker: event.Broker, UserID: event.UserID, OrderID: event.OrderID, Status: event.Status,
-		Deadletter: !event.Understood(), Data: event.Append(nil),
+		ID: stored.ID, Broker: stored.Broker, UserID: stored.UserID, OrderID: stored.OrderID, Status: stored.Status,
+		Deadletter: !stored.Understood(), Data: stored.Append(nil),
 	}
-	if event.Other != "" {
-		d.Type = bridge.OtherType
+	if stored.Other != "" {
+		d.Type = event.TypeOther
 	}
 	return d
 }
@@ -227,10 +227,10 @@ func sameNames(t *testing.T, channel string, headers map[string]any, required []
 }
 
 // address returns the subject or topic that the document gives the event.
-func address(template string, event map[string]any) string {
+func address(template string, payload map[string]any) string {
 	text := func(name string) string {
-		s, _ := event[name].(string)
-		return bridge.EscapeToken(s)
+		s, _ := payload[name].(string)
+		return event.EscapeToken(s)
 	}
 	fill := strings.NewReplacer(
 		"{broker}",

@@ -1,6 +1,7 @@
 package kafka_test
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -45,6 +46,9 @@ func TestRealRights(t *testing.T) {
 	bus := secureReal(t, c, "")
 	r := publishertest.Open(t, bus)
 	all := publishertest.Events(1, 200, 40)
+	for _, d := range all {
+		d.Data = decodable(d)
+	}
 	r.Publish(all...)
 	r.WaitDone(all...)
 	r.CheckStored(all...)
@@ -92,6 +96,56 @@ func TestRealRights(t *testing.T) {
 			}
 		}
 	}
+
+	last := publishertest.Events(201, 1, 40)[0]
+	last.UserID, last.OrderID, last.Status = "AB1234", "last", event.StatusRejected
+	last.Data = decodable(last)
+	r.Publish(last)
+	riskInPython(t, c, last.Key())
+}
+
+// decodable returns the payload of an event as consumers decode it.
+func decodable(d *bridge.Delivery) []byte {
+	e := event.Event{
+		ID: d.ID, Broker: d.Broker, Order: event.Order{UserID: d.UserID, OrderID: d.OrderID, Status: d.Status},
+		ReceivedAt: d.ReceivedAt.UTC().Format(event.TimeFormat), Source: event.SourcePostback,
+	}
+	return e.Append(nil)
+}
+
+// riskInPython runs the risk system of deploy/examples as the user risk, until it has counted the order.
+func riskInPython(t *testing.T, c *kafkatest.Cluster, order string) {
+	t.Helper()
+	if err := exec.Command("python3", "-c", "import kafka, lz4").Run(); err != nil {
+		if os.Getenv("PYTHON_TEST_REQUIRED") == "1" {
+			t.Errorf("python3 with kafka-python and lz4: %v", err)
+		}
+		t.Logf("no python3 with kafka-python and lz4, so the risk system is not run: %v", err)
+		return
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "python3", "-B", "../../deploy/examples/risk.py", "kafka")
+	cmd.Env = append(os.Environ(), "KAFKA_BROKERS="+c.SecureBrokers()[0], "KAFKA_PASSWORD=risk-secret",
+		"KAFKA_CA="+c.CAFile(), "STATE="+filepath.Join(t.TempDir(), "risk.db"))
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	found := false
+	for lines := bufio.NewScanner(out); !found && lines.Scan(); {
+		found = strings.HasPrefix(lines.Text(), "rejected "+order+":")
+	}
+	cancel()
+	_ = cmd.Wait() // killed
+	if !found {
+		t.Errorf("it did not count %s: %s", order, stderr.String())
+	}
 }
 
 // reconcileAs publishes an event as 'postbridge reconcile' does, and reads it back.
@@ -105,8 +159,9 @@ func reconcileAs(t *testing.T, cfg kafka.Config, user string) {
 	defer events.Close()
 	rejected := &bridge.Delivery{
 		ID: strings.Repeat("0", 32), Broker: "kite", UserID: "AB1234", OrderID: "reconciled",
-		Status: event.StatusRejected, ReceivedAt: time.Now(), Data: []byte("{}"),
+		Status: event.StatusRejected, ReceivedAt: time.Now(),
 	}
+	rejected.Data = decodable(rejected)
 	if err := events.Publish(t.Context(), rejected, nil); err != nil {
 		t.Fatalf("%s: %v", user, err)
 	}

@@ -277,7 +277,7 @@ func (e *Events) blockedBy(err error) error {
 func (e *Events) Orders(_ context.Context, broker, user string, since, until time.Time) (ids []string, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	start := topicName(e.cfg.Prefix, bridge.Orders) + "/" + broker + "." + bridge.EscapeToken(user) + "."
+	start := topicName(e.cfg.Prefix, bridge.Orders) + "/" + broker + "." + event.EscapeToken(user) + "."
 	for key, last := range e.last {
 		id, ok := strings.CutPrefix(key, start)
 		if ok && !last.Time.Before(since) && !last.Time.After(until) {

@@ -8,6 +8,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/postbridge/postbridge/bridge"
+	"github.com/postbridge/postbridge/bridge/event"
 )
 
 // Names of headers, which are case-sensitive in NATS.
@@ -39,7 +40,7 @@ func headers(d *bridge.Delivery, stream string) natsgo.Header {
 	for _, attribute := range d.Attributes() {
 		value := attribute[1]
 		if len(value) > maxHeaderValue { // only ids from the broker can be so long
-			value = bridge.EscapeToken(d.UserID) + "/" + bridge.EscapeToken(d.OrderID)
+			value = event.EscapeToken(d.UserID) + "/" + event.EscapeToken(d.OrderID)
 		}
 		h["ce-"+attribute[0]] = []string{percentEncode(value)}
 	}

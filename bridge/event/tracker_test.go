@@ -1,0 +1,172 @@
+package event_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"maps"
+	"os"
+	"os/exec"
+	"reflect"
+	"testing"
+
+	"github.com/postbridge/postbridge/bridge/event"
+)
+
+// vectors is deploy/samples/tracker.json, which the tracker in Python is tested with, too.
+type vectors struct {
+	Event map[string]any
+	Cases []struct {
+		Name      string
+		MaxOrders int `json:"max_orders"`
+		Steps     []struct {
+			Spool    string
+			Sequence uint64
+			Event    map[string]any
+			Want     outcome
+		}
+	}
+}
+
+// outcome is a Change as the vectors write it.
+type outcome struct {
+	Verdict      event.Verdict
+	NewFill      int64        `json:"new_fill"`
+	FillPrice    string       `json:"fill_price"`
+	Corrected    int64        `json:"corrected"`
+	Status       event.Status `json:"status"`
+	Filled       int64        `json:"filled_quantity"`
+	AveragePrice string       `json:"average_price"`
+}
+
+func outcomeOf(c event.Change) outcome {
+	return outcome{c.Verdict, c.NewFill, c.FillPrice, c.Corrected, c.State.Status, c.State.Filled, c.State.AveragePrice}
+}
+
+const vectorsFile = "../../deploy/samples/tracker.json"
+
+func readVectors(t *testing.T) (v vectors) {
+	t.Helper()
+	text, err := os.ReadFile(vectorsFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(text, &v); err != nil || len(v.Cases) == 0 {
+		t.Fatal(len(v.Cases), err)
+	}
+	return v
+}
+
+// TestTrackerVectors also restarts before each event.
+func TestTrackerVectors(t *testing.T) {
+	v := readVectors(t)
+	for _, c := range v.Cases {
+		tracker, restarted := event.Tracker{MaxOrders: c.MaxOrders}, event.Tracker{MaxOrders: c.MaxOrders}
+		for i, step := range c.Steps {
+			m := message(t, v.Event, step.Event)
+			m.Spool, m.Sequence = step.Spool, step.Sequence
+			if got := outcomeOf(tracker.Apply(m)); got != step.Want {
+				t.Errorf("%s: event %d:\ngot  %+v\nwant %+v", c.Name, i+1, got, step.Want)
+			}
+			restart(t, &restarted)
+			if got := outcomeOf(restarted.Apply(m)); got != step.Want {
+				t.Errorf("%s: event %d, after a restart:\ngot  %+v\nwant %+v", c.Name, i+1, got, step.Want)
+			}
+		}
+	}
+}
+
+// message returns the event with the members of both; null removes one.
+func message(t *testing.T, base, of map[string]any) *event.Message {
+	t.Helper()
+	members := maps.Clone(base)
+	maps.Copy(members, of)
+	maps.DeleteFunc(members, func(_ string, v any) bool { return v == nil })
+	text, err := json.Marshal(members)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := event.Decode(text, func(string) string { return "" })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &m
+}
+
+// restart makes the tracker what its snapshot says, which must say the same then.
+func restart(t *testing.T, tracker *event.Tracker) {
+	t.Helper()
+	before := snapshotOf(t, tracker)
+	*tracker = event.Tracker{MaxOrders: tracker.MaxOrders}
+	if err := json.Unmarshal(before, tracker); err != nil {
+		t.Fatal(err)
+	}
+	if after := snapshotOf(t, tracker); !bytes.Equal(after, before) {
+		t.Errorf("restored %s\nfrom %s", after, before)
+	}
+}
+
+func snapshotOf(t *testing.T, tracker *event.Tracker) []byte {
+	t.Helper()
+	text, err := json.Marshal(tracker)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+// python applies the vectors, with a restart before each event: an outcome a line, and the snapshot after each case.
+const python = `
+import json, sys
+from tracker import Tracker, decode
+
+vectors = json.load(open(sys.argv[1], encoding="utf-8"))
+for case in vectors["cases"]:
+    snapshot, limit = None, case.get("max_orders", 100_000)
+    for step in case["steps"]:
+        event = {name: v for name, v in {**vectors["event"], **step["event"]}.items() if v is not None}
+        headers = {"ce-type": "postbridge.order.v1", "ce-spool": step["spool"], "ce-sequence": f"{step['sequence']:020}"}
+        message = decode(json.dumps(event), headers)
+        tracker = Tracker(snapshot, limit)
+        c = tracker.apply(message)
+        print(json.dumps(dict(c.state, verdict=c.verdict, new_fill=c.new_fill, fill_price=c.fill_price,
+                              corrected=c.corrected)))
+        snapshot = json.loads(json.dumps(tracker.snapshot()))
+    print(json.dumps(snapshot))
+`
+
+// TestTrackerInPython holds deploy/examples/tracker.py to the vectors, and its snapshots to those of Go.
+func TestTrackerInPython(t *testing.T) {
+	if _, err := exec.LookPath("python3"); err != nil {
+		t.Skip("no python3")
+	}
+	cmd := exec.CommandContext(t.Context(), "python3", "-B", "-c", python, vectorsFile)
+	cmd.Env = append(os.Environ(), "PYTHONPATH=../../deploy/examples")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	lines := json.NewDecoder(bytes.NewReader(out))
+	next := func(into any) {
+		if err := lines.Decode(into); err != nil {
+			t.Fatal(err)
+		}
+	}
+	v := readVectors(t)
+	for _, c := range v.Cases {
+		tracker := event.Tracker{MaxOrders: c.MaxOrders}
+		for i, step := range c.Steps {
+			var got outcome
+			if next(&got); got != step.Want {
+				t.Errorf("%s: event %d:\ngot  %+v\nwant %+v", c.Name, i+1, got, step.Want)
+			}
+			m := message(t, v.Event, step.Event)
+			m.Spool, m.Sequence = step.Spool, step.Sequence
+			tracker.Apply(m)
+		}
+		var fromGo, fromPython any
+		next(&fromPython)
+		if err := json.Unmarshal(snapshotOf(t, &tracker), &fromGo); err != nil || !reflect.DeepEqual(fromPython, fromGo) {
+			t.Errorf("%s: the snapshot in Python is\n%v\nin Go\n%v, %v", c.Name, fromPython, fromGo, err)
+		}
+	}
+}
