@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"math/big"
 	"net"
 	"net/http"
@@ -47,9 +48,9 @@ func TestNginx(t *testing.T) {
 
 // TestCaddy runs Caddy with proxy/Caddyfile.
 func TestCaddy(t *testing.T) {
-	program := os.Getenv("CADDY") // see the Makefile
-	if program == "" {
-		t.Skip("no Caddy; run it with make deploy-test")
+	program, err := exec.LookPath("caddy")
+	if err != nil {
+		t.Skip("no Caddy is installed")
 	}
 	p := newProxy(t)
 	write(t, p.dir, "Caddyfile", p.adapt(t, "proxy/Caddyfile",
@@ -142,6 +143,7 @@ func (p *proxy) check(t *testing.T, program string, args ...string) {
 	}
 	p.upstream.Close()
 	p.request(t, http.MethodPost, "/kite/"+pathToken, http.StatusBadGateway)
+	p.request(t, http.MethodGet, "/", http.StatusNotFound) // on the same connection: the one before is in the log then
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
@@ -184,6 +186,7 @@ func (p *proxy) request(t *testing.T, method, path string, want int) {
 	if err != nil {
 		t.Fatalf("%s %s: %v", method, path, err)
 	}
+	_, _ = io.Copy(io.Discard, resp.Body) // for the next request to use the connection
 	_ = resp.Body.Close()
 	if resp.StatusCode != want {
 		t.Errorf("%s %s: answered %d, want %d", method, path, resp.StatusCode, want)
