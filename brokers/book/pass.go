@@ -334,16 +334,16 @@ func (r *run) findMissing(ctx context.Context) error {
 		return err
 	}
 	missing := 0
-	for id := range r.Pass.orders {
+	for id := range r.orders {
 		if _, ok := r.inBook[id]; !ok {
 			missing++
 			r.Log.Debug("an order of today is on the bus and not in the order book", "order", id)
 		}
 	}
-	if missing > r.Pass.missing {
+	if missing > r.missing {
 		r.Log.Warn("orders of today are on the bus and not in the order book", "orders", missing)
 	}
-	r.Pass.missing, r.counts.Missing = missing, int64(missing)
+	r.missing, r.counts.Missing = missing, int64(missing)
 	return nil
 }
 

@@ -116,7 +116,7 @@ func renderings(t *testing.T) (all []rendering) {
 			"secret.keys={KITE_SECRETS,ADMIN_TOKEN,NATS_PASSWORD,NATS_TOKEN,KAFKA_PASSWORD}"},
 		"logins": {
 			"--set", "secret.existingSecret=s,secret.keys={KITE_SECRETS,KITE_TOKENS,DHAN_TOKENS,UPSTOX_TOKENS,FYERS_TOKENS," +
-				"NATS_CREDS,NATS_PASSWORD,NATS_TOKEN,KAFKA_PASSWORD},drain.ordinals={3}",
+				"NATS_CREDS,NATS_PASSWORD,NATS_TOKEN,NATS_NKEY,KAFKA_PASSWORD},drain.ordinals={3}",
 			"--set", `publish=nats\,kafka,nats.url=nats://nats-2\,nats://10.0.0.5\,nats://nats-1:4333/,` +
 				`kafka.brokers={a:9092}`,
 		},
@@ -753,7 +753,7 @@ func TestEnvironment(t *testing.T) {
 func withoutValue(name string) bool {
 	return strings.HasSuffix(name, "_API_URL") || slices.Contains([]string{
 		"POSTBRIDGE_KAFKA_CLIENT_ID", "POSTBRIDGE_KAFKA_COMPRESSION", "POSTBRIDGE_KAFKA_OAUTH_TOKEN",
-		"POSTBRIDGE_KAFKA_OAUTH_EXTENSIONS", "POSTBRIDGE_NATS_DOMAIN", "POSTBRIDGE_NATS_INBOX_PREFIX", "POSTBRIDGE_NATS_NKEY",
+		"POSTBRIDGE_KAFKA_OAUTH_EXTENSIONS", "POSTBRIDGE_NATS_DOMAIN", "POSTBRIDGE_NATS_INBOX_PREFIX",
 		"POSTBRIDGE_NATS_TLS_FIRST",
 	}, name)
 }
