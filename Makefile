@@ -12,6 +12,7 @@ STATE_METRICS_VERSION = v2.18.0
 GATEWAY_API_VERSION   = v1.6.3
 OPERATOR_VERSION      = v0.94.0
 KUBE             = .tools/kube$(subst v,-,$(KUBERNETES_VERSION)$(STATE_METRICS_VERSION)$(PROMETHEUS_VERSION)$(GATEWAY_API_VERSION)$(OPERATOR_VERSION))
+OPERATOR         = $(KUBE)/definitions/monitoring.coreos.com_podmonitors.yaml
 ACTIONLINT_VERSION = v1.7.12
 ACTIONLINT       = .tools/actionlint-$(ACTIONLINT_VERSION)
 FUZZTIME         = 30s
@@ -188,12 +189,12 @@ page-test:
 
 # Tests the chart without running it: helm lint, and its manifests for all examples and many values, which a real API server
 # has to accept. Compares its README and schema with its values.
-helm-test: $(HELM) $(KUBE) $(PROMTOOL)
+helm-test: $(HELM) $(KUBE) $(OPERATOR) $(PROMTOOL)
 	cd helm/test && HELM=$(CURDIR)/$(HELM) PROMTOOL=$(CURDIR)/$(PROMTOOL) KUBE_TOOLS=$(CURDIR)/$(KUBE) go test -count=1 ./render
 
 # Tests the chart running: installs, upgrades, scales and breaks it on a real control plane whose pods are local processes.
 # Needs Linux, and root for the namespaces.
-kube-test: $(HELM) $(KUBE) kafka-or-loud
+kube-test: $(HELM) $(KUBE) $(OPERATOR) kafka-or-loud
 	cd helm/test && HELM=$(CURDIR)/$(HELM) KUBE_TOOLS=$(CURDIR)/$(KUBE) go test -count=1 -timeout 20m -parallel 4 $(if $(RUN),-v -run '$(RUN)') ./kube
 
 $(HELM):
@@ -218,9 +219,14 @@ $(KUBE): helm/test/tools/go.mod
 	$(call install,k8s.io/kube-state-metrics/v2,$(STATE_METRICS_VERSION),$@.new/kube-state-metrics)
 	$(call install,github.com/prometheus/prometheus/cmd/prometheus,$(PROMETHEUS_VERSION),$@.new/prometheus)
 	cp $$(go mod download -json sigs.k8s.io/gateway-api@$(GATEWAY_API_VERSION) | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')/config/crd/standard/gateway.networking.k8s.io_httproutes.yaml $@.new/definitions/
-	cd $$(go mod download -json github.com/prometheus-operator/prometheus-operator@$(OPERATOR_VERSION) | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')/example/prometheus-operator-crd && \
-		cp monitoring.coreos.com_servicemonitors.yaml monitoring.coreos.com_prometheusrules.yaml $(CURDIR)/$@.new/definitions/
 	@chmod -R u+w $@.new && rm -rf $@ && mv $@.new $@
+
+# The resource definitions of the Prometheus operator that the chart makes objects of.
+$(OPERATOR): | $(KUBE)
+	cd $$(go mod download -json github.com/prometheus-operator/prometheus-operator@$(OPERATOR_VERSION) | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')/example/prometheus-operator-crd && \
+		for kind in service pod; do cp monitoring.coreos.com_$${kind}monitors.yaml $(CURDIR)/$(KUBE)/definitions/; done && \
+		cp monitoring.coreos.com_prometheusrules.yaml $(CURDIR)/$(KUBE)/definitions/
+	@chmod -R u+w $(KUBE)/definitions && touch $@
 
 # Tests with many dependencies are modules of their own, to keep those out of go.mod.
 lint: $(GOLANGCI)

@@ -3,6 +3,7 @@ package render
 import (
 	"bytes"
 	"cmp"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -20,7 +21,9 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	klabels "k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/yaml"
 )
@@ -51,8 +54,9 @@ func examples(t *testing.T) []string {
 func renderings(t *testing.T) (all []rendering) {
 	t.Helper()
 	switches := map[string][]string{
-		"plain":      nil,
-		"monitoring": {"--set", "serviceMonitor.enabled=true,prometheusRule.enabled=true,dashboard.enabled=true"},
+		"plain":       nil,
+		"monitoring":  {"--set", "serviceMonitor.enabled=true,prometheusRule.enabled=true,dashboard.enabled=true"},
+		"pod-monitor": {"--set", "serviceMonitor.enabled=true,serviceMonitor.kind=PodMonitor"},
 		"labels": {"--set-json", `serviceMonitor={"enabled":true,"labels":{"release":"a"}}`, "--set-json",
 			`prometheusRule={"enabled":true,"labels":{"release":"a"},` +
 				`"runbook":"https://runbooks.example.com/postbridge","tradingHours":"MCX","holidays":["2026-11-10"]}`,
@@ -614,33 +618,75 @@ func checkService(
 	}
 }
 
-// checkServiceMonitor checks that it selects only the headless Services, and one of their ports.
+// checkServiceMonitor checks that it selects only the headless Services, and one of their ports; and a PodMonitor the
+// pods with a port for it.
 func checkServiceMonitor(t *testing.T, all []*unstructured.Unstructured) {
 	t.Helper()
 	for _, u := range all {
-		if u.GetKind() != "ServiceMonitor" {
+		var endpoints string
+		switch u.GetKind() {
+		case "ServiceMonitor":
+			endpoints = "endpoints"
+		case "PodMonitor":
+			endpoints = "podMetricsEndpoints"
+		default:
 			continue
 		}
-		selector, _, err := unstructured.NestedStringMap(u.Object, "spec", "selector", "matchLabels")
-		endpoints, _, err2 := unstructured.NestedSlice(u.Object, "spec", "endpoints")
-		if err != nil || err2 != nil {
-			t.Fatal(err, err2)
+		port := monitoredPort(t, u, endpoints, adminToken(t, all))
+		text, err := json.Marshal(u.Object["spec"].(map[string]any)["selector"])
+		var labels metav1.LabelSelector
+		if err = errors.Join(err, json.Unmarshal(text, &labels)); err != nil {
+			t.Fatal(err)
 		}
-		endpoint := endpoints[0].(map[string]any)
-		port := endpoint["port"]
-		if _, ok := endpoint["authorization"]; ok != adminToken(t, all) {
-			t.Errorf("the ServiceMonitor has a token: %v", ok)
+		selector, err := metav1.LabelSelectorAsSelector(&labels)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if u.GetKind() == "PodMonitor" {
+			checkMonitoredPods(t, all, selector, port)
+			continue
 		}
 		for _, s := range of[corev1.Service](t, all, "Service") {
-			selects := true
-			for name, value := range selector {
-				selects = selects && s.Labels[name] == value
-			}
-			if headless := s.Spec.ClusterIP == corev1.ClusterIPNone; selects != headless || headless &&
-				s.Spec.Ports[0].Name != port {
+			headless, selects := s.Spec.ClusterIP == corev1.ClusterIPNone, selector.Matches(klabels.Set(s.Labels))
+			if selects != headless || headless && s.Spec.Ports[0].Name != port {
 				t.Errorf("the ServiceMonitor selects %v of port %v; the Service %s: %v", selector, port, s.Name,
 					selects)
 			}
+		}
+	}
+}
+
+// monitoredPort returns the port of the only endpoint, which needs the token of the replica if there is one.
+func monitoredPort(t *testing.T, u *unstructured.Unstructured, endpoints string, token bool) string {
+	t.Helper()
+	list, _, err := unstructured.NestedSlice(u.Object, "spec", endpoints)
+	if err != nil || len(list) != 1 {
+		t.Fatal(list, err)
+	}
+	endpoint := list[0].(map[string]any)
+	if _, ok := endpoint["authorization"]; ok != token {
+		t.Errorf("the %s has a token: %v", u.GetKind(), ok)
+	}
+	return endpoint["port"].(string)
+}
+
+// checkMonitoredPods checks that the selector is that of the pods which have the port.
+func checkMonitoredPods(t *testing.T, all []*unstructured.Unstructured, selector klabels.Selector, port string) {
+	t.Helper()
+	var pods []corev1.PodTemplateSpec
+	for _, s := range of[appsv1.StatefulSet](t, all, "StatefulSet") {
+		pods = append(pods, s.Spec.Template)
+	}
+	for _, d := range of[appsv1.Deployment](t, all, "Deployment") {
+		pods = append(pods, d.Spec.Template)
+	}
+	for _, j := range of[batchv1.Job](t, all, "Job") {
+		pods = append(pods, j.Spec.Template)
+	}
+	for _, pod := range pods {
+		has := slices.ContainsFunc(pod.Spec.Containers[0].Ports, func(p corev1.ContainerPort) bool { return p.Name == port })
+		if selector.Matches(klabels.Set(pod.Labels)) != has {
+			t.Errorf("the PodMonitor selects %v; a pod with the labels %v has the port: %v", selector, pod.Labels, has)
 		}
 	}
 }
