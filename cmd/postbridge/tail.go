@@ -33,6 +33,8 @@ Usage: postbridge tail [flags]
   --timeout TIME        end after this time; a failure if --count was not reached
   --headers             one object per line: "event", "headers", and "subject" or, of Kafka,
                         "topic", "partition", "offset", "key"
+  --fills               what a consumer would count: a line per new fill, with quantity and price
+  --late                say of each event whether it is late or a repeat, as a consumer would
   --json                JSON on a terminal, too
 
 Example: postbridge tail --from start --status filled,rejected --count 10
@@ -45,6 +47,7 @@ type tailOptions struct {
 	count         int
 	timeout       time.Duration
 	headers, json bool
+	fills, late   bool
 }
 
 func tailFlags(o *tailOptions) *flag.FlagSet {
@@ -59,6 +62,8 @@ func tailFlags(o *tailOptions) *flag.FlagSet {
 	fs.IntVar(&o.count, "count", 0, "")
 	fs.DurationVar(&o.timeout, "timeout", 0, "")
 	fs.BoolVar(&o.headers, "headers", false, "")
+	fs.BoolVar(&o.fills, "fills", false, "")
+	fs.BoolVar(&o.late, "late", false, "")
 	fs.BoolVar(&o.json, "json", false, "")
 	return fs
 }
@@ -79,6 +84,10 @@ func (o *tailOptions) check() error {
 			o.destination, strings.Join(destinations, ", "))
 	case o.destination == string(bridge.Deadletters) && o.user+o.order != "":
 		return misuse("dead letters have no user and no order; leave out --user and --order")
+	case o.fills && o.late, (o.fills || o.late) && (o.headers || o.statuses != nil):
+		return misuse("--fills and --late need all events of an order; use one of them, without --status and --headers")
+	case (o.fills || o.late) && o.destination != string(bridge.Orders):
+		return misuse("--fills and --late are for orders; leave out --destination")
 	case o.count < 0 || o.timeout < 0:
 		return misuse("--count and --timeout must not be negative; 0 is no limit")
 	}
@@ -118,7 +127,7 @@ func (p *process) tail(ctx context.Context, args []string) error {
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	out := &printer{tailOptions: o, w: p.stdout, format: o.format(isTerminal(p.stdout)), stop: stop}
+	out := &printer{tailOptions: o, w: p.stdout, format: o.format(isTerminal(p.stdout), p.env["NO_COLOR"] == ""), stop: stop}
 	f := &follower{o.busFilter, from, &statusLog{w: p.stderr}, out.print}
 	if err := f.follow(ctx, bus, c, credentials); err != nil {
 		return fmt.Errorf("tail: %w", err)

@@ -277,7 +277,7 @@ func TestTailNow(t *testing.T) {
 func TestTailShowsWithoutWaiting(t *testing.T) {
 	f, stopped := new(following), false
 	o := &tailOptions{count: 2, busFilter: busFilter{statuses: []string{"open"}}}
-	out := &printer{tailOptions: o, w: locked{f, &f.stdout}, format: o.format(false), stop: func() { stopped = true }}
+	out := &printer{tailOptions: o, w: locked{f, &f.stdout}, format: o.format(false, false), stop: func() { stopped = true }}
 	follower := &follower{busFilter: o.busFilter, deliver: out.print}
 	for i, want := range []string{"1", "1", "1 3", "1 3"} {
 		status := []string{"open", "filled"}[i%2]
@@ -295,6 +295,10 @@ func TestTailShowsWithoutWaiting(t *testing.T) {
 
 func TestTailMisuse(t *testing.T) {
 	for _, test := range []struct{ args, want string }{
+		{"--fills --late", "--fills and --late need all events of an order; use one of them, without --status and --headers"},
+		{"--fills --status open", "--fills and --late need all events of an order; use one of them, without --status and --headers"},
+		{"--late --headers", "--fills and --late need all events of an order; use one of them, without --status and --headers"},
+		{"--fills --destination rejects", "--fills and --late are for orders; leave out --destination"},
 		{"--bus redis", "--bus \"redis\" is not known; set it to nats or kafka"},
 		{"--bus kafka", "--bus kafka is not in POSTBRIDGE_PUBLISH; set that to kafka or nats,kafka, too"},
 		{"--broker zerodha", "--broker \"zerodha\" is not known; set it to kite or dhan or upstox or fyers"},
@@ -328,38 +332,38 @@ func TestHumanLine(t *testing.T) {
 			`{"broker":"kite","user_id":"AB1234","order_id":"220303000308932","status":"filled","symbol":"SBIN",` +
 				`"side":"buy","quantity":10,"filled_quantity":10,"price":"0","average_price":"470.5",` +
 				`"received_at":"2026-01-05T03:45:00.5Z"}`,
-			"09:15:00.500 kite AB1234     220303000308932     filled           buy      10/10 SBIN @ 470.5",
+			"09:15:00.500 kite   AB1234     220303000308932     filled           buy      10/10 SBIN @ 470.5",
 		},
 		{
 			`{"broker":"dhan","user_id":"1000000003","order_id":"1121","status":"rejected","instrument_id":"11536",` +
 				`"side":"sell","quantity":5,"price":"12.5",` +
 				`"reason":"no \u001b[2Jfunds","received_at":"2026-01-05T03:45:00Z"}`,
-			"09:15:00.000 dhan 1000000003 1121                rejected         sell       0/5 11536 @ 12.5 no " +
+			"09:15:00.000 dhan   1000000003 1121                rejected         sell       0/5 11536 @ 12.5 no " +
 				".[2Jfunds",
 		},
 		{
 			`{"broker":"dhan","status":"unknown","raw_text":"{\n","received_at":"2026-01-05T03:45:00Z"}`,
-			"09:15:00.000 dhan -          -                   unknown                          not understood: {.",
+			"09:15:00.000 dhan   -          -                   unknown                          not understood: {.",
 		},
 		{
 			`{"broker":"fyers","status":"unknown","other":"probe","received_at":"2026-01-05T03:45:00Z"}`,
-			"09:15:00.000 fyers -          -                   unknown                          not an order: probe",
+			"09:15:00.000 fyers  -          -                   unknown                          not an order: probe",
 		},
 		{
 			`{"broker":"dhan","user_id":"1000000003","order_id":"1121","status":"rejected","instrument_id":"11536",` +
 				`"side":"sell","quantity":5,"price":"12.5","reason":"no funds",` +
 				`"received_at":"2026-01-05T03:45:00Z","source":"order_book"}`,
-			"09:15:00.000 dhan 1000000003 1121                rejected         sell       0/5 [order_book] 11536 @ " +
+			"09:15:00.000 dhan   1000000003 1121                rejected         sell       0/5 [order_book] 11536 @ " +
 				"12.5 no funds",
 		},
 		{
 			`{"broker":"kite","user_id":"AB1234","order_id":"1","status":"open","symbol":"SBIN",` +
 				`"received_at":"2026-01-05T03:45:00Z","source":"postback"}`,
-			"09:15:00.000 kite AB1234     1                   open                            SBIN",
+			"09:15:00.000 kite   AB1234     1                   open                            SBIN",
 		},
 		{
 			`{"broker":"kite","status":"unknown","raw":[],"received_at":"2026-01-05T03:45:00Z","source":"order_book"}`,
-			"09:15:00.000 kite -          -                   unknown                         [order_book]  " +
+			"09:15:00.000 kite   -          -                   unknown                         [order_book]  " +
 				"not understood: []",
 		},
 		{"other\tthings", "other.things"},
@@ -368,6 +372,57 @@ func TestHumanLine(t *testing.T) {
 		if got := string(humanLine([]byte(test.event), ist)); got != test.want+"\n" {
 			t.Errorf("%q\nwant %q", got, test.want)
 		}
+	}
+}
+
+// TestTailTracker prints what a consumer would count: new fills, and which events are late or repeats.
+func TestTailTracker(t *testing.T) {
+	state := func(id, status string, filled int, price, updated string) *message {
+		return &message{
+			status: status, headers: map[string]string{"ce-type": "postbridge.order.v1"},
+			data: fmt.Appendf(nil, `{"id":%q,"broker":"kite","user_id":"AB1234","order_id":"1","status":%q,"side":"buy",`+
+				`"symbol":"INFY","quantity":50,"filled_quantity":%d,"average_price":%q,"updated_time":"2026-01-05T09:15:%s+05:30",`+
+				`"received_at":"2026-01-05T03:45:30Z","source":"postback"}`, id, status, filled, price, updated),
+		}
+	}
+	part := state("a", "partially_filled", 20, "470", "01")
+	all := state("b", "filled", 50, "471.2", "02")
+	stream := []*message{part, part, all, state("c", "partially_filled", 30, "470.5", "01"), all}
+	ist := time.FixedZone("IST", 19800)
+	run := func(v *trackerView) (lines string) {
+		v.zone = ist
+		for _, m := range stream {
+			lines += string(v.format(m))
+		}
+		return lines
+	}
+	if got, want := run(&trackerView{fills: true}),
+		"09:15:30.000 kite   AB1234     1                   buy  +20 @ 470                20/50 partially_filled INFY\n"+
+			"09:15:30.000 kite   AB1234     1                   buy  +30 @ 472                50/50 filled           INFY\n"; got != want {
+		t.Errorf("fills\n%swant\n%s", got, want)
+	}
+	if got, want := run(&trackerView{fills: true, json: true}),
+		`{"id":"a","key":"kite.AB1234.1","status":"partially_filled","symbol":"INFY","side":"buy","new_fill":20,`+
+			`"fill_price":"470","filled_quantity":20}`+"\n"+
+			`{"id":"b","key":"kite.AB1234.1","status":"filled","symbol":"INFY","side":"buy","new_fill":30,`+
+			`"fill_price":"472","filled_quantity":50}`+"\n"; got != want {
+		t.Errorf("fills as JSON\n%swant\n%s", got, want)
+	}
+	line := func(m *message) []byte { return fmt.Appendln(nil, m.status) }
+	if got, want := run(&trackerView{line: line}), "       partially_filled\nrepeat partially_filled\n       filled\n"+
+		"late   partially_filled\nrepeat filled\n"; got != want {
+		t.Errorf("late\n%swant\n%s", got, want)
+	}
+	if got := run(&trackerView{json: true}); strings.Count(got, `"verdict":"repeat"`) != 2 ||
+		!strings.HasPrefix(got, `{"verdict":"new","event":{"id":"a",`) {
+		t.Errorf("late as JSON\n%s", got)
+	}
+	probe := &message{data: []byte(`{"probe":"x"}`), headers: map[string]string{"ce-type": "postbridge.probe.v1"}}
+	if got := (&trackerView{fills: true, line: line}).format(probe); got != nil {
+		t.Errorf("a probe is printed as a fill: %s", got)
+	}
+	if got := coloured([]byte("x\n"), "rejected"); string(got) != "\x1b[31mx\x1b[0m\n" {
+		t.Errorf("coloured %q", got)
 	}
 }
 

@@ -31,22 +31,34 @@ func (p *printer) print(m *message) {
 	if p.err != nil || p.n == p.count && p.count > 0 {
 		return
 	}
-	_, p.err = p.w.Write(p.format(m))
+	line := p.format(m)
+	if line == nil {
+		return
+	}
+	_, p.err = p.w.Write(line)
 	if p.n++; p.err != nil || p.n == p.count {
 		p.stop()
 	}
 }
 
-// format returns the function that formats a message as a line.
-func (o *tailOptions) format(terminal bool) func(*message) []byte {
+// format returns the function that formats a message as a line; nil if it has none. The functions are for one goroutine
+// at a time.
+func (o *tailOptions) format(terminal, colours bool) func(*message) []byte {
+	human := terminal && !o.json
+	line := func(m *message) []byte { return append(m.data, '\n') }
+	if human {
+		line = func(m *message) []byte { return humanLine(m.data, time.Local) }
+	}
 	switch {
 	case o.headers:
 		return headersLine
-	case terminal && !o.json:
-		return func(m *message) []byte { return humanLine(m.data, time.Local) }
-	default:
-		return func(m *message) []byte { return append(m.data, '\n') }
+	case o.fills || o.late:
+		line = (&trackerView{fills: o.fills, line: line, json: !human, zone: time.Local}).format
 	}
+	if human && colours {
+		return func(m *message) []byte { return coloured(line(m), m.status) }
+	}
+	return line
 }
 
 // headersLine formats position, headers and event as one JSON object; the event keeps its bytes.
@@ -68,7 +80,7 @@ func humanLine(data []byte, zone *time.Location) []byte {
 	if e.Source == event.SourceOrderBook {
 		mark = "[" + e.Source + "] "
 	}
-	text := fmt.Sprintf("%s %-4s %-10s %-19s %-16s %-4s %9s %s %s",
+	text := fmt.Sprintf("%s %-6s %-10s %-19s %-16s %-4s %9s %s %s",
 		received.In(zone).Format("15:04:05.000"), e.Broker, cmp.Or(e.UserID, "-"), cmp.Or(e.OrderID, "-"), e.Status,
 		e.Side, quantities(&e.Order), mark+symbolAndPrice(&e.Order), remark(&e))
 	return []byte(strings.TrimRight(printable(text), " ") + "\n")
