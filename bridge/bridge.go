@@ -139,8 +139,6 @@ func (b *Bridge) Run(ctx context.Context) error {
 	admin.serve(b.admin(), adminIdleTimeout, b.o.Log)
 	defer admin.Close()
 	b.o.Log.Info("listening", "ingest", ingest.addr.String(), "admin", admin.addr.String())
-	defer b.keepHistory()()
-
 	s, err := b.open(ctx)
 	switch {
 	case errors.Is(err, context.Canceled):
@@ -149,6 +147,7 @@ func (b *Bridge) Run(ctx context.Context) error {
 		return err
 	}
 	b.receiver.open(s.spool)
+	defer b.keepHistory()() // from here on: before, the backlog is not known
 	b.o.Log.Info("ready: POST postbacks to " + b.postTo(ingest.addr))
 
 	var failure error

@@ -218,7 +218,8 @@ func (s *Spool) published(g *segment) bool {
 	return true
 }
 
-// removeOldest removes the oldest segment if it may be removed now, and reports whether it did.
+// removeOldest removes the oldest segment if it may be removed now, and reports whether another may be due at once. Not if
+// only the disk was low: some file systems free space later, and all that is kept would go before.
 func (s *Spool) removeOldest() bool {
 	s.mu.Lock()
 	// removing is set in the same critical section, so that a Rewind either sees it or makes the segment not
@@ -229,6 +230,7 @@ func (s *Spool) removeOldest() bool {
 		return false
 	}
 	g.removing = true // never reset: after an error the file may be gone all the same
+	again := s.expired(g, time.Now()) || s.spaceLow()
 	s.mu.Unlock()
 	if err := s.fs.Remove(g.name()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		s.retryLater("cannot remove a published segment of the spool", g.name(), err)
@@ -243,8 +245,11 @@ func (s *Spool) removeOldest() bool {
 	s.bytes -= g.size
 	s.mu.Unlock()
 	_ = s.measureFree() // logged by measureFree
-	return true
+	return again
 }
+
+// expired reports whether a published segment has been kept for long enough.
+func (s *Spool) expired(g *segment, now time.Time) bool { return now.Sub(g.publishedAt) >= s.o.Keep }
 
 // removable returns the oldest segment and whether it may be removed now. It also stamps the segments that are newly
 // published. The last segment is never removed: the writer appends to it. Needs mu.
@@ -261,7 +266,7 @@ func (s *Spool) removable(now time.Time) (*segment, bool) {
 	g := s.segments[0]
 	// After a failure the state of the disk is unknown, so nothing is removed before the next Open.
 	due := s.err == nil && !s.closed && !g.publishedAt.IsZero() &&
-		(now.Sub(g.publishedAt) >= s.o.Keep || s.spaceLow() || s.diskLow())
+		(s.expired(g, now) || s.spaceLow() || s.diskLow())
 	if !due && (s.preallocated == nil || s.preallocated.first > s.next) {
 		s.refusedBytes = 0 // nothing more can be removed for it
 	}

@@ -110,9 +110,10 @@ func Compare(stored *State, row State, requested time.Time, grace time.Duration)
 	return News
 }
 
-// isOtherLeg reports whether row and event are of two legs of an order of Dhan, which share its id.
+// isOtherLeg reports whether row and event may be of two legs of an order of Dhan, which share its id. Consumers count
+// the fills of each leg, so a row that does not name the leg of the event would be counted again.
 func (s State) isOtherLeg(row State) bool {
-	return s.leg != row.leg && strings.HasSuffix(s.leg, "_leg") && strings.HasSuffix(row.leg, "_leg")
+	return s.leg != row.leg && strings.HasSuffix(s.leg, "_leg") && (row.leg == "" || strings.HasSuffix(row.leg, "_leg"))
 }
 
 // differs reports whether a field that both know differs, or the row has fills or a fill price that the event lacks:

@@ -93,6 +93,7 @@ func TestCompare(t *testing.T) {
 			state(leg("target_leg"), updated("10:01:00")), Equal},
 		{"the same leg", state(leg("entry_leg")), state(leg("entry_leg"), filled(5), updated("10:01:00")), News},
 		{"another leg of an iceberg order", state(leg("1")), state(leg("2"), filled(5), updated("10:01:00")), News},
+		{"a row without the leg of the event", state(leg("entry_leg")), state(filled(5), updated("10:01:00")), Equal},
 		{"a leg and none", state(), state(leg("entry_leg"), filled(5), updated("10:01:00")), News},
 		{"an unknown word of the broker", state(), state(word("LAPSED")), News},
 		{"a known state after an unknown word", state(word("FROZEN")), state(status(event.StatusCancelled)), News},

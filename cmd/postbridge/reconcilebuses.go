@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 
 	"github.com/postbridge/postbridge/brokers/book"
 	"github.com/postbridge/postbridge/publishers/kafka"
@@ -21,7 +22,8 @@ type openBuses struct {
 	log         *slog.Logger
 
 	mu      sync.Mutex
-	current *busConnections // nil if none are open; guarded by mu
+	current *busConnections // nil if none are open; guarded by mu, which is held while a bus is dialed
+	open    atomic.Bool     // whether the buses were reached last
 }
 
 // busConnections are the buses that were opened together.
@@ -52,6 +54,9 @@ func (o *openBuses) use(ctx context.Context, f func([]book.Bus) error) error {
 func (o *openBuses) acquire(ctx context.Context) (*busConnections, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
 	if o.current == nil {
 		b, err := o.connect(ctx)
 		if err != nil {
@@ -59,6 +64,7 @@ func (o *openBuses) acquire(ctx context.Context) (*busConnections, error) {
 			return nil, err
 		}
 		o.current = b
+		o.open.Store(true)
 	}
 	o.current.users++
 	return o.current, nil
@@ -71,6 +77,7 @@ func (o *openBuses) release(b *busConnections, failed bool) {
 	b.failed = b.failed || failed
 	if b.failed && o.current == b {
 		o.current = nil
+		o.open.Store(false)
 	}
 	if b.failed && b.users == 0 {
 		b.close()
@@ -92,7 +99,9 @@ func (o *openBuses) connect(ctx context.Context) (*busConnections, error) {
 			}
 			b.buses, b.ends = append(b.buses, events), append(b.ends, events.Close)
 		case "kafka":
-			events, err := kafka.OpenEvents(o.config.kafkaConfig(o.credentials), spool, o.log)
+			k := o.config.kafkaConfig(o.credentials)
+			k.CreateTopics = false // serve creates them, with its own settings
+			events, err := kafka.OpenEvents(k, spool, o.log)
 			if err != nil {
 				return b, err
 			}
@@ -107,13 +116,6 @@ func newRunID() string {
 	var id [4]byte
 	_, _ = rand.Read(id[:]) // never fails
 	return hex.EncodeToString(id[:])
-}
-
-// isOpen reports whether the buses were reached last.
-func (o *openBuses) isOpen() bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.current != nil
 }
 
 // close closes the buses. Nobody uses them any more.

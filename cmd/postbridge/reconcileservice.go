@@ -316,7 +316,7 @@ func (s *reconcileService) handler(registry *prometheus.Registry) http.Handler {
 func (s *reconcileService) notReady() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.buses.isOpen() {
+	if !s.buses.open.Load() {
 		return "waiting for the bus"
 	}
 	for _, state := range s.states {

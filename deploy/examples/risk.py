@@ -23,7 +23,16 @@ def open_state(path):
     db.execute("""CREATE TABLE IF NOT EXISTS rejects (
         order_key TEXT PRIMARY KEY, user TEXT, reason TEXT, received_at TEXT, state TEXT)""")
     db.execute("CREATE INDEX IF NOT EXISTS of_user ON rejects (user, received_at)")
+    # An alert is stored with the reject that causes it, and printed after it, once more if the program was killed then.
+    db.execute("CREATE TABLE IF NOT EXISTS alerts (user TEXT PRIMARY KEY, at TEXT, orders INTEGER, printed INTEGER)")
     return db
+
+
+def print_alerts(db):
+    for user, orders in db.execute("SELECT user, orders FROM alerts WHERE NOT printed").fetchall():
+        print(f"ALERT {user or '?'}: {orders} orders rejected within {SECONDS} s", flush=True)
+    with db:
+        db.execute("UPDATE alerts SET printed = 1")
 
 
 def handle(db, data, headers):
@@ -41,12 +50,18 @@ def handle(db, data, headers):
         db.execute("INSERT OR REPLACE INTO rejects VALUES (?, ?, ?, ?, ?)",
                    (key, user, reason, m["received_at"], json.dumps(change.state)))
         db.execute("DELETE FROM rejects WHERE julianday(received_at) < julianday('now', '-10 days')")
-        of_reason, burst = db.execute("""SELECT sum(reason = ?), sum(
-            (julianday(?) - julianday(received_at)) * 86400 BETWEEN 0 AND ?) FROM rejects WHERE user = ?""",
-            (reason, m["received_at"], SECONDS, user)).fetchone()
+        of_reason = db.execute("SELECT count(*) FROM rejects WHERE user = ? AND reason = ?",
+                               (user, reason)).fetchone()[0]
+        # Rejects may come in any sequence, so every window of that length with this one in it counts.
+        near = [r[0] for r in db.execute("""SELECT (julianday(received_at) - julianday(?)) * 86400 AS s FROM rejects
+            WHERE user = ? AND abs(s) <= ? ORDER BY s""", (m["received_at"], user, SECONDS))]
+        burst = any(last - first <= SECONDS for first, last in zip(near, near[BURST - 1:]))
+        last = db.execute("""SELECT 1 FROM alerts WHERE user = ?
+            AND abs(julianday(?) - julianday(at)) * 86400 <= ?""", (user, m["received_at"], SECONDS)).fetchone()
+        if burst and not last:
+            db.execute("INSERT OR REPLACE INTO alerts VALUES (?, ?, ?, 0)", (user, m["received_at"], BURST))
     print(f"rejected {tracker.key(m)}: {reason or 'no reason given'}; {of_reason} of {user or '?'}", flush=True)
-    if burst == BURST and not row:
-        print(f"ALERT {user or '?'}: {burst} orders rejected within {SECONDS} s", flush=True)
+    print_alerts(db)
 
 
 async def from_nats(db):
@@ -94,6 +109,7 @@ def from_kafka(db):
 
 if __name__ == "__main__":
     state = open_state(os.environ.get("STATE", "risk.db"))
+    print_alerts(state)
     try:
         asyncio.run(from_nats(state)) if sys.argv[1:] == ["nats"] else from_kafka(state)
     except KeyboardInterrupt:

@@ -197,7 +197,10 @@ func (p *Publisher) createTopic(t *topic, controller string) error {
 	err := p.requestTopic(controller, c)
 	refused := errors.Is(err, kafkago.InvalidConfiguration) || errors.Is(err, kafkago.PolicyViolation)
 	if refused && c.ConfigEntries != nil {
-		c.ConfigEntries = nil // some services do not let their clients set min.insync.replicas
+		// Some services do not let their clients set it.
+		p.log.Warn("the topic is created without min.insync.replicas, which the cluster refused: see that its default is "+
+			"2 or more, or one broker alone may acknowledge events", "topic", t.name, "error", err)
+		c.ConfigEntries = nil
 		err = p.requestTopic(controller, c)
 	}
 	switch {

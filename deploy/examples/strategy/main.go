@@ -3,7 +3,8 @@
 //
 //	go run ./deploy/examples/strategy
 //
-// NATS_PASSWORD is that of the user strategy of deploy/nats/users.conf. STATE is a file; run one process with it.
+// NATS_PASSWORD is that of the user strategy of deploy/nats/users.conf. STATE is a file; run one process with it. Without
+// the file it counts every fill in the stream as new: keep it, and start for the first time before the market opens.
 package main
 
 import (
@@ -15,6 +16,7 @@ import (
 	"io/fs"
 	"log"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -51,10 +53,7 @@ func main() {
 	if err != nil {
 		log.Fatalf("strategy: %v", err)
 	}
-	js, err := jetstream.New(nc)
-	if err != nil {
-		log.Fatalf("strategy: %v", err)
-	}
+	js, _ := jetstream.New(nc)          // fails for options only
 	for ; ; <-time.After(time.Second) { // it may be killed at any time
 		log.Printf("strategy: waiting for the stream: %v", e.follow(js))
 	}
@@ -130,10 +129,7 @@ func (e *engine) load() error {
 
 // save replaces the file, or leaves it as it is.
 func (e *engine) save() error {
-	text, err := json.Marshal(e)
-	if err != nil {
-		return err
-	}
+	text, _ := json.Marshal(e) // strings and numbers
 	f, err := os.Create(e.file + ".new")
 	if err != nil {
 		return err
@@ -142,5 +138,12 @@ func (e *engine) save() error {
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	return os.Rename(f.Name(), e.file)
+	if err := os.Rename(f.Name(), e.file); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(e.file)) // the new name has to be on disk, too
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }
