@@ -276,7 +276,7 @@ func (r *run) compare(ctx context.Context, bus Bus, d *bridge.Delivery, row Stat
 	return verdict, revisions, nil
 }
 
-// stateOf returns the state in an event on the bus; nil if there is none, or if it is not one of ours.
+// stateOf returns the state in an event on the bus; nil if there is none, or if another program wrote it.
 func stateOf(last bridge.Stored) *State {
 	var e event.Event
 	if last.Data == nil || json.Unmarshal(last.Data, &e) != nil {

@@ -220,7 +220,7 @@ func (e *Events) fetch(ctx context.Context, leader, topic string, partition int,
 func (e *Events) record(topic, key string, last bridge.Stored) {
 	var stored event.Event
 	if json.Unmarshal(last.Data, &stored) != nil {
-		return // not one of ours
+		return // of another program
 	}
 	stored.Raw, stored.RawText, stored.RawBase64 = nil, "", nil
 	last.Data = stored.Append(nil)
