@@ -22,7 +22,11 @@ func ExampleTracker() {
 			fmt.Println(err)
 			return
 		}
-		change := tracker.Apply(&m)
+		change, err := tracker.Apply(&m)
+		if err != nil { // end, without an acknowledgement
+			fmt.Println(err)
+			return
+		}
 		fmt.Printf("%s is %s: %d filled at %q\n", m.Key(), change.Verdict, change.NewFill, change.FillPrice)
 
 		snapshot, _ := json.Marshal(tracker) // store it before you acknowledge the message

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 )
 
 // The CloudEvents types of events.
@@ -53,6 +54,14 @@ func (e *Event) Key() string { return Key(e.Broker, e.UserID, e.OrderID) }
 // Key returns the key of an order: <broker>.<user_id>.<order_id>, escaped. Events of one key are published in order.
 func Key(broker, userID, orderID string) string {
 	return broker + "." + EscapeToken(userID) + "." + EscapeToken(orderID)
+}
+
+// StateKey returns the key of the order's State: Key and, of an order of Dhan with legs, which share its id, the leg.
+func (e *Event) StateKey() string {
+	if strings.HasSuffix(e.Leg, "_leg") {
+		return e.Key() + "." + EscapeToken(e.Leg)
+	}
+	return e.Key()
 }
 
 // maxToken is the longest token of a subject, in bytes; a longer one is hashed.

@@ -35,14 +35,6 @@ type State struct {
 	Sequence uint64 `json:"sequence,omitzero"`
 }
 
-// StateKey returns the key of the order's State: Key and, of an order of Dhan with legs, which share its id, the leg.
-func (e *Event) StateKey() string {
-	if strings.HasSuffix(e.Leg, "_leg") {
-		return e.Key() + "." + EscapeToken(e.Leg)
-	}
-	return e.Key()
-}
-
 // Change is what an event changed.
 type Change struct {
 	Verdict Verdict
@@ -65,41 +57,32 @@ type Change struct {
 // with the higher number in one spool, the one applied later. An event of the order book wins over what was received
 // before the book was requested.
 func (s *State) Apply(m *Message) Change {
-	c := Change{Verdict: s.judge(m)}
-	if c.Verdict == VerdictNew {
-		s.change(m, &c)
+	switch {
+	case s.ID == "":
+		return s.change(m)
+	case m.ID == s.ID:
+		return Change{Verdict: VerdictRepeat, State: *s}
+	case s.newerThan(m):
+		return Change{Verdict: VerdictLate, State: *s}
 	}
-	c.State = *s
-	return c
+	return s.change(m)
 }
 
 // maxSkew is how far the clocks of replicas may differ: a postback may seem that much older than the book, and yet have
 // arrived after it.
 const maxSkew = 10 * time.Second
 
-func (s *State) judge(m *Message) Verdict {
-	sinceBook, knownBook := since(s.Book, m.ReceivedAt)
-	sinceLast, knownLast := since(s.Received, m.ReceivedAt)
-	inBook := m.Source == SourceOrderBook
-	switch {
-	case s.ID == "":
-		return VerdictNew
-	case m.ID == s.ID:
-		return VerdictRepeat
-	case knownBook && inBook && sinceBook <= 0, knownBook && !inBook && sinceBook < -maxSkew:
-		return VerdictLate
-	case knownLast && inBook && sinceLast > 0:
-		return VerdictNew
-	case s.newerThan(m):
-		return VerdictLate
-	}
-	return VerdictNew
-}
-
-// newerThan compares by the broker's own word, and last by our numbers.
+// newerThan compares by the order book, then by the broker's own word, and last by our numbers.
 func (s *State) newerThan(m *Message) bool {
-	if s.Status.Terminal() != m.Status.Terminal() {
-		return s.Status.Terminal()
+	inBook := m.Source == SourceOrderBook
+	if d, known := since(s.Book, m.ReceivedAt); known && (inBook && d <= 0 || d < -maxSkew) {
+		return true
+	}
+	if d, known := since(s.Received, m.ReceivedAt); known && inBook && d > 0 {
+		return false
+	}
+	if terminal := s.Status.Terminal(); terminal != m.Status.Terminal() {
+		return terminal
 	}
 	if d, known := since(s.Updated, m.UpdatedTime); known && d != 0 && s.AtExchange == (m.ExchangeTime != "") {
 		return d < 0
@@ -117,6 +100,14 @@ func since(first, second string) (time.Duration, bool) {
 	return b.Sub(a), errA == nil && errB == nil
 }
 
+// later returns the later of two times, of which the second is empty or known.
+func later(first, second string) string {
+	if d, ok := since(first, second); first == "" || ok && d > 0 {
+		return second
+	}
+	return first
+}
+
 // filledAfter returns the filled quantity after the event.
 func (s *State) filledAfter(m *Message) int64 {
 	if n, known := m.FilledQuantity.Get(); known {
@@ -128,26 +119,27 @@ func (s *State) filledAfter(m *Message) int64 {
 	return s.Filled
 }
 
-func (s *State) change(m *Message, c *Change) {
-	filled, average := s.filledAfter(m), m.AveragePrice
+func (s *State) change(m *Message) Change {
+	filled, average, book := s.filledAfter(m), m.AveragePrice, s.Book
 	if price(average) == nil {
 		average = ""
 		if filled == s.Filled {
 			average = s.AveragePrice
 		}
 	}
-	c.NewFill, c.Corrected = max(filled-s.Filled, 0), max(s.Filled-filled, 0)
-	if c.NewFill > 0 {
-		c.FillPrice = fillPrice(s.AveragePrice, s.Filled, average, filled)
-	}
-	book := s.Book
 	if m.Source == SourceOrderBook {
 		book = m.ReceivedAt
+	}
+	c := Change{Verdict: VerdictNew, NewFill: max(filled-s.Filled, 0), Corrected: max(s.Filled-filled, 0)}
+	if c.NewFill > 0 {
+		c.FillPrice = fillPrice(s.AveragePrice, s.Filled, average, filled)
 	}
 	*s = State{
 		ID: m.ID, Status: m.Status, Filled: filled, AveragePrice: average, Updated: m.UpdatedTime,
 		AtExchange: m.ExchangeTime != "", Received: m.ReceivedAt, Book: book, Spool: m.Spool, Sequence: m.Sequence,
 	}
+	c.State = *s
+	return c
 }
 
 // fillPrice returns the average price of the fills between two states of an order.

@@ -1,6 +1,8 @@
 package event_test
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"math/big"
 	"math/rand/v2"
@@ -40,11 +42,13 @@ func timeText(t time.Time) string {
 	return t.In(time.FixedZone("IST", 19_800)).Format(time.RFC3339)
 }
 
-// newLife makes a life. Its last state is newer than the others by the broker's own word; others may happen in one
-// second.
-func newLife(rng *rand.Rand, id string) *life {
+// morning is when the lives of most tests begin.
+var morning = time.Date(2026, 1, 8, 4, 0, 0, 0, time.UTC)
+
+// newLife makes a life that begins at a time. Its last state is newer than the others by the broker's own word; others
+// may happen in one second.
+func newLife(rng *rand.Rand, id string, at time.Time) *life {
 	l := &life{corrects: rng.IntN(4) == 0, priced: rng.IntN(4) > 0}
-	at := time.Date(2026, 1, 8, 4, 0, 0, 0, time.UTC)
 	s := lifeState{status: event.StatusOpen}
 	for range 1 + rng.IntN(8) {
 		at = at.Add(time.Duration(rng.IntN(4000)) * time.Millisecond)
@@ -141,7 +145,7 @@ func TestTrackerOfLives(t *testing.T) {
 		var messages []event.Message
 		for i := range 3 {
 			id := fmt.Sprint(i)
-			lives[id], sums[id] = newLife(rng, id), &totals{value: new(big.Rat)}
+			lives[id], sums[id] = newLife(rng, id, morning), &totals{value: new(big.Rat)}
 			messages = append(messages, lives[id].messages...)
 		}
 		messages = append(messages, messages[:rng.IntN(len(messages))]...)
@@ -154,7 +158,7 @@ func TestTrackerOfLives(t *testing.T) {
 			if rng.IntN(8) == 0 {
 				restart(t, &tracker)
 			}
-			c := tracker.Apply(&m)
+			c := apply(t, &tracker, &m)
 			sums[m.OrderID].add(t, c)
 			states[m.OrderID] = c.State
 		}
@@ -193,7 +197,7 @@ func (l *life) check(t *testing.T, got event.State, sum *totals) {
 func TestTrackerInSequence(t *testing.T) {
 	for seed := range uint64(100) {
 		rng := rand.New(rand.NewPCG(seed, 2))
-		l := newLife(rng, "1")
+		l := newLife(rng, "1", morning)
 		var tracker event.Tracker
 		sum := &totals{value: new(big.Rat)}
 		var before, filled, corrected int64
@@ -202,7 +206,7 @@ func TestTrackerInSequence(t *testing.T) {
 			before = s.filled
 			for _, m := range l.messages {
 				if m.ID == fmt.Sprint("1-", i) {
-					sum.add(t, tracker.Apply(&m))
+					sum.add(t, apply(t, &tracker, &m))
 				}
 			}
 		}
@@ -211,4 +215,65 @@ func TestTrackerInSequence(t *testing.T) {
 				corrected)
 		}
 	}
+}
+
+// TestTrackerLimit checks that a Tracker refuses an event, or counts what one without a limit counts: some orders a day,
+// messages that are hours late, restarts, and streams that are read again.
+func TestTrackerLimit(t *testing.T) {
+	seeds := 50
+	if testing.Short() {
+		seeds = 10
+	}
+	refused, forgot := 0, 0
+	for seed := range uint64(seeds) {
+		rng := rand.New(rand.NewPCG(seed, 3))
+		messages := daysOfMessages(rng)
+		var unlimited event.Tracker
+		limited := event.Tracker{MaxOrders: 1 + rng.IntN(15)}
+		again := 5
+		for i := 0; i < len(messages); i++ {
+			m := &messages[i]
+			want := apply(t, &unlimited, m)
+			got, err := limited.Apply(m)
+			for ; errors.Is(err, event.ErrFull); got, err = limited.Apply(m) {
+				refused++
+				limited.MaxOrders++
+			}
+			if err != nil || got.NewFill != want.NewFill || got.Corrected != want.Corrected || got.FillPrice != want.FillPrice {
+				t.Fatalf("seed %d: %+v is %+v, %v, want %+v", seed, *m, got, err, want)
+			}
+			if rng.IntN(20) == 0 {
+				restart(t, &limited)
+			}
+			if rng.IntN(100) == 0 && again > 0 {
+				again--
+				i = rng.IntN(i+1) - 1
+			}
+		}
+		if bytes.Contains(snapshotOf(t, &limited), []byte(`"forgotten"`)) {
+			forgot++
+		}
+	}
+	if refused < seeds || forgot < seeds/2 {
+		t.Errorf("%d events were refused, and %d of the Trackers forgot an order: the test is too weak", refused, forgot)
+	}
+}
+
+// daysOfMessages returns the messages of forty orders of five days, each up to twelve hours late.
+func daysOfMessages(rng *rand.Rand) (all []event.Message) {
+	arrives := make(map[*event.Message]time.Time)
+	var messages []*event.Message
+	for i := range 40 {
+		begins := morning.Add(time.Duration(rng.Int64N(int64(5 * 24 * time.Hour))))
+		for _, m := range newLife(rng, fmt.Sprint(i), begins).messages {
+			received, _ := time.Parse(event.TimeFormat, m.ReceivedAt)
+			arrives[&m] = received.Add(time.Duration(rng.Int64N(int64(12 * time.Hour))))
+			messages = append(messages, &m)
+		}
+	}
+	slices.SortFunc(messages, func(a, b *event.Message) int { return arrives[a].Compare(arrives[b]) })
+	for _, m := range messages {
+		all = append(all, *m)
+	}
+	return all
 }

@@ -2,7 +2,9 @@ package event_test
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
+	"errors"
 	"maps"
 	"os"
 	"os/exec"
@@ -17,12 +19,14 @@ type vectors struct {
 	Event map[string]any
 	Cases []struct {
 		Name      string
-		MaxOrders int `json:"max_orders"`
+		MaxOrders int             `json:"max_orders"`
+		Snapshot  json.RawMessage // to begin with
 		Steps     []struct {
-			Spool    string
-			Sequence uint64
-			Event    map[string]any
-			Want     outcome
+			MaxOrders int `json:"max_orders"` // from this step on
+			Spool     string
+			Sequence  uint64
+			Event     map[string]any
+			Want      outcome
 		}
 	}
 }
@@ -36,10 +40,26 @@ type outcome struct {
 	Status       event.Status `json:"status"`
 	Filled       int64        `json:"filled_quantity"`
 	AveragePrice string       `json:"average_price"`
+	Full         bool         // ErrFull
 }
 
-func outcomeOf(c event.Change) outcome {
-	return outcome{c.Verdict, c.NewFill, c.FillPrice, c.Corrected, c.State.Status, c.State.Filled, c.State.AveragePrice}
+func outcomeOf(t *testing.T, tracker *event.Tracker, m *event.Message) outcome {
+	t.Helper()
+	c, err := tracker.Apply(m)
+	if err != nil && (!errors.Is(err, event.ErrFull) || c != event.Change{}) {
+		t.Errorf("%+v, %v", c, err)
+	}
+	return outcome{c.Verdict, c.NewFill, c.FillPrice, c.Corrected, c.State.Status, c.State.Filled, c.State.AveragePrice,
+		err != nil}
+}
+
+func apply(t *testing.T, tracker *event.Tracker, m *event.Message) event.Change {
+	t.Helper()
+	c, err := tracker.Apply(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
 }
 
 const vectorsFile = "../../deploy/samples/tracker.json"
@@ -60,15 +80,21 @@ func readVectors(t *testing.T) (v vectors) {
 func TestTrackerVectors(t *testing.T) {
 	v := readVectors(t)
 	for _, c := range v.Cases {
-		tracker, restarted := event.Tracker{MaxOrders: c.MaxOrders}, event.Tracker{MaxOrders: c.MaxOrders}
+		tracker, restarted := restored(t, c.MaxOrders, c.Snapshot), restored(t, c.MaxOrders, c.Snapshot)
 		for i, step := range c.Steps {
 			m := message(t, v.Event, step.Event)
 			m.Spool, m.Sequence = step.Spool, step.Sequence
-			if got := outcomeOf(tracker.Apply(m)); got != step.Want {
+			tracker.MaxOrders = cmp.Or(step.MaxOrders, tracker.MaxOrders)
+			before := snapshotOf(t, &tracker)
+			if got := outcomeOf(t, &tracker, m); got != step.Want {
 				t.Errorf("%s: event %d:\ngot  %+v\nwant %+v", c.Name, i+1, got, step.Want)
 			}
+			if after := snapshotOf(t, &tracker); step.Want.Full && !bytes.Equal(after, before) {
+				t.Errorf("%s: event %d was refused, and changed\n%s to\n%s", c.Name, i+1, before, after)
+			}
+			restarted.MaxOrders = tracker.MaxOrders
 			restart(t, &restarted)
-			if got := outcomeOf(restarted.Apply(m)); got != step.Want {
+			if got := outcomeOf(t, &restarted, m); got != step.Want {
 				t.Errorf("%s: event %d, after a restart:\ngot  %+v\nwant %+v", c.Name, i+1, got, step.Want)
 			}
 		}
@@ -96,13 +122,21 @@ func message(t *testing.T, base, of map[string]any) *event.Message {
 func restart(t *testing.T, tracker *event.Tracker) {
 	t.Helper()
 	before := snapshotOf(t, tracker)
-	*tracker = event.Tracker{MaxOrders: tracker.MaxOrders}
-	if err := json.Unmarshal(before, tracker); err != nil {
-		t.Fatal(err)
-	}
+	*tracker = restored(t, tracker.MaxOrders, before)
 	if after := snapshotOf(t, tracker); !bytes.Equal(after, before) {
 		t.Errorf("restored %s\nfrom %s", after, before)
 	}
+}
+
+func restored(t *testing.T, maxOrders int, snapshot []byte) event.Tracker {
+	t.Helper()
+	tracker := event.Tracker{MaxOrders: maxOrders}
+	if snapshot != nil {
+		if err := json.Unmarshal(snapshot, &tracker); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return tracker
 }
 
 func snapshotOf(t *testing.T, tracker *event.Tracker) []byte {
@@ -117,19 +151,23 @@ func snapshotOf(t *testing.T, tracker *event.Tracker) []byte {
 // python applies the vectors, with a restart before each event: an outcome a line, and the snapshot after each case.
 const python = `
 import json, sys
-from tracker import Tracker, decode
+from tracker import Full, Tracker, decode
 
 vectors = json.load(open(sys.argv[1], encoding="utf-8"))
 for case in vectors["cases"]:
-    snapshot, limit = None, case.get("max_orders", 100_000)
+    snapshot, limit = case.get("snapshot"), case.get("max_orders", 100_000)
     for step in case["steps"]:
         event = {name: v for name, v in {**vectors["event"], **step["event"]}.items() if v is not None}
         headers = {"ce-type": "postbridge.order.v1", "ce-spool": step["spool"], "ce-sequence": f"{step['sequence']:020}"}
         message = decode(json.dumps(event), headers)
+        limit = step.get("max_orders", limit)
         tracker = Tracker(snapshot, limit)
-        c = tracker.apply(message)
-        print(json.dumps(dict(c.state, verdict=c.verdict, new_fill=c.new_fill, fill_price=c.fill_price,
-                              corrected=c.corrected)))
+        try:
+            c = tracker.apply(message)
+            print(json.dumps(dict(c.state, verdict=c.verdict, new_fill=c.new_fill, fill_price=c.fill_price,
+                                  corrected=c.corrected)))
+        except Full:
+            print(json.dumps({"full": True}))
         snapshot = json.loads(json.dumps(tracker.snapshot()))
     print(json.dumps(snapshot))
 `
@@ -156,7 +194,7 @@ func TestTrackerInPython(t *testing.T) {
 	}
 	v := readVectors(t)
 	for _, c := range v.Cases {
-		tracker := event.Tracker{MaxOrders: c.MaxOrders}
+		tracker := restored(t, c.MaxOrders, c.Snapshot)
 		for i, step := range c.Steps {
 			var got outcome
 			if next(&got); got != step.Want {
@@ -164,7 +202,8 @@ func TestTrackerInPython(t *testing.T) {
 			}
 			m := message(t, v.Event, step.Event)
 			m.Spool, m.Sequence = step.Spool, step.Sequence
-			tracker.Apply(m)
+			tracker.MaxOrders = cmp.Or(step.MaxOrders, tracker.MaxOrders)
+			outcomeOf(t, &tracker, m)
 		}
 		var fromGo, fromPython any
 		next(&fromPython)

@@ -74,7 +74,11 @@ func buyFills(ctx context.Context, js jetstream.JetStream) (map[string]string, e
 		if err != nil {
 			return nil, err
 		}
-		if c := tracker.Apply(&e); c.NewFill > 0 && e.Side == "buy" {
+		c, err := tracker.Apply(&e)
+		if err != nil {
+			return nil, err
+		}
+		if c.NewFill > 0 && e.Side == "buy" {
 			fills[e.ID[:20]] = fmt.Sprint(c.NewFill)
 		}
 	}

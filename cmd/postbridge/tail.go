@@ -137,7 +137,10 @@ func (p *process) tail(ctx context.Context, args []string) error {
 	if out.n < o.count && errors.Is(context.Cause(ctx), errTimeout) { // an interrupt is not an error
 		return fmt.Errorf("tail: timed out after %v with %d of %d events", o.timeout, out.n, o.count)
 	}
-	return out.err
+	if out.err != nil {
+		return fmt.Errorf("tail: %w", out.err)
+	}
+	return nil
 }
 
 // parseFrom parses --from.

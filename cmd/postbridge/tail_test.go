@@ -375,6 +375,23 @@ func TestHumanLine(t *testing.T) {
 	}
 }
 
+// TestTailTrackerFull checks that tail ends at an order that it cannot count.
+func TestTailTrackerFull(t *testing.T) {
+	var lines strings.Builder
+	stopped := false
+	view := &trackerView{orders: event.Tracker{MaxOrders: 1}, fills: true, json: true}
+	out := &printer{tailOptions: new(tailOptions), w: &lines, format: view.format, stop: func() { stopped = true }}
+	for _, order := range []string{"1", "2", "1"} {
+		out.print(&message{data: fmt.Appendf(nil, `{"id":%[1]q,"broker":"kite","order_id":%[1]q,"status":"filled",`+
+			`"filled_quantity":50,"received_at":"2026-01-05T03:45:30Z"}`, order)})
+	}
+	const want = "more than 1 orders changed within a day, too many for --fills and --late; " +
+		"select fewer with --broker, --user or --from"
+	if strings.Count(lines.String(), "\n") != 1 || !stopped || out.err == nil || out.err.Error() != want {
+		t.Errorf("stopped: %v, %v after\n%s", stopped, out.err, &lines)
+	}
+}
+
 // TestTailTracker prints what a consumer would count: new fills, and which events are late or repeats.
 func TestTailTracker(t *testing.T) {
 	state := func(id, status string, filled int, price, updated string) *message {
@@ -392,7 +409,10 @@ func TestTailTracker(t *testing.T) {
 	run := func(v *trackerView) (lines string) {
 		v.zone = ist
 		for _, m := range stream {
-			lines += string(v.format(m))
+			line, err := v.format(m)
+			if lines += string(line); err != nil {
+				lines += err.Error() + "\n"
+			}
 		}
 		return lines
 	}
@@ -418,8 +438,8 @@ func TestTailTracker(t *testing.T) {
 		t.Errorf("late as JSON\n%s", got)
 	}
 	probe := &message{data: []byte(`{"probe":"x"}`), headers: map[string]string{"ce-type": "postbridge.probe.v1"}}
-	if got := (&trackerView{fills: true, line: line}).format(probe); got != nil {
-		t.Errorf("a probe is printed as a fill: %s", got)
+	if got, err := (&trackerView{fills: true, line: line}).format(probe); got != nil || err != nil {
+		t.Errorf("a probe is printed as a fill: %s, %v", got, err)
 	}
 	if got := coloured([]byte("x\n"), "rejected"); string(got) != "\x1b[31mx\x1b[0m\n" {
 		t.Errorf("coloured %q", got)

@@ -13,11 +13,11 @@ import (
 	"github.com/postbridge/postbridge/bridge/event"
 )
 
-// printer prints events, until it has printed --count or cannot write.
+// printer prints events, until it has printed --count or fails.
 type printer struct {
 	*tailOptions
 	w      io.Writer
-	format func(*message) []byte
+	format func(*message) ([]byte, error)
 	stop   func() // ends following
 
 	mu  sync.Mutex
@@ -31,11 +31,14 @@ func (p *printer) print(m *message) {
 	if p.err != nil || p.n == p.count && p.count > 0 {
 		return
 	}
-	line := p.format(m)
-	if line == nil {
+	line, err := p.format(m)
+	if err == nil && line == nil {
 		return
 	}
-	_, p.err = p.w.Write(line)
+	if err == nil {
+		_, err = p.w.Write(line)
+	}
+	p.err = err
 	if p.n++; p.err != nil || p.n == p.count {
 		p.stop()
 	}
@@ -43,22 +46,27 @@ func (p *printer) print(m *message) {
 
 // format returns the function that formats a message as a line; nil if it has none. The functions are for one goroutine
 // at a time.
-func (o *tailOptions) format(terminal, colours bool) func(*message) []byte {
+func (o *tailOptions) format(terminal, colours bool) func(*message) ([]byte, error) {
 	human := terminal && !o.json
 	line := func(m *message) []byte { return append(m.data, '\n') }
 	if human {
 		line = func(m *message) []byte { return humanLine(m.data, time.Local) }
 	}
-	switch {
-	case o.headers:
-		return headersLine
-	case o.fills || o.late:
-		line = (&trackerView{fills: o.fills, line: line, json: !human, zone: time.Local}).format
+	if o.headers {
+		return func(m *message) ([]byte, error) { return headersLine(m), nil }
 	}
-	if human && colours {
-		return func(m *message) []byte { return coloured(line(m), m.status) }
+	format := func(m *message) ([]byte, error) { return line(m), nil }
+	if o.fills || o.late {
+		orders := event.Tracker{MaxOrders: 1_000_000} // about 400 MB
+		format = (&trackerView{orders: orders, fills: o.fills, line: line, json: !human, zone: time.Local}).format
 	}
-	return line
+	if !human || !colours {
+		return format
+	}
+	return func(m *message) ([]byte, error) {
+		line, err := format(m)
+		return coloured(line, m.status), err
+	}
 }
 
 // headersLine formats position, headers and event as one JSON object; the event keeps its bytes.

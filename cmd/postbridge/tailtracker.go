@@ -20,29 +20,43 @@ type trackerView struct {
 }
 
 // format returns the line of a message; nil if it has none.
-func (v *trackerView) format(m *message) []byte {
+func (v *trackerView) format(m *message) ([]byte, error) {
 	e, err := event.Decode(m.data, func(name string) string { return m.headers[name] })
 	if err != nil { // such as a probe of the doctor
 		if v.fills {
-			return nil
+			return nil, nil
 		}
-		return v.line(m)
+		return v.line(m), nil
 	}
-	c := v.orders.Apply(&e)
+	c, err := v.orders.Apply(&e)
+	if err != nil { // full
+		return nil, fmt.Errorf("more than %d orders changed within a day, too many for --fills and --late; "+
+			"select fewer with --broker, --user or --from", v.orders.MaxOrders)
+	}
+	if v.fills {
+		return v.fill(&e, &c), nil
+	}
+	return v.verdict(m, &c), nil
+}
+
+func (v *trackerView) fill(e *event.Message, c *event.Change) []byte {
 	switch {
-	case v.fills && c.NewFill == 0 && c.Corrected == 0:
+	case c.NewFill == 0 && c.Corrected == 0:
 		return nil
-	case v.fills && v.json:
-		return jsonFill(&e, &c)
-	case v.fills:
-		return humanFill(&e, &c, v.zone)
+	case v.json:
+		return jsonFill(e, c)
+	}
+	return humanFill(e, c, v.zone)
+}
+
+func (v *trackerView) verdict(m *message, c *event.Change) []byte {
+	switch {
 	case v.json:
 		return fmt.Appendf(nil, "{\"verdict\":%q,\"event\":%s}\n", c.Verdict, m.data)
 	case c.Verdict != event.VerdictNew:
 		return fmt.Appendf(nil, "%-7s%s", c.Verdict, v.line(m))
-	default:
-		return fmt.Appendf(nil, "%-7s%s", "", v.line(m))
 	}
+	return fmt.Appendf(nil, "%-7s%s", "", v.line(m))
 }
 
 // jsonFill formats a fill, or a correction, as a JSON object.

@@ -20,7 +20,8 @@ import re
 
 TYPES = ("postbridge.order.v1", "postbridge.other.v1")
 TERMINAL = ("filled", "cancelled", "rejected", "expired")
-MAX_SKEW = 10 * 10**9  # nanoseconds: how far the clocks of replicas may differ
+DAY = 24 * 3600 * 10**9  # nanoseconds
+MAX_SKEW = 10 * 10**9  # how far the clocks of replicas may differ
 
 # verdict is "new", "repeat" or "late"; state is a dict: status, filled_quantity, average_price ...
 Change = collections.namedtuple("Change", "verdict new_fill fill_price corrected state")
@@ -28,6 +29,10 @@ Change = collections.namedtuple("Change", "verdict new_fill fill_price corrected
 
 class UnknownSchema(Exception):
     """The event is of a newer schema. Stop; do not skip it."""
+
+
+class Full(Exception):
+    """There is no space for the order. Stop, without an acknowledgement, and raise max_orders."""
 
 
 def decode(data, headers):
@@ -64,33 +69,25 @@ def state_key(event):
 
 def apply(state, m):
     """Apply a message to the state of its order, {} at first. The new state is change.state."""
-    verdict = judge(state, m)
-    return change(state, m) if verdict == "new" else Change(verdict, 0, "", 0, state)
-
-
-def judge(state, m):
-    in_book = m.get("source") == "order_book"
-    since_book = since(state.get("book"), m.get("received_at"))
-    since_last = since(state.get("received_at"), m.get("received_at"))
-    if not state:
-        return "new"
-    if m["id"] == state["id"]:
-        return "repeat"
-    if since_book is not None and (since_book <= 0 if in_book else since_book < -MAX_SKEW):
-        return "late"
-    if in_book and since_last is not None and since_last > 0:
-        return "new"
-    return "late" if newer(state, m) else "new"
+    if state and m["id"] == state["id"]:
+        return Change("repeat", 0, "", 0, state)
+    return Change("late", 0, "", 0, state) if state and newer(state, m) else change(state, m)
 
 
 def newer(state, m):
-    """Report whether the state is newer than the message: by the broker's own word, and last by our numbers."""
+    """Report whether the state is newer: by the order book, then by the broker's own word, and last by our numbers."""
+    in_book = m.get("source") == "order_book"
+    since_book = since(state.get("book"), m.get("received_at"))
+    if since_book is not None and (since_book <= 0 if in_book else since_book < -MAX_SKEW):
+        return True
+    if in_book and (since(state.get("received_at"), m.get("received_at")) or 0) > 0:
+        return False
     terminal = state["status"] in TERMINAL
     if terminal != (m["status"] in TERMINAL):
         return terminal
-    later = since(state.get("updated_time"), m.get("updated_time"))
-    if later and state.get("at_exchange", False) == ("exchange_time" in m):  # else another clock
-        return later < 0
+    since_update = since(state.get("updated_time"), m.get("updated_time"))
+    if since_update and state.get("at_exchange", False) == ("exchange_time" in m):  # else another clock
+        return since_update < 0
     filled = filled_after(state, m)
     if filled != state["filled_quantity"]:
         return filled < state["filled_quantity"]
@@ -157,7 +154,11 @@ def price(text):
 
 
 class Tracker:
-    """Keeps the state of each order in bounded memory."""
+    """Keeps the state of each order in bounded memory.
+
+    Beyond max_orders, the order without an event for longest is forgotten, a day after its last event was received;
+    before that, apply raises Full.
+    """
 
     def __init__(self, snapshot=None, max_orders=100_000):
         snapshot = snapshot or {}
@@ -172,17 +173,33 @@ class Tracker:
             since_forgotten = since(self.forgotten, m.get("received_at"))
             if since_forgotten is not None and since_forgotten <= 0:
                 return Change("late", 0, "", 0, {})
-            while len(self.orders) >= self.max_orders:
-                oldest = self.orders.pop(next(iter(self.orders)))["received_at"]
-                if self.forgotten is None or (since(self.forgotten, oldest) or 0) > 0:
-                    self.forgotten = oldest
-        result = apply(self.orders.get(order, {}), m)
-        if result.verdict == "new":
-            self.orders.pop(order, None)  # to the end: it changed last
-            self.orders[order] = result.state
+            self.make_space(m.get("received_at"))
+        before = self.orders.get(order, {})
+        result = apply(before, m)
+        self.orders.pop(order, None)  # to the end: its event came last
+        self.orders[order] = dict(result.state, seen=later(seen(before), m.get("received_at")))
         return result
+
+    def make_space(self, now):
+        """Forget orders until there is space for one whose event was received now."""
+        while len(self.orders) >= self.max_orders:
+            longest = next(iter(self.orders))  # without an event
+            since_seen = since(seen(self.orders[longest]), now)
+            if since_seen is None or since_seen <= DAY:
+                raise Full(f"more than {self.max_orders} orders changed within a day; raise max_orders")
+            self.forgotten = later(self.forgotten, seen(self.orders.pop(longest)))
 
     def snapshot(self):
         """Return the snapshot, for json.dumps. It is that of Go's Tracker, too."""
         orders = [dict(state, key=order) for order, state in self.orders.items()]
         return dict({"forgotten": self.forgotten} if self.forgotten else {}, orders=orders)
+
+
+def seen(state):
+    """Return the received_at of the latest event of an order, also of a repeat or a late one."""
+    return state.get("seen") or state.get("received_at")  # a snapshot of an earlier version has no seen
+
+
+def later(first, second):
+    """Return the later of two times, of which the second is empty or known."""
+    return second if not first or (since(first, second) or 0) > 0 else first

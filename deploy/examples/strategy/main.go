@@ -92,7 +92,10 @@ func (e *engine) handle(message jetstream.Msg) error {
 	if err != nil || m.UserID == "CANARY" {
 		return err
 	}
-	change := e.Orders.Apply(&m)
+	change, err := e.Orders.Apply(&m)
+	if err != nil {
+		return err
+	}
 	if change.Corrected > 0 {
 		log.Printf("strategy: %s: %d filled are taken back; check the position", m.Key(), change.Corrected)
 	}
@@ -129,13 +132,11 @@ func (e *engine) load() error {
 
 // save replaces the file, or leaves it as it is.
 func (e *engine) save() error {
-	text, _ := json.Marshal(e) // strings and numbers
 	f, err := os.Create(e.file + ".new")
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(text)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+	if err := errors.Join(json.NewEncoder(f).Encode(e), f.Sync(), f.Close()); err != nil {
 		return err
 	}
 	if err := os.Rename(f.Name(), e.file); err != nil {
