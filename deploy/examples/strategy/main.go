@@ -4,7 +4,7 @@
 //	go run ./deploy/examples/strategy
 //
 // NATS_PASSWORD is that of the user strategy of deploy/nats/users.conf. STATE is a file; run one process with it. Without
-// the file it counts every fill in the stream as new: keep it, and start for the first time before the market opens.
+// the file it starts for the first time, and places nothing for what was received before: rather never than twice.
 package main
 
 import (
@@ -27,8 +27,8 @@ import (
 
 // engine is the strategy and its state, which is one file.
 type engine struct {
-	file string
-
+	file    string
+	Started time.Time     `json:"started"` // for the first time
 	Orders  event.Tracker `json:"orders"`
 	Placing *order        `json:"placing,omitempty"` // whose answer from the broker is not stored yet
 }
@@ -99,7 +99,8 @@ func (e *engine) handle(message jetstream.Msg) error {
 	if change.Corrected > 0 {
 		log.Printf("strategy: %s: %d filled are taken back; check the position", m.Key(), change.Corrected)
 	}
-	if change.NewFill == 0 || m.Side != "buy" {
+	received, _ := time.Parse(time.RFC3339, m.ReceivedAt)
+	if change.NewFill == 0 || m.Side != "buy" || received.Before(e.Started) {
 		return e.save()
 	}
 	e.Placing = &order{m.ID[:20], "sell", cmp.Or(m.Symbol, m.InstrumentID), change.NewFill, change.FillPrice}
@@ -119,12 +120,10 @@ func place(o *order) {
 func (e *engine) load() error {
 	text, err := os.ReadFile(e.file)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		e.Started = time.Now()
+		return e.save()
 	}
-	if err == nil {
-		err = json.Unmarshal(text, e)
-	}
-	if err == nil && e.Placing != nil {
+	if err = cmp.Or(err, json.Unmarshal(text, e)); err == nil && e.Placing != nil {
 		fmt.Printf("unsure %s: look for the tag in the broker's order book, and place it if it is missing\n", e.Placing.Tag)
 	}
 	return err
