@@ -1,5 +1,5 @@
 // Command strategy sells what was bought: for each fill of a buy order it places one order, here it prints it. It never
-// places two for one fill, and survives restarts, redelivery and the loss of its stream. Beside make run:
+// places two for one fill, and survives restarts, redelivery and loss of its stream. Beside make run, before make demo:
 //
 //	go run ./deploy/examples/strategy
 //
