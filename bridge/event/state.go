@@ -58,11 +58,9 @@ type Change struct {
 // before the book was requested.
 func (s *State) Apply(m *Message) Change {
 	switch {
-	case s.ID == "":
-		return s.change(m)
-	case m.ID == s.ID:
+	case s.ID != "" && m.ID == s.ID:
 		return Change{Verdict: VerdictRepeat, State: *s}
-	case s.newerThan(m):
+	case s.ID != "" && s.newerThan(m):
 		return Change{Verdict: VerdictLate, State: *s}
 	}
 	return s.change(m)
@@ -100,14 +98,6 @@ func since(first, second string) (time.Duration, bool) {
 	return b.Sub(a), errA == nil && errB == nil
 }
 
-// later returns the later of two times, of which the second is empty or known.
-func later(first, second string) string {
-	if d, ok := since(first, second); first == "" || ok && d > 0 {
-		return second
-	}
-	return first
-}
-
 // filledAfter returns the filled quantity after the event.
 func (s *State) filledAfter(m *Message) int64 {
 	if n, known := m.FilledQuantity.Get(); known {
@@ -131,9 +121,7 @@ func (s *State) change(m *Message) Change {
 		book = m.ReceivedAt
 	}
 	c := Change{Verdict: VerdictNew, NewFill: max(filled-s.Filled, 0), Corrected: max(s.Filled-filled, 0)}
-	if c.NewFill > 0 {
-		c.FillPrice = fillPrice(s.AveragePrice, s.Filled, average, filled)
-	}
+	c.FillPrice = fillPrice(s.AveragePrice, s.Filled, average, filled)
 	*s = State{
 		ID: m.ID, Status: m.Status, Filled: filled, AveragePrice: average, Updated: m.UpdatedTime,
 		AtExchange: m.ExchangeTime != "", Received: m.ReceivedAt, Book: book, Spool: m.Spool, Sequence: m.Sequence,
@@ -142,21 +130,20 @@ func (s *State) change(m *Message) Change {
 	return c
 }
 
-// fillPrice returns the average price of the fills between two states of an order.
+// fillPrice returns the average price of the fills between two states of an order; empty if it is not known.
 func fillPrice(average1 string, filled1 int64, average2 string, filled2 int64) string {
 	p1, p2 := price(average1), price(average2)
 	switch {
-	case p2 == nil || filled1 != 0 && p1 == nil:
+	case filled2 <= filled1, p2 == nil, filled1 != 0 && p1 == nil:
 		return ""
 	case filled1 == 0:
 		return average2
 	}
-	value := new(big.Rat).Mul(p2, big.NewRat(filled2, 1))
-	value.Sub(value, p1.Mul(p1, big.NewRat(filled1, 1)))
-	value.Quo(value, big.NewRat(filled2-filled1, 1))
+	value := p2.Sub(p2.Mul(p2, big.NewRat(filled2, 1)), p1.Mul(p1, big.NewRat(filled1, 1)))
 	if value.Sign() <= 0 {
 		return "" // a broker's rounding, or error
 	}
+	value.Quo(value, big.NewRat(filled2-filled1, 1))
 	return strings.TrimRight(strings.TrimRight(value.FloatString(6), "0"), ".")
 }
 

@@ -62,16 +62,23 @@ func (t *Tracker) Apply(m *Message) (Change, error) {
 func (t *Tracker) makeSpace(now string) error {
 	limit := cmp.Or(t.MaxOrders, 100_000)
 	for len(t.orders) >= limit {
-		longest := t.byEvent.Front()
-		o := longest.Value.(*order)
+		o := t.byEvent.Front().Value.(*order)
 		if d, ok := since(o.Seen, now); !ok || d <= 24*time.Hour {
 			return fmt.Errorf("more than %d orders changed within a day: %w", limit, ErrFull)
 		}
 		t.forgotten = later(t.forgotten, o.Seen)
-		t.byEvent.Remove(longest)
+		t.byEvent.Remove(t.byEvent.Front())
 		delete(t.orders, o.Key)
 	}
 	return nil
+}
+
+// later returns the later of two times, of which the second is empty or known.
+func later(first, second string) string {
+	if d, ok := since(first, second); first == "" || ok && d > 0 {
+		return second
+	}
+	return first
 }
 
 func (t *Tracker) add(o *order) *list.Element {
