@@ -4,7 +4,7 @@
 //	go run ./deploy/examples/strategy
 //
 // NATS_PASSWORD is that of the user strategy of deploy/nats/users.conf. STATE is a file; run one process with it. Without
-// the file it starts for the first time, and places nothing for what was received before: rather never than twice.
+// the file, this is its first start: it places nothing for events that were received before, rather never than twice.
 package main
 
 import (
