@@ -24,7 +24,6 @@ type Postback struct {
 	scanned bool
 	members []event.Member
 	err     error
-	scanner scan.Scanner
 	ids     event.IDs
 }
 
@@ -34,12 +33,12 @@ func (p *Postback) Reset(pathToken, queryToken string, body []byte) {
 	p.scanned = false
 }
 
-// Members returns the members of the JSON object in the body: see scan.Scanner.Members. The slice is valid until Reset;
+// Members returns the members of the JSON object in the body: see scan.Members. The slice is valid until Reset;
 // the strings in it do not change.
 func (p *Postback) Members() ([]event.Member, error) {
 	if !p.scanned {
 		p.scanned = true
-		p.members, p.err = p.scanner.Members(p.members[:0], p.Body)
+		p.members, p.err = scan.Members(p.members[:0], string(p.Body))
 	}
 	return p.members, p.err
 }

@@ -11,13 +11,12 @@ import (
 
 // idMaker scans bodies and makes their ids, one after the other, as a postback does.
 type idMaker struct {
-	scanner scan.Scanner
 	members []event.Member
 	ids     event.IDs
 }
 
 func (m *idMaker) id(broker, body string) string {
-	members, err := m.scanner.Members(m.members[:0], []byte(body))
+	members, err := scan.Members(m.members[:0], body)
 	if err != nil {
 		return event.OfBody(broker, []byte(body))
 	}

@@ -1,16 +1,14 @@
 // Package scan splits the JSON body of a postback into its members.
 //
-// It is the only package that uses go-json-experiment/json, which has no release yet. The checksum and the event id
-// are made of all members, repeated names included, with their values byte for byte. The tokens of encoding/json have
-// both, but cost nine times as much and hundreds of allocations per body, and encoding/json does not sort the names in
-// an object. The package moves to encoding/json/jsontext once the standard library has it without GOEXPERIMENT.
+// The checksum and the event id are made of all members, repeated names included, with their values byte for byte. A
+// decoder has to make tokens for that: encoding/json's cost nine times as much and hundreds of allocations per body,
+// those of jsontext three times as much. Only what is rare on the path of a postback, escapes and nested values, is
+// jsontext's, of go-json-experiment/json, which has no release yet; no other package uses it. It becomes
+// encoding/json/jsontext once the standard library has that without GOEXPERIMENT.
 package scan
 
 import (
-	"bytes"
 	"errors"
-	"fmt"
-	"io"
 	"strings"
 	"unicode/utf8"
 
@@ -19,66 +17,215 @@ import (
 	"github.com/postbridge/postbridge/bridge/event"
 )
 
-// Errors of Scanner.Members. Every broker documents its body as a JSON object.
+// Errors of Members. Every broker documents its body as a JSON object.
 var (
 	ErrNotJSON   = errors.New("the body is not JSON")
 	ErrNotObject = errors.New("the body is JSON, but not an object")
 )
 
-// Scanner scans bodies, one at a time. It reuses memory between calls and must not be used concurrently. The zero value
-// is ready.
-type Scanner struct{ decoder jsontext.Decoder }
+// maxDepth is the maximum number of objects and arrays around a value, as in encoding/json and jsontext.
+const maxDepth = 10000
 
 // Members appends the members of the JSON object in body to members, in the sequence of the body. Repeated names (an
-// official sample has one) and bytes that are not UTF-8 are accepted. The members share one copy of the body, so they
-// stay valid when body changes. The error wraps ErrNotJSON, or is ErrNotObject if the body is JSON of another kind;
-// the returned members are then nil.
-func (s *Scanner) Members(members []event.Member, body []byte) ([]event.Member, error) {
-	dec := &s.decoder
-	dec.Reset(bytes.NewBuffer(body), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
-	if dec.PeekKind() != jsontext.KindBeginObject {
-		if jsontext.Value(body).IsValid(jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)) {
-			return nil, ErrNotObject
-		}
+// official sample has one) and bytes that are not UTF-8 are accepted. Values are substrings of body, and so are names
+// without escapes. The error is ErrNotJSON, or ErrNotObject if the body is JSON of another kind; the returned members
+// are then nil.
+func Members(members []event.Member, body string) ([]event.Member, error) {
+	s := scanner{text: body}
+	s.space()
+	isObject := s.peek() == '{'
+	ok := isObject && s.object(1, &members) || !isObject && s.value(1)
+	s.space()
+	switch {
+	case !ok || s.at < len(body):
 		return nil, ErrNotJSON
-	}
-	members, err := s.object(string(body), members)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrNotJSON, err)
-	}
-	if _, err := dec.ReadToken(); !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("%w: something follows the object", ErrNotJSON)
+	case !isObject:
+		return nil, ErrNotObject
 	}
 	return members, nil
 }
 
-func (s *Scanner) object(text string, members []event.Member) ([]event.Member, error) {
-	if _, err := s.decoder.ReadToken(); err != nil {
-		return nil, err
-	}
-	for s.decoder.PeekKind() != jsontext.KindEndObject {
-		name, err := s.value(text)
-		if err != nil {
-			return nil, err
-		}
-		value, err := s.value(text)
-		if err != nil {
-			return nil, err
-		}
-		members = append(members, event.Member{Name: Unquote(name), Value: value})
-	}
-	_, err := s.decoder.ReadToken()
-	return members, err
+// scanner is a position in a JSON text. A method that scans something moves the position behind it, and returns false
+// if that is not there.
+type scanner struct {
+	text string
+	at   int
 }
 
-// value returns the next value as a substring of text, the whole body.
-func (s *Scanner) value(text string) (string, error) {
-	v, err := s.decoder.ReadValue()
-	if err != nil {
-		return "", err
+// peek returns the byte at the position; 0, which is never valid JSON, at the end of the text.
+func (s *scanner) peek() byte {
+	if s.at < len(s.text) {
+		return s.text[s.at]
 	}
-	end := s.decoder.InputOffset()
-	return text[end-int64(len(v)) : end], nil
+	return 0
+}
+
+func (s *scanner) space() {
+	for c := s.peek(); c == ' ' || c == '\n' || c == '\t' || c == '\r'; c = s.peek() {
+		s.at++
+	}
+}
+
+// delimiter scans one byte, and white space before it.
+func (s *scanner) delimiter(c byte) bool {
+	s.space()
+	found := s.peek() == c
+	if found {
+		s.at++
+	}
+	return found
+}
+
+// value scans a value of any kind. An object or array in it has the given depth.
+func (s *scanner) value(depth int) bool {
+	switch c := s.peek(); c {
+	case '"':
+		return s.string()
+	case '{':
+		return s.object(depth, nil)
+	case '[':
+		return s.array(depth)
+	case 'n':
+		return s.literal("null")
+	case 't':
+		return s.literal("true")
+	case 'f':
+		return s.literal("false")
+	default:
+		return s.number()
+	}
+}
+
+// object scans an object, and appends its members to members unless that is nil.
+func (s *scanner) object(depth int, members *[]event.Member) bool {
+	if !s.delimiter('{') || depth > maxDepth {
+		return false
+	}
+	if s.delimiter('}') {
+		return true
+	}
+	for {
+		s.space()
+		name := s.at
+		if !s.string() {
+			return false
+		}
+		nameEnd := s.at
+		if !s.delimiter(':') {
+			return false
+		}
+		s.space()
+		value := s.at
+		if !s.value(depth + 1) {
+			return false
+		}
+		if members != nil {
+			*members = append(*members, event.Member{Name: Unquote(s.text[name:nameEnd]), Value: s.text[value:s.at]})
+		}
+		if !s.delimiter(',') {
+			return s.delimiter('}')
+		}
+	}
+}
+
+func (s *scanner) array(depth int) bool {
+	if !s.delimiter('[') || depth > maxDepth {
+		return false
+	}
+	if s.delimiter(']') {
+		return true
+	}
+	for {
+		s.space()
+		if !s.value(depth + 1) {
+			return false
+		}
+		if !s.delimiter(',') {
+			return s.delimiter(']')
+		}
+	}
+}
+
+// string scans a string with its quotes. Bytes that are not UTF-8 and surrogates without a pair are accepted.
+func (s *scanner) string() bool {
+	if s.peek() != '"' {
+		return false
+	}
+	for at := s.at + 1; at < len(s.text); at++ {
+		switch c := s.text[at]; {
+		case c == '"':
+			s.at = at + 1
+			return true
+		case c == '\\':
+			n := escapeLen(s.text[at:])
+			if n == 0 {
+				return false
+			}
+			at += n - 1
+		case c < ' ':
+			return false
+		}
+	}
+	return false
+}
+
+// escapeLen returns the length of the escape sequence that a text begins with; 0 if it is not valid.
+func escapeLen(text string) int {
+	if len(text) < len(`\n`) {
+		return 0
+	}
+	switch text[1] {
+	case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
+		return len(`\n`)
+	case 'u':
+		if len(text) >= len(`\u0000`) && strings.Trim(text[len(`\u`):len(`\u0000`)], "0123456789abcdefABCDEF") == "" {
+			return len(`\u0000`)
+		}
+	}
+	return 0
+}
+
+func (s *scanner) literal(word string) bool {
+	ok := strings.HasPrefix(s.text[s.at:], word)
+	if ok {
+		s.at += len(word)
+	}
+	return ok
+}
+
+// number scans a number. A digit behind a leading zero is not part of it, and so an error of whatever contains it.
+func (s *scanner) number() bool {
+	if s.peek() == '-' {
+		s.at++
+	}
+	if s.peek() == '0' {
+		s.at++
+	} else if !s.digits() {
+		return false
+	}
+	if s.peek() == '.' {
+		s.at++
+		if !s.digits() {
+			return false
+		}
+	}
+	if c := s.peek(); c == 'e' || c == 'E' {
+		s.at++
+		if c := s.peek(); c == '+' || c == '-' {
+			s.at++
+		}
+		return s.digits()
+	}
+	return true
+}
+
+// digits scans one digit or more.
+func (s *scanner) digits() bool {
+	from := s.at
+	for c := s.peek(); '0' <= c && c <= '9'; c = s.peek() {
+		s.at++
+	}
+	return s.at > from
 }
 
 // Unquote returns the text of a valid JSON string with its quotes. Each byte that is not UTF-8 and each unpaired

@@ -92,7 +92,7 @@ func Lower(dst []byte, name string) []byte {
 // Member returns the value of a member of an object, the last one if the name is repeated, or "" if there is none.
 func (v Value) Member(name string) (of Value) {
 	if len(v) > len("{}") && v[0] == '{' {
-		members, _ := new(scan.Scanner).Members(nil, []byte(v)) // valid: part of a scanned body
+		members, _ := scan.Members(nil, string(v)) // valid: part of a scanned body
 		for _, m := range members {
 			if m.Name == name {
 				of = Value(m.Value)

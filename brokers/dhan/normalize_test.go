@@ -13,7 +13,7 @@ import (
 
 // orderOf scans a body and normalizes its members.
 func orderOf(body []byte) (event.Order, error) {
-	members, err := new(scan.Scanner).Members(nil, body)
+	members, err := scan.Members(nil, string(body))
 	if err != nil {
 		return event.Order{}, err
 	}

@@ -13,7 +13,7 @@ import (
 
 // orderOf scans a body and normalizes its members.
 func orderOf(body string) (event.Order, error) {
-	members, err := new(scan.Scanner).Members(nil, []byte(body))
+	members, err := scan.Members(nil, body)
 	if err != nil {
 		return event.Order{}, err
 	}
