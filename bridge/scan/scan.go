@@ -80,7 +80,8 @@ func (s *scanner) delimiter(c byte) bool {
 func (s *scanner) value(depth int) bool {
 	switch c := s.peek(); c {
 	case '"':
-		return s.string()
+		_, ok := s.string()
+		return ok
 	case '{':
 		return s.object(depth, nil)
 	case '[':
@@ -107,7 +108,8 @@ func (s *scanner) object(depth int, members *[]event.Member) bool {
 	for {
 		s.space()
 		name := s.at
-		if !s.string() {
+		plain, ok := s.string()
+		if !ok {
 			return false
 		}
 		nameEnd := s.at
@@ -120,7 +122,11 @@ func (s *scanner) object(depth int, members *[]event.Member) bool {
 			return false
 		}
 		if members != nil {
-			*members = append(*members, event.Member{Name: Unquote(s.text[name:nameEnd]), Value: s.text[value:s.at]})
+			m := event.Member{Name: s.text[name+1 : nameEnd-1], Value: s.text[value:s.at]}
+			if !plain {
+				m.Name = Unquote(s.text[name:nameEnd])
+			}
+			*members = append(*members, m)
 		}
 		if !s.delimiter(',') {
 			return s.delimiter('}')
@@ -146,27 +152,33 @@ func (s *scanner) array(depth int) bool {
 	}
 }
 
-// string scans a string with its quotes. Bytes that are not UTF-8 and surrogates without a pair are accepted.
-func (s *scanner) string() bool {
+// string scans a string with its quotes, and reports whether it is plain: in ASCII without escapes. Bytes that are not
+// UTF-8 and surrogates without a pair are accepted.
+func (s *scanner) string() (plain, ok bool) {
 	if s.peek() != '"' {
-		return false
+		return false, false
 	}
-	for at := s.at + 1; at < len(s.text); at++ {
-		switch c := s.text[at]; {
+	text := s.text[s.at:]
+	var all byte // of the bytes, combined
+	for i := 1; i < len(text); i++ {
+		c := text[i]
+		all |= c
+		switch {
 		case c == '"':
-			s.at = at + 1
-			return true
+			s.at += i + 1
+			return all < utf8.RuneSelf, true
 		case c == '\\':
-			n := escapeLen(s.text[at:])
+			n := escapeLen(text[i:])
 			if n == 0 {
-				return false
+				return false, false
 			}
-			at += n - 1
+			i += n - 1
+			all |= utf8.RuneSelf
 		case c < ' ':
-			return false
+			return false, false
 		}
 	}
-	return false
+	return false, false
 }
 
 // escapeLen returns the length of the escape sequence that a text begins with; 0 if it is not valid.
