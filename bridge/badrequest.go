@@ -53,7 +53,14 @@ func (w *wire) proxied() bool {
 
 // Read implements net.Conn. It counts a failed TLS handshake, unless the client sent nothing, as probes do, or this
 // side closed the connection.
+//
+// While a handler runs, net/http reads one byte in another goroutine, to cancel the request if the client disconnects.
+// A postback is stored nevertheless, so that read returns nothing at once: to wait, be interrupted and be waited for
+// costs more than the rest of reading a request.
 func (c *connection) Read(b []byte) (int, error) {
+	if len(b) == 1 && c.receiving.Load() {
+		return 0, nil
+	}
 	n, err := c.Conn.Read(b)
 	if err == nil || len(c.wire.first) == 0 || errors.Is(err, net.ErrClosed) {
 		return n, err

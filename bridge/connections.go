@@ -49,6 +49,8 @@ type connection struct {
 	// Owned by the goroutine that serves the connection.
 	handled bool // a handler has the request
 	bad     bool // is counted as a bad request
+
+	receiving atomic.Bool // a handler has a postback; see Read
 }
 
 func newConnections(tcp *net.TCPListener, limit int, t *tls.Config, log *slog.Logger) *connections {
@@ -156,6 +158,13 @@ func (c *connection) wait() {
 		c.leave()
 		c.element = c.of.idle.PushBack(c)
 		c.of.space.Signal()
+	}
+}
+
+// receive marks the connection as having a postback in a handler. A nil connection is not counted.
+func (c *connection) receive() {
+	if c != nil {
+		c.receiving.Store(true)
 	}
 }
 

@@ -233,6 +233,48 @@ func TestConnectionLimitWhileKeeping(t *testing.T) {
 	}
 }
 
+// TestClientsWhileKeeping has a slow disk: a client that disconnects meanwhile loses nothing, and one that sends two
+// postbacks at once gets two answers.
+func TestClientsWhileKeeping(t *testing.T) {
+	t.Parallel()
+	log, bus := new(logBuffer), newFakeBus(t)
+	o := testOptions(t, log)
+	o.Buses = []bridge.Bus{bus.bus()}
+	osDisk, err := spool.OSDir(filepath.Join(o.DataDir, "spool"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	disk := &heldDisk{FS: osDisk}
+	ctx, cancel := context.WithCancel(t.Context())
+	b := bridge.OnDisk(o, disk).WithoutLameDuck()
+	_ = run(ctx, t, cancel, b, log)
+	ingest := log.waitFor(t, readyLine)[1]
+	disk.syncs.Lock()
+	gone, eager := dial(t, ingest), dial(t, ingest)
+	post := func(order string) string {
+		body := kiteBody(order, "OPEN", 1)
+		return fmt.Sprintf("POST /kite HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+	}
+	_, _ = io.WriteString(gone, post("1"))
+	_, _ = io.WriteString(eager, post("2")+post("3"))
+	for deadline := time.Now().Add(20 * time.Second); b.Working() < 2; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("waited in vain for the postbacks")
+		}
+	}
+	_ = gone.Close()
+	disk.syncs.Unlock()
+	answers := bufio.NewReader(eager)
+	for range 2 {
+		resp, err := http.ReadResponse(answers, nil)
+		if err != nil || resp.StatusCode != 200 {
+			t.Fatalf("answered %v, %v", resp, err)
+		}
+		_, _ = io.Copy(io.Discard, resp.Body)
+	}
+	bus.waitStored(3)
+}
+
 // heldDisk syncs only while nobody has the lock.
 type heldDisk struct {
 	spool.FS

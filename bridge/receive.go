@@ -174,6 +174,8 @@ func (to *route) answerMethod(w http.ResponseWriter, method string) answer {
 func (r *receiver) receive(
 	w http.ResponseWriter, req *http.Request, to *route, pathToken string, arrival time.Time, traceParent string,
 ) answer {
+	conn := connectionOf(req)
+	conn.receive()
 	in := r.intakes.Get().(*intake)
 	defer r.release(in)
 	body, no := r.readBody(w, req, in, to.policy.KeepUnreadable)
@@ -193,7 +195,7 @@ func (r *receiver) receive(
 		r.log.Warn("a verified postback cannot be read and becomes a dead letter",
 			"broker", to.Name(), "detail", no.detail, "from", req.RemoteAddr)
 	}
-	connectionOf(req).work()
+	conn.work()
 	e := Normalize(to.Broker, p, verifiedBy, arrival)
 	in.record = appendRecord(in.record[:0], e, arrival, traceParent)
 	a, sequence := r.append(e, in.record)
