@@ -210,8 +210,11 @@ const (
 	RecentRejects = recentRejects
 )
 
-// Add takes an event as the receiver does.
-func (r *Recent) Add(sequence uint64, e *event.Event) { r.r.add(sequence, e) }
+// Add takes an event of a small body as the receiver does.
+func (r *Recent) Add(sequence uint64, e *event.Event) { r.r.add(sequence, e, ordinaryBody) }
+
+// AddLarge takes an event of a large body.
+func (r *Recent) AddLarge(sequence uint64, e *event.Event) { r.r.add(sequence, e, ordinaryBody+1) }
 
 // Since returns the events behind that place, and the place of the last.
 func (r *Recent) Since(place uint64) ([]json.RawMessage, uint64) { return r.r.since(place) }

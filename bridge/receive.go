@@ -201,7 +201,7 @@ func (r *receiver) receive(
 	a, sequence := r.append(e, in.record)
 	a.order = e.OrderID
 	if r.recent != nil && a.fate == accepted {
-		r.recent.add(sequence, e)
+		r.recent.add(sequence, e, len(body))
 	}
 	return a
 }

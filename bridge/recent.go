@@ -10,7 +10,7 @@ import (
 )
 
 // The number of the last events and of the last rejected events that the page shows, and the bytes of each text. The
-// memory for them is half a megabyte, three if each text is that long, and 13 if all of them are control characters.
+// memory for them is a megabyte, three if each text is that long, and 13 if all of them are control characters.
 const (
 	recentEvents  = 500
 	recentRejects = 100
@@ -18,6 +18,8 @@ const (
 
 	// ordinarySize is the capacity of an event's text, which only a long reason exceeds.
 	ordinarySize = 640
+	// ordinaryBody is the size of a body whose event is kept as it is. All known postbacks are smaller.
+	ordinaryBody = 2 << 10
 )
 
 // recent holds the last events in memory, for the page alone: nothing that is published or answered is read from it.
@@ -29,11 +31,22 @@ type recent struct {
 
 // shownEvent is one event for the page: the order that postbridge made of the postback, never its body.
 type shownEvent struct {
-	index uint64          // from 1 on, in the sequence of add
-	text  json.RawMessage // the event, under the names it has on the bus, and its sequence
+	index    uint64 // from 1 on, in the sequence of add
+	sequence uint64
+	event    *event.Event    // nil if there is text
+	text     json.RawMessage // as showEvent returns it
 }
 
-// showEvent returns the text of an event. It keeps nothing of the postback alive.
+// show returns the text of the event.
+func (s *shownEvent) show() json.RawMessage {
+	if s.event == nil {
+		return s.text
+	}
+	return showEvent(s.sequence, s.event)
+}
+
+// showEvent returns the text of an event, under the names it has on the bus, with its sequence. It keeps nothing of the
+// postback alive.
 func showEvent(sequence uint64, e *event.Event) json.RawMessage {
 	shown := event.Event{
 		ID: e.ID, Broker: e.Broker, ReceivedAt: e.ReceivedAt, VerifiedBy: e.VerifiedBy,
@@ -63,15 +76,21 @@ func clip(s string) string {
 	return s[:n] + "…"
 }
 
-// add adds an event that is on disk.
-func (r *recent) add(sequence uint64, e *event.Event) {
-	text := showEvent(sequence, e)
+// add adds an event that is on disk, and takes it over. Its text is made when the page requests it, which it does for
+// few events, unless the event would keep a large body alive until then.
+func (r *recent) add(sequence uint64, e *event.Event, bodySize int) {
+	s := shownEvent{sequence: sequence, event: e}
+	if bodySize > ordinaryBody {
+		s.event, s.text = nil, showEvent(sequence, e)
+	}
+	e.Raw, e.RawText, e.RawBase64 = nil, "", nil
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.last++
-	r.events = appendLast(r.events, shownEvent{r.last, text}, recentEvents)
+	s.index = r.last
+	r.events = appendLast(r.events, s, recentEvents)
 	if e.Status == event.StatusRejected {
-		r.rejects = appendLast(r.rejects, shownEvent{r.last, text}, recentRejects)
+		r.rejects = appendLast(r.rejects, s, recentRejects)
 	}
 }
 
@@ -86,20 +105,29 @@ func appendLast[T any](all []T, last T, limit int) []T {
 // since returns the events after an index, oldest first, and the index of the last. An index that does not exist yet is
 // from before a restart, and counts as 0.
 func (r *recent) since(index uint64) (events []json.RawMessage, last uint64) {
+	shown, last := r.after(index)
+	events = []json.RawMessage{} // not null
+	for i := range shown {
+		events = append(events, shown[i].show())
+	}
+	return events, last
+}
+
+// after is since without the texts, which are made without the lock.
+func (r *recent) after(index uint64) (events []shownEvent, last uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if index > r.last {
 		index = 0
 	}
-	events = []json.RawMessage{} // not null
 	for _, e := range r.rejects {
 		if e.index > index && e.index < r.events[0].index {
-			events = append(events, e.text)
+			events = append(events, e)
 		}
 	}
 	for _, e := range r.events {
 		if e.index > index {
-			events = append(events, e.text)
+			events = append(events, e)
 		}
 	}
 	return events, r.last
