@@ -59,7 +59,10 @@ func (r *receiver) readBody(
 	if no != nil && !keepUnreadable {
 		return nil, no
 	}
-	from, body := http.MaxBytesReader(w, req.Body, r.maxBody), in.body[:]
+	from, body := req.Body, in.body[:]
+	if req.ContentLength < 0 || req.ContentLength > r.maxBody { // net/http reads no more than a length that is given
+		from = http.MaxBytesReader(w, req.Body, r.maxBody)
+	}
 	n, err := fill(body, from)
 	if err == nil {
 		size := r.maxBody

@@ -42,7 +42,7 @@ type connection struct {
 	of       *connections
 
 	// Guarded by of.mu.
-	element  *list.Element // in a queue, or in none any more
+	element  *list.Element // in a queue; nil in none
 	closed   bool
 	verified bool // has brought a verified postback
 
@@ -145,8 +145,11 @@ func (c *connection) forget() {
 
 // leave removes the connection from its queue, if it is in one.
 func (c *connection) leave() {
-	c.of.unverified.Remove(c.element)
-	c.of.idle.Remove(c.element)
+	if c.element != nil {
+		c.of.unverified.Remove(c.element)
+		c.of.idle.Remove(c.element)
+		c.element = nil
+	}
 }
 
 // wait marks the connection as waiting for a request, or for the rest of one. A connection without a verified postback
@@ -154,8 +157,11 @@ func (c *connection) leave() {
 func (c *connection) wait() {
 	c.of.mu.Lock()
 	defer c.of.mu.Unlock()
-	if c.verified && !c.closed {
-		c.leave()
+	switch {
+	case !c.verified || c.closed:
+	case c.element != nil:
+		c.of.idle.MoveToBack(c.element)
+	default:
 		c.element = c.of.idle.PushBack(c)
 		c.of.space.Signal()
 	}

@@ -342,7 +342,7 @@ func NewTraceParent() string {
 	return string(text[:])
 }
 
-// writeAnswer writes the status and a short JSON body.
+// writeAnswer writes the status and a short JSON body, whose length net/http adds.
 func writeAnswer(w http.ResponseWriter, a answer) {
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
@@ -362,7 +362,6 @@ func writeAnswer(w http.ResponseWriter, a answer) {
 	case http.StatusTooManyRequests:
 		h.Set("Retry-After", strconv.Itoa(int(refusalsForgotten.Seconds())))
 	}
-	h.Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(a.status)
 	_, _ = io.WriteString(w, body) // the client has disconnected
 }
