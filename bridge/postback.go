@@ -114,7 +114,7 @@ func tooDeep(body []byte) bool {
 
 // oneLine removes line breaks from JSON, so that every event is one line.
 func oneLine(text json.RawMessage) json.RawMessage {
-	if !bytes.ContainsAny(text, "\r\n") {
+	if bytes.IndexByte(text, '\n') < 0 && bytes.IndexByte(text, '\r') < 0 {
 		return text
 	}
 	var line bytes.Buffer

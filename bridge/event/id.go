@@ -79,7 +79,9 @@ func OfBody(broker string, body []byte) string {
 
 func hashText(b []byte) string {
 	sum := sha256.Sum256(b)
-	return hex.EncodeToString(sum[:16])
+	var text [32]byte
+	hex.Encode(text[:], sum[:16])
+	return string(text[:])
 }
 
 func appendField(b []byte, s string) []byte {

@@ -243,12 +243,23 @@ func (s *scanner) digits() bool {
 // Unquote returns the text of a valid JSON string with its quotes. Each byte that is not UTF-8 and each unpaired
 // surrogate becomes U+FFFD. The result is a substring of quoted if there is nothing to replace.
 func Unquote(quoted string) string {
-	if text := quoted[1 : len(quoted)-1]; strings.IndexByte(text, '\\') < 0 && utf8.ValidString(text) {
+	text := quoted[1 : len(quoted)-1]
+	if isPlain(text) || strings.IndexByte(text, '\\') < 0 && utf8.ValidString(text) {
 		return text
 	}
 	// An error reports only that something was replaced by U+FFFD.
-	text, _ := jsontext.AppendUnquote(nil, quoted)
-	return string(text)
+	unquoted, _ := jsontext.AppendUnquote(nil, quoted)
+	return string(unquoted)
+}
+
+// isPlain reports whether a text is in ASCII without escapes.
+func isPlain(text string) bool {
+	for i := range len(text) {
+		if c := text[i]; c == '\\' || c >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
 }
 
 // Normalize returns a JSON object or array in one form: without white space, with sorted names and resolved escapes.

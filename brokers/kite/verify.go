@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/postbridge/postbridge/bridge"
@@ -85,11 +86,8 @@ func (c *claim) member(name string, v body.Value) {
 }
 
 func (c *claim) count(name string) {
-	// Fast path: most names begin with another letter.
-	if name == "" || !strings.Contains("oOuUcC", name[:1]) {
-		return
-	}
 	switch {
+	case name == "" || strings.IndexByte("oOuUcC", name[0]) < 0: // as most names
 	case strings.EqualFold(name, "order_id"):
 		c.times.orderID++
 	case strings.EqualFold(name, "order_timestamp"):
@@ -115,13 +113,12 @@ func (c *claim) check(secrets []Secret) (how string, err error) {
 			"a name that matters to the checksum appears twice",
 		)
 	}
-	candidates := c.candidates(secrets)
-	if len(candidates) == 0 && c.appID != "" {
+	if c.appID != "" && !slices.ContainsFunc(secrets, c.isCandidate) {
 		return "", unknownApp(c.appID)
 	}
 	sum, ok := parseChecksum(c.checksum)
-	byTime := beginsWithYear(c.orderTime) && c.madeWith(c.orderTime, sum, candidates)
-	byUser := c.userIDFormula && c.madeWith(c.userID, sum, candidates)
+	byTime := beginsWithYear(c.orderTime) && c.madeWith(c.orderTime, sum, secrets)
+	byUser := c.userIDFormula && c.madeWith(c.userID, sum, secrets)
 	switch {
 	case ok && byTime:
 		return "checksum", nil
@@ -151,26 +148,19 @@ func beginsWithYear(time string) bool {
 	return digits == 4
 }
 
-// candidates returns the secrets of the app that the body names, or all secrets if it names none.
-func (c *claim) candidates(secrets []Secret) []Secret {
-	if c.appID == "" {
-		return secrets
-	}
-	var of []Secret
-	for _, s := range secrets {
-		if s.AppID == c.appID {
-			of = append(of, s)
-		}
-	}
-	return of
-}
+// isCandidate reports whether a secret is of the app that the body names; any is if it names none.
+func (c *claim) isCandidate(s Secret) bool { return c.appID == "" || s.AppID == c.appID }
 
-// madeWith reports whether sum is SHA-256(order id ‖ middle ‖ secret) for one of the secrets: a plain hash, not an
+// madeWith reports whether sum is SHA-256(order id ‖ middle ‖ secret) for one of the candidates: a plain hash, not an
 // HMAC, over the texts exactly as received (validatePostback in zerodha/kiteconnectjs). The parts have no separator;
-// see beginsWithYear. All secrets are tried even after a match, so that the time does not depend on which one matches.
+// see beginsWithYear. All candidates are tried even after a match, so that the time does not depend on which one
+// matches.
 func (c *claim) madeWith(middle string, sum [sha256.Size]byte, secrets []Secret) bool {
 	match := 0
 	for _, s := range secrets {
+		if !c.isCandidate(s) {
+			continue
+		}
 		text := make([]byte, 0, 128)
 		text = append(text, c.orderID...)
 		text = append(text, middle...)
