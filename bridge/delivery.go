@@ -101,12 +101,27 @@ func (d *Delivery) Attributes() [9][2]string {
 		{"source", "/postbridge/" + d.Broker},
 		{"specversion", "1.0"},
 		{"type", cmp.Or(d.Type, event.TypeOrder)},
-		{"time", d.ReceivedAt.UTC().Format(event.TimeFormat)},
+		{"time", formatTime(d.ReceivedAt)},
 		{"subject", d.UserID + "/" + d.OrderID},
 		{"orderstatus", string(d.Status)},
 		{"spool", d.Spool},
 		{"sequence", d.SequenceText()},
 	}
+}
+
+// formatTime returns a time in the layout event.TimeFormat. time.Format parses a layout each time, except those of RFC
+// 3339, whose fraction has no zeros at its end.
+func formatTime(t time.Time) string {
+	var buf [len(event.TimeFormat)]byte
+	text := t.UTC().AppendFormat(buf[:0], time.RFC3339Nano)
+	text = text[:len(text)-len("Z")]
+	if len(text) == len("2006-01-02T15:04:05") {
+		text = append(text, '.')
+	}
+	for len(text) < len(buf)-len("Z") {
+		text = append(text, '0')
+	}
+	return string(append(text, 'Z'))
 }
 
 // ContentType is the media type of Data.

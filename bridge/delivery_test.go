@@ -91,6 +91,19 @@ func TestAddresses(t *testing.T) {
 	}
 }
 
+// TestTimes is that a time is the same text as that of time.Format, whatever its fraction and zone are.
+func TestTimes(t *testing.T) {
+	ist := time.FixedZone("", 5*3600+1800)
+	for _, nanos := range []int64{0, 1, 999_999_999, 120_000_000, 1000, 500_000_000, 123_456_789, 100} {
+		for _, at := range []time.Time{time.Unix(1700000000, nanos), time.Unix(0, nanos).In(ist), time.Unix(-1e10, nanos)} {
+			d := Delivery{ReceivedAt: at}
+			if got, want := d.Attributes()[4][1], at.UTC().Format(event.TimeFormat); got != want {
+				t.Errorf("got %s, want %s", got, want)
+			}
+		}
+	}
+}
+
 func TestDestinations(t *testing.T) {
 	for _, v := range []struct {
 		d    Delivery

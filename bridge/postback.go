@@ -56,7 +56,7 @@ var errUnreadable = fmt.Errorf("the body cannot be read: %w", scan.ErrNotJSON)
 func Normalize(b Broker, p *Postback, verifiedBy string, received time.Time) *event.Event {
 	e := &event.Event{
 		Broker:     b.Name(),
-		ReceivedAt: received.UTC().Format(event.TimeFormat),
+		ReceivedAt: formatTime(received),
 		VerifiedBy: verifiedBy,
 		Source:     event.SourcePostback,
 	}

@@ -197,6 +197,9 @@ func (r *TimeReader) Time(v Value) string {
 // Brokers send "2006-01-02 15:04:05" or "02-Jan-2006 15:04:05" in Indian time, or RFC 3339.
 func (v Value) Time() string {
 	s := strings.TrimSpace(v.Text())
+	if isOrdinaryTime(s) {
+		return s[:len(time.DateOnly)] + "T" + s[len(time.DateTime)-len(time.TimeOnly):] + istSuffix
+	}
 	wall, err := time.Parse(time.DateTime, s)
 	if err != nil {
 		wall, err = time.Parse("02-Jan-2006 15:04:05", s)
@@ -216,4 +219,11 @@ func (v Value) Time() string {
 	}
 	var buf [48]byte
 	return string(append(wall.AppendFormat(buf[:0], "2006-01-02T15:04:05.999999999"), istSuffix...))
+}
+
+// isOrdinaryTime reports whether s is a time in the layout of time.DateTime, of a year that begins with 20 and a day
+// that every month has: parsed and formatted, as almost every time in a postback would be, it has the same digits.
+func isOrdinaryTime(s string) bool {
+	return isWallTime(s) && s[:2] == "20" && s[5:7] >= "01" && s[5:7] <= "12" && s[8:10] >= "01" && s[8:10] <= "28" &&
+		s[11:13] <= "23" && s[14:16] <= "59" && s[17:19] <= "59"
 }

@@ -3,6 +3,7 @@ package body
 import (
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/postbridge/postbridge/bridge/event"
 )
@@ -86,6 +87,26 @@ func TestTime(t *testing.T) {
 	for _, sent := range []string{`null`, `1646279665`, `{}`} {
 		if got := Value(sent).Time(); got != "" {
 			t.Errorf("%s became %q", sent, got)
+		}
+	}
+}
+
+// TestOrdinaryTime compares times with what the standard library makes of them, where the two may differ first.
+func TestOrdinaryTime(t *testing.T) {
+	two := func(n int) string { return string([]byte{'0' + byte(n/10), '0' + byte(n%10)}) }
+	for n := range 100 {
+		for _, s := range []string{
+			two(n) + "26-01-05 09:24:25", "20" + two(n) + "-01-05 09:24:25", "2026-" + two(n) + "-05 09:24:25",
+			"2026-01-" + two(n) + " 09:24:25", "2026-02-" + two(n) + " 09:24:25", "2026-01-05 " + two(n) + ":24:25",
+			"2026-01-05 09:" + two(n) + ":25", "2026-01-05 09:24:" + two(n),
+		} {
+			want := ""
+			if wall, err := time.Parse(time.DateTime, s); err == nil && wall.Year() > 1 {
+				want = wall.Format("2006-01-02T15:04:05") + "+05:30"
+			}
+			if got := Value(strconv.Quote(s)).Time(); got != want {
+				t.Errorf("%q became %q, want %q", s, got, want)
+			}
 		}
 	}
 }
