@@ -83,10 +83,9 @@ func (r *receiver) readBody(
 		more, err = fill(body[n:], from)
 		n += more
 	}
-	var over *http.MaxBytesError
 	switch {
 	case errors.Is(err, io.EOF):
-	case err == nil || errors.As(err, &over):
+	case err == nil || isTooLong(err):
 		no = tooLarge()
 	default:
 		no = refuse(http.StatusBadRequest, "incomplete", "the body did not arrive whole")
@@ -102,6 +101,12 @@ func (r *receiver) readBody(
 		return body, no
 	}
 	return bytes.TrimPrefix(body, []byte("\uFEFF")), nil
+}
+
+// isTooLong reports whether an error is that of an http.MaxBytesReader.
+func isTooLong(err error) bool {
+	_, ok := errors.AsType[*http.MaxBytesError](err)
+	return ok
 }
 
 // decode decodes a gzip body of one or several members.

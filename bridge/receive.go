@@ -218,8 +218,8 @@ func queryToken(req *http.Request) string {
 // rotated.
 func (r *receiver) verify(b Broker, p *Postback) (verifiedBy string, err error) {
 	verifiedBy, err = b.Verify(p)
-	var no *Refusal
-	if errors.As(err, &no) && (no.Status == http.StatusUnauthorized || no.Status == http.StatusForbidden) &&
+	no, ok := errors.AsType[*Refusal](err)
+	if ok && (no.Status == http.StatusUnauthorized || no.Status == http.StatusForbidden) &&
 		r.reload != nil && r.reload() {
 		return b.Verify(p)
 	}
@@ -228,8 +228,8 @@ func (r *receiver) verify(b Broker, p *Postback) (verifiedBy string, err error) 
 
 // refusal returns the answer to a postback that is not verified.
 func refusal(err error) answer {
-	var no *Refusal
-	if !errors.As(err, &no) {
+	no, ok := errors.AsType[*Refusal](err)
+	if !ok {
 		no = &Refusal{Status: http.StatusForbidden, Reason: "proof", Detail: "the postback is not verified"}
 	}
 	return answer{status: no.Status, fate: refused, reason: no.Reason, detail: no.Detail, remedy: no.Remedy}
