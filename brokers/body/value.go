@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/postbridge/postbridge/bridge/event"
 	"github.com/postbridge/postbridge/bridge/scan"
@@ -31,6 +32,9 @@ func (v Value) Literal() string {
 // Text returns the literal, or "" if it is blank or "NA".
 func (v Value) Text() string {
 	s := v.Literal()
+	if s != "" && s[0] > ' ' && s[0] < utf8.RuneSelf && s[0] != 'N' && s[0] != 'n' {
+		return s // as most texts
+	}
 	if t := strings.TrimSpace(s); t == "" || strings.EqualFold(t, "NA") {
 		return ""
 	}
@@ -104,7 +108,10 @@ func (v Value) Member(name string) (of Value) {
 
 // Quantity returns a whole number, received as 50, 50.0 or "50"; absent for any other value.
 func (v Value) Quantity() event.Quantity {
-	whole, fraction, _ := strings.Cut(v.Decimal(), ".")
+	whole, fraction := string(v), ""
+	if !isDigits(whole) { // as few quantities
+		whole, fraction, _ = strings.Cut(v.Decimal(), ".")
+	}
 	n, err := strconv.ParseInt(whole, 10, 64)
 	if err != nil || strings.Trim(fraction, "0") != "" {
 		return event.Quantity{}
@@ -116,6 +123,9 @@ func (v Value) Quantity() event.Quantity {
 // never parsed into a float. An exponent of up to 20 places is expanded. It is "" for any other value.
 func (v Value) Decimal() string {
 	s := strings.TrimSpace(v.Text())
+	if isDecimal(s) {
+		return s
+	}
 	mantissa, exponent := s, 0
 	if i := strings.IndexAny(s, "eE"); i >= 0 {
 		n, err := strconv.Atoi(s[i+1:])
