@@ -17,7 +17,7 @@ import (
 // tenth of the processor's time. Who needs more of them raises the number, with a reason.
 func TestAllocations(t *testing.T) {
 	kite, p, body, record := testBrokers()[0], new(bridge.Postback), onOneLine(t), []byte(nil)
-	allocates(t, "verify, normalize and encode", 16, func() {
+	allocates(t, "verify, normalize and encode", 12, func() {
 		p.Reset("", "", body)
 		verifiedBy, err := kite.Verify(p)
 		if err != nil {
@@ -31,8 +31,8 @@ func TestAllocations(t *testing.T) {
 	h, _ := bridge.Handler(o, open(t, o.DataDir, spool.Options{MaxBytes: 1 << 40}))
 	w, req := new(discard), httptest.NewRequest(http.MethodPost, "/kite", nil)
 	order := 0
-	// 28 of them, 11 of which are the body's; the race detector makes pools forget a quarter.
-	allocates(t, "the handler, without net/http", 36, func() {
+	// 22 of them, 11 of which are the body's; the race detector makes pools forget a quarter.
+	allocates(t, "the handler, without net/http", 30, func() {
 		order++
 		req.Body = io.NopCloser(bytes.NewReader([]byte(kiteBody("1", "OPEN", order))))
 		h.ServeHTTP(w, req)

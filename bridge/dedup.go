@@ -64,13 +64,7 @@ func (l *lastAccepted) find(order uint64) (acceptedEvent, bool) {
 
 // hash returns the key of the order in the table. Two orders of one hash evict each other; the id tells them apart.
 func (l *lastAccepted) hash(e *event.Event) uint64 {
-	var h maphash.Hash
-	h.SetSeed(l.seed)
-	for _, s := range [...]string{e.Broker, e.UserID, e.OrderID} {
-		_, _ = h.WriteString(s)
-		_ = h.WriteByte(0)
-	}
-	return h.Sum64()
+	return maphash.Comparable(l.seed, [...]string{e.Broker, e.UserID, e.OrderID})
 }
 
 func (l *lastAccepted) remember(order uint64, e acceptedEvent) {
