@@ -31,13 +31,15 @@ type intake struct {
 }
 
 // release returns an intake to the pool, and its share to the budget. An intake with a share is not pooled: it has
-// grown.
+// grown. A nil intake is released already.
 func (r *receiver) release(in *intake) {
-	if in.taken > 0 {
+	switch {
+	case in == nil:
+	case in.taken > 0:
 		r.budget.give(in.taken)
-		return
+	default:
+		r.intakes.Put(in)
 	}
-	r.intakes.Put(in)
 }
 
 // readBody reads the body, decodes it and skips a byte order mark. No more than maxBody bytes are read or decoded. It

@@ -177,7 +177,7 @@ func (r *receiver) receive(
 	conn := connectionOf(req)
 	conn.receive()
 	in := r.intakes.Get().(*intake)
-	defer r.release(in)
+	defer func() { r.release(in) }()
 	body, no := r.readBody(w, req, in, to.policy.KeepUnreadable)
 	if no != nil && (!to.policy.KeepUnreadable || no.status == http.StatusServiceUnavailable) {
 		return *no
@@ -198,7 +198,13 @@ func (r *receiver) receive(
 	conn.work()
 	e := Normalize(to.Broker, p, verifiedBy, arrival)
 	in.record = appendRecord(in.record[:0], e, arrival, traceParent)
-	a, sequence := r.append(e, in.record)
+	t := r.append(e, in.record)
+	e.Raw, e.RawBase64 = nil, nil // they are in the memory of the intake
+	if in.taken == 0 {
+		r.release(in) // the next postback gets it while it is in the processor's cache, and this one waits for the disk
+		in = nil
+	}
+	a, sequence := r.wait(e, t)
 	a.order = e.OrderID
 	if r.recent != nil && a.fate == accepted {
 		r.recent.add(sequence, e, len(body))
@@ -235,28 +241,39 @@ func refusal(err error) answer {
 	return answer{status: no.Status, fate: refused, reason: no.Reason, detail: no.Detail, remedy: no.Remedy}
 }
 
-// append appends the event to the spool, unless it repeats the last event of its order, and returns the answer once it
-// is on disk, with its sequence in the spool.
-func (r *receiver) append(e *event.Event, record []byte) (a answer, sequence uint64) {
-	s := r.spool.Load()
-	var ticket spool.Ticket
-	var repeats bool
-	var err error
-	if s != nil {
-		ticket, repeats, err = r.last.append(s, e, record)
-	} else if s, ticket, repeats, err = r.appendEarly(e, record); s == nil {
+// appended is an event that was appended to the spool, or not.
+type appended struct {
+	spool   *spool.Spool // nil if it is not open
+	ticket  spool.Ticket
+	repeats bool // the last event of its order, whose ticket it has
+	err     error
+}
+
+// append appends the event to the spool, unless it repeats the last event of its order. It keeps no reference to record.
+func (r *receiver) append(e *event.Event, record []byte) (t appended) {
+	if t.spool = r.spool.Load(); t.spool == nil {
+		return r.appendEarly(e, record)
+	}
+	t.ticket, t.repeats, t.err = r.last.append(t.spool, e, record)
+	return t
+}
+
+// wait returns the answer to the postback of an appended event once that is on disk, with its sequence in the spool.
+func (r *receiver) wait(e *event.Event, t appended) (a answer, sequence uint64) {
+	if t.spool == nil {
 		return answer{status: http.StatusServiceUnavailable, fate: failed, detail: "not ready"}, 0
 	}
+	err := t.err
 	if err == nil {
-		sequence, err = s.Wait(ticket)
+		sequence, err = t.spool.Wait(t.ticket)
 	}
-	if !repeats {
+	if !t.repeats {
 		r.logFailing(err)
 	}
 	switch {
 	case err != nil:
 		return answer{status: http.StatusServiceUnavailable, fate: failed, detail: "cannot be stored now; retry"}, 0
-	case repeats:
+	case t.repeats:
 		return answer{status: http.StatusOK, fate: repeated, id: e.ID}, sequence
 	case e.Other != "":
 		return answer{status: http.StatusOK, fate: other, id: e.ID}, sequence
@@ -278,17 +295,15 @@ func (r *receiver) open(s *spool.Spool) {
 	close(r.opened)
 }
 
-// appendEarly waits until open has appended the event, and returns the spool; nil after openWait. Only verified
-// postbacks wait, and each holds its connection and its share of the body budget meanwhile.
-func (r *receiver) appendEarly(
-	e *event.Event, record []byte,
-) (s *spool.Spool, ticket spool.Ticket, repeats bool, err error) {
-	appendTo := func(s *spool.Spool) { ticket, repeats, err = r.last.append(s, e, record) }
+// appendEarly waits until open has appended the event, for openWait at most. Only verified postbacks wait, and each
+// holds its connection and its share of the body budget meanwhile.
+func (r *receiver) appendEarly(e *event.Event, record []byte) (t appended) {
+	appendTo := func(s *spool.Spool) { t.ticket, t.repeats, t.err = r.last.append(s, e, record) }
 	r.opening.Lock()
-	if s = r.spool.Load(); s != nil { // by now
+	if t.spool = r.spool.Load(); t.spool != nil { // by now
 		r.opening.Unlock()
-		appendTo(s)
-		return s, ticket, repeats, err
+		appendTo(t.spool)
+		return t
 	}
 	r.waiting = append(r.waiting, &appendTo)
 	r.opening.Unlock()
@@ -299,7 +314,8 @@ func (r *receiver) appendEarly(
 	r.opening.Lock()
 	defer r.opening.Unlock()
 	r.waiting = slices.DeleteFunc(r.waiting, func(other *func(*spool.Spool)) bool { return other == &appendTo })
-	return r.spool.Load(), ticket, repeats, err
+	t.spool = r.spool.Load()
+	return t
 }
 
 // logFailing logs when verified postbacks begin and cease to be answered 503.

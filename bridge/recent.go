@@ -83,7 +83,7 @@ func (r *recent) add(sequence uint64, e *event.Event, bodySize int) {
 	if bodySize > ordinaryBody {
 		s.event, s.text = nil, showEvent(sequence, e)
 	}
-	e.Raw, e.RawText, e.RawBase64 = nil, "", nil
+	e.RawText = ""
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.last++
