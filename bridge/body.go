@@ -87,6 +87,7 @@ func (r *receiver) readBody(
 	}
 	switch {
 	case errors.Is(err, io.EOF):
+		_ = req.Body.Close() // net/http would look for more in a body that is open
 	case err == nil || isTooLong(err):
 		no = tooLarge()
 	default:
