@@ -54,11 +54,11 @@ func (w *wire) proxied() bool {
 // Read implements net.Conn. It counts a failed TLS handshake, unless the client sent nothing, as probes do, or this
 // side closed the connection.
 //
-// While a handler runs, net/http reads one byte in another goroutine, to cancel the request if the client disconnects.
-// A postback is stored nevertheless, so that read returns nothing at once: to wait, be interrupted and be waited for
-// costs more than the rest of reading a request.
+// Between the end of a body and the answer, only net/http reads, in another goroutine, to cancel the request if the
+// client disconnects. A postback is stored nevertheless, so that read returns nothing at once: to wait, be interrupted
+// and be waited for costs more than to read the request.
 func (c *connection) Read(b []byte) (int, error) {
-	if len(b) == 1 && c.receiving.Load() {
+	if c.answering.Load() {
 		return 0, nil
 	}
 	n, err := c.Conn.Read(b)

@@ -296,7 +296,7 @@ func (s *server) serve(h http.Handler, idle time.Duration, log *slog.Logger) {
 			if state == http.StateActive || state == http.StateIdle {
 				c := conn.(*connection)
 				c.handled = false
-				c.receiving.Store(false)
+				c.answering.Store(false)
 				c.wait()
 			}
 		},

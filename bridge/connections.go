@@ -50,7 +50,7 @@ type connection struct {
 	handled bool // a handler has the request
 	bad     bool // is counted as a bad request
 
-	receiving atomic.Bool // a handler has a postback; see Read
+	answering atomic.Bool // a handler has the whole request; see Read
 }
 
 func newConnections(tcp *net.TCPListener, limit int, t *tls.Config, log *slog.Logger) *connections {
@@ -167,10 +167,10 @@ func (c *connection) wait() {
 	}
 }
 
-// receive marks the connection as having a postback in a handler. A nil connection is not counted.
-func (c *connection) receive() {
+// answer marks the connection as having a request whose body is read to its end. A nil connection is not counted.
+func (c *connection) answer() {
 	if c != nil {
-		c.receiving.Store(true)
+		c.answering.Store(true)
 	}
 }
 

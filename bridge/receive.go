@@ -174,13 +174,15 @@ func (to *route) answerMethod(w http.ResponseWriter, method string) answer {
 func (r *receiver) receive(
 	w http.ResponseWriter, req *http.Request, to *route, pathToken string, arrival time.Time, traceParent string,
 ) answer {
-	conn := connectionOf(req)
-	conn.receive()
 	in := r.intakes.Get().(*intake)
 	defer func() { r.release(in) }()
 	body, no := r.readBody(w, req, in, to.policy.KeepUnreadable)
 	if no != nil && (!to.policy.KeepUnreadable || no.status == http.StatusServiceUnavailable) {
 		return *no
+	}
+	conn := connectionOf(req)
+	if no == nil {
+		conn.answer()
 	}
 	p := &in.postback
 	p.Reset(pathToken, queryToken(req), body)
