@@ -5,7 +5,7 @@ go 1.26.0
 require (
 	github.com/caarlos0/env/v10 v10.0.0 // the settings, from the environment
 	github.com/cenkalti/backoff/v4 v4.3.0 // every retry
-	github.com/go-json-experiment/json v0.0.0-20260820222146-c27c302e5fc3 // scans postbacks: duplicate keys, offsets and raw text of members, which encoding/json does not give
+	github.com/go-json-experiment/json v0.0.0-20260820222146-c27c302e5fc3 // the canonical text of nested values in postbacks, with sorted names, and unescaped strings; tests
 	github.com/go-logr/logr v1.4.4 // OpenTelemetry reports wrong settings through it
 	github.com/nats-io/jwt/v2 v2.8.2 // tests: logins by credentials
 	github.com/nats-io/nats-server/v2 v2.15.2 // the embedded bus, and the tests' JetStream servers

@@ -90,7 +90,7 @@ func forbidden(from, to string, ours, standard bool) string {
 	case under(from, "bridge/event") && !standard:
 		return "consumers import the events, which use the standard library only"
 	case under(to, jsonExperiment) && from != "bridge/scan" && !strings.HasSuffix(from, "test"):
-		return "bridge/scan wraps the JSON decoder without a release"
+		return "bridge/scan wraps the JSON package without a release"
 	case !ours:
 		return ""
 	case from == "bridge/scan" && to != "bridge/event":
