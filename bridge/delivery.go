@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"encoding/binary"
 	"errors"
-	"strconv"
 	"time"
 
 	"github.com/postbridge/postbridge/bridge/event"
@@ -88,24 +87,39 @@ func (d *Delivery) Subject(dest Destination) string {
 func (d *Delivery) MsgID() string { return d.Spool + "." + d.SequenceText() }
 
 // SequenceText returns the sequence with 20 digits, so that it sorts as text.
-func (d *Delivery) SequenceText() string {
-	text := strconv.FormatUint(d.Sequence, 10) // at most 20 digits
-	return "00000000000000000000"[len(text):] + text
+func (d *Delivery) SequenceText() string { return string(d.appendSequence(nil)) }
+
+func (d *Delivery) appendSequence(b []byte) []byte {
+	var digits [20]byte // as many as the greatest has
+	n := d.Sequence
+	for i := len(digits) - 1; i >= 0; i-- {
+		digits[i] = '0' + byte(n%10)
+		n /= 10
+	}
+	return append(b, digits[:]...)
 }
 
 // Attributes returns the CloudEvents 1.0 attributes of the event, without the prefix of a binding. It leaves out
 // datacontenttype, which each binding spells its own way, and traceparent, which has no prefix.
 func (d *Delivery) Attributes() [9][2]string {
+	b := make([]byte, 0, 128)
+	b = append(append(b, "/postbridge/"...), d.Broker...)
+	source := len(b)
+	b = append(b, formatTime(d.ReceivedAt)...)
+	received := len(b)
+	b = append(append(append(b, d.UserID...), '/'), d.OrderID...)
+	subject := len(b)
+	all := string(d.appendSequence(b)) // one allocation for the four of them
 	return [9][2]string{
 		{"id", d.ID},
-		{"source", "/postbridge/" + d.Broker},
+		{"source", all[:source]},
 		{"specversion", "1.0"},
 		{"type", cmp.Or(d.Type, event.TypeOrder)},
-		{"time", formatTime(d.ReceivedAt)},
-		{"subject", d.UserID + "/" + d.OrderID},
+		{"time", all[source:received]},
+		{"subject", all[received:subject]},
 		{"orderstatus", string(d.Status)},
 		{"spool", d.Spool},
-		{"sequence", d.SequenceText()},
+		{"sequence", all[subject:]},
 	}
 }
 

@@ -74,6 +74,13 @@ func EscapeToken(id string) string {
 	if id == "" {
 		return "_"
 	}
+	n := 0
+	for n < len(id) && plain(id[n]) {
+		n++
+	}
+	if n == len(id) && n <= maxToken {
+		return id // as nearly all ids: no copy
+	}
 	const digits = "0123456789ABCDEF"
 	escaped := make([]byte, 0, maxToken+3)
 	for i := 0; i < len(id) && len(escaped) <= maxToken; i++ {
