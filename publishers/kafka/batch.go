@@ -29,8 +29,7 @@ const (
 // encoder encodes events as a record batch: format 2 of Kafka, compressed. kafka-go does that with two dozen
 // allocations for each event, which would be most of the cost of publishing.
 type encoder struct {
-	record     []byte // the last of records
-	records    []byte // not compressed
+	record     []byte // the last one
 	encoded    bytes.Buffer
 	attributes protocol.Attributes // of the batch: its compression
 	compressor compressor          // nil for none
@@ -71,28 +70,28 @@ const (
 // encode returns the record set of a batch of these events, by the producer at that position and without what stamp
 // sets. It is valid until the next call.
 func (b *encoder) encode(events []*entry, at position) []byte {
-	b.records = b.records[:0]
-	for i, e := range events {
-		b.record = appendRecord(b.record[:0], i, e)
-		b.records = appendBytes(b.records, b.record)
-	}
 	b.encoded.Reset()
 	b.encoded.Write(make([]byte, atRecords))
-	b.compress()
+	if b.compressor == nil {
+		b.writeRecords(&b.encoded, events)
+	} else {
+		b.compressor.Reset(&b.encoded)
+		b.writeRecords(b.compressor, events)
+		_ = b.compressor.Close() // in memory nothing fails
+	}
 	set := b.encoded.Bytes()
 	appendHead(set[:0], len(set), len(events), b.attributes, at)
 	return set
 }
 
-// compress appends the records, compressed. In memory that cannot fail.
-func (b *encoder) compress() {
-	if b.compressor == nil {
-		b.encoded.Write(b.records)
-		return
+// writeRecords writes the records one by one, so that they are compressed while they are in the processor's cache.
+func (b *encoder) writeRecords(w io.Writer, events []*entry) {
+	var size [binary.MaxVarintLen64]byte
+	for i, e := range events {
+		b.record = appendRecord(b.record[:0], i, e)
+		_, _ = w.Write(binary.AppendVarint(size[:0], int64(len(b.record))))
+		_, _ = w.Write(b.record)
 	}
-	b.compressor.Reset(&b.encoded)
-	_, _ = b.compressor.Write(b.records)
-	_ = b.compressor.Close()
 }
 
 // stamp sets the time of the records and the checksum, each time that the batch is sent: Kafka counts the retention
