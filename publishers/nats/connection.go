@@ -10,7 +10,6 @@ import (
 	"time"
 
 	natsgo "github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/postbridge/postbridge/bridge"
 	"github.com/postbridge/postbridge/publishers"
@@ -104,8 +103,8 @@ func (p *Publisher) options() []natsgo.Option {
 		natsgo.FlusherTimeout(10 * time.Second),
 		natsgo.Timeout(dialTimeout),
 		natsgo.SetCustomDialer(&dialer{ctx: p.ctx, timeout: dialTimeout}),
-		natsgo.ConnectHandler(p.up),
-		natsgo.ReconnectHandler(p.up),
+		natsgo.ConnectHandler(p.connected),
+		natsgo.ReconnectHandler(func(*natsgo.Conn) { p.up() }),
 		natsgo.DisconnectErrHandler(p.down),
 		natsgo.ReconnectErrHandler(func(_ *natsgo.Conn, err error) { p.stillDown(err) }),
 		natsgo.ErrorHandler(func(_ *natsgo.Conn, _ *natsgo.Subscription, err error) { p.asyncError(err) }),
@@ -123,16 +122,13 @@ func reconnectWait(attempt int) time.Duration {
 }
 
 // up begins a session on a connect or reconnect. It locks mu.
-func (p *Publisher) up(conn *natsgo.Conn) {
+func (p *Publisher) up() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.ctx.Err() != nil {
 		return
 	}
 	p.session.end()
-	if p.session.conn != conn {
-		p.session.conn, p.session.js = conn, p.newJetStream(conn)
-	}
 	p.session.ctx, p.session.end = context.WithCancel(p.ctx)
 	p.report("connection", nil)
 	js := p.session.js
@@ -149,23 +145,12 @@ func (p *Publisher) up(conn *natsgo.Conn) {
 	}
 }
 
-func (p *Publisher) newJetStream(conn *natsgo.Conn) jetstream.JetStream {
-	js, _ := NewJetStream(conn, p.cfg, // fails only with an invalid option
-		jetstream.WithDefaultTimeout(ackTimeout),
-		jetstream.WithPublishAsyncTimeout(ackTimeout), // else it waits for a lost acknowledgement forever
-		// The library blocks the sender at its limit; maxInFlight is reached first.
-		jetstream.WithPublishAsyncMaxPending(64*maxInFlight),
-		jetstream.WithPublishAsyncAckHandler(p.acked),
-		jetstream.WithPublishAsyncErrHandler(p.failed),
-	)
-	return js
-}
-
-// down ends a session after a disconnect. It locks mu.
+// down ends a session after a disconnect, and all attempts in it. It locks mu.
 func (p *Publisher) down(conn *natsgo.Conn, err error) {
 	p.mu.Lock()
 	if p.session.conn == conn {
 		p.session.end()
+		p.failInFlight(natsgo.ErrDisconnected, func(*eventCopy) bool { return true })
 	}
 	p.mu.Unlock()
 	if err == nil || errors.Is(err, natsgo.ErrPermissionViolation) { // which may quote an order

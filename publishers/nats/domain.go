@@ -3,8 +3,8 @@ package nats
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
+	"time"
 
 	natsgo "github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -29,9 +29,9 @@ func (p *Publisher) publishOnceMore(c *eventCopy, foreign string) {
 		p.log.Warn("a stream of another JetStream domain stores the events, too",
 			"stream", c.dest.stream, "domain", c.dest.domain, "error", foreignError(foreign, c.dest))
 	}
-	s, m, domain := p.session, c.message(), c.dest.domain
+	s, m, domain := p.session, c.message(newHeaders()), c.dest.domain
 	c.sent++
-	p.beginAttempt(c, m)
+	attempt := p.beginAttempt(c, time.Time{})
 	p.running.Go(func() {
 		ctx, cancel := context.WithTimeout(s.ctx, ackTimeout)
 		defer cancel()
@@ -39,7 +39,7 @@ func (p *Publisher) publishOnceMore(c *eventCopy, foreign string) {
 		if s.ctx.Err() != nil {
 			err = natsgo.ErrDisconnected
 		}
-		p.resolve(m, func(c *eventCopy) {
+		p.resolve(attempt, func(c *eventCopy) {
 			switch {
 			case err == nil:
 				p.acknowledged(c, ack)
@@ -62,24 +62,19 @@ func publishInDomain(
 		return nil, err
 	}
 	defer func() { _ = answers.Unsubscribe() }() // fails only without a connection
-	err = conn.PublishMsg(&natsgo.Msg{Subject: m.Subject, Reply: answers.Subject, Header: m.Header, Data: m.Data})
+	m.Reply = answers.Subject
+	err = conn.PublishMsg(m)
 	var refused error // by a stream of any domain: errors do not have it
 	for err == nil {
 		var answer *natsgo.Msg
 		if answer, err = answers.NextMsgWithContext(ctx); err != nil {
 			break
 		}
-		var ack struct {
-			jetstream.PubAck
-			Error *jetstream.APIError `json:"error"`
-		}
-		switch decodeErr := json.Unmarshal(answer.Data, &ack); {
-		case decodeErr != nil:
-			refused = decodeErr
-		case ack.Error != nil:
-			refused = ack.Error
-		case ack.Domain == domain:
-			return &ack.PubAck, nil
+		ack, notStored := decodeAck(answer.Data)
+		if notStored != nil {
+			refused = notStored
+		} else if ack.Domain == domain {
+			return ack, nil
 		}
 	}
 	return nil, cmp.Or(refused, err)

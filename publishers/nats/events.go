@@ -121,7 +121,7 @@ func (e *Events) publish(ctx context.Context, dest *destination, d *bridge.Deliv
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	m := &natsgo.Msg{
-		Subject: dest.prefix + d.Subject(dest.name), Header: headers(d, dest.stream), Data: d.Data,
+		Subject: dest.prefix + d.Subject(dest.name), Header: newHeaders().of(d, dest.stream), Data: d.Data,
 	}
 	var options []jetstream.PublishOpt
 	if dest.name != bridge.Deadletters {

@@ -4,7 +4,6 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
-	natsgo "github.com/nats-io/nats.go"
 
 	"github.com/postbridge/postbridge/bridge"
 )
@@ -42,9 +41,10 @@ type eventCopy struct {
 	entry *entry
 	dest  *destination
 
-	finished bool        // stored or refused for good
-	attempt  *natsgo.Msg // identifies the publish or request in flight; nil if none
-	blocked  *condition  // blocks the copy; nil if none
+	finished bool       // stored or refused for good
+	attempt  uint64     // number of the publish or request in flight; 0 if none
+	deadline time.Time  // of the answer to the publish in flight; zero for a request
+	blocked  *condition // blocks the copy; nil if none
 
 	// absentAt is the latest time at which the stream is known not to hold the copy; zero if unknown. A copy sent since
 	// is deduplicated while the duplicate window reaches back to absentAt. Compared on the monotonic clock only.
@@ -90,7 +90,12 @@ func (c *eventCopy) needsLookup(now time.Time) bool {
 }
 
 // subject returns the subject to publish the copy to.
-func (c *eventCopy) subject() string { return c.dest.prefix + c.entry.delivery.Subject(c.dest.name) }
+func (c *eventCopy) subject() string {
+	if c.dest.name == bridge.Deadletters {
+		return c.dest.prefix + c.entry.delivery.Subject(bridge.Deadletters)
+	}
+	return c.dest.prefix + string(c.dest.name) + "." + c.entry.queue.key // Subject would escape the ids again
+}
 
 func (q *keyQueue) push(e *entry) {
 	e.queue = q

@@ -28,8 +28,8 @@ var errLookupDenied = errors.New("no permission to look up what the stream holds
 func (p *Publisher) startRequest(
 	c *eventCopy, ask func(context.Context, jetstream.Stream) error, answered func(*eventCopy, error),
 ) {
-	session, lookups, stream, attempt := p.session.ctx, c.dest.lookups, c.dest.handle, new(natsgo.Msg)
-	p.beginAttempt(c, attempt)
+	session, lookups, stream := p.session.ctx, c.dest.lookups, c.dest.handle
+	attempt := p.beginAttempt(c, time.Time{})
 	p.running.Go(func() {
 		ctx, cancel := context.WithTimeout(lookups, ackTimeout)
 		defer cancel()

@@ -23,31 +23,47 @@ const (
 // together; longer ids are escaped as in the subject.
 const maxHeaderValue = 8 << 10
 
-// message returns the message that publishes the copy.
-func (c *eventCopy) message() *natsgo.Msg {
+// message returns the message that publishes the copy, with the headers in h.
+func (c *eventCopy) message(h *headers) *natsgo.Msg {
 	d := c.entry.delivery
-	return &natsgo.Msg{Subject: c.subject(), Header: headers(d, c.dest.stream), Data: d.Data}
+	return &natsgo.Msg{Subject: c.subject(), Header: h.of(d, c.dest.stream), Data: d.Data}
 }
 
-// headers returns the headers of d for a stream: the CloudEvents attributes in binary mode, the message id, the trace
-// context, and the expected stream, so that no other stores it.
-func headers(d *bridge.Delivery, stream string) natsgo.Header {
-	h := natsgo.Header{
-		jetstream.MsgIDHeader:          {d.MsgID()},
-		jetstream.ExpectedStreamHeader: {stream},
-		headerContentType:              {bridge.ContentType},
+// headers holds the headers of one message at a time. The sender uses one for all messages: a map for each took an eighth
+// of the processor time of an event.
+type headers struct {
+	all    natsgo.Header
+	values [][]string // in all: the message id, the stream and the attributes, one value each
+}
+
+func newHeaders() *headers {
+	h := &headers{all: natsgo.Header{headerContentType: {bridge.ContentType}}}
+	names := []string{jetstream.MsgIDHeader, jetstream.ExpectedStreamHeader}
+	for _, attribute := range new(bridge.Delivery).Attributes() {
+		names = append(names, "ce-"+attribute[0])
 	}
-	for _, attribute := range d.Attributes() {
+	for _, name := range names {
+		h.all[name] = make([]string, 1)
+		h.values = append(h.values, h.all[name])
+	}
+	return h
+}
+
+// of returns the headers of d for a stream: the CloudEvents attributes in binary mode, the message id, the trace
+// context, and the expected stream, so that no other stores it. They are valid until the next call.
+func (h *headers) of(d *bridge.Delivery, stream string) natsgo.Header {
+	h.values[0][0], h.values[1][0] = d.MsgID(), stream
+	for i, attribute := range d.Attributes() {
 		value := attribute[1]
 		if len(value) > maxHeaderValue { // only ids from the broker can be so long
 			value = event.EscapeToken(d.UserID) + "/" + event.EscapeToken(d.OrderID)
 		}
-		h["ce-"+attribute[0]] = []string{percentEncode(value)}
+		h.values[2+i][0] = percentEncode(value)
 	}
-	if d.TraceParent != "" {
-		h[headerTraceParent] = []string{d.TraceParent}
+	if delete(h.all, headerTraceParent); d.TraceParent != "" {
+		h.all[headerTraceParent] = []string{d.TraceParent}
 	}
-	return h
+	return h.all
 }
 
 // percentEncode encodes a value for the CloudEvents binding of NATS: every byte of its UTF-8 that is not printable

@@ -48,7 +48,7 @@ func TestHeaders(t *testing.T) {
 		"ce-datacontenttype":   {"application/json"},
 		"traceparent":          {"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"},
 	}
-	got := headers(delivery(), "ORDERS")
+	got := newHeaders().of(delivery(), "ORDERS")
 	if !maps.EqualFunc(got, want, slices.Equal) {
 		t.Errorf("got  %q\nwant %q", got, want)
 	}
@@ -58,8 +58,21 @@ func TestHeaders(t *testing.T) {
 func TestHeadersUntraced(t *testing.T) {
 	d := delivery()
 	d.TraceParent = ""
-	if v, ok := headers(d, "ORDERS")["traceparent"]; ok {
+	if v, ok := newHeaders().of(d, "ORDERS")["traceparent"]; ok {
 		t.Errorf("traceparent %q", v)
+	}
+}
+
+// TestHeadersAgain: nothing of a message is left in the headers of the next one.
+func TestHeadersAgain(t *testing.T) {
+	h := newHeaders()
+	h.of(delivery(), "ORDERS")
+	next := &bridge.Delivery{Spool: "1badcafe", Sequence: 7, Broker: "dhan", OrderID: "1", Status: event.StatusRejected}
+	if got, want := h.of(next, "REJECTS"), newHeaders().of(next, "REJECTS"); !maps.EqualFunc(got, want, slices.Equal) {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+	if got, want := h.of(delivery(), "ORDERS"), newHeaders().of(delivery(), "ORDERS"); !maps.EqualFunc(got, want, slices.Equal) {
+		t.Errorf("then %q\nwant %q", got, want)
 	}
 }
 
@@ -89,7 +102,7 @@ func TestPercentEncode(t *testing.T) {
 func TestCloudEvents(t *testing.T) {
 	d := delivery()
 	d.UserID, d.OrderID = "Ünï cödé", `1"%`
-	got := headers(d, "ORDERS")
+	got := newHeaders().of(d, "ORDERS")
 	attributeName := regexp.MustCompile(`^ce-[a-z0-9]{1,20}$`)
 	printable := regexp.MustCompile(`^[\x21-\x7e]+$`)
 	for name, values := range got {

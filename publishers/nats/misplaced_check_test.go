@@ -36,7 +36,7 @@ func TestMisplaced(t *testing.T) {
 		{deadletters, d, "deadletters.kite", false},
 		{deadletters, d, "deadletters.dhan", true},
 	} {
-		m := &jetstream.RawStreamMsg{Subject: c.subject, Header: headers(c.d, c.dest.stream)}
+		m := &jetstream.RawStreamMsg{Subject: c.subject, Header: newHeaders().of(c.d, c.dest.stream)}
 		if got := c.dest.misplaced(m); got != c.want {
 			t.Errorf("%s: misplaced %t", c.subject, got)
 		}
@@ -91,7 +91,7 @@ func TestLetGo(t *testing.T) {
 // sampling is a publisher whose stream may be sent one event of each of these orders.
 func sampling(orders ...string) (p *Publisher, d *destination, queues []*keyQueue) {
 	p = &Publisher{
-		wake: make(chan struct{}, 1), queues: make(map[string]*keyQueue), inFlight: make(map[*natsgo.Msg]*eventCopy),
+		wake: make(chan struct{}, 1), queues: make(map[string]*keyQueue), inFlight: make(map[uint64]*eventCopy),
 		session: session{ctx: context.Background()}, log: slog.New(slog.DiscardHandler), report: func(string, error) {},
 	}
 	d = newDestination(bridge.Orders, "", "*.*.*")
@@ -111,8 +111,8 @@ func sampling(orders ...string) (p *Publisher, d *destination, queues []*keyQueu
 
 func (p *Publisher) sent() (ids []string) {
 	_, batch := p.nextBatch()
-	for _, m := range batch {
-		ids = append(ids, p.inFlight[m].entry.delivery.OrderID)
+	for _, b := range batch {
+		ids = append(ids, p.inFlight[b.attempt].entry.delivery.OrderID)
 	}
 	return ids
 }
@@ -164,7 +164,7 @@ func TestSampleFound(t *testing.T) {
 	// b was sent before, and a lookup finds it.
 	p.ready[0].queued, p.ready = false, p.ready[1:]
 	b := &queues[1].head.copies[0]
-	p.beginAttempt(b, new(natsgo.Msg))
+	p.beginAttempt(b, time.Time{})
 	p.endAttempt(b, func(c *eventCopy) { p.finish(c, nil) })
 	if got := p.sent(); len(got) != 1 || got[0] != "c" {
 		t.Errorf("sent %q, want c", got)
@@ -178,7 +178,7 @@ func TestSampleStale(t *testing.T) {
 		t.Fatalf("sent %q", got)
 	}
 	b := &queues[1].head.copies[0]
-	p.beginAttempt(b, new(natsgo.Msg))
+	p.beginAttempt(b, time.Time{})
 	p.endAttempt(b, func(c *eventCopy) { p.finish(c, nil) }) // a lookup found it
 	p.endAttempt(&queues[0].head.copies[0], func(c *eventCopy) { p.finish(c, bridge.ErrRejected) })
 	if got := p.sent(); len(got) != 1 || got[0] != "c" {

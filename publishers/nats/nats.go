@@ -1,7 +1,7 @@
 // Package nats publishes events to NATS JetStream.
 //
-//	Publish ──► key queue ──► ready ──► sender ──► PublishMsgAsync
-//	                ▲           ▲                        │
+//	Publish ──► key queue ──► ready ──► sender ──► PublishMsg
+//	                ▲           ▲                      │
 //	                └─ next ────┴── backoff, wake ◄── ack or error
 //
 // Publish appends an event to the queue of its key. The sender goroutine takes the heads of the ready queues. It
@@ -89,14 +89,16 @@ type Publisher struct {
 	life sync.RWMutex
 
 	writing sync.Mutex // held by the sender while it collects and writes a batch; acquired before mu
+	headers *headers   // of the message that is being written
 
 	mu sync.Mutex
 	// Guarded by mu:
-	queues   map[string]*keyQueue       // by key; empty queues are removed
-	ready    []*keyQueue                // queues whose head may be sendable, first in, first out
-	inFlight map[*natsgo.Msg]*eventCopy // by attempt: a publish, a lookup or a read-back
-	session  session                    // the current or last one
-	inbox    error                      // why responses cannot arrive: no permission to subscribe to them
+	queues   map[string]*keyQueue  // by key; empty queues are removed
+	ready    []*keyQueue           // queues whose head may be sendable, first in, first out
+	inFlight map[uint64]*eventCopy // by attempt: a publish, a lookup or a read-back
+	attempts uint64                // number of attempts so far
+	session  session               // the current or last one
+	inbox    error                 // why responses cannot arrive: no permission to subscribe to them
 }
 
 var _ bridge.Publisher = (*Publisher)(nil)
@@ -105,6 +107,8 @@ var _ bridge.Publisher = (*Publisher)(nil)
 type session struct {
 	conn *natsgo.Conn
 	js   jetstream.JetStream
+	// answers begins the subjects of answers to publishes.
+	answers string
 	// ctx ends with the disconnect; the library would wait for a response across a reconnect.
 	ctx context.Context
 	end context.CancelFunc
@@ -133,7 +137,8 @@ func Open(cfg Config, o bridge.Opening, log *slog.Logger) (*Publisher, error) {
 		hosts:    cfg.hosts(),
 		wake:     make(chan struct{}, 1),
 		queues:   make(map[string]*keyQueue),
-		inFlight: make(map[*natsgo.Msg]*eventCopy),
+		inFlight: make(map[uint64]*eventCopy),
+		headers:  newHeaders(),
 		report:   o.Report,
 		spool:    o.Spool,
 		rewound:  o.Rewound,
@@ -157,6 +162,7 @@ func Open(cfg Config, o bridge.Opening, log *slog.Logger) (*Publisher, error) {
 	p.session.end() // not connected
 	p.running.Go(p.stayConnected)
 	p.running.Go(p.send)
+	p.running.Go(p.expire)
 	for _, d := range p.destinations {
 		d.failing.Report, d.denied.Report = o.Report, o.Report
 		p.running.Go(func() { p.watchStream(d) })

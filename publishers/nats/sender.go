@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	natsgo "github.com/nats-io/nats.go"
@@ -13,9 +14,8 @@ import (
 	"github.com/postbridge/postbridge/bridge"
 )
 
-// send publishes batches until Close. It is the only goroutine that publishes, so messages are written in order; the
-// library calls acked and failed on other goroutines. It waits while no copy is sendable: every change of that
-// signals wake.
+// send publishes batches until Close. It is the only goroutine that publishes, so messages are written in order. It
+// waits while no copy is sendable: every change of that signals wake.
 func (p *Publisher) send() {
 	for p.ctx.Err() == nil {
 		if p.sendBatch() {
@@ -33,18 +33,28 @@ func (p *Publisher) sendBatch() bool {
 	p.writing.Lock()
 	defer p.writing.Unlock()
 	s, batch := p.nextBatch()
-	for _, m := range batch {
-		// The library's own retry would send an event after its successors.
-		if _, err := s.js.PublishMsgAsync(m, jetstream.WithRetryAttempts(0)); err != nil {
-			p.notSent(m, err, s)
+	for _, b := range batch {
+		m := b.copy.message(p.headers)
+		m.Reply = s.answers + strconv.FormatUint(b.attempt, 10)
+		if err := s.conn.PublishMsg(m); err != nil {
+			if disconnected(err) {
+				s.end() // The disconnect callback will follow. Retrying before that would be a busy loop.
+			}
+			p.resolve(b.attempt, func(c *eventCopy) { p.handleError(c, err) })
 		}
 	}
 	return len(batch) > 0
 }
 
-// nextBatch begins to send copies, up to the limits of the batch and of the in-flight window. It returns their messages
-// and the session to write them to. It locks mu.
-func (p *Publisher) nextBatch() (s session, batch []*natsgo.Msg) {
+// publish is an attempt to publish a copy.
+type publish struct {
+	copy    *eventCopy
+	attempt uint64
+}
+
+// nextBatch begins to send copies, up to the limits of the batch and of the in-flight window. It returns them and the
+// session to send them in. It locks mu.
+func (p *Publisher) nextBatch() (s session, batch []publish) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s = p.session
@@ -71,15 +81,15 @@ func (p *Publisher) pause(d *destination) {
 	defer p.writing.Unlock()
 }
 
-// addHead appends the messages of the sendable copies of the queue's head and starts the lookups that it needs. A copy
-// whose stream is not ready stays; the check of the stream enqueues its queue again.
-func (p *Publisher) addHead(q *keyQueue, now time.Time, batch []*natsgo.Msg) []*natsgo.Msg {
+// addHead appends the sendable copies of the queue's head and starts the lookups that it needs. A copy whose stream is
+// not ready stays; the check of the stream enqueues its queue again.
+func (p *Publisher) addHead(q *keyQueue, now time.Time, batch []publish) []publish {
 	if q.head == nil {
 		return batch // finished after it was enqueued for a retry
 	}
 	for i := range q.head.n {
 		c := &q.head.copies[i]
-		if c.finished || c.attempt != nil || !c.dest.ready {
+		if c.finished || c.attempt != 0 || !c.dest.ready {
 			continue
 		}
 		if c.needsLookup(now) {
@@ -94,17 +104,18 @@ func (p *Publisher) addHead(q *keyQueue, now time.Time, batch []*natsgo.Msg) []*
 		}
 		c.sent++
 		c.lookedUp = time.Time{}
-		m := c.message()
-		p.beginAttempt(c, m)
-		batch = append(batch, m)
+		batch = append(batch, publish{c, p.beginAttempt(c, now.Add(ackTimeout))})
 	}
 	return batch
 }
 
-// beginAttempt registers an attempt of the copy: the publish of a message, or a request with none.
-func (p *Publisher) beginAttempt(c *eventCopy, m *natsgo.Msg) {
-	c.attempt = m
-	p.inFlight[m] = c
+// beginAttempt registers an attempt of the copy and returns its number: a publish with a deadline, or a request that has
+// one of its own.
+func (p *Publisher) beginAttempt(c *eventCopy, deadline time.Time) uint64 {
+	p.attempts++
+	c.attempt, c.deadline = p.attempts, deadline
+	p.inFlight[c.attempt] = c
+	return c.attempt
 }
 
 // enqueue makes the queue ready and signals the sender. Needs mu, as do all functions below that do not lock it.
@@ -138,11 +149,6 @@ func (p *Publisher) wakeIdle() {
 		p.enqueue(q)
 	}
 	p.signal() // for queues that were ready before
-}
-
-// acked handles an acknowledgement. It runs on the library's reader goroutine and locks mu.
-func (p *Publisher) acked(_ jetstream.JetStream, m *natsgo.Msg, ack *jetstream.PubAck) {
-	p.resolve(m, func(c *eventCopy) { p.acknowledged(c, ack) })
 }
 
 // acknowledged handles an acknowledgement of the copy.
@@ -180,22 +186,9 @@ func (p *Publisher) stored(c *eventCopy, ack *jetstream.PubAck) {
 	p.finish(c, nil)
 }
 
-// failed handles the error of a publish. It runs on goroutines of the library, which may hold its lock, and locks mu.
-func (p *Publisher) failed(_ jetstream.JetStream, m *natsgo.Msg, err error) {
-	p.resolve(m, func(c *eventCopy) { p.handleError(c, err) })
-}
-
-// notSent handles the error of a message that was not written. It locks mu.
-func (p *Publisher) notSent(m *natsgo.Msg, err error, s session) {
-	if disconnected(err) {
-		s.end() // The disconnect callback will follow. Retrying before that would be a busy loop.
-	}
-	p.resolve(m, func(c *eventCopy) { p.handleError(c, err) })
-}
-
 // resolve ends an attempt with outcome, and calls done if that finished the event. Only the first result of an attempt
 // counts. It locks mu.
-func (p *Publisher) resolve(attempt *natsgo.Msg, outcome func(*eventCopy)) {
+func (p *Publisher) resolve(attempt uint64, outcome func(*eventCopy)) {
 	p.life.RLock()
 	defer p.life.RUnlock()
 	if p.ctx.Err() != nil {
@@ -217,9 +210,9 @@ func (p *Publisher) resolve(attempt *natsgo.Msg, outcome func(*eventCopy)) {
 // endAttempt ends the attempt of the copy with outcome. It returns the event if that finished it, else nil.
 func (p *Publisher) endAttempt(c *eventCopy, outcome func(*eventCopy)) *entry {
 	delete(p.inFlight, c.attempt)
-	c.attempt = nil
+	c.attempt = 0
 	outcome(c)
-	if c.dest.sample == c && c.attempt == nil && (c.finished || !c.misplaced) {
+	if c.dest.sample == c && c.attempt == 0 && (c.finished || !c.misplaced) {
 		c.dest.sample = nil
 		p.wakeIdle() // the queues that waited for the sample
 	}
