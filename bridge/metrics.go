@@ -160,7 +160,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	if st.Spool.ID == "" {
 		return // not open yet
 	}
-	export.gauge("spool_bytes", "Size of the spool's files.", float64(st.Spool.Bytes))
+	export.gauge("spool_bytes", "Bytes used in the spool's files, without what is preallocated.", float64(st.Spool.Bytes))
 	export.gauge("spool_waiting_bytes", "Bytes in the spool that are not on every bus yet.",
 		float64(st.Spool.WaitingBytes))
 	export.gauge("spool_disk_free_bytes", "Free space on the spool's disk, including the reserve.",

@@ -71,7 +71,7 @@ func TestOldestWaiting(t *testing.T) {
 		},
 		"the rewound cursor is not saved": func(w *world) {
 			stored(w)
-			w.fs.Inject(crashfs.Fault{Op: crashfs.Rename, Nth: 1, Outcome: crashfs.Failed, Sticky: true})
+			w.fs.Inject(crashfs.Fault{Op: crashfs.Write, Nth: 1, Outcome: crashfs.Failed, Sticky: true})
 			w.f.lose()
 		},
 		"the disk cannot be read after a restart": func(w *world) {

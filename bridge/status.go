@@ -36,10 +36,10 @@ type postbackStatus struct {
 type spoolStatus struct {
 	ID           string `json:"id,omitempty"`  // Spool id, `ce-spool` on the bus; absent until the spool is open.
 	Last         uint64 `json:"last"`          // Sequence of the last event.
-	Bytes        int64  `json:"bytes"`         // Size of the files, published events included.
+	Bytes        int64  `json:"bytes"`         // Used in the files, published events included; not what is preallocated.
 	LimitBytes   int64  `json:"limit_bytes"`   // `POSTBRIDGE_SPOOL_MAX_BYTES`.
 	WaitingBytes int64  `json:"waiting_bytes"` // Size of the events that some bus does not have.
-	FreeBytes    int64  `json:"free_bytes"`    // Free space on the disk, the reserve included.
+	FreeBytes    int64  `json:"free_bytes"`    // Free space on the disk, the reserve and what is preallocated included.
 	ReserveBytes int64  `json:"reserve_bytes"` // `POSTBRIDGE_SPOOL_MIN_FREE_BYTES`.
 	// Seconds until unpublished events fill the spool or the disk, as fast as they grew in the last minute. Absent
 	// unless they grow.

@@ -1,22 +1,26 @@
 package spool
 
 import (
+	"cmp"
 	"errors"
+	"fmt"
 	"os"
 	"time"
 )
 
-// preallocatedSegment is a segment created before it is needed, so that no commit waits for the directory. What a
-// crash finds of it depends on how far it came:
+// preallocatedSegment is a segment created before it is needed, so that no commit waits for the directory, and filled, so
+// that none waits for the file system to extend it. What a crash finds of it depends on how far it came:
 //
-//	created, name not durable   nothing, or an empty file
-//	name durable                an empty file, which Open removes if there is another segment
-//	header written by rotate    an empty file or a header, whole or torn, which Open writes again; no records are lost
+//	created, filled             nothing, or nextName, which Open removes
+//	renamed                     a file without a header, which Open removes if there is another segment
+//	header written by rotate    the same, or a header, whole or torn, which Open writes again; no records are lost
 //	first record synced         an ordinary segment
 type preallocatedSegment struct {
 	first uint64        // immutable; above every sequence in the pending batch when it was chosen
-	ready chan struct{} // closed once file is set
-	file  File          // nil if it could not be created, or once the writer has taken it
+	size  int64         // immutable; 0 if it grows with each record
+	ready chan struct{} // closed once it has its name, or file is nil
+	file  File          // nil if it could not be renamed, or once the writer has taken it
+	taken bool          // guarded by Spool.mu: the writer moves to it
 }
 
 // runBackground is the background goroutine, for directory operations that no caller should wait for. It preallocates
@@ -49,7 +53,7 @@ func (s *Spool) runBackground() {
 func (s *Spool) raiseHighWaterMarks() {
 	for _, c := range s.cursors {
 		s.mu.Lock()
-		// Checked again by saveHighWater under files; here only so that mu is free during the disk operation.
+		// Checked again under files; here only so that mu is free during the disk operation.
 		_, due := c.nextHighWater()
 		s.mu.Unlock()
 		if due {
@@ -72,7 +76,7 @@ func (s *Spool) retryLater(message, segment string, err error) {
 func (s *Spool) measureFree() error {
 	s.mu.Lock()
 	// Read before the measurement: a record written during it is subtracted twice, which errs on the safe side.
-	written := s.written
+	written, preallocated := s.written, s.preallocatedBytes()
 	s.mu.Unlock()
 	free, err := s.fs.Free()
 	if err != nil && !s.freeUnknown {
@@ -80,7 +84,7 @@ func (s *Spool) measureFree() error {
 	}
 	if s.freeUnknown = err != nil; !s.freeUnknown {
 		s.mu.Lock()
-		s.free = free - (s.accepted - written)
+		s.free = free + preallocated - (s.accepted - written)
 		s.mu.Unlock()
 	}
 	return err
@@ -89,55 +93,128 @@ func (s *Spool) measureFree() error {
 // preallocate creates the next segment, if it is due.
 func (s *Spool) preallocate() {
 	s.mu.Lock()
-	// planPreallocation and the assignment below are one critical section: no record at or above first is appended in
-	// between.
-	first, due := s.planPreallocation()
-	if !due || s.paused {
-		s.mu.Unlock()
+	size, atOnce, due := s.preallocationDue()
+	due = due && !s.paused
+	s.mu.Unlock()
+	if !due {
 		return
 	}
-	p, unused := &preallocatedSegment{first: first, ready: make(chan struct{})}, s.preallocated
-	// The writer now switches at p.first and waits for ready, so the file is never created twice.
+	if err := s.createNext(size); err != nil {
+		s.retryLater("cannot preallocate a segment of the spool", nextName, err)
+		return
+	}
+	s.mu.Lock()
+	// planFirst and the assignment below are one critical section: no record at or above first is appended in between.
+	p := &preallocatedSegment{first: s.planFirst(atOnce), size: size, ready: make(chan struct{})}
+	unused := s.preallocated
+	// The writer now switches at p.first and waits for ready, so the segment is never created twice.
 	s.preallocated = p
 	s.mu.Unlock()
 	if unused != nil {
 		s.discard(unused)
 	}
-	// A crash from here on leaves an empty file beside the last segment.
-	f, err := createSegment(s.fs, first)
+	f, err := s.nameSegment(nextName, p.first)
 	if err != nil {
-		s.retryLater("cannot preallocate a segment of the spool", segmentName(first), err)
+		s.retryLater("cannot preallocate a segment of the spool", segmentName(p.first), err)
 	}
 	p.file = f
 	close(p.ready)
 	signal(s.work)
 }
 
-// planPreallocation returns the first sequence of the segment to create now. Needs mu.
-func (s *Spool) planPreallocation() (first uint64, due bool) {
-	g := s.segments[len(s.segments)-1]
+// createNext creates the file of the next segment, which has no number yet, and fills it.
+func (s *Spool) createNext(size int64) error {
+	// A crash from here on leaves this file, perhaps in part.
+	f, err := s.fs.Create(nextName)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(fill(f, size), f.Close()); err != nil {
+		_ = s.fs.Remove(nextName)
+		return err
+	}
+	return nil
+}
+
+// nameSegment gives a file, which must not be open, the name of a segment, durably, and opens it.
+func (s *Spool) nameSegment(from string, first uint64) (File, error) {
+	if err := s.fs.Rename(from, segmentName(first)); err != nil {
+		return nil, err
+	}
+	if err := s.fs.SyncDir(); err != nil {
+		return nil, err
+	}
+	return s.fs.Open(segmentName(first))
+}
+
+// preallocationDue returns the size of the segment to create now, and whether the log moves to it at once. Needs mu.
+func (s *Spool) preallocationDue() (size int64, atOnce, due bool) {
+	g, p := s.segments[len(s.segments)-1], s.preallocated
+	size = s.preallocationSize()
 	switch {
-	case s.err != nil || g.last < g.first: // after an empty segment the next one could have the same name
-		return 0, false
-	case s.preallocated == nil && s.nearlyFull(g):
-		// The first sequence is about as far ahead as records still fit, by their average size so far, less an eighth.
-		// If fewer fit, the writer creates a segment in between.
-		// Bytes left in the segment after every record that was appended so far.
-		left := max(0, s.segmentSize()-g.size-(s.accepted-s.written))
-		fit := uint64(left) * (g.last + 1 - g.first) / uint64(g.size)
-		return s.next + fit - fit/8, true
+	case s.err != nil || g.last < g.first: // after a segment without records the next one could have the same name
+		return 0, false, false
 	case len(s.segments) == 1 && s.space() < max(s.slack(), s.refusedBytes) &&
-		(s.preallocated == nil || s.preallocated.first > s.next):
+		(p == nil || p.first > s.next && !p.taken):
 		// The only segment is published and its space is needed: the log moves to a new one, so that it can be
 		// removed.
 		// Without space for one record the new segment would be as full as the old one.
-		return s.next, s.published(g) && s.free >= minRecordSpace
+		return 0, true, s.published(g) && s.free >= minRecordSpace
+	case p == nil && s.mayPreallocate(size):
+		return size, g.preallocated == 0, g.preallocated == 0 || g.size >= g.preallocated/2
 	}
-	return 0, false
+	return 0, false, p == nil && s.nearlyFull(g)
 }
 
-// nearlyFull reports whether the segment after g should be preallocated. Needs mu.
-func (s *Spool) nearlyFull(g *segment) bool { return g.size >= s.segmentSize()/4*3 }
+// planFirst returns the first sequence of the segment that was just created. Needs mu.
+func (s *Spool) planFirst(atOnce bool) uint64 {
+	g := s.segments[len(s.segments)-1]
+	if atOnce || g.last < g.first {
+		return s.next
+	}
+	// About as far ahead as records still fit, by their average size so far, less an eighth. If fewer fit, the writer
+	// moves on earlier.
+	// Bytes left in the segment after every record that was appended so far.
+	left := max(0, s.capacityOf(g)-g.size-(s.accepted-s.written))
+	fit := uint64(left) * (g.last + 1 - g.first) / uint64(g.size)
+	return s.next + fit - fit/8
+}
+
+// preallocationSize is the size of the next segment: twice that of the last one, so that a spool that is little used
+// stays small. Needs mu, except in Open.
+func (s *Spool) preallocationSize() int64 {
+	size := int64(minPreallocation)
+	if n := len(s.segments); n > 0 {
+		size = max(size, 2*s.segments[n-1].preallocated)
+	}
+	return min(size, s.segmentSize())
+}
+
+// mayPreallocate reports whether there is space for a segment of the size beside everything else, and what it leaves on
+// the disk does not make published segments go. Needs mu, except in Open.
+func (s *Spool) mayPreallocate(size int64) bool {
+	return s.bytes+s.reserved()+size <= s.o.MaxBytes-overhead && s.free-s.reserved()-size >= 2*s.o.MinFree
+}
+
+// reserved is how many preallocated bytes no accepted record will use. Needs mu, except in Open.
+func (s *Spool) reserved() int64 { return max(0, s.preallocatedBytes()-(s.accepted-s.written)) }
+
+// preallocatedBytes is how many bytes of the disk are preallocated and not written yet. Needs mu, except in Open.
+func (s *Spool) preallocatedBytes() (bytes int64) {
+	if n := len(s.segments); n > 0 {
+		bytes = max(0, s.segments[n-1].preallocated-s.segments[n-1].size)
+	}
+	if s.preallocated != nil {
+		bytes += s.preallocated.size
+	}
+	return bytes
+}
+
+// capacityOf is the size in bytes at which a segment is full.
+func (s *Spool) capacityOf(g *segment) int64 { return cmp.Or(g.preallocated, s.segmentSize()) }
+
+// nearlyFull reports whether the segment after g is due, whatever that costs. Needs mu.
+func (s *Spool) nearlyFull(g *segment) bool { return g.size >= s.capacityOf(g)/4*3 }
 
 // preallocatedFirst returns the first sequence of the preallocated segment; zero if there is none or it is above last.
 func (s *Spool) preallocatedFirst(last uint64) uint64 {
@@ -150,20 +227,35 @@ func (s *Spool) preallocatedFirst(last uint64) uint64 {
 	return s.preallocated.first
 }
 
-// nextFile returns the empty file of the segment that the writer starts: the preallocated one, unless that has another
-// first sequence or could not be created.
-func (s *Spool) nextFile(first uint64) (f File, err error) {
+// nextFile returns the file of the segment that the writer starts, and its preallocated size. It is the preallocated one,
+// renamed if the log comes to its end earlier than planned; or an empty one, if that could not be created in time.
+func (s *Spool) nextFile(first uint64) (File, int64, error) {
 	s.mu.Lock()
 	p := s.preallocated
+	if p != nil {
+		p.taken = true
+	}
 	s.mu.Unlock()
-	if p != nil && p.first == first {
+	if p != nil {
 		<-p.ready
-		f, p.file = p.file, nil
 	}
-	if f == nil {
-		f, err = createSegment(s.fs, first)
+	if p == nil || p.file == nil {
+		f, err := createSegment(s.fs, first)
+		return f, 0, err
 	}
-	return f, err
+	f := p.file
+	p.file = nil
+	if p.first == first {
+		return f, p.size, nil
+	}
+	err := f.Close()
+	if err == nil {
+		f, err = s.nameSegment(segmentName(p.first), first)
+	}
+	if err != nil {
+		return nil, 0, fmt.Errorf("cannot create a segment: %w", err)
+	}
+	return f, p.size, nil
 }
 
 // switchToPreallocated makes the preallocated segment the last one if it starts at the next sequence, although no
@@ -195,7 +287,7 @@ func (s *Spool) switchToPreallocated() {
 	}
 }
 
-// discard removes a preallocated segment that is not used. A failure is harmless: the file is empty and Open removes
+// discard removes a preallocated segment that is not used. A failure is harmless: the file has no header and Open removes
 // it.
 func (s *Spool) discard(p *preallocatedSegment) {
 	if p.file != nil {

@@ -69,6 +69,10 @@ type Cursor struct {
 	rewinds      uint64        // counts Rewind, so that a save that began before one is recognized
 	reached      uint64        // the sequence for which Next last requested a higher mark
 	highWater    uint64        // high-water mark in the file: highest sequence that Next may return
+
+	// Guarded by s.files.
+	file   File     // with the slots; nil without a file of version 2, and after a failure
+	inFile position // what is in force in it, or was at Open
 }
 
 // retainedBuffer is a read buffer whose payloads may be in use until every record in it is committed. Buffers of
@@ -88,7 +92,7 @@ const maxRetained = 32 << 20
 type pendingSave struct {
 	at        time.Time // not before the last commit that it contains
 	committed uint64
-	content   []byte // of the file, state included
+	state     []byte
 }
 
 // capture adds the current position and state to unsaved, if they have changed. Needs s.files, and must not be called
@@ -109,7 +113,7 @@ func (c *Cursor) capture() {
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
 	if c.rewinds == rewinds { // else the snapshot is of before a Rewind, which made the cursor dirty again
-		c.unsaved = append(c.unsaved, pendingSave{at, committed, c.s.id.formatCursor(committed, state)})
+		c.unsaved = append(c.unsaved, pendingSave{at, committed, state})
 	}
 }
 
@@ -306,7 +310,7 @@ func (c *Cursor) readRecord(limit int64, last uint64) (Record, bool, error) {
 // raises it half a step early; this one waits for the disk only if that is late.
 func (c *Cursor) ensureHighWater(sequence uint64) {
 	c.s.mu.Lock()
-	// The background goroutine may be raising the mark at this moment; saveHighWater checks again.
+	// The background goroutine may be raising the mark at this moment; raiseHighWater checks again.
 	late := sequence > c.highWater
 	if sequence+highWaterStep/2 > c.highWater {
 		c.reached = max(sequence, c.redelivered)
@@ -343,6 +347,9 @@ func (c *Cursor) skipDamage(limit int64, last uint64) (found bool, err error) {
 	damage, found, err := c.reader.resync(limit, last)
 	if err != nil {
 		return false, fmt.Errorf("cannot read the spool: %w", err)
+	}
+	if unusedEnd(damage, found) {
+		return false, nil
 	}
 	name := fmt.Sprintf("%020d-%d%s", c.segment.first, start, badSuffix)
 	logged, err := c.s.quarantine(name, damage)

@@ -370,9 +370,10 @@ func TestACursorThatCannotBeSaved(t *testing.T) {
 		o.Log, o.Cursors = log.logger(), []string{"nats", "kafka"}
 		s := open(t, fs, o)
 		appendAll(t, s, "a")
+		records, state := drain(t, s.Cursor("nats")), strings.Repeat("a state that needs a larger file ", 200)
 		fs.Inject(crashfs.Fault{Op: crashfs.Rename, Nth: 1, Outcome: crashfs.Failed, Sticky: true})
 		before := fs.Count(crashfs.Rename)
-		busOf(s.Cursor("nats")).commit(drain(t, s.Cursor("nats"))[0], "state")
+		busOf(s.Cursor("nats")).commit(records[0], state)
 		time.Sleep(time.Minute)
 		if n := fs.Count(crashfs.Rename) - before; n < 60 || n > 600 {
 			t.Errorf("it is tried %d times in a minute", n)
@@ -384,7 +385,7 @@ func TestACursorThatCannotBeSaved(t *testing.T) {
 		fs.Heal()
 		time.Sleep(time.Second)
 		after := open(t, fs.CrashClone(nil, 0), o)
-		wantCommitted(t, after.Cursor("nats"), 1, "state")
+		wantCommitted(t, after.Cursor("nats"), 1, state)
 		closeSpool(t, after)
 		closeSpool(t, s)
 	})

@@ -108,7 +108,7 @@ func (v *View) fence() error {
 		first++ // the segment of another spool has this name
 	}
 	// Commit point of the fence: its name and header are durable on return.
-	f, err := newSegment(v.fs, v.id, first)
+	f, err := newSegment(v.fs, v.id, first, 0)
 	if err != nil {
 		return err
 	}
@@ -181,11 +181,13 @@ func (w *walk) records(g *SegmentInfo) error {
 		start := r.offset
 		sequence, payload, err := r.record(end, g.Last)
 		if errors.Is(err, ErrDamaged) {
-			damage, _, err := r.resync(end, g.Last)
+			damage, found, err := r.resync(end, g.Last)
 			if err != nil {
 				return err
 			}
-			w.damage = &Damage{Segment: g.Name, Offset: start, Bytes: int64(len(damage)), Err: ErrDamaged}
+			if !unusedEnd(damage, found) {
+				w.damage = &Damage{Segment: g.Name, Offset: start, Bytes: int64(len(damage)), Err: ErrDamaged}
+			}
 			continue
 		}
 		if err != nil {

@@ -1,7 +1,6 @@
 package spool_test
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -95,9 +94,6 @@ func TestInspectReplaced(t *testing.T) {
 }
 
 func TestInspectDamage(t *testing.T) {
-	header := func(fs *crashfs.FS, name string, change func(b []byte) []byte) {
-		fs.WriteFile(name, change(bytes.Clone(fs.ReadFile(name))))
-	}
 	flip := func(at int) func(b []byte) []byte {
 		return func(b []byte) []byte { b[at] ^= 1; return b }
 	}
@@ -108,19 +104,19 @@ func TestInspectDamage(t *testing.T) {
 		faults string
 	}{
 		"in the middle": {damage: func(fs *crashfs.FS) {
-			header(fs, segmentName(4), flip(first+5))
+			change(fs, segmentName(4), flip(first+5))
 		}, want: "1:a, 2:b, 3:c, 4:d, 5-5 damaged, 6:f, 7:g, 8:h, 9:i"},
 		"at its end": {damage: func(fs *crashfs.FS) {
-			header(fs, segmentName(4), flip(first+recordHeaderLen+1))
+			change(fs, segmentName(4), flip(first+recordHeaderLen+1))
 		}, want: "1:a, 2:b, 3:c, 4:d, 5:e, 6-6 damaged, 7:g, 8:h, 9:i"},
 		"a whole one": {damage: func(fs *crashfs.FS) {
-			header(fs, segmentName(4), func(b []byte) []byte { return make([]byte, len(b)) })
+			change(fs, segmentName(4), func(b []byte) []byte { return make([]byte, len(b)) })
 		}, want: "1:a, 2:b, 3:c, 4-6 damaged, 7:g, 8:h, 9:i", faults: segmentName(4)},
 		"the last": {damage: func(fs *crashfs.FS) {
-			header(fs, segmentName(7), flip(len(segmentFile(7, "g", "h", "i"))-1))
+			change(fs, segmentName(7), flip(len(segmentFile(7, "g", "h", "i"))-1))
 		}, want: "1:a, 2:b, 3:c, 4:d, 5:e, 6:f, 7:g, 8:h, 9-9 damaged"},
 		"unfinished": {damage: func(fs *crashfs.FS) {
-			header(fs, segmentName(7), func(b []byte) []byte { return b[:len(b)-1] })
+			change(fs, segmentName(7), func(b []byte) []byte { return b[:len(b)-1] })
 		}, want: "1:a, 2:b, 3:c, 4:d, 5:e, 6:f, 7:g, 8:h"},
 		"one is missing": {damage: func(fs *crashfs.FS) {
 			fs.RemoveFile(segmentName(4))
@@ -130,12 +126,12 @@ func TestInspectDamage(t *testing.T) {
 			fs.WriteFile(segmentName(2), nil)
 		}, want: "4:d, 5:e, 6:f, 7:g, 8:h, 9:i"},
 		"foreign": {damage: func(fs *crashfs.FS) {
-			header(fs, segmentName(4), func([]byte) []byte { return segmentHeader(1, 7, 4) })
+			change(fs, segmentName(4), func([]byte) []byte { return segmentHeader(1, 7, 4) })
 		}, want: "1:a, 2:b, 3:c, 4-6 belongs to another spool (00000007), 7:g, 8:h, 9:i", faults: segmentName(4)},
 		"newer": {damage: func(fs *crashfs.FS) {
-			header(fs, segmentName(4), func([]byte) []byte { return segmentHeader(2, testID, 4) })
+			change(fs, segmentName(4), func([]byte) []byte { return segmentHeader(3, testID, 4) })
 		},
-			want:   "1:a, 2:b, 3:c, 4-6 format version 2: " + spool.ErrNewer.Error() + ", 7:g, 8:h, 9:i",
+			want:   "1:a, 2:b, 3:c, 4-6 format version 3: " + spool.ErrNewer.Error() + ", 7:g, 8:h, 9:i",
 			faults: segmentName(4)},
 		"no id": {damage: func(fs *crashfs.FS) { fs.RemoveFile("spool") }, want: allNine, faults: "spool"},
 		"another id": {damage: func(fs *crashfs.FS) {
@@ -145,8 +141,8 @@ func TestInspectDamage(t *testing.T) {
 			fs.WriteFile("cursor-nats", []byte("?"))
 		}, want: allNine, faults: "cursor-nats"},
 		"another cursor": {damage: func(fs *crashfs.FS) {
-			fs.WriteFile("offered-nats", offeredFile(1, 7, 3))
-		}, want: allNine, faults: "offered-nats"},
+			fs.WriteFile("cursor-nats", cursorSlots(cursorSlot(2, 7, 1, 3, 3, ""), nil))
+		}, want: allNine, faults: "cursor-nats"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			fs := threeSegments(t)
@@ -200,8 +196,7 @@ func TestInspectBesideALiveProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer lock.Close()
-	whole := fs.ReadFile(segmentName(7))
-	fs.WriteFile(segmentName(7), whole[:len(whole)-3])
+	change(fs, segmentName(7), func(b []byte) []byte { return b[:len(b)-3] })
 	wantSeen(t, fs, "7:g, 8:h, 9:i, 10:j")
 	flip(fs, segmentName(7), at(3)+recordHeaderLen)
 	wantSeen(t, fs, "7:g, 8:h, 9:i")
@@ -273,7 +268,7 @@ func TestReadingTakesTheSameMemoryForAnySpool(t *testing.T) {
 // TestNumbersOfWhatIsQuarantined: a bus may have seen the sequences of a quarantined segment, or may see them later, so
 // they are not used again, even if the repair dies before it has moved anything.
 func TestNumbersOfWhatIsQuarantined(t *testing.T) {
-	newer := append(segmentHeader(2, testID, 7), segmentFile(7, "g", "h", "i")[32:]...)
+	newer := append(segmentHeader(3, testID, 7), segmentFile(7, "g", "h", "i")[32:]...)
 	mayHold := 7 + uint64(len(newer))/24
 	for name, c := range map[string]struct {
 		damage func(fs *crashfs.FS)
@@ -282,7 +277,7 @@ func TestNumbersOfWhatIsQuarantined(t *testing.T) {
 		"as many as there may be": {func(fs *crashfs.FS) { fs.WriteFile(segmentName(7), newer) }, mayHold},
 		"however few were offered": {func(fs *crashfs.FS) {
 			fs.WriteFile(segmentName(7), newer)
-			fs.WriteFile("offered-bus", offeredFile(1, testID, 8))
+			fs.WriteFile("cursor-bus", cursorSlots(cursorSlot(2, testID, 1, 0, 8, ""), nil))
 		}, mayHold},
 		"whose name is taken": {func(fs *crashfs.FS) {
 			fs.WriteFile(segmentName(7), newer)
@@ -293,9 +288,9 @@ func TestNumbersOfWhatIsQuarantined(t *testing.T) {
 			fs.WriteFile(segmentName(7), newer)
 		}, mayHold},
 		"of one that is empty but for its header": {func(fs *crashfs.FS) {
-			fs.WriteFile(segmentName(7), segmentHeader(2, testID, 7))
+			fs.WriteFile(segmentName(7), segmentHeader(3, testID, 7))
 		}, 8},
-		"in the middle":   {func(fs *crashfs.FS) { fs.WriteFile(segmentName(4), segmentHeader(2, testID, 4)) }, 10},
+		"in the middle":   {func(fs *crashfs.FS) { fs.WriteFile(segmentName(4), segmentHeader(3, testID, 4)) }, 10},
 		"another spool's": {func(fs *crashfs.FS) { fs.WriteFile(segmentName(7), segmentHeader(1, 7, 7)) }, 7},
 		"nothing":         {func(*crashfs.FS) {}, 10},
 	} {
@@ -348,11 +343,11 @@ func TestOpenRefusesWhatRepairQuarantines(t *testing.T) {
 		want   string // what is quarantined
 	}{
 		"newer": {func(fs *crashfs.FS) {
-			fs.WriteFile("spool", idFile(2, testID))
-			fs.WriteFile(segmentName(4), segmentHeader(2, testID, 4))
-			fs.WriteFile("cursor-bus", []byte("postbridge-cursor 2 in a way not known\n"))
-			fs.WriteFile("offered-old", []byte("postbridge-offered 2 in a way not known\n"))
-		}, "spool " + segmentName(4) + " cursor-bus offered-old"},
+			fs.WriteFile("spool", idFile(3, testID))
+			fs.WriteFile(segmentName(4), segmentHeader(3, testID, 4))
+			fs.WriteFile("cursor-bus", []byte("postbridge-cursor 3 in a way not known\n"))
+			fs.WriteFile("cursor-old", []byte("postbridge-cursor 13 in a way not known\n"))
+		}, "spool " + segmentName(4) + " cursor-bus cursor-old"},
 		"another id": {func(fs *crashfs.FS) { fs.WriteFile("spool", idFile(1, 7)) }, "spool"},
 		"lost id": {func(fs *crashfs.FS) {
 			fs.RemoveFile("spool")
@@ -362,7 +357,7 @@ func TestOpenRefusesWhatRepairQuarantines(t *testing.T) {
 		}, segmentName(1) + " " + segmentName(4) + " " + segmentName(7)},
 		"a disk that gives nothing": {func(fs *crashfs.FS) {
 			fs.Inject(crashfs.Fault{Op: crashfs.Read, Nth: 1, Outcome: crashfs.Failed}) // for Open
-			fs.Inject(crashfs.Fault{Op: crashfs.Read, Nth: 6, Outcome: crashfs.Failed}) // for Repair
+			fs.Inject(crashfs.Fault{Op: crashfs.Read, Nth: 7, Outcome: crashfs.Failed}) // for Repair
 		}, segmentName(1)},
 		"what Open repairs": {func(fs *crashfs.FS) {
 			flip(fs, "spool", 22)

@@ -33,13 +33,15 @@ type View struct {
 	idStored         bool              // id is that of the id file
 	tail             *SegmentInfo      // the last segment that can be used; nil if there is none
 	recovered        recovered         // the scan of tail
-	highWater        map[string]uint64 // valid marks by bus
-	leftovers        []string          // .tmp files and unused preallocated segments, which Open removes
+	highWater        map[string]uint64 // valid high-water marks by bus
+	leftovers        []string          // files without a use, which Open removes
+	tailSize         int64             // size of the file of tail, with what is preallocated
 	quarantinedBytes int64             // total size of the .bad files
 }
 
-// SegmentInfo describes one segment. Bytes is the size of its file. Last is the sequence before the next segment, or
-// in the last segment that of the last record; First-1 without records.
+// SegmentInfo describes one segment. Bytes is the size of its file, in the last one without what is preallocated behind
+// its records. Last is the sequence before the next segment, or in the last segment that of the last record; First-1
+// without records.
 type SegmentInfo struct {
 	Name        string
 	First, Last uint64
@@ -47,6 +49,7 @@ type SegmentInfo struct {
 
 	id            spoolID // in its header
 	headerDamaged bool    // its header is invalid
+	unused        bool    // nothing was written to it since it was preallocated
 	err           error   // why the segment cannot be used
 }
 
@@ -55,7 +58,7 @@ type CursorInfo struct {
 	Bus       string
 	Committed uint64
 
-	state []byte // publisher state; opaque
+	position position
 }
 
 // Fault is a file that cannot be used as it is.
@@ -88,14 +91,14 @@ func load(fs FS, inUse bool) (*View, error) {
 	slices.SortFunc(files, func(a, b FileInfo) int { return cmp.Compare(a.Name, b.Name) })
 	v := &View{InUse: inUse, Next: 1, fs: fs, highWater: map[string]uint64{}}
 	var (
-		idFile    []byte
-		idErr     error
-		positions []FileInfo
+		idFile  []byte
+		idErr   error
+		cursors []FileInfo
 	)
 	for _, f := range files {
 		first, isSegment := parseSegmentName(f.Name)
 		switch {
-		case strings.HasSuffix(f.Name, tmpSuffix), isPreallocated(f, files):
+		case strings.HasSuffix(f.Name, tmpSuffix), strings.HasPrefix(f.Name, markPrefix1):
 			v.leftovers = append(v.leftovers, f.Name)
 		case strings.HasSuffix(f.Name, badSuffix):
 			v.quarantinedBytes += f.Size
@@ -103,33 +106,43 @@ func load(fs FS, inUse bool) (*View, error) {
 			v.loadHeader(f, first)
 		case f.Name == idName:
 			idFile, idErr = readFile(fs, f.Name, math.MaxInt64)
-		case strings.HasPrefix(f.Name, cursorPrefix), strings.HasPrefix(f.Name, highWaterPrefix):
-			positions = append(positions, f)
+		case strings.HasPrefix(f.Name, cursorPrefix):
+			cursors = append(cursors, f)
 		}
 	}
 	// The order matters: the id verifies the headers, the headers tell which segment is the tail, and a cursor may
 	// raise the Next that the tail gives.
+	v.dropUnused()
 	v.findID(idFile, idErr)
 	v.checkHeaders()
 	v.scanTail()
 	// Last, because the id verifies them.
-	for _, f := range positions {
-		if err := v.loadPosition(f); err != nil {
+	for _, f := range cursors {
+		if err := v.loadCursor(f); err != nil {
 			v.fault(f.Name, err)
 		}
 	}
 	return v, nil
 }
 
-// isPreallocated reports whether the file is a preallocated segment, perhaps one whose removal failed: empty, and
-// beside a segment that is not. If all segments are empty the last one counts, because its name tells where the
-// sequences continue.
-func isPreallocated(f FileInfo, files []FileInfo) bool {
-	_, ok := parseSegmentName(f.Name)
-	return ok && f.Size == 0 && slices.ContainsFunc(files, func(other FileInfo) bool {
-		_, ok := parseSegmentName(other.Name)
-		return ok && (other.Size > 0 || other.Name > f.Name)
-	})
+// dropUnused leaves out the preallocated segments that the writer has not reached. If all segments are unused, the last
+// one counts, because its name tells where the sequences continue.
+func (v *View) dropUnused() {
+	last := len(v.Segments) - 1
+	allUnused := !slices.ContainsFunc(v.Segments, func(g SegmentInfo) bool { return !g.unused })
+	var used []SegmentInfo
+	for i, g := range v.Segments {
+		if g.unused && !(allUnused && i == last) {
+			v.leftovers = append(v.leftovers, g.Name)
+			continue
+		}
+		if n := len(used); n > 0 {
+			// The range of a segment ends where the next one begins, whatever its records are.
+			used[n-1].Last = g.First - 1
+		}
+		used = append(used, g)
+	}
+	v.Segments = used
 }
 
 // fault adds a Fault. A file that no longer exists was removed by the process that has the spool open.
@@ -150,14 +163,14 @@ func (v *View) loadHeader(f FileInfo, first uint64) {
 	g := SegmentInfo{Name: f.Name, First: first, Last: first - 1, Bytes: f.Size}
 	// Only the header: Open must not depend on how many records are unpublished.
 	b, err := readFile(v.fs, f.Name, segmentHeaderLen)
+	if err == nil && filled(b) {
+		// The header may be damaged, so its bytes alone do not prove that nothing follows.
+		g.unused, err = isFilled(v.fs, f)
+	}
 	if err == nil {
 		g.id, err = parseSegmentHeader(b)
 	}
 	g.err = err
-	if n := len(v.Segments); n > 0 {
-		// The range of a segment ends where the next one begins, whatever its records are.
-		v.Segments[n-1].Last = first - 1
-	}
 	v.Segments = append(v.Segments, g)
 }
 
@@ -227,32 +240,31 @@ func (v *View) scanTail() {
 		// Next is above every sequence that may have been acknowledged in the tail. Later segments, if any, are
 		// refused.
 		v.tail, v.Next = g, v.recovered.highest+1
+		v.tailSize, g.Bytes = g.Bytes, v.recovered.end+v.recovered.tornBytes
 		if i == len(v.Segments)-1 {
 			g.Last = v.recovered.last
 		}
 	}
 }
 
-// loadPosition reads a cursor or a high-water mark. A cursor ahead of the log is trusted: the bus has seen these
-// sequences, so they are not used again although their records are gone.
-func (v *View) loadPosition(f FileInfo) error {
+// loadCursor reads a cursor. One ahead of the log is trusted: the bus has seen these sequences, so they are not used
+// again although their records are gone.
+func (v *View) loadCursor(f FileInfo) error {
 	b, err := readFile(v.fs, f.Name, math.MaxInt64)
 	if err != nil {
 		return err
 	}
-	if bus, ok := strings.CutPrefix(f.Name, cursorPrefix); ok {
-		sequence, state, err := v.id.parseCursor(b)
-		if err == nil {
-			v.Cursors = append(v.Cursors, CursorInfo{bus, sequence, state})
-			v.Next = max(v.Next, sequence+1) // also for a bus that is not configured: it may come back
-		}
+	p, intact, err := v.id.parseCursor(b)
+	if err != nil {
 		return err
 	}
-	offered, err := v.id.parseHighWater(b)
-	if err == nil {
-		v.highWater[strings.TrimPrefix(f.Name, highWaterPrefix)] = offered
+	bus := strings.TrimPrefix(f.Name, cursorPrefix)
+	v.Cursors = append(v.Cursors, CursorInfo{bus, p.committed, p})
+	v.Next = max(v.Next, p.committed+1) // also for a bus that is not configured: it may come back
+	if intact {
+		v.highWater[bus] = p.highWater
 	}
-	return err
+	return nil
 }
 
 // readFile returns the first limit bytes of a file, or all if it is shorter. A file in use may have been replaced by
@@ -264,4 +276,15 @@ func readFile(fs FS, name string, limit int64) ([]byte, error) {
 	}
 	defer file.Close()
 	return io.ReadAll(io.NewSectionReader(file, 0, limit))
+}
+
+// isFilled reports whether all of a file was preallocated and never written.
+func isFilled(fs FS, f FileInfo) (bool, error) {
+	file, err := fs.Open(f.Name)
+	if err != nil {
+		return false, err
+	}
+	defer file.Close()
+	end, err := writtenEnd(file, 0, f.Size)
+	return end == 0, err
 }

@@ -2,7 +2,6 @@ package spool_test
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"testing"
 	"testing/synctest"
@@ -90,7 +89,7 @@ func TestNextDoesNotWaitForTheMark(t *testing.T) {
 		read()
 		hold, raising := make(chan struct{}), false
 		fs.Before(func(op crashfs.Op) {
-			if op == crashfs.Rename {
+			if op == crashfs.Write {
 				raising = true
 				<-hold
 			}
@@ -112,27 +111,35 @@ func TestNextDoesNotWaitForTheMark(t *testing.T) {
 	})
 }
 
-// TestRedeliveredFile opens a high-water mark that is too low, or missing.
+// TestRedeliveredFile opens a cursor file with a high-water mark that is too low, or without a valid one.
 func TestRedeliveredFile(t *testing.T) {
-	const name = "offered-bus"
+	slot := func(generation, mark uint64) []byte { return cursorSlot(2, testID, generation, 0, mark, "") }
+	damaged := slot(2, 4)
+	damaged[0] = 'q'
 	for _, c := range []struct {
 		name string
 		file []byte
 		want int
 	}{
 		{"none", nil, 9},
-		{"none offered", offeredFile(1, testID, 0), 0},
-		{"some offered", offeredFile(1, testID, 4), 4},
-		{"ahead of the log", offeredFile(1, testID, 400), 9},
-		{"flipped bit", append([]byte{'q'}, offeredFile(1, testID, 4)[1:]...), 9},
-		{"cut", offeredFile(1, testID, 4)[:30], 9},
+		{"none offered", cursorSlots(slot(1, 0), nil), 0},
+		{"some offered", cursorSlots(slot(1, 4), nil), 4},
+		{"more offered later", cursorSlots(slot(1, 2), slot(2, 4)), 4},
+		{"more offered before", cursorSlots(slot(3, 4), slot(2, 6)), 4},
+		{"ahead of the log", cursorSlots(slot(1, 400), nil), 9},
+		{"the second slot is damaged", cursorSlots(slot(1, 3), damaged), 9},
+		{"the first slot is damaged", cursorSlots(damaged, slot(2, 3)), 9},
+		{"both are damaged", cursorSlots(damaged, damaged), 9},
+		{"cut in the second", cursorSlots(slot(1, 3), slot(2, 4))[:4096+30], 9},
+		{"cut in the first", cursorSlots(slot(1, 3), nil)[:30], 9},
+		{"cut after the first", slot(1, 3), 3},
 		{"empty", []byte{}, 9},
-		{"of another spool", offeredFile(1, testID+1, 4), 9},
+		{"of another spool", cursorSlots(cursorSlot(2, testID+1, 1, 0, 4, ""), nil), 9},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			fs := threeSegments(t)
 			if c.file != nil {
-				fs.WriteFile(name, c.file)
+				fs.WriteFile("cursor-bus", c.file)
 			}
 			s := open(t, fs, options())
 			appendAll(t, s, "new")
@@ -147,20 +154,18 @@ func TestRedeliveredFile(t *testing.T) {
 			closeSpool(t, s)
 		})
 	}
-	fs := threeSegments(t)
-	fs.WriteFile(name, offeredFile(2, testID, 4))
-	if _, err := spool.Open(fs, options()); !errors.Is(err, spool.ErrNewer) {
-		t.Errorf("a file of a newer version: %v", err)
-	}
 }
 
-// TestRedeliveredOnFullDisk: a high-water mark that cannot be saved blocks nothing, and leaves no file that is too low.
+// TestRedeliveredOnFullDisk: a full disk or a failed operation leaves no high-water mark that is too low.
 func TestRedeliveredOnFullDisk(t *testing.T) {
 	for _, op := range []crashfs.Op{crashfs.Create, crashfs.Write, crashfs.Sync, crashfs.Rename} {
 		fs := threeSegments(t)
-		fs.WriteFile("offered-bus", offeredFile(1, testID, 4))
+		fs.WriteFile("cursor-bus", cursorSlots(cursorSlot(2, testID, 1, 0, 4, ""), nil))
+		if op == crashfs.Create || op == crashfs.Rename {
+			fs.SetFree(0) // nothing is to be created
+		}
 		s := open(t, fs, options())
-		fs.Inject(crashfs.Fault{Op: op, Nth: 1, Outcome: crashfs.Failed, Sticky: true})
+		fs.Inject(crashfs.Fault{Op: op, Nth: 1, Outcome: crashfs.Failed})
 		c := s.Cursor("bus")
 		for range 5 {
 			if _, err := c.Next(t.Context()); err != nil {
@@ -193,12 +198,12 @@ func (h blockingLog) Handle(context.Context, slog.Record) error {
 // TestOfferedWithLogBlocked: cursors are saved while the log line for an unsaved high-water mark blocks.
 func TestOfferedWithLogBlocked(t *testing.T) {
 	fs, o := threeSegments(t), options()
-	fs.WriteFile("offered-bus", offeredFile(1, testID, 0))
+	fs.WriteFile("cursor-bus", cursorSlots(cursorSlot(2, testID, 1, 0, 0, ""), nil))
 	log := blockingLog{slog.DiscardHandler, make(chan struct{}), make(chan struct{})}
 	o.Log = slog.New(log)
 	s := open(t, fs, o)
 	c := s.Cursor("bus")
-	for _, op := range []crashfs.Op{crashfs.Create, crashfs.SyncDir} {
+	for _, op := range []crashfs.Op{crashfs.Write, crashfs.Create} {
 		fs.Inject(crashfs.Fault{Op: op, Nth: 1, Outcome: crashfs.Failed, Sticky: true})
 	}
 	read := make(chan error)

@@ -27,6 +27,9 @@ func Open(fs FS, o Options) (*Spool, error) {
 		if s.file != nil {
 			err = errors.Join(err, s.file.Close())
 		}
+		for _, c := range s.cursors {
+			c.closeFile()
+		}
 		return nil, errors.Join(fmt.Errorf("cannot open the spool: %w", err), lock.Close())
 	}
 	// Everything is recovered; from here on each goroutine owns its fields.
@@ -64,15 +67,15 @@ func (s *Spool) open() error {
 	if err := s.openID(v); err != nil {
 		return err
 	}
+	// Before a segment is started, which must not write to a full disk.
+	if err := s.measureFree(); err != nil {
+		return err
+	}
 	if err := s.openSegments(v); err != nil {
 		return err
 	}
 	// After the segments, because a cursor without a file starts at the oldest one.
 	if err := s.openCursors(v); err != nil {
-		return err
-	}
-	// Before skipUsedSequences, which must not write to a full disk.
-	if err := s.measureFree(); err != nil {
 		return err
 	}
 	return s.skipUsedSequences()
@@ -99,7 +102,7 @@ func (s *Spool) openSegments(v *View) error {
 	// Evidence counts in MaxBytes, so that an operator who leaves it there loses space, not the disk.
 	s.bytes = v.quarantinedBytes
 	for _, g := range v.Segments {
-		s.addSegment(g.First, g.Bytes)
+		s.addSegment(g.First, g.Bytes, 0)
 	}
 	// A new spool, also one whose creation a crash interrupted after the id file.
 	if v.tail == nil {
@@ -108,15 +111,21 @@ func (s *Spool) openSegments(v *View) error {
 	return s.recoverLast(v)
 }
 
-// startSegment creates a durable segment whose first sequence is the next one to use.
+// startSegment creates a durable segment whose first sequence is the next one to use. It is preallocated, if there is
+// space, so that the first records need not wait for the file system either.
 func (s *Spool) startSegment(first uint64) error {
-	f, err := newSegment(s.fs, s.id, first)
+	size := s.preallocationSize()
+	if !s.mayPreallocate(size) {
+		size = 0
+	}
+	f, err := newSegment(s.fs, s.id, first, size)
 	if err != nil {
 		return err
 	}
-	s.file, s.end, s.next, s.durable = f, segmentHeaderLen, first, first-1
+	s.next, s.durable = first, first-1
 	// Commit point of the skip: no sequence below first is used by this or a later process.
-	s.addSegment(first, segmentHeaderLen)
+	s.addSegment(first, segmentHeaderLen, size)
+	s.appendTo(f)
 	return nil
 }
 
@@ -151,7 +160,11 @@ func (s *Spool) recoverLast(v *View) error {
 	// last to highest may have been acknowledged; skipUsedSequences skips them.
 	s.bytes += found.end - g.size
 	g.size, g.last = found.end, found.last
-	s.end, s.next, s.durable = found.end, found.highest+1, found.last
+	if found.tornBytes == 0 && v.tailSize > found.end {
+		g.preallocated = v.tailSize
+	}
+	s.next, s.durable = found.highest+1, found.last
+	s.appendTo(f)
 	return nil
 }
 
@@ -185,9 +198,23 @@ func (s *Spool) openCursors(v *View) error {
 		s.cursors = append(s.cursors, c)
 	}
 	for _, saved := range v.Cursors {
-		// The cursor of a bus that is not configured stays in its file and holds no segment back.
-		if c := s.Cursor(saved.Bus); c != nil {
-			c.committed, c.saved, c.state = saved.Committed, saved.Committed, saved.state
+		// The cursor of a bus that is not configured stays in its file and holds no segment back. One at 0 has only a
+		// high-water mark.
+		c := s.Cursor(saved.Bus)
+		if c == nil {
+			continue
+		}
+		c.state = saved.position.state
+		if saved.Committed > 0 {
+			c.committed, c.saved = saved.Committed, saved.Committed
+		}
+		if c.inFile = saved.position; c.inFile.generation == 0 {
+			continue // version 1
+		}
+		c.openFile()
+		if _, ok := v.highWater[c.name]; !ok {
+			s.o.Log.Warn("a slot of a cursor is damaged; all unpublished events of its bus are looked up there",
+				"bus", c.name)
 		}
 	}
 	for _, f := range v.Faults {
@@ -209,11 +236,6 @@ func (s *Spool) openCursors(v *View) error {
 func (s *Spool) recoverFault(file string) error {
 	if _, ok := parseSegmentName(file); ok {
 		s.o.Log.Warn("the header of a segment is damaged; its records are still read", "segment", file)
-	}
-	if bus, ok := strings.CutPrefix(file, highWaterPrefix); ok && s.Cursor(bus) != nil {
-		s.o.Log.Warn("the high-water mark of a bus is damaged; all its unpublished events are looked up on the bus",
-			"bus", bus, "file", file)
-		s.Cursor(bus).highWater = 0 // due at the first record, so the file is replaced
 	}
 	if bus, ok := strings.CutPrefix(file, cursorPrefix); ok && s.Cursor(bus) != nil {
 		s.o.Log.Error("a cursor is damaged; all events in the spool are published to the bus again",

@@ -97,12 +97,32 @@ func (r *segmentReader) resync(limit int64, last uint64) (damage []byte, found b
 	return damage, true, nil
 }
 
+// writtenEnd returns the position after the last byte of a file that was written since it was preallocated, or from.
+func writtenEnd(f File, from, size int64) (int64, error) {
+	buffer := make([]byte, readAhead)
+	for size > from {
+		b := buffer[:min(readAhead, size-from)]
+		n, err := f.ReadAt(b, size-int64(len(b)))
+		if err != nil && !errors.Is(err, io.EOF) {
+			return size, err
+		}
+		if b = b[:n]; !filled(b) {
+			for b[n-1] == filling {
+				n--
+			}
+			return size - int64(len(b)-n), nil
+		}
+		size -= int64(len(b))
+	}
+	return size, nil
+}
+
 // recovered is the result of scanning the last segment. Always first-1 <= last <= highest; the log continues after
 // highest, and cursors read up to last.
 type recovered struct {
 	end       int64  // position after the last valid record
 	last      uint64 // sequence of that record; first-1 without records
-	tornBytes int64  // invalid bytes from end to the end of the file
+	tornBytes int64  // invalid bytes from end to the end of what was written
 	highest   uint64 // highest sequence that may have been acknowledged, as far as this segment shows
 }
 
@@ -121,6 +141,11 @@ func recoverSegment(fs FS, id spoolID, g SegmentInfo) (recovered, error) {
 	for r.offset < size {
 		sequence, _, err := r.record(size, math.MaxUint64)
 		if errors.Is(err, errDamaged) {
+			// What was preallocated and never written does not count; only here, because a record may end in such bytes.
+			if size, err = writtenEnd(f, r.offset, size); err != nil {
+				return found, err
+			}
+			r.buf = r.buf[:min(int64(len(r.buf)), size-r.offset)]
 			// Sequences only increase in a segment, so there is no upper bound yet.
 			damage, more, err := r.resync(size, math.MaxUint64)
 			if err != nil {

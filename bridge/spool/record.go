@@ -123,7 +123,12 @@ func (id spoolID) findRecord(b []byte, low, high uint64) (offset int, ok bool) {
 // A record that extends past the end of the file was never synced: a sync would have made the file long enough. So it
 // was not acknowledged, no cursor has read it, and its sequence is free. Everything else may be damage to an
 // acknowledged record, so its sequence must not be used again.
+//
+// Nothing is acknowledged behind bytes that are preallocated and not written, since writes follow each other.
 func (id spoolID) highestSequence(b []byte, after uint64) uint64 {
+	if len(b) >= recordHeaderLen && filled(b[:recordHeaderLen]) {
+		return after
+	}
 	highest, end := after, int64(0) // end is where the record of highest ends in b
 	for at, n := range id.validHeaders(b) {
 		sequence := recordSequence(b[at:])

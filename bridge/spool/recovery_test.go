@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 
 	"github.com/postbridge/postbridge/bridge/spool"
 	"github.com/postbridge/postbridge/bridge/spool/crashfs"
@@ -45,7 +46,7 @@ func record(id uint32, sequence uint64, payload string) []byte {
 }
 
 func segmentFile(first uint64, payloads ...string) []byte {
-	b := segmentHeader(1, testID, first)
+	b := segmentHeader(2, testID, first)
 	for i, p := range payloads {
 		b = append(b, record(testID, first+uint64(i), p)...)
 	}
@@ -57,9 +58,33 @@ func cursorFile(version int, id uint32, sequence uint64, state string) []byte {
 	return fmt.Appendf(nil, "postbridge-cursor %d %08x %d %08x\n%s", version, id, sequence, sum, state)
 }
 
-func offeredFile(version int, id uint32, sequence uint64) []byte {
-	sum := crc(le32(id), fmt.Append(nil, sequence))
-	return fmt.Appendf(nil, "postbridge-offered %d %08x %d %08x\n", version, id, sequence, sum)
+// cursorSlot is a slot of a cursor file of version 2.
+func cursorSlot(version int, id uint32, generation, sequence, mark uint64, state string) []byte {
+	line := fmt.Appendf(nil, "postbridge-cursor %d %08x 4096 %d %d %d %d ",
+		version, id, generation, sequence, mark, len(state))
+	return fmt.Appendf(line, "%08x\n%s", crc(le32(id), line, []byte(state)), state)
+}
+
+// cursorSlots is a cursor file of version 2, with the second slot empty or not.
+func cursorSlots(first, second []byte) []byte {
+	b := make([]byte, 8192)
+	copy(b, first)
+	copy(b[4096:], second)
+	return b
+}
+
+// savedPosition returns the committed sequence in the newest slot of the cursor of bus.
+func savedPosition(fs *crashfs.FS) (committed uint64) {
+	var newest uint64
+	for line := range strings.Lines(strings.ReplaceAll(string(fs.ReadFile("cursor-bus")), "\x00", "\n")) {
+		var id string
+		var second, generation, sequence uint64
+		_, err := fmt.Sscanf(line, "postbridge-cursor 2 %s %d %d %d", &id, &second, &generation, &sequence)
+		if err == nil && generation > newest {
+			newest, committed = generation, sequence
+		}
+	}
+	return committed
 }
 
 func idFile(version int, id uint32) []byte {
@@ -68,14 +93,33 @@ func idFile(version int, id uint32) []byte {
 
 func segmentName(first uint64) string { return fmt.Sprintf("%020d.seg", first) }
 
-// threeSegments creates a spool with the records 1:a to 9:i, three per segment, none of them committed.
+// threeSegments creates a spool with the records 1:a to 9:i, three per segment, none of them committed. The last segment
+// is preallocated.
 func threeSegments(t testing.TB) *crashfs.FS {
 	fs := crashfs.New(t)
 	fs.WriteFile("spool", idFile(1, testID))
 	fs.WriteFile(segmentName(1), segmentFile(1, "a", "b", "c"))
 	fs.WriteFile(segmentName(4), segmentFile(4, "d", "e", "f"))
-	fs.WriteFile(segmentName(7), segmentFile(7, "g", "h", "i"))
+	fs.WriteFile(segmentName(7), filled(segmentFile(7, "g", "h", "i"), 8192))
 	return fs
+}
+
+// filled returns b as the content of a preallocated segment.
+func filled(b []byte, size int) []byte {
+	return append(bytes.Clone(b), bytes.Repeat([]byte{0xff}, size-len(b))...)
+}
+
+// kinds are what the last segment may be; before version 2 none was preallocated.
+var kinds = map[string]func(*crashfs.FS){
+	"preallocated":  func(*crashfs.FS) {},
+	"growing":       func(fs *crashfs.FS) { fs.WriteFile(segmentName(7), segmentFile(7, "g", "h", "i")) },
+	"not truncated": func(fs *crashfs.FS) { fs.WriteFile(segmentName(4), filled(fs.ReadFile(segmentName(4)), 8192)) },
+	"of version 1": func(fs *crashfs.FS) {
+		for first, payloads := range map[uint64]string{1: "abc", 4: "def", 7: "ghi"} {
+			b := segmentFile(first, strings.Split(payloads, "")...)
+			fs.WriteFile(segmentName(first), append(segmentHeader(1, testID, first), b[32:]...))
+		}
+	},
 }
 
 const (
@@ -86,9 +130,19 @@ const (
 // at returns the offset of the nth record of a segment, from 0.
 func at(nth int) int { return 32 + nth*recordSize }
 
-// change changes bytes of a file.
+// change changes the bytes of a file that were written: those behind them, if it is preallocated, stay or take the place
+// of what is removed.
 func change(fs *crashfs.FS, name string, f func([]byte) []byte) {
-	fs.WriteFile(name, f(fs.ReadFile(name)))
+	b := fs.ReadFile(name)
+	end := len(b)
+	for end > 0 && b[end-1] == 0xff && strings.HasSuffix(name, ".seg") {
+		end--
+	}
+	if end == len(b) {
+		fs.WriteFile(name, f(b))
+		return
+	}
+	fs.WriteFile(name, filled(f(bytes.Clone(b[:end])), len(b)))
 }
 
 func flip(fs *crashfs.FS, name string, offset int) {
@@ -127,6 +181,12 @@ func TestRecovery(t *testing.T) {
 				return slices.Concat(b, torn[:3*recordSize-1])
 			})
 		}, all + " lost(10-11) 12:new", ""},
+		{"end of a write behind what is preallocated", func(fs *crashfs.FS) {
+			fs.WriteFile(last, append(filled(segmentFile(7, "g", "h", "i"), 8192), record(testID, 12, "l")[:20]...))
+		}, all + " 10:new", ""},
+		{"a record behind what is preallocated", func(fs *crashfs.FS) {
+			fs.WriteFile(last, append(filled(segmentFile(7, "g", "h", "i"), 200), record(testID, 12, "l")...))
+		}, all + " lost(10-11) 12:l 13:new", "00000000000000000007-107.bad"},
 		{"hole before the end of a torn write", func(fs *crashfs.FS) {
 			change(fs, last, func(b []byte) []byte {
 				return slices.Concat(b, make([]byte, 2*recordSize), record(testID, 12, "l"))
@@ -229,6 +289,24 @@ func TestRecovery(t *testing.T) {
 			fs.WriteFile(segmentName(10), segmentHeader(1, testID, 10))
 			fs.WriteFile("cursor-old", cursorFile(1, testID, 20, ""))
 		}, all + " lost(10-20) 21:new", ""},
+		{"cursor in the newer slot", func(fs *crashfs.FS) {
+			fs.WriteFile("cursor-bus", cursorSlots(
+				cursorSlot(2, testID, 1, 2, 9, "old"), cursorSlot(2, testID, 2, 4, 9, "new")))
+		}, "5:e 6:f 7:g 8:h 9:i 10:new", ""},
+		{"cursor whose newer slot was not written in full", func(fs *crashfs.FS) {
+			fs.WriteFile("cursor-bus", cursorSlots(
+				cursorSlot(2, testID, 3, 4, 9, "state"), cursorSlot(2, testID, 4, 6, 9, "state")[:40]))
+		}, "5:e 6:f 7:g 8:h 9:i 10:new", ""},
+		{"cursor that a longer one preceded", func(fs *crashfs.FS) {
+			fs.WriteFile("cursor-bus", cursorSlots(append(
+				cursorSlot(2, testID, 3, 4, 9, "state"), "of earlier"...), cursorSlot(2, testID, 2, 2, 9, "state")))
+		}, "5:e 6:f 7:g 8:h 9:i 10:new", ""},
+		{"cursor with two damaged slots", func(fs *crashfs.FS) {
+			fs.WriteFile("cursor-bus", cursorSlots(
+				cursorSlot(2, testID, 3, 4, 9, "state")[1:], cursorSlot(2, testID, 4, 6, 9, "state")[1:]))
+		}, all + " 10:new", "cursor-bus.bad"},
+		{"high-water mark of version 1", func(fs *crashfs.FS) { fs.WriteFile("offered-bus", []byte("?")) },
+			all + " 10:new", ""},
 		{"damaged cursor", func(fs *crashfs.FS) {
 			fs.WriteFile("cursor-bus", cursorFile(1, testID, 4, "state"))
 			flip(fs, "cursor-bus", len(cursorFile(1, testID, 4, ""))-3)
@@ -244,11 +322,14 @@ func TestRecovery(t *testing.T) {
 			all + " 10:new", "cursor-bus.bad"},
 	}
 	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			fs := threeSegments(t)
-			tt.corrupt(fs)
-			wantRecovered(t, fs, tt.want, tt.bad)
-		})
+		for kind, make := range kinds {
+			t.Run(tt.name+", "+kind, func(t *testing.T) {
+				fs := threeSegments(t)
+				make(fs)
+				tt.corrupt(fs)
+				wantRecovered(t, fs, tt.want, tt.bad)
+			})
+		}
 	}
 }
 
@@ -282,18 +363,21 @@ func wantRecovered(t *testing.T, fs *crashfs.FS, want, bad string) {
 	if got := strings.Join(badFiles(fs), " "); got != bad {
 		t.Errorf("kept is %q the second time, want %q", got, bad)
 	}
-	if last := lastSegment(fs); !bytes.HasPrefix(fs.ReadFile(segmentName(last)), segmentHeader(1, testID, last)) {
-		t.Errorf("the last segment begins with %q", fs.ReadFile(segmentName(last))[:32])
+	last := lastSegment(fs)
+	if header := fs.ReadFile(segmentName(last))[:32]; !bytes.Equal(header, segmentHeader(1, testID, last)) &&
+		!bytes.Equal(header, segmentHeader(2, testID, last)) {
+		t.Errorf("the last segment begins with %q", header)
 	}
+	closeSpool(t, s)
 	if names := fs.Names(); slices.ContainsFunc(names, func(n string) bool { return strings.HasSuffix(n, ".tmp") }) {
 		t.Errorf("unfinished files are left: %q", names)
 	}
-	closeSpool(t, s)
 }
 
 func lastSegment(fs *crashfs.FS) (first uint64) {
 	for _, name := range fs.Names() {
-		if n, err := strconv.ParseUint(strings.TrimSuffix(name, ".seg"), 10, 64); err == nil && name == segmentName(n) {
+		n, err := strconv.ParseUint(strings.TrimSuffix(name, ".seg"), 10, 64)
+		if unused := bytes.HasPrefix(fs.ReadFile(name), []byte{0xff}); err == nil && name == segmentName(n) && !unused {
 			first = n
 		}
 	}
@@ -361,15 +445,20 @@ func TestDamageFoundByTwoAtOnce(t *testing.T) {
 func TestTornAtEveryByte(t *testing.T) {
 	whole := segmentFile(7, "g", "h", "i")
 	for size := range len(whole) {
-		fs := threeSegments(t)
-		cut(fs, segmentName(7), size)
 		want, next := "1:a 2:b 3:c 4:d 5:e 6:f", 7
 		for i, payload := range []string{"g", "h", "i"} {
 			if size >= at(i+1) {
 				want, next = fmt.Sprintf("%s %d:%s", want, 7+i, payload), 8+i
 			}
 		}
-		t.Run(fmt.Sprint(size), func(t *testing.T) { wantRecovered(t, fs, fmt.Sprintf("%s %d:new", want, next), "") })
+		for kind, make := range kinds {
+			t.Run(fmt.Sprint(size, kind), func(t *testing.T) {
+				fs := threeSegments(t)
+				make(fs)
+				cut(fs, segmentName(7), size)
+				wantRecovered(t, fs, fmt.Sprintf("%s %d:new", want, next), "")
+			})
+		}
 	}
 }
 
@@ -428,9 +517,12 @@ func TestEndOfTheLog(t *testing.T) {
 			tests = append(tests, test{name, flipped(batch[:size], offset), want})
 		}
 	}
-	for _, tt := range tests {
+	for i, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			fs := threeSegments(t)
+			if i%2 == 0 {
+				kinds["growing"](fs)
+			}
 			change(fs, segmentName(7), func(b []byte) []byte { return slices.Concat(b, tt.tail) })
 			var log lines
 			o := options()
@@ -464,10 +556,10 @@ func TestFlipOfEveryBit(t *testing.T) {
 
 func TestWhatIsNewerIsRefused(t *testing.T) {
 	for name, content := range map[string][]byte{
-		"spool":        idFile(2, testID),
-		segmentName(1): append(segmentHeader(2, testID, 1), "in a way not known"...),
-		segmentName(7): append(segmentHeader(2, testID, 7), "in a way not known"...),
-		"cursor-bus":   []byte("postbridge-cursor 2 in a way not known\n"),
+		"spool":        idFile(3, testID),
+		segmentName(1): append(segmentHeader(3, testID, 1), "in a way not known"...),
+		segmentName(7): append(segmentHeader(3, testID, 7), "in a way not known"...),
+		"cursor-bus":   []byte("postbridge-cursor 3 in a way not known\n"),
 		"cursor-old":   []byte("postbridge-cursor 12 in a way not known\n"),
 	} {
 		fs := threeSegments(t)
@@ -555,7 +647,7 @@ func TestForgedRecord(t *testing.T) {
 
 var update = flag.Bool("update", false, "write testdata anew")
 
-// TestGolden reads a spool written by the first release, and writes the same bytes.
+// TestGolden reads a spool of this version, and writes the same bytes.
 func TestGolden(t *testing.T) {
 	fs := crashfs.New(t)
 	fs.WriteFile("spool", idFile(1, testID))
@@ -565,9 +657,8 @@ func TestGolden(t *testing.T) {
 	busOf(s.Cursor("bus")).commit(records[1], "note\n")
 	closeSpool(t, s)
 
-	golden := crashfs.New(t)
-	for _, name := range []string{"spool", segmentName(1), "cursor-bus", "offered-bus"} {
-		path := filepath.Join("testdata", "v1", name)
+	for _, name := range []string{"spool", segmentName(1), "cursor-bus"} {
+		path := filepath.Join("testdata", "v2", name)
 		if *update {
 			if err := os.WriteFile(path, fs.ReadFile(name), 0o600); err != nil {
 				t.Fatal(err)
@@ -577,13 +668,55 @@ func TestGolden(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		golden.WriteFile(name, want)
 		if got := fs.ReadFile(name); !bytes.Equal(got, want) {
 			t.Errorf("%s is now\n%q, and was\n%q", name, got, want)
 		}
 	}
-	s = open(t, golden, options())
-	wantCommitted(t, s.Cursor("bus"), 2, "note\n")
-	wantRecords(t, s.Cursor("bus"), "3:"+strings.Repeat("long ", 100))
+	wantGolden(t, "v2")
+}
+
+// TestVersion1 reads a spool that the first release wrote, and continues it as version 2.
+func TestVersion1(t *testing.T) {
+	fs := wantGolden(t, "v1")
+	if last := lastSegment(fs); last <= 3 {
+		t.Errorf("the log goes on in segment %d, of version 1", last)
+	}
+	s := open(t, fs, options())
 	closeSpool(t, s)
+	if has(fs, "offered-bus") {
+		t.Error("the high-water mark of version 1 is left")
+	}
+}
+
+// wantGolden opens the spool in a directory of testdata and appends to it.
+func wantGolden(t *testing.T, dir string) (fs *crashfs.FS) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		fs = crashfs.New(t)
+		files, err := os.ReadDir(filepath.Join("testdata", dir))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range files {
+			b, err := os.ReadFile(filepath.Join("testdata", dir, f.Name()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			fs.WriteFile(f.Name(), b)
+		}
+		s := open(t, fs, options())
+		synctest.Wait()
+		wantCommitted(t, s.Cursor("bus"), 2, "note\n")
+		appendAll(t, s, "new")
+		records := wantRecords(t, s.Cursor("bus"), "3:"+strings.Repeat("long ", 100)+" 4:new")
+		if n := redelivered(t, records); n != 1 {
+			t.Errorf("%d may have been returned before, want 1", n)
+		}
+		s.Cursor("bus").Commit(records[1])
+		closeSpool(t, s)
+		again := open(t, fs.CrashClone(nil, 0), options())
+		wantCommitted(t, again.Cursor("bus"), 4, "note\n")
+		closeSpool(t, again)
+	})
+	return fs
 }

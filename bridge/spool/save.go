@@ -3,7 +3,6 @@ package spool
 import (
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"time"
 )
@@ -93,8 +92,7 @@ func (s *Spool) runSaver() {
 	}
 }
 
-// saveCursor replaces the file of a cursor with the newest position that is at least delay old, if there is one to
-// save.
+// saveCursor writes the newest position of a cursor that is at least delay old to its file, if there is one to save.
 func (s *Spool) saveCursor(c *Cursor, delay time.Duration) error {
 	s.files.Lock()
 	defer s.files.Unlock()
@@ -102,8 +100,8 @@ func (s *Spool) saveCursor(c *Cursor, delay time.Duration) error {
 	c.capture()
 	s.mu.Lock()
 	m, ok := c.popDue(time.Now().Add(-delay))
-	// A Rewind during the replacement below makes its content obsolete.
-	rewinds := c.rewinds
+	// A Rewind during the write below makes its content obsolete.
+	rewinds, highWater := c.rewinds, c.highWater
 	if len(c.unsaved) > 0 {
 		signal(s.save) // retried until it is old enough
 	}
@@ -111,8 +109,8 @@ func (s *Spool) saveCursor(c *Cursor, delay time.Duration) error {
 	if !ok {
 		return nil
 	}
-	// A crash before replaceFile returns may leave the older position: records after it are returned again.
-	err := replaceFile(s.fs, cursorPrefix+c.name, m.content)
+	// A crash before writeSlot returns may leave the older position: records after it are returned again.
+	err := s.writeSlot(c, position{committed: m.committed, highWater: highWater, state: m.state})
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -132,18 +130,18 @@ func (s *Spool) saveCursor(c *Cursor, delay time.Duration) error {
 	return nil
 }
 
-// raiseHighWater saves a higher high-water mark and logs an error.
+// raiseHighWater makes a higher high-water mark durable, if it is due, beside the position in the file: that may have to
+// lag by Options.CursorDelay, and the mark must never lag. An error is logged and the cursor continues, because only
+// publishing frees the disk.
 func (s *Spool) raiseHighWater(c *Cursor) {
 	if err := s.saveHighWater(c); err != nil {
 		s.o.Log.Error("cannot save the high-water mark of a bus; after a crash it may store events twice",
 			"bus", c.name, "error", err)
+		c.MarkDirty() // the next save has it, too
 	}
 }
 
-// saveHighWater writes the high-water mark, if it is due. If that fails it removes the file, because no mark is safe
-// and a mark that is too low is not. The error means that a mark that is too low may be left. The cursor continues
-// even then: only publishing frees the disk.
-func (s *Spool) saveHighWater(c *Cursor) (err error) {
+func (s *Spool) saveHighWater(c *Cursor) error {
 	s.files.Lock()
 	defer s.files.Unlock()
 	s.mu.Lock()
@@ -152,22 +150,53 @@ func (s *Spool) saveHighWater(c *Cursor) (err error) {
 	if !due {
 		return nil // another goroutine has raised it
 	}
-	name := highWaterPrefix + c.name
-	if failure := replaceFile(s.fs, name, s.id.formatHighWater(highWater)); failure != nil {
-		// The rename may or may not have happened, and the mark in the file may be too low for what Next returns from
-		// now on.
-		removeErr := s.fs.Remove(name)
-		if errors.Is(removeErr, os.ErrNotExist) {
-			removeErr = nil
-		}
-		// A crash after this SyncDir finds no mark, and every record is looked up on the bus: slow, but correct.
-		if removeErr = errors.Join(removeErr, s.fs.SyncDir()); removeErr != nil {
-			err = errors.Join(failure, removeErr)
-		}
-	}
+	p := c.inFile
+	p.highWater = highWater
+	err := s.writeSlot(c, p)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	// Only now may Next return records above the previous mark: a crash finds the new mark, or none.
+	// Only now may Next return records above the previous mark: a crash finds the new one.
 	c.highWater = highWater
 	return err
+}
+
+// writeSlot writes a position to the slot that is not in force and syncs it: the commit point, before which a crash finds
+// the other slot. If there is no file yet, the position does not fit, or that fails, it replaces the file. Needs s.files.
+func (s *Spool) writeSlot(c *Cursor, p position) error {
+	p.second, p.generation = c.inFile.second, c.inFile.generation+1
+	content := s.id.formatSlot(p)
+	if c.file != nil && int64(len(content)) <= p.second {
+		_, err := c.file.WriteAt(content, int64(p.generation-1)%2*p.second)
+		if err == nil {
+			err = c.file.Sync()
+		}
+		if err == nil {
+			c.inFile = p
+			return nil
+		}
+	}
+	// After a failed sync the file must not be used again.
+	c.closeFile()
+	// A state grows, so there is space for twice as much.
+	p.second, p.generation = (2*int64(len(content))/slotUnit+1)*slotUnit, 1
+	content = s.id.formatSlot(p)
+	// A full disk must have space for the second slot, too.
+	whole := append(content, make([]byte, p.second)...)
+	if err := replaceFile(s.fs, cursorPrefix+c.name, whole); err != nil {
+		return err
+	}
+	c.inFile = p
+	c.openFile()
+	return nil
+}
+
+// openFile opens the file with the slots. If that fails, the next save replaces it. Needs s.files, except in Open.
+func (c *Cursor) openFile() { c.file, _ = c.s.fs.Open(cursorPrefix + c.name) }
+
+// closeFile closes the file with the slots. Needs s.files.
+func (c *Cursor) closeFile() {
+	if c.file != nil {
+		_ = c.file.Close() // what it has is synced
+		c.file = nil
+	}
 }

@@ -15,6 +15,8 @@ import (
 type segment struct {
 	first uint64 // immutable: lower bound of the sequences, and the file's name
 	base  int64  // immutable: position in the log at which the segment starts, in bytes since the spool was opened
+	// preallocated is the size at which the file was created, immutable; 0 if it grows with each record.
+	preallocated int64
 
 	// Guarded by Spool.mu. size and last change together, after the sync: every record below size is durable and none
 	// has a sequence above last. Only the writer changes them, and not any more once next is set.
@@ -28,6 +30,10 @@ type segment struct {
 	removing bool
 }
 
+// unusedEnd reports whether invalid bytes are what is preallocated behind the last record: a segment is truncated when
+// the log moves on, but a crash may undo that.
+func unusedEnd(invalid []byte, recordFollows bool) bool { return !recordFollows && filled(invalid) }
+
 // name returns the file name.
 func (g *segment) name() string { return segmentName(g.first) }
 
@@ -40,12 +46,19 @@ func (g *segment) name() string { return segmentName(g.first) }
 //	24  4  zero
 //	28  4  CRC32C over bytes 0 to 28, not seeded by the id
 //
-// An empty file with the name of a segment is a preallocated segment, which the writer has not reached.
+// A file without a header, empty or filled, is a preallocated segment that the writer has not reached.
 const (
 	segmentMagic     = "PBSPOOL\xff"
 	segmentHeaderLen = 32
 	segmentSuffix    = ".seg"
 )
+
+// filling is every byte of a preallocated segment behind its records. No byte of UTF-8 text has this value, and a hole
+// that a loss of power left has zeros.
+const filling = 0xff
+
+// filled reports whether b was preallocated and never written.
+func filled(b []byte) bool { return bytes.Count(b, []byte{filling}) == len(b) }
 
 // segmentName returns the file name of a segment: first as 20 decimal digits, so that names sort like sequences.
 func segmentName(first uint64) string { return fmt.Sprintf("%020d%s", first, segmentSuffix) }

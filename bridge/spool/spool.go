@@ -44,6 +44,10 @@ const (
 	overhead = 16 << 10
 	// minRecordSpace is the space required for any record, however small, so that Stats agrees with Append.
 	minRecordSpace = 4 << 10
+	// minPreallocation is the size of the first segment, if MaxBytes allows.
+	minPreallocation = 4 << 20
+	// fillAtOnce is how much of a segment is filled and then synced, while the syncs of records wait for the disk.
+	fillAtOnce = 1 << 20
 	// maxSlack bounds the space required to accept records again after the spool was full.
 	maxSlack = 1 << 20
 	// maxSpareBuffer is the largest batch buffer that is reused.
@@ -82,8 +86,9 @@ type Spool struct {
 	finished   sync.WaitGroup
 
 	// Owned by the writer goroutine. All bytes of file before end are durable, except the header of a new segment.
-	file File  // the last segment
-	end  int64 // position of the next record in file
+	file     File  // the last segment
+	end      int64 // position of the next record in file
+	capacity int64 // end does not exceed it, unless one record does
 
 	// Owned by the background goroutine once Open has returned.
 	freeUnknown bool // the last measurement of free space failed
@@ -111,8 +116,8 @@ type Spool struct {
 	durable      uint64               // highest sequence that is durable or will never be used
 	segments     []*segment           // oldest first
 	preallocated *preallocatedSegment // follows the last segment; nil if there is none
-	bytes        int64                // size of all segments and .bad files, plus records not yet written
-	free         int64                // free bytes of the disk as last measured, less what was accepted since
+	bytes        int64                // of all records, headers and .bad files, also of records not yet written
+	free         int64                // bytes of the disk free or preallocated, as last measured, less what was accepted since
 	accepted     int64                // bytes of records appended since Open
 	written      int64                // bytes of records synced since Open; at most accepted
 	cursors      []*Cursor
@@ -214,7 +219,9 @@ func (s *Spool) space() int64 { return min(s.o.MaxBytes-overhead-s.bytes, s.free
 
 // spaceLow reports whether published segments are removed before Options.Keep: a whole segment must always fit, so
 // that Append finds the space already there. Needs mu.
-func (s *Spool) spaceLow() bool { return s.space() < max(s.segmentSize(), s.slack(), s.refusedBytes) }
+func (s *Spool) spaceLow() bool {
+	return s.space()-s.reserved() < max(s.segmentSize(), s.slack(), s.refusedBytes)
+}
 
 // diskLow reports whether the disk has less free space than twice its reserve and a segment. Then published segments
 // are removed before Options.Keep, too: they must neither bring the disk to where the operator is alerted, nor take
@@ -227,7 +234,8 @@ type Stats struct {
 	Last uint64
 	// Bytes are used in files, or by records not yet written; WaitingBytes of the log are unpublished on some bus.
 	Bytes, WaitingBytes int64
-	// Free is how many bytes of the disk are free, MinFree included, as last measured, less what was accepted since.
+	// Free is how many bytes of the disk are free or preallocated, MinFree included, as last measured, less what was
+	// accepted since.
 	Free int64
 	// Full is the error that Append would return for a small record; nil if it would accept one, or if the spool
 	// failed.
@@ -284,6 +292,7 @@ func (s *Spool) Close() error {
 	s.finished.Wait()
 	for _, c := range s.cursors {
 		c.closeSegment()
+		c.closeFile()
 	}
 	// Empty, so a crash before its removal is harmless: Open removes it.
 	if s.preallocated != nil {

@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"runtime"
@@ -71,18 +72,16 @@ func (s *Spool) flush() {
 // writeBatch appends a batch to the log, in as many segments as it needs, and syncs each. On an error, some records
 // may be durable and others not; recovery decides.
 func (s *Spool) writeBatch(b *batch) error {
-	// The preallocated segment has a fixed first sequence: the log must switch to it exactly there.
+	// The preallocated segment has a fixed first sequence: the log must switch to it there, or before.
 	until := s.preallocatedFirst(b.last)
 	for buf := b.buf; len(buf) > 0; {
-		n := s.id.recordsFitting(buf, s.segmentSize()-s.end, until)
+		n := s.id.recordsFitting(buf, s.capacity-s.end, until)
 		// The next record does not fit, or belongs to the preallocated segment.
 		if n == 0 && (s.end > segmentHeaderLen || recordSequence(buf) == until) {
 			if err := s.rotate(recordSequence(buf)); err != nil {
 				return err
 			}
-			if recordSequence(buf) == until {
-				until = 0
-			}
+			until = 0
 			continue
 		}
 		if n == 0 {
@@ -110,7 +109,7 @@ func (s *Spool) writeBatch(b *batch) error {
 	return nil
 }
 
-// segmentSize is the size in bytes at which a segment is full.
+// segmentSize is the largest size in bytes of a segment.
 func (s *Spool) segmentSize() int64 { return min(s.o.MaxBytes/8, maxSegment) }
 
 // advanceDurable publishes to the cursors what was synced in the last segment, up to the sequence last.
@@ -126,7 +125,7 @@ func (s *Spool) advanceDurable(last uint64) {
 	// One critical section: a cursor sees size and last of the same commit, and Wait agrees with them.
 	g.size, g.last, s.durable = s.end, last, last
 	// The background goroutine sees the same state under mu and decides what is due.
-	if s.spaceLow() || s.preallocated == nil && s.nearlyFull(g) {
+	if _, _, due := s.preallocationDue(); due || s.spaceLow() {
 		signal(s.background)
 	}
 	s.mu.Unlock()
@@ -143,34 +142,44 @@ func (s *Spool) wakeCursors() {
 // rotate makes the segment with the given first sequence the last one. Everything in the segment before it is durable,
 // so at each moment only the last segment can have a torn tail: that is why Open scans no other.
 func (s *Spool) rotate(first uint64) error {
-	// The file is empty and its name durable. The segment before it needs no more syncs.
-	f, err := s.nextFile(first)
+	// The file has no records and its name is durable. The segment before it needs no more syncs.
+	f, preallocated, err := s.nextFile(first)
 	if err == nil {
 		err = writeHeader(s.fs, f, s.id, first)
 	}
 	if err != nil {
 		return err
 	}
-	// A crash here leaves a last segment that is empty or has an incomplete header: Open removes it or writes the
+	// Readers know the end of the segment from its last record, so nothing depends on this.
+	if s.capacity > s.end {
+		_ = s.file.Truncate(s.end)
+	}
+	// A crash here leaves a last segment that is unused or has an incomplete header: Open removes it or writes the
 	// header.
 	closed := s.file.Close() // already synced; its error is reported, because it can mean lost data
-	// end is behind the header, which becomes durable with the first record.
-	s.file, s.end = f, segmentHeaderLen
 	s.mu.Lock()
-	s.addSegment(first, segmentHeaderLen)
-	if s.preallocated != nil && s.preallocated.first == first {
+	s.addSegment(first, segmentHeaderLen, preallocated)
+	if s.preallocated != nil && s.preallocated.taken {
 		s.preallocated = nil
 	}
+	s.appendTo(f)
 	s.mu.Unlock()
 	signal(s.background) // the previous segment may be removable now
 	s.wakeCursors()      // an open file of a removed segment would keep its disk space in use
 	return closed
 }
 
+// appendTo makes the file of the last segment the one that the writer appends to. Needs mu, except in Open.
+func (s *Spool) appendTo(f File) {
+	g := s.segments[len(s.segments)-1]
+	// end is behind the header, which becomes durable with the first record, or behind the last record.
+	s.file, s.end, s.capacity = f, g.size, s.capacityOf(g)
+}
+
 // addSegment appends a segment of size bytes to the list and closes the range of the one before it. Needs mu, except
 // in Open.
-func (s *Spool) addSegment(first uint64, size int64) {
-	g := &segment{first: first, last: first - 1, size: size}
+func (s *Spool) addSegment(first uint64, size, preallocated int64) {
+	g := &segment{first: first, last: first - 1, size: size, preallocated: preallocated}
 	if n := len(s.segments); n > 0 {
 		before := s.segments[n-1]
 		// The previous segment does not grow any more, so base is final.
@@ -197,6 +206,20 @@ func createSegment(fs FS, first uint64) (File, error) {
 	return nil, fmt.Errorf("cannot create a segment: %w", err)
 }
 
+// fill preallocates a new file and syncs it, in parts, so that the sync of a record waits for no more than one of them.
+func fill(f File, size int64) error {
+	part := bytes.Repeat([]byte{filling}, int(min(size, fillAtOnce)))
+	for at := int64(0); at < size; at += fillAtOnce {
+		if _, err := f.WriteAt(part[:min(size-at, fillAtOnce)], at); err != nil {
+			return err
+		}
+		if err := f.Sync(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // writeHeader writes the header of a new segment and does not sync it: the sync of the first record covers it. If the
 // write fails the file is removed, so that a full disk can be opened.
 func writeHeader(fs FS, f File, id spoolID, first uint64) error {
@@ -211,8 +234,14 @@ func writeHeader(fs FS, f File, id spoolID, first uint64) error {
 
 // newSegment creates a segment that is durable without records: its name alone keeps sequences below first from being
 // used again.
-func newSegment(fs FS, id spoolID, first uint64) (File, error) {
+func newSegment(fs FS, id spoolID, first uint64, preallocated int64) (File, error) {
 	f, err := createSegment(fs, first)
+	if err == nil {
+		if err = fill(f, preallocated); err != nil {
+			_ = f.Close()
+			_ = fs.Remove(segmentName(first))
+		}
+	}
 	if err == nil {
 		err = writeHeader(fs, f, id, first)
 	}

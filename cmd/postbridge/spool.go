@@ -286,8 +286,6 @@ func consequence(file string) string {
 		return "its events are not published: see 'postbridge spool --help'"
 	case strings.HasPrefix(file, "cursor-"):
 		return "all events in the spool are published to the bus again"
-	case strings.HasPrefix(file, "offered-"):
-		return "all unpublished events in the spool are looked up on the bus"
 	default:
 		return "serve creates it again"
 	}

@@ -117,13 +117,19 @@ func (d *FS) Size() int64 {
 	return d.size()
 }
 
-// OpenFiles returns the names under which the open files were opened.
+// OpenFiles returns the names of the open files, or those under which they were opened, if they have none now.
 func (d *FS) OpenFiles() []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var names []string
 	for h := range d.open {
-		names = append(names, h.name)
+		name := h.name
+		for now, n := range d.names {
+			if n == h.node {
+				name = now
+			}
+		}
+		names = append(names, name)
 	}
 	slices.Sort(names)
 	return names

@@ -117,8 +117,8 @@ func (d *FS) Restart() *FS {
 	return c
 }
 
-// Kill is Restart for a process that was killed during a write: the last unsynced write that extended a file is cut
-// at a random length.
+// Kill is Restart for a process that was killed during a write: the last unsynced write to each file is cut at a random
+// length.
 func (d *FS) Kill(rng *rand.Rand) *FS {
 	c := d.Restart()
 	for _, name := range slices.Sorted(maps.Keys(c.names)) {
@@ -132,11 +132,14 @@ func (n *inode) interrupt(rng *rand.Rand) {
 		return
 	}
 	ch := &n.pending[len(n.pending)-1]
-	if ch.data == nil || ch.offset+int64(len(ch.data)) != int64(len(n.cache)) {
+	if ch.data == nil || n.failed {
 		return
 	}
 	ch.data = ch.data[:rng.IntN(len(ch.data)+1)]
-	n.cache = n.cache[:ch.offset+int64(len(ch.data))]
+	n.cache = slices.Clone(n.synced)
+	for _, ch := range n.pending {
+		n.cache = ch.apply(n.cache)
+	}
 }
 
 // put adds a durable file.
