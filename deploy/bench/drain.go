@@ -48,6 +48,7 @@ func (b *bench) drainGroup(library string, open func(context.Context) (*bus, err
 	g := &group{title: "drain", rows: []*row{plain}}
 	for _, bin := range b.binaries {
 		g.rows = append(g.rows, &row{name: bin.label + " to " + library[:len(library)-3], baseline: plain,
+			goal:    "0.85 of the rate",
 			measure: func(ctx context.Context) (*figures, error) { return b.drain(ctx, bin, open, nil) }})
 	}
 	g.prepare = func(ctx context.Context) error {

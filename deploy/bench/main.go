@@ -65,7 +65,7 @@ type binary struct{ label, path string }
 
 // rowIDs returns the ids of all rows.
 func rowIDs() []string {
-	return []string{"unreachable", "jetstream", "kafka", "latency", "drain-jetstream", "drain-kafka"}
+	return []string{"sync", "unreachable", "jetstream", "kafka", "latency", "drain-jetstream", "drain-kafka"}
 }
 
 func parse(args []string, out io.Writer) (*bench, error) {
@@ -78,7 +78,7 @@ func parse(args []string, out io.Writer) (*bench, error) {
 	fs.DurationVar(&b.warmup, "warmup", time.Second, "load before it that is not measured")
 	fs.IntVar(&b.connections, "connections", 64, "keep-alive connections")
 	fs.IntVar(&b.threads, "threads", max(1, runtime.NumCPU()/2), "threads that send")
-	fs.IntVar(&b.openRate, "rate", 5000, "postbacks a second of the row latency")
+	fs.IntVar(&b.openRate, "rate", 2000, "postbacks a second of the row latency")
 	fs.IntVar(&b.events, "events", 1_000_000, "events in the spool when a drain begins")
 	fs.DurationVar(&b.timeout, "drain", time.Minute, "time limit for a backlog to reach its bus")
 	fs.StringVar(&b.dir, "dir", ".", "where to put a temporary directory: the disk that is measured")

@@ -27,18 +27,19 @@ type group struct {
 // row is a line of the report: one thing to measure, and its measurements.
 type row struct {
 	name     string
-	baseline *row // nil if this is one
+	baseline *row   // nil if this is one
+	goal     string // what it has to reach; empty for none
 	measure  func(context.Context) (*figures, error)
 	figures  []*figures // by round
 }
 
 // figures holds one measurement. Zero is not measured.
 type figures struct {
-	rate     float64       // answers or events a second
-	p50, p99 time.Duration // until the answer
-	stored   time.Duration // from arrival to stored in the stream, p50
-	cpu      time.Duration // for each answer or event
-	backlog  float64       // percent of the accepted events that were unpublished when the load ended
+	rate           float64       // answers or events a second
+	p50, p99, p999 time.Duration // until the answer, or until a batch is on disk
+	stored         time.Duration // from arrival to stored in the stream, p50
+	cpu            time.Duration // for each answer or event
+	backlog        float64       // percent of the accepted events that were unpublished when the load ended
 }
 
 // measure measures the rows of a group. Each round begins with another row, so that none always follows the same one.
@@ -90,14 +91,18 @@ func columns() []column {
 	rate := func(f *figures) float64 { return f.rate }
 	p50 := func(f *figures) float64 { return millis(f.p50) }
 	p99 := func(f *figures) float64 { return millis(f.p99) }
+	p999 := func(f *figures) float64 { return millis(f.p999) }
 	cpu := func(f *figures) float64 { return float64(f.cpu) / float64(time.Microsecond) }
 	return []column{
 		{"per second", "%.0f", value(rate)},
 		{"ratio", "%.3f", compared(rate, ratio)},
 		{"p50 ms", "%.2f", value(p50)},
 		{"more", "%+.2f", compared(p50, difference)},
+		{"times", "%.2f", compared(p50, ratio)},
 		{"p99 ms", "%.2f", value(p99)},
 		{"more", "%+.2f", compared(p99, difference)},
+		{"p99.9 ms", "%.2f", value(p999)},
+		{"more", "%+.2f", compared(p999, difference)},
 		{"stored p50 ms", "%.2f", value(func(f *figures) float64 { return millis(f.stored) })},
 		{"CPU µs each", "%.1f", value(cpu)},
 		{"times", "%.2f", compared(cpu, ratio)},
@@ -107,6 +112,9 @@ func columns() []column {
 
 // report prints the median of each column over the rounds, with its range; columns without a value are left out.
 func (g *group) report(out io.Writer) {
+	if len(g.rows) == 0 {
+		return
+	}
 	t := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
 	lines := make([]string, 1+len(g.rows))
 	lines[0] = g.title
@@ -126,6 +134,10 @@ func (g *group) report(out io.Writer) {
 		for i, cell := range cells {
 			lines[1+i] += "\t" + cell
 		}
+	}
+	lines[0] += "\tgoal"
+	for i, r := range g.rows {
+		lines[1+i] += "\t" + r.goal
 	}
 	fmt.Fprintf(t, "\n%s\n", strings.Join(lines, "\n"))
 	_ = t.Flush() // nothing can be done about a closed stdout
