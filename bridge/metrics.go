@@ -163,7 +163,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	export.gauge("spool_bytes", "Bytes used in the spool's files, without what is preallocated.", float64(st.Spool.Bytes))
 	export.gauge("spool_waiting_bytes", "Bytes in the spool that are not on every bus yet.",
 		float64(st.Spool.WaitingBytes))
-	export.gauge("spool_disk_free_bytes", "Free space on the spool's disk, including the reserve.",
+	export.gauge("spool_disk_free_bytes", "Free space on the spool's disk, including the reserve and what the spool has preallocated.",
 		float64(st.Spool.FreeBytes))
 	export.gauge("spool_disk_reserve_bytes",
 		"Free space to keep on the spool's disk; below it, postbacks are answered 503.", float64(st.Spool.ReserveBytes))

@@ -18,9 +18,12 @@ import (
 type preallocatedSegment struct {
 	first uint64        // immutable; above every sequence in the pending batch when it was chosen
 	size  int64         // immutable; 0 if it grows with each record
-	ready chan struct{} // closed once it has its name, or file is nil
+	ready chan struct{} // closed once file is set
 	file  File          // nil if it could not be renamed, or once the writer has taken it
-	taken bool          // guarded by Spool.mu: the writer moves to it
+
+	// Guarded by Spool.mu.
+	atOnce bool // the writer moves to it although the segment before it has space
+	taken  bool // the writer moves to it
 }
 
 // runBackground is the background goroutine, for directory operations that no caller should wait for. It preallocates
@@ -76,7 +79,7 @@ func (s *Spool) retryLater(message, segment string, err error) {
 func (s *Spool) measureFree() error {
 	s.mu.Lock()
 	// Read before the measurement: a record written during it is subtracted twice, which errs on the safe side.
-	written, preallocated := s.written, s.preallocatedBytes()
+	written := s.written
 	s.mu.Unlock()
 	free, err := s.fs.Free()
 	if err != nil && !s.freeUnknown {
@@ -84,7 +87,7 @@ func (s *Spool) measureFree() error {
 	}
 	if s.freeUnknown = err != nil; !s.freeUnknown {
 		s.mu.Lock()
-		s.free = free + preallocated - (s.accepted - written)
+		s.free = free + s.preallocatedBytes() - (s.accepted - written)
 		s.mu.Unlock()
 	}
 	return err
@@ -93,28 +96,42 @@ func (s *Spool) measureFree() error {
 // preallocate creates the next segment, if it is due.
 func (s *Spool) preallocate() {
 	s.mu.Lock()
+	g, p := s.segments[len(s.segments)-1], s.preallocated
 	size, atOnce, due := s.preallocationDue()
-	due = due && !s.paused
+	if due && p != nil {
+		p.atOnce = true
+		signal(s.work)
+	}
 	s.mu.Unlock()
-	if !due {
+	if !due || p != nil || s.paused {
 		return
 	}
-	if err := s.createNext(size); err != nil {
+	if err := s.createNext(size); errors.Is(err, errUseless) {
+		return
+	} else if err != nil {
 		s.retryLater("cannot preallocate a segment of the spool", nextName, err)
+		s.mu.Lock()
+		g.fillFailed = true
+		s.mu.Unlock()
 		return
 	}
 	s.mu.Lock()
 	// planFirst and the assignment below are one critical section: no record at or above first is appended in between.
-	p := &preallocatedSegment{first: s.planFirst(atOnce), size: size, ready: make(chan struct{})}
-	unused := s.preallocated
+	_, atOnce, due = s.preallocationDue()
+	if !due || size > 0 && !s.mayPreallocate(size) {
+		// The log has moved on meanwhile, or the space is used up.
+		s.mu.Unlock()
+		_ = s.fs.Remove(nextName)
+		return
+	}
+	p = &preallocatedSegment{first: s.planFirst(atOnce), size: size, atOnce: atOnce, ready: make(chan struct{})}
 	// The writer now switches at p.first and waits for ready, so the segment is never created twice.
 	s.preallocated = p
 	s.mu.Unlock()
-	if unused != nil {
-		s.discard(unused)
-	}
 	f, err := s.nameSegment(nextName, p.first)
 	if err != nil {
+		_ = s.fs.Remove(nextName)
+		_ = s.fs.Remove(segmentName(p.first))
 		s.retryLater("cannot preallocate a segment of the spool", segmentName(p.first), err)
 	}
 	p.file = f
@@ -122,14 +139,20 @@ func (s *Spool) preallocate() {
 	signal(s.work)
 }
 
-// createNext creates the file of the next segment, which has no number yet, and fills it.
+// createNext creates the file of the next segment, which has no number yet, and fills it, unless it is not to be used any
+// more.
 func (s *Spool) createNext(size int64) error {
 	// A crash from here on leaves this file, perhaps in part.
 	f, err := s.fs.Create(nextName)
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(fill(f, size), f.Close()); err != nil {
+	useless := func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.closed || s.err != nil || !s.mayPreallocate(size)
+	}
+	if err := errors.Join(fill(f, size, useless), f.Close()); err != nil {
 		_ = s.fs.Remove(nextName)
 		return err
 	}
@@ -147,29 +170,37 @@ func (s *Spool) nameSegment(from string, first uint64) (File, error) {
 	return s.fs.Open(segmentName(first))
 }
 
-// preallocationDue returns the size of the segment to create now, and whether the log moves to it at once. Needs mu.
+// preallocationDue returns the size of the segment to create now, and whether the log moves to it at once. If there is one
+// already, due means that the log moves to that at once. Needs mu.
 func (s *Spool) preallocationDue() (size int64, atOnce, due bool) {
 	g, p := s.segments[len(s.segments)-1], s.preallocated
-	size = s.preallocationSize()
-	switch {
+	switch size = s.preallocationSize(); {
 	case s.err != nil || g.last < g.first: // after a segment without records the next one could have the same name
 		return 0, false, false
-	case len(s.segments) == 1 && s.space() < max(s.slack(), s.refusedBytes) &&
-		(p == nil || p.first > s.next && !p.taken):
+	case len(s.segments) == 1 && s.space() < max(s.slack(), s.refusedBytes) && s.published(g) && s.canStart(p) &&
+		(p == nil || p.first > s.next && !p.atOnce):
 		// The only segment is published and its space is needed: the log moves to a new one, so that it can be
-		// removed.
-		// Without space for one record the new segment would be as full as the old one.
-		return 0, true, s.published(g) && s.free >= minRecordSpace
-	case p == nil && s.mayPreallocate(size):
+		// removed. Without space for one record the new segment would be as full as the old one.
+		return 0, true, true
+	case p == nil && s.mayPreallocate(size) && !g.fillFailed:
 		return size, g.preallocated == 0, g.preallocated == 0 || g.size >= g.preallocated/2
 	}
 	return 0, false, p == nil && s.nearlyFull(g)
 }
 
+// canStart reports whether the disk has space for the first record of a segment: a preallocated one, or a new one if p is
+// nil. Needs mu.
+func (s *Spool) canStart(p *preallocatedSegment) bool {
+	return p != nil && p.size > 0 || s.unusedDisk() >= minRecordSpace
+}
+
+// unusedDisk is how many bytes of the disk are free and not preallocated. Needs mu, except in Open.
+func (s *Spool) unusedDisk() int64 { return s.free - s.preallocatedBytes() }
+
 // planFirst returns the first sequence of the segment that was just created. Needs mu.
 func (s *Spool) planFirst(atOnce bool) uint64 {
 	g := s.segments[len(s.segments)-1]
-	if atOnce || g.last < g.first {
+	if atOnce {
 		return s.next
 	}
 	// About as far ahead as records still fit, by their average size so far, less an eighth. If fewer fit, the writer
@@ -190,10 +221,10 @@ func (s *Spool) preallocationSize() int64 {
 	return min(size, s.segmentSize())
 }
 
-// mayPreallocate reports whether there is space for a segment of the size beside everything else, and what it leaves on
-// the disk does not make published segments go. Needs mu, except in Open.
+// mayPreallocate reports whether there is space for a segment of the size beside everything else, and the disk keeps twice
+// its reserve. Needs mu, except in Open.
 func (s *Spool) mayPreallocate(size int64) bool {
-	return s.bytes+s.reserved()+size <= s.o.MaxBytes-overhead && s.free-s.reserved()-size >= 2*s.o.MinFree
+	return s.bytes+s.reserved()+size <= s.o.MaxBytes-overhead && s.unusedDisk()-size >= 2*s.o.MinFree
 }
 
 // reserved is how many preallocated bytes no accepted record will use. Needs mu, except in Open.
@@ -213,14 +244,14 @@ func (s *Spool) preallocatedBytes() (bytes int64) {
 // capacityOf is the size in bytes at which a segment is full.
 func (s *Spool) capacityOf(g *segment) int64 { return cmp.Or(g.preallocated, s.segmentSize()) }
 
-// nearlyFull reports whether the segment after g is due, whatever that costs. Needs mu.
+// nearlyFull reports whether the segment after g is due even if it cannot be filled. Needs mu.
 func (s *Spool) nearlyFull(g *segment) bool { return g.size >= s.capacityOf(g)/4*3 }
 
 // preallocatedFirst returns the first sequence of the preallocated segment; zero if there is none or it is above last.
 func (s *Spool) preallocatedFirst(last uint64) uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	// A segment preallocated after this call starts above last: see planPreallocation.
+	// A segment preallocated after this call starts above last: see preallocate.
 	if s.preallocated == nil || s.preallocated.first > last {
 		return 0
 	}
@@ -258,12 +289,12 @@ func (s *Spool) nextFile(first uint64) (File, int64, error) {
 	return f, p.size, nil
 }
 
-// switchToPreallocated makes the preallocated segment the last one if it starts at the next sequence, although no
-// record needs it yet: the segment before it is then complete and may be removed.
+// switchToPreallocated makes the preallocated segment the last one, although no record needs it yet, if it starts at the
+// next sequence or is needed at once: the segment before it is then complete and may be removed.
 func (s *Spool) switchToPreallocated() {
 	s.mu.Lock()
-	p := s.preallocated
-	due := s.err == nil && p != nil && p.first == s.durable+1 && s.free >= minRecordSpace
+	g, p, first := s.segments[len(s.segments)-1], s.preallocated, s.durable+1
+	due := s.err == nil && p != nil && (p.first == first || p.atOnce) && g.last >= g.first && s.canStart(p)
 	s.mu.Unlock()
 	if !due {
 		return
@@ -274,7 +305,7 @@ func (s *Spool) switchToPreallocated() {
 		s.preallocated = nil // created again later, or by the writer when needed
 		return
 	}
-	err := s.rotate(p.first)
+	err := s.rotate(first)
 	if err == nil {
 		// The segment must survive without records: once the previous one is removed, only it tells a restart where
 		// the sequences continue. A crash before Sync leaves its durable name, which is enough.
@@ -359,7 +390,7 @@ func (s *Spool) removable(now time.Time) (*segment, bool) {
 	// After a failure the state of the disk is unknown, so nothing is removed before the next Open.
 	due := s.err == nil && !s.closed && !g.publishedAt.IsZero() &&
 		(s.expired(g, now) || s.spaceLow() || s.diskLow())
-	if !due && (s.preallocated == nil || s.preallocated.first > s.next) {
+	if p := s.preallocated; !due && (p == nil || p.first > s.next && !p.atOnce) {
 		s.refusedBytes = 0 // nothing more can be removed for it
 	}
 	return g, due

@@ -19,7 +19,7 @@ type Record struct {
 	// record, or one after it, is committed.
 	Payload []byte
 	// Redelivered reports that Next may have returned the record before, in an earlier run or before a Rewind; false
-	// guarantees that it did not. Without a valid high-water mark it is true for every record that exists at Open.
+	// guarantees that it did not, unless an error was logged. Without a valid high-water mark it is true for every record that exists at Open.
 	Redelivered bool
 
 	end int64 // position in the log after the record, in bytes since the spool was opened
@@ -33,7 +33,7 @@ type Record struct {
 //	saved      in the cursor's file: segments up to here may be removed, and a restart continues here
 //	committed  published on the bus, in memory only: a crash returns to saved
 //	next       not returned yet; the records between committed and next are in flight
-//	highWater  in the high-water mark's file: a restart reports records up to here as Redelivered
+//	highWater  in the cursor's file: a restart reports records up to here as Redelivered
 //
 // After a restart a record between saved and highWater is returned again, with Redelivered set, whether or not the bus
 // has it. A record above highWater was never returned, so it need not be looked up.
@@ -348,8 +348,8 @@ func (c *Cursor) skipDamage(limit int64, last uint64) (found bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("cannot read the spool: %w", err)
 	}
-	if unusedEnd(damage, found) {
-		return false, nil
+	if !found && filled(damage) {
+		return false, nil // preallocated: a crash may undo that a segment was truncated when the log moved on
 	}
 	name := fmt.Sprintf("%020d-%d%s", c.segment.first, start, badSuffix)
 	logged, err := c.s.quarantine(name, damage)

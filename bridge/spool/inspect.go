@@ -185,7 +185,7 @@ func (w *walk) records(g *SegmentInfo) error {
 			if err != nil {
 				return err
 			}
-			if !unusedEnd(damage, found) {
+			if found || !filled(damage) { // as in Cursor.skipDamage
 				w.damage = &Damage{Segment: g.Name, Offset: start, Bytes: int64(len(damage)), Err: ErrDamaged}
 			}
 			continue

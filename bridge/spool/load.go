@@ -170,6 +170,9 @@ func (v *View) loadHeader(f FileInfo, first uint64) {
 	if err == nil {
 		g.id, err = parseSegmentHeader(b)
 	}
+	if v.InUse && errors.Is(err, os.ErrNotExist) {
+		return // a preallocated segment that got another name, or a removed one
+	}
 	g.err = err
 	v.Segments = append(v.Segments, g)
 }

@@ -161,7 +161,14 @@ func (s *Spool) recoverLast(v *View) error {
 	s.bytes += found.end - g.size
 	g.size, g.last = found.end, found.last
 	if found.tornBytes == 0 && v.tailSize > found.end {
-		g.preallocated = v.tailSize
+		// The limit may be lower now.
+		g.preallocated = min(v.tailSize, max(found.end, s.segmentSize()))
+		if g.preallocated < v.tailSize {
+			if err := f.Truncate(g.preallocated); err != nil {
+				return err
+			}
+		}
+		s.free += s.preallocatedBytes()
 	}
 	s.next, s.durable = found.highest+1, found.last
 	s.appendTo(f)
@@ -252,15 +259,15 @@ func (s *Spool) skipUsedSequences() error {
 		return nil
 	}
 	// Cursors read up to durable, so they return the skipped sequences as lost even without the segment.
-	if s.free < minRecordSpace {
+	if s.unusedDisk() < minRecordSpace {
 		s.durable = s.next - 1
 		return nil
 	}
 	// A crash before the segment is durable finds the same tail truncated, and may use its sequences again: see
 	// DESIGN.md.
-	before := s.file
+	before, end := s.file, s.end
 	if err := s.startSegment(s.next); err != nil {
 		return err
 	}
-	return before.Close()
+	return errors.Join(before.Truncate(end), before.Close())
 }

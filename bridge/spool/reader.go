@@ -101,18 +101,18 @@ func (r *segmentReader) resync(limit int64, last uint64) (damage []byte, found b
 func writtenEnd(f File, from, size int64) (int64, error) {
 	buffer := make([]byte, readAhead)
 	for size > from {
-		b := buffer[:min(readAhead, size-from)]
-		n, err := f.ReadAt(b, size-int64(len(b)))
-		if err != nil && !errors.Is(err, io.EOF) {
+		start := max(from, size-readAhead)
+		n, err := f.ReadAt(buffer[:size-start], start)
+		if err != nil && !errors.Is(err, io.EOF) { // a file in use may have become shorter
 			return size, err
 		}
-		if b = b[:n]; !filled(b) {
-			for b[n-1] == filling {
+		if !filled(buffer[:n]) {
+			for buffer[n-1] == filling {
 				n--
 			}
-			return size - int64(len(b)-n), nil
+			return start + int64(n), nil
 		}
-		size -= int64(len(b))
+		size = start
 	}
 	return size, nil
 }

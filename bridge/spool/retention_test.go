@@ -31,6 +31,7 @@ func TestSegmentsAreKeptSideBySide(t *testing.T) {
 		defer s.Close()
 		for range 200 {
 			appendAll(t, s, string(thousand))
+			synctest.Wait()
 		}
 		records := drain(t, s.Cursor("bus"))
 		s.Cursor("bus").Commit(records[149])
@@ -154,6 +155,7 @@ func TestRewindWhileTheFileIsWritten(t *testing.T) {
 		defer s.Close()
 		for range 9 {
 			appendAll(t, s, string(thousand))
+			synctest.Wait()
 		}
 		c := s.Cursor("bus")
 		records := drain(t, c)

@@ -45,7 +45,7 @@ func (s *Spool) quarantine(name string, damage []byte) (existed bool, err error)
 	// Reserve the space first, so that records accepted meanwhile still fit.
 	n := int64(len(damage))
 	s.mu.Lock()
-	fits := s.bytes+n <= s.o.MaxBytes-overhead
+	fits := s.bytes+s.reserved()+n <= s.o.MaxBytes-overhead
 	if fits {
 		s.bytes += n
 	}
@@ -141,6 +141,7 @@ func (s *Spool) raiseHighWater(c *Cursor) {
 	}
 }
 
+// saveHighWater is raiseHighWater without the log line.
 func (s *Spool) saveHighWater(c *Cursor) error {
 	s.files.Lock()
 	defer s.files.Unlock()
@@ -155,7 +156,7 @@ func (s *Spool) saveHighWater(c *Cursor) error {
 	err := s.writeSlot(c, p)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	// Only now may Next return records above the previous mark: a crash finds the new one.
+	// Only now may Next return records above the previous mark: a crash finds the new one, or else the error is logged.
 	c.highWater = highWater
 	return err
 }
@@ -163,6 +164,9 @@ func (s *Spool) saveHighWater(c *Cursor) error {
 // writeSlot writes a position to the slot that is not in force and syncs it: the commit point, before which a crash finds
 // the other slot. If there is no file yet, the position does not fit, or that fails, it replaces the file. Needs s.files.
 func (s *Spool) writeSlot(c *Cursor, p position) error {
+	if p.committed < c.inFile.committed {
+		c.closeFile() // after a Rewind no slot may have the position before it
+	}
 	p.second, p.generation = c.inFile.second, c.inFile.generation+1
 	content := s.id.formatSlot(p)
 	if c.file != nil && int64(len(content)) <= p.second {
@@ -177,10 +181,10 @@ func (s *Spool) writeSlot(c *Cursor, p position) error {
 	}
 	// After a failed sync the file must not be used again.
 	c.closeFile()
-	// A state grows, so there is space for twice as much.
-	p.second, p.generation = (2*int64(len(content))/slotUnit+1)*slotUnit, 1
+	// A state may grow.
+	p.second, p.generation = (int64(len(content))*5/4/slotUnit+1)*slotUnit, 1
 	content = s.id.formatSlot(p)
-	// A full disk must have space for the second slot, too.
+	// The second slot takes no more space, so a full disk does not stop it.
 	whole := append(content, make([]byte, p.second)...)
 	if err := replaceFile(s.fs, cursorPrefix+c.name, whole); err != nil {
 		return err

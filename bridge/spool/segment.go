@@ -26,13 +26,11 @@ type segment struct {
 	// publishedAt is when the saved cursors of all buses were first seen to cover last: Options.Keep starts there. It
 	// is zero before that, and again after a Rewind to a sequence before last.
 	publishedAt time.Time
+	// fillFailed is set if the segment after it could not be filled: then that grows with each record.
+	fillFailed bool
 	// removing is set before the file is removed and never reset: no cursor is rewound to the segment.
 	removing bool
 }
-
-// unusedEnd reports whether invalid bytes are what is preallocated behind the last record: a segment is truncated when
-// the log moves on, but a crash may undo that.
-func unusedEnd(invalid []byte, recordFollows bool) bool { return !recordFollows && filled(invalid) }
 
 // name returns the file name.
 func (g *segment) name() string { return segmentName(g.first) }

@@ -66,7 +66,7 @@ const (
 // write and fsync:
 //
 //	writer      writes and syncs batches, and switches segments; it alone changes the content of segments
-//	saver       replaces the files of the cursors
+//	saver       writes the files of the cursors
 //	background  preallocates and removes segments, raises high-water marks, measures free space
 //
 // A cursor reads in the goroutine of its bus, and only what the writer has synced.
@@ -95,7 +95,7 @@ type Spool struct {
 	paused      bool // creating or removing a segment failed; retried after backgroundInterval
 	logged      bool // that failure is logged
 
-	// files serializes the replacement of files other than segments. It is acquired before mu, never while mu is held.
+	// files serializes writes to files other than segments. It is acquired before mu, never while mu is held.
 	files sync.Mutex
 
 	// mu guards the fields below, except that cursors is immutable after Open. It is never held during a disk
@@ -220,7 +220,11 @@ func (s *Spool) space() int64 { return min(s.o.MaxBytes-overhead-s.bytes, s.free
 // spaceLow reports whether published segments are removed before Options.Keep: a whole segment must always fit, so
 // that Append finds the space already there. Needs mu.
 func (s *Spool) spaceLow() bool {
-	return s.space()-s.reserved() < max(s.segmentSize(), s.slack(), s.refusedBytes)
+	need := max(s.slack(), s.refusedBytes)
+	if s.preallocated == nil {
+		need = max(need, s.segmentSize())
+	}
+	return s.space()-s.reserved() < need
 }
 
 // diskLow reports whether the disk has less free space than twice its reserve and a segment. Then published segments
@@ -294,7 +298,7 @@ func (s *Spool) Close() error {
 		c.closeSegment()
 		c.closeFile()
 	}
-	// Empty, so a crash before its removal is harmless: Open removes it.
+	// Without a header, so a crash before its removal is harmless: Open removes it.
 	if s.preallocated != nil {
 		s.discard(s.preallocated)
 	}

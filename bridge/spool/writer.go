@@ -150,13 +150,9 @@ func (s *Spool) rotate(first uint64) error {
 	if err != nil {
 		return err
 	}
-	// Readers know the end of the segment from its last record, so nothing depends on this.
-	if s.capacity > s.end {
-		_ = s.file.Truncate(s.end)
-	}
 	// A crash here leaves a last segment that is unused or has an incomplete header: Open removes it or writes the
 	// header.
-	closed := s.file.Close() // already synced; its error is reported, because it can mean lost data
+	before, end, capacity := s.file, s.end, s.capacity
 	s.mu.Lock()
 	s.addSegment(first, segmentHeaderLen, preallocated)
 	if s.preallocated != nil && s.preallocated.taken {
@@ -166,7 +162,11 @@ func (s *Spool) rotate(first uint64) error {
 	s.mu.Unlock()
 	signal(s.background) // the previous segment may be removable now
 	s.wakeCursors()      // an open file of a removed segment would keep its disk space in use
-	return closed
+	// Readers know the end of the segment from its last record, so nothing depends on this.
+	if capacity > end {
+		_ = before.Truncate(end)
+	}
+	return before.Close() // already synced; its error is reported, because it can mean lost data
 }
 
 // appendTo makes the file of the last segment the one that the writer appends to. Needs mu, except in Open.
@@ -206,10 +206,17 @@ func createSegment(fs FS, first uint64) (File, error) {
 	return nil, fmt.Errorf("cannot create a segment: %w", err)
 }
 
-// fill preallocates a new file and syncs it, in parts, so that the sync of a record waits for no more than one of them.
-func fill(f File, size int64) error {
+// errUseless means that fill was stopped.
+var errUseless = errors.New("it is not needed any more")
+
+// fill preallocates a new file and syncs it, in parts, so that the sync of a record waits for no more than one of them. It
+// stops between two if useless returns true.
+func fill(f File, size int64, useless func() bool) error {
 	part := bytes.Repeat([]byte{filling}, int(min(size, fillAtOnce)))
 	for at := int64(0); at < size; at += fillAtOnce {
+		if useless() {
+			return errUseless
+		}
 		if _, err := f.WriteAt(part[:min(size-at, fillAtOnce)], at); err != nil {
 			return err
 		}
@@ -237,7 +244,7 @@ func writeHeader(fs FS, f File, id spoolID, first uint64) error {
 func newSegment(fs FS, id spoolID, first uint64, preallocated int64) (File, error) {
 	f, err := createSegment(fs, first)
 	if err == nil {
-		if err = fill(f, preallocated); err != nil {
+		if err = fill(f, preallocated, func() bool { return false }); err != nil {
 			_ = f.Close()
 			_ = fs.Remove(segmentName(first))
 		}
