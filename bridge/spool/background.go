@@ -97,7 +97,7 @@ func (s *Spool) measureFree() error {
 func (s *Spool) preallocate() {
 	s.mu.Lock()
 	g, p := s.segments[len(s.segments)-1], s.preallocated
-	size, atOnce, due := s.preallocationDue()
+	size, _, due := s.preallocationDue()
 	if due && p != nil {
 		p.atOnce = true
 		signal(s.work)
@@ -117,7 +117,7 @@ func (s *Spool) preallocate() {
 	}
 	s.mu.Lock()
 	// planFirst and the assignment below are one critical section: no record at or above first is appended in between.
-	_, atOnce, due = s.preallocationDue()
+	_, atOnce, due := s.preallocationDue()
 	if !due || size > 0 && !s.mayPreallocate(size) {
 		// The log has moved on meanwhile, or the space is used up.
 		s.mu.Unlock()

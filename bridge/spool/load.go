@@ -132,7 +132,7 @@ func (v *View) dropUnused() {
 	allUnused := !slices.ContainsFunc(v.Segments, func(g SegmentInfo) bool { return !g.unused })
 	var used []SegmentInfo
 	for i, g := range v.Segments {
-		if g.unused && !(allUnused && i == last) {
+		if g.unused && (!allUnused || i < last) {
 			v.leftovers = append(v.leftovers, g.Name)
 			continue
 		}
