@@ -47,7 +47,7 @@ const (
 	// minPreallocation is the size of the first segment, if MaxBytes allows.
 	minPreallocation = 4 << 20
 	// fillAtOnce is how much of a segment is filled and then synced, while the syncs of records wait for the disk.
-	fillAtOnce = 1 << 20
+	fillAtOnce = 256 << 10
 	// maxSlack bounds the space required to accept records again after the spool was full.
 	maxSlack = 1 << 20
 	// maxSpareBuffer is the largest batch buffer that is reused.

@@ -17,7 +17,7 @@ import (
 )
 
 // batches is how many batches one measurement of the row sync makes durable, one after the other.
-const batches = 2000
+const batches = 5000
 
 // syncGroup measures the time until a batch is on disk, by size: those of a few postbacks, of 64 connections, and of a
 // burst. The last row has segment changes, removals and saved cursors on the way, and the row before it as baseline.
