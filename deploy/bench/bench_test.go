@@ -117,12 +117,12 @@ func TestParse(t *testing.T) {
 // TestReport: figures are compared within a round only, since the speed of the machine may change between rounds.
 func TestReport(t *testing.T) {
 	bare := &row{name: "bare", figures: []*figures{{rate: 100}, {rate: 10}, {rate: 1000}}}
-	own := &row{name: "own", baseline: bare, figures: []*figures{{rate: 50}, {rate: 6}, {rate: 400}}}
+	own := &row{name: "own", baseline: bare, goal: "half", figures: []*figures{{rate: 50}, {rate: 6}, {rate: 400}}}
 	g := &group{title: "rates", rows: []*row{bare, own}}
 	var out strings.Builder
 	g.report(&out)
 	got := strings.Join(strings.Fields(out.String()), " ")
-	if want := "rates per second ratio bare 100 (10–1000) own 50 (6–400) 0.500 (0.400–0.600)"; got != want {
+	if want := "rates per second ratio goal bare 100 (10–1000) own 50 (6–400) 0.500 (0.400–0.600) half"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 }

@@ -135,9 +135,11 @@ func (g *group) report(out io.Writer) {
 			lines[1+i] += "\t" + cell
 		}
 	}
-	lines[0] += "\tgoal"
-	for i, r := range g.rows {
-		lines[1+i] += "\t" + r.goal
+	if slices.ContainsFunc(g.rows, func(r *row) bool { return r.goal != "" }) {
+		lines[0] += "\tgoal"
+		for i, r := range g.rows {
+			lines[1+i] += "\t" + r.goal
+		}
 	}
 	fmt.Fprintf(t, "\n%s\n", strings.Join(lines, "\n"))
 	_ = t.Flush() // nothing can be done about a closed stdout
