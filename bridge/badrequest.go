@@ -54,9 +54,9 @@ func (w *wire) proxied() bool {
 // Read implements net.Conn. It counts a failed TLS handshake, unless the client sent nothing, as probes do, or this
 // side closed the connection.
 //
-// Between the end of a body and the answer, only net/http reads, in another goroutine, to cancel the request if the
-// client disconnects. A postback is stored nevertheless, so that read returns nothing at once: to wait, be interrupted
-// and be waited for costs more than to read the request.
+// While answering is set it returns nothing at once. Only the background read of net/http calls it then, to cancel the
+// context of the request if the client disconnects; a postback is stored nevertheless. To start and to interrupt that
+// read costs more than to read the request.
 func (c *connection) Read(b []byte) (int, error) {
 	if c.answering.Load() {
 		return 0, nil

@@ -50,7 +50,7 @@ type connection struct {
 	handled bool // a handler has the request
 	bad     bool // is counted as a bad request
 
-	answering atomic.Bool // a handler has the whole request; see Read
+	answering atomic.Bool // set from the end of a body until the connection is idle; see Read
 }
 
 func newConnections(tcp *net.TCPListener, limit int, t *tls.Config, log *slog.Logger) *connections {

@@ -10,7 +10,8 @@ import (
 )
 
 // The number of the last events and of the last rejected events that the page shows, and the bytes of each text. The
-// memory for them is a megabyte, three if each text is that long, and 13 if all of them are control characters.
+// memory for them is a megabyte, two if each body is 2 KiB, three if each text is that long, and 13 if all of them are
+// control characters.
 const (
 	recentEvents  = 500
 	recentRejects = 100
@@ -97,6 +98,7 @@ func (r *recent) add(sequence uint64, e *event.Event, bodySize int) {
 // appendLast appends an element and drops the oldest above the limit.
 func appendLast[T any](all []T, last T, limit int) []T {
 	if len(all) == limit {
+		clear(all[:1]) // the array behind all stays for a while
 		all = all[1:]
 	}
 	return append(all, last)

@@ -25,7 +25,7 @@ func (p *Publisher) connected(conn *natsgo.Conn) {
 	p.session.end()
 	p.session.conn, p.session.js, p.session.answers = conn, js, answers
 	p.mu.Unlock()
-	p.up()
+	p.up(conn)
 }
 
 // answered handles the answer to a publish. It runs on a goroutine of the library and locks mu.
@@ -88,7 +88,8 @@ func (p *Publisher) expire() {
 	}
 }
 
-// failInFlight ends some attempts with an error after which they are repeated. Needs mu.
+// failInFlight ends some attempts with an error after which they are repeated: not with one that is permanent, which would
+// complete an event. Needs mu.
 func (p *Publisher) failInFlight(err error, some func(*eventCopy) bool) {
 	for _, c := range p.inFlight {
 		if some(c) {

@@ -104,7 +104,7 @@ func (p *Publisher) options() []natsgo.Option {
 		natsgo.Timeout(dialTimeout),
 		natsgo.SetCustomDialer(&dialer{ctx: p.ctx, timeout: dialTimeout}),
 		natsgo.ConnectHandler(p.connected),
-		natsgo.ReconnectHandler(func(*natsgo.Conn) { p.up() }),
+		natsgo.ReconnectHandler(p.up),
 		natsgo.DisconnectErrHandler(p.down),
 		natsgo.ReconnectErrHandler(func(_ *natsgo.Conn, err error) { p.stillDown(err) }),
 		natsgo.ErrorHandler(func(_ *natsgo.Conn, _ *natsgo.Subscription, err error) { p.asyncError(err) }),
@@ -122,10 +122,10 @@ func reconnectWait(attempt int) time.Duration {
 }
 
 // up begins a session on a connect or reconnect. It locks mu.
-func (p *Publisher) up() {
+func (p *Publisher) up(conn *natsgo.Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.ctx.Err() != nil {
+	if p.ctx.Err() != nil || p.session.conn != conn {
 		return
 	}
 	p.session.end()
@@ -145,7 +145,7 @@ func (p *Publisher) up() {
 	}
 }
 
-// down ends a session after a disconnect, and all attempts in it. It locks mu.
+// down ends a session after a disconnect, and fails all attempts in flight, lookups included. It locks mu.
 func (p *Publisher) down(conn *natsgo.Conn, err error) {
 	p.mu.Lock()
 	if p.session.conn == conn {

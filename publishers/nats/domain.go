@@ -63,7 +63,9 @@ func publishInDomain(
 	}
 	defer func() { _ = answers.Unsubscribe() }() // fails only without a connection
 	m.Reply = answers.Subject
-	err = conn.PublishMsg(m)
+	if err = ctx.Err(); err == nil { // else it would go to the next connection
+		err = conn.PublishMsg(m)
+	}
 	var refused error // by a stream of any domain: errors do not have it
 	for err == nil {
 		var answer *natsgo.Msg

@@ -29,8 +29,8 @@ func (c *eventCopy) message(h *headers) *natsgo.Msg {
 	return &natsgo.Msg{Subject: c.subject(), Header: h.of(d, c.dest.stream), Data: d.Data}
 }
 
-// headers holds the headers of one message at a time. The sender uses one for all messages: a map for each took an eighth
-// of the processor time of an event.
+// headers holds the headers of one message at a time. The sender uses one for all messages: a map for each took an
+// eighth of the processor time of an event.
 type headers struct {
 	all    natsgo.Header
 	values [][]string // in all: the message id, the stream and the attributes, one value each

@@ -84,8 +84,8 @@ type Publisher struct {
 	running sync.WaitGroup // every goroutine of the publisher
 	wake    chan struct{}  // signals the sender that a copy may be sendable; capacity 1
 
-	// life is read-locked while a result is processed and done is called. Close ends ctx with it write-locked, so that
-	// no done is called after Close returns. Acquired before mu.
+	// life is read-locked while a result that may complete an event is processed and done is called. Close ends ctx with
+	// it write-locked, so that no done is called after Close returns. Acquired before mu.
 	life sync.RWMutex
 
 	writing sync.Mutex // held by the sender while it collects and writes a batch; acquired before mu

@@ -34,9 +34,14 @@ func (p *Publisher) sendBatch() bool {
 	defer p.writing.Unlock()
 	s, batch := p.nextBatch()
 	for _, b := range batch {
-		m := b.copy.message(p.headers)
-		m.Reply = s.answers + strconv.FormatUint(b.attempt, 10)
-		if err := s.conn.PublishMsg(m); err != nil {
+		// The library would write the rest of the batch to the next connection, whose streams are not checked yet.
+		err := error(natsgo.ErrDisconnected)
+		if s.ctx.Err() == nil {
+			m := b.copy.message(p.headers)
+			m.Reply = s.answers + strconv.FormatUint(b.attempt, 10)
+			err = s.conn.PublishMsg(m)
+		}
+		if err != nil {
 			if disconnected(err) {
 				s.end() // The disconnect callback will follow. Retrying before that would be a busy loop.
 			}
@@ -109,8 +114,8 @@ func (p *Publisher) addHead(q *keyQueue, now time.Time, batch []publish) []publi
 	return batch
 }
 
-// beginAttempt registers an attempt of the copy and returns its number: a publish with a deadline, or a request that has
-// one of its own.
+// beginAttempt registers an attempt of the copy and returns its number. The deadline is that of a publish; zero for a
+// request, which its context ends.
 func (p *Publisher) beginAttempt(c *eventCopy, deadline time.Time) uint64 {
 	p.attempts++
 	c.attempt, c.deadline = p.attempts, deadline
