@@ -182,6 +182,22 @@ func TestIdleTimeout(t *testing.T) {
 	isClosed(t, conn)
 }
 
+// runOnHeldDisk runs a bridge whose disk syncs nothing until disk.syncs is unlocked. It returns the ingest address.
+func runOnHeldDisk(t *testing.T, o bridge.Options, log *logBuffer) (b *bridge.Bridge, disk *heldDisk, ingest string) {
+	t.Helper()
+	osDisk, err := spool.OSDir(filepath.Join(o.DataDir, "spool"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	disk = &heldDisk{FS: osDisk}
+	ctx, cancel := context.WithCancel(t.Context())
+	b = bridge.OnDisk(o, disk).WithoutLameDuck()
+	_ = run(ctx, t, cancel, b, log)
+	ingest = log.waitFor(t, readyLine)[1]
+	disk.syncs.Lock()
+	return b, disk, ingest
+}
+
 // TestConnectionLimitWhileKeeping has a slow disk: connections whose postbacks are being kept stay, and a new one waits
 // for one of them.
 func TestConnectionLimitWhileKeeping(t *testing.T) {
@@ -190,16 +206,7 @@ func TestConnectionLimitWhileKeeping(t *testing.T) {
 	log := new(logBuffer)
 	o := testOptions(t, log)
 	o.MaxConnections, o.Buses = limit, []bridge.Bus{newFakeBus(t).bus()}
-	osDisk, err := spool.OSDir(filepath.Join(o.DataDir, "spool"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	disk := &heldDisk{FS: osDisk}
-	ctx, cancel := context.WithCancel(t.Context())
-	b := bridge.OnDisk(o, disk).WithoutLameDuck()
-	_ = run(ctx, t, cancel, b, log)
-	ingest := log.waitFor(t, readyLine)[1]
-	disk.syncs.Lock()
+	b, disk, ingest := runOnHeldDisk(t, o, log)
 	answers := make(chan int, limit+1)
 	for i := range limit {
 		conn := dial(t, ingest)
@@ -240,16 +247,7 @@ func TestClientsWhileKeeping(t *testing.T) {
 	log, bus := new(logBuffer), newFakeBus(t)
 	o := testOptions(t, log)
 	o.Buses = []bridge.Bus{bus.bus()}
-	osDisk, err := spool.OSDir(filepath.Join(o.DataDir, "spool"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	disk := &heldDisk{FS: osDisk}
-	ctx, cancel := context.WithCancel(t.Context())
-	b := bridge.OnDisk(o, disk).WithoutLameDuck()
-	_ = run(ctx, t, cancel, b, log)
-	ingest := log.waitFor(t, readyLine)[1]
-	disk.syncs.Lock()
+	b, disk, ingest := runOnHeldDisk(t, o, log)
 	gone, eager := dial(t, ingest), dial(t, ingest)
 	post := func(order string) string {
 		body := kiteBody(order, "OPEN", 1)

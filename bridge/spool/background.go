@@ -203,9 +203,8 @@ func (s *Spool) planFirst(atOnce bool) uint64 {
 	if atOnce {
 		return s.next
 	}
-	// About as far ahead as records still fit, by their average size so far, less an eighth. If fewer fit, the writer
-	// moves on earlier.
-	// Bytes left in the segment after every record that was appended so far.
+	// About as far ahead as records still fit behind those that were appended so far, by their average size, less an
+	// eighth. If fewer fit, the writer moves on earlier.
 	left := max(0, s.capacityOf(g)-g.size-(s.accepted-s.written))
 	fit := uint64(left) * (g.last + 1 - g.first) / uint64(g.size)
 	return s.next + fit - fit/8
