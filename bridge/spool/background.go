@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -8,10 +9,12 @@ import (
 	"time"
 )
 
-// preallocatedSegment is a segment created before it is needed, so that no commit waits for the directory, and filled, so
-// that none waits for the file system to extend it. What a crash finds of it depends on how far it came:
+// preallocatedSegment is a segment created before it is needed, so that no commit waits for the directory, and filled
+// or used before, so that none waits for the file system to extend it. What a crash finds of it depends on how far it
+// came:
 //
-//	created, filled             nothing, or nextName, which Open removes
+//	removed segment renamed     that segment, which is removed again, or nextName, which Open removes
+//	created, filled             nothing, or nextName
 //	renamed                     a file without a header, which Open removes if there is another segment
 //	header written by rotate    the same, or a header, whole or torn, which Open writes again; no records are lost
 //	first record synced         an ordinary segment
@@ -45,6 +48,7 @@ func (s *Spool) runBackground() {
 			return
 		}
 		for more := true; more; {
+			s.dropNext()
 			s.preallocate()
 			s.raiseHighWaterMarks()
 			more = s.removeOldest()
@@ -93,42 +97,43 @@ func (s *Spool) measureFree() error {
 	return err
 }
 
-// preallocate creates the next segment, if it is due.
+// preallocate gives the log its next segment, if it is due.
 func (s *Spool) preallocate() {
 	s.mu.Lock()
 	g, p := s.segments[len(s.segments)-1], s.preallocated
-	size, _, due := s.preallocationDue()
-	if due && p != nil {
+	size, when := s.preallocationDue()
+	if when == atOnce && p != nil {
 		p.atOnce = true
 		signal(s.work)
 	}
+	create := size > 0 && s.nextSize == 0
 	s.mu.Unlock()
-	if !due || p != nil || s.paused {
+	if when == notDue || p != nil || s.paused {
 		return
 	}
-	if err := s.createNext(size); errors.Is(err, errUseless) {
-		return
-	} else if err != nil {
-		s.retryLater("cannot preallocate a segment of the spool", nextName, err)
-		s.mu.Lock()
-		g.fillFailed = true
-		s.mu.Unlock()
-		return
+	if create {
+		// A crash from here on leaves this file, perhaps in part.
+		f, err := s.fs.Create(nextName)
+		if err = s.prepareNext(f, err, 0, size); err != nil {
+			s.mu.Lock()
+			g.fillFailed = !errors.Is(err, errUseless)
+			s.mu.Unlock()
+			return
+		}
 	}
 	s.mu.Lock()
 	// planFirst and the assignment below are one critical section: no record at or above first is appended in between.
-	_, atOnce, due := s.preallocationDue()
-	if !due || size > 0 && !s.mayPreallocate(size) {
-		// The log has moved on meanwhile, or the space is used up.
-		s.mu.Unlock()
-		_ = s.fs.Remove(nextName)
+	if _, when = s.preallocationDue(); when == notDue {
+		s.mu.Unlock() // the log has moved on meanwhile
 		return
 	}
-	p = &preallocatedSegment{first: s.planFirst(atOnce), size: size, atOnce: atOnce, ready: make(chan struct{})}
+	p = &preallocatedSegment{
+		first: s.planFirst(when), size: s.nextSize, atOnce: when == atOnce, ready: make(chan struct{}),
+	}
 	// The writer now switches at p.first and waits for ready, so the segment is never created twice.
-	s.preallocated = p
+	s.preallocated, s.nextSize = p, 0
 	s.mu.Unlock()
-	f, err := s.nameSegment(nextName, p.first)
+	f, err := s.nameNext(p)
 	if err != nil {
 		_ = s.fs.Remove(nextName)
 		_ = s.fs.Remove(segmentName(p.first))
@@ -139,24 +144,79 @@ func (s *Spool) preallocate() {
 	signal(s.work)
 }
 
-// createNext creates the file of the next segment, which has no number yet, and fills it, unless it is not to be used any
-// more.
-func (s *Spool) createNext(size int64) error {
-	// A crash from here on leaves this file, perhaps in part.
-	f, err := s.fs.Create(nextName)
-	if err != nil {
-		return err
-	}
+// prepareNext fills the file nextName from an offset to size, unless opening it failed with err or it is not to be used
+// any more, and has the log use it next.
+func (s *Spool) prepareNext(f File, err error, from, size int64) error {
 	useless := func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		return s.closed || s.err != nil || !s.mayPreallocate(size)
 	}
-	if err := errors.Join(fill(f, size, useless), f.Close()); err != nil {
+	if err == nil {
+		if err = fill(f, from, size, useless); err == nil {
+			err = f.Sync()
+		}
+		if err == nil && useless() {
+			err = errUseless
+		}
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
 		_ = s.fs.Remove(nextName)
+		if !errors.Is(err, errUseless) {
+			s.retryLater("cannot preallocate a segment of the spool", nextName, err)
+		}
 		return err
 	}
+	s.mu.Lock()
+	s.nextSize = size
+	s.mu.Unlock()
 	return nil
+}
+
+// reuse has the log use a segment again that was removed from it, and is called nextName now. Its records stay: they
+// have lower sequences, and are behind every end mark that will be written there.
+func (s *Spool) reuse(g *segment, size int64) {
+	// A crash before SyncDir may bring the segment back, so its header must still be there.
+	var f File
+	err := s.fs.SyncDir()
+	if err == nil {
+		f, err = s.fs.Open(nextName)
+	}
+	if err == nil {
+		if _, err = f.WriteAt(bytes.Repeat([]byte{filling}, segmentHeaderLen), 0); err != nil {
+			err = errors.Join(err, f.Close())
+		}
+	}
+	_ = s.prepareNext(f, err, g.size, size) // logged by prepareNext
+}
+
+// dropNext removes the file nextName if records need its space.
+func (s *Spool) dropNext() {
+	s.mu.Lock()
+	drop := s.nextSize > 0 && s.space() < s.reserved()
+	if drop {
+		s.nextSize = 0
+	}
+	s.mu.Unlock()
+	if drop {
+		_ = s.fs.Remove(nextName)
+	}
+}
+
+// nameNext gives the file nextName, which it creates if it is not preallocated, the name of a segment, durably, and
+// opens it.
+func (s *Spool) nameNext(p *preallocatedSegment) (File, error) {
+	if p.size == 0 {
+		f, err := s.fs.Create(nextName)
+		if err == nil {
+			err = f.Close()
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return s.nameSegment(nextName, p.first)
 }
 
 // nameSegment gives a file, which must not be open, the name of a segment, durably, and opens it.
@@ -170,37 +230,56 @@ func (s *Spool) nameSegment(from string, first uint64) (File, error) {
 	return s.fs.Open(segmentName(first))
 }
 
-// preallocationDue returns the size of the segment to create now, and whether the log moves to it at once. If there is one
-// already, due means that the log moves to that at once. Needs mu.
-func (s *Spool) preallocationDue() (size int64, atOnce, due bool) {
+// due is when the log needs its next segment.
+type due int
+
+const (
+	notDue due = iota
+	ahead      // before the last segment is full
+	atOnce     // the log moves to it although the last segment has space
+)
+
+// preallocationDue returns when the next segment is due, and the size to create it with. If there is one already, only
+// the log can be due to move to it. Needs mu.
+func (s *Spool) preallocationDue() (size int64, when due) {
 	g, p := s.segments[len(s.segments)-1], s.preallocated
 	switch size = s.preallocationSize(); {
 	case s.err != nil || g.last < g.first: // after a segment without records the next one could have the same name
-		return 0, false, false
+		return 0, notDue
 	case len(s.segments) == 1 && s.space() < max(s.slack(), s.refusedBytes) && s.published(g) && s.canStart(p) &&
 		(p == nil || p.first > s.next && !p.atOnce):
 		// The only segment is published and its space is needed: the log moves to a new one, so that it can be
 		// removed. Without space for one record the new segment would be as full as the old one.
-		return 0, true, true
-	case p == nil && s.mayPreallocate(size) && !g.fillFailed:
-		return size, g.preallocated == 0, g.preallocated == 0 || g.size >= g.preallocated/2
+		return 0, atOnce
+	case p != nil:
+		return 0, notDue
+	case !g.fillFailed && (s.nextSize > 0 || s.mayPreallocate(size)):
+		switch {
+		case g.preallocated == 0:
+			return size, atOnce
+		case g.size >= g.preallocated/2:
+			return size, ahead
+		}
+		return 0, notDue
+	case s.nearlyFull(g):
+		return 0, ahead
 	}
-	return 0, false, p == nil && s.nearlyFull(g)
+	return 0, notDue
 }
 
-// canStart reports whether the disk has space for the first record of a segment: a preallocated one, or a new one if p is
-// nil. Needs mu.
+// canStart reports whether the disk has space for the first record of a segment: a preallocated one, or a new one if p
+// is nil. Needs mu.
 func (s *Spool) canStart(p *preallocatedSegment) bool {
-	return p != nil && p.size > 0 || s.unusedDisk() >= minRecordSpace
+	return p != nil && p.size > 0 || p == nil && s.nextSize > 0 || s.unusedDisk() >= minRecordSpace
 }
 
 // unusedDisk is how many bytes of the disk are free and not preallocated. Needs mu, except in Open.
 func (s *Spool) unusedDisk() int64 { return s.free - s.preallocatedBytes() }
 
 // planFirst returns the first sequence of the segment that was just created. Needs mu.
-func (s *Spool) planFirst(atOnce bool) uint64 {
+func (s *Spool) planFirst(when due) uint64 {
 	g := s.segments[len(s.segments)-1]
-	if atOnce {
+	if when == atOnce {
 		return s.next
 	}
 	// About as far ahead as records still fit behind those that were appended so far, by their average size, less an
@@ -220,8 +299,8 @@ func (s *Spool) preallocationSize() int64 {
 	return min(size, s.segmentSize())
 }
 
-// mayPreallocate reports whether there is space for a segment of the size beside everything else, and the disk keeps twice
-// its reserve. Needs mu, except in Open.
+// mayPreallocate reports whether there is space for a segment of the size beside everything else, and the disk keeps
+// twice its reserve. Needs mu, except in Open.
 func (s *Spool) mayPreallocate(size int64) bool {
 	return s.bytes+s.reserved()+size <= s.o.MaxBytes-overhead && s.unusedDisk()-size >= 2*s.o.MinFree
 }
@@ -237,7 +316,7 @@ func (s *Spool) preallocatedBytes() (bytes int64) {
 	if s.preallocated != nil {
 		bytes += s.preallocated.size
 	}
-	return bytes
+	return bytes + s.nextSize
 }
 
 // capacityOf is the size in bytes at which a segment is full.
@@ -257,8 +336,8 @@ func (s *Spool) preallocatedFirst(last uint64) uint64 {
 	return s.preallocated.first
 }
 
-// nextFile returns the file of the segment that the writer starts, and its preallocated size. It is the preallocated one,
-// renamed if the log comes to its end earlier than planned; or an empty one, if that could not be created in time.
+// nextFile returns the file of the segment that the writer starts, and its preallocated size. It is the preallocated
+// one, renamed if the log comes to its end earlier than planned; or an empty one, if that could not be created in time.
 func (s *Spool) nextFile(first uint64) (File, int64, error) {
 	s.mu.Lock()
 	p := s.preallocated
@@ -288,8 +367,8 @@ func (s *Spool) nextFile(first uint64) (File, int64, error) {
 	return f, p.size, nil
 }
 
-// switchToPreallocated makes the preallocated segment the last one, although no record needs it yet, if it starts at the
-// next sequence or is needed at once: the segment before it is then complete and may be removed.
+// switchToPreallocated makes the preallocated segment the last one, although no record needs it yet, if it starts at
+// the next sequence or is needed at once: the segment before it is then complete and may be removed.
 func (s *Spool) switchToPreallocated() {
 	s.mu.Lock()
 	g, p, first := s.segments[len(s.segments)-1], s.preallocated, s.durable+1
@@ -317,8 +396,8 @@ func (s *Spool) switchToPreallocated() {
 	}
 }
 
-// discard removes a preallocated segment that is not used. A failure is harmless: the file has no header and Open removes
-// it.
+// discard removes a preallocated segment that is not used. A failure is harmless: the file has no header and Open
+// removes it.
 func (s *Spool) discard(p *preallocatedSegment) {
 	if p.file != nil {
 		// Closed first: Windows does not remove an open file.
@@ -340,8 +419,8 @@ func (s *Spool) published(g *segment) bool {
 	return true
 }
 
-// removeOldest removes the oldest segment if it may be removed now, and reports whether another may be due at once. Not if
-// only the disk was low: some file systems free space later, and all that is kept would go before.
+// removeOldest removes the oldest segment if it may be removed now, and reports whether another may be due at once. Not
+// if only the disk was low: some file systems free space later, and all that is kept would go before.
 func (s *Spool) removeOldest() bool {
 	s.mu.Lock()
 	// removing is set in the same critical section, so that a Rewind either sees it or makes the segment not
@@ -353,8 +432,15 @@ func (s *Spool) removeOldest() bool {
 	}
 	g.removing = true // never reset: after an error the file may be gone all the same
 	again := s.expired(g, time.Now()) || s.spaceLow()
+	size, reuse := s.preallocationSize(), s.reusable(g)
 	s.mu.Unlock()
-	if err := s.fs.Remove(g.name()); err != nil && !errors.Is(err, os.ErrNotExist) {
+	var err error
+	if reuse {
+		err = s.fs.Rename(g.name(), nextName)
+	} else {
+		err = s.fs.Remove(g.name())
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		s.retryLater("cannot remove a published segment of the spool", g.name(), err)
 		return false
 	}
@@ -365,9 +451,21 @@ func (s *Spool) removeOldest() bool {
 	// is removed again.
 	s.segments = s.segments[1:]
 	s.bytes -= g.size
+	s.free += g.size
 	s.mu.Unlock()
+	if reuse && err == nil {
+		s.reuse(g, size)
+	}
 	_ = s.measureFree() // logged by measureFree
 	return again
+}
+
+// reusable reports whether the file of a segment that is removed becomes the next one: if there is none, at most half
+// of it has to be filled, and the limits hold. For more than the next one no segment is removed early. Needs mu.
+func (s *Spool) reusable(g *segment) bool {
+	size := s.preallocationSize()
+	return s.nextSize == 0 && (s.preallocated == nil || s.expired(g, time.Now())) &&
+		s.refusedBytes == 0 && g.size >= size/2 && g.size <= size && s.mayPreallocate(size-g.size)
 }
 
 // expired reports whether a published segment has been kept for long enough.

@@ -19,7 +19,8 @@ type Record struct {
 	// record, or one after it, is committed.
 	Payload []byte
 	// Redelivered reports that Next may have returned the record before, in an earlier run or before a Rewind; false
-	// guarantees that it did not, unless an error was logged. Without a valid high-water mark it is true for every record that exists at Open.
+	// guarantees that it did not, unless an error was logged. Without a valid high-water mark it is true for every
+	// record that exists at Open.
 	Redelivered bool
 
 	end int64 // position in the log after the record, in bytes since the spool was opened
@@ -239,10 +240,11 @@ func (c *Cursor) Next(ctx context.Context) (Record, error) {
 
 // tryNext returns the next record; false if there is none yet.
 func (c *Cursor) tryNext() (Record, bool, error) {
-	if c.segment == nil {
-		if err := c.openSegment(c.s.segmentOf(c.next)); err != nil {
+	for c.segment == nil {
+		g := c.s.segmentOf(c.next)
+		if err := c.openSegment(g); err != nil && g == c.s.segmentOf(c.next) {
 			return Record{}, false, err
-		}
+		} // or else the log has moved on, and the segment was removed
 	}
 	for {
 		var following *segment
@@ -343,13 +345,13 @@ func (c *Cursor) lostRecord(last uint64, end int64) Record {
 // skipDamage skips invalid bytes, quarantines a copy of them and logs it once. found reports that a valid record
 // follows.
 func (c *Cursor) skipDamage(limit int64, last uint64) (found bool, err error) {
-	start := c.reader.offset
+	start, next := c.reader.offset, c.reader.next
 	damage, found, err := c.reader.resync(limit, last)
 	if err != nil {
 		return false, fmt.Errorf("cannot read the spool: %w", err)
 	}
-	if !found && filled(damage) {
-		return false, nil // preallocated: a crash may undo that a segment was truncated when the log moved on
+	if !found && c.s.id.isEndMark(damage, next) {
+		return false, nil // a crash may undo that a segment was truncated when the log moved on
 	}
 	name := fmt.Sprintf("%020d-%d%s", c.segment.first, start, badSuffix)
 	logged, err := c.s.quarantine(name, damage)

@@ -31,8 +31,8 @@ var ErrNewer = errors.New("written by a newer version of postbridge; run that ve
 var errDamaged = errors.New("damaged")
 
 // A cursor file has two slots, written in turns: a write that a crash interrupts leaves the other slot in force. The
-// first begins at 0, the second at a multiple of slotUnit, so that they share no sector of the disk; it is zeros until it
-// is written. A slot is one line of text, followed by the state, which is opaque to this package:
+// first begins at 0, the second at a multiple of slotUnit, so that they share no sector of the disk; it is zeros until
+// it is written. A slot is one line of text, followed by the state, which is opaque to this package:
 //
 //	postbridge-cursor 2 <spool id> <second slot> <generation> <sequence> <high-water mark> <bytes of state> <checksum>
 //

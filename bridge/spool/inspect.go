@@ -181,11 +181,15 @@ func (w *walk) records(g *SegmentInfo) error {
 		start := r.offset
 		sequence, payload, err := r.record(end, g.Last)
 		if errors.Is(err, ErrDamaged) {
+			next := r.next
 			damage, found, err := r.resync(end, g.Last)
+			if err == nil && w.v.InUse {
+				err = w.stillThere(g) // its file may be in use for other records now
+			}
 			if err != nil {
 				return err
 			}
-			if found || !filled(damage) { // as in Cursor.skipDamage
+			if found || !w.v.id.isEndMark(damage, next) { // as in Cursor.skipDamage
 				w.damage = &Damage{Segment: g.Name, Offset: start, Bytes: int64(len(damage)), Err: ErrDamaged}
 			}
 			continue
@@ -201,10 +205,19 @@ func (w *walk) records(g *SegmentInfo) error {
 	// With a process at work the tail may be a write in progress. Without one it is damage only if it may have been
 	// acknowledged; Open will report the same sequences as lost.
 	if g == w.v.tail && torn.highest > torn.last && !w.v.InUse {
-		w.damage = &Damage{Segment: g.Name, Offset: torn.end, Bytes: torn.tornBytes, Err: ErrDamaged}
+		w.damage = &Damage{Segment: g.Name, Offset: torn.end, Bytes: torn.torn, Err: ErrDamaged}
 		w.advance(g, torn.highest+1)
 	}
 	return nil
+}
+
+// stillThere returns an error that wraps os.ErrNotExist if a segment was removed since the view was loaded.
+func (w *walk) stillThere(g *SegmentInfo) error {
+	f, err := w.v.fs.Open(g.Name)
+	if err == nil {
+		err = f.Close()
+	}
+	return err
 }
 
 // advance yields the pending damage, or a gap, if sequences before the given one are missing.

@@ -366,7 +366,8 @@ func TestAFullDiskIsNoFailure(t *testing.T) {
 func TestAFullDiskStillOpens(t *testing.T) {
 	for name, tail := range map[string][]byte{
 		"closed": nil, "not finished": record(testID, 10, "j")[:15],
-		"a little damage": make([]byte, 30), "damage": make([]byte, 300),
+		"a little damage": append(make([]byte, 30), endMark(11)...),
+		"damage":          append(make([]byte, 300), endMark(11)...),
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			fs := threeSegments(t)
@@ -450,7 +451,7 @@ func TestAFullDiskAtTheStartOfASegment(t *testing.T) {
 func TestNumbersSkippedOnAFullDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fs := threeSegments(t)
-		change(fs, segmentName(7), func(b []byte) []byte { return append(b, make([]byte, 30)...) })
+		change(fs, segmentName(7), func(b []byte) []byte { return slices.Concat(b, make([]byte, 30), endMark(11)) })
 		fs.SetFree(0)
 		s := open(t, fs, options())
 		publishAll(t, s.Cursor("bus"))
@@ -578,7 +579,8 @@ func TestRemovedSegmentsAreLetGo(t *testing.T) {
 
 // TestAPublishedSegmentThatCannotBeRemoved: removal does not block appends, is retried, and is logged once.
 func TestAPublishedSegmentThatCannotBeRemoved(t *testing.T) {
-	for _, op := range []crashfs.Op{crashfs.Remove, crashfs.Write} { // the segment, the cursor before it
+	removal, save := []crashfs.Op{crashfs.Remove, crashfs.Rename}, []crashfs.Op{crashfs.Write} // of the cursor before it
+	for _, ops := range [][]crashfs.Op{removal, save} {
 		synctest.Test(t, func(t *testing.T) {
 			fs, o, log := crashfs.New(t), options(), new(lines)
 			o.Log = log.logger()
@@ -586,18 +588,20 @@ func TestAPublishedSegmentThatCannotBeRemoved(t *testing.T) {
 			defer s.Close()
 			fill(t, s)
 			records := drain(t, s.Cursor("bus"))
-			fs.Inject(crashfs.Fault{Op: op, Nth: 1, Outcome: crashfs.Failed, Sticky: true})
+			for _, op := range ops {
+				fs.Inject(crashfs.Fault{Op: op, Nth: 1, Outcome: crashfs.Failed, Sticky: true})
+			}
 			s.Cursor("bus").Commit(records[len(records)-1])
 			time.Sleep(saved)
 			if _, err := s.Append(thousand); !errors.Is(err, spool.ErrFull) {
-				t.Errorf("Append with %v failing: %v", op, err)
+				t.Errorf("Append with %v failing: %v", ops, err)
 			}
 			if st := s.Stats(); !errors.Is(st.Full, spool.ErrFull) {
-				t.Errorf("Stats with %v failing: %+v", op, st)
+				t.Errorf("Stats with %v failing: %+v", ops, st)
 			}
 			time.Sleep(time.Minute)
 			if n := log.count(); n != 1 {
-				t.Errorf("%d lines with %v failing", n, op)
+				t.Errorf("%d lines with %v failing", n, ops)
 			}
 			fs.Heal()
 			time.Sleep(2 * time.Second)
@@ -647,19 +651,17 @@ func TestASegmentRemovedBySomebodyElse(t *testing.T) {
 // and then refused at once.
 func TestAppendWaitsForNoRemoval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		fs := crashfs.New(t)
+		fs := &hookedFS{FS: crashfs.New(t)}
 		s := open(t, fs, options())
 		for range 30 {
 			appendAll(t, s, string(thousand))
 			synctest.Wait()
 		}
 		hold, removing := make(chan struct{}), false
-		fs.Before(func(op crashfs.Op) {
-			if op == crashfs.Remove {
-				removing = true
-				<-hold
-			}
-		})
+		fs.removed = func(bool) {
+			removing = true
+			<-hold
+		}
 		publishAll(t, s.Cursor("bus"))
 		time.Sleep(saved)
 		if n := fill(t, s); n != 15 || !removing { // up to the limit

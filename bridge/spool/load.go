@@ -35,21 +35,22 @@ type View struct {
 	recovered        recovered         // the scan of tail
 	highWater        map[string]uint64 // valid high-water marks by bus
 	leftovers        []string          // files without a use, which Open removes
-	tailSize         int64             // size of the file of tail, with what is preallocated
+	tailSize         int64             // size of the file of tail
 	quarantinedBytes int64             // total size of the .bad files
 }
 
-// SegmentInfo describes one segment. Bytes is the size of its file, in the last one without what is preallocated behind
-// its records. Last is the sequence before the next segment, or in the last segment that of the last record; First-1
+// SegmentInfo describes one segment. Bytes is the size of its file, of the last one without what is behind its records.
+// Last is the sequence before the next segment, or in the last segment that of the last record; First-1
 // without records.
 type SegmentInfo struct {
 	Name        string
 	First, Last uint64
 	Bytes       int64
 
+	version       uint32  // in its header; 0 if that is damaged
 	id            spoolID // in its header
 	headerDamaged bool    // its header is invalid
-	unused        bool    // nothing was written to it since it was preallocated
+	cleared       bool    // there is nothing in the place of its header
 	err           error   // why the segment cannot be used
 }
 
@@ -110,10 +111,10 @@ func load(fs FS, inUse bool) (*View, error) {
 			cursors = append(cursors, f)
 		}
 	}
-	// The order matters: the id verifies the headers, the headers tell which segment is the tail, and a cursor may
+	// The order matters: the id verifies headers and records, they tell which segment is the tail, and a cursor may
 	// raise the Next that the tail gives.
-	v.dropUnused()
 	v.findID(idFile, idErr)
+	v.dropUnused()
 	v.checkHeaders()
 	v.scanTail()
 	// Last, because the id verifies them.
@@ -128,21 +129,36 @@ func load(fs FS, inUse bool) (*View, error) {
 // dropUnused leaves out the preallocated segments that the writer has not reached. If all segments are unused, the last
 // one counts, because its name tells where the sequences continue.
 func (v *View) dropUnused() {
-	last := len(v.Segments) - 1
-	allUnused := !slices.ContainsFunc(v.Segments, func(g SegmentInfo) bool { return !g.unused })
-	var used []SegmentInfo
-	for i, g := range v.Segments {
-		if g.unused && (!allUnused || i < last) {
+	all := v.Segments
+	v.Segments = slices.DeleteFunc(slices.Clone(all), func(g SegmentInfo) bool {
+		if v.unused(g) {
 			v.leftovers = append(v.leftovers, g.Name)
-			continue
+			return true
 		}
-		if n := len(used); n > 0 {
-			// The range of a segment ends where the next one begins, whatever its records are.
-			used[n-1].Last = g.First - 1
-		}
-		used = append(used, g)
+		return false
+	})
+	if n := len(all); n > 0 && len(v.Segments) == 0 {
+		v.Segments, v.leftovers = all[n-1:], v.leftovers[:len(v.leftovers)-1]
 	}
-	v.Segments = used
+	for i := 1; i < len(v.Segments); i++ {
+		// The range of a segment ends where the next one begins, whatever its records are.
+		v.Segments[i-1].Last = v.Segments[i].First - 1
+	}
+}
+
+// unused reports whether nothing was written to a segment since it was preallocated. The header may be damaged, so its
+// bytes alone do not prove that. What is left of an earlier use has lower sequences.
+func (v *View) unused(g SegmentInfo) bool {
+	if !g.cleared {
+		return false
+	}
+	f, err := v.fs.Open(g.Name)
+	if err != nil {
+		return v.InUse && errors.Is(err, os.ErrNotExist) // it got another name
+	}
+	defer f.Close()
+	used, err := v.id.hasHeader(f, segmentHeaderLen, g.Bytes, g.First)
+	return !used && err == nil
 }
 
 // fault adds a Fault. A file that no longer exists was removed by the process that has the spool open.
@@ -163,12 +179,9 @@ func (v *View) loadHeader(f FileInfo, first uint64) {
 	g := SegmentInfo{Name: f.Name, First: first, Last: first - 1, Bytes: f.Size}
 	// Only the header: Open must not depend on how many records are unpublished.
 	b, err := readFile(v.fs, f.Name, segmentHeaderLen)
-	if err == nil && filled(b) {
-		// The header may be damaged, so its bytes alone do not prove that nothing follows.
-		g.unused, err = isFilled(v.fs, f)
-	}
 	if err == nil {
-		g.id, err = parseSegmentHeader(b)
+		g.cleared = filled(b)
+		g.version, g.id, err = parseSegmentHeader(b)
 	}
 	if v.InUse && errors.Is(err, os.ErrNotExist) {
 		return // a preallocated segment that got another name, or a removed one
@@ -243,7 +256,7 @@ func (v *View) scanTail() {
 		// Next is above every sequence that may have been acknowledged in the tail. Later segments, if any, are
 		// refused.
 		v.tail, v.Next = g, v.recovered.highest+1
-		v.tailSize, g.Bytes = g.Bytes, v.recovered.end+v.recovered.tornBytes
+		v.tailSize, g.Bytes = g.Bytes, v.recovered.end
 		if i == len(v.Segments)-1 {
 			g.Last = v.recovered.last
 		}
@@ -279,15 +292,4 @@ func readFile(fs FS, name string, limit int64) ([]byte, error) {
 	}
 	defer file.Close()
 	return io.ReadAll(io.NewSectionReader(file, 0, limit))
-}
-
-// isFilled reports whether all of a file was preallocated and never written.
-func isFilled(fs FS, f FileInfo) (bool, error) {
-	file, err := fs.Open(f.Name)
-	if err != nil {
-		return false, err
-	}
-	defer file.Close()
-	end, err := writtenEnd(file, 0, f.Size)
-	return end == 0, err
 }

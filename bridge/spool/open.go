@@ -139,7 +139,7 @@ func (s *Spool) recoverLast(v *View) error {
 	s.file = f
 	// None of these bytes is a valid record: they were never durable, or are damaged. A crash before the truncation is
 	// durable finds them again and decides the same.
-	if found.tornBytes > 0 {
+	if found.torn > 0 {
 		s.logTruncation(g, found)
 		if err := f.Truncate(found.end); err != nil {
 			return err
@@ -158,11 +158,10 @@ func (s *Spool) recoverLast(v *View) error {
 	}
 	// Commit point of the recovery: what the segment holds now is durable, and cursors may publish it. Sequences from
 	// last to highest may have been acknowledged; skipUsedSequences skips them.
-	s.bytes += found.end - g.size
-	g.size, g.last = found.end, found.last
-	if found.tornBytes == 0 && v.tailSize > found.end {
+	g.last = found.last
+	if found.torn == 0 && v.tailSize > found.end+endMarkLen {
 		// The limit may be lower now.
-		g.preallocated = min(v.tailSize, max(found.end, s.segmentSize()))
+		g.preallocated = min(v.tailSize, max(found.end+endMarkLen, s.segmentSize()))
 		if g.preallocated < v.tailSize {
 			if err := f.Truncate(g.preallocated); err != nil {
 				return err
@@ -179,12 +178,11 @@ func (s *Spool) recoverLast(v *View) error {
 // be distinguished from damage to acknowledged records, so that is a warning.
 func (s *Spool) logTruncation(g *segment, found recovered) {
 	if found.highest == found.last {
-		s.o.Log.Info("truncated an unfinished write at the end of the spool",
-			"segment", g.name(), "bytes", found.tornBytes)
+		s.o.Log.Info("truncated an unfinished write at the end of the spool", "segment", g.name(), "at", found.end)
 		return
 	}
 	s.o.Log.Warn("truncated a damaged tail of the spool; its sequences are not used again",
-		"segment", g.name(), "bytes", found.tornBytes, "from", found.last+1, "to", found.highest)
+		"segment", g.name(), "bytes", found.torn, "from", found.last+1, "to", found.highest)
 }
 
 // openCursors sets each cursor to its saved position, or else to before the oldest record.

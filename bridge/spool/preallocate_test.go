@@ -2,8 +2,11 @@ package spool_test
 
 import (
 	"errors"
+	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,7 +19,30 @@ import (
 type hookedFS struct {
 	*crashfs.FS
 	created func(name string)
+	removed func(usedAgain bool)
 	listed  func()
+	opened  func(name string)
+}
+
+func (h *hookedFS) Open(name string) (spool.File, error) {
+	if h.opened != nil {
+		h.opened(name)
+	}
+	return h.FS.Open(name)
+}
+
+func (h *hookedFS) Remove(name string) error {
+	if h.removed != nil {
+		h.removed(false)
+	}
+	return h.FS.Remove(name)
+}
+
+func (h *hookedFS) Rename(from, to string) error {
+	if h.removed != nil && to == "next.tmp" {
+		h.removed(true)
+	}
+	return h.FS.Rename(from, to)
 }
 
 func (h *hookedFS) Create(name string) (spool.File, error) {
@@ -70,8 +96,8 @@ func TestSegmentSizes(t *testing.T) {
 	})
 }
 
-// TestAFullDiskWithPreallocation: other programs fill the disk. A segment without records is not started then, and what is
-// preallocated can be used to the end.
+// TestAFullDiskWithPreallocation: other programs fill the disk. A segment without records is not started then, and what
+// is preallocated can be used to the end.
 func TestAFullDiskWithPreallocation(t *testing.T) {
 	for _, published := range []bool{true, false} {
 		for _, minFree := range []int64{0, 512 << 20} {
@@ -285,7 +311,38 @@ func TestTheLogMovesOnEarly(t *testing.T) {
 	}
 }
 
-// TestInspectWhileTheLogMovesOn: between listing the files and reading them, segments are renamed, truncated and removed.
+// TestNextWhileTheLogMovesOn: the segment that a cursor is about to open, and has read before a restart, is removed.
+func TestNextWhileTheLogMovesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fs, o := &hookedFS{FS: threeSegments(t)}, options()
+		kinds["growing"](fs.FS)
+		fs.WriteFile("cursor-bus", cursorFile(1, testID, 9, ""))
+		o.Keep = 0
+		reading, opening := make(chan struct{}), false
+		fs.created = func(name string) {
+			if name == "next.tmp" {
+				<-reading // the segment that the log moves to at once
+			}
+		}
+		s := open(t, fs, o)
+		fs.opened = func(name string) {
+			if name == segmentName(7) && !opening {
+				opening = true
+				close(reading)
+				time.Sleep(5 * time.Second)
+			}
+		}
+		c := s.Cursor("bus")
+		time.AfterFunc(10*time.Second, func() { appendAll(t, s, "new") })
+		if r, err := c.Next(t.Context()); err != nil || r.Sequence != 10 || !opening || has(fs.FS, segmentName(7)) {
+			t.Errorf("Next returns %d, %v", r.Sequence, err)
+		}
+		closeSpool(t, s)
+	})
+}
+
+// TestInspectWhileTheLogMovesOn: between listing the files and reading them, segments are renamed, truncated and
+// removed.
 func TestInspectWhileTheLogMovesOn(t *testing.T) {
 	for _, records := range []int{2, 90, 110} { // of some 130 in a segment
 		for name, change := range map[string]func(*spool.Spool){
@@ -404,6 +461,164 @@ func TestFillingFails(t *testing.T) {
 		}
 		if n := len(drain(t, s.Cursor("bus"))); n != 300 {
 			t.Errorf("%d records are returned", n)
+		}
+		closeSpool(t, s)
+	})
+}
+
+// TestSegmentsAreUsedAgain: the files of removed segments become the next ones, and no crash finds a record of an
+// earlier use in the place of another.
+func TestSegmentsAreUsedAgain(t *testing.T) {
+	for name, keep := range map[string]time.Duration{"not kept": 0, "kept until the space is needed": time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			fs, o := crashfs.New(t), options()
+			o.MaxBytes, o.Keep = 1<<20, keep // segments of 128 KiB
+			s := open(t, fs, o)
+			dice, crashes := rand.New(rand.NewPCG(1, 1)), rand.New(rand.NewPCG(2, 2))
+			var last atomic.Uint64
+			work := func(records int) {
+				for range records {
+					last.Store(appendAll(t, s, strings.Repeat("x", dice.IntN(2000))))
+					synctest.Wait()
+					publishAll(t, s.Cursor("bus"))
+					if last.Load()%10 == 0 {
+						time.Sleep(saved)
+					}
+				}
+			}
+			work(2000)
+			created, truncated := fs.Count(crashfs.Create), fs.Count(crashfs.Truncate)
+			work(2000) // some 15 changes of segment
+			created, truncated = fs.Count(crashfs.Create)-created, fs.Count(crashfs.Truncate)-truncated
+			if truncated < 10 || created > 1 {
+				t.Errorf("%s: %d new files in %d changes of segment", name, created, truncated)
+			}
+			wantSize(t, fs, o, name)
+			left := map[*crashfs.FS]uint64{} // by what was acknowledged before the kill or the loss of power
+			var mu sync.Mutex
+			fs.Before(func(crashfs.Op) {
+				mu.Lock()
+				defer mu.Unlock()
+				if acknowledged := last.Load(); acknowledged%100 == 0 {
+					left[fs.Kill(crashes)], left[fs.CrashClone(crashes, 0.5)] = acknowledged, acknowledged
+				}
+			})
+			work(2000)
+			fs.Before(nil)
+			closeSpool(t, s)
+			for fs, acknowledged := range left {
+				if v, err := spool.Inspect(fs); err != nil || len(v.Faults) > 0 {
+					t.Fatalf("%s: %+v, %v", name, v.Faults, err)
+				}
+				after := open(t, fs, o)
+				if n := after.Stats().Last; n < acknowledged {
+					t.Fatalf("%s: %d records were acknowledged, and a restart has %d", name, acknowledged, n)
+				}
+				for _, r := range drain(t, after.Cursor("bus")) {
+					if r.Sequence-r.Lost <= acknowledged && (r.Lost > 0 || r.Payload == nil) {
+						t.Fatalf("%s: %d are lost before %d, of %d", name, r.Lost, r.Sequence, acknowledged)
+					}
+				}
+				closeSpool(t, after)
+			}
+			if has(fs, "next.tmp") {
+				t.Error("a file for the next segment is left")
+			}
+		})
+	}
+}
+
+// TestReuseFails: a segment whose file could not be used again is gone all the same, and the log goes on without.
+func TestReuseFails(t *testing.T) {
+	ops := []crashfs.Op{
+		crashfs.Rename, crashfs.SyncDir, crashfs.Open, crashfs.Write, crashfs.Sync, crashfs.Close,
+	}
+	for _, op := range ops {
+		for _, outcome := range []crashfs.Outcome{crashfs.Failed, crashfs.Happened, crashfs.Half} {
+			synctest.Test(t, func(t *testing.T) {
+				fs, o := &hookedFS{FS: crashfs.New(t)}, options()
+				o.MaxBytes, o.Keep = 1<<20, 0
+				s := open(t, fs, o)
+				failed := false
+				fs.removed = func(usedAgain bool) {
+					if usedAgain && !failed {
+						failed = true
+						time.Sleep(50 * time.Millisecond) // until the writer is idle: it must not get the fault
+						fs.Inject(crashfs.Fault{Op: op, Nth: 1, Outcome: outcome})
+					}
+				}
+				for range 1000 {
+					appendAll(t, s, string(thousand))
+					synctest.Wait()
+					publishAll(t, s.Cursor("bus"))
+					time.Sleep(100 * time.Millisecond)
+				}
+				if n := s.Stats().Last; n != 1000 || !failed {
+					t.Errorf("%v: the log ends with %d", op, n)
+				}
+				wantSize(t, fs.FS, o, "at the end")
+				closeSpool(t, s)
+			})
+		}
+	}
+}
+
+// TestTheNextFileGivesWay: what is preallocated for later does not take the space of a record that fits.
+func TestTheNextFileGivesWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fs, o := crashfs.New(t), options()
+		o.MaxBytes, o.Keep = 1<<20, 0
+		s := open(t, fs, o)
+		for range 500 {
+			appendAll(t, s, string(thousand))
+			synctest.Wait()
+			publishAll(t, s.Cursor("bus"))
+			time.Sleep(saved)
+		}
+		if !has(fs, "next.tmp") {
+			t.Fatal("no file is there for later")
+		}
+		size := o.MaxBytes - 16<<10 - s.Stats().Bytes - 5000
+		if _, err := s.Append(make([]byte, size)); err != nil { // alone in the segment that is ready
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Second)
+		wantSize(t, fs, o, "with a large record")
+		fill(t, s)
+		time.Sleep(2 * time.Second)
+		wantSize(t, fs, o, "full")
+		closeSpool(t, s)
+	})
+}
+
+// TestInspectWhileASegmentIsUsedAgain: a reader that has a removed segment open sees other records in it, and reports
+// no damage.
+func TestInspectWhileASegmentIsUsedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fs, o := crashfs.New(t), options()
+		o.MaxBytes, o.Keep = 8<<20, 0 // segments of 1 MiB, of which a reader holds a part
+		s := open(t, fs, o)
+		for range 2500 {
+			appendAll(t, s, string(thousand))
+			synctest.Wait()
+		}
+		v, err := spool.Inspect(fs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for _, err := range v.Records() {
+			if err != nil {
+				t.Fatalf("after %d records: %v", n, err)
+			}
+			if n++; n == 1 {
+				for range 4000 {
+					appendAll(t, s, string(thousand))
+					synctest.Wait()
+					publishAll(t, s.Cursor("bus"))
+				}
+				time.Sleep(saved)
+			}
 		}
 		closeSpool(t, s)
 	})

@@ -36,22 +36,23 @@ func reuseBuffer() (take func(n int64) []byte) {
 }
 
 // record returns the record at offset and advances past it. It reads no byte at or after limit. It returns errDamaged,
-// and does not advance, if the record is invalid, incomplete, or has a sequence below next or above last.
+// and does not advance, if the record is invalid, incomplete, or has a sequence below next or above last; and if there
+// is an end mark: see atEnd.
 func (r *segmentReader) record(limit int64, last uint64) (sequence uint64, payload []byte, err error) {
 	if err := r.fill(recordHeaderLen, limit); err != nil {
 		return 0, nil, err
 	}
 	// The header is verified before its length is used.
 	n, ok := r.id.recordLen(r.buf)
-	if !ok {
+	// The record extends past limit: incomplete, its header is stale, or it is an end mark.
+	if !ok || n > limit-r.offset {
 		return 0, nil, errDamaged
 	}
 	if err := r.fill(n, limit); err != nil {
 		return 0, nil, err
 	}
-	// The record extends past limit: incomplete, or its header is stale.
 	if int64(len(r.buf)) < n {
-		return 0, nil, errDamaged
+		return 0, nil, errDamaged // the file is shorter than limit
 	}
 	b := r.buf[:n:n]
 	payload, ok = parseRecord(b)
@@ -97,38 +98,18 @@ func (r *segmentReader) resync(limit int64, last uint64) (damage []byte, found b
 	return damage, true, nil
 }
 
-// writtenEnd returns the position after the last byte of a file that was written since it was preallocated, or from.
-func writtenEnd(f File, from, size int64) (int64, error) {
-	buffer := make([]byte, readAhead)
-	for size > from {
-		start := max(from, size-readAhead)
-		n, err := f.ReadAt(buffer[:size-start], start)
-		if err != nil && !errors.Is(err, io.EOF) { // a file in use may have become shorter
-			return size, err
-		}
-		if !filled(buffer[:n]) {
-			for buffer[n-1] == filling {
-				n--
-			}
-			return start + int64(n), nil
-		}
-		size = start
-	}
-	return size, nil
-}
-
 // recovered is the result of scanning the last segment. Always first-1 <= last <= highest; the log continues after
 // highest, and cursors read up to last.
 type recovered struct {
-	end       int64  // position after the last valid record
-	last      uint64 // sequence of that record; first-1 without records
-	tornBytes int64  // invalid bytes from end to the end of what was written
-	highest   uint64 // highest sequence that may have been acknowledged, as far as this segment shows
+	end     int64  // position after the last valid record
+	last    uint64 // sequence of that record; first-1 without records
+	torn    int64  // bytes from end to the end of the file; 0 if the log ends with an end mark, or with the file
+	highest uint64 // highest sequence that may have been acknowledged, as far as this segment shows
 }
 
-// recoverSegment scans the last segment and changes nothing. Invalid bytes before a valid record are
-// damage and stay for the cursors to report. Invalid bytes with no valid record after them are a torn tail: usually
-// the end of a write that was never acknowledged.
+// recoverSegment scans the last segment and changes nothing. Invalid bytes before a valid record are damage and stay
+// for the cursors to report. Without a valid record behind them they are a torn tail: a write that was not finished, or
+// damage if an end mark shows that it was.
 func recoverSegment(fs FS, id spoolID, g SegmentInfo) (recovered, error) {
 	found := recovered{end: segmentHeaderLen, last: g.First - 1, highest: g.First - 1}
 	f, err := fs.Open(g.Name)
@@ -136,24 +117,33 @@ func recoverSegment(fs FS, id spoolID, g SegmentInfo) (recovered, error) {
 		return found, err
 	}
 	defer f.Close()
-	size := g.Bytes
 	r := segmentReader{id: id, file: f, next: g.First, offset: segmentHeaderLen, buffer: reuseBuffer()}
-	for r.offset < size {
-		sequence, _, err := r.record(size, math.MaxUint64)
+	for r.offset < g.Bytes {
+		// Sequences only increase in a segment, so there is no upper bound yet.
+		sequence, _, err := r.record(g.Bytes, math.MaxUint64)
 		if errors.Is(err, errDamaged) {
-			// What was preallocated and never written does not count; only here, because a record may end in such bytes.
-			if size, err = writtenEnd(f, r.offset, size); err != nil {
-				return found, err
-			}
-			r.buf = r.buf[:min(int64(len(r.buf)), size-r.offset)]
-			// Sequences only increase in a segment, so there is no upper bound yet.
-			damage, more, err := r.resync(size, math.MaxUint64)
+			more, err := id.hasHeader(f, r.offset+1, g.Bytes, r.next)
 			if err != nil {
 				return found, err
 			}
-			if !more {
-				// Invalid bytes up to the end: a torn tail. Everything before end is kept, damage included.
-				found.tornBytes = size - found.end
+			// Everything before end is kept, damage included.
+			found.torn = g.Bytes - found.end
+			switch {
+			// The usual cases, without all the rest in memory: behind the end is nothing, or an earlier use of the
+			// file.
+			case !more && id.isEndMark(r.buf, r.next):
+				found.torn = 0
+				return found, nil
+			case !more && g.version > 1:
+				return found, nil
+			}
+			damage, more, err := r.resync(g.Bytes, math.MaxUint64)
+			if err != nil {
+				return found, err
+			}
+			if !more && g.version == 1 {
+				found.highest = id.highestSequence1(damage, found.last)
+			} else if !more {
 				found.highest = id.highestSequence(damage, found.last)
 			}
 			continue
@@ -161,7 +151,7 @@ func recoverSegment(fs FS, id spoolID, g SegmentInfo) (recovered, error) {
 		if err != nil {
 			return found, err
 		}
-		found.end, found.last, found.highest = r.offset, sequence, sequence
+		found = recovered{end: r.offset, last: sequence, highest: sequence}
 	}
 	return found, nil
 }

@@ -3,9 +3,12 @@ package spool
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"iter"
+	"math"
 )
 
 // A record is a 24-byte header and the payload. All numbers are little-endian.
@@ -18,7 +21,11 @@ import (
 //	24     payload
 //
 // The header has its own checksum, so that the length can be trusted when the payload is incomplete. This
-// distinguishes a torn tail, whose record extends past the end of the file, from damage to a complete record.
+// distinguishes a record that extends past the end of the file from damage to a complete one.
+//
+// Each write ends with an end mark: a header with the length 2^32-1 and the sequence that the next record will have,
+// which the next write replaces. It proves that the write before it was finished, and that whatever is behind it is not
+// of the log.
 //
 // UTF-8 text contains neither 0xFE nor 0xFF, so a text payload cannot contain the magic of a record. The checksum is
 // seeded by the spool's random id, so an attacker who does not know the id cannot write a payload that passes for a
@@ -26,6 +33,8 @@ import (
 const (
 	recordMagic     = "\xfepb\xff"
 	recordHeaderLen = 24
+	endMarkLen      = recordHeaderLen
+	endMarkLength   = math.MaxUint32 // in the place of the length
 )
 
 // castagnoli is the table of CRC32C.
@@ -52,17 +61,31 @@ func (id spoolID) checksum(parts ...[]byte) uint32 {
 	return sum
 }
 
-// appendRecord appends an encoded record to b. The payload must be shorter than 4 GiB.
+// appendRecord appends an encoded record to b. The payload must be shorter than 4 GiB - 1.
 func (id spoolID) appendRecord(b []byte, sequence uint64, payload []byte) []byte {
+	return append(id.appendHeader(b, uint32(len(payload)), sequence, payload), payload...)
+}
+
+// appendEndMark appends an end mark to b; next is the sequence that the next record will have.
+func (id spoolID) appendEndMark(b []byte, next uint64) []byte {
+	return id.appendHeader(b, endMarkLength, next, nil)
+}
+
+// appendHeader appends an encoded record header to b.
+func (id spoolID) appendHeader(b []byte, length uint32, sequence uint64, payload []byte) []byte {
 	start := len(b)
 	b = append(b, recordMagic...)
-	b = binary.LittleEndian.AppendUint32(b, uint32(len(payload)))
+	b = binary.LittleEndian.AppendUint32(b, length)
 	b = binary.LittleEndian.AppendUint64(b, sequence)
 	// The second checksum continues the first, so the bytes of the header are summed only once.
 	header := id.checksum(b[start:])
 	b = binary.LittleEndian.AppendUint32(b, header)
-	b = binary.LittleEndian.AppendUint32(b, crc32.Update(header, castagnoli, payload))
-	return append(b, payload...)
+	return binary.LittleEndian.AppendUint32(b, crc32.Update(header, castagnoli, payload))
+}
+
+// isEndMark reports whether an end mark with the sequence next is at the start of b.
+func (id spoolID) isEndMark(b []byte, next uint64) bool {
+	return bytes.HasPrefix(b, id.appendEndMark(nil, next))
 }
 
 // recordLen returns the length in bytes, header included, of the record at the start of b. b may end before the record
@@ -102,7 +125,7 @@ func (id spoolID) validHeaders(b []byte) iter.Seq2[int, int64] {
 }
 
 // findRecord returns the offset in b of the first complete and valid record with a sequence from low to high, both
-// included. The range rejects stale records: older content of the disk that an unsynced write left visible.
+// included. The range rejects stale records: older content of the file or of the disk.
 func (id spoolID) findRecord(b []byte, low, high uint64) (offset int, ok bool) {
 	for at, n := range id.validHeaders(b) {
 		if n > int64(len(b)-at) || recordSequence(b[at:]) < low || recordSequence(b[at:]) > high {
@@ -118,17 +141,21 @@ func (id spoolID) findRecord(b []byte, low, high uint64) (offset int, ok bool) {
 }
 
 // highestSequence returns the highest sequence that may have been acknowledged. The log has valid records up to the
-// sequence after, then b, which contains no valid record.
-//
-// A record that extends past the end of the file was never synced: a sync would have made the file long enough. So it
-// was not acknowledged, no cursor has read it, and its sequence is free. Everything else may be damage to an
-// acknowledged record, so its sequence must not be used again.
-//
-// Nothing is acknowledged behind bytes that are preallocated and not written, since writes follow each other.
+// sequence after, then b, which contains no valid record. Each acknowledged write ended with an end mark: what is
+// behind the last one was not acknowledged, so no cursor has read it, and its sequences are free.
 func (id spoolID) highestSequence(b []byte, after uint64) uint64 {
-	if len(b) >= recordHeaderLen && filled(b[:recordHeaderLen]) {
-		return after
+	for at := range id.validHeaders(b) {
+		if binary.LittleEndian.Uint32(b[at+4:]) == endMarkLength {
+			after = max(after, recordSequence(b[at:])-1)
+		}
 	}
+	return after
+}
+
+// highestSequence1 is highestSequence for a segment of version 1, which had no end marks. There a record that extends
+// past the end of the file was not acknowledged, because a sync would have made the file long enough; everything else
+// may be damage to an acknowledged record.
+func (id spoolID) highestSequence1(b []byte, after uint64) uint64 {
 	highest, end := after, int64(0) // end is where the record of highest ends in b
 	for at, n := range id.validHeaders(b) {
 		sequence := recordSequence(b[at:])
@@ -145,6 +172,23 @@ func (id spoolID) highestSequence(b []byte, after uint64) uint64 {
 		highest++ // space for at least one more record, whose header is invalid
 	}
 	return highest
+}
+
+// hasHeader reports whether a valid header with a sequence of at least low begins in a file, from an offset to size.
+func (id spoolID) hasHeader(f File, from, size int64, low uint64) (bool, error) {
+	buffer := make([]byte, readAhead)
+	for ; from < size; from += readAhead - recordHeaderLen + 1 { // so that none is divided
+		n, err := f.ReadAt(buffer[:min(readAhead, size-from)], from)
+		if err != nil && !errors.Is(err, io.EOF) { // a file in use may have become shorter
+			return false, err
+		}
+		for at := range id.validHeaders(buffer[:n]) {
+			if recordSequence(buffer[at:]) >= low {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
 }
 
 // recordsFitting returns the total length of the leading records of buf that fit into space bytes and, unless until is

@@ -2,11 +2,13 @@ package spool_test
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"flag"
 	"fmt"
 	"hash/crc32"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -53,6 +55,11 @@ func segmentFile(first uint64, payloads ...string) []byte {
 	return b
 }
 
+func endMark(next uint64) []byte {
+	start := slices.Concat([]byte("\xfepb\xff\xff\xff\xff\xff"), le64(next))
+	return slices.Concat(start, le32(crc(le32(testID), start)), le32(crc(le32(testID), start)))
+}
+
 func cursorFile(version int, id uint32, sequence uint64, state string) []byte {
 	sum := crc(le32(id), fmt.Append(nil, sequence), []byte(state))
 	return fmt.Appendf(nil, "postbridge-cursor %d %08x %d %08x\n%s", version, id, sequence, sum, state)
@@ -93,28 +100,45 @@ func idFile(version int, id uint32) []byte {
 
 func segmentName(first uint64) string { return fmt.Sprintf("%020d.seg", first) }
 
-// threeSegments creates a spool with the records 1:a to 9:i, three per segment, none of them committed. The last segment
-// is preallocated.
+// threeSegments creates a spool with the records 1:a to 9:i, three per segment, none of them committed. The last
+// segment is preallocated.
 func threeSegments(t testing.TB) *crashfs.FS {
 	fs := crashfs.New(t)
 	fs.WriteFile("spool", idFile(1, testID))
 	fs.WriteFile(segmentName(1), segmentFile(1, "a", "b", "c"))
 	fs.WriteFile(segmentName(4), segmentFile(4, "d", "e", "f"))
-	fs.WriteFile(segmentName(7), filled(segmentFile(7, "g", "h", "i"), 8192))
+	fs.WriteFile(segmentName(7), over(ghi, filled(8192)))
 	return fs
 }
 
-// filled returns b as the content of a preallocated segment.
-func filled(b []byte, size int) []byte {
-	return append(bytes.Clone(b), bytes.Repeat([]byte{0xff}, size-len(b))...)
+// ghi is the last segment of threeSegments.
+var ghi = append(segmentFile(7, "g", "h", "i"), endMark(10)...)
+
+// filled is a preallocated segment.
+func filled(size int) []byte { return bytes.Repeat([]byte{0xff}, size) }
+
+// used is a preallocated segment that was one of the log before. Some of its records have the same size as those of
+// threeSegments.
+func used() []byte {
+	b := segmentFile(1, "a", "b", "c", strings.Repeat("stale ", 600), strings.Repeat("stale ", 600))
+	return over(filled(32), over(slices.Concat(b, endMark(6)), filled(8192)))
 }
 
-// kinds are what the last segment may be; before version 2 none was preallocated.
+// over returns what is in a file after b was written over its beginning.
+func over(b, before []byte) []byte { return slices.Concat(b, before[min(len(b), len(before)):]) }
+
+// version1 names the kind of segments that have no end marks.
+const version1 = "of version 1"
+
+// kinds are what the segments may be.
 var kinds = map[string]func(*crashfs.FS){
-	"preallocated":  func(*crashfs.FS) {},
-	"growing":       func(fs *crashfs.FS) { fs.WriteFile(segmentName(7), segmentFile(7, "g", "h", "i")) },
-	"not truncated": func(fs *crashfs.FS) { fs.WriteFile(segmentName(4), filled(fs.ReadFile(segmentName(4)), 8192)) },
-	"of version 1": func(fs *crashfs.FS) {
+	"preallocated": func(*crashfs.FS) {},
+	"growing":      func(fs *crashfs.FS) { fs.WriteFile(segmentName(7), ghi) },
+	"used before":  func(fs *crashfs.FS) { fs.WriteFile(segmentName(7), over(ghi, used())) },
+	"not truncated": func(fs *crashfs.FS) {
+		fs.WriteFile(segmentName(4), over(append(fs.ReadFile(segmentName(4)), endMark(7)...), filled(8192)))
+	},
+	version1: func(fs *crashfs.FS) {
 		for first, payloads := range map[uint64]string{1: "abc", 4: "def", 7: "ghi"} {
 			b := segmentFile(first, strings.Split(payloads, "")...)
 			fs.WriteFile(segmentName(first), append(segmentHeader(1, testID, first), b[32:]...))
@@ -130,26 +154,40 @@ const (
 // at returns the offset of the nth record of a segment, from 0.
 func at(nth int) int { return 32 + nth*recordSize }
 
-// change changes the bytes of a file that were written: those behind them, if it is preallocated, stay or take the place
-// of what is removed.
+// change changes the header and the records of a file. If they get longer or shorter, that is a write that was not
+// finished: it has no end mark, and behind it is what was there before.
 func change(fs *crashfs.FS, name string, f func([]byte) []byte) {
 	b := fs.ReadFile(name)
-	end := len(b)
-	for end > 0 && b[end-1] == 0xff && strings.HasSuffix(name, ".seg") {
-		end--
-	}
-	if end == len(b) {
+	end := bytes.Index(b, []byte("\xfepb\xff\xff\xff\xff\xff"))
+	if end < 0 {
 		fs.WriteFile(name, f(b))
 		return
 	}
-	fs.WriteFile(name, filled(f(bytes.Clone(b[:end])), len(b)))
+	before := b
+	written := f(bytes.Clone(b[:end]))
+	switch {
+	case len(written) == end:
+	case bytes.Contains(b, []byte("stale")):
+		before = used()
+	case b[len(b)-1] == 0xff:
+		before = filled(len(b))
+	default:
+		before = nil
+	}
+	fs.WriteFile(name, over(written, before))
 }
 
 func flip(fs *crashfs.FS, name string, offset int) {
-	change(fs, name, func(b []byte) []byte { b[offset] ^= 0x10; return b })
+	b := fs.ReadFile(name)
+	b[offset] ^= 0x10
+	fs.WriteFile(name, b)
 }
 
 func cut(fs *crashfs.FS, name string, size int) {
+	if name != segmentName(7) {
+		fs.WriteFile(name, fs.ReadFile(name)[:size])
+		return
+	}
 	change(fs, name, func(b []byte) []byte { return b[:size] })
 }
 
@@ -162,12 +200,25 @@ func TestRecovery(t *testing.T) {
 		bad     string // quarantined files
 	}{
 		{"nothing", func(*crashfs.FS) {}, all + " 10:new", ""},
+		{"flip in the end mark", func(fs *crashfs.FS) {
+			if b := fs.ReadFile(last); len(b) > at(3) { // version 1 has none
+				flip(fs, last, at(3)+8)
+			}
+		}, all + " 10:new", ""},
+		{"preallocated segment that was used before", func(fs *crashfs.FS) { fs.WriteFile(segmentName(15), used()) },
+			all + " 10:new", ""},
+		{"header of a segment with records is erased", func(fs *crashfs.FS) {
+			fs.WriteFile(last, over(filled(32), fs.ReadFile(last)))
+		}, all + " 10:new", ""},
+		{"header of a segment with one record is erased", func(fs *crashfs.FS) {
+			fs.WriteFile(segmentName(10), slices.Concat(filled(32), record(testID, 10, "j")))
+		}, all + " 10:j 11:new", ""},
 		{"zero-filled tail", func(fs *crashfs.FS) {
 			change(fs, last, func(b []byte) []byte { return append(b, make([]byte, 5000)...) })
-		}, all + " lost(10-10) 11:new", ""},
+		}, all + " 10:new", ""},
 		{"tail of another time", func(fs *crashfs.FS) {
 			change(fs, last, func(b []byte) []byte { return append(b, record(testID, 2, "b")...) })
-		}, all + " lost(10-10) 11:new", ""},
+		}, all + " 10:new", ""},
 		{"records of another time in the middle", func(fs *crashfs.FS) {
 			change(fs, last, func(b []byte) []byte {
 				return slices.Concat(b[:at(1)], record(testID, 6, "f"), record(testID, 7, "g"), b[at(1):])
@@ -180,13 +231,19 @@ func TestRecovery(t *testing.T) {
 				torn[recordSize+recordHeaderLen] ^= 1
 				return slices.Concat(b, torn[:3*recordSize-1])
 			})
-		}, all + " lost(10-11) 12:new", ""},
+		}, all + " 10:new", ""},
 		{"end of a write behind what is preallocated", func(fs *crashfs.FS) {
-			fs.WriteFile(last, append(filled(segmentFile(7, "g", "h", "i"), 8192), record(testID, 12, "l")[:20]...))
+			fs.WriteFile(last, append(over(ghi, filled(8192)), record(testID, 12, "l")[:20]...))
+		}, all + " 10:new", ""},
+		{"a record without a payload behind what is preallocated", func(fs *crashfs.FS) {
+			fs.WriteFile(last, append(over(ghi, filled(8192)), record(testID, 12, "l")[:24]...))
 		}, all + " 10:new", ""},
 		{"a record behind what is preallocated", func(fs *crashfs.FS) {
-			fs.WriteFile(last, append(filled(segmentFile(7, "g", "h", "i"), 200), record(testID, 12, "l")...))
+			fs.WriteFile(last, append(over(ghi, filled(200)), record(testID, 12, "l")...))
 		}, all + " lost(10-11) 12:l 13:new", "00000000000000000007-107.bad"},
+		{"an end mark behind what is preallocated", func(fs *crashfs.FS) {
+			fs.WriteFile(last, append(over(ghi, filled(200)), endMark(12)...))
+		}, all + " lost(10-11) 12:new", ""},
 		{"hole before the end of a torn write", func(fs *crashfs.FS) {
 			change(fs, last, func(b []byte) []byte {
 				return slices.Concat(b, make([]byte, 2*recordSize), record(testID, 12, "l"))
@@ -321,13 +378,23 @@ func TestRecovery(t *testing.T) {
 		{"cursor of another spool", func(fs *crashfs.FS) { fs.WriteFile("cursor-bus", cursorFile(1, testID+1, 4, "")) },
 			all + " 10:new", "cursor-bus.bad"},
 	}
+	// Without end marks an unfinished write may be damage.
+	unmarked := map[string]string{
+		"zero-filled tail":             all + " lost(10-10) 11:new",
+		"tail of another time":         all + " lost(10-10) 11:new",
+		"torn tail of several records": all + " lost(10-11) 12:new",
+	}
 	for _, tt := range tests {
 		for kind, make := range kinds {
 			t.Run(tt.name+", "+kind, func(t *testing.T) {
 				fs := threeSegments(t)
 				make(fs)
 				tt.corrupt(fs)
-				wantRecovered(t, fs, tt.want, tt.bad)
+				want := tt.want
+				if kind == version1 {
+					want = cmp.Or(unmarked[tt.name], want)
+				}
+				wantRecovered(t, fs, want, tt.bad)
 			})
 		}
 	}
@@ -517,21 +584,36 @@ func TestEndOfTheLog(t *testing.T) {
 			tests = append(tests, test{name, flipped(batch[:size], offset), want})
 		}
 	}
+	check := func(t *testing.T, kind string, tail []byte, want string) {
+		fs := threeSegments(t)
+		kinds[kind](fs)
+		change(fs, segmentName(7), func(b []byte) []byte { return slices.Concat(b, tail) })
+		var log lines
+		o := options()
+		o.Log = log.logger()
+		closeSpool(t, open(t, fs.CrashClone(nil, 0), o))
+		if n, lost := log.count(), strings.Count(want, "lost"); n != int64(lost) {
+			t.Errorf("%s: there are %d warnings of %d losses", kind, n, lost)
+		}
+		wantRecovered(t, fs, all+" "+want, "")
+	}
+	marked := slices.DeleteFunc(slices.Sorted(maps.Keys(kinds)), func(kind string) bool { return kind == version1 })
 	for i, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			fs := threeSegments(t)
-			if i%2 == 0 {
-				kinds["growing"](fs)
+			check(t, version1, tt.tail, tt.want)
+			var next uint64
+			if _, err := fmt.Sscanf(tt.want[strings.LastIndex(tt.want, " ")+1:], "%d:new", &next); err != nil {
+				t.Fatal(err)
 			}
-			change(fs, segmentName(7), func(b []byte) []byte { return slices.Concat(b, tt.tail) })
-			var log lines
-			o := options()
-			o.Log = log.logger()
-			closeSpool(t, open(t, fs.CrashClone(nil, 0), o))
-			if n, lost := log.count(), strings.Count(tt.want, "lost"); n != int64(lost) {
-				t.Errorf("there are %d warnings of %d losses", n, lost)
+			valid := "10:new" // what remains of a write that was not finished
+			if strings.HasPrefix(tt.want, "10:j") {
+				valid = "10:j 11:new"
 			}
-			wantRecovered(t, fs, all+" "+tt.want, "")
+			kind := marked[i%len(marked)]
+			check(t, kind, slices.Concat(tt.tail, endMark(next)), tt.want)
+			if len(tt.tail) > 0 {
+				check(t, kind, tt.tail, valid)
+			}
 		})
 	}
 }

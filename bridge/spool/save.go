@@ -130,8 +130,8 @@ func (s *Spool) saveCursor(c *Cursor, delay time.Duration) error {
 	return nil
 }
 
-// raiseHighWater makes a higher high-water mark durable, if it is due, beside the position in the file: that may have to
-// lag by Options.CursorDelay, and the mark must never lag. An error is logged and the cursor continues, because only
+// raiseHighWater makes a higher high-water mark durable, if it is due, beside the position in the file: that may have
+// to lag by Options.CursorDelay, and the mark must never lag. An error is logged and the cursor continues, because only
 // publishing frees the disk.
 func (s *Spool) raiseHighWater(c *Cursor) {
 	if err := s.saveHighWater(c); err != nil {
@@ -161,8 +161,9 @@ func (s *Spool) saveHighWater(c *Cursor) error {
 	return err
 }
 
-// writeSlot writes a position to the slot that is not in force and syncs it: the commit point, before which a crash finds
-// the other slot. If there is no file yet, the position does not fit, or that fails, it replaces the file. Needs s.files.
+// writeSlot writes a position to the slot that is not in force and syncs it: the commit point, before which a crash
+// finds the other slot. If there is no file yet, the position does not fit, or that fails, it replaces the file. Needs
+// s.files.
 func (s *Spool) writeSlot(c *Cursor, p position) error {
 	if p.committed < c.inFile.committed {
 		c.closeFile() // after a Rewind no slot may have the position before it

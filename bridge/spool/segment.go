@@ -35,7 +35,8 @@ type segment struct {
 // name returns the file name.
 func (g *segment) name() string { return segmentName(g.first) }
 
-// A segment is a 32-byte header and records, without gaps. All numbers are little-endian.
+// A segment is a 32-byte header and records, without gaps, and in the last segment an end mark. All numbers are
+// little-endian.
 //
 //	 0  8  magic "PBSPOOL" 0xFF
 //	 8  4  format version
@@ -44,18 +45,18 @@ func (g *segment) name() string { return segmentName(g.first) }
 //	24  4  zero
 //	28  4  CRC32C over bytes 0 to 28, not seeded by the id
 //
-// A file without a header, empty or filled, is a preallocated segment that the writer has not reached.
+// A file without a header, empty or filled there, is a preallocated segment that the writer has not reached. What is
+// behind the end mark of the last segment means nothing: it was filled, or is left of an earlier use of the file.
 const (
 	segmentMagic     = "PBSPOOL\xff"
 	segmentHeaderLen = 32
 	segmentSuffix    = ".seg"
 )
 
-// filling is every byte of a preallocated segment behind its records. No byte of UTF-8 text has this value, and a hole
-// that a loss of power left has zeros.
+// filling is every byte of a new preallocated segment, and of the header of one that was used before.
 const filling = 0xff
 
-// filled reports whether b was preallocated and never written.
+// filled reports whether all of b is filling.
 func filled(b []byte) bool { return bytes.Count(b, []byte{filling}) == len(b) }
 
 // segmentName returns the file name of a segment: first as 20 decimal digits, so that names sort like sequences.
@@ -82,16 +83,16 @@ func (id spoolID) appendSegmentHeader(b []byte, first uint64) []byte {
 	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b[start:], castagnoli))
 }
 
-// parseSegmentHeader returns the spool id in a segment header. It returns ErrDamaged if the header is invalid, and
-// wraps ErrNewer if a newer version wrote it. The layout of these 32 bytes is the same in every version, so that a
-// flipped bit is not mistaken for a newer version.
-func parseSegmentHeader(b []byte) (spoolID, error) {
+// parseSegmentHeader returns the format version and the spool id in a segment header. It returns ErrDamaged if the
+// header is invalid, and wraps ErrNewer if a newer version wrote it. The layout of these 32 bytes is the same in every
+// version, so that a flipped bit is not mistaken for a newer version.
+func parseSegmentHeader(b []byte) (version uint32, id spoolID, err error) {
 	if len(b) < segmentHeaderLen || !bytes.HasPrefix(b, []byte(segmentMagic)) ||
 		crc32.Checksum(b[:28], castagnoli) != binary.LittleEndian.Uint32(b[28:]) {
-		return 0, errDamaged
+		return 0, 0, errDamaged
 	}
-	if v := binary.LittleEndian.Uint32(b[8:]); v > formatVersion {
-		return 0, fmt.Errorf("format version %d: %w", v, ErrNewer)
+	if version = binary.LittleEndian.Uint32(b[8:]); version > formatVersion {
+		return 0, 0, fmt.Errorf("format version %d: %w", version, ErrNewer)
 	}
-	return spoolID(binary.LittleEndian.Uint32(b[12:])), nil
+	return version, spoolID(binary.LittleEndian.Uint32(b[12:])), nil
 }

@@ -116,8 +116,9 @@ type Spool struct {
 	durable      uint64               // highest sequence that is durable or will never be used
 	segments     []*segment           // oldest first
 	preallocated *preallocatedSegment // follows the last segment; nil if there is none
+	nextSize     int64                // size of the file nextName, for the segment after that; 0 if there is none
 	bytes        int64                // of all records, headers and .bad files, also of records not yet written
-	free         int64                // bytes of the disk free or preallocated, as last measured, less what was accepted since
+	free         int64                // bytes of the disk free or preallocated, as measured, less what was accepted since
 	accepted     int64                // bytes of records appended since Open
 	written      int64                // bytes of records synced since Open; at most accepted
 	cursors      []*Cursor
@@ -221,7 +222,7 @@ func (s *Spool) space() int64 { return min(s.o.MaxBytes-overhead-s.bytes, s.free
 // that Append finds the space already there. Needs mu.
 func (s *Spool) spaceLow() bool {
 	need := max(s.slack(), s.refusedBytes)
-	if s.preallocated == nil {
+	if s.preallocated == nil && s.nextSize == 0 {
 		need = max(need, s.segmentSize())
 	}
 	return s.space()-s.reserved() < need
@@ -302,6 +303,9 @@ func (s *Spool) Close() error {
 	if s.preallocated != nil {
 		s.discard(s.preallocated)
 	}
+	if s.nextSize > 0 {
+		_ = s.fs.Remove(nextName) // as above
+	}
 	err := errors.Join(s.file.Close(), s.lock.Close())
 	if !reported {
 		err = errors.Join(s.Err(), err)
@@ -323,22 +327,17 @@ func (s *Spool) waitingBytes() int64 {
 	return end - least
 }
 
-// segmentOf returns the segment whose range contains the sequence, or the oldest one if that was removed.
+// segmentOf is retainedSegment for callers without mu.
 func (s *Spool) segmentOf(sequence uint64) *segment {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	// From the newest on, where most cursors are.
-	for i := len(s.segments) - 1; i > 0; i-- {
-		if s.segments[i].first <= sequence {
-			return s.segments[i]
-		}
-	}
-	return s.segments[0]
+	return s.retainedSegment(sequence)
 }
 
-// retainedSegment is segmentOf without segments that are being removed: a cursor rewound to one would find its file
-// gone. Needs mu.
+// retainedSegment returns the segment whose range contains the sequence, or the oldest one if that was removed or is
+// being removed: its file may be gone. Needs mu.
 func (s *Spool) retainedSegment(sequence uint64) *segment {
+	// From the newest on, where most cursors are.
 	for i := len(s.segments) - 1; i > 0; i-- {
 		if s.segments[i].first <= sequence || s.segments[i-1].removing {
 			return s.segments[i]

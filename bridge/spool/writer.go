@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"time"
 )
 
@@ -75,7 +76,7 @@ func (s *Spool) writeBatch(b *batch) error {
 	// The preallocated segment has a fixed first sequence: the log must switch to it there, or before.
 	until := s.preallocatedFirst(b.last)
 	for buf := b.buf; len(buf) > 0; {
-		n := s.id.recordsFitting(buf, s.capacity-s.end, until)
+		n := s.id.recordsFitting(buf, s.capacity-s.end-endMarkLen, until)
 		// The next record does not fit, or belongs to the preallocated segment.
 		if n == 0 && (s.end > segmentHeaderLen || recordSequence(buf) == until) {
 			if err := s.rotate(recordSequence(buf)); err != nil {
@@ -87,9 +88,14 @@ func (s *Spool) writeBatch(b *batch) error {
 		if n == 0 {
 			n, _ = s.id.recordLen(buf) // larger than a segment: it gets a segment to itself
 		}
+		write, last := buf[:n], b.last
+		// The rest of the batch goes into another segment; only what is synced is durable.
+		if buf = buf[n:]; len(buf) > 0 {
+			write, last = slices.Clip(write), recordSequence(buf)-1
+		}
 		// A crash from here to the end of Sync leaves any part of these bytes: a torn tail, or records nobody
 		// acknowledged.
-		if _, err := s.file.WriteAt(buf[:n], s.end); err != nil {
+		if _, err := s.file.WriteAt(s.id.appendEndMark(write, last+1), s.end); err != nil {
 			return fmt.Errorf("cannot write: %w", err)
 		}
 		if err := s.file.Sync(); err != nil {
@@ -98,12 +104,6 @@ func (s *Spool) writeBatch(b *batch) error {
 		// Commit point: a crash after Sync finds these records. Cursors read them from advanceDurable on, never
 		// before.
 		s.end += n
-		buf = buf[n:]
-		// The rest of the batch goes into another segment; only what is synced is durable.
-		last := b.last
-		if len(buf) > 0 {
-			last = recordSequence(buf) - 1
-		}
 		s.advanceDurable(last)
 	}
 	return nil
@@ -125,7 +125,7 @@ func (s *Spool) advanceDurable(last uint64) {
 	// One critical section: a cursor sees size and last of the same commit, and Wait agrees with them.
 	g.size, g.last, s.durable = s.end, last, last
 	// The background goroutine sees the same state under mu and decides what is due.
-	if _, _, due := s.preallocationDue(); due || s.spaceLow() {
+	if _, when := s.preallocationDue(); when != notDue || s.spaceLow() {
 		signal(s.background)
 	}
 	s.mu.Unlock()
@@ -152,7 +152,7 @@ func (s *Spool) rotate(first uint64) error {
 	}
 	// A crash here leaves a last segment that is unused or has an incomplete header: Open removes it or writes the
 	// header.
-	before, end, capacity := s.file, s.end, s.capacity
+	before, end := s.file, s.end
 	s.mu.Lock()
 	s.addSegment(first, segmentHeaderLen, preallocated)
 	if s.preallocated != nil && s.preallocated.taken {
@@ -163,9 +163,7 @@ func (s *Spool) rotate(first uint64) error {
 	signal(s.background) // the previous segment may be removable now
 	s.wakeCursors()      // an open file of a removed segment would keep its disk space in use
 	// Readers know the end of the segment from its last record, so nothing depends on this.
-	if capacity > end {
-		_ = before.Truncate(end)
-	}
+	_ = before.Truncate(end)
 	return before.Close() // already synced; its error is reported, because it can mean lost data
 }
 
@@ -209,11 +207,11 @@ func createSegment(fs FS, first uint64) (File, error) {
 // errUseless means that fill was stopped.
 var errUseless = errors.New("it is not needed any more")
 
-// fill preallocates a new file and syncs it, in parts, so that the sync of a record waits for no more than one of them. It
-// stops between two if useless returns true.
-func fill(f File, size int64, useless func() bool) error {
+// fill preallocates a file from an offset to size and syncs it, in parts, so that the sync of a record waits for no
+// more than one of them. It stops between two if useless returns true.
+func fill(f File, from, size int64, useless func() bool) error {
 	part := bytes.Repeat([]byte{filling}, int(min(size, fillAtOnce)))
-	for at := int64(0); at < size; at += fillAtOnce {
+	for at := from; at < size; at += fillAtOnce {
 		if useless() {
 			return errUseless
 		}
@@ -227,11 +225,11 @@ func fill(f File, size int64, useless func() bool) error {
 	return nil
 }
 
-// writeHeader writes the header of a new segment and does not sync it: the sync of the first record covers it. If the
-// write fails the file is removed, so that a full disk can be opened.
+// writeHeader writes the header of a new segment, and that the log ends there, and does not sync it: the sync of the
+// first record covers it. If the write fails the file is removed, so that a full disk can be opened.
 func writeHeader(fs FS, f File, id spoolID, first uint64) error {
 	// A torn header is valid input for Open: in the last segment it is written again from the id and the name.
-	if _, err := f.WriteAt(id.appendSegmentHeader(nil, first), 0); err != nil {
+	if _, err := f.WriteAt(id.appendEndMark(id.appendSegmentHeader(nil, first), first), 0); err != nil {
 		_ = f.Close()
 		_ = fs.Remove(segmentName(first))
 		return fmt.Errorf("cannot create a segment: %w", err)
@@ -244,7 +242,7 @@ func writeHeader(fs FS, f File, id spoolID, first uint64) error {
 func newSegment(fs FS, id spoolID, first uint64, preallocated int64) (File, error) {
 	f, err := createSegment(fs, first)
 	if err == nil {
-		if err = fill(f, preallocated, func() bool { return false }); err != nil {
+		if err = fill(f, 0, preallocated, func() bool { return false }); err != nil {
 			_ = f.Close()
 			_ = fs.Remove(segmentName(first))
 		}
