@@ -41,9 +41,9 @@ func TestFaults(t *testing.T) {
 		write: {crashfs.Write: fails, crashfs.Sync: fails},
 		rotate: {
 			crashfs.Create: fails, crashfs.Write: fails, crashfs.Sync: fails,
-			crashfs.SyncDir: fails, crashfs.Close: fails,
+			crashfs.SyncDir: fails, crashfs.Close: fails, crashfs.Open: fails, crashfs.Rename: fails,
 		},
-		ahead: {crashfs.Create: works, crashfs.SyncDir: works},
+		ahead: {crashfs.Create: works},
 		save: {
 			crashfs.Create: works, crashfs.Write: works, crashfs.Sync: works, crashfs.Rename: works,
 			crashfs.SyncDir: works, crashfs.Close: works,

@@ -19,7 +19,7 @@ const (
 	markPrefix1  = "offered-" // of version 1; removed at Open
 	idName       = "spool"
 	lockName     = "lock"
-	nextName     = "next" + tmpSuffix // the next segment, before it has a number
+	nextName     = "next" + tmpSuffix // the next segment, before the log comes to it
 )
 
 // ErrNewer means that a newer version of postbridge wrote a file, in a format that this one cannot read. Open then

@@ -18,7 +18,7 @@ type View struct {
 	ID string
 	// InUse reports that a process had the spool open; files may have changed since.
 	InUse bool
-	// Segments are all segments, oldest first, without unused preallocated ones.
+	// Segments are all segments, oldest first, without the empty ones that version 1 created ahead.
 	Segments []SegmentInfo
 	// Cursors are the saved positions that are valid, sorted by bus.
 	Cursors []CursorInfo
@@ -50,7 +50,6 @@ type SegmentInfo struct {
 	version       uint32  // in its header; 0 if that is damaged
 	id            spoolID // in its header
 	headerDamaged bool    // its header is invalid
-	cleared       bool    // there is nothing in the place of its header
 	err           error   // why the segment cannot be used
 }
 
@@ -126,12 +125,12 @@ func load(fs FS, inUse bool) (*View, error) {
 	return v, nil
 }
 
-// dropUnused leaves out the preallocated segments that the writer has not reached. If all segments are unused, the last
-// one counts, because its name tells where the sequences continue.
+// dropUnused leaves out the empty segments that version 1 created ahead. If all are empty, the last one counts, because
+// its name tells where the sequences continue.
 func (v *View) dropUnused() {
 	all := v.Segments
 	v.Segments = slices.DeleteFunc(slices.Clone(all), func(g SegmentInfo) bool {
-		if v.unused(g) {
+		if g.Bytes == 0 {
 			v.leftovers = append(v.leftovers, g.Name)
 			return true
 		}
@@ -144,21 +143,6 @@ func (v *View) dropUnused() {
 		// The range of a segment ends where the next one begins, whatever its records are.
 		v.Segments[i-1].Last = v.Segments[i].First - 1
 	}
-}
-
-// unused reports whether nothing was written to a segment since it was preallocated. The header may be damaged, so its
-// bytes alone do not prove that. What is left of an earlier use has lower sequences.
-func (v *View) unused(g SegmentInfo) bool {
-	if !g.cleared {
-		return false
-	}
-	f, err := v.fs.Open(g.Name)
-	if err != nil {
-		return v.InUse && errors.Is(err, os.ErrNotExist) // it got another name
-	}
-	defer f.Close()
-	used, err := v.id.hasHeader(f, segmentHeaderLen, g.Bytes, g.First)
-	return !used && err == nil
 }
 
 // fault adds a Fault. A file that no longer exists was removed by the process that has the spool open.
@@ -180,11 +164,10 @@ func (v *View) loadHeader(f FileInfo, first uint64) {
 	// Only the header: Open must not depend on how many records are unpublished.
 	b, err := readFile(v.fs, f.Name, segmentHeaderLen)
 	if err == nil {
-		g.cleared = filled(b)
 		g.version, g.id, err = parseSegmentHeader(b)
 	}
 	if v.InUse && errors.Is(err, os.ErrNotExist) {
-		return // a preallocated segment that got another name, or a removed one
+		return // removed since it was listed
 	}
 	g.err = err
 	v.Segments = append(v.Segments, g)

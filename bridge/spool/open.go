@@ -58,7 +58,7 @@ func (s *Spool) open() error {
 	if refused := v.Refused(); len(refused) > 0 {
 		return fmt.Errorf("%s: %w ('postbridge spool repair' quarantines the file)", refused[0].File, refused[0].Err)
 	}
-	// Neither a .tmp file nor an unused preallocated segment has content that anything refers to.
+	// Neither a .tmp file nor an empty segment that version 1 created ahead has content that anything refers to.
 	for _, name := range v.leftovers {
 		if err := s.fs.Remove(name); err != nil {
 			return err

@@ -19,6 +19,7 @@ import (
 type hookedFS struct {
 	*crashfs.FS
 	created func(name string)
+	renamed func(from string) error
 	removed func(usedAgain bool)
 	listed  func()
 	opened  func(name string)
@@ -41,6 +42,11 @@ func (h *hookedFS) Remove(name string) error {
 func (h *hookedFS) Rename(from, to string) error {
 	if h.removed != nil && to == "next.tmp" {
 		h.removed(true)
+	}
+	if h.renamed != nil {
+		if err := h.renamed(from); err != nil {
+			return err
+		}
 	}
 	return h.FS.Rename(from, to)
 }
@@ -191,7 +197,7 @@ func TestMaxBytesWithPreallocation(t *testing.T) {
 			o.MaxBytes = 4 << 20
 			s := open(t, fs, o)
 			hold, held := make(chan struct{}), false
-			for s.Stats().Bytes < 3<<20 {
+			for s.Stats().Bytes < 5<<19 {
 				appendAll(t, s, string(thousand))
 				synctest.Wait()
 			}
@@ -538,7 +544,6 @@ func TestReuseFails(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				fs, o := &hookedFS{FS: crashfs.New(t)}, options()
 				o.MaxBytes, o.Keep = 1<<20, 0
-				s := open(t, fs, o)
 				failed := false
 				fs.removed = func(usedAgain bool) {
 					if usedAgain && !failed {
@@ -547,6 +552,7 @@ func TestReuseFails(t *testing.T) {
 						fs.Inject(crashfs.Fault{Op: op, Nth: 1, Outcome: outcome})
 					}
 				}
+				s := open(t, fs, o)
 				for range 1000 {
 					appendAll(t, s, string(thousand))
 					synctest.Wait()

@@ -191,16 +191,15 @@ func (id spoolID) hasHeader(f File, from, size int64, low uint64) (bool, error) 
 	return false, nil
 }
 
-// recordsFitting returns the total length of the leading records of buf that fit into space bytes and, unless until is
-// zero, have a sequence below until.
-func (id spoolID) recordsFitting(buf []byte, space int64, until uint64) (fit int64) {
+// recordsFitting returns the total length of the leading records of buf that fit into space bytes.
+func (id spoolID) recordsFitting(buf []byte, space int64) (fit int64) {
 	// The usual case: the whole batch fits.
-	if int64(len(buf)) <= space && until == 0 {
+	if int64(len(buf)) <= space {
 		return int64(len(buf))
 	}
 	for fit < int64(len(buf)) {
 		n, _ := id.recordLen(buf[fit:])
-		if fit+n > space || recordSequence(buf[fit:]) == until {
+		if fit+n > space {
 			break
 		}
 		fit += n

@@ -45,19 +45,13 @@ func (g *segment) name() string { return segmentName(g.first) }
 //	24  4  zero
 //	28  4  CRC32C over bytes 0 to 28, not seeded by the id
 //
-// A file without a header, empty or filled there, is a preallocated segment that the writer has not reached. What is
-// behind the end mark of the last segment means nothing: it was filled, or is left of an earlier use of the file.
+// What is behind the end mark of the last segment means nothing: it was preallocated, or is left of an earlier use of
+// the file. Version 1 created the next segment as an empty file with its name.
 const (
 	segmentMagic     = "PBSPOOL\xff"
 	segmentHeaderLen = 32
 	segmentSuffix    = ".seg"
 )
-
-// filling is every byte of a new preallocated segment, and of the header of one that was used before.
-const filling = 0xff
-
-// filled reports whether all of b is filling.
-func filled(b []byte) bool { return bytes.Count(b, []byte{filling}) == len(b) }
 
 // segmentName returns the file name of a segment: first as 20 decimal digits, so that names sort like sequences.
 func segmentName(first uint64) string { return fmt.Sprintf("%020d%s", first, segmentSuffix) }

@@ -102,25 +102,24 @@ type Spool struct {
 	// operation. Always, unless err is set:
 	//	 - durable < next; each sequence above durable is in flushing or, after those, in pending
 	//	 - segments is not empty, and its last element is the one whose file the writer appends to
-	//	 - preallocated.first is above durable, and no record at or above it is in an earlier segment
 	//	 - bytes and free include records that are not written yet, so that what was accepted fits
 	mu           sync.Mutex
 	full         bool  // the last Append was refused for lack of space
 	refusedBytes int64 // size of the largest record refused since there was last nothing to remove for it
 	err          error // sticky; wraps ErrFailed
 	closed       bool
-	pending      *batch               // collects appended records
-	flushing     *batch               // the writer is making it durable; nil if none
-	spare        []byte               // the buffer of an earlier batch, for reuse
-	next         uint64               // sequence of the next record
-	durable      uint64               // highest sequence that is durable or will never be used
-	segments     []*segment           // oldest first
-	preallocated *preallocatedSegment // follows the last segment; nil if there is none
-	nextSize     int64                // size of the file nextName, for the segment after that; 0 if there is none
-	bytes        int64                // of all records, headers and .bad files, also of records not yet written
-	free         int64                // bytes of the disk free or preallocated, as measured, less what was accepted since
-	accepted     int64                // bytes of records appended since Open
-	written      int64                // bytes of records synced since Open; at most accepted
+	pending      *batch     // collects appended records
+	flushing     *batch     // the writer is making it durable; nil if none
+	spare        []byte     // the buffer of an earlier batch, for reuse
+	next         uint64     // sequence of the next record
+	durable      uint64     // highest sequence that is durable or will never be used
+	segments     []*segment // oldest first
+	nextSize     int64      // size of the file nextName, the next segment; 0 if there is none
+	nextTaken    bool       // the writer is giving that file its name
+	bytes        int64      // of all records, headers and .bad files, also of records not yet written
+	free         int64      // bytes of the disk free or preallocated, as measured, less what was accepted since
+	accepted     int64      // bytes of records appended since Open
+	written      int64      // bytes of records synced since Open; at most accepted
 	cursors      []*Cursor
 }
 
@@ -222,7 +221,7 @@ func (s *Spool) space() int64 { return min(s.o.MaxBytes-overhead-s.bytes, s.free
 // that Append finds the space already there. Needs mu.
 func (s *Spool) spaceLow() bool {
 	need := max(s.slack(), s.refusedBytes)
-	if s.preallocated == nil && s.nextSize == 0 {
+	if s.nextSize == 0 {
 		need = max(need, s.segmentSize())
 	}
 	return s.space()-s.reserved() < need
@@ -299,12 +298,8 @@ func (s *Spool) Close() error {
 		c.closeSegment()
 		c.closeFile()
 	}
-	// Without a header, so a crash before its removal is harmless: Open removes it.
-	if s.preallocated != nil {
-		s.discard(s.preallocated)
-	}
 	if s.nextSize > 0 {
-		_ = s.fs.Remove(nextName) // as above
+		_ = s.fs.Remove(nextName) // Open removes it, too
 	}
 	err := errors.Join(s.file.Close(), s.lock.Close())
 	if !reported {

@@ -1,7 +1,7 @@
 package spool
 
 import (
-	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"runtime"
@@ -34,7 +34,7 @@ func (s *Spool) runWriter() {
 			return
 		}
 		s.flush()
-		s.switchToPreallocated()
+		s.moveOn()
 	}
 }
 
@@ -73,16 +73,13 @@ func (s *Spool) flush() {
 // writeBatch appends a batch to the log, in as many segments as it needs, and syncs each. On an error, some records
 // may be durable and others not; recovery decides.
 func (s *Spool) writeBatch(b *batch) error {
-	// The preallocated segment has a fixed first sequence: the log must switch to it there, or before.
-	until := s.preallocatedFirst(b.last)
 	for buf := b.buf; len(buf) > 0; {
-		n := s.id.recordsFitting(buf, s.capacity-s.end-endMarkLen, until)
-		// The next record does not fit, or belongs to the preallocated segment.
-		if n == 0 && (s.end > segmentHeaderLen || recordSequence(buf) == until) {
+		n := s.id.recordsFitting(buf, s.capacity-s.end-endMarkLen)
+		// The next record does not fit.
+		if n == 0 && s.end > segmentHeaderLen {
 			if err := s.rotate(recordSequence(buf)); err != nil {
 				return err
 			}
-			until = 0
 			continue
 		}
 		if n == 0 {
@@ -125,7 +122,7 @@ func (s *Spool) advanceDurable(last uint64) {
 	// One critical section: a cursor sees size and last of the same commit, and Wait agrees with them.
 	g.size, g.last, s.durable = s.end, last, last
 	// The background goroutine sees the same state under mu and decides what is due.
-	if _, when := s.preallocationDue(); when != notDue || s.spaceLow() {
+	if _, due := s.preallocationDue(); due || s.spaceLow() {
 		signal(s.background)
 	}
 	s.mu.Unlock()
@@ -139,24 +136,46 @@ func (s *Spool) wakeCursors() {
 	}
 }
 
+// moveOn makes the next segment the last one if that is due although no record needs it yet.
+func (s *Spool) moveOn() {
+	s.mu.Lock()
+	first, due := s.durable+1, s.moveDue()
+	s.mu.Unlock()
+	if !due {
+		return
+	}
+	if err := s.rotate(first); err != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.fail(err)
+	}
+}
+
 // rotate makes the segment with the given first sequence the last one. Everything in the segment before it is durable,
 // so at each moment only the last segment can have a torn tail: that is why Open scans no other.
 func (s *Spool) rotate(first uint64) error {
-	// The file has no records and its name is durable. The segment before it needs no more syncs.
-	f, preallocated, err := s.nextFile(first)
+	s.mu.Lock()
+	size := s.nextSize
+	s.nextTaken = size > 0
+	s.mu.Unlock()
+	// A commit waits for this once in a segment.
+	from := nextName
+	var err error
+	if size == 0 {
+		from, err = createSegment(s.fs, first, 0) // there was no space for a preallocated one, or no time
+	}
+	var f File
 	if err == nil {
-		err = writeHeader(s.fs, f, s.id, first)
+		f, err = nameSegment(s.fs, s.id, from, first)
 	}
 	if err != nil {
 		return err
 	}
-	// A crash here leaves a last segment that is unused or has an incomplete header: Open removes it or writes the
-	// header.
 	before, end := s.file, s.end
 	s.mu.Lock()
-	s.addSegment(first, segmentHeaderLen, preallocated)
-	if s.preallocated != nil && s.preallocated.taken {
-		s.preallocated = nil
+	s.addSegment(first, segmentHeaderLen, size)
+	if s.nextTaken {
+		s.nextSize, s.nextTaken = 0, false
 	}
 	s.appendTo(f)
 	s.mu.Unlock()
@@ -171,7 +190,7 @@ func (s *Spool) rotate(first uint64) error {
 func (s *Spool) appendTo(f File) {
 	g := s.segments[len(s.segments)-1]
 	// end is behind the header, which becomes durable with the first record, or behind the last record.
-	s.file, s.end, s.capacity = f, g.size, s.capacityOf(g)
+	s.file, s.end, s.capacity = f, g.size, cmp.Or(g.preallocated, s.segmentSize())
 }
 
 // addSegment appends a segment of size bytes to the list and closes the range of the one before it. Needs mu, except
@@ -188,29 +207,13 @@ func (s *Spool) addSegment(first uint64, size, preallocated int64) {
 	s.bytes += size
 }
 
-// createSegment creates the empty file of a segment. Its name is durable on return, so that the sync of a record is
-// all that a commit needs.
-func createSegment(fs FS, first uint64) (File, error) {
-	f, err := fs.Create(segmentName(first))
-	if err == nil {
-		// Commit point of the name: a crash after this finds the empty file, a crash before it may not.
-		if err = fs.SyncDir(); err == nil {
-			return f, nil
-		}
-		// The first error is the one to return.
-		_ = f.Close()
-		_ = fs.Remove(segmentName(first))
-	}
-	return nil, fmt.Errorf("cannot create a segment: %w", err)
-}
-
 // errUseless means that fill was stopped.
 var errUseless = errors.New("it is not needed any more")
 
 // fill preallocates a file from an offset to size and syncs it, in parts, so that the sync of a record waits for no
 // more than one of them. It stops between two if useless returns true.
 func fill(f File, from, size int64, useless func() bool) error {
-	part := bytes.Repeat([]byte{filling}, int(min(size, fillAtOnce)))
+	part := make([]byte, min(size, fillAtOnce))
 	for at := from; at < size; at += fillAtOnce {
 		if useless() {
 			return errUseless
@@ -225,38 +228,53 @@ func fill(f File, from, size int64, useless func() bool) error {
 	return nil
 }
 
-// writeHeader writes the header of a new segment, and that the log ends there, and does not sync it: the sync of the
-// first record covers it. If the write fails the file is removed, so that a full disk can be opened.
-func writeHeader(fs FS, f File, id spoolID, first uint64) error {
-	// A torn header is valid input for Open: in the last segment it is written again from the id and the name.
-	if _, err := f.WriteAt(id.appendEndMark(id.appendSegmentHeader(nil, first), first), 0); err != nil {
-		_ = f.Close()
-		_ = fs.Remove(segmentName(first))
-		return fmt.Errorf("cannot create a segment: %w", err)
+// createSegment creates the file of a segment under a temporary name, which it returns.
+func createSegment(fs FS, first uint64, size int64) (name string, err error) {
+	name = segmentName(first) + tmpSuffix
+	f, err := fs.Create(name)
+	if err == nil {
+		err = errors.Join(fill(f, 0, size, func() bool { return false }), f.Close())
 	}
-	return nil
+	if err != nil {
+		return "", fmt.Errorf("cannot create a segment: %w", err)
+	}
+	return name, nil
 }
 
-// newSegment creates a segment that is durable without records: its name alone keeps sequences below first from being
-// used again.
-func newSegment(fs FS, id spoolID, first uint64, preallocated int64) (File, error) {
-	f, err := createSegment(fs, first)
+// nameSegment makes a file a durable segment without records: its name alone keeps sequences below first from being
+// used again. A crash before it returns leaves a file with a temporary name, or the segment.
+func nameSegment(fs FS, id spoolID, from string, first uint64) (f File, err error) {
+	f, err = fs.Open(from)
 	if err == nil {
-		if err = fill(f, 0, preallocated, func() bool { return false }); err != nil {
-			_ = f.Close()
-			_ = fs.Remove(segmentName(first))
+		_, err = f.WriteAt(id.appendEndMark(id.appendSegmentHeader(nil, first), first), 0)
+		if err == nil {
+			err = f.Sync()
 		}
+		err = errors.Join(err, f.Close()) // closed, so that Windows can rename it
 	}
 	if err == nil {
-		err = writeHeader(fs, f, id, first)
+		err = fs.Rename(from, segmentName(first))
 	}
+	// Commit point of the name, so that the sync of a record is all that a commit needs.
+	if err == nil {
+		err = fs.SyncDir()
+	}
+	if err == nil {
+		f, err = fs.Open(segmentName(first))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot start a segment: %w", err)
+	}
+	return f, nil
+}
+
+// newSegment creates a durable segment.
+func newSegment(fs FS, id spoolID, first uint64, preallocated int64) (File, error) {
+	name, err := createSegment(fs, first, preallocated)
 	if err != nil {
 		return nil, err
 	}
-	if err := f.Sync(); err != nil {
-		return nil, errors.Join(fmt.Errorf("cannot create a segment: %w", err), f.Close())
-	}
-	return f, nil
+	return nameSegment(fs, id, name, first)
 }
 
 // fail makes an error permanent and fails the pending batch; the caller fails the one being flushed. Needs mu. It is
