@@ -18,14 +18,16 @@ type Member struct {
 
 // IDs makes the ids of events. It reuses memory between calls and must not be used concurrently. The zero value is
 // ready.
-type IDs struct{ order []int } // indexes of the previous body's members, sorted by name
+type IDs struct {
+	order []int  // indexes of the previous body's members, sorted by name
+	text  []byte // that was hashed last
+}
 
 // Of returns the id of an event, 32 hex digits: a hash of the broker and of the state of each member, sorted by name.
 // The function state returns the state of one member, in one spelling for all values that mean the same, or "" if the
 // member is not part of the order's state.
 func (ids *IDs) Of(broker string, members []Member, state func(Member) string) string {
-	var buf [1536]byte
-	text := appendField(buf[:0], broker)
+	text := appendField(ids.text[:0], broker)
 	for order := ids.byName(members); len(order) > 0; {
 		n := 1
 		for n < len(order) && sameName(members[order[0]].Name, members[order[n]].Name) {
@@ -34,6 +36,7 @@ func (ids *IDs) Of(broker string, members []Member, state func(Member) string) s
 		text = appendState(text, members, order[:n], state)
 		order = order[n:]
 	}
+	ids.text = text
 	return hashText(text)
 }
 
