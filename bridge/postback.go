@@ -64,19 +64,17 @@ func Normalize(b Broker, p *Postback, verifiedBy string, received time.Time) *ev
 	body := scan.RemoveMembers(p.Body, personal)
 	members, err := p.Members()
 	setRaw(e, body, !errors.Is(err, scan.ErrNotJSON))
-	var order event.Order
 	if err == nil || len(bytes.TrimSpace(p.Body)) == 0 && !errors.Is(err, errUnreadable) {
-		order, err = b.Normalize(members)
+		e.Order, err = b.Normalize(members)
 	}
 	if err != nil {
 		if kind, ok := errors.AsType[NotAnOrder](err); ok {
 			e.Other = string(kind)
 		}
-		e.Status = event.StatusUnknown
+		e.Order = event.Order{Status: event.StatusUnknown}
 		e.ID = event.OfBody(e.Broker, body)
 		return e
 	}
-	e.Order = order
 	e.ID = p.ids.Of(e.Broker, members, stateWithout(personal, b.State))
 	return e
 }
