@@ -59,53 +59,50 @@ func checkPath(token string, tokens []string) error {
 
 // claim holds the members of a body that the checksum covers or that select the secret.
 type claim struct {
-	orderID, orderTime, userID, appID, checksum string
+	orderID, orderTime, userID, checksum covered
+
+	appID string
 
 	// userIDFormula accepts a checksum that covers the user id in place of the time.
 	userIDFormula bool
-	// times counts the members named checksum, or like a member that it covers, without regard to case. A consumer of
-	// raw may match names without regard to case, or use the first of two: it would read a value that the checksum
-	// does not cover.
-	times struct{ orderID, orderTime, userID, checksum int }
+}
+
+// covered is the checksum or a member that it covers.
+type covered struct {
+	value string
+	// times counts the members of that name without regard to case. A consumer of raw may match names without regard
+	// to case, or use the first of two: it would read a value that the checksum does not cover.
+	times int
 }
 
 func (c *claim) member(name string, v body.Value) {
-	c.count(name)
-	switch name {
-	case "order_id":
-		c.orderID = v.Literal()
-	case "order_timestamp":
-		c.orderTime = v.Literal()
-	case "user_id":
-		c.userID = v.Literal()
-	case "app_id":
-		c.appID = v.Text()
-	case "checksum":
-		c.checksum = v.Literal()
+	switch name[:min(len(name), 1)] { // fast path: most names begin with another letter
+	case "o", "O":
+		c.orderID.member("order_id", name, v)
+		c.orderTime.member("order_timestamp", name, v)
+	case "u", "U":
+		c.userID.member("user_id", name, v)
+	case "c", "C":
+		c.checksum.member("checksum", name, v)
+	case "a":
+		if name == "app_id" {
+			c.appID = v.Text()
+		}
 	}
 }
 
-func (c *claim) count(name string) {
-	switch name[:min(len(name), 1)] {
-	case "o", "O", "u", "U", "c", "C":
-	default:
-		return // fast path: most names begin with another letter
+func (c *covered) member(want, name string, v body.Value) {
+	if name == want {
+		c.value = v.Literal()
 	}
-	switch {
-	case strings.EqualFold(name, "order_id"):
-		c.times.orderID++
-	case strings.EqualFold(name, "order_timestamp"):
-		c.times.orderTime++
-	case strings.EqualFold(name, "user_id"):
-		c.times.userID++
-	case strings.EqualFold(name, "checksum"):
-		c.times.checksum++
+	if strings.EqualFold(name, want) {
+		c.times++
 	}
 }
 
 // repeated reports whether the body has a member twice that the checksum covers.
 func (c *claim) repeated() bool {
-	return c.times.orderID > 1 || c.times.orderTime > 1 || c.times.checksum > 1 || c.userIDFormula && c.times.userID > 1
+	return c.orderID.times > 1 || c.orderTime.times > 1 || c.checksum.times > 1 || c.userIDFormula && c.userID.times > 1
 }
 
 // check returns the formula with which the checksum matches one of the secrets.
@@ -120,9 +117,9 @@ func (c *claim) check(secrets []Secret) (how string, err error) {
 	if c.appID != "" && !slices.ContainsFunc(secrets, c.isCandidate) {
 		return "", unknownApp(c.appID)
 	}
-	sum, ok := parseChecksum(c.checksum)
-	byTime := beginsWithYear(c.orderTime) && c.madeWith(c.orderTime, sum, secrets)
-	byUser := c.userIDFormula && c.madeWith(c.userID, sum, secrets)
+	sum, ok := parseChecksum(c.checksum.value)
+	byTime := beginsWithYear(c.orderTime.value) && c.madeWith(c.orderTime.value, sum, secrets)
+	byUser := c.userIDFormula && c.madeWith(c.userID.value, sum, secrets)
 	switch {
 	case ok && byTime:
 		return "checksum", nil
@@ -166,13 +163,13 @@ func (c *claim) madeWith(middle string, sum [sha256.Size]byte, secrets []Secret)
 			continue
 		}
 		text := make([]byte, 0, 128)
-		text = append(text, c.orderID...)
+		text = append(text, c.orderID.value...)
 		text = append(text, middle...)
 		text = append(text, s.Secret...)
 		made := sha256.Sum256(text)
 		match |= subtle.ConstantTimeCompare(made[:], sum[:])
 	}
-	return match == 1 && c.orderID != "" && middle != ""
+	return match == 1 && c.orderID.value != "" && middle != ""
 }
 
 // parseChecksum parses 64 hex digits in upper or lower case.
