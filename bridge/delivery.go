@@ -84,10 +84,13 @@ func (d *Delivery) Subject(dest Destination) string {
 
 // MsgID identifies this acceptance of the event, so that a retry is stored once and a state that returns is stored
 // again.
-func (d *Delivery) MsgID() string { return d.Spool + "." + d.SequenceText() }
+func (d *Delivery) MsgID() string {
+	b := append(make([]byte, 0, 64), d.Spool...)
+	return string(d.appendSequence(append(b, '.')))
+}
 
 // SequenceText returns the sequence with 20 digits, so that it sorts as text.
-func (d *Delivery) SequenceText() string { return string(d.appendSequence(nil)) }
+func (d *Delivery) SequenceText() string { return string(d.appendSequence(make([]byte, 0, 20))) }
 
 func (d *Delivery) appendSequence(b []byte) []byte {
 	var digits [20]byte // as many as the greatest has
@@ -105,7 +108,7 @@ func (d *Delivery) Attributes() [9][2]string {
 	b := make([]byte, 0, 128)
 	b = append(append(b, "/postbridge/"...), d.Broker...)
 	source := len(b)
-	b = append(b, formatTime(d.ReceivedAt)...)
+	b = appendTime(b, d.ReceivedAt)
 	received := len(b)
 	b = append(append(append(b, d.UserID...), '/'), d.OrderID...)
 	subject := len(b)
@@ -123,19 +126,22 @@ func (d *Delivery) Attributes() [9][2]string {
 	}
 }
 
-// formatTime returns a time in the layout event.TimeFormat. time.Format parses a layout each time, except those of RFC
+// formatTime returns a time in the layout event.TimeFormat.
+func formatTime(t time.Time) string { return string(appendTime(make([]byte, 0, len(event.TimeFormat)), t)) }
+
+// appendTime appends a time in the layout event.TimeFormat. time.Format parses a layout each time, except those of RFC
 // 3339, whose fraction has no zeros at its end.
-func formatTime(t time.Time) string {
-	var buf [len(event.TimeFormat)]byte
-	text := t.UTC().AppendFormat(buf[:0], time.RFC3339Nano)
-	text = text[:len(text)-len("Z")]
-	if len(text) == len("2006-01-02T15:04:05") {
-		text = append(text, '.')
+func appendTime(b []byte, t time.Time) []byte {
+	start := len(b)
+	b = t.UTC().AppendFormat(b, time.RFC3339Nano)
+	b = b[:len(b)-len("Z")]
+	if len(b)-start == len("2006-01-02T15:04:05") {
+		b = append(b, '.')
 	}
-	for len(text) < len(buf)-len("Z") {
-		text = append(text, '0')
+	for len(b)-start < len(event.TimeFormat)-len("Z") {
+		b = append(b, '0')
 	}
-	return string(append(text, 'Z'))
+	return append(b, 'Z')
 }
 
 // ContentType is the media type of Data.

@@ -34,10 +34,11 @@ func (c *eventCopy) message(h *headers) *natsgo.Msg {
 type headers struct {
 	all    natsgo.Header
 	values [][]string // in all: the message id, the stream and the attributes, one value each
+	trace  []string   // in all if there is a trace context
 }
 
 func newHeaders() *headers {
-	h := &headers{all: natsgo.Header{headerContentType: {bridge.ContentType}}}
+	h := &headers{all: natsgo.Header{headerContentType: {bridge.ContentType}}, trace: make([]string, 1)}
 	names := []string{jetstream.MsgIDHeader, jetstream.ExpectedStreamHeader}
 	for _, attribute := range new(bridge.Delivery).Attributes() {
 		names = append(names, "ce-"+attribute[0])
@@ -53,15 +54,18 @@ func newHeaders() *headers {
 // context, and the expected stream, so that no other stores it. They are valid until the next call.
 func (h *headers) of(d *bridge.Delivery, stream string) natsgo.Header {
 	h.values[0][0], h.values[1][0] = d.MsgID(), stream
-	for i, attribute := range d.Attributes() {
-		value := attribute[1]
+	attributes := d.Attributes()
+	for i := range attributes {
+		value := attributes[i][1]
 		if len(value) > maxHeaderValue { // only ids from the broker can be so long
 			value = event.EscapeToken(d.UserID) + "/" + event.EscapeToken(d.OrderID)
 		}
 		h.values[2+i][0] = percentEncode(value)
 	}
-	if delete(h.all, headerTraceParent); d.TraceParent != "" {
-		h.all[headerTraceParent] = []string{d.TraceParent}
+	if h.trace[0] = d.TraceParent; d.TraceParent == "" {
+		delete(h.all, headerTraceParent)
+	} else {
+		h.all[headerTraceParent] = h.trace
 	}
 	return h.all
 }
@@ -69,13 +73,17 @@ func (h *headers) of(d *bridge.Delivery, stream string) natsgo.Header {
 // percentEncode encodes a value for the CloudEvents binding of NATS: every byte of its UTF-8 that is not printable
 // ASCII, and space, " and %, become % and two hex digits.
 func percentEncode(s string) string {
-	escaped := func(c rune) bool { return c <= ' ' || c > '~' || c == '"' || c == '%' }
-	if !strings.ContainsFunc(s, escaped) {
-		return s
+	escaped := func(c byte) bool { return c <= ' ' || c > '~' || c == '"' || c == '%' }
+	n := 0
+	for n < len(s) && !escaped(s[n]) {
+		n++
+	}
+	if n == len(s) {
+		return s // as nearly all values: no copy
 	}
 	var b strings.Builder
 	for _, c := range []byte(s) {
-		if escaped(rune(c)) {
+		if escaped(c) {
 			fmt.Fprintf(&b, "%%%02X", c)
 		} else {
 			b.WriteByte(c)
