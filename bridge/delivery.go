@@ -127,7 +127,9 @@ func (d *Delivery) Attributes() [9][2]string {
 }
 
 // formatTime returns a time in the layout event.TimeFormat.
-func formatTime(t time.Time) string { return string(appendTime(make([]byte, 0, len(event.TimeFormat)), t)) }
+func formatTime(t time.Time) string {
+	return string(appendTime(make([]byte, 0, len(event.TimeFormat)), t))
+}
 
 // appendTime appends a time in the layout event.TimeFormat. time.Format parses a layout each time, except those of RFC
 // 3339, whose fraction has no zeros at its end.

@@ -201,9 +201,15 @@ func (p *pump) waitForSpace(ctx context.Context) bool {
 	return ctx.Err() == nil
 }
 
-// full reports whether the in-flight window has no space. Needs mu.
+// full reports whether the in-flight window has no space. For a pump that waits it has none until a sixteenth is free:
+// a goroutine that is woken for each event costs more than the event's own work. Needs mu.
 func (p *pump) full() bool {
-	return p.inFlight >= maxInFlight || p.inFlightBytes >= maxInFlightBytes || len(p.window) >= maxWindow
+	parts := 16
+	if p.waiting {
+		parts--
+	}
+	return p.inFlight >= maxInFlight/16*parts || p.inFlightBytes >= maxInFlightBytes/16*parts ||
+		len(p.window) >= maxWindow/16*parts
 }
 
 // reportStuck reports the event that holds up the window. Unless waitForSpace waits, nothing would end the condition:
@@ -319,7 +325,9 @@ func (p *pump) markDone(s *slot, f busFate) *Delivery {
 	p.inFlight--
 	p.inFlightBytes -= s.bytes
 	p.commitPrefix()
-	p.spaceAvailable.Signal()
+	if p.waiting && !p.full() {
+		p.spaceAvailable.Signal()
+	}
 	p.wakeQuarantine()
 	return d
 }
