@@ -1,6 +1,7 @@
 package nats
 
 import (
+	"bytes"
 	"encoding/json"
 	"strconv"
 	"strings"
@@ -50,9 +51,9 @@ func (d *destination) decodeAnswer(m *natsgo.Msg) (*jetstream.PubAck, error) {
 		return nil, jetstream.ErrNoStreamResponse
 	}
 	// The usual text of current servers, which JSON takes ten times as long for.
-	number, starts := strings.CutPrefix(string(m.Data), `{"stream":"`+d.stream+`","seq":`)
-	number, ends := strings.CutSuffix(number, "}")
-	if sequence, err := strconv.ParseUint(number, 10, 64); starts && ends && err == nil {
+	number, starts := bytes.CutPrefix(m.Data, d.ack)
+	number, ends := bytes.CutSuffix(number, []byte("}"))
+	if sequence, err := strconv.ParseUint(string(number), 10, 64); starts && ends && err == nil {
 		return &jetstream.PubAck{Stream: d.stream, Sequence: sequence}, nil
 	}
 	return decodeAck(m.Data)

@@ -149,7 +149,7 @@ func (e *Events) publish(ctx context.Context, dest *destination, d *bridge.Deliv
 // subjects.
 func (e *Events) Orders(ctx context.Context, broker, user string, since, until time.Time) (ids []string, err error) {
 	d := e.dests[bridge.Orders]
-	start := d.prefix + string(bridge.Orders) + "." + broker + "." + event.EscapeToken(user) + "."
+	start := d.root + broker + "." + event.EscapeToken(user) + "."
 	last := make(map[string]time.Time)
 	err = e.read(ctx, start+"*", since, func(m jetstream.Msg, meta *jetstream.MsgMetadata) {
 		last[strings.TrimPrefix(m.Subject(), start)] = meta.Timestamp

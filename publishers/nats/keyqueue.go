@@ -32,8 +32,8 @@ type entry struct {
 	next     *entry // in the key queue
 	refused  error  // set once a copy was refused for good
 
-	copies [2]eventCopy
-	n      int // how many of copies are used
+	copies []eventCopy
+	first  [1]eventCopy // the memory of copies, unless there are two: few events are rejects
 }
 
 // eventCopy is an event for one destination.
@@ -60,16 +60,16 @@ type eventCopy struct {
 
 func (p *Publisher) newEntry(d *bridge.Delivery, done func(error)) *entry {
 	e := &entry{delivery: d, done: done}
+	e.copies = e.first[:0]
 	for _, name := range d.Destinations() {
-		e.copies[e.n] = eventCopy{entry: e, dest: p.destinations[name], earlier: d.Redelivered}
-		e.n++
+		e.copies = append(e.copies, eventCopy{entry: e, dest: p.destinations[name], earlier: d.Redelivered})
 	}
 	return e
 }
 
 // finished reports whether every copy is.
 func (e *entry) finished() bool {
-	for i := range e.n {
+	for i := range e.copies {
 		if !e.copies[i].finished {
 			return false
 		}
@@ -92,9 +92,9 @@ func (c *eventCopy) needsLookup(now time.Time) bool {
 // subject returns the subject to publish the copy to.
 func (c *eventCopy) subject() string {
 	if c.dest.name == bridge.Deadletters {
-		return c.dest.prefix + c.entry.delivery.Subject(bridge.Deadletters)
+		return c.dest.root + c.entry.delivery.Broker
 	}
-	return c.dest.prefix + string(c.dest.name) + "." + c.entry.queue.key // Subject would escape the ids again
+	return c.dest.root + c.entry.queue.key // Delivery.Subject would escape the ids again
 }
 
 func (q *keyQueue) push(e *entry) {

@@ -69,7 +69,7 @@ func (p *Publisher) failDenied(err error) (lookup *destination) {
 	request, _ := strings.CutPrefix(subject, p.cfg.api())
 	request, _ = strings.CutPrefix(request, jetstream.DefaultAPIPrefix)
 	for _, d := range p.destinations {
-		if tokens, ok := strings.CutPrefix(subject, d.prefix+string(d.name)+"."); ok {
+		if tokens, ok := strings.CutPrefix(subject, d.root); ok {
 			p.deniedCopies(d, tokens)
 		} else if strings.HasPrefix(request, "DIRECT.GET."+d.stream) ||
 			request == "STREAM.MSG.GET."+d.stream {
@@ -100,7 +100,7 @@ func (p *Publisher) deniedCopies(d *destination, tokens string) {
 	if q == nil {
 		return
 	}
-	for i := range q.head.n {
+	for i := range q.head.copies {
 		if c := &q.head.copies[i]; c.dest == d && p.inFlight[c.attempt] == c {
 			p.endAttempt(c, fail)
 		}

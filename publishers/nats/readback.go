@@ -117,7 +117,7 @@ func (d *destination) misplaced(m *jetstream.RawStreamMsg) bool {
 	if !ours {
 		return false
 	}
-	key, ok := strings.CutPrefix(m.Subject, d.prefix+string(d.name)+".")
+	key, ok := strings.CutPrefix(m.Subject, d.root)
 	if !ok {
 		return true
 	}

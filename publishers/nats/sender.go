@@ -92,7 +92,7 @@ func (p *Publisher) addHead(q *keyQueue, now time.Time, batch []publish) []publi
 	if q.head == nil {
 		return batch // finished after it was enqueued for a retry
 	}
-	for i := range q.head.n {
+	for i := range q.head.copies {
 		c := &q.head.copies[i]
 		if c.finished || c.attempt != 0 || !c.dest.ready {
 			continue

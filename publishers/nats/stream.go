@@ -27,8 +27,10 @@ type destination struct {
 	name     bridge.Destination
 	prefix   string // of subjects, with its dot
 	stream   string
+	root     string // of subjects, with its dot: orders.
 	subjects string // of a stream that we create: orders.>
 	needed   string // subjects that the stream must cover: orders.*.*.*
+	ack      []byte // the start of an acknowledgement, up to its sequence
 	api      string // of the JetStream API's subjects, with its dot
 
 	checkRequests chan struct{} // capacity 1
@@ -65,11 +67,13 @@ func newDestination(name bridge.Destination, prefix, tokens string) *destination
 		failing:       condition{Name: "publish " + string(name)},
 		denied:        condition{Name: "permission " + string(name)},
 	}
+	d.ack = []byte(`{"stream":"` + d.stream + `","seq":`)
 	if prefix != "" {
 		d.prefix = prefix + "."
 	}
-	d.subjects = d.prefix + string(name) + ".>"
-	d.needed = d.prefix + string(name) + "." + tokens
+	d.root = d.prefix + string(name) + "."
+	d.subjects = d.root + ">"
+	d.needed = d.root + tokens
 	return d
 }
 
