@@ -67,6 +67,7 @@ func (p *Publisher) nextBatch() (s session, batch []publish) {
 		return s, nil
 	}
 	now := time.Now()
+	batch = make([]publish, 0, min(sendBatch, len(p.ready)))
 	for len(p.ready) > 0 && len(p.inFlight) < maxInFlight && len(batch) < sendBatch {
 		q := p.ready[0]
 		p.ready = p.ready[1:]
