@@ -43,3 +43,29 @@ func TestStuckEnds(t *testing.T) {
 		}
 	})
 }
+
+// TestSpace: a pump that waits for space goes on once a sixteenth of the window is free, not after each event.
+func TestSpace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &pump{conditions: newConditions(slog.New(slog.DiscardHandler))}
+		p.spaceAvailable.L, p.refusedOrFull.L = &p.mu, &p.mu
+		all := make([]*slot, maxInFlight)
+		for i := range all {
+			all[i] = &slot{}
+		}
+		// The oldest is not done, so that nothing is committed.
+		p.window, p.inFlight = append([]*slot{{}}, all...), maxInFlight
+		waiting := true
+		go func() {
+			p.waitForSpace(t.Context())
+			waiting = false
+		}()
+		for i, s := range all {
+			synctest.Wait()
+			if enough := i > maxInFlight/16; waiting == enough {
+				t.Fatalf("after %d of %d events the pump waits: %t", i, maxInFlight, waiting)
+			}
+			p.markDone(s, stored)
+		}
+	})
+}
