@@ -23,6 +23,9 @@ const (
 	maxReconnectWait = 2 * time.Second
 	// pollInterval is how often the certificates and a failing connection are checked.
 	pollInterval = 2 * time.Second
+	// writeBuffer is how many bytes of messages are written at once if there are as many. With the default of 32 KiB the
+	// system calls take a fifth of the time to publish.
+	writeBuffer = 128 << 10
 )
 
 // stayConnected keeps a connection open until Close. The library reconnects by itself, except after errors that it
@@ -95,6 +98,7 @@ func (p *Publisher) options() []natsgo.Option {
 		natsgo.MaxReconnects(-1),
 		natsgo.IgnoreAuthErrorAbort(),
 		natsgo.CustomReconnectDelay(reconnectWait),
+		natsgo.WriteBufferSize(writeBuffer),
 		// No buffer while disconnected: it would send messages out of order with their retries.
 		natsgo.ReconnectBufSize(-1),
 		natsgo.ReconnectOnFlusherError(),
