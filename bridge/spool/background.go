@@ -139,7 +139,7 @@ func (s *Spool) prepareNext(f File, err error, from, size int64) error {
 // reuse has the log use a segment again that was removed from it, and is called nextName now. Its records stay: they
 // have lower sequences, and are behind every end mark that will be written there.
 func (s *Spool) reuse(g *segment, size int64) {
-	// A crash before SyncDir may bring the segment back, so its header must still be there when that returns.
+	// A crash before SyncDir returns may bring the segment back, which must be as it was then.
 	var f File
 	err := s.fs.SyncDir()
 	if err == nil {

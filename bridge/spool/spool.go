@@ -63,7 +63,7 @@ const (
 // Spool is an open log. Its methods may be called from any goroutine.
 //
 // Three goroutines share the work, so that Append never waits for the disk and a commit waits for nothing but its own
-// write and fsync:
+// write and sync, and once in a segment for the name of the next one:
 //
 //	writer      writes and syncs batches, and switches segments; it alone changes the content of segments
 //	saver       writes the files of the cursors
@@ -85,7 +85,7 @@ type Spool struct {
 	failed     chan struct{} // closed by the first failure, together with err
 	finished   sync.WaitGroup
 
-	// Owned by the writer goroutine. All bytes of file before end are durable, except the header of a new segment.
+	// Owned by the writer goroutine. All bytes of file before end are durable.
 	file     File  // the last segment
 	end      int64 // position of the next record in file
 	capacity int64 // end does not exceed it, unless one record does

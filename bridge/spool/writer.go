@@ -189,7 +189,7 @@ func (s *Spool) rotate(first uint64) error {
 // appendTo makes the file of the last segment the one that the writer appends to. Needs mu, except in Open.
 func (s *Spool) appendTo(f File) {
 	g := s.segments[len(s.segments)-1]
-	// end is behind the header, which becomes durable with the first record, or behind the last record.
+	// end is behind the header or the last record, where the end mark is.
 	s.file, s.end, s.capacity = f, g.size, cmp.Or(g.preallocated, s.segmentSize())
 }
 
