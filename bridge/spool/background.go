@@ -98,31 +98,47 @@ func (s *Spool) preallocate() {
 	if !due || s.paused {
 		return
 	}
-	f, err := s.fs.Create(nextName)
-	if err = s.prepareNext(f, err, 0, size); err != nil {
+	create := func() (File, error) { return s.fs.Create(nextName) }
+	if err := s.prepareNext(create, 0, size); err != nil {
 		s.mu.Lock()
 		g.fillFailed = !errors.Is(err, errUseless)
 		s.mu.Unlock()
 	}
 }
 
-// prepareNext fills the file nextName from an offset to size, unless opening it failed with err or it is not to be used
-// any more, and has the log use it next.
-func (s *Spool) prepareNext(f File, err error, from, size int64) error {
+// reuse has the log use a segment again that was removed from it, and is called nextName now. Its records stay: they
+// have lower sequences, and are behind every end mark that will be written there.
+func (s *Spool) reuse(g *segment, size int64) {
+	open := func() (File, error) {
+		// A crash before SyncDir returns may bring the segment back, which must be as it was then.
+		if err := s.fs.SyncDir(); err != nil {
+			return nil, err
+		}
+		return s.fs.Open(nextName)
+	}
+	_ = s.prepareNext(open, g.size, size) // logged by prepareNext
+}
+
+// prepareNext fills the file nextName from an offset to size, unless it is not to be used any more, and has the log use
+// it next. What is before the offset counts in bytes until then.
+func (s *Spool) prepareNext(open func() (File, error), from, size int64) error {
 	useless := func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		return s.closed || s.err != nil || !s.mayPreallocate(size)
+		return s.closed || s.err != nil || !s.mayPreallocate(size-from)
 	}
+	f, err := open()
 	if err == nil {
 		err = errors.Join(fill(f, from, size, useless), f.Close())
 	}
 	s.mu.Lock()
-	if err == nil && !s.mayPreallocate(size) {
+	if err == nil && !s.mayPreallocate(size-from) {
 		err = errUseless
 	}
 	if err == nil {
 		s.nextSize = size
+		s.bytes -= from
+		s.free += from
 	}
 	s.mu.Unlock()
 	if err == nil {
@@ -130,22 +146,13 @@ func (s *Spool) prepareNext(f File, err error, from, size int64) error {
 		return nil
 	}
 	_ = s.fs.Remove(nextName)
+	s.mu.Lock()
+	s.bytes -= from
+	s.mu.Unlock()
 	if !errors.Is(err, errUseless) {
 		s.retryLater("cannot preallocate a segment of the spool", nextName, err)
 	}
 	return err
-}
-
-// reuse has the log use a segment again that was removed from it, and is called nextName now. Its records stay: they
-// have lower sequences, and are behind every end mark that will be written there.
-func (s *Spool) reuse(g *segment, size int64) {
-	// A crash before SyncDir returns may bring the segment back, which must be as it was then.
-	var f File
-	err := s.fs.SyncDir()
-	if err == nil {
-		f, err = s.fs.Open(nextName)
-	}
-	_ = s.prepareNext(f, err, g.size, size) // logged by prepareNext
 }
 
 // dropNext removes the file nextName if records need its space.
@@ -240,17 +247,18 @@ func (s *Spool) removeOldest() bool {
 	}
 	g.removing = true // never reset: after an error the file may be gone all the same
 	again := s.expired(g, time.Now()) || s.spaceLow()
-	size, reuse := s.preallocationSize(), s.reusable(g)
+	size := s.preallocationSize()
+	reuse := s.reusable(g, size)
 	s.mu.Unlock()
-	var err error
-	if reuse {
-		err = s.fs.Rename(g.name(), nextName)
-	} else {
-		err = s.fs.Remove(g.name())
+	if reuse && s.fs.Rename(g.name(), nextName) != nil {
+		reuse = false
+		_ = s.fs.Remove(nextName) // it may have happened all the same
 	}
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		s.retryLater("cannot remove a published segment of the spool", g.name(), err)
-		return false
+	if !reuse {
+		if err := s.fs.Remove(g.name()); err != nil && !errors.Is(err, os.ErrNotExist) {
+			s.retryLater("cannot remove a published segment of the spool", g.name(), err)
+			return false
+		}
 	}
 	// The removal worked: a later failure is logged again.
 	s.logged = false
@@ -258,10 +266,11 @@ func (s *Spool) removeOldest() bool {
 	// A crash before the directory is synced may bring the file back: every record in it is below all cursors, and it
 	// is removed again.
 	s.segments = s.segments[1:]
-	s.bytes -= g.size
-	s.free += g.size
+	if !reuse {
+		s.bytes -= g.size
+	}
 	s.mu.Unlock()
-	if reuse && err == nil {
+	if reuse {
 		s.reuse(g, size)
 	}
 	_ = s.measureFree() // logged by measureFree
@@ -270,8 +279,7 @@ func (s *Spool) removeOldest() bool {
 
 // reusable reports whether the file of a segment that is removed becomes the next one: if there is none, at most half
 // of it has to be filled, and the limits hold. Needs mu.
-func (s *Spool) reusable(g *segment) bool {
-	size := s.preallocationSize()
+func (s *Spool) reusable(g *segment, size int64) bool {
 	return s.nextSize == 0 && s.refusedBytes == 0 && g.size >= size/2 && g.size <= size && s.mayPreallocate(size-g.size)
 }
 

@@ -277,10 +277,14 @@ func (c *Cursor) tryNext() (Record, bool, error) {
 func (c *Cursor) readRecord(limit int64, last uint64) (Record, bool, error) {
 	sequence, payload, err := c.reader.record(limit, last)
 	switch {
+	case errors.Is(err, errDamaged) && c.next > last:
+		// All of the segment is committed, so it may be removed by now and its file in use for other records.
+		c.reader.buf, c.reader.offset = nil, limit
+		return Record{}, false, nil
 	case errors.Is(err, errDamaged):
 		// Damage in the middle costs only its own records: reading continues at the next valid one.
 		found, err := c.skipDamage(limit, last)
-		if err != nil || found || c.next > last {
+		if err != nil || found {
 			return Record{}, false, err
 		}
 		return c.lostRecord(last, c.segment.base+limit), true, nil

@@ -189,7 +189,8 @@ func (w *walk) records(g *SegmentInfo) error {
 			if err != nil {
 				return err
 			}
-			if found || !w.v.id.isEndMark(damage, next) { // as in Cursor.skipDamage
+			// Nothing, if the file was truncated since it was listed; an end mark, as in Cursor.skipDamage.
+			if found || len(damage) > 0 && !w.v.id.isEndMark(damage, next) {
 				w.damage = &Damage{Segment: g.Name, Offset: start, Bytes: int64(len(damage)), Err: ErrDamaged}
 			}
 			continue

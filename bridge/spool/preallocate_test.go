@@ -1,6 +1,7 @@
 package spool_test
 
 import (
+	"bytes"
 	"errors"
 	"math/rand/v2"
 	"slices"
@@ -626,6 +627,115 @@ func TestInspectWhileASegmentIsUsedAgain(t *testing.T) {
 				time.Sleep(saved)
 			}
 		}
+		closeSpool(t, s)
+	})
+}
+
+// TestNextWhileItsSegmentIsUsedAgain: a cursor that skips what it has committed finds other records there, and no damage.
+func TestNextWhileItsSegmentIsUsedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log lines
+		fs, o := crashfs.New(t), options()
+		o.MaxBytes, o.Keep, o.Log = 8<<20, 0, log.logger() // segments of 1 MiB
+		s := open(t, fs, o)
+		for range 900 {
+			appendAll(t, s, string(thousand))
+		}
+		publishAll(t, s.Cursor("bus"))
+		closeSpool(t, s)
+		// After a write that was not finished the log moves to another segment at once.
+		last := segmentName(lastSegment(fs))
+		b := fs.ReadFile(last)
+		fs.WriteFile(last, b[:bytes.LastIndex(b, []byte("\xfepb\xff"))+10])
+		s = open(t, fs, o)
+		var reading atomic.Bool
+		hold, read := make(chan struct{}), make(chan struct{})
+		fs.Before(func(op crashfs.Op) {
+			if op == crashfs.Read && reading.CompareAndSwap(false, true) {
+				<-hold
+			}
+		})
+		go func() {
+			defer close(read)
+			if r, err := s.Cursor("bus").Next(t.Context()); err != nil || r.Sequence != 901 {
+				t.Errorf("Next returns %d, %v", r.Sequence, err)
+			}
+		}()
+		for range 2200 {
+			synctest.Wait()
+			appendAll(t, s, string(thousand))
+			time.Sleep(10 * time.Millisecond)
+		}
+		if !reading.Load() || has(fs, last) {
+			t.Error("the segment was not used again")
+		}
+		close(hold)
+		<-read
+		if log.count() > 0 {
+			t.Error("there are warnings")
+		}
+		closeSpool(t, s)
+	})
+}
+
+// TestInspectATruncatedSegment: a segment that is truncated after it was listed has no damage.
+func TestInspectATruncatedSegment(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fs, o := &hookedFS{FS: crashfs.New(t)}, options()
+		o.MaxBytes = 1 << 20
+		s := open(t, fs, o)
+		appendAll(t, s, string(thousand))
+		fs.listed = func() {
+			for fs.Count(crashfs.Truncate) == 0 {
+				appendAll(t, s, string(thousand))
+				synctest.Wait()
+			}
+		}
+		v, err := spool.Inspect(fs)
+		if err != nil || len(v.Faults) > 0 {
+			t.Errorf("%+v, %v", v, err)
+		}
+		for _, err := range v.Records() {
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		closeSpool(t, s)
+	})
+}
+
+// TestMaxBytesWhileASegmentIsUsedAgain: its file counts, also before it is the next segment.
+func TestMaxBytesWhileASegmentIsUsedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fs, o := &hookedFS{FS: crashfs.New(t)}, options()
+		o.MaxBytes, o.Keep = 4<<20, 0
+		hold, held := make(chan struct{}), false
+		fs.removed = func(again bool) {
+			if again && !held {
+				held = true
+				fs.Before(func(op crashfs.Op) {
+					if op == crashfs.SyncDir {
+						fs.Before(nil)
+						<-hold
+					}
+				})
+			}
+		}
+		s := open(t, fs, o)
+		for !held {
+			appendAll(t, s, string(thousand))
+			synctest.Wait()
+			publishAll(t, s.Cursor("bus"))
+			time.Sleep(saved)
+		}
+		for _, err := s.Append(make([]byte, 100_000)); err == nil; {
+			_, err = s.Append(make([]byte, 100_000))
+		}
+		time.Sleep(2 * time.Second)
+		if peak := fs.Peak(); peak > o.MaxBytes {
+			t.Errorf("%d bytes are %d more than the limit", peak, peak-o.MaxBytes)
+		}
+		close(hold)
 		closeSpool(t, s)
 	})
 }

@@ -122,7 +122,7 @@ func recoverSegment(fs FS, id spoolID, g SegmentInfo) (recovered, error) {
 		// Sequences only increase in a segment, so there is no upper bound yet.
 		sequence, _, err := r.record(g.Bytes, math.MaxUint64)
 		if errors.Is(err, errDamaged) {
-			more, err := id.hasHeader(f, r.offset+1, g.Bytes, r.next)
+			headers, err := id.hasHeader(f, r.offset+1, g.Bytes, r.next)
 			if err != nil {
 				return found, err
 			}
@@ -131,10 +131,10 @@ func recoverSegment(fs FS, id spoolID, g SegmentInfo) (recovered, error) {
 			switch {
 			// The usual cases, without all the rest in memory: behind the end is nothing, or an earlier use of the
 			// file.
-			case !more && id.isEndMark(r.buf, r.next):
+			case !headers && id.isEndMark(r.buf, r.next):
 				found.torn = 0
 				return found, nil
-			case !more && g.version > 1:
+			case !headers && g.version > 1:
 				return found, nil
 			}
 			damage, more, err := r.resync(g.Bytes, math.MaxUint64)

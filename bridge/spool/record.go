@@ -168,7 +168,8 @@ func (id spoolID) highestSequence1(b []byte, after uint64) uint64 {
 		}
 		highest = sequence
 	}
-	if int64(len(b))-end >= recordHeaderLen {
+	// Not if it is no longer than an end mark, which this version writes there, too: no event is empty.
+	if int64(len(b))-end > recordHeaderLen {
 		highest++ // space for at least one more record, whose header is invalid
 	}
 	return highest

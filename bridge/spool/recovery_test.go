@@ -568,7 +568,7 @@ func TestEndOfTheLog(t *testing.T) {
 	}
 	for size := range 2 * recordHeaderLen {
 		want := "10:new"
-		if size >= recordHeaderLen {
+		if size > recordHeaderLen {
 			want = "lost(10-10) 11:new"
 		}
 		tests = append(tests, test{fmt.Sprintf("%d zeros", size), make([]byte, size), want})
@@ -577,8 +577,8 @@ func TestEndOfTheLog(t *testing.T) {
 		tests = append(tests, test{fmt.Sprintf("a batch cut at %d", size), batch[:size], "10:j 11:new"})
 		for offset := recordSize; offset < recordSize+recordHeaderLen && size >= recordSize+recordHeaderLen; offset++ {
 			want := "10:j lost(11-11) 12:new"
-			if offset >= recordSize+20 {
-				want = "10:j 11:new" // the checksum of a missing payload
+			if offset >= recordSize+20 || size == recordSize+recordHeaderLen {
+				want = "10:j 11:new" // the checksum of a missing payload, or no byte of it
 			}
 			name := fmt.Sprintf("a batch cut at %d with a flip at %d", size, offset)
 			tests = append(tests, test{name, flipped(batch[:size], offset), want})
@@ -615,6 +615,22 @@ func TestEndOfTheLog(t *testing.T) {
 				check(t, kind, tt.tail, valid)
 			}
 		})
+	}
+}
+
+// TestVersion1Continued kills this version in each byte of a write into a segment of version 1, which then has end marks.
+func TestVersion1Continued(t *testing.T) {
+	write := slices.Concat(record(testID, 10, "the next record"), endMark(11))
+	for size := range write {
+		fs := threeSegments(t)
+		kinds[version1](fs)
+		b := fs.ReadFile(segmentName(7))
+		fs.WriteFile(segmentName(7), slices.Concat(b, over(write[:size], endMark(10))))
+		want := all + " 10:new"
+		if size >= len(write)-len(endMark(11)) {
+			want = all + " 10:the next record 11:new"
+		}
+		wantRecovered(t, fs, want, "")
 	}
 }
 
