@@ -48,14 +48,14 @@ type pump struct {
 	endSession context.CancelFunc
 
 	mu             sync.Mutex
-	lost           *loss     // reported by the publisher and not rewound yet
-	rewinds        uint64    // since start
-	waiting        bool      // for space in the window
-	spaceAvailable sync.Cond // signalled when an event is done
-	refusedOrFull  sync.Cond // signalled when quarantineRefused may have something to do
-	refused        int       // slots with a refusal
-	window         []*slot   // the published events, from the oldest that is not done on
-	inFlight       int       // slots that are not done
+	lost           *loss       // reported by the publisher and not rewound yet
+	rewinds        uint64      // since start
+	stuck          *time.Timer // reports the oldest event of the window; nil unless the pump waits for space
+	spaceAvailable sync.Cond   // signalled when the window has space for a pump that waits
+	refusedOrFull  sync.Cond   // signalled when quarantineRefused may have something to do
+	refused        int         // slots with a refusal
+	window         []*slot     // the published events, from the oldest that is not done on
+	inFlight       int         // slots that are not done
 	inFlightBytes  int
 	committed      uint64      // sequence of the last committed event
 	fates          cursorState // of all committed events
@@ -180,19 +180,18 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// waitForSpace waits until the in-flight window has space. After stuckAfter it reports the event that holds it up.
-// False means that ctx ended.
+// waitForSpace waits until the in-flight window has space. It reports an event that holds it up for stuckAfter. False
+// means that ctx ended.
 func (p *pump) waitForSpace(ctx context.Context) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.full() {
 		return ctx.Err() == nil
 	}
-	p.waiting = true
-	stuck := time.AfterFunc(stuckAfter, func() { p.reportStuck(ctx) })
+	p.stuck = time.AfterFunc(stuckAfter, func() { p.reportStuck(ctx) })
 	defer func() {
-		p.waiting = false
-		stuck.Stop()
+		p.stuck.Stop()
+		p.stuck = nil
 		p.conditions.report(ctx, conditionInFlight, nil)
 	}()
 	for p.full() && ctx.Err() == nil {
@@ -205,7 +204,7 @@ func (p *pump) waitForSpace(ctx context.Context) bool {
 // a goroutine that is woken for each event costs more than the event's own work. Needs mu.
 func (p *pump) full() bool {
 	parts := 16
-	if p.waiting {
+	if p.stuck != nil {
 		parts--
 	}
 	return p.inFlight >= maxInFlight/16*parts || p.inFlightBytes >= maxInFlightBytes/16*parts ||
@@ -217,7 +216,7 @@ func (p *pump) full() bool {
 func (p *pump) reportStuck(ctx context.Context) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.waiting && p.full() {
+	if p.stuck != nil && p.full() {
 		p.conditions.report(ctx, conditionInFlight, fmt.Errorf(
 			"the in-flight window is full: the bus does not accept event %d of spool %s and others after it: "+
 				"run 'postbridge doctor', and 'postbridge spool dump --sequence %[1]d' to print the event",
@@ -325,7 +324,7 @@ func (p *pump) markDone(s *slot, f busFate) *Delivery {
 	p.inFlight--
 	p.inFlightBytes -= s.bytes
 	p.commitPrefix()
-	if p.waiting && !p.full() {
+	if p.stuck != nil && !p.full() {
 		p.spaceAvailable.Signal()
 	}
 	p.wakeQuarantine()
@@ -342,6 +341,9 @@ func (p *pump) commitPrefix() {
 	}
 	if n == 0 {
 		return
+	}
+	if p.stuck != nil {
+		p.stuck.Reset(stuckAfter) // a slow bus is not stuck
 	}
 	last := p.window[n-1].record
 	p.window = p.window[n:]

@@ -5,6 +5,9 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/postbridge/postbridge/bridge/spool"
+	"github.com/postbridge/postbridge/bridge/spool/crashfs"
 )
 
 // TestStuckEnds: the condition of a full window ends with it, also if it is reported late.
@@ -40,6 +43,39 @@ func TestStuckEnds(t *testing.T) {
 		p.waitForSpace(t.Context())
 		if held() {
 			t.Error("the condition does not end")
+		}
+	})
+}
+
+// TestSlowIsNotStuck: a bus that takes longer than stuckAfter for a sixteenth of the window, but stores one event after
+// the other, is not reported.
+func TestSlowIsNotStuck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fs := crashfs.New(t)
+		s, err := spool.Open(fs, spool.Options{
+			MaxBytes: 64 << 20, Cursors: []string{"bus"}, Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := &pump{conditions: newConditions(slog.New(slog.DiscardHandler)), cursor: s.Cursor("bus")}
+		p.spaceAvailable.L, p.refusedOrFull.L = &p.mu, &p.mu
+		all := make([]*slot, maxInFlight)
+		for i := range all {
+			all[i] = &slot{record: spool.Record{Sequence: uint64(i + 1)}}
+		}
+		p.window, p.inFlight = all, maxInFlight
+		go p.waitForSpace(t.Context())
+		for _, event := range all[:maxInFlight/16+1] {
+			time.Sleep(stuckAfter / 2)
+			p.markDone(event, stored)
+			p.conditions.mu.Lock()
+			if err := p.conditions.holding[conditionInFlight]; err != nil {
+				t.Fatal(err)
+			}
+			p.conditions.mu.Unlock()
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
 		}
 	})
 }
