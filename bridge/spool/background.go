@@ -8,7 +8,8 @@ import (
 
 // runBackground is the background goroutine, for directory operations that no caller should wait for. It preallocates
 // the next segment, raises the high-water marks early, and removes segments that were published for Options.Keep, or
-// earlier if space is low. It ends at Close or with the first failure of the writer.
+// earlier if space is low, or makes their files the next segment. It ends at Close or with the first failure of the
+// writer.
 func (s *Spool) runBackground() {
 	defer s.finished.Done()
 	tick := time.NewTicker(backgroundInterval)
@@ -28,8 +29,8 @@ func (s *Spool) runBackground() {
 			s.dropNext()
 			s.preallocate()
 			s.raiseHighWaterMarks()
-			s.requestMove()
 			more = s.removeOldest()
+			s.requestMove()
 		}
 	}
 }
@@ -84,10 +85,9 @@ func (s *Spool) measureFree() error {
 	return err
 }
 
-// The next segment is preallocated before it is needed, so that no commit waits for the file system to extend it, as
-// the file nextName, which belongs to the background goroutine until the writer takes it. A crash leaves that file,
-// perhaps in part, which Open removes, or of a segment that is used again, the segment as it was, which is removed
-// again.
+// The next segment is preallocated before it is needed, so that no commit waits for the file system to extend it. Its
+// file, nextName, belongs to the background goroutine until the writer takes it. A crash leaves it, perhaps in part,
+// and Open removes it; or undoes the rename of a segment that is reused, which is then removed again.
 
 // preallocate creates the next segment, if it is due.
 func (s *Spool) preallocate() {
@@ -99,15 +99,15 @@ func (s *Spool) preallocate() {
 		return
 	}
 	create := func() (File, error) { return s.fs.Create(nextName) }
-	if err := s.prepareNext(create, 0, size); err != nil {
+	if err := s.prepareNext(create, 0, size); err != nil && !errors.Is(err, errUseless) {
 		s.mu.Lock()
-		g.fillFailed = !errors.Is(err, errUseless)
+		g.fillFailed = true
 		s.mu.Unlock()
 	}
 }
 
-// reuse has the log use a segment again that was removed from it, and is called nextName now. Its records stay: they
-// have lower sequences, and are behind every end mark that will be written there.
+// reuse makes the file of a removed segment, already renamed to nextName, the next segment. Its old records have lower
+// sequences and stay, behind the end mark.
 func (s *Spool) reuse(g *segment, size int64) {
 	open := func() (File, error) {
 		// A crash before SyncDir returns may bring the segment back, which must be as it was then.
@@ -119,8 +119,8 @@ func (s *Spool) reuse(g *segment, size int64) {
 	_ = s.prepareNext(open, g.size, size) // logged by prepareNext
 }
 
-// prepareNext fills the file nextName from an offset to size, unless it is not to be used any more, and has the log use
-// it next. What is before the offset counts in bytes until then.
+// prepareNext fills nextName from an offset to size and makes it the next segment, or removes it if that fails or the
+// space is needed. The bytes before the offset count in bytes until then.
 func (s *Spool) prepareNext(open func() (File, error), from, size int64) error {
 	useless := func() bool {
 		s.mu.Lock()
@@ -142,7 +142,6 @@ func (s *Spool) prepareNext(open func() (File, error), from, size int64) error {
 	}
 	s.mu.Unlock()
 	if err == nil {
-		signal(s.work)
 		return nil
 	}
 	_ = s.fs.Remove(nextName)
@@ -168,12 +167,13 @@ func (s *Spool) dropNext() {
 	}
 }
 
-// preallocationDue returns the size of the segment to create now: from the half of the last one on, or at once if that
-// grows with each record. Needs mu.
+// preallocationDue returns the size of the next segment, and whether to create it now: once the last one is half full,
+// or at once if that grows with each record. Needs mu.
 func (s *Spool) preallocationDue() (size int64, due bool) {
 	g := s.segments[len(s.segments)-1]
 	size = s.preallocationSize()
-	return size, s.err == nil && s.nextSize == 0 && !g.fillFailed && g.size >= g.preallocated/2 && s.mayPreallocate(size)
+	due = s.err == nil && s.nextSize == 0 && !g.fillFailed && g.size >= g.preallocated/2
+	return size, due && s.mayPreallocate(size)
 }
 
 // moveDue reports whether the log moves to the next segment although the last one has space: because that grows with
@@ -217,7 +217,7 @@ func (s *Spool) reserved() int64 { return max(0, s.preallocatedBytes()-(s.accept
 // preallocatedBytes is how many bytes of the disk are preallocated and not written yet. Needs mu, except in Open.
 func (s *Spool) preallocatedBytes() (bytes int64) {
 	if n := len(s.segments); n > 0 {
-		bytes = max(0, s.segments[n-1].preallocated-s.segments[n-1].size)
+		bytes = max(0, s.segments[n-1].preallocated-s.segments[n-1].size-endMarkLen)
 	}
 	return bytes + s.nextSize
 }
@@ -277,8 +277,8 @@ func (s *Spool) removeOldest() bool {
 	return again
 }
 
-// reusable reports whether the file of a segment that is removed becomes the next one: if there is none, at most half
-// of it has to be filled, and the limits hold. Needs mu.
+// reusable reports whether the file of a segment that is removed becomes the next one, of the size: if there is none,
+// at most half of it has to be filled, no record was refused, and the limits hold. Needs mu.
 func (s *Spool) reusable(g *segment, size int64) bool {
 	return s.nextSize == 0 && s.refusedBytes == 0 && g.size >= size/2 && g.size <= size && s.mayPreallocate(size-g.size)
 }

@@ -10,7 +10,8 @@ import (
 
 const (
 	// formatVersion is the format version that this build writes and the newest that it reads. It reads version 1,
-	// which has no preallocated segments, one slot in a cursor file and the high-water mark in a file of its own.
+	// which has no end marks, no preallocated segments, one slot in a cursor file and the high-water mark in a file of
+	// its own.
 	formatVersion = 2
 
 	badSuffix    = ".bad" // evidence of damage; never read again, but counted in MaxBytes
@@ -19,7 +20,7 @@ const (
 	markPrefix1  = "offered-" // of version 1; removed at Open
 	idName       = "spool"
 	lockName     = "lock"
-	nextName     = "next" + tmpSuffix // the next segment, before the log comes to it
+	nextName     = "next" + tmpSuffix // the next segment, before the writer starts it
 )
 
 // ErrNewer means that a newer version of postbridge wrote a file, in a format that this one cannot read. Open then

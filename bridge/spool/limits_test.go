@@ -580,7 +580,7 @@ func TestRemovedSegmentsAreLetGo(t *testing.T) {
 
 // TestAPublishedSegmentThatCannotBeRemoved: removal does not block appends, is retried, and is logged once.
 func TestAPublishedSegmentThatCannotBeRemoved(t *testing.T) {
-	removal, save := []crashfs.Op{crashfs.Remove, crashfs.Rename}, []crashfs.Op{crashfs.Write} // of the cursor before it
+	removal, save := []crashfs.Op{crashfs.Remove, crashfs.Rename}, []crashfs.Op{crashfs.Write} // of its cursor
 	for _, ops := range [][]crashfs.Op{removal, save} {
 		synctest.Test(t, func(t *testing.T) {
 			fs, o, log := crashfs.New(t), options(), new(lines)

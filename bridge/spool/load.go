@@ -39,7 +39,7 @@ type View struct {
 	quarantinedBytes int64             // total size of the .bad files
 }
 
-// SegmentInfo describes one segment. Bytes is the size of its file, of the last one without what is behind its records.
+// SegmentInfo describes one segment. Bytes is the size of its file, for the last one the end of its last record.
 // Last is the sequence before the next segment, or in the last segment that of the last record; First-1
 // without records.
 type SegmentInfo struct {
@@ -201,7 +201,7 @@ func (v *View) findID(file []byte, err error) {
 }
 
 // checkHeaders records the segments that cannot be used. A segment with a damaged header can be, if the id is known:
-// its name and its records have the rest. In the last segment such a header is normal after a crash.
+// its name and its records have the rest.
 func (v *View) checkHeaders() {
 	for i := range v.Segments {
 		g := &v.Segments[i]
@@ -213,10 +213,7 @@ func (v *View) checkHeaders() {
 			g.err = ErrLostID
 		case g.headerDamaged:
 			g.err = nil
-			// Only in the last segment may a crash have left a header that was never durable.
-			if i < len(v.Segments)-1 {
-				v.fault(g.Name, fmt.Errorf("header: %w", ErrDamaged))
-			}
+			v.fault(g.Name, fmt.Errorf("header: %w", ErrDamaged))
 		}
 		if g.err != nil {
 			v.fault(g.Name, g.err)

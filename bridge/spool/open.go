@@ -137,15 +137,15 @@ func (s *Spool) recoverLast(v *View) error {
 		return err
 	}
 	s.file = f
-	// None of these bytes is a valid record: they were never durable, or are damaged. A crash before the truncation is
-	// durable finds them again and decides the same.
+	// None of these bytes is a record of the log: an unfinished write, damage, or an earlier use of the file. A crash
+	// before the truncation is durable finds them again and decides the same.
 	if found.torn > 0 {
 		s.logTruncation(g, found)
 		if err := f.Truncate(found.end); err != nil {
 			return err
 		}
 	}
-	// A header is written once, with the first record: an invalid one was never durable, or is damaged.
+	// A segment that has its name has its header: an invalid one is damaged, or of version 1 after a crash.
 	if v.tail.headerDamaged {
 		if _, err := f.WriteAt(s.id.appendSegmentHeader(nil, g.first), 0); err != nil {
 			return err
@@ -251,12 +251,12 @@ func (s *Spool) recoverFault(file string) error {
 }
 
 // skipUsedSequences starts a new segment if sequences after the last record may have been used: its name tells the
-// cursors and the next Open. On a full disk only this process knows, until the next record creates the segment.
+// cursors and the next Open. On a full disk only this process knows, until the log moves.
 func (s *Spool) skipUsedSequences() error {
 	if s.next == s.durable+1 {
 		return nil
 	}
-	// Cursors read up to durable, so they return the skipped sequences as lost even without the segment.
+	// Cursors return the skipped sequences as lost with the next record.
 	if s.unusedDisk() < minRecordSpace {
 		s.durable = s.next - 1
 		return nil

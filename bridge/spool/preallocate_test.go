@@ -631,7 +631,8 @@ func TestInspectWhileASegmentIsUsedAgain(t *testing.T) {
 	})
 }
 
-// TestNextWhileItsSegmentIsUsedAgain: a cursor that skips what it has committed finds other records there, and no damage.
+// TestNextWhileItsSegmentIsUsedAgain: a cursor that skips what it has committed finds other records there, and no
+// damage.
 func TestNextWhileItsSegmentIsUsedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log lines
@@ -738,4 +739,27 @@ func TestMaxBytesWhileASegmentIsUsedAgain(t *testing.T) {
 		close(hold)
 		closeSpool(t, s)
 	})
+}
+
+// TestAFullDiskToTheLastByte: a record that is accepted fits, with the end mark behind it.
+func TestAFullDiskToTheLastByte(t *testing.T) {
+	for less := range 2 * recordHeaderLen {
+		synctest.Test(t, func(t *testing.T) {
+			fs, o := crashfs.New(t), options()
+			o.MaxBytes, o.MinFree = 1<<20, 0
+			fs.SetFree(10 << 30)
+			s := open(t, fs, o)
+			appendAll(t, s, string(thousand))
+			fs.SetFree(0)
+			time.Sleep(2 * time.Second)
+			ticket, err := s.Append(make([]byte, s.Stats().Free-recordHeaderLen-int64(less)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.Wait(ticket); err != nil {
+				t.Errorf("%d bytes less than are free: %v", less, err)
+			}
+			closeSpool(t, s)
+		})
+	}
 }

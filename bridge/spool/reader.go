@@ -36,8 +36,8 @@ func reuseBuffer() (take func(n int64) []byte) {
 }
 
 // record returns the record at offset and advances past it. It reads no byte at or after limit. It returns errDamaged,
-// and does not advance, if the record is invalid, incomplete, or has a sequence below next or above last; and if there
-// is an end mark: see atEnd.
+// and does not advance, if the record is invalid, incomplete, or has a sequence below next or above last; or if there
+// is an end mark.
 func (r *segmentReader) record(limit int64, last uint64) (sequence uint64, payload []byte, err error) {
 	if err := r.fill(recordHeaderLen, limit); err != nil {
 		return 0, nil, err

@@ -21,7 +21,7 @@ import (
 //	24     payload
 //
 // The header has its own checksum, so that the length can be trusted when the payload is incomplete. This
-// distinguishes a record that extends past the end of the file from damage to a complete one.
+// distinguishes, in version 1, a record that extends past the end of the file from damage to a complete one.
 //
 // Each write ends with an end mark: a header with the length 2^32-1 and the sequence that the next record will have,
 // which the next write replaces. It proves that the write before it was finished, and that whatever is behind it is not

@@ -507,6 +507,23 @@ func TestDamageFoundByTwoAtOnce(t *testing.T) {
 	}
 }
 
+// TestADamagedHeaderIsLogged in any segment.
+func TestADamagedHeaderIsLogged(t *testing.T) {
+	for _, first := range []uint64{1, 4, 7} {
+		fs := threeSegments(t)
+		flip(fs, segmentName(first), 17)
+		var log lines
+		o := options()
+		o.Log = log.logger()
+		s := open(t, fs, o)
+		wantRecords(t, s.Cursor("bus"), all)
+		if n := log.count(); n != 1 {
+			t.Errorf("%d warnings of the header of %d", n, first)
+		}
+		closeSpool(t, s)
+	}
+}
+
 // TestTornAtEveryByte cuts the last segment at every length: complete records stay, and the sequence of the torn record
 // is used again.
 func TestTornAtEveryByte(t *testing.T) {
@@ -618,7 +635,8 @@ func TestEndOfTheLog(t *testing.T) {
 	}
 }
 
-// TestVersion1Continued kills this version in each byte of a write into a segment of version 1, which then has end marks.
+// TestVersion1Continued kills this version in each byte of a write into a segment of version 1, which then has end
+// marks.
 func TestVersion1Continued(t *testing.T) {
 	write := slices.Concat(record(testID, 10, "the next record"), endMark(11))
 	for size := range write {

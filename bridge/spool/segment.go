@@ -15,7 +15,7 @@ import (
 type segment struct {
 	first uint64 // immutable: lower bound of the sequences, and the file's name
 	base  int64  // immutable: position in the log at which the segment starts, in bytes since the spool was opened
-	// preallocated is the size at which the file was created, immutable; 0 if it grows with each record.
+	// preallocated is the size of the file when it became the last segment, immutable; 0 if it grows with each record.
 	preallocated int64
 
 	// Guarded by Spool.mu. size and last change together, after the sync: every record below size is durable and none
@@ -26,7 +26,7 @@ type segment struct {
 	// publishedAt is when the saved cursors of all buses were first seen to cover last: Options.Keep starts there. It
 	// is zero before that, and again after a Rewind to a sequence before last.
 	publishedAt time.Time
-	// fillFailed is set if the segment after it could not be filled: then that grows with each record.
+	// fillFailed is set if the segment after it could not be preallocated, which is not tried again.
 	fillFailed bool
 	// removing is set before the file is removed and never reset: no cursor is rewound to the segment.
 	removing bool

@@ -67,7 +67,7 @@ const (
 //
 //	writer      writes and syncs batches, and switches segments; it alone changes the content of segments
 //	saver       writes the files of the cursors
-//	background  preallocates and removes segments, raises high-water marks, measures free space
+//	background  preallocates, removes and reuses segments, raises high-water marks, measures free space
 //
 // A cursor reads in the goroutine of its bus, and only what the writer has synced.
 type Spool struct {
@@ -78,7 +78,7 @@ type Spool struct {
 	id   spoolID
 	lock io.Closer
 
-	work       chan struct{} // to the writer: a batch is pending, or a segment was preallocated
+	work       chan struct{} // to the writer: a batch is pending, or the log moves on
 	save       chan struct{} // to the saver: a cursor is dirty or has unsaved positions
 	background chan struct{} // to the background goroutine: a segment or a high-water mark may be due
 	closing    chan struct{} // closed by Close
@@ -114,7 +114,7 @@ type Spool struct {
 	next         uint64     // sequence of the next record
 	durable      uint64     // highest sequence that is durable or will never be used
 	segments     []*segment // oldest first
-	nextSize     int64      // size of the file nextName, the next segment; 0 if there is none
+	nextSize     int64      // size of the file nextName, the next segment; 0 if there is none or it is not ready
 	nextTaken    bool       // the writer is giving that file its name
 	bytes        int64      // of all records, headers and .bad files, also of records not yet written
 	free         int64      // bytes of the disk free or preallocated, as measured, less what was accepted since

@@ -140,6 +140,7 @@ func (s *Spool) wakeCursors() {
 func (s *Spool) moveOn() {
 	s.mu.Lock()
 	first, due := s.durable+1, s.moveDue()
+	s.nextTaken = due && s.nextSize > 0 // or the background goroutine could drop it now
 	s.mu.Unlock()
 	if !due {
 		return
@@ -181,8 +182,10 @@ func (s *Spool) rotate(first uint64) error {
 	s.mu.Unlock()
 	signal(s.background) // the previous segment may be removable now
 	s.wakeCursors()      // an open file of a removed segment would keep its disk space in use
-	// Readers know the end of the segment from its last record, so nothing depends on this.
-	_ = before.Truncate(end)
+	// Readers stop at the last record; only the disk space depends on this.
+	if err := before.Truncate(end); err != nil {
+		s.o.Log.Error("cannot truncate a full segment of the spool; its end takes space", "error", err)
+	}
 	return before.Close() // already synced; its error is reported, because it can mean lost data
 }
 

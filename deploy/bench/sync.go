@@ -70,7 +70,10 @@ type timedFS struct {
 
 func (fs *timedFS) Open(name string) (spool.File, error) {
 	f, err := fs.FS.Open(name)
-	return &timedFile{File: f, fs: fs}, err
+	if err != nil {
+		return nil, err
+	}
+	return &timedFile{File: f, fs: fs}, nil
 }
 
 type timedFile struct {
