@@ -13,8 +13,9 @@ import (
 	"github.com/postbridge/postbridge/bridge/event"
 )
 
-// patience is the longest wait for a condition; retries are up to 30 s apart.
-const patience = 60 * time.Second
+// patience is the longest wait for a condition. Retries are up to 30 s apart, and a Kafka without the leader of a
+// partition takes as long until another is, so that on a busy machine a minute is not enough.
+const patience = 3 * time.Minute
 
 // Trial is one run of a publisher, with the results of its deliveries.
 type Trial struct {
