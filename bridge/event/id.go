@@ -27,7 +27,7 @@ type IDs struct {
 // The function state returns the state of one member, in one spelling for all values that mean the same, or "" if the
 // member is not part of the order's state.
 func (ids *IDs) Of(broker string, members []Member, state func(Member) string) string {
-	text := appendField(ids.text[:0], broker)
+	text := appendField(slices.Grow(ids.text[:0], 1024), broker) // enough for most, so that it grows once
 	for order := ids.byName(members); len(order) > 0; {
 		n := 1
 		for n < len(order) && sameName(members[order[0]].Name, members[order[n]].Name) {

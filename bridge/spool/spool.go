@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 )
@@ -139,7 +140,8 @@ func (s *Spool) Append(payload []byte) (Ticket, error) {
 	}
 	// From here on the space is accounted for: what is accepted is never refused later for lack of it.
 	b := s.pending
-	b.buf = s.id.appendRecord(b.buf, s.next, payload)
+	// With space for the end mark, so that the writer need not copy the batch to append it.
+	b.buf = s.id.appendRecord(slices.Grow(b.buf, int(n)+endMarkLen), s.next, payload)
 	b.last = s.next
 	s.next++
 	s.bytes += n
