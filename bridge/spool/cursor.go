@@ -349,12 +349,12 @@ func (c *Cursor) lostRecord(last uint64, end int64) Record {
 // skipDamage skips invalid bytes, quarantines a copy of them and logs it once. found reports that a valid record
 // follows.
 func (c *Cursor) skipDamage(limit int64, last uint64) (found bool, err error) {
-	start, next := c.reader.offset, c.reader.next
+	start := c.reader.offset
 	damage, found, err := c.reader.resync(limit, last)
 	if err != nil {
 		return false, fmt.Errorf("cannot read the spool: %w", err)
 	}
-	if !found && c.s.id.isEndMark(damage, next) {
+	if !found && c.s.id.isEndMark(damage, c.reader.next) {
 		return false, nil // a crash may undo that a segment was truncated when the log moved on
 	}
 	name := fmt.Sprintf("%020d-%d%s", c.segment.first, start, badSuffix)

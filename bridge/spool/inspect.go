@@ -181,7 +181,6 @@ func (w *walk) records(g *SegmentInfo) error {
 		start := r.offset
 		sequence, payload, err := r.record(end, g.Last)
 		if errors.Is(err, ErrDamaged) {
-			next := r.next
 			damage, found, err := r.resync(end, g.Last)
 			if err == nil && w.v.InUse {
 				err = w.stillThere(g) // its file may be in use for other records now
@@ -190,7 +189,7 @@ func (w *walk) records(g *SegmentInfo) error {
 				return err
 			}
 			// Nothing, if the file was truncated since it was listed; an end mark, as in Cursor.skipDamage.
-			if found || len(damage) > 0 && !w.v.id.isEndMark(damage, next) {
+			if found || len(damage) > 0 && !w.v.id.isEndMark(damage, r.next) {
 				w.damage = &Damage{Segment: g.Name, Offset: start, Bytes: int64(len(damage)), Err: ErrDamaged}
 			}
 			continue

@@ -159,7 +159,7 @@ func TestRewindWhileTheFileIsWritten(t *testing.T) {
 		}
 		c := s.Cursor("bus")
 		records := drain(t, c)
-		synctest.Wait() // for the high-water mark: whoever waits for a file is not idle for synctest
+		synctest.Wait() // for the high-water mark: a goroutine that waits for a mutex is not idle for synctest
 		hold := make(chan struct{})
 		fs.Before(func(op crashfs.Op) {
 			if op == crashfs.Write {

@@ -24,9 +24,9 @@ const (
 	maxBytes = 512 << 20
 )
 
-// syncGroup measures write and sync of a batch, by size: those of a few postbacks, of 64 connections, and of a burst, in a
-// spool whose segments change and whose bus keeps up. The last row is what a caller waits, with the two wake-ups, the
-// reading bus, saved cursors and segment changes, beside a bare write and sync.
+// syncGroup measures write and sync of a batch in a spool whose segments change and whose bus keeps up, by size: that of a
+// few postbacks, of 64 connections, and of a burst. The last row is what a caller waits, with the two wake-ups, the bus
+// that reads, saved cursors and segment changes, beside a bare write and sync.
 func (b *bench) syncGroup() *group {
 	g := &group{title: "one batch to the disk"}
 	for _, size := range []int{2 << 10, 16 << 10, 64 << 10} {
@@ -132,7 +132,8 @@ func (b *bench) spool(ctx context.Context, size int, writes bool) (_ *figures, e
 		return nil, err
 	}
 	fs := &timedFS{FS: disk, size: size}
-	s, err := spool.Open(fs, spool.Options{MaxBytes: maxBytes, Cursors: []string{"bus"}, Log: slog.New(slog.DiscardHandler)})
+	o := spool.Options{MaxBytes: maxBytes, Cursors: []string{"bus"}, Log: slog.New(slog.DiscardHandler)}
+	s, err := spool.Open(fs, o)
 	if err != nil {
 		return nil, err
 	}
